@@ -1,0 +1,89 @@
+// Device: where memory lives and kernels run, passed explicitly to every op. A CPU device owns a thread pool, a CUDA
+// device one stream and the library handles; work on a CUDA device is ordered by that stream and asynchronous.
+// Not thread-safe: one thread drives a device at a time. Outlives every Buffer made on it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/base/thread_pool.h"
+
+namespace duo {
+
+enum class DeviceKind { kCpu, kCuda };
+
+struct DeviceInfo {
+  std::string name;       // "NVIDIA H100 80GB HBM3", or the processor's model name
+  int64_t memory = 0;     // bytes in all
+  int multiprocessors = 0;  // CUDA: streaming multiprocessors; CPU: threads
+  int capability = 0;     // CUDA: 10 * major + minor; CPU: 0
+};
+
+// A recorded sequence of device work. Only CUDA devices make them. Replays on the device's stream.
+class DeviceGraph {
+ public:
+  DeviceGraph() = default;
+  ~DeviceGraph();
+  DeviceGraph(DeviceGraph&&) noexcept;
+  DeviceGraph& operator=(DeviceGraph&&) noexcept;
+  bool valid() const { return exec_ != nullptr; }
+
+ private:
+  friend class Device;
+  void* exec_ = nullptr;  // cudaGraphExec_t
+};
+
+class Device {
+ public:
+  static std::unique_ptr<Device> Cpu(int threads);
+  // Fails with a sentence that says why: built without CUDA, no driver, no such GPU, older than sm_80.
+  static absl::StatusOr<std::unique_ptr<Device>> Cuda(int ordinal, int host_threads);
+  static int CudaDeviceCount();  // 0 without a driver or without CUDA support
+
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  DeviceKind kind() const { return kind_; }
+  bool is_cuda() const { return kind_ == DeviceKind::kCuda; }
+  const DeviceInfo& info() const { return info_; }
+  ThreadPool& pool() const { return *pool_; }
+  int ordinal() const { return ordinal_; }
+  void* stream() const { return stream_; }  // cudaStream_t; null on the CPU
+
+  // Bytes that can be allocated now: free device memory, or on the CPU the memory the system calls available.
+  int64_t FreeMemory() const;
+
+  void Synchronize();
+  // dst and src as named; all are ordered with the device's work. Upload returns when src may be reused, Download when
+  // dst is filled.
+  void Upload(void* device_dst, const void* host_src, size_t bytes);
+  void Download(void* host_dst, const void* device_src, size_t bytes);
+  void Copy(void* device_dst, const void* device_src, size_t bytes);
+  void Fill(void* device_dst, uint8_t value, size_t bytes);
+
+  // Records what `work` launches on this device. CUDA only.
+  DeviceGraph Capture(const std::function<void()>& work);
+  void Launch(const DeviceGraph& graph);
+
+  // Library handles and workspaces of the CUDA backend; defined in kernels/cuda, null on the CPU.
+  struct CudaState;
+  CudaState* cuda() const { return cuda_; }
+  void set_cuda(CudaState* state, void (*destroy)(CudaState*));
+
+ private:
+  Device() = default;
+  DeviceKind kind_ = DeviceKind::kCpu;
+  DeviceInfo info_;
+  std::unique_ptr<ThreadPool> pool_;
+  int ordinal_ = 0;
+  void* stream_ = nullptr;
+  CudaState* cuda_ = nullptr;
+  void (*destroy_cuda_)(CudaState*) = nullptr;
+};
+
+}  // namespace duo
