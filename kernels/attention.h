@@ -1,0 +1,125 @@
+// Attention over paged retrieval heads and ringed streaming heads, and the storing of K and V. CPU and CUDA.
+//
+// What a row sees (design: README "What attention means here"): position p, key j, S sinks, R recent, window W (0 = no
+// window). Retrieval head: j <= p. Streaming head: j <= p and (j < S or p - j <= R). With a window also p - j < W.
+//
+// A step's K and V are attended as their store returns them: StoreKv encodes retrieval K/V into pages and leaves the
+// decoded values in `qkv`; streaming K/V are rounded to the ring's type in place. Rings are read before they are written:
+// AttendStreaming first, StoreRings after.
+//
+// Partial attention is (o, lse): o [rows, heads * d] softmax-weighted over the keys seen, lse = log sum exp of the scaled
+// scores; an empty part has o = 0 and lse = -inf. Two partials merge by MergeWeights. scores = q.k / sqrt(d) in f32.
+//
+// All pointers are device memory of the given Device unless named host. T is f32 on the CPU and bf16 on CUDA. Work is
+// asynchronous on CUDA, ordered by the device's stream. Shapes that a kernel cannot do are refused by CheckAttention at
+// start, so these functions have no error to return.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/base/buffer.h"
+#include "kernels/base/device.h"
+#include "kernels/base/view.h"
+#include "kernels/kv_layout.h"
+
+namespace duo {
+
+// One sequence's part of a step. Lives in device memory, with a host copy beside it.
+struct SeqSpan {
+  int32_t first_row = 0;   // its rows in the step: [first_row, first_row + num_rows)
+  int32_t num_rows = 0;
+  int32_t history = 0;     // position of its first row = tokens before this step
+  int32_t table = 0;       // its row in the whole-head page tables
+  int32_t split_table = 0; // and in the split-head page tables
+  int32_t ring = 0;        // its ring set
+  int32_t ring_begin = 0;  // first position whose K/V its rings hold (sinks are always held); > 0 while rings are rebuilt
+  int32_t keep_pages = 0;  // 1: a re-feed, which reads pages and never writes them
+};
+
+struct SeqBatch {
+  const SeqSpan* spans = nullptr;       // device [num_seqs]
+  const int32_t* row_seq = nullptr;     // device [num_rows]: which span a row belongs to
+  const int32_t* positions = nullptr;   // device [num_rows]
+  const SeqSpan* host_spans = nullptr;  // host [num_seqs]; null inside a captured graph, where only bounds are known
+  int num_seqs = 0;
+  int num_rows = 0;
+  int max_rows = 0;        // of one sequence; at most kMaxDecodeRows for the decode kernels
+  int64_t max_tokens = 0;  // upper bound on history + num_rows of any sequence: sizes the split, never the result
+};
+
+constexpr int kMaxDecodeRows = 64;  // longer appends go through the prefill kernels
+
+// Head counts of one layer on one rank; qkv columns are [q heads | k heads | v heads] * d, heads in the order
+// paged groups (split pieces first), then streaming. Query head h belongs to KV head h / group.
+struct HeadShape {
+  int head_dim = 0;
+  int group = 0;      // query heads per KV head
+  int kv_heads = 0;   // on this rank, in this layer
+  int q_cols() const { return kv_heads * group * head_dim; }
+  int kv_cols() const { return kv_heads * head_dim; }
+  int qkv_cols() const { return q_cols() + 2 * kv_cols(); }
+};
+
+// Fails with a sentence when this device's kernels cannot do a head_dim, group or format.
+absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFormat format);
+
+// cos_sin [rows, head_dim] f32: cos of the row's head_dim/2 angles, then their sines, times `factor`; angles = position *
+// frequency in f64 (an f32 angle is off by 0.03 rad at 1 M).
+void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies /*[head_dim/2]*/,
+                double factor);
+
+// In place on qkv [rows, qkv_cols] T: optional RMS norm of each q and k head (weights f32 [head_dim], null = none), then
+// rotate-half RoPE of q and k.
+void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const float* q_norm, const float* k_norm,
+              float eps);
+
+// Encodes the step's K and V of `kv`'s heads into their pages (those held here; none of sequences with keep_pages) and
+// leaves the decoded values in qkv.
+void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv);
+// Rounds the step's K and V of `kv`'s heads in qkv to the ring's type.
+void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv& kv);
+// Copies each sequence's last R + 1 tokens, and its sinks, from qkv into its rings.
+void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv);
+
+// Retrieval heads, few rows: every row attends to the pages held here, its own tokens included (StoreKv first). At most
+// kMaxDecodeRows rows a sequence. out [rows, q_cols] T: only the heads of `kv` are written. lse [num_heads * group][rows] f32
+// or null.
+size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens);
+void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
+                 const PagedKv& kv, Arena& scratch);
+
+// Retrieval heads, one long sequence (batch.num_seqs == 1, host_spans given): history from the pages held here, unmasked;
+// the step's own tokens from qkv, causal, when `own_square` (for a split head only one holder does it).
+size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens);
+void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
+                   const PagedKv& kv, bool own_square, Arena& scratch);
+
+// Streaming heads, any number of rows: rings as they were before this step, and the step's own tokens from qkv.
+void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv,
+                     Arena& scratch);
+size_t StreamingScratchBytes(const Device& device, int rows, int group, const RingKv& kv);
+
+// The weights of two partials in their merge: o = wa * oa + wb * ob, lse = log(exp a + exp b). Both empty: 0, 0, -inf.
+struct MergedWeights {
+  float a, b, lse;
+};
+DUO_HD inline MergedWeights MergeWeights(float lse_a, float lse_b) {
+  const float top = fmaxf(lse_a, lse_b);
+  if (top == -INFINITY) return {0.0f, 0.0f, -INFINITY};
+  const float ea = expf(lse_a - top), eb = expf(lse_b - top), sum = ea + eb;
+  return {ea / sum, eb / sum, top + logf(sum)};
+}
+
+// Split heads: scales head h's columns of out by exp(mine - total), total = log sum exp over ranks of all_lse.
+// all_lse [ranks][entries][rows] f32 (gathered); for each of this rank's `heads` query heads, mine = all_lse[rank][entry],
+// and every (rank, entry) whose id equals its own takes part. ids: device int32 [ranks][entries], -1 = unused.
+void ScaleSplitHeads(Device& device, View out /*[rows, heads * d] T*/, int head_dim, int heads, const float* all_lse,
+                     const int32_t* ids, int ranks, int entries, int rank);
+
+// Page and ring upkeep. Page copies are for copy-on-write of a fork's last page.
+void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id);
+void CopyRing(Device& device, const RingKv& kv, int32_t from_ring, int32_t to_ring);
+
+}  // namespace duo

@@ -1,0 +1,85 @@
+// Dense ops of a transformer step, CPU and CUDA behind one door. The residual stream is f32 on both backends; activations T
+// are f32 on the CPU, bf16 on CUDA. Sums are f32 (or wider). All pointers are device memory unless named host.
+// Asynchronous on CUDA, ordered by the device's stream. Shapes are checked (CHECK), formats were accepted at load.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/base/buffer.h"
+#include "kernels/base/device.h"
+#include "kernels/base/view.h"
+
+namespace duo {
+
+// The activation type of a device.
+inline DType ActivationType(const Device& device) { return device.is_cuda() ? DType::kBF16 : DType::kF32; }
+
+// A weight matrix [rows = outputs, cols = inputs], row-major. value(r, c) =
+//   f32, f16, bf16   data
+//   fp8, int8        code * scale[r]                       int8 is symmetric, codes -127..127
+//   int4             code * scale[r][g] + min[r][g]        g = c / group; two codes a byte, even column in the low nibble
+struct Weight {
+  DType dtype = DType::kBF16;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  const void* data = nullptr;
+  const float* scales = nullptr;       // [rows] for fp8 and int8
+  const uint16_t* groups = nullptr;    // int4: [rows][cols / group] pairs of f16 (scale, min)
+  int group = 0;                       // int4: columns per group: 128, 64 or 32
+  const float* bias = nullptr;         // [rows] or null
+  size_t bytes() const;                // codes and parameters
+};
+
+// out [rows, weight.rows] T or f32 = x [rows, weight.cols] T times weight transposed, plus bias.
+size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weight);
+void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch);
+
+// residual [rows, hidden] f32 = table's row ids[i] - first_id; zero where the id is not in this shard of the vocabulary.
+void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id);
+
+// residual += add (T, skipped when add is empty); out [rows, dim] T = residual / rms(residual) * weight. out may be empty.
+void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps);
+
+// out [rows, n] T = silu(gate) * up, gate_up [rows, 2 n] T holding gate then up.
+void SwiGlu(Device& device, View out, View gate_up);
+
+// out [count, cols] = in's rows `rows[i]`.
+void GatherRows(Device& device, View out, View in, const int32_t* rows, int count);
+
+// Sampling, exact and independent of how the vocabulary is cut. For row i with temperature t > 0 the token is
+// argmax over id of logit(id) / t + Gumbel(seed, position, id), a draw from softmax(logits / t); with t = 0, argmax logit;
+// equal values go to the lowest id. The Gumbel noise is counter-based: SampleNoise below.
+struct SampleParams {
+  float temperature = 0;
+  float top_p = 1;
+  uint64_t seed = 0;
+  int64_t position = 0;  // of the token being drawn
+};
+struct ShardSample {
+  float lse = 0;    // log sum exp of logits / max(t, tiny) over this shard (t = 0: of the logits)
+  float value = 0;  // the best perturbed logit
+  int32_t id = 0;   // its token
+};
+void SampleShard(Device& device, ShardSample* out /*[rows]*/, View logits /*[rows, shard] f32*/, int32_t first_id,
+                 const SampleParams* params /*[rows]*/);
+// The `count` largest logits of each row with their token ids, in descending order (ties: lowest id first).
+void TopLogits(Device& device, float* values, int32_t* ids /*[rows][count]*/, View logits, int32_t first_id, int count,
+               Arena& scratch);
+size_t TopLogitsScratchBytes(const Device& device, int64_t rows, int64_t shard, int count);
+
+// Uniform in (0, 1) from counters, by splitmix64 (Steele, Lea and Flood 2014), then Gumbel noise -log(-log u).
+DUO_HD inline uint64_t SplitMix64(uint64_t x) {
+  x += 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+DUO_HD inline float SampleNoise(uint64_t seed, int64_t position, int32_t id) {
+  const uint64_t bits =
+      SplitMix64(SplitMix64(seed ^ SplitMix64(static_cast<uint64_t>(position))) ^ static_cast<uint64_t>(id));
+  const double u = (static_cast<double>(bits >> 11) + 0.5) * 1.1102230246251565e-16;  // 2^-53
+  return static_cast<float>(-log(-log(u)));
+}
+
+}  // namespace duo
