@@ -4,11 +4,12 @@
 // window). Retrieval head: j <= p. Streaming head: j <= p and (j < S or p - j <= R). With a window also p - j < W.
 //
 // A step's K and V are attended as their store returns them: StoreKv encodes retrieval K/V into pages and leaves the
-// decoded values in `qkv`; streaming K/V are rounded to the ring's type in place. Rings are read before they are written:
-// AttendStreaming first, StoreRings after.
+// decoded values in `qkv`; streaming K/V are rounded to the ring's type in place. Rings are read before they are
+// written: AttendStreaming first, StoreRings after.
 //
-// Partial attention is (o, lse): o [rows, heads * d] softmax-weighted over the keys seen, lse = log sum exp of the scaled
-// scores; an empty part has o = 0 and lse = -inf. Two partials merge by MergeWeights. scores = q.k / sqrt(d) in f32.
+// Partial attention is (o, lse): o [rows, heads * d] softmax-weighted over the keys seen, lse = log sum exp of the
+// scaled scores; an empty part has o = 0 and lse = -inf. Two partials merge by MergeWeights. scores = q.k / sqrt(d) in
+// f32.
 //
 // All pointers are device memory of the given Device unless named host. T is f32 on the CPU and bf16 on CUDA. Work is
 // asynchronous on CUDA, ordered by the device's stream. Shapes that a kernel cannot do are refused by CheckAttention at
@@ -28,13 +29,14 @@ namespace duo {
 
 // One sequence's part of a step. Lives in device memory, with a host copy beside it.
 struct SeqSpan {
-  int32_t first_row = 0;   // its rows in the step: [first_row, first_row + num_rows)
+  int32_t first_row = 0;  // its rows in the step: [first_row, first_row + num_rows)
   int32_t num_rows = 0;
-  int32_t history = 0;     // position of its first row = tokens before this step
-  int32_t table = 0;       // its row in the whole-head page tables
-  int32_t split_table = 0; // and in the split-head page tables
-  int32_t ring = 0;        // its ring set
-  int32_t ring_begin = 0;  // first position whose K/V its rings hold (sinks are always held); > 0 while rings are rebuilt
+  int32_t history = 0;      // position of its first row = tokens before this step
+  int32_t table = 0;        // its row in the whole-head page tables
+  int32_t split_table = 0;  // and in the split-head page tables
+  int32_t ring = 0;         // its ring set
+  int32_t ring_begin =
+      0;  // first position whose K/V its rings hold (sinks are always held); > 0 while rings are rebuilt
   int32_t keep_pages = 0;  // 1: a re-feed, which reads pages and never writes them
 };
 
@@ -55,8 +57,8 @@ constexpr int kMaxDecodeRows = 64;  // longer appends go through the prefill ker
 // paged groups (split pieces first), then streaming. Query head h belongs to KV head h / group.
 struct HeadShape {
   int head_dim = 0;
-  int group = 0;      // query heads per KV head
-  int kv_heads = 0;   // on this rank, in this layer
+  int group = 0;     // query heads per KV head
+  int kv_heads = 0;  // on this rank, in this layer
   int q_cols() const { return kv_heads * group * head_dim; }
   int kv_cols() const { return kv_heads * head_dim; }
   int qkv_cols() const { return q_cols() + 2 * kv_cols(); }
@@ -65,13 +67,13 @@ struct HeadShape {
 // Fails with a sentence when this device's kernels cannot do a head_dim, group or format.
 absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFormat format);
 
-// cos_sin [rows, head_dim] f32: cos of the row's head_dim/2 angles, then their sines, times `factor`; angles = position *
-// frequency in f64 (an f32 angle is off by 0.03 rad at 1 M).
+// cos_sin [rows, head_dim] f32: cos of the row's head_dim/2 angles, then their sines, times `factor`; angles = position
+// * frequency in f64 (an f32 angle is off by 0.03 rad at 1 M).
 void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies /*[head_dim/2]*/,
                 double factor);
 
-// In place on qkv [rows, qkv_cols] T: optional RMS norm of each q and k head (weights f32 [head_dim], null = none), then
-// rotate-half RoPE of q and k.
+// In place on qkv [rows, qkv_cols] T: optional RMS norm of each q and k head (weights f32 [head_dim], null = none),
+// then rotate-half RoPE of q and k.
 void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const float* q_norm, const float* k_norm,
               float eps);
 
@@ -84,21 +86,21 @@ void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv&
 void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv);
 
 // Retrieval heads, few rows: every row attends to the pages held here, its own tokens included (StoreKv first). At most
-// kMaxDecodeRows rows a sequence. out [rows, q_cols] T: only the heads of `kv` are written. lse [num_heads * group][rows] f32
-// or null.
+// kMaxDecodeRows rows a sequence. out [rows, q_cols] T: only the heads of `kv` are written. lse [num_heads *
+// group][rows] f32 or null.
 size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens);
 void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                  const PagedKv& kv, Arena& scratch);
 
-// Retrieval heads, one long sequence (batch.num_seqs == 1, host_spans given): history from the pages held here, unmasked;
-// the step's own tokens from qkv, causal, when `own_square` (for a split head only one holder does it).
+// Retrieval heads, one long sequence (batch.num_seqs == 1, host_spans given): history from the pages held here,
+// unmasked; the step's own tokens from qkv, causal, when `own_square` (for a split head only one holder does it).
 size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens);
 void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                    const PagedKv& kv, bool own_square, Arena& scratch);
 
 // Streaming heads, any number of rows: rings as they were before this step, and the step's own tokens from qkv.
-void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv,
-                     Arena& scratch);
+void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
+                     const RingKv& kv, Arena& scratch);
 size_t StreamingScratchBytes(const Device& device, int rows, int group, const RingKv& kv);
 
 // The weights of two partials in their merge: o = wa * oa + wb * ob, lse = log(exp a + exp b). Both empty: 0, 0, -inf.
@@ -113,8 +115,9 @@ DUO_HD inline MergedWeights MergeWeights(float lse_a, float lse_b) {
 }
 
 // Split heads: scales head h's columns of out by exp(mine - total), total = log sum exp over ranks of all_lse.
-// all_lse [ranks][entries][rows] f32 (gathered); for each of this rank's `heads` query heads, mine = all_lse[rank][entry],
-// and every (rank, entry) whose id equals its own takes part. ids: device int32 [ranks][entries], -1 = unused.
+// all_lse [ranks][entries][rows] f32 (gathered); for each of this rank's `heads` query heads, mine =
+// all_lse[rank][entry], and every (rank, entry) whose id equals its own takes part. ids: device int32 [ranks][entries],
+// -1 = unused.
 void ScaleSplitHeads(Device& device, View out /*[rows, heads * d] T*/, int head_dim, int heads, const float* all_lse,
                      const int32_t* ids, int ranks, int entries, int rank);
 

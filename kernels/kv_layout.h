@@ -35,18 +35,18 @@ struct PageLayout {
 
 // The retrieval heads of one layer that share a layout on this rank: all whole heads, or one piece of a split head.
 struct PagedKv {
-  uint8_t* base = nullptr;    // device memory; [num_heads][page ids][num_slots] pages
-  int64_t head_stride = 0;    // bytes from one head to the next
+  uint8_t* base = nullptr;  // device memory; [num_heads][page ids][num_slots] pages
+  int64_t head_stride = 0;  // bytes from one head to the next
   PageLayout page;
-  int num_heads = 0;          // KV heads
-  int first_head = 0;         // the first of them among this rank's KV heads, in the order of the qkv projection
-  int slots = 1;              // D: slots of the split head; 1 when whole
+  int num_heads = 0;   // KV heads
+  int first_head = 0;  // the first of them among this rank's KV heads, in the order of the qkv projection
+  int slots = 1;       // D: slots of the split head; 1 when whole
   int first_slot = 0;
   int num_slots = 1;
-  bool split = false;         // page ids come from the split tables
+  bool split = false;               // page ids come from the split tables
   const int32_t* tables = nullptr;  // device; [table][table_stride]: the page id of each group of `slots` pages
   int64_t table_stride = 0;
-  int window = 0;             // a configured sliding window W: row p sees j > p - W; 0 = all
+  int window = 0;  // a configured sliding window W: row p sees j > p - W; 0 = all
 
   DUO_HD int64_t id_stride() const { return num_slots * page.page_bytes(); }
   // Is page p (of the sequence) stored here, and where is it?
@@ -69,8 +69,8 @@ struct PagedKv {
 
 // The streaming heads of one layer on this rank.
 struct RingKv {
-  uint8_t* base = nullptr;  // device memory; [ring][num_heads of this layer] rings of ring_bytes()
-  int64_t ring_stride = 0;  // bytes from one session's ring set to the next
+  uint8_t* base = nullptr;            // device memory; [ring][num_heads of this layer] rings of ring_bytes()
+  int64_t ring_stride = 0;            // bytes from one session's ring set to the next
   KvFormat format = KvFormat::kBF16;  // f32 or bf16
   int head_dim = 0;
   int num_heads = 0;

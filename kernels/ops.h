@@ -1,6 +1,7 @@
-// Dense ops of a transformer step, CPU and CUDA behind one door. The residual stream is f32 on both backends; activations T
-// are f32 on the CPU, bf16 on CUDA. Sums are f32 (or wider). All pointers are device memory unless named host.
-// Asynchronous on CUDA, ordered by the device's stream. Shapes are checked (CHECK), formats were accepted at load.
+// Dense ops of a transformer step, CPU and CUDA behind one door. The residual stream is f32 on both backends;
+// activations T are f32 on the CPU, bf16 on CUDA. Sums are f32 (or wider). All pointers are device memory unless named
+// host. Asynchronous on CUDA, ordered by the device's stream. Shapes are checked (CHECK), formats were accepted at
+// load.
 #pragma once
 
 #include <cmath>
@@ -18,27 +19,30 @@ inline DType ActivationType(const Device& device) { return device.is_cuda() ? DT
 // A weight matrix [rows = outputs, cols = inputs], row-major. value(r, c) =
 //   f32, f16, bf16   data
 //   fp8, int8        code * scale[r]                       int8 is symmetric, codes -127..127
-//   int4             code * scale[r][g] + min[r][g]        g = c / group; two codes a byte, even column in the low nibble
+//   int4             code * scale[r][g] + min[r][g]        g = c / group; two codes a byte, even column in the low
+//   nibble
 struct Weight {
   DType dtype = DType::kBF16;
   int64_t rows = 0;
   int64_t cols = 0;
   const void* data = nullptr;
-  const float* scales = nullptr;       // [rows] for fp8 and int8
-  const uint16_t* groups = nullptr;    // int4: [rows][cols / group] pairs of f16 (scale, min)
-  int group = 0;                       // int4: columns per group: 128, 64 or 32
-  const float* bias = nullptr;         // [rows] or null
-  size_t bytes() const;                // codes and parameters
+  const float* scales = nullptr;     // [rows] for fp8 and int8
+  const uint16_t* groups = nullptr;  // int4: [rows][cols / group] pairs of f16 (scale, min)
+  int group = 0;                     // int4: columns per group: 128, 64 or 32
+  const float* bias = nullptr;       // [rows] or null
+  size_t bytes() const;              // codes and parameters
 };
 
 // out [rows, weight.rows] T or f32 = x [rows, weight.cols] T times weight transposed, plus bias.
 size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weight);
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch);
 
-// residual [rows, hidden] f32 = table's row ids[i] - first_id; zero where the id is not in this shard of the vocabulary.
+// residual [rows, hidden] f32 = table's row ids[i] - first_id; zero where the id is not in this shard of the
+// vocabulary.
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id);
 
-// residual += add (T, skipped when add is empty); out [rows, dim] T = residual / rms(residual) * weight. out may be empty.
+// residual += add (T, skipped when add is empty); out [rows, dim] T = residual / rms(residual) * weight. out may be
+// empty.
 void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps);
 
 // out [rows, n] T = silu(gate) * up, gate_up [rows, 2 n] T holding gate then up.
@@ -48,8 +52,8 @@ void SwiGlu(Device& device, View out, View gate_up);
 void GatherRows(Device& device, View out, View in, const int32_t* rows, int count);
 
 // Sampling, exact and independent of how the vocabulary is cut. For row i with temperature t > 0 the token is
-// argmax over id of logit(id) / t + Gumbel(seed, position, id), a draw from softmax(logits / t); with t = 0, argmax logit;
-// equal values go to the lowest id. The Gumbel noise is counter-based: SampleNoise below.
+// argmax over id of logit(id) / t + Gumbel(seed, position, id), a draw from softmax(logits / t); with t = 0, argmax
+// logit; equal values go to the lowest id. The Gumbel noise is counter-based: SampleNoise below.
 struct SampleParams {
   float temperature = 0;
   float top_p = 1;

@@ -44,7 +44,9 @@ class Arena {
 
   // A piece of at least `bytes`, aligned to kAlignment. Running out is a bug of the memory plan: CHECK.
   void* Take(size_t bytes);
-  View Matrix(DType dtype, int64_t rows, int64_t cols) { return View(Take(Bytes(dtype, rows * cols)), dtype, rows, cols); }
+  View Matrix(DType dtype, int64_t rows, int64_t cols) {
+    return View(Take(Bytes(dtype, rows * cols)), dtype, rows, cols);
+  }
   size_t used() const { return used_; }
   size_t capacity() const { return buffer_.size(); }
   void Rewind(size_t used) { used_ = used; }  // to a value that used() gave

@@ -25,22 +25,22 @@ std::string CheckOpMessage(const char* expression, const A& a, const B& b) {
 
 }  // namespace duo
 
-#define DUO_CHECK(condition)                                                \
-  do {                                                                      \
-    if (!(condition)) ::duo::CheckFailed(__FILE__, __LINE__, #condition);   \
+#define DUO_CHECK(condition)                                              \
+  do {                                                                    \
+    if (!(condition)) ::duo::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (0)
 
-#define DUO_CHECK_MSG(condition, message)                                                                    \
-  do {                                                                                                       \
-    if (!(condition)) ::duo::CheckFailed(__FILE__, __LINE__, std::string(#condition ": ") + (message));      \
+#define DUO_CHECK_MSG(condition, message)                                                               \
+  do {                                                                                                  \
+    if (!(condition)) ::duo::CheckFailed(__FILE__, __LINE__, std::string(#condition ": ") + (message)); \
   } while (0)
 
-#define DUO_CHECK_OP(op, a, b)                                                                               \
-  do {                                                                                                       \
-    const auto& duo_a = (a);                                                                                 \
-    const auto& duo_b = (b);                                                                                 \
-    if (!(duo_a op duo_b))                                                                                   \
-      ::duo::CheckFailed(__FILE__, __LINE__, ::duo::CheckOpMessage(#a " " #op " " #b, duo_a, duo_b));        \
+#define DUO_CHECK_OP(op, a, b)                                                                        \
+  do {                                                                                                \
+    const auto& duo_a = (a);                                                                          \
+    const auto& duo_b = (b);                                                                          \
+    if (!(duo_a op duo_b))                                                                            \
+      ::duo::CheckFailed(__FILE__, __LINE__, ::duo::CheckOpMessage(#a " " #op " " #b, duo_a, duo_b)); \
   } while (0)
 
 #define DUO_CHECK_EQ(a, b) DUO_CHECK_OP(==, a, b)

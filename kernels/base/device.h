@@ -17,10 +17,10 @@ namespace duo {
 enum class DeviceKind { kCpu, kCuda };
 
 struct DeviceInfo {
-  std::string name;       // "NVIDIA H100 80GB HBM3", or the processor's model name
-  int64_t memory = 0;     // bytes in all
+  std::string name;         // "NVIDIA H100 80GB HBM3", or the processor's model name
+  int64_t memory = 0;       // bytes in all
   int multiprocessors = 0;  // CUDA: streaming multiprocessors; CPU: threads
-  int capability = 0;     // CUDA: 10 * major + minor; CPU: 0
+  int capability = 0;       // CUDA: 10 * major + minor; CPU: 0
 };
 
 // A recorded sequence of device work. Only CUDA devices make them. Replays on the device's stream.

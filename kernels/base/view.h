@@ -17,7 +17,8 @@ struct View {
   int64_t stride = 0;  // elements from one row to the next; cols when dense
 
   View() = default;
-  View(void* data, DType dtype, int64_t rows, int64_t cols) : data(data), dtype(dtype), rows(rows), cols(cols), stride(cols) {}
+  View(void* data, DType dtype, int64_t rows, int64_t cols)
+      : data(data), dtype(dtype), rows(rows), cols(cols), stride(cols) {}
   View(void* data, DType dtype, int64_t rows, int64_t cols, int64_t stride)
       : data(data), dtype(dtype), rows(rows), cols(cols), stride(stride) {}
 

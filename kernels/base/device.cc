@@ -1,0 +1,227 @@
+#include "kernels/base/device.h"
+
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "kernels/base/check.h"
+#include "kernels/base/device_memory.h"
+
+#ifdef DUO_HAVE_CUDA
+#include <cuda_runtime.h>
+
+#include "kernels/base/cuda_check.h"
+#endif
+
+namespace duo {
+namespace {
+
+std::string ProcessorName() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "CPU";
+}
+
+// What the kernel calls available: free memory and caches that it would give up.
+int64_t AvailableHostMemory() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    absl::string_view text = line;
+    int64_t kib = 0;
+    if (absl::ConsumePrefix(&text, "MemAvailable:") && absl::ConsumeSuffix(&text, "kB") &&
+        absl::SimpleAtoi(text, &kib)) {
+      return kib * 1024;
+    }
+  }
+  return int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+}
+
+}  // namespace
+
+std::unique_ptr<Device> Device::Cpu(int threads) {
+  auto device = std::unique_ptr<Device>(new Device());
+  device->pool_ = std::make_unique<ThreadPool>(threads);
+  device->info_.name = ProcessorName();
+  device->info_.memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  device->info_.multiprocessors = threads;
+  return device;
+}
+
+#ifdef DUO_HAVE_CUDA
+
+int Device::CudaDeviceCount() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();  // "no driver" is an answer here, not a sticky failure
+    return 0;
+  }
+  return count;
+}
+
+absl::StatusOr<std::unique_ptr<Device>> Device::Cuda(int ordinal, int host_threads) {
+  int count = 0;
+  if (cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
+    cudaGetLastError();
+    return absl::UnavailableError(absl::StrCat("no usable CUDA driver: ", cudaGetErrorString(error)));
+  }
+  if (ordinal >= count) {
+    return absl::UnavailableError(absl::StrCat("GPU ", ordinal, " was asked for, this machine has ", count));
+  }
+  cudaDeviceProp properties;
+  DUO_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal));
+  const int capability = properties.major * 10 + properties.minor;
+  if (capability < 80) {
+    return absl::UnavailableError(absl::StrCat("GPU ", ordinal, " (", properties.name, ") has compute capability ",
+                                               properties.major, ".", properties.minor, ", 8.0 or newer is needed"));
+  }
+  auto device = std::unique_ptr<Device>(new Device());
+  device->kind_ = DeviceKind::kCuda;
+  device->ordinal_ = ordinal;
+  device->pool_ = std::make_unique<ThreadPool>(host_threads);
+  if (cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess) {
+    cudaGetLastError();
+    return absl::UnavailableError(absl::StrCat("GPU ", ordinal, " cannot be used: ", cudaGetErrorString(error)));
+  }
+  cudaStream_t stream = nullptr;
+  if (cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); error != cudaSuccess) {
+    cudaGetLastError();
+    return absl::UnavailableError(absl::StrCat("GPU ", ordinal, " cannot be used: ", cudaGetErrorString(error)));
+  }
+  device->stream_ = stream;
+  device->info_ = {properties.name, static_cast<int64_t>(properties.totalGlobalMem), properties.multiProcessorCount,
+                   capability};
+  return device;
+}
+
+#else
+
+int Device::CudaDeviceCount() { return 0; }
+
+absl::StatusOr<std::unique_ptr<Device>> Device::Cuda(int, int) {
+  return absl::UnavailableError("this duo was built without CUDA");
+}
+
+#endif
+
+Device::~Device() {
+  if (cuda_ != nullptr) destroy_cuda_(cuda_);
+#ifdef DUO_HAVE_CUDA
+  if (is_cuda()) cudaStreamDestroy(static_cast<cudaStream_t>(stream_));
+#endif
+}
+
+void Device::set_cuda(CudaState* state, void (*destroy)(CudaState*)) {
+  DUO_CHECK(is_cuda() && cuda_ == nullptr);
+  cuda_ = state;
+  destroy_cuda_ = destroy;
+}
+
+int64_t Device::FreeMemory() const {
+#ifdef DUO_HAVE_CUDA
+  if (is_cuda()) {
+    size_t free = 0, total = 0;
+    DUO_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    return static_cast<int64_t>(free);
+  }
+#endif
+  return AvailableHostMemory();
+}
+
+void Device::Synchronize() {
+#ifdef DUO_HAVE_CUDA
+  if (is_cuda()) DUO_CUDA_CHECK(cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)));
+#endif
+}
+
+void Device::Upload(void* device_dst, const void* host_src, size_t bytes) {
+  if (bytes == 0) return;
+#ifdef DUO_HAVE_CUDA
+  if (is_cuda()) {
+    // From pageable memory the call returns once the source is staged, so the caller may reuse it.
+    DUO_CUDA_CHECK(
+        cudaMemcpyAsync(device_dst, host_src, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream_)));
+    return;
+  }
+#endif
+  std::memcpy(device_dst, host_src, bytes);
+}
+
+void Device::Download(void* host_dst, const void* device_src, size_t bytes) {
+  if (bytes == 0) return;
+#ifdef DUO_HAVE_CUDA
+  if (is_cuda()) {
+    DUO_CUDA_CHECK(
+        cudaMemcpyAsync(host_dst, device_src, bytes, cudaMemcpyDeviceToHost, static_cast<cudaStream_t>(stream_)));
+    Synchronize();
+    return;
+  }
+#endif
+  std::memcpy(host_dst, device_src, bytes);
+}
+
+void Device::Copy(void* device_dst, const void* device_src, size_t bytes) {
+  if (bytes == 0) return;
+#ifdef DUO_HAVE_CUDA
+  if (is_cuda()) {
+    DUO_CUDA_CHECK(
+        cudaMemcpyAsync(device_dst, device_src, bytes, cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream_)));
+    return;
+  }
+#endif
+  std::memmove(device_dst, device_src, bytes);
+}
+
+void Device::Fill(void* device_dst, uint8_t value, size_t bytes) {
+  if (bytes == 0) return;
+#ifdef DUO_HAVE_CUDA
+  if (is_cuda()) {
+    DUO_CUDA_CHECK(cudaMemsetAsync(device_dst, value, bytes, static_cast<cudaStream_t>(stream_)));
+    return;
+  }
+#endif
+  std::memset(device_dst, value, bytes);
+}
+
+DeviceGraph Device::Capture(const std::function<void()>& work) {
+  DUO_CHECK(is_cuda());
+  DeviceGraph result;
+#ifdef DUO_HAVE_CUDA
+  const cudaStream_t stream = static_cast<cudaStream_t>(stream_);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  DUO_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  work();
+  DUO_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  DUO_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+  DUO_CUDA_CHECK(cudaGraphDestroy(graph));
+  result.exec_ = exec;
+#endif
+  return result;
+}
+
+void Device::Launch(const DeviceGraph& graph) {
+  DUO_CHECK(is_cuda() && graph.valid());
+#ifdef DUO_HAVE_CUDA
+  DUO_CUDA_CHECK(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph.exec_), static_cast<cudaStream_t>(stream_)));
+#endif
+}
+
+DeviceGraph::~DeviceGraph() {
+#ifdef DUO_HAVE_CUDA
+  if (exec_ != nullptr) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(exec_));
+#endif
+}
+DeviceGraph::DeviceGraph(DeviceGraph&& other) noexcept : exec_(std::exchange(other.exec_, nullptr)) {}
+DeviceGraph& DeviceGraph::operator=(DeviceGraph&& other) noexcept {
+  std::swap(exec_, other.exec_);
+  return *this;
+}
+
+}  // namespace duo
