@@ -1,0 +1,186 @@
+#include "kernels/attention.h"
+
+#include "kernels/backend.h"
+
+namespace duo {
+namespace {
+
+void CheckQkv(const Device& device, const View& qkv, const HeadShape& shape) {
+  DUO_CHECK(qkv.dtype == ActivationType(device));
+  DUO_CHECK_EQ(qkv.cols, shape.qkv_cols());
+}
+
+// `kv` is PagedKv or RingKv; their head counts mean the same.
+template <typename Kv>
+void CheckHeads(const HeadShape& shape, const Kv& kv, int head_dim) {
+  DUO_CHECK_EQ(head_dim, shape.head_dim);
+  DUO_CHECK_LE(kv.first_head + kv.num_heads, shape.kv_heads);
+}
+
+void CheckAttend(const Device& device, const View& out, const View& qkv, const HeadShape& shape,
+                 const SeqBatch& batch) {
+  CheckQkv(device, qkv, shape);
+  DUO_CHECK(out.dtype == ActivationType(device));
+  DUO_CHECK_EQ(out.cols, shape.q_cols());
+  DUO_CHECK_GE(out.rows, batch.num_rows);
+  DUO_CHECK_GE(qkv.rows, batch.num_rows);
+}
+
+void CheckPaged(const PagedKv& kv) {
+  DUO_CHECK_GE(kv.first_slot, 0);
+  DUO_CHECK_LE(kv.first_slot + kv.num_slots, kv.slots);
+}
+
+}  // namespace
+
+absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFormat format) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::CheckAttention(device, head_dim, group, format);
+  }
+  return cpu::CheckAttention(device, head_dim, group, format);
+}
+
+void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies, double factor) {
+  DUO_CHECK(cos_sin.dtype == DType::kF32);
+  DUO_CHECK_EQ(cos_sin.cols % 2, 0);
+  if (cos_sin.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::RopeAngles(device, cos_sin, positions, frequencies, factor);
+  }
+  cpu::RopeAngles(device, cos_sin, positions, frequencies, factor);
+}
+
+void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const float* q_norm, const float* k_norm,
+              float eps) {
+  CheckQkv(device, qkv, shape);
+  DUO_CHECK(cos_sin.dtype == DType::kF32);
+  DUO_CHECK_EQ(cos_sin.cols, shape.head_dim);
+  DUO_CHECK_GE(cos_sin.rows, qkv.rows);
+  if (qkv.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::RotateQk(device, qkv, shape, cos_sin, q_norm, k_norm, eps);
+  }
+  cpu::RotateQk(device, qkv, shape, cos_sin, q_norm, k_norm, eps);
+}
+
+void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv) {
+  CheckQkv(device, qkv, shape);
+  CheckHeads(shape, kv, kv.page.head_dim);
+  CheckPaged(kv);
+  if (batch.num_rows == 0 || kv.num_heads == 0) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::StoreKv(device, qkv, shape, batch, kv);
+  }
+  cpu::StoreKv(device, qkv, shape, batch, kv);
+}
+
+void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv& kv) {
+  CheckQkv(device, qkv, shape);
+  CheckHeads(shape, kv, kv.head_dim);
+  DUO_CHECK(kv.format == KvFormat::kF32 || kv.format == KvFormat::kBF16);
+  if (qkv.rows == 0 || kv.num_heads == 0) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::RoundToRing(device, qkv, shape, kv);
+  }
+  cpu::RoundToRing(device, qkv, shape, kv);
+}
+
+void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv) {
+  CheckQkv(device, qkv, shape);
+  CheckHeads(shape, kv, kv.head_dim);
+  if (batch.num_rows == 0 || kv.num_heads == 0) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::StoreRings(device, qkv, shape, batch, kv);
+  }
+  cpu::StoreRings(device, qkv, shape, batch, kv);
+}
+
+size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::DecodeScratchBytes(device, max_rows_total, group, kv, max_tokens);
+  }
+  return cpu::DecodeScratchBytes(device, max_rows_total, group, kv, max_tokens);
+}
+
+void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
+                 const PagedKv& kv, Arena& scratch) {
+  CheckAttend(device, out, qkv, shape, batch);
+  CheckHeads(shape, kv, kv.page.head_dim);
+  CheckPaged(kv);
+  DUO_CHECK_LE(batch.max_rows, kMaxDecodeRows);
+  if (batch.num_rows == 0 || kv.num_heads == 0) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::AttendPages(device, out, lse, qkv, shape, batch, kv, scratch);
+  }
+  cpu::AttendPages(device, out, lse, qkv, shape, batch, kv, scratch);
+}
+
+size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::PrefillScratchBytes(device, rows, group, kv, max_tokens);
+  }
+  return cpu::PrefillScratchBytes(device, rows, group, kv, max_tokens);
+}
+
+void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
+                   const PagedKv& kv, bool own_square, Arena& scratch) {
+  CheckAttend(device, out, qkv, shape, batch);
+  CheckHeads(shape, kv, kv.page.head_dim);
+  CheckPaged(kv);
+  DUO_CHECK_EQ(batch.num_seqs, 1);
+  DUO_CHECK(batch.host_spans != nullptr);
+  if (batch.num_rows == 0 || kv.num_heads == 0) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::AttendPrefill(device, out, lse, qkv, shape, batch, kv, own_square, scratch);
+  }
+  cpu::AttendPrefill(device, out, lse, qkv, shape, batch, kv, own_square, scratch);
+}
+
+size_t StreamingScratchBytes(const Device& device, int rows, int group, const RingKv& kv) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::StreamingScratchBytes(device, rows, group, kv);
+  }
+  return cpu::StreamingScratchBytes(device, rows, group, kv);
+}
+
+void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
+                     const RingKv& kv, Arena& scratch) {
+  CheckAttend(device, out, qkv, shape, batch);
+  CheckHeads(shape, kv, kv.head_dim);
+  if (batch.num_rows == 0 || kv.num_heads == 0) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::AttendStreaming(device, out, qkv, shape, batch, kv, scratch);
+  }
+  cpu::AttendStreaming(device, out, qkv, shape, batch, kv, scratch);
+}
+
+void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const float* all_lse, const int32_t* ids,
+                     int ranks, int entries, int rank) {
+  DUO_CHECK(out.dtype == ActivationType(device));
+  DUO_CHECK_LE(heads * head_dim, out.cols);
+  DUO_CHECK_LE(heads, entries);
+  DUO_CHECK_LT(rank, ranks);
+  if (out.empty() || heads == 0) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) {
+      return cuda::ScaleSplitHeads(device, out, head_dim, heads, all_lse, ids, ranks, entries, rank);
+    }
+  }
+  cpu::ScaleSplitHeads(device, out, head_dim, heads, all_lse, ids, ranks, entries, rank);
+}
+
+void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::CopyPage(device, kv, from_id, to_id);
+  }
+  cpu::CopyPage(device, kv, from_id, to_id);
+}
+
+void CopyRing(Device& device, const RingKv& kv, int32_t from_ring, int32_t to_ring) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::CopyRing(device, kv, from_ring, to_ring);
+  }
+  cpu::CopyRing(device, kv, from_ring, to_ring);
+}
+
+}  // namespace duo

@@ -1,0 +1,114 @@
+#include "kernels/ops.h"
+
+#include "kernels/backend.h"
+
+namespace duo {
+namespace {
+
+void CheckWeight(const Weight& w) {
+  DUO_CHECK(w.data != nullptr);
+  switch (w.dtype) {
+    case DType::kF32:
+    case DType::kF16:
+    case DType::kBF16:
+      return;
+    case DType::kF8E4M3:
+    case DType::kI8:
+      DUO_CHECK(w.scales != nullptr);
+      return;
+    case DType::kI4:
+      DUO_CHECK(w.groups != nullptr);
+      DUO_CHECK(w.group == 32 || w.group == 64 || w.group == 128);
+      DUO_CHECK_EQ(w.cols % w.group, 0);
+      return;
+    case DType::kI32:
+      break;
+  }
+  DUO_CHECK_MSG(false, Name(w.dtype));
+}
+
+}  // namespace
+
+size_t Weight::bytes() const {
+  size_t parameters = 0;
+  if (dtype == DType::kF8E4M3 || dtype == DType::kI8) parameters = rows * sizeof(float);
+  if (dtype == DType::kI4) parameters = rows * (cols / group) * 2 * sizeof(uint16_t);
+  return Bytes(dtype, rows * cols) + parameters;
+}
+
+size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weight) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::LinearScratchBytes(device, rows, weight);
+  }
+  return cpu::LinearScratchBytes(device, rows, weight);
+}
+
+void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
+  CheckWeight(weight);
+  DUO_CHECK_EQ(x.cols, weight.cols);
+  DUO_CHECK_EQ(out.cols, weight.rows);
+  DUO_CHECK_EQ(out.rows, x.rows);
+  DUO_CHECK(x.dtype == ActivationType(device));
+  DUO_CHECK(out.dtype == ActivationType(device) || out.dtype == DType::kF32);
+  if (out.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::Linear(device, out, x, weight, scratch);
+  }
+  cpu::Linear(device, out, x, weight, scratch);
+}
+
+void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id) {
+  CheckWeight(table);
+  DUO_CHECK(residual.dtype == DType::kF32);
+  DUO_CHECK_EQ(residual.cols, table.cols);
+  if (residual.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::Embed(device, residual, ids, table, first_id);
+  }
+  cpu::Embed(device, residual, ids, table, first_id);
+}
+
+void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps) {
+  DUO_CHECK(residual.dtype == DType::kF32);
+  if (!add.empty()) {
+    DUO_CHECK(add.dtype == ActivationType(device));
+    DUO_CHECK_EQ(add.rows, residual.rows);
+    DUO_CHECK_EQ(add.cols, residual.cols);
+  }
+  if (!out.empty()) {
+    DUO_CHECK(out.dtype == ActivationType(device));
+    DUO_CHECK(weight != nullptr);
+    DUO_CHECK_EQ(out.rows, residual.rows);
+    DUO_CHECK_EQ(out.cols, residual.cols);
+  }
+  if (residual.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::AddRmsNorm(device, out, residual, add, weight, eps);
+  }
+  cpu::AddRmsNorm(device, out, residual, add, weight, eps);
+}
+
+void SwiGlu(Device& device, View out, View gate_up) {
+  DUO_CHECK(out.dtype == ActivationType(device) && gate_up.dtype == ActivationType(device));
+  DUO_CHECK_EQ(gate_up.cols, 2 * out.cols);
+  DUO_CHECK_EQ(gate_up.rows, out.rows);
+  if (out.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::SwiGlu(device, out, gate_up);
+  }
+  cpu::SwiGlu(device, out, gate_up);
+}
+
+void GatherRows(Device& device, View out, View in, const int32_t* rows, int count) {
+  DUO_CHECK(out.dtype == in.dtype);
+  DUO_CHECK(Bits(in.dtype) >= 8);
+  DUO_CHECK_EQ(out.cols, in.cols);
+  DUO_CHECK_GE(out.rows, count);
+  if (count == 0 || in.cols == 0) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::GatherRows(device, out, in, rows, count);
+  }
+  cpu::GatherRows(device, out, in, rows, count);
+}
+
+}  // namespace duo
