@@ -1,0 +1,159 @@
+// Engine: the runtime behind `duo generate`, `duo serve` and `duo bench`. It owns the model's weights, the KV cache and the
+// sessions, and turns requests into steps. Rank 0 schedules and broadcasts; the other ranks call Follow() and execute.
+//
+// A session is a document's state: tokens, pages, rings. Requests on one session take effect in the order they were
+// submitted; a question runs on a fork of the session as it is when its turn comes, and leaves the session unchanged unless
+// `keep` is set. Requests of different sessions run side by side: rows of many sequences in one step, long appends in
+// chunks in turn.
+//
+// Admission is exact: Create and Fork reserve every page that max_tokens can need, a question those of its own tokens and
+// its answer. What does not fit now but would fit an emptier engine waits; what can never fit is refused with the numbers.
+//
+// Threads: none inside. One thread owns an Engine and calls everything on it, Step() included; callbacks run in Step() (or
+// in Cancel/Close) on that thread and must not call back into the Engine. Errors are absl::Status with a sentence for the
+// user: NOT_FOUND (no such session), RESOURCE_EXHAUSTED (with the numbers), INVALID_ARGUMENT, FAILED_PRECONDITION.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attn_patterns/head_plan.h"
+#include "kernels/base/device.h"
+#include "kernels/kv_codec.h"
+#include "parallel/communicator.h"
+#include "parallel/partition.h"
+#include "runtime/config.h"
+#include "runtime/memory_plan.h"
+
+namespace duo {
+
+using SessionId = int64_t;
+using RequestId = int64_t;
+
+enum class AttentionMode { kDuo, kFull, kStreaming };
+
+struct EngineOptions {
+  std::string model_dir;
+  std::string program;  // argv[0]'s file, for the pattern look-up; may be empty
+
+  AttentionMode attention = AttentionMode::kDuo;
+  std::string pattern_dir;  // empty: looked up
+  std::optional<double> sparsity, threshold;  // neither: sparsity 0.5
+  std::optional<int> sink, recent;            // neither: the pattern's, else 64 and 256
+
+  std::optional<KvFormat> kv;     // unset: bf16 on CUDA, f32 on the CPU
+  std::optional<DType> weights;   // unset: as stored
+  std::optional<DType> weights_head;  // embedding and vocabulary head; unset: 16 bit (as stored)
+  Strategy strategy = Strategy::kAuto;
+  std::vector<double> rank_weights;
+
+  int chunk = 0;         // tokens of a prefill step at most; 0: chosen for the device
+  double max_wait = 0.5; // seconds that a prefill step may take while other requests wait
+
+  // What the KV cache is made for. sessions and questions bound the ring sets, max_session_tokens the page tables.
+  int sessions = 1;            // open at once
+  int questions = 16;          // running at once, on forks
+  int64_t max_session_tokens = 0;  // 0: the model's positions
+  int64_t kv_tokens = 0;       // tokens of retrieval KV in all; 0: what the device's memory leaves
+};
+
+struct GenerateParams {
+  int64_t max_new_tokens = 128;
+  float temperature = 0;
+  float top_p = 1;
+  uint64_t seed = 0;
+  std::vector<int32_t> end_tokens;  // a drawn token of these ends the answer and is not reported
+  bool keep = false;                // the question and its answer become part of the session
+  bool want_logits = false;         // on_logits is called; for tests, perplexity and debugging
+};
+
+enum class Finish { kStop, kEos, kLength };  // the callback said so; an end token; max_new_tokens
+const char* Name(Finish finish);             // "stop", "eos", "length"
+
+struct RequestResult {
+  absl::Status status;  // CANCELLED after Cancel or Close
+  Finish finish = Finish::kLength;
+  int64_t prompt_tokens = 0;    // fed by this request
+  int64_t new_tokens = 0;       // reported by on_token
+  double queue_seconds = 0;     // until its first step
+  double prefill_seconds = 0;   // from its first step to its last prompt token
+  double decode_seconds = 0;    // from then to its last new token
+};
+
+struct RequestEvents {
+  std::function<void(int64_t done, int64_t total)> on_progress;  // prompt tokens fed
+  std::function<bool(int32_t token)> on_token;                   // false ends the answer (Finish::kStop)
+  std::function<void(const std::vector<float>& logits)> on_logits;  // [vocab], before each on_token, if wanted
+  std::function<void(const RequestResult&)> on_done;             // always called once
+};
+
+struct SessionInfo {
+  SessionId id = 0;
+  int64_t tokens = 0;      // in the KV cache
+  int64_t max_tokens = 0;
+  int64_t kv_bytes = 0;    // over all ranks, without page rounding (SessionKvBytes)
+  int pending_requests = 0;
+};
+
+struct EngineStats {
+  int64_t steps = 0, prefill_tokens = 0, decode_tokens = 0;
+  int64_t pages = 0, pages_free = 0, pages_available = 0;  // whole-head page ids; available = neither used nor promised
+  int64_t split_pages = 0, split_pages_free = 0;
+  int rings = 0, rings_free = 0;
+  int sessions = 0, running = 0, waiting = 0;  // requests
+  double busy_seconds = 0;                     // spent in steps
+};
+
+class Engine {
+ public:
+  // Every rank calls it with the same options; it loads this rank's weights and allocates everything. `device` and `comm`
+  // must outlive the engine.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options, Device& device, Communicator& comm);
+  ~Engine();  // on rank 0 ends the other ranks' Follow()
+
+  void Follow();  // ranks other than 0: executes until rank 0's engine ends
+
+  absl::StatusOr<SessionId> CreateSession(int64_t max_tokens);
+  absl::Status CloseSession(SessionId id);  // its requests end with CANCELLED
+  // A session of its own with the same content; shares full pages. max_tokens >= its tokens.
+  absl::StatusOr<SessionId> Fork(SessionId id, int64_t max_tokens);
+  // Cuts the session to its first `tokens` tokens. Rings are rebuilt by re-feeding when next needed. Refused while requests
+  // of the session are pending.
+  absl::Status Rewind(SessionId id, int64_t tokens);
+  absl::StatusOr<SessionInfo> Get(SessionId id) const;
+  std::vector<SessionInfo> List() const;
+  absl::StatusOr<std::vector<int32_t>> Tokens(SessionId id) const;
+
+  // Both check what can be checked and queue; the rest comes through the events.
+  absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events);
+  absl::StatusOr<RequestId> Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
+                                RequestEvents events);
+  absl::Status Cancel(RequestId id);  // takes effect before the next step; tokens already fed by an append stay
+
+  // Runs one step if any request can run. False: nothing to do.
+  bool Step();
+
+  const ModelConfig& config() const;
+  const HeadPlan& heads() const;
+  const Partition& partition() const;
+  const MemoryPlan& memory_plan() const;
+  KvFormat kv_format() const;
+  EngineStats stats() const;
+
+  // KV bytes of n tokens over all ranks, without page rounding: n * retrieval bytes + rings; and with full attention.
+  int64_t KvBytes(int64_t tokens) const;
+  int64_t KvBytesFull(int64_t tokens) const;
+
+ private:
+  Engine();
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace duo

@@ -1,0 +1,60 @@
+// StepPlan: everything a rank must know to run one step, as one flat value. Rank 0's scheduler makes it, the
+// communicator broadcasts its bytes, every rank's worker executes it. Followers hold no requests and no sessions: only
+// device memory that plans name by number (page ids, tables, rings).
+//
+// Order of execution: table writes, page copies, ring copies, then the model, then sampling.
+// Plain value; thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/attention.h"
+#include "kernels/ops.h"
+
+namespace duo {
+
+// tables[table][first ...] = ids, in the whole-head or the split-head tables.
+struct TableWrite {
+  int32_t split = 0;
+  int32_t table = 0;
+  int32_t first = 0;
+  int32_t count = 0;  // of ids, taken in order from StepPlan::table_ids
+};
+struct IdCopy {
+  int32_t split = 0;  // page copies: a split page id or a whole one; unused for rings
+  int32_t from = 0;
+  int32_t to = 0;
+};
+
+// How retrieval heads attend: few rows of any number of sequences straight from the pages, or many rows of one.
+enum class StepKind : uint8_t { kRows, kPrefill, kUpkeep /* no model: only the copies and table writes */ };
+
+struct StepPlan {
+  StepKind kind = StepKind::kRows;
+  std::vector<TableWrite> table_writes;
+  std::vector<int32_t> table_ids;
+  std::vector<IdCopy> page_copies;
+  std::vector<IdCopy> ring_copies;
+
+  // The model's input, rows of all sequences one after the other.
+  std::vector<int32_t> tokens;     // [rows]
+  std::vector<int32_t> positions;  // [rows]
+  std::vector<int32_t> row_seq;    // [rows]: index into spans
+  std::vector<SeqSpan> spans;
+  int64_t max_tokens = 0;          // the largest history + rows
+
+  // Rows whose next token is drawn, and how.
+  std::vector<int32_t> sample_rows;
+  std::vector<SampleParams> samples;  // as many as sample_rows
+  int32_t want_logits = 0;            // 1: rank 0 also returns the full logits of the sampled rows
+};
+
+std::string Serialize(const StepPlan& plan);
+// The reverse. Fails on bytes that no Serialize made (a truncated or foreign message).
+absl::StatusOr<StepPlan> ParseStepPlan(std::string_view bytes);
+
+}  // namespace duo
