@@ -1,0 +1,60 @@
+#include "parallel/cost_model.h"
+
+#include <algorithm>
+
+namespace duo {
+namespace {
+
+// A matrix of `elements` weights times one token: reading it, or 2 FLOP an element.
+double GemmSeconds(const CostModel& model, double elements) {
+  return std::max(elements * model.weight_bits / 8 / model.rates.copy, 2 * elements / model.rates.gemm);
+}
+
+// One token's queries of a KV head's group against `tokens` keys and values.
+double ScanSeconds(const CostModel& model, double tokens, double token_bytes) {
+  const double flop = 4.0 * model.shape.group() * model.shape.head_dim * tokens;
+  return std::max(tokens * token_bytes / model.rates.copy, flop / model.rates.attention);
+}
+
+double ProjectionSeconds(const CostModel& model, int kv_heads) {  // q, o: group rows of d each; k, v: one each
+  const ModelShape& shape = model.shape;
+  return GemmSeconds(model, (2.0 * shape.group() + 2.0) * shape.head_dim * shape.hidden * kv_heads);
+}
+
+double UnsplitSeconds(const CostModel& model, const HeadLoad& load) {
+  // Rings hold f32 where the KV cache does, else bf16.
+  const double full = 8.0 * model.shape.head_dim;
+  const double ring_bytes = model.kv_token_bytes >= full ? full : full / 2;
+  return ScanSeconds(model, load.whole * model.context, model.kv_token_bytes) +
+         ScanSeconds(model, static_cast<double>(load.streaming) * model.ring_tokens, ring_bytes);
+}
+
+double SplitSeconds(const CostModel& model, const HeadLoad& load) {
+  return ScanSeconds(model, load.split * model.context, model.kv_token_bytes);
+}
+
+}  // namespace
+
+double AttentionSeconds(const CostModel& model, const HeadLoad& load) {
+  return ProjectionSeconds(model, load.kv_heads) + SplitSeconds(model, load) + UnsplitSeconds(model, load);
+}
+
+double AttentionSecondsWithExchange(const CostModel& model, const HeadLoad& load) {
+  return ProjectionSeconds(model, load.kv_heads) + SplitSeconds(model, load) +
+         std::max(UnsplitSeconds(model, load), model.rates.message_seconds);
+}
+
+double FeedForwardSeconds(const CostModel& model, int64_t columns) {
+  return GemmSeconds(model, 3.0 * model.shape.hidden * columns);
+}
+
+double VocabularySeconds(const CostModel& model, int64_t rows) {
+  return GemmSeconds(model, static_cast<double>(model.shape.hidden) * rows);
+}
+
+double AllReduceSeconds(const CostModel& model, int world) {
+  if (world == 1) return 0;
+  return model.rates.message_seconds + 2.0 * model.shape.hidden / model.rates.link;
+}
+
+}  // namespace duo

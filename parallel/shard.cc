@@ -1,0 +1,75 @@
+#include "parallel/shard.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/base/check.h"
+
+namespace duo {
+
+Range QueryRows(const ModelShape& shape, int kv_head) {
+  const int64_t rows = int64_t{shape.group()} * shape.head_dim;
+  return {kv_head * rows, (kv_head + 1) * rows};
+}
+
+Range KvRows(const ModelShape& shape, int kv_head) {
+  return {int64_t{kv_head} * shape.head_dim, int64_t{kv_head + 1} * shape.head_dim};
+}
+
+Range ProportionalRange(int64_t total, const std::vector<double>& shares, int rank, int64_t granularity) {
+  DUO_CHECK_GE(granularity, 1);
+  DUO_CHECK_LT(rank, static_cast<int>(shares.size()));
+  const int64_t units = (total + granularity - 1) / granularity;
+  const auto boundary = [&](int ranks) {
+    if (ranks == static_cast<int>(shares.size())) return total;
+    double share = 0;
+    for (int r = 0; r < ranks; ++r) share += shares[r];
+    return std::min<int64_t>(total, std::llround(share * static_cast<double>(units)) * granularity);
+  };
+  return {boundary(rank), boundary(rank + 1)};
+}
+
+int64_t PreferredGranularity(int64_t total, int world) {
+  int64_t best = 1;
+  double best_excess = INFINITY;
+  for (int64_t granularity = 128; granularity >= 1; granularity /= 2) {
+    const int64_t units = (total + granularity - 1) / granularity;
+    const double excess = static_cast<double>((units + world - 1) / world * granularity) * world / total;
+    if (excess <= 1.01) return granularity;
+    if (excess < best_excess) {
+      best = granularity;
+      best_excess = excess;
+    }
+  }
+  return best;
+}
+
+RankShard MakeShard(const Partition& partition, const ModelShape& shape, int rank, int64_t ffn_granularity,
+                    int64_t vocab_granularity) {
+  DUO_CHECK_LT(rank, partition.world);
+  RankShard shard;
+  shard.rank = rank;
+  for (const std::vector<RankHeads>& layer : partition.layers) {
+    // A head that an earlier rank holds unsplit as well is a copy.
+    const auto is_copy = [&](int head) {
+      for (int r = 0; r < rank; ++r) {
+        if (std::count(layer[r].whole.begin(), layer[r].whole.end(), head) ||
+            std::count(layer[r].streaming.begin(), layer[r].streaming.end(), head)) {
+          return true;
+        }
+      }
+      return false;
+    };
+    std::vector<LocalHead>& heads = shard.layers.emplace_back();
+    for (const SplitPiece& piece : layer[rank].split) {
+      heads.push_back({piece.head, HeadKind::kSplit, piece.first, piece.last, piece.of, true});
+    }
+    for (const int head : layer[rank].whole) heads.push_back({head, HeadKind::kWhole, 0, 1, 1, !is_copy(head)});
+    for (const int head : layer[rank].streaming) heads.push_back({head, HeadKind::kStreaming, 0, 1, 1, !is_copy(head)});
+  }
+  shard.ffn = ProportionalRange(shape.intermediate, partition.shares, rank, ffn_granularity);
+  shard.vocab = ProportionalRange(shape.vocab, partition.shares, rank, vocab_granularity);
+  return shard;
+}
+
+}  // namespace duo
