@@ -18,10 +18,10 @@ namespace duo {
 
 struct Pattern {
   int layers = 0;
-  int kv_heads = 0;           // per layer
-  std::vector<double> gates;  // [layers][kv_heads], as stored, not clipped: published files go down to -0.0014
-  int sink = 64;              // tokens at the start that streaming heads keep
-  int recent = 256;           // tokens before the query that they keep
+  int kv_heads = 0;                 // per layer
+  std::vector<double> gates;        // [layers][kv_heads], as stored, not clipped: published files go down to -0.0014
+  int sink = 64;                    // tokens at the start that streaming heads keep
+  int recent = 256;                 // tokens before the query that they keep
   std::vector<std::string> models;  // model folder names this pattern is for, besides its own folder's; may be empty
 
   double gate(int layer, int head) const { return gates[static_cast<size_t>(layer) * kv_heads + head]; }

@@ -1,0 +1,71 @@
+// The model families duo runs: one table, one forward. All are pre-norm decoders with RoPE, grouped-query attention and
+// a SwiGLU MLP and share the tensor names of Hugging Face's checkpoints; a row says how they differ.
+// Constant data, any thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/types/span.h"
+
+namespace duo {
+
+enum class Family : uint8_t { kLlama, kMistral, kQwen2, kQwen3 };
+
+// How a family's config.json names the layers with a sliding window.
+enum class WindowRule : uint8_t {
+  kNone,       // never a window
+  kAllLayers,  // sliding_window holds in every layer
+  kByLayer,    // only with use_sliding_window: layer_types, else the layers from max_window_layers on
+};
+
+// What a bias follows.
+enum class BiasRule : uint8_t { kNever, kAlways, kConfig };
+
+// Tensor names of a checkpoint; in the per-layer ones {} stands for the layer's index. A projection's bias is its
+// weight's name with ".bias" for ".weight".
+struct TensorNames {
+  const char* embedding;   // [vocab, hidden]
+  const char* input_norm;  // [hidden]
+  const char* q;           // [heads * head_dim, hidden]
+  const char* k;           // [kv_heads * head_dim, hidden]
+  const char* v;           // [kv_heads * head_dim, hidden]
+  const char* o;           // [hidden, heads * head_dim]
+  const char* q_norm;      // [head_dim], families with qk_norm
+  const char* k_norm;      // [head_dim]
+  const char* post_norm;   // [hidden], before the MLP
+  const char* gate;        // [intermediate, hidden]
+  const char* up;          // [intermediate, hidden]
+  const char* down;        // [hidden, intermediate]
+  const char* final_norm;  // [hidden]
+  const char* lm_head;     // [vocab, hidden], absent when tied
+};
+
+struct FamilySpec {
+  Family family;
+  const char* model_type;  // config.json's
+  TensorNames names;
+  BiasRule qkv_bias;  // kConfig: attention_bias
+  BiasRule o_bias;    // kConfig: attention_bias
+  BiasRule mlp_bias;  // kConfig: mlp_bias
+  bool qk_norm;
+  WindowRule window;
+  // Defaults of keys that a config.json may leave out, as in transformers' class; 0: none.
+  int default_kv_heads;  // 0: as many as query heads
+  int default_head_dim;  // 0: hidden / heads
+  int64_t default_max_position_embeddings;
+  int64_t default_sliding_window;
+};
+
+absl::Span<const FamilySpec> Families();
+const FamilySpec& Spec(Family family);
+const FamilySpec* FindFamily(std::string_view model_type);  // null when unknown
+std::string KnownModelTypes();                              // "llama, mistral, qwen2, qwen3"
+
+// The name with {} replaced by the layer.
+std::string LayerName(const char* pattern, int layer);
+// "x.bias" of "x.weight".
+std::string BiasName(std::string_view weight_name);
+
+}  // namespace duo

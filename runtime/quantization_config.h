@@ -1,0 +1,51 @@
+// QuantizationConfig: config.json's quantization_config (or compression_config) as a plain value. It is what the
+// checkpoint says about its own tensors; whether they can be loaded is for the weights code to say.
+// Values only, any thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace duo {
+
+enum class QuantizationKind : uint8_t { kNone, kCompressedTensors, kAwq, kGptq };
+enum class QuantizationType : uint8_t { kInt, kFloat };
+enum class QuantizationGranularity : uint8_t { kTensor, kChannel, kGroup };
+
+// How the numbers of one operand are stored.
+struct QuantizationScheme {
+  int bits = 0;  // 0: not quantised
+  QuantizationType type = QuantizationType::kInt;
+  QuantizationGranularity granularity = QuantizationGranularity::kTensor;
+  int group_size = 0;     // kGroup: consecutive input features that share a scale
+  bool symmetric = true;  // no zero point
+  bool dynamic = false;   // scales are computed when running (activations)
+
+  bool operator==(const QuantizationScheme&) const = default;
+};
+
+struct QuantizationConfig {
+  QuantizationKind kind = QuantizationKind::kNone;
+  std::string format;  // compressed-tensors "float-quantized", ..; AWQ's version "gemm"; GPTQ's checkpoint_format
+  QuantizationScheme weights;
+  QuantizationScheme activations;    // bits 0: activations stay in 16 bits
+  std::vector<std::string> targets;  // compressed-tensors: "Linear", names or "re:" patterns
+  std::vector<std::string> ignore;   // modules that stay unquantised, names or "re:" patterns
+  bool activation_order = false;     // GPTQ desc_act: group indices are permuted (g_idx)
+
+  bool operator==(const QuantizationConfig&) const = default;
+};
+
+// `json` is the text of config.json's object; `file` is what errors call it. A quant_method or scheme that has no place
+// in the struct is refused by name.
+absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json, const std::string& file);
+
+// "compressed-tensors float-quantized, 8-bit float weights per channel" and the like, for messages.
+std::string Describe(const QuantizationConfig& config);
+
+}  // namespace duo
