@@ -2,12 +2,13 @@
 // knows whether there is one rank (self), several over host memory (mpi) or one GPU each (nccl).
 //
 // Two kinds of exchange, and every rank must make the same calls in the same order:
-//   device memory (AllReduceSum, AllGather): ordered with the device's stream. On nccl asynchronous, and recordable into a
-//     DeviceGraph where capturable(); on mpi they synchronise the stream, stage through host memory and return when done,
-//     so that several ranks can share one GPU.
+//   device memory (AllReduceSum, AllGather): ordered with the device's stream. On nccl asynchronous, and recordable
+//   into a
+//     DeviceGraph where capturable(); on mpi they synchronise the stream, stage through host memory and return when
+//     done, so that several ranks can share one GPU.
 //   host memory (Broadcast, AllGatherHost, Barrier): plans and sizes. They return when this rank's part is done.
-// One thread at a time. Failures of MPI and NCCL are CHECKs; a peer that dies ends this process with one error line that
-// names it (mpi_session.h). A rank must outlive none of: its session, its device.
+// One thread at a time. Failures of MPI and NCCL are CHECKs; a peer that dies ends this process with one error line
+// that names it (mpi_session.h). A rank must outlive none of: its session, its device.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,9 @@ class MpiSession;
 // resting between looks, because a server may be idle for hours (at most 2 % of a core, tested).
 struct Wait {
   double hot_seconds = 0.005;
-  double timeout_seconds = 0;  // after this long without an answer: Abort, naming the silent rank; 0 = wait for ever
+  // After this long without an answer: Abort, naming the silent rank; 0 = wait for ever. Peers whose process the
+  // session watches are not timed: one that lives is only busy.
+  double timeout_seconds = 0;
 };
 
 class Communicator {

@@ -1,9 +1,9 @@
 // MpiSession: MPI from start to end, as an owned object. Only made in a process that mpirun (or Slurm's srun) started;
 // main looks at the environment and decides, so that a plain single process never touches MPI.
 //
-// It also watches the peers on the same machine: when one is gone without having said why, some survivor prints one line
-// naming it and all of them exit with 1, whatever they are blocked in. (mpirun ends the ranks of other machines, and prints
-// its own notice, which names the rank too.)
+// It also watches the peers on the same machine: when one is gone without having said why, some survivor prints one
+// line naming it and all of them exit with 1, whatever they are blocked in. (mpirun ends the ranks of other machines,
+// and prints its own notice, which names the rank too.)
 //
 // Owner: main. Outlives every Communicator made from it. Constructed and destroyed on one thread; MPI calls are
 // serialised by the caller. Destroying it is collective.
@@ -23,7 +23,8 @@ class MpiSession {
   // ompi_world_size, pmi_size: the environment variables OMPI_COMM_WORLD_SIZE and PMI_SIZE as main read them, null when
   // unset.
   static bool Launched(const char* ompi_world_size, const char* pmi_size);
-  static std::unique_ptr<MpiSession> Start();
+  // watch_peers: false where the death of a peer shall go unnoticed until a Wait times out (tests of just that).
+  static std::unique_ptr<MpiSession> Start(bool watch_peers = true);
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
@@ -33,6 +34,7 @@ class MpiSession {
   int local_rank() const { return local_rank_; }  // among the ranks of this host
   int local_size() const { return local_size_; }
   const std::string& host(int rank) const { return peers_[rank].host; }
+  bool watches(int rank) const { return peers_[rank].watched; }
 
   // Prints "error: MESSAGE" unless a rank of this machine has printed an error before, and ends all ranks with exit
   // code 1. Any thread.

@@ -1,0 +1,15 @@
+// The communicators over several ranks, for MakeCommunicator alone; comm_self's is public. Collective calls.
+#pragma once
+
+#include <memory>
+
+#include "parallel/communicator.h"
+#include "parallel/mpi_session.h"
+
+namespace duo {
+
+std::unique_ptr<Communicator> MakeMpiCommunicator(MpiSession& session);
+// Only in programs built with NCCL. `device` is a CUDA device that no other rank uses.
+std::unique_ptr<Communicator> MakeNcclCommunicator(MpiSession& session, Device& device);
+
+}  // namespace duo

@@ -1,0 +1,242 @@
+// Collectives over MPI: host memory, with the device's data staged through it. Sums are made here and not by
+// MPI_Allreduce, whose order of additions may change with the message size and the ranks' timing.
+#define OMPI_SKIP_MPICXX 1
+#include <mpi.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "parallel/comm_factories.h"
+
+namespace duo {
+namespace {
+
+constexpr size_t kPieceBytes = size_t{1} << 30;       // of one MPI call, whose counts are ints
+constexpr int64_t kBlockElements = int64_t{4} << 20;  // of one sum: bounds the scratch
+constexpr int64_t kSmallBytes = 64 << 10;             // up to here everybody gets everything and sums all of it
+constexpr int64_t kGrain = 16384;                     // elements that a thread sums at a time
+constexpr int kArriveTag = 1, kLeaveTag = 2;
+
+// out[i] = sum over ranks, in rank order and f32, of parts[rank * stride + i].
+template <typename T>
+void SumRange(T* out, const T* parts, int ranks, int64_t stride, int64_t begin, int64_t end) {
+  constexpr int kLanes = 256;
+  float sum[kLanes];
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int n = static_cast<int>(std::min<int64_t>(kLanes, end - i));
+    for (int k = 0; k < n; ++k) sum[k] = ToFloat(parts[i + k]);
+    for (int r = 1; r < ranks; ++r) {
+      for (int k = 0; k < n; ++k) sum[k] += ToFloat(parts[r * stride + i + k]);
+    }
+    for (int k = 0; k < n; ++k) {
+      if constexpr (sizeof(T) == 2) {
+        out[i + k] = ToBf16(sum[k]);
+      } else {
+        out[i + k] = sum[k];
+      }
+    }
+  }
+}
+
+template <typename T>
+void Sum(void* out, const void* parts, int ranks, int64_t elements, ThreadPool& pool) {
+  const int64_t grains = (elements + kGrain - 1) / kGrain;
+  const auto body = [&](int64_t grain, int) {
+    SumRange(static_cast<T*>(out), static_cast<const T*>(parts), ranks, elements, grain * kGrain,
+             std::min(elements, (grain + 1) * kGrain));
+  };
+  if (grains <= 1) {
+    if (elements > 0) body(0, 0);
+  } else {
+    pool.ParallelFor(grains, body);
+  }
+}
+
+class MpiCommunicator final : public Communicator {
+ public:
+  explicit MpiCommunicator(MpiSession& session) : session_(session) {
+    Check(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
+    Check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  }
+  ~MpiCommunicator() override { MPI_Comm_free(&comm_); }
+
+  int rank() const override { return session_.rank(); }
+  int size() const override { return session_.size(); }
+  bool capturable() const override { return false; }
+  [[noreturn]] void Abort(std::string_view message) override { session_.Abort(message); }
+
+  void AllReduceSum(View data, Device& device) override {
+    DUO_CHECK(data.dtype == DType::kF32 || data.dtype == DType::kBF16);
+    DUO_CHECK(data.rows <= 1 || data.stride == data.cols);
+    const int64_t elements = data.rows * data.cols;
+    for (int64_t begin = 0; begin < elements; begin += kBlockElements) {
+      const int64_t n = std::min(kBlockElements, elements - begin);
+      const size_t bytes = Bytes(data.dtype, n);
+      uint8_t* block = data.as<uint8_t>() + Bytes(data.dtype, begin);
+      if (!device.is_cuda()) {
+        SumBlock(block, data.dtype, n, device.pool());
+        continue;
+      }
+      uint8_t* host = Scratch(staged_, bytes);
+      device.Download(host, block, bytes);
+      SumBlock(host, data.dtype, n, device.pool());
+      device.Upload(block, host, bytes);
+    }
+  }
+
+  void AllGather(void* out, const void* in, size_t bytes, Device& device) override {
+    if (!device.is_cuda()) {
+      Gather(out, in, bytes);
+      return;
+    }
+    uint8_t* host = Scratch(staged_, bytes * (size() + 1));
+    device.Download(host + bytes * size(), in, bytes);
+    Gather(host, host + bytes * size(), bytes);
+    device.Upload(out, host, bytes * size());
+  }
+
+  using Communicator::Barrier;
+  using Communicator::Broadcast;
+
+  void Broadcast(void* data, size_t bytes, int root, const Wait& wait) override {
+    for (size_t begin = 0; begin < bytes; begin += kPieceBytes) {
+      MPI_Request request;
+      Check(MPI_Ibcast(static_cast<uint8_t*>(data) + begin, static_cast<int>(std::min(kPieceBytes, bytes - begin)),
+                       MPI_BYTE, root, comm_, &request),
+            "MPI_Ibcast");
+      Finish(request, wait, root);
+    }
+  }
+
+  void AllGatherHost(void* out, const void* in, size_t bytes) override { Gather(out, in, bytes); }
+
+  // By messages from and to rank 0, so that it knows who is missing.
+  void Barrier(const Wait& wait) override {
+    if (rank() == 0) {
+      for (int r = 1; r < size(); ++r) Receive(r, kArriveTag, wait);
+      for (int r = 1; r < size(); ++r) Send(r, kLeaveTag, wait);
+    } else {
+      Send(0, kArriveTag, wait);
+      Receive(0, kLeaveTag, wait);
+    }
+  }
+
+ private:
+  void Check(int result, const char* call) {
+    if (result == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING] = {};
+    int length = 0;
+    MPI_Error_string(result, text, &length);
+    Abort(absl::StrCat("rank ", rank(), ": ", call, " failed: ", text));
+  }
+
+  static uint8_t* Scratch(std::vector<uint8_t>& scratch, size_t bytes) {
+    if (scratch.size() < bytes) scratch.resize(bytes);
+    return scratch.data();
+  }
+
+  // Until `request` is done. `peer` is who must act for that.
+  void Finish(MPI_Request& request, const Wait& wait, int peer) {
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point start = Clock::now();
+    double nap = 0.2e-3;  // seconds
+    for (;;) {
+      int done = 0;
+      Check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+      if (done) return;
+      const double waited = std::chrono::duration<double>(Clock::now() - start).count();
+      if (wait.timeout_seconds > 0 && waited > wait.timeout_seconds && !session_.watches(peer)) {
+        const std::string who = peer == rank() ? "a peer" : absl::StrCat("rank ", peer, " on ", session_.host(peer));
+        Abort(absl::StrCat("rank ", rank(), ": expected a sign of life from ", who, ", found none for ",
+                           wait.timeout_seconds, " s"));
+      }
+      if (waited < wait.hot_seconds) {
+        sched_yield();  // ranks may share a core
+      } else {
+        std::this_thread::sleep_for(std::chrono::duration<double>(nap));
+        nap = std::min(nap * 1.25, 2e-3);
+      }
+    }
+  }
+
+  void Send(int peer, int tag, const Wait& wait) {
+    MPI_Request request;
+    Check(MPI_Isend(nullptr, 0, MPI_BYTE, peer, tag, comm_, &request), "MPI_Isend");
+    Finish(request, wait, peer);
+  }
+  void Receive(int peer, int tag, const Wait& wait) {
+    MPI_Request request;
+    Check(MPI_Irecv(nullptr, 0, MPI_BYTE, peer, tag, comm_, &request), "MPI_Irecv");
+    Finish(request, wait, peer);
+  }
+
+  void Gather(void* out, const void* in, size_t bytes) {
+    uint8_t* own = static_cast<uint8_t*>(out) + rank() * bytes;
+    if (in != own && bytes > 0) std::memcpy(own, in, bytes);
+    DUO_CHECK_LE(bytes, kPieceBytes);
+    Check(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, out, static_cast<int>(bytes), MPI_BYTE, comm_),
+          "MPI_Allgather");
+  }
+
+  void SumInto(void* out, DType dtype, int64_t elements, ThreadPool& pool) {
+    if (dtype == DType::kBF16) {
+      Sum<bf16>(out, parts_.data(), size(), elements, pool);
+    } else {
+      Sum<float>(out, parts_.data(), size(), elements, pool);
+    }
+  }
+
+  // data: host, elements of dtype; becomes the sum.
+  void SumBlock(uint8_t* data, DType dtype, int64_t elements, ThreadPool& pool) {
+    const int ranks = size();
+    const int width = static_cast<int>(Bytes(dtype, 1));
+    if (elements * width <= kSmallBytes) {
+      uint8_t* parts = Scratch(parts_, elements * width * ranks);
+      Check(MPI_Allgather(data, static_cast<int>(elements * width), MPI_BYTE, parts, static_cast<int>(elements * width),
+                          MPI_BYTE, comm_),
+            "MPI_Allgather");
+      SumInto(data, dtype, elements, pool);
+      return;
+    }
+    // Each rank sums one share for all.
+    counts_.assign(ranks, 0);
+    offsets_.assign(ranks, 0);
+    own_counts_.assign(ranks, 0);
+    own_offsets_.assign(ranks, 0);
+    const auto begin_of = [&](int r) { return elements * r / ranks; };
+    const int64_t own = begin_of(rank() + 1) - begin_of(rank());
+    for (int r = 0; r < ranks; ++r) {
+      counts_[r] = static_cast<int>((begin_of(r + 1) - begin_of(r)) * width);
+      offsets_[r] = static_cast<int>(begin_of(r) * width);
+      own_counts_[r] = static_cast<int>(own * width);
+      own_offsets_[r] = static_cast<int>(r * own * width);
+    }
+    uint8_t* parts = Scratch(parts_, own * width * ranks);
+    Check(MPI_Alltoallv(data, counts_.data(), offsets_.data(), MPI_BYTE, parts, own_counts_.data(), own_offsets_.data(),
+                        MPI_BYTE, comm_),
+          "MPI_Alltoallv");
+    SumInto(data + offsets_[rank()], dtype, own, pool);
+    Check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, counts_.data(), offsets_.data(), MPI_BYTE, comm_),
+          "MPI_Allgatherv");
+  }
+
+  MpiSession& session_;
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  // Grow to the largest call and stay.
+  std::vector<uint8_t> staged_;                                   // the device's data on the host
+  std::vector<uint8_t> parts_;                                    // [rank][elements]: what is to be summed
+  std::vector<int> counts_, offsets_, own_counts_, own_offsets_;  // bytes
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> MakeMpiCommunicator(MpiSession& session) {
+  return std::make_unique<MpiCommunicator>(session);
+}
+
+}  // namespace duo

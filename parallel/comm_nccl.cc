@@ -1,0 +1,71 @@
+// Collectives between GPUs over NCCL, on the device's stream, so they can be recorded into a graph with the step around
+// them. Host memory goes over MPI.
+#include <cuda_runtime.h>
+#include <nccl.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "kernels/base/check.h"
+#include "parallel/comm_factories.h"
+
+namespace duo {
+namespace {
+
+void Check(ncclResult_t result, const char* call) {
+  DUO_CHECK_MSG(result == ncclSuccess, std::string(call) + ": " + ncclGetErrorString(result));
+}
+
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(MpiSession& session, Device& device) : host_(MakeMpiCommunicator(session)) {
+    ncclUniqueId id{};
+    if (rank() == 0) Check(ncclGetUniqueId(&id), "ncclGetUniqueId");
+    host_->Broadcast(&id, sizeof(id), 0);
+    DUO_CHECK_EQ(cudaSetDevice(device.ordinal()), cudaSuccess);
+    Check(ncclCommInitRank(&comm_, size(), id, rank()), "ncclCommInitRank");
+  }
+  ~NcclCommunicator() override { Check(ncclCommDestroy(comm_), "ncclCommDestroy"); }
+
+  int rank() const override { return host_->rank(); }
+  int size() const override { return host_->size(); }
+  bool capturable() const override { return true; }
+  [[noreturn]] void Abort(std::string_view message) override {
+    host_->Abort(message);
+    std::_Exit(1);
+  }
+
+  void AllReduceSum(View data, Device& device) override {
+    DUO_CHECK(data.dtype == DType::kF32 || data.dtype == DType::kBF16);
+    DUO_CHECK(data.rows <= 1 || data.stride == data.cols);
+    Check(ncclAllReduce(data.data, data.data, data.rows * data.cols,
+                        data.dtype == DType::kBF16 ? ncclBfloat16 : ncclFloat32, ncclSum, comm_, Stream(device)),
+          "ncclAllReduce");
+  }
+
+  void AllGather(void* out, const void* in, size_t bytes, Device& device) override {
+    Check(ncclAllGather(in, out, bytes, ncclUint8, comm_, Stream(device)), "ncclAllGather");
+  }
+
+  using Communicator::Barrier;
+  using Communicator::Broadcast;
+  void Broadcast(void* data, size_t bytes, int root, const Wait& wait) override {
+    host_->Broadcast(data, bytes, root, wait);
+  }
+  void AllGatherHost(void* out, const void* in, size_t bytes) override { host_->AllGatherHost(out, in, bytes); }
+  void Barrier(const Wait& wait) override { host_->Barrier(wait); }
+
+ private:
+  static cudaStream_t Stream(Device& device) { return static_cast<cudaStream_t>(device.stream()); }
+
+  std::unique_ptr<Communicator> host_;
+  ncclComm_t comm_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> MakeNcclCommunicator(MpiSession& session, Device& device) {
+  return std::make_unique<NcclCommunicator>(session, device);
+}
+
+}  // namespace duo

@@ -1,0 +1,188 @@
+// Tests of the MPI communicator, run by ctest as `mpirun -n 3 comm_test MODE`. Each mode is one behaviour; the program
+// exits with 0 when every rank saw it. The modes that end in a death are judged from outside, by dies.sh.
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "parallel/communicator.h"
+#include "parallel/mpi_session.h"
+
+namespace duo {
+namespace {
+
+int failures = 0;
+#define EXPECT(condition)                                                                              \
+  do {                                                                                                 \
+    if (!(condition)) {                                                                                \
+      std::fprintf(stderr, "%s:%d: rank %d: expected " #condition "\n", __FILE__, __LINE__, c.rank()); \
+      ++failures;                                                                                      \
+    }                                                                                                  \
+  } while (0)
+
+std::vector<float> RandomVector(int rank, int64_t n) {
+  std::mt19937 rng(7919 * rank + static_cast<int>(n));
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& v : values) v = normal(rng) * (rank + 1) * 100;  // so that another order of additions rounds otherwise
+  return values;
+}
+
+// Bit-equal to adding in rank order, f32, rounded once; both algorithms and the block limit are crossed.
+void SumsInRankOrder(Communicator& c, Device& device) {
+  for (const int64_t n : {0, 1, 3, 257, 16384, 16385, 70001, (4 << 20) + 5}) {
+    std::vector<float> sum(n), data = RandomVector(c.rank(), n);
+    for (int r = 0; r < c.size(); ++r) {
+      const std::vector<float> part = RandomVector(r, n);
+      for (int64_t i = 0; i < n; ++i) sum[i] = r == 0 ? part[i] : sum[i] + part[i];
+    }
+    c.AllReduceSum(View(data.data(), DType::kF32, 1, n), device);
+    EXPECT(std::memcmp(data.data(), sum.data(), n * 4) == 0);
+
+    std::vector<bf16> narrow(n), narrow_sum(n);
+    std::vector<float> wide_sum(n);
+    for (int r = 0; r < c.size(); ++r) {
+      const std::vector<float> part = RandomVector(r, n);
+      for (int64_t i = 0; i < n; ++i) {
+        const bf16 rounded = ToBf16(part[i]);
+        wide_sum[i] = r == 0 ? ToFloat(rounded) : wide_sum[i] + ToFloat(rounded);
+        if (r == c.rank()) narrow[i] = rounded;
+      }
+    }
+    for (int64_t i = 0; i < n; ++i) narrow_sum[i] = ToBf16(wide_sum[i]);
+    c.AllReduceSum(View(narrow.data(), DType::kBF16, 1, n), device);
+    EXPECT(std::memcmp(narrow.data(), narrow_sum.data(), n * 2) == 0);
+  }
+}
+
+void GathersInRankOrder(Communicator& c, Device& device) {
+  for (const size_t bytes : {size_t{1}, size_t{13}, size_t{100003}}) {
+    std::vector<uint8_t> out(bytes * c.size(), 0xee), in(bytes, static_cast<uint8_t>(c.rank() + 1));
+    c.AllGather(out.data(), in.data(), bytes, device);
+    std::vector<uint8_t> host(bytes * c.size(), 0xee);
+    c.AllGatherHost(host.data(), in.data(), bytes);
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (out[i] == i / bytes + 1 && host[i] == out[i]) continue;
+      EXPECT(out[i] == i / bytes + 1);
+      EXPECT(host[i] == out[i]);
+      break;
+    }
+    // In place: this rank's part already lies where it belongs.
+    std::vector<uint8_t> same(bytes * c.size(), 0xee);
+    std::memset(same.data() + c.rank() * bytes, c.rank() + 1, bytes);
+    c.AllGather(same.data(), same.data() + c.rank() * bytes, bytes, device);
+    EXPECT(same == out);
+  }
+}
+
+void BroadcastsFromAnyRoot(Communicator& c) {
+  for (int root = 0; root < c.size(); ++root) {
+    std::vector<int> data(5003, c.rank() == root ? 100 + root : -1);
+    c.Broadcast(data.data(), data.size() * sizeof(int), root);
+    EXPECT(data == std::vector<int>(5003, 100 + root));
+  }
+}
+
+void MessagesArriveWholeBetweenHeartbeats(Communicator& c) {
+  for (const size_t bytes : {1, 4087, 4088, 4089, 1000003}) {
+    std::vector<uint8_t> message(bytes);
+    for (size_t i = 0; i < bytes; ++i) message[i] = static_cast<uint8_t>(i * 31 + bytes);
+    if (c.rank() == 0) {
+      SendHeartbeat(c);
+      SendHeartbeat(c);
+      SendMessage(c, message);
+    } else {
+      EXPECT(ReceiveMessage(c) == message);
+    }
+  }
+}
+
+void AgreesOnTheFirstError(Communicator& c) {
+  EXPECT(Agree(c, absl::OkStatus()).ok());
+  const absl::Status mine =
+      c.rank() == 0 ? absl::OkStatus() : absl::NotFoundError("no file " + std::to_string(c.rank()));
+  const absl::Status all = Agree(c, mine);
+  EXPECT(all.code() == absl::StatusCode::kNotFound);
+  EXPECT(all.message() == "rank 1: no file 1");
+}
+
+double CpuSeconds() {
+  rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + 1e-6 * (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+}
+
+// Waiting for the next message costs at most 2 % of a core, all threads of the rank counted.
+void RestsWhileIdle(Communicator& c) {
+  constexpr double kIdle = 5;  // seconds
+  c.Barrier();
+  const double before = CpuSeconds();
+  if (c.rank() == 0) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(kIdle));
+    SendMessage(c, {1});
+  } else {
+    ReceiveMessage(c);
+  }
+  const double share = (CpuSeconds() - before) / kIdle;
+  std::fprintf(stderr, "rank %d: %.2f %% of a core while idle\n", c.rank(), 100 * share);
+  EXPECT(share <= 0.02);
+}
+
+int Run(const std::string& mode) {
+  std::unique_ptr<MpiSession> session = MpiSession::Start(mode != "silent");
+  std::unique_ptr<Device> device = Device::Cpu(2);
+  absl::StatusOr<std::unique_ptr<Communicator>> made = MakeCommunicator(CommKind::kAuto, session.get(), *device);
+  if (!made.ok()) return 1;
+  Communicator& c = **made;
+  const int victim = c.size() - 1;
+  if (mode == "collectives") {
+    SumsInRankOrder(c, *device);
+    GathersInRankOrder(c, *device);
+    BroadcastsFromAnyRoot(c);
+    MessagesArriveWholeBetweenHeartbeats(c);
+    AgreesOnTheFirstError(c);
+    EXPECT(MakeCommunicator(CommKind::kNccl, session.get(), *device).status().message().find("--comm mpi") !=
+           std::string::npos);
+    EXPECT(LocalGpu(CommKind::kMpi, session.get(), 1).value() == 0);
+    EXPECT(LocalGpu(CommKind::kNccl, session.get(), 1).status().message().find("--comm mpi") != std::string::npos);
+    EXPECT(LocalGpu(CommKind::kNccl, session.get(), 3).value() == session->local_rank());
+  } else if (mode == "idle") {
+    RestsWhileIdle(c);
+  } else if (mode == "killed-idle") {  // the followers wait for a message, the leader is busy elsewhere
+    if (c.rank() == victim) raise(SIGKILL);
+    signal(SIGTERM, SIG_IGN);  // as a draining server does when mpirun passes it on
+    if (c.rank() == 0) std::this_thread::sleep_for(std::chrono::seconds(60));
+    ReceiveMessage(c);
+  } else if (mode == "killed-step") {  // the others are inside a collective
+    signal(SIGTERM, SIG_IGN);
+    std::vector<float> data(100000);
+    for (int step = 0;; ++step) {
+      if (c.rank() == victim && step == 100) raise(SIGKILL);
+      c.AllReduceSum(View(data.data(), DType::kF32, 1, 100000), *device);
+    }
+  } else if (mode == "silent") {  // a leader that neither dies nor speaks
+    if (c.rank() == 0) std::this_thread::sleep_for(std::chrono::seconds(60));
+    int word = 0;
+    c.Broadcast(&word, sizeof(word), 0, Wait{.timeout_seconds = 1});
+  } else if (mode == "abort") {
+    c.Barrier();
+    if (c.rank() == victim) c.Abort("rank " + std::to_string(victim) + ": expected luck, found none");
+    signal(SIGTERM, SIG_IGN);
+    std::this_thread::sleep_for(std::chrono::seconds(60));
+  } else {
+    std::fprintf(stderr, "unknown mode %s\n", mode.c_str());
+    return 2;
+  }
+  return failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace duo
+
+int main(int argc, char** argv) { return argc == 2 ? duo::Run(argv[1]) : 2; }
