@@ -1,0 +1,163 @@
+// The attention ops as items of the engine: which rows, which keys, cut where.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cpu/attend.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/kv_vector.h"
+
+namespace duo::cpu {
+namespace {
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int TokensPerItem(int group) { return std::max(1, kTileRows / group); }
+
+// A row block's pages are cut into splits only where there are too few blocks to keep a large machine busy.
+int MaxSplits(int64_t blocks) { return static_cast<int>(std::max<int64_t>(1, CeilDiv(kBusyItems, blocks))); }
+int NumSplits(int64_t pages, int max_splits) {
+  return static_cast<int>(std::clamp<int64_t>(CeilDiv(pages, kSplitPages), 1, max_splits));
+}
+
+// Partial results' rows of any step of at most `rows` rows: with `blocks` row blocks of at most kTileRows query rows
+// there are at most kTileRows * blocks * (kBusyItems / blocks + 1) of them, and none from kBusyItems blocks on.
+int64_t MaxPartialRows(int rows, int group, const PagedKv& kv, int64_t max_tokens) {
+  const int splits = NumSplits(CeilDiv(max_tokens, kPageTokens), kBusyItems);
+  if (splits == 1) return 0;
+  return std::min<int64_t>(int64_t{splits} * rows * group * kv.num_heads, 2 * kTileRows * kBusyItems);
+}
+
+// Appends the items of one block of rows over the pages [0, limit) held here, cut into splits, the last of which also
+// takes `own`.
+void AddPagedItems(const PagedKv& kv, AttendItem item, int64_t first_visible, int64_t limit, const KeyRun* own,
+                   int group, int max_splits, std::vector<AttendItem>& items, int64_t& partial_rows) {
+  const int64_t begin = kv.held_count(std::max<int64_t>(first_visible, 0) / kPageTokens),
+                end = kv.held_count(CeilDiv(limit, kPageTokens));
+  item.splits = NumSplits(end - begin, max_splits);
+  for (int s = 0; s < item.splits; ++s) {
+    item.split = s;
+    item.num_runs = 0;
+    const int64_t first = begin + (end - begin) * s / item.splits, last = begin + (end - begin) * (s + 1) / item.splits;
+    if (first < last) {
+      item.runs[item.num_runs++] = {KeyRun::Place::kPages, first * kPageTokens, last * kPageTokens, limit};
+    }
+    if (s == item.splits - 1 && own != nullptr) item.runs[item.num_runs++] = *own;
+    item.partial = partial_rows;
+    if (item.splits > 1) partial_rows += int64_t{item.rows} * group;
+    items.push_back(item);
+  }
+}
+
+int64_t FirstInWindow(int64_t position, int window) {
+  return window == 0 ? 0 : std::max<int64_t>(0, position - window + 1);
+}
+
+}  // namespace
+
+absl::Status CheckAttention(const Device&, int head_dim, int group, KvFormat) {
+  if (head_dim < 2 || head_dim > kMaxHeadDim || head_dim % 2 != 0) {
+    return absl::UnimplementedError(absl::StrCat("attention on the CPU takes even head sizes from 2 to ", kMaxHeadDim,
+                                                 ", the model has ", head_dim));
+  }
+  if (group < 1 || group > kTileRows) {
+    return absl::UnimplementedError(
+        absl::StrCat("attention on the CPU takes 1 to ", kTileRows, " query heads per KV head, the model has ", group));
+  }
+  return absl::OkStatus();
+}
+
+size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
+  return AttendScratchBytes(device, kv.page.head_dim, MaxPartialRows(max_rows_total, group, kv, max_tokens));
+}
+
+void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
+                 const PagedKv& kv, Arena& scratch) {
+  AttendWork work{out, qkv, lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
+  std::vector<AttendItem> items;
+  int64_t partial_rows = 0;
+  const int tokens = TokensPerItem(shape.group);
+  int64_t blocks = 0;
+  for (int s = 0; s < batch.num_seqs; ++s) blocks += CeilDiv(batch.spans[s].num_rows, tokens) * kv.num_heads;
+  for (int s = 0; s < batch.num_seqs; ++s) {
+    const SeqSpan& span = batch.spans[s];
+    for (int h = 0; h < kv.num_heads; ++h) {
+      for (int r = 0; r < span.num_rows; r += tokens) {
+        AttendItem item;
+        item.span = s;
+        item.head = h;
+        item.first_row = r;
+        item.rows = std::min(tokens, span.num_rows - r);
+        const int64_t position = int64_t{span.history} + r;
+        AddPagedItems(kv, item, FirstInWindow(position, kv.window), position + item.rows, nullptr, shape.group,
+                      MaxSplits(blocks), items, partial_rows);
+      }
+    }
+  }
+  Attend(device, work, items, partial_rows, scratch);
+}
+
+size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
+  return AttendScratchBytes(device, kv.page.head_dim, MaxPartialRows(rows, group, kv, max_tokens));
+}
+
+void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
+                   const PagedKv& kv, bool own_square, Arena& scratch) {
+  AttendWork work{out, qkv, lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
+  std::vector<AttendItem> items;
+  int64_t partial_rows = 0;
+  const SeqSpan& span = batch.host_spans[0];
+  const int tokens = TokensPerItem(shape.group);
+  const int64_t blocks = CeilDiv(span.num_rows, tokens) * kv.num_heads;
+  // The last rows see the most keys: they go first, so that no thread is left with a long item at the end.
+  for (int r = (span.num_rows - 1) / tokens * tokens; r >= 0; r -= tokens) {
+    for (int h = 0; h < kv.num_heads; ++h) {
+      AttendItem item;
+      item.head = h;
+      item.first_row = r;
+      item.rows = std::min(tokens, span.num_rows - r);
+      const int64_t position = int64_t{span.history} + r, first = FirstInWindow(position, kv.window);
+      const KeyRun own{KeyRun::Place::kStep, std::max<int64_t>(first, span.history), position + item.rows, 0};
+      AddPagedItems(kv, item, first, span.history, own_square ? &own : nullptr, shape.group, MaxSplits(blocks), items,
+                    partial_rows);
+    }
+  }
+  Attend(device, work, items, partial_rows, scratch);
+}
+
+size_t StreamingScratchBytes(const Device& device, int, int, const RingKv& kv) {
+  return AttendScratchBytes(device, kv.head_dim, 0);
+}
+
+void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
+                     const RingKv& kv, Arena& scratch) {
+  AttendWork work{out, qkv, nullptr, shape, &batch, kv.first_head, {kv.sink, kv.recent, kv.window}, nullptr, &kv};
+  std::vector<AttendItem> items;
+  const int tokens = TokensPerItem(shape.group);
+  for (int s = 0; s < batch.num_seqs; ++s) {
+    const SeqSpan& span = batch.spans[s];
+    for (int h = 0; h < kv.num_heads; ++h) {
+      for (int r = 0; r < span.num_rows; r += tokens) {
+        AttendItem item;
+        item.span = s;
+        item.head = h;
+        item.first_row = r;
+        item.rows = std::min(tokens, span.num_rows - r);
+        const int64_t position = int64_t{span.history} + r, end = position + item.rows;
+        const int64_t first = FirstInWindow(position, kv.window), history = span.history;
+        const auto add = [&](KeyRun::Place place, int64_t from, int64_t to) {
+          if (from < to) item.runs[item.num_runs++] = {place, from, to, 0};
+        };
+        // Sinks, then the recent tokens; of each, those before this step from the ring, the others from the step.
+        const int64_t sinks = std::min<int64_t>(kv.sink, end), recent = std::max({sinks, first, position - kv.recent});
+        add(KeyRun::Place::kRing, first, std::min(sinks, history));
+        add(KeyRun::Place::kStep, std::max(first, history), sinks);
+        add(KeyRun::Place::kRing, std::max<int64_t>(recent, span.ring_begin), history);
+        add(KeyRun::Place::kStep, std::max(recent, history), end);
+        items.push_back(item);
+      }
+    }
+  }
+  Attend(device, work, items, 0, scratch);
+}
+
+}  // namespace duo::cpu

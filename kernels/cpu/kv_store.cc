@@ -1,0 +1,127 @@
+// Rotation of queries and keys, and what is stored of keys and values: pages, rings and their copies.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/kv_vector.h"
+
+namespace duo::cpu {
+namespace {
+
+// The row-wise loops below hand out this many rows at a time.
+constexpr int64_t kRowsPerItem = 16;
+
+template <typename Body>
+void ForRows(Device& device, int64_t rows, const Body& body) {
+  device.pool().ParallelFor((rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item, int) {
+    for (int64_t r = item * kRowsPerItem, end = std::min(rows, r + kRowsPerItem); r < end; ++r) body(r);
+  });
+}
+
+void NormHead(float* x, int d, const float* weight, float eps) {
+  double sum = 0;
+  for (int i = 0; i < d; ++i) sum += double{x[i]} * x[i];
+  const float inverse = static_cast<float>(1.0 / std::sqrt(sum / d + eps));
+  for (int i = 0; i < d; ++i) x[i] = x[i] * inverse * weight[i];
+}
+
+}  // namespace
+
+void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies, double factor) {
+  const int64_t half = cos_sin.cols / 2;
+  ForRows(device, cos_sin.rows, [&](int64_t r) {
+    float* out = cos_sin.as<float>() + r * cos_sin.stride;
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle = positions[r] * frequencies[i];
+      out[i] = static_cast<float>(std::cos(angle) * factor);
+      out[half + i] = static_cast<float>(std::sin(angle) * factor);
+    }
+  });
+}
+
+void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const float* q_norm, const float* k_norm,
+              float eps) {
+  const int d = shape.head_dim, half = d / 2, q_heads = shape.kv_heads * shape.group;
+  ForRows(device, qkv.rows, [&](int64_t r) {
+    const float* cos = cos_sin.as<float>() + r * cos_sin.stride;
+    const float* sin = cos + half;
+    float* row = qkv.as<float>() + r * qkv.stride;
+    for (int h = 0; h < q_heads + shape.kv_heads; ++h) {  // k heads follow the q heads
+      float* x = row + int64_t{h} * d;
+      if (const float* norm = h < q_heads ? q_norm : k_norm; norm != nullptr) NormHead(x, d, norm, eps);
+      for (int i = 0; i < half; ++i) {
+        const float a = x[i], b = x[half + i];
+        x[i] = a * cos[i] - b * sin[i];
+        x[half + i] = b * cos[i] + a * sin[i];
+      }
+    }
+  });
+}
+
+void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv) {
+  const int d = shape.head_dim;
+  const PageLayout& layout = kv.page;
+  ForRows(device, batch.num_rows, [&](int64_t r) {
+    const SeqSpan& span = batch.spans[batch.row_seq[r]];
+    const int64_t position = int64_t{span.history} + (r - span.first_row), page = position / kPageTokens;
+    const int token = static_cast<int>(position % kPageTokens);
+    const bool stored = !span.keep_pages && kv.holds(page);
+    for (int h = 0; h < kv.num_heads; ++h) {
+      float* k = qkv.as<float>() + r * qkv.stride + shape.q_cols() + int64_t{kv.first_head + h} * d;
+      float* v = k + shape.kv_cols();
+      uint8_t unused[KvCodeBytes(KvFormat::kF32, kMaxHeadDim) + 4];
+      uint8_t* at = nullptr;
+      if (stored) at = kv.page_at(h, kv.split ? span.split_table : span.table, page);
+      uint8_t* k_codes = stored ? at + layout.k_codes(token) : unused;
+      uint8_t* k_params = stored ? at + layout.k_params(token) : unused + layout.code_bytes();
+      EncodeKvVector(layout.format, k, d, k_codes, k_params);
+      DecodeKvVector(layout.format, k_codes, k_params, d, k);
+      uint8_t* v_codes = stored ? at + layout.v_codes(token) : unused;
+      uint8_t* v_params = stored ? at + layout.v_params(token) : unused + layout.code_bytes();
+      EncodeKvVector(layout.format, v, d, v_codes, v_params);
+      DecodeKvVector(layout.format, v_codes, v_params, d, v);
+    }
+  });
+}
+
+void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv& kv) {
+  if (kv.format == KvFormat::kF32) return;
+  const int64_t count = int64_t{kv.num_heads} * shape.head_dim;
+  ForRows(device, qkv.rows, [&](int64_t r) {
+    float* k = qkv.as<float>() + r * qkv.stride + shape.q_cols() + int64_t{kv.first_head} * shape.head_dim;
+    float* v = k + shape.kv_cols();
+    for (int64_t i = 0; i < count; ++i) k[i] = ToFloat(ToBf16(k[i]));
+    for (int64_t i = 0; i < count; ++i) v[i] = ToFloat(ToBf16(v[i]));
+  });
+}
+
+void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv) {
+  const int d = shape.head_dim;
+  ForRows(device, batch.num_rows, [&](int64_t r) {
+    const SeqSpan& span = batch.spans[batch.row_seq[r]];
+    const int64_t offset = r - span.first_row, position = span.history + offset;
+    if (position >= kv.sink && offset < span.num_rows - (kv.recent + 1)) return;  // overwritten within this step
+    const int slot = kv.slot_of(position);
+    for (int h = 0; h < kv.num_heads; ++h) {
+      const float* k = qkv.as<float>() + r * qkv.stride + shape.q_cols() + int64_t{kv.first_head + h} * d;
+      EncodeKvVector(kv.format, k, d, kv.k_at(span.ring, h, slot), nullptr);
+      EncodeKvVector(kv.format, k + shape.kv_cols(), d, kv.v_at(span.ring, h, slot), nullptr);
+    }
+  });
+}
+
+void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id) {
+  device.pool().ParallelFor(kv.num_heads, [&](int64_t h, int) {
+    uint8_t* head = kv.base + h * kv.head_stride;
+    std::memcpy(head + to_id * kv.id_stride(), head + from_id * kv.id_stride(), kv.id_stride());
+  });
+}
+
+void CopyRing(Device& device, const RingKv& kv, int32_t from_ring, int32_t to_ring) {
+  device.pool().ParallelFor(kv.num_heads, [&](int64_t h, int) {
+    std::memcpy(kv.k_at(to_ring, h, 0), kv.k_at(from_ring, h, 0), kv.ring_bytes());
+  });
+}
+
+}  // namespace duo::cpu

@@ -1,0 +1,290 @@
+#include "attention_fixture.h"
+
+#include <functional>
+
+namespace duo {
+
+AttentionState::AttentionState(Device& device, const AttentionCase& c)
+    : device_(device), c_(c), type_(ActivationType(device)) {
+  std::mt19937 rng(c.seed);
+  shape_ = {c.head_dim, c.group, c.paged_heads + c.ring_heads};
+  const int num_seqs = static_cast<int>(c.sequences.size());
+  int64_t most_ids = 1;
+  for (int s = 0; s < num_seqs; ++s) {
+    const SequenceCase& q = c.sequences[s];
+    const int64_t pages = (q.history + q.rows + kPageTokens - 1) / kPageTokens;
+    most_ids = std::max(most_ids, (pages + c.slots - 1) / c.slots);
+    // Tables and rings are given out of order, to see that they are looked up.
+    spans_.push_back({rows_, q.rows, q.history, num_seqs - 1 - s, num_seqs - 1 - s, (s + 1) % num_seqs, q.ring_begin,
+                      q.keep_pages ? 1 : 0});
+    for (int r = 0; r < q.rows; ++r) {
+      row_seq_.push_back(s);
+      positions_.push_back(q.history + r);
+    }
+    rows_ += q.rows;
+  }
+  // Page ids: a permutation over all tables.
+  tables_.resize(num_seqs * most_ids);
+  for (size_t i = 0; i < tables_.size(); ++i) tables_[i] = static_cast<int32_t>(i);
+  std::shuffle(tables_.begin(), tables_.end(), rng);
+
+  pages_.page = {c.format, c.head_dim};
+  pages_.num_heads = c.paged_heads;
+  pages_.first_head = 0;
+  pages_.slots = c.slots;
+  pages_.first_slot = c.first_slot;
+  pages_.num_slots = c.num_slots;
+  pages_.split = c.slots > 1;
+  pages_.table_stride = most_ids;
+  pages_.window = c.window;
+  pages_.head_stride = static_cast<int64_t>(tables_.size()) * pages_.id_stride();
+  host_pages_.assign(pages_.head_stride * std::max(1, c.paged_heads), 0xff);
+
+  rings_.format = c.ring_format;
+  rings_.head_dim = c.head_dim;
+  rings_.num_heads = c.ring_heads;
+  rings_.first_head = c.paged_heads;
+  rings_.sink = c.sink;
+  rings_.recent = c.recent;
+  rings_.window = c.window;
+  rings_.ring_stride = rings_.ring_bytes() * c.ring_heads + 256;
+  host_rings_.assign(rings_.ring_stride * num_seqs, 0xff);
+
+  for (const SequenceCase& q : c.sequences) {
+    const size_t count = size_t(q.history + q.rows) * shape_.kv_cols();
+    keys_.push_back(Normal(rng, count, 1.5f));
+    values_.push_back(Normal(rng, count));
+    for (float& x : keys_.back()) x = Rounded(type_, x);
+    for (float& x : values_.back()) x = Rounded(type_, x);
+  }
+  host_qkv_ = Normal(rng, size_t(rows_) * shape_.qkv_cols(), 1.5f);
+  for (float& x : host_qkv_) x = Rounded(type_, x);
+  for (int r = 0; r < rows_; ++r) {
+    for (int h = 0; h < shape_.kv_heads; ++h) {
+      float* k = &host_qkv_[size_t(r) * shape_.qkv_cols() + shape_.q_cols() + h * c.head_dim];
+      std::copy_n(Key(row_seq_[r], h, positions_[r]), c.head_dim, k);
+      std::copy_n(Value(row_seq_[r], h, positions_[r]), c.head_dim, k + shape_.kv_cols());
+    }
+  }
+  FillHistory();
+
+  qkv_ = UploadAs(device, type_, host_qkv_);
+  out_ = Allocate(device, Bytes(type_, size_t(rows_) * shape_.q_cols()));
+  lse_ = Allocate(device, size_t(rows_) * shape_.q_cols() * 4);
+  page_memory_ = Upload(device, host_pages_);
+  ring_memory_ = Upload(device, host_rings_);
+  device_spans_ = Upload(device, spans_);
+  device_row_seq_ = Upload(device, row_seq_);
+  device_positions_ = Upload(device, positions_);
+  device_tables_ = Upload(device, tables_);
+  pages_.base = page_memory_.as<uint8_t>();
+  pages_.tables = device_tables_.as<int32_t>();
+  rings_.base = ring_memory_.as<uint8_t>();
+}
+
+// Encodes every key and value in place (keys_ and values_ become what the stores return) and writes the histories into
+// the host images of pages and rings.
+void AttentionState::FillHistory() {
+  PagedKv pages = pages_;
+  pages.base = host_pages_.data();
+  pages.tables = tables_.data();
+  RingKv rings = rings_;
+  rings.base = host_rings_.data();
+  for (int s = 0; s < static_cast<int>(spans_.size()); ++s) {
+    const SeqSpan& span = spans_[s];
+    for (int64_t p = 0; p < span.history + span.num_rows; ++p) {
+      const bool in_pages = p < span.history || span.keep_pages;
+      const bool in_ring =
+          p < span.history && (p < c_.sink || (p >= span.ring_begin && p >= span.history - (c_.recent + 1)));
+      for (int h = 0; h < shape_.kv_heads; ++h) {
+        const bool paged = h < c_.paged_heads;
+        float *k = Key(s, h, p), *v = Value(s, h, p);
+        const KvFormat format = paged ? c_.format : c_.ring_format;
+        const StoredVector stored_k = ReferenceStore(format, k, c_.head_dim),
+                           stored_v = ReferenceStore(format, v, c_.head_dim);
+        std::copy(stored_k.decoded.begin(), stored_k.decoded.end(), k);
+        std::copy(stored_v.decoded.begin(), stored_v.decoded.end(), v);
+        if (paged && in_pages && pages.holds(p / kPageTokens)) {
+          uint8_t* page = pages.page_at(h, span.table, p / kPageTokens);
+          const int t = p % kPageTokens;
+          std::copy(stored_k.codes.begin(), stored_k.codes.end(), page + pages.page.k_codes(t));
+          std::copy(stored_v.codes.begin(), stored_v.codes.end(), page + pages.page.v_codes(t));
+          std::copy(stored_k.params.begin(), stored_k.params.end(), page + pages.page.k_params(t));
+          std::copy(stored_v.params.begin(), stored_v.params.end(), page + pages.page.v_params(t));
+        }
+        if (!paged && in_ring) {
+          const int slot = rings.slot_of(p), ring_head = h - c_.paged_heads;
+          std::copy(stored_k.codes.begin(), stored_k.codes.end(), rings.k_at(span.ring, ring_head, slot));
+          std::copy(stored_v.codes.begin(), stored_v.codes.end(), rings.v_at(span.ring, ring_head, slot));
+        }
+      }
+    }
+  }
+}
+
+SeqBatch AttentionState::Batch() const {
+  SeqBatch batch;
+  batch.spans = device_spans_.as<SeqSpan>();
+  batch.row_seq = device_row_seq_.as<int32_t>();
+  batch.positions = device_positions_.as<int32_t>();
+  batch.host_spans = spans_.data();
+  batch.num_seqs = static_cast<int>(spans_.size());
+  batch.num_rows = rows_;
+  for (const SeqSpan& span : spans_) {
+    batch.max_rows = std::max(batch.max_rows, span.num_rows);
+    batch.max_tokens = std::max<int64_t>(batch.max_tokens, span.history + span.num_rows);
+  }
+  return batch;
+}
+
+void AttentionState::StoreStep() {
+  View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols());
+  StoreKv(device_, qkv, shape_, Batch(), pages_);
+  RoundToRing(device_, qkv, shape_, rings_);
+}
+
+void AttentionState::AttendPaged(bool prefill, bool own_square) {
+  View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
+  const SeqBatch batch = Batch();
+  if (prefill) {
+    Arena scratch = Scratch(device_, PrefillScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
+    AttendPrefill(device_, out, lse_.as<float>(), qkv, shape_, batch, pages_, own_square, scratch);
+  } else {
+    Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
+    AttendPages(device_, out, lse_.as<float>(), qkv, shape_, batch, pages_, scratch);
+  }
+  device_.Synchronize();
+}
+
+void AttentionState::AttendRinged() {
+  View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
+  Arena scratch = Scratch(device_, StreamingScratchBytes(device_, rows_, c_.group, rings_));
+  AttendStreaming(device_, out, qkv, shape_, Batch(), rings_, scratch);
+  StoreRings(device_, qkv, shape_, Batch(), rings_);
+  device_.Synchronize();
+}
+
+void AttentionState::CompareRows(int first_head, int heads, bool check_lse,
+                                 const std::function<bool(const SequenceCase&, int64_t, int64_t)>& sees) {
+  const int d = c_.head_dim;
+  const std::vector<float> out = Out();
+  const std::vector<float> lse = check_lse ? Lse() : std::vector<float>();
+  std::vector<float> got, plain, got_lse, plain_lse;
+  std::vector<double> truth, truth_lse;
+  for (int r = 0; r < rows_; ++r) {
+    const int s = row_seq_[r];
+    for (int h = first_head; h < first_head + heads; ++h) {
+      std::vector<const float*> keys, values;
+      for (int64_t j = 0; j <= positions_[r]; ++j) {
+        if (!sees(c_.sequences[s], positions_[r], j)) continue;
+        keys.push_back(Key(s, h, j));
+        values.push_back(Value(s, h, j));
+      }
+      for (int g = 0; g < c_.group; ++g) {
+        const int q_head = h * c_.group + g;
+        const float* q = &host_qkv_[size_t(r) * shape_.qkv_cols() + q_head * d];
+        const AttentionRow exact = ReferenceAttention(q, keys, values, d);
+        const PlainAttentionRow simple = PlainAttention(q, keys, values, d, type_);
+        truth.insert(truth.end(), exact.o.begin(), exact.o.end());
+        plain.insert(plain.end(), simple.o.begin(), simple.o.end());
+        const float* o = &out[size_t(r) * shape_.q_cols() + q_head * d];
+        got.insert(got.end(), o, o + d);
+        if (!check_lse) continue;
+        const float l = lse[size_t(q_head - first_head * c_.group) * rows_ + r];
+        if (keys.empty()) {
+          EXPECT_EQ(l, -INFINITY) << "row " << r << " sees nothing";
+        } else {
+          got_lse.push_back(l);
+          plain_lse.push_back(simple.lse);
+          truth_lse.push_back(exact.lse);
+        }
+      }
+    }
+  }
+  ExpectAsGoodAs(got, plain, truth, type_, "o");
+  ExpectAsGoodAs(got_lse, plain_lse, truth_lse, DType::kF32, "lse");
+  // Columns of other heads were poisoned and must still be.
+  for (int r = 0; r < rows_; ++r) {
+    for (int col = 0; col < shape_.q_cols(); ++col) {
+      const int head = col / d / c_.group;
+      if (head >= first_head && head < first_head + heads) continue;
+      ASSERT_TRUE(std::isnan(out[size_t(r) * shape_.q_cols() + col])) << "row " << r << " column " << col;
+    }
+  }
+}
+
+void AttentionState::ExpectPagedResult(bool history_only, bool own_square) {
+  CompareRows(0, c_.paged_heads, true, [&](const SequenceCase& q, int64_t p, int64_t j) {
+    if (c_.window > 0 && p - j >= c_.window) return false;
+    if (history_only && j >= q.history) return own_square;
+    return Holds(j);
+  });
+}
+
+void AttentionState::ExpectRingedResult() {
+  CompareRows(c_.paged_heads, c_.ring_heads, false, [&](const SequenceCase& q, int64_t p, int64_t j) {
+    if (c_.window > 0 && p - j >= c_.window) return false;
+    if (j < c_.sink) return true;
+    return p - j <= c_.recent && (j >= q.history || j >= q.ring_begin);
+  });
+}
+
+void AttentionState::ExpectStepDecoded() {
+  const std::vector<float> got = DownloadAs(device_, type_, qkv_.data(), host_qkv_.size());
+  for (int r = 0; r < rows_; ++r) {
+    const float* row = &got[size_t(r) * shape_.qkv_cols()];
+    for (int i = 0; i < shape_.q_cols(); ++i) ASSERT_EQ(row[i], host_qkv_[size_t(r) * shape_.qkv_cols() + i]);
+    for (int i = 0; i < shape_.kv_cols(); ++i) {
+      const float* k = Key(row_seq_[r], 0, positions_[r]);
+      const float* v = Value(row_seq_[r], 0, positions_[r]);
+      ASSERT_EQ(row[shape_.q_cols() + i], Rounded(type_, k[i])) << "k, row " << r << " column " << i;
+      ASSERT_EQ(row[shape_.q_cols() + shape_.kv_cols() + i], Rounded(type_, v[i])) << "v, row " << r << " column " << i;
+    }
+  }
+}
+
+void AttentionState::ExpectPagesStored() {
+  std::vector<uint8_t> expected = host_pages_;
+  PagedKv pages = pages_;
+  pages.base = expected.data();
+  pages.tables = tables_.data();
+  for (int r = 0; r < rows_; ++r) {
+    const SeqSpan& span = spans_[row_seq_[r]];
+    const int64_t p = positions_[r];
+    if (span.keep_pages || !Holds(p)) continue;
+    for (int h = 0; h < c_.paged_heads; ++h) {
+      const float* k = &host_qkv_[size_t(r) * shape_.qkv_cols() + shape_.q_cols() + h * c_.head_dim];
+      const StoredVector stored_k = ReferenceStore(c_.format, k, c_.head_dim),
+                         stored_v = ReferenceStore(c_.format, k + shape_.kv_cols(), c_.head_dim);
+      uint8_t* page = pages.page_at(h, span.table, p / kPageTokens);
+      const int t = p % kPageTokens;
+      std::copy(stored_k.codes.begin(), stored_k.codes.end(), page + pages.page.k_codes(t));
+      std::copy(stored_v.codes.begin(), stored_v.codes.end(), page + pages.page.v_codes(t));
+      std::copy(stored_k.params.begin(), stored_k.params.end(), page + pages.page.k_params(t));
+      std::copy(stored_v.params.begin(), stored_v.params.end(), page + pages.page.v_params(t));
+    }
+  }
+  EXPECT_EQ(Download<uint8_t>(device_, pages_.base, expected.size()), expected);
+}
+
+void AttentionState::ExpectRingsStored() {
+  const std::vector<uint8_t> got = Download<uint8_t>(device_, rings_.base, host_rings_.size());
+  std::vector<uint8_t> expected = host_rings_;
+  RingKv rings = rings_;
+  rings.base = expected.data();
+  for (int s = 0; s < static_cast<int>(spans_.size()); ++s) {
+    const SeqSpan& span = spans_[s];
+    const int64_t end = span.history + span.num_rows;
+    for (int64_t p = span.history; p < end; ++p) {  // in order: later positions overwrite their slot's earlier ones
+      for (int h = 0; h < c_.ring_heads; ++h) {
+        const StoredVector k = ReferenceStore(c_.ring_format, Key(s, c_.paged_heads + h, p), c_.head_dim),
+                           v = ReferenceStore(c_.ring_format, Value(s, c_.paged_heads + h, p), c_.head_dim);
+        std::copy(k.codes.begin(), k.codes.end(), rings.k_at(span.ring, h, rings.slot_of(p)));
+        std::copy(v.codes.begin(), v.codes.end(), rings.v_at(span.ring, h, rings.slot_of(p)));
+      }
+    }
+  }
+  EXPECT_EQ(got, expected);
+}
+
+}  // namespace duo
