@@ -1,13 +1,8 @@
 #include "runtime/tokenizer.h"
 
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
-#include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
+#include "runtime/json_fields.h"
 #include "runtime/text_map.h"
 #include "runtime/tokenizer_json.h"
 #include "runtime/unicode.h"
@@ -77,12 +72,10 @@ Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, bool
 }  // namespace
 
 absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& path) {
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat(path, ": cannot be opened: ", std::strerror(errno)));
-  const std::string json((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (file.bad()) return absl::DataLossError(absl::StrCat(path, ": cannot be read"));
-  return Parse(json, path);
+  constexpr size_t kMostBytes = size_t{1} << 30;  // the greatest known file has 35 MB
+  absl::StatusOr<std::string> json = ReadTextFile(path, kMostBytes);
+  if (!json.ok()) return json.status();
+  return Parse(*json, path);
 }
 
 absl::StatusOr<Tokenizer> Tokenizer::Parse(std::string_view json, const std::string& name) {

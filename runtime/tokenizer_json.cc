@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/json_fields.h"
 #include "runtime/tokenizer_json_steps.h"
 
 namespace duo {
@@ -248,7 +249,6 @@ absl::Status ParsePostProcessor(const json& processor, int depth, TokenizerParts
 }
 
 absl::Status ParseRoot(const json& root, TokenizerParts* parts) {
-  if (!root.is_object()) return Wrong("expected a JSON object");
   absl::StatusOr<std::vector<NormalizerStep>> normalizer = ParseNormalizer(Section(root, "normalizer"));
   if (!normalizer.ok()) return normalizer.status();
   parts->normalizer = *std::move(normalizer);
@@ -268,10 +268,10 @@ absl::Status ParseRoot(const json& root, TokenizerParts* parts) {
 }  // namespace
 
 absl::StatusOr<TokenizerParts> ParseTokenizerJson(std::string_view text, const std::string& name) {
-  const json root = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (root.is_discarded()) return absl::InvalidArgumentError(absl::StrCat(name, ": is not valid JSON"));
+  const absl::StatusOr<json> root = ParseJsonObject(text, name);
+  if (!root.ok()) return root.status();
   TokenizerParts parts;
-  const absl::Status status = ParseRoot(root, &parts);
+  const absl::Status status = ParseRoot(*root, &parts);
   if (!status.ok()) return absl::Status(status.code(), absl::StrCat(name, ": ", status.message()));
   return parts;
 }
