@@ -159,7 +159,7 @@ class MpiCommunicator final : public Communicator {
         sched_yield();  // ranks may share a core
       } else {
         std::this_thread::sleep_for(std::chrono::duration<double>(nap));
-        nap = std::min(nap * 1.25, 2e-3);
+        nap = std::min(nap * 1.25, 3e-3);
       }
     }
   }
