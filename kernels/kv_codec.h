@@ -73,15 +73,18 @@ struct KvParams {
   f16 min;
 };
 
+// Beyond f16's range parameters saturate, so that decoding is finite for every finite vector.
+DUO_HD inline f16 KvParam(float x) { return ToF16(fminf(fmaxf(x, -65504.0f), 65504.0f)); }
+
 // From the vector's extremes; the caller finds them in whatever order suits it (min and max are exact in any order).
 DUO_HD inline KvParams KvParamsFor(KvFormat f, float lowest, float highest) {
   if (f == KvFormat::kFp8) {
     const float absmax = fmaxf(fabsf(lowest), fabsf(highest));
-    return {ToF16(absmax / 448.0f), f16{0}};
+    return {KvParam(absmax / 448.0f), f16{0}};
   }
   const float steps = f == KvFormat::kInt8 ? 255.0f : 15.0f;
-  const f16 min = ToF16(lowest);
-  return {ToF16((highest - ToFloat(min)) / steps), min};
+  const f16 min = KvParam(lowest);
+  return {KvParam((highest - ToFloat(min)) / steps), min};
 }
 
 // What encoding divides by; 0 for a constant vector, whose codes are then all 0.

@@ -1,0 +1,133 @@
+#include "kernels/ops.h"
+#include "reference.h"
+#include "test_weight.h"
+
+namespace duo {
+namespace {
+
+constexpr DType kWeightTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4};
+
+class Linears : public DeviceTest {
+ protected:
+  // x and out lie in wider matrices, whose other columns must stay as they were.
+  void Run(DType dtype, int64_t rows, int64_t outs, int64_t cols, int group, bool bias, DType out_type) {
+    SCOPED_TRACE(testing::Message() << Name(dtype) << " rows " << rows << " outputs " << outs << " inputs " << cols);
+    std::mt19937 rng(static_cast<unsigned>(rows * 7919 + outs * 31 + cols));
+    const TestWeight w = MakeWeight(device(), dtype, outs, cols, group, bias, rng);
+    const DType type = activation();
+    const int64_t x_stride = cols + 8, out_stride = outs + 8;
+    std::vector<float> x = Normal(rng, rows * x_stride);
+    for (float& v : x) v = Rounded(type, v);
+    for (int64_t r = 0; r < rows; ++r) std::fill_n(&x[r * x_stride + cols], 8, NAN);
+    Buffer device_x = UploadAs(device(), type, x), out = Allocate(device(), Bytes(out_type, rows * out_stride));
+    Arena scratch = Scratch(device(), LinearScratchBytes(device(), rows, w.weight));
+    Linear(device(), View(out.data(), out_type, rows, outs, out_stride),
+           View(device_x.data(), type, rows, cols, x_stride), w.weight, scratch);
+    const std::vector<float> padded = DownloadAs(device(), out_type, out.data(), rows * out_stride);
+    std::vector<float> got, plain;
+    std::vector<double> truth;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t o = 0; o < outs; ++o) {
+        double exact = w.bias[o];
+        float simple = 0;
+        for (int64_t c = 0; c < cols; ++c) {
+          exact += w.values[o * cols + c] * x[r * x_stride + c];
+          simple += Rounded(type, static_cast<float>(w.values[o * cols + c])) * x[r * x_stride + c];
+        }
+        truth.push_back(exact);
+        plain.push_back(Rounded(out_type, simple + w.bias[o]));
+        got.push_back(padded[r * out_stride + o]);
+      }
+      for (int64_t o = outs; o < out_stride; ++o) ASSERT_TRUE(std::isnan(padded[r * out_stride + o]));
+    }
+    ExpectAsGoodAs(got, plain, truth, out_type, "Linear");
+  }
+};
+INSTANTIATE_ON_DEVICES(Linears);
+
+TEST_P(Linears, MatchForEveryFormatAndNumberOfRows) {
+  for (DType dtype : kWeightTypes) {
+    for (int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 33, 129}) Run(dtype, rows, 136, 256, 64, rows % 2 == 0, activation());
+  }
+}
+
+TEST_P(Linears, MatchForUglySizes) {
+  if (cuda()) GTEST_SKIP() << "CUDA takes multiples of 8";
+  for (DType dtype : kWeightTypes) {
+    if (dtype == DType::kI4) continue;  // whole groups only
+    for (int64_t outs : {1, 7, 129, 257}) {
+      for (int64_t cols : {1, 7, 129, 255, 1000}) {
+        for (int64_t rows : {1, 3, 17}) Run(dtype, rows, outs, cols, 0, false, DType::kF32);
+      }
+    }
+  }
+}
+
+TEST_P(Linears, MatchForEveryInt4Group) {
+  for (int group : {32, 64, 128}) {
+    for (int64_t rows : {1, 6, 40}) Run(DType::kI4, rows, 72, 384, group, true, activation());
+  }
+}
+
+TEST_P(Linears, MatchWhenPanelsAreCutInEveryDirection) {
+  for (DType dtype : kWeightTypes) {
+    Run(dtype, 1, 520, 4224, 128, true, DType::kF32);
+    Run(dtype, 20, 264, 4224, 128, true, DType::kF32);
+  }
+  Run(DType::kBF16, 1100, 136, 64, 0, false, DType::kF32);
+}
+
+TEST_P(Linears, DoNotDependOnTheNumberOfThreads) {
+  if (cuda()) GTEST_SKIP() << "about the CPU's threads";
+  for (DType dtype : kWeightTypes) {
+    for (int64_t rows : {1, 40}) {
+      std::vector<float> results[2];
+      for (int threads : {1, 4}) {
+        auto cpu = Device::Cpu(threads);
+        std::mt19937 rng(5);
+        const TestWeight w = MakeWeight(*cpu, dtype, 300, 512, 128, false, rng);
+        std::vector<float> x = Normal(rng, rows * 512);
+        std::vector<float>& y = results[threads == 4];
+        y.resize(rows * 300);
+        Arena scratch = Scratch(*cpu, LinearScratchBytes(*cpu, rows, w.weight));
+        Linear(*cpu, View(y.data(), DType::kF32, rows, 300), View(x.data(), DType::kF32, rows, 512), w.weight, scratch);
+      }
+      EXPECT_EQ(results[0], results[1]) << Name(dtype) << " rows " << rows;
+    }
+  }
+}
+
+TEST_P(Linears, EmbeddingGivesExactRowsAndZeroOutsideTheShard) {
+  for (DType dtype : kWeightTypes) {
+    std::mt19937 rng(3);
+    const TestWeight table = MakeWeight(device(), dtype, 50, 192, 64, false, rng);
+    const std::vector<int32_t> ids = {100, 149, 99, 150, 0, 120, 120};
+    Buffer device_ids = Upload(device(), ids), out = Allocate(device(), ids.size() * 200 * 4);
+    Embed(device(), View(out.data(), DType::kF32, ids.size(), 192, 200), device_ids.as<int32_t>(), table.weight, 100);
+    const std::vector<float> got = Download<float>(device(), out.data(), ids.size() * 200);
+    for (size_t r = 0; r < ids.size(); ++r) {
+      for (int c = 0; c < 192; ++c) {
+        const int row = ids[r] - 100;
+        const double exact = row >= 0 && row < 50 ? table.values[row * 192 + c] : 0.0;
+        ASSERT_EQ(got[r * 200 + c], static_cast<float>(exact)) << Name(dtype) << " id " << ids[r] << " column " << c;
+      }
+      for (int c = 192; c < 200; ++c) ASSERT_TRUE(std::isnan(got[r * 200 + c]));
+    }
+  }
+}
+
+TEST(WeightBytes, CountCodesAndParameters) {
+  Weight w;
+  w.rows = 10;
+  w.cols = 256;
+  w.dtype = DType::kBF16;
+  EXPECT_EQ(w.bytes(), 5120u);
+  w.dtype = DType::kI8;
+  EXPECT_EQ(w.bytes(), 2560u + 40u);
+  w.dtype = DType::kI4;
+  w.group = 64;
+  EXPECT_EQ(w.bytes(), 1280u + 10u * 4 * 4);
+}
+
+}  // namespace
+}  // namespace duo

@@ -1,0 +1,94 @@
+// Random weight matrices of every format, with the exact value of each element.
+#pragma once
+
+#include <vector>
+
+#include "devices.h"
+
+namespace duo {
+
+struct TestWeight {
+  Weight weight;               // device pointers
+  std::vector<double> values;  // [rows][cols], exact
+  std::vector<float> bias;
+  Buffer data, scales, groups, bias_memory;
+};
+
+inline TestWeight MakeWeight(Device& device, DType dtype, int64_t rows, int64_t cols, int group, bool bias,
+                             std::mt19937& rng) {
+  TestWeight w;
+  w.weight = {dtype, rows, cols, nullptr, nullptr, nullptr, dtype == DType::kI4 ? group : 0, nullptr};
+  w.values.resize(rows * cols);
+  std::vector<uint8_t> bytes((rows * cols * Bits(dtype) + 7) / 8);
+  std::vector<float> scales(rows);
+  std::vector<uint16_t> groups;
+  std::uniform_int_distribution<int> byte(0, 255);
+  const std::vector<float> normal = Normal(rng, rows * cols, 0.05f);
+  for (float& s : scales) s = 0.0004f * (1 + byte(rng) / 64.0f);
+  if (dtype == DType::kI4) {
+    for (int64_t g = 0; g < rows * (cols / group); ++g) {
+      groups.push_back(ToF16(0.01f * (1 + byte(rng) / 100.0f)).bits);
+      groups.push_back(ToF16(-0.08f - byte(rng) / 5000.0f).bits);
+    }
+  }
+  for (int64_t i = 0; i < rows * cols; ++i) {
+    const int64_t r = i / cols, c = i % cols;
+    switch (dtype) {
+      case DType::kF32:
+        memcpy(&bytes[4 * i], &normal[i], 4);
+        w.values[i] = normal[i];
+        break;
+      case DType::kF16: {
+        const f16 x = ToF16(normal[i]);
+        memcpy(&bytes[2 * i], &x, 2);
+        w.values[i] = ToFloat(x);
+        break;
+      }
+      case DType::kBF16: {
+        const bf16 x = ToBf16(normal[i]);
+        memcpy(&bytes[2 * i], &x, 2);
+        w.values[i] = ToFloat(x);
+        break;
+      }
+      case DType::kF8E4M3:
+        bytes[i] = FloatToF8(normal[i] * 1000);
+        w.values[i] = double{F8ToFloat(bytes[i])} * scales[r];
+        break;
+      case DType::kI8: {
+        const int code = byte(rng) % 255 - 127;
+        bytes[i] = static_cast<uint8_t>(code);
+        w.values[i] = code * double{scales[r]};
+        break;
+      }
+      default: {  // int4
+        const int code = byte(rng) % 16;
+        const int64_t g = r * (cols / group) + c / group;
+        if (i % 2 == 0) {
+          bytes[i / 2] = static_cast<uint8_t>(code);
+        } else {
+          bytes[i / 2] |= code << 4;
+        }
+        w.values[i] = code * double{ToFloat(f16{groups[2 * g]})} + ToFloat(f16{groups[2 * g + 1]});
+      }
+    }
+  }
+  w.data = Upload(device, bytes);
+  w.weight.data = w.data.data();
+  if (dtype == DType::kF8E4M3 || dtype == DType::kI8) {
+    w.scales = Upload(device, scales);
+    w.weight.scales = w.scales.as<float>();
+  }
+  if (dtype == DType::kI4) {
+    w.groups = Upload(device, groups);
+    w.weight.groups = w.groups.as<uint16_t>();
+  }
+  w.bias.assign(rows, 0.0f);
+  if (bias) {
+    w.bias = Normal(rng, rows);
+    w.bias_memory = Upload(device, w.bias);
+    w.weight.bias = w.bias_memory.as<float>();
+  }
+  return w;
+}
+
+}  // namespace duo
