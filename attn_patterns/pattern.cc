@@ -81,12 +81,7 @@ absl::Status ParsePatternGates(std::string_view text, const std::string& file, P
       line.remove_prefix(more ? tab + 1 : line.size());
       double gate = 0;
       const auto [end, error] = std::from_chars(field.data(), field.data() + field.size(), gate);
-      const bool whole = end == field.data() + field.size();
-      const bool tiny = error == std::errc::result_out_of_range && whole;  // too large is refused below all the same
-      if (field.empty() || (error != std::errc() && !tiny) || !whole) {
-        return bad(absl::StrCat("line ", layers + 1, ": expected a number for head ", count, ", found ", Shown(field)));
-      }
-      if (tiny || !std::isfinite(gate)) {
+      if (error != std::errc() || end != field.data() + field.size() || !std::isfinite(gate)) {
         return bad(
             absl::StrCat("line ", layers + 1, ": expected a finite number for head ", count, ", found ", Shown(field)));
       }
