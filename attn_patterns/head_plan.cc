@@ -1,5 +1,7 @@
 #include "attn_patterns/head_plan.h"
 
+#include "kernels/base/splitmix64.h"
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -30,13 +32,6 @@ HeadPlan Uniform(int layers, int kv_heads, uint8_t retrieval) {
 double Clipped(double gate) { return std::clamp(gate, 0.0, 1.0); }
 
 }  // namespace
-
-uint64_t SplitMix64(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
 
 int HeadPlan::retrieval_heads(int layer) const {
   const auto first = retrieval.begin() + static_cast<std::ptrdiff_t>(layer) * kv_heads;

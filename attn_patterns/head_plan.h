@@ -39,7 +39,4 @@ absl::StatusOr<HeadPlan> PlanByThreshold(const Pattern& pattern, double threshol
 HeadPlan FullPlan(int layers, int kv_heads);
 HeadPlan StreamingPlan(int layers, int kv_heads, int sink = 64, int recent = 256);
 
-// The mixing function of Steele, Lea and Flood's SplitMix generator, one step from state x.
-uint64_t SplitMix64(uint64_t x);
-
 }  // namespace duo

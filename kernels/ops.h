@@ -9,6 +9,7 @@
 
 #include "kernels/base/buffer.h"
 #include "kernels/base/device.h"
+#include "kernels/base/splitmix64.h"
 #include "kernels/base/view.h"
 
 namespace duo {
@@ -73,12 +74,6 @@ void TopLogits(Device& device, float* values, int32_t* ids /*[rows][count]*/, Vi
 size_t TopLogitsScratchBytes(const Device& device, int64_t rows, int64_t shard, int count);
 
 // Uniform in (0, 1) from counters, by splitmix64 (Steele, Lea and Flood 2014), then Gumbel noise -log(-log u).
-DUO_HD inline uint64_t SplitMix64(uint64_t x) {
-  x += 0x9e3779b97f4a7c15ull;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
 DUO_HD inline float SampleNoise(uint64_t seed, int64_t position, int32_t id) {
   const uint64_t bits =
       SplitMix64(SplitMix64(seed ^ SplitMix64(static_cast<uint64_t>(position))) ^ static_cast<uint64_t>(id));

@@ -1,17 +1,20 @@
-// Engine: the runtime behind `duo generate`, `duo serve` and `duo bench`. It owns the model's weights, the KV cache and the
-// sessions, and turns requests into steps. Rank 0 schedules and broadcasts; the other ranks call Follow() and execute.
+// Engine: the runtime behind `duo generate`, `duo serve` and `duo bench`. It owns the model's weights, the KV cache and
+// the sessions, and turns requests into steps. Rank 0 schedules and broadcasts; the other ranks call Follow() and
+// execute.
 //
 // A session is a document's state: tokens, pages, rings. Requests on one session take effect in the order they were
-// submitted; a question runs on a fork of the session as it is when its turn comes, and leaves the session unchanged unless
-// `keep` is set. Requests of different sessions run side by side: rows of many sequences in one step, long appends in
-// chunks in turn.
+// submitted; a question runs on a fork of the session as it is when its turn comes, and leaves the session unchanged
+// unless `keep` is set. Requests of different sessions run side by side: rows of many sequences in one step, long
+// appends in chunks in turn.
 //
-// Admission is exact: Create and Fork reserve every page that max_tokens can need, a question those of its own tokens and
-// its answer. What does not fit now but would fit an emptier engine waits; what can never fit is refused with the numbers.
+// Admission is exact: Create and Fork reserve every page that max_tokens can need, a question those of its own tokens
+// and its answer. What does not fit now but would fit an emptier engine waits; what can never fit is refused with the
+// numbers.
 //
-// Threads: none inside. One thread owns an Engine and calls everything on it, Step() included; callbacks run in Step() (or
-// in Cancel/Close) on that thread and must not call back into the Engine. Errors are absl::Status with a sentence for the
-// user: NOT_FOUND (no such session), RESOURCE_EXHAUSTED (with the numbers), INVALID_ARGUMENT, FAILED_PRECONDITION.
+// Threads: none inside. One thread owns an Engine and calls everything on it, Step() included; callbacks run in Step()
+// (or in Cancel/Close) on that thread and must not call back into the Engine. Errors are absl::Status with a sentence
+// for the user: NOT_FOUND (no such session), RESOURCE_EXHAUSTED (with the numbers), INVALID_ARGUMENT,
+// FAILED_PRECONDITION.
 #pragma once
 
 #include <cstdint>
@@ -43,24 +46,27 @@ struct EngineOptions {
   std::string program;  // argv[0]'s file, for the pattern look-up; may be empty
 
   AttentionMode attention = AttentionMode::kDuo;
-  std::string pattern_dir;  // empty: looked up
+  std::string pattern_dir;                    // empty: looked up
   std::optional<double> sparsity, threshold;  // neither: sparsity 0.5
   std::optional<int> sink, recent;            // neither: the pattern's, else 64 and 256
 
-  std::optional<KvFormat> kv;     // unset: bf16 on CUDA, f32 on the CPU
-  std::optional<DType> weights;   // unset: as stored
+  std::optional<KvFormat> kv;         // unset: bf16 on CUDA, f32 on the CPU
+  std::optional<DType> weights;       // unset: as stored
   std::optional<DType> weights_head;  // embedding and vocabulary head; unset: 16 bit (as stored)
   Strategy strategy = Strategy::kAuto;
   std::vector<double> rank_weights;
 
-  int chunk = 0;         // tokens of a prefill step at most; 0: chosen for the device
-  double max_wait = 0.5; // seconds that a prefill step may take while other requests wait
+  int chunk = 0;          // tokens of a prefill step at most; 0: chosen for the device
+  double max_wait = 0.5;  // seconds that a prefill step may take while other requests wait
 
   // What the KV cache is made for. sessions and questions bound the ring sets, max_session_tokens the page tables.
-  int sessions = 1;            // open at once
-  int questions = 16;          // running at once, on forks
+  int sessions = 1;                // open at once
+  int questions = 16;              // running at once, on forks
   int64_t max_session_tokens = 0;  // 0: the model's positions
-  int64_t kv_tokens = 0;       // tokens of retrieval KV in all; 0: what the device's memory leaves
+  int64_t kv_tokens = 0;           // tokens of retrieval KV in all; 0: what the device's memory leaves
+
+  // Called on every rank while weights load: bytes done, bytes in all.
+  std::function<void(int64_t, int64_t)> on_load;
 };
 
 struct GenerateParams {
@@ -79,25 +85,25 @@ const char* Name(Finish finish);             // "stop", "eos", "length"
 struct RequestResult {
   absl::Status status;  // CANCELLED after Cancel or Close
   Finish finish = Finish::kLength;
-  int64_t prompt_tokens = 0;    // fed by this request
-  int64_t new_tokens = 0;       // reported by on_token
-  double queue_seconds = 0;     // until its first step
-  double prefill_seconds = 0;   // from its first step to its last prompt token
-  double decode_seconds = 0;    // from then to its last new token
+  int64_t prompt_tokens = 0;   // fed by this request
+  int64_t new_tokens = 0;      // reported by on_token
+  double queue_seconds = 0;    // until its first step
+  double prefill_seconds = 0;  // from its first step to its last prompt token
+  double decode_seconds = 0;   // from then to its last new token
 };
 
 struct RequestEvents {
-  std::function<void(int64_t done, int64_t total)> on_progress;  // prompt tokens fed
-  std::function<bool(int32_t token)> on_token;                   // false ends the answer (Finish::kStop)
+  std::function<void(int64_t done, int64_t total)> on_progress;     // prompt tokens fed
+  std::function<bool(int32_t token)> on_token;                      // false ends the answer (Finish::kStop)
   std::function<void(const std::vector<float>& logits)> on_logits;  // [vocab], before each on_token, if wanted
-  std::function<void(const RequestResult&)> on_done;             // always called once
+  std::function<void(const RequestResult&)> on_done;                // always called once
 };
 
 struct SessionInfo {
   SessionId id = 0;
-  int64_t tokens = 0;      // in the KV cache
+  int64_t tokens = 0;  // in the KV cache
   int64_t max_tokens = 0;
-  int64_t kv_bytes = 0;    // over all ranks, without page rounding (SessionKvBytes)
+  int64_t kv_bytes = 0;  // over all ranks, without page rounding (SessionKvBytes)
   int pending_requests = 0;
 };
 
@@ -112,9 +118,10 @@ struct EngineStats {
 
 class Engine {
  public:
-  // Every rank calls it with the same options; it loads this rank's weights and allocates everything. `device` and `comm`
-  // must outlive the engine.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options, Device& device, Communicator& comm);
+  // Every rank calls it with the same options; it loads this rank's weights and allocates everything. `device` and
+  // `comm` must outlive the engine.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options, Device& device,
+                                                        Communicator& comm);
   ~Engine();  // on rank 0 ends the other ranks' Follow()
 
   void Follow();  // ranks other than 0: executes until rank 0's engine ends
@@ -123,8 +130,8 @@ class Engine {
   absl::Status CloseSession(SessionId id);  // its requests end with CANCELLED
   // A session of its own with the same content; shares full pages. max_tokens >= its tokens.
   absl::StatusOr<SessionId> Fork(SessionId id, int64_t max_tokens);
-  // Cuts the session to its first `tokens` tokens. Rings are rebuilt by re-feeding when next needed. Refused while requests
-  // of the session are pending.
+  // Cuts the session to its first `tokens` tokens. Rings are rebuilt by re-feeding when next needed. Refused while
+  // requests of the session are pending.
   absl::Status Rewind(SessionId id, int64_t tokens);
   absl::StatusOr<SessionInfo> Get(SessionId id) const;
   std::vector<SessionInfo> List() const;

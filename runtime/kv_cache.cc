@@ -42,10 +42,12 @@ absl::StatusOr<KvCache> KvCache::Create(Device& device, const ModelConfig& confi
     return absl::OkStatus();
   };
   absl::Status status = allocate(cache.pages_, unit.page * sizes.pages, "the KV cache of the retrieval heads");
-  if (status.ok()) status = allocate(cache.split_pages_, unit.split_page * sizes.split_pages, "the KV cache of the split heads");
+  if (status.ok())
+    status = allocate(cache.split_pages_, unit.split_page * sizes.split_pages, "the KV cache of the split heads");
   if (status.ok()) status = allocate(cache.rings_, unit.ring * sizes.rings, "the KV cache of the streaming heads");
   if (status.ok()) status = allocate(cache.tables_, 4 * sizes.tables * sizes.table_pages, "the page tables");
-  if (status.ok()) status = allocate(cache.split_tables_, 4 * sizes.tables * split_table_pages, "the split page tables");
+  if (status.ok())
+    status = allocate(cache.split_tables_, 4 * sizes.tables * split_table_pages, "the split page tables");
   if (!status.ok()) return status;
   // Kernels may read a table's unused tail (a graph's padding rows do): ids there must be valid.
   device.Fill(cache.tables_.data(), 0, cache.tables_.size());

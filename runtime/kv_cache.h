@@ -53,7 +53,9 @@ class KvCache {
 
   const std::vector<LayerKv>& layers() const { return layers_; }
   const KvSizes& sizes() const { return sizes_; }
-  int64_t bytes() const { return pages_.size() + split_pages_.size() + rings_.size() + tables_.size() + split_tables_.size(); }
+  int64_t bytes() const {
+    return pages_.size() + split_pages_.size() + rings_.size() + tables_.size() + split_tables_.size();
+  }
 
   // Entries [first, first + ids.size()) of a sequence's table.
   void WriteTable(Device& device, bool split, int table, int first, const int32_t* ids, int count);

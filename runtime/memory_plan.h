@@ -1,5 +1,5 @@
-// MemoryPlan: where one rank's memory goes, computed before anything is allocated, and printed at start. Refusals carry its
-// numbers. Pure functions of plain values.
+// MemoryPlan: where one rank's memory goes, computed before anything is allocated, and printed at start. Refusals carry
+// its numbers. Pure functions of plain values.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,14 @@
 namespace duo {
 
 struct MemoryPlan {
-  int64_t device_free = 0;   // before loading
+  int64_t device_free = 0;  // before loading
   int64_t weights = 0;
-  int64_t kv_pages = 0;      // whole and split heads
+  int64_t kv_pages = 0;  // whole and split heads
   int64_t rings = 0;
   int64_t tables = 0;
-  int64_t workspace = 0;     // activations and kernel scratch of the largest step
-  int64_t reserve = 0;       // left to the driver, libraries and other programs
-  int64_t kv_tokens = 0;     // tokens of retrieval KV that kv_pages holds
+  int64_t workspace = 0;  // activations and kernel scratch of the largest step
+  int64_t reserve = 0;    // left to the driver, libraries and other programs
+  int64_t kv_tokens = 0;  // tokens of retrieval KV that kv_pages holds
   int64_t total() const { return weights + kv_pages + rings + tables + workspace; }
 };
 

@@ -1,7 +1,7 @@
 // PagePool: which page ids are free, and how many sequences share each. Rank 0's bookkeeping; the bytes are in KvCache.
-// A fork shares its parent's full pages; the last, partly filled page is copied when the fork writes to it. Reservations
-// make admission exact: pages promised to a session cannot be given to another, so nothing runs out half-way.
-// Not thread-safe; owned by the scheduler.
+// A fork shares its parent's full pages; the last, partly filled page is copied when the fork writes to it.
+// Reservations make admission exact: pages promised to a session cannot be given to another, so nothing runs out
+// half-way. Not thread-safe; owned by the scheduler.
 #pragma once
 
 #include <cstdint>

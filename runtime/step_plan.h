@@ -45,12 +45,18 @@ struct StepPlan {
   std::vector<int32_t> positions;  // [rows]
   std::vector<int32_t> row_seq;    // [rows]: index into spans
   std::vector<SeqSpan> spans;
-  int64_t max_tokens = 0;          // the largest history + rows
+  int64_t max_tokens = 0;  // the largest history + rows
 
   // Rows whose next token is drawn, and how.
   std::vector<int32_t> sample_rows;
   std::vector<SampleParams> samples;  // as many as sample_rows
   int32_t want_logits = 0;            // 1: rank 0 also returns the full logits of the sampled rows
+};
+
+// What a step gives.
+struct StepResult {
+  std::vector<int32_t> tokens;  // [samples]
+  std::vector<float> logits;    // [samples][vocab] on rank 0 when the plan wants them
 };
 
 std::string Serialize(const StepPlan& plan);

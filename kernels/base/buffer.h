@@ -41,6 +41,12 @@ class Arena {
   static constexpr size_t kAlignment = 256;
   Arena() = default;
   explicit Arena(Buffer buffer) : buffer_(std::move(buffer)) {}
+  // An arena without memory that only counts: run the allocating code on it, then ask for peak().
+  static Arena Measuring() {
+    Arena arena;
+    arena.measuring_ = true;
+    return arena;
+  }
 
   // A piece of at least `bytes`, aligned to kAlignment. Running out is a bug of the memory plan: CHECK.
   void* Take(size_t bytes);
@@ -58,6 +64,7 @@ class Arena {
   Buffer buffer_;
   size_t used_ = 0;
   size_t peak_ = 0;
+  bool measuring_ = false;
 };
 
 }  // namespace duo

@@ -189,7 +189,7 @@ void Device::Fill(void* device_dst, uint8_t value, size_t bytes) {
   std::memset(device_dst, value, bytes);
 }
 
-DeviceGraph Device::Capture(const std::function<void()>& work) {
+DeviceGraph Device::Capture([[maybe_unused]] const std::function<void()>& work) {
   DUO_CHECK(is_cuda());
   DeviceGraph result;
 #ifdef DUO_HAVE_CUDA

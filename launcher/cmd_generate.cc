@@ -1,0 +1,373 @@
+// `duo generate`: reads a prompt once and continues it, or answers each --ask on a fork of it.
+
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "launcher/commands.h"
+#include "launcher/progress.h"
+#include "launcher/runtime_flags.h"
+#include "runtime/text_stream.h"
+#include "runtime/tokenizer.h"
+
+namespace duo {
+namespace {
+
+struct GenerateFlags {
+  RuntimeFlags runtime;
+  std::string prompt, prompt_file;
+  bool has_prompt = false, special = false, json = false;
+  std::vector<std::string> asks, stops;
+  int64_t max_new_tokens = 128;
+  double temperature = 0, top_p = 1;
+  uint64_t seed = 0;
+};
+
+// One text to be continued: the prompt, or an --ask on a fork of it.
+struct Answer {
+  std::vector<int32_t> prompt;
+  std::unique_ptr<TextStream> stream;
+  std::vector<int32_t> tokens;  // as drawn
+  RequestResult result;
+  bool done = false;
+};
+
+absl::StatusOr<std::string> ReadPrompt(const GenerateFlags& flags) {
+  if (flags.prompt_file.empty()) return flags.prompt;
+  std::ifstream file(flags.prompt_file, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file || file.bad()) {
+    return absl::NotFoundError(absl::StrCat(flags.prompt_file, ": cannot be read: ", std::strerror(errno)));
+  }
+  return text;
+}
+
+// The prompt and the questions as tokens. Rank 0 only: the others never see the text.
+struct Texts {
+  Tokenizer tokenizer;
+  std::vector<int32_t> prompt;
+  std::vector<std::vector<int32_t>> asks;
+  std::vector<int32_t> end_tokens;
+};
+
+absl::StatusOr<Texts> Tokenize(const GenerateFlags& flags) {
+  Texts texts;
+  absl::StatusOr<std::string> prompt = ReadPrompt(flags);
+  if (!prompt.ok()) return prompt.status();
+  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.runtime.model + "/tokenizer.json");
+  if (!tokenizer.ok()) return tokenizer.status();
+  texts.tokenizer = std::move(*tokenizer);
+  if (prompt->empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flags.prompt_file.empty() ? std::string("--prompt") : flags.prompt_file, ": the prompt is empty"));
+  }
+  texts.prompt = texts.tokenizer.Encode(*prompt, {.parse_special = flags.special});
+  if (texts.prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
+  for (const std::string& ask : flags.asks) {
+    texts.asks.push_back(texts.tokenizer.Encode(ask, {.parse_special = flags.special, .add_special_tokens = false}));
+    if (texts.asks.back().empty()) return absl::InvalidArgumentError("--ask: the text is empty");
+  }
+  absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
+  if (!config.ok()) return config.status();
+  for (const std::vector<int32_t>* ids : {&texts.prompt}) {
+    for (int32_t id : *ids) {
+      if (id >= config->vocab) {
+        return absl::InvalidArgumentError(
+            absl::StrFormat("%s/tokenizer.json: token %d is outside the model's vocabulary of %d", flags.runtime.model,
+                            id, config->vocab));
+      }
+    }
+  }
+  absl::StatusOr<std::vector<int>> stops = StopTokens(flags.runtime.model, *config);
+  if (!stops.ok()) return stops.status();
+  texts.end_tokens.assign(stops->begin(), stops->end());
+  return texts;
+}
+
+// What the engine must have room for; the same on every rank.
+struct Room {
+  int64_t session_tokens = 0;  // of the longest sequence
+  int64_t kv_tokens = 0;
+  int64_t max_new_tokens = 0;
+  int32_t questions = 1;
+};
+
+absl::StatusOr<Room> Plan(const GenerateFlags& flags, const Texts& texts) {
+  absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
+  if (!config.ok()) return config.status();
+  size_t longest = 0;
+  for (const auto& ask : texts.asks) longest = std::max(longest, ask.size());
+  const int64_t prompt = static_cast<int64_t>(texts.prompt.size() + longest), positions = MaxPositions(*config);
+  if (prompt >= positions) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("the prompt has %d tokens%s; %s has %d positions, and an answer needs at least one", prompt,
+                        texts.asks.empty() ? "" : " with its longest question", flags.runtime.model, positions));
+  }
+  Room room;
+  room.max_new_tokens = std::min(flags.max_new_tokens, positions - prompt);  // the answer ends where the positions do
+  room.session_tokens = prompt + room.max_new_tokens;
+  room.questions = static_cast<int32_t>(std::clamp<size_t>(texts.asks.size(), 1, 16));
+  room.kv_tokens = static_cast<int64_t>(texts.prompt.size()) +
+                   room.questions * (static_cast<int64_t>(longest) + room.max_new_tokens);
+  return room;
+}
+
+class Generation {
+ public:
+  Generation(const GenerateFlags& flags, const Room& room, Texts texts, Runtime& runtime, Engine& engine)
+      : flags_(flags), room_(room), texts_(std::move(texts)), runtime_(runtime), engine_(engine) {}
+
+  int Run() {
+    const auto start = std::chrono::steady_clock::now();
+    progress_ = std::make_unique<Progress>("reading", "tokens", false);
+    const absl::Status status = flags_.asks.empty() ? Continue() : AskAll();
+    progress_.reset();
+    if (!status.ok()) return Fail(status);
+    seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    for (Answer& answer : answers_) new_tokens_ += answer.stream->tokens();
+    Print();
+    return 0;
+  }
+
+ private:
+  absl::Status Continue() {
+    absl::StatusOr<SessionId> session =
+        engine_.CreateSession(1);  // the text is continued on a fork, which takes the room
+    if (!session.ok()) return session.status();
+    answers_.resize(1);
+    answers_[0].prompt = texts_.prompt;
+    if (absl::Status s = Ask(*session, answers_[0], /*stream_out=*/!flags_.json); !s.ok()) return s;
+    if (absl::Status s = RunSteps(); !s.ok()) return s;
+    prefill_seconds_ = answers_[0].result.prefill_seconds;
+    return absl::OkStatus();
+  }
+
+  absl::Status AskAll() {
+    absl::StatusOr<SessionId> session = engine_.CreateSession(static_cast<int64_t>(texts_.prompt.size()));
+    if (!session.ok()) return session.status();
+    absl::Status read = absl::UnknownError("the prompt was not read");
+    RequestEvents events;
+    events.on_progress = [&](int64_t done, int64_t total) { progress_->Update(done, total); };
+    events.on_done = [&](const RequestResult& result) {
+      read = result.status;
+      prefill_seconds_ = result.prefill_seconds;
+    };
+    absl::StatusOr<RequestId> append = engine_.Append(*session, texts_.prompt, std::move(events));
+    if (!append.ok()) return append.status();
+    answers_.resize(texts_.asks.size());
+    for (size_t i = 0; i < answers_.size(); ++i) {
+      answers_[i].prompt = texts_.asks[i];
+      if (absl::Status s = Ask(*session, answers_[i], false); !s.ok()) return s;
+    }
+    if (absl::Status s = RunSteps(); !s.ok()) return s;
+    return read;
+  }
+
+  absl::Status Ask(SessionId session, Answer& answer, bool stream_out) {
+    answer.stream = std::make_unique<TextStream>(texts_.tokenizer, flags_.stops);
+    GenerateParams params;
+    params.max_new_tokens = room_.max_new_tokens;
+    params.temperature = static_cast<float>(flags_.temperature);
+    params.top_p = static_cast<float>(flags_.top_p);
+    params.seed = flags_.seed;
+    params.end_tokens = texts_.end_tokens;
+    auto show = [this, stream_out](const std::string& text) {
+      if (!stream_out || text.empty()) return;
+      progress_->Done();
+      std::fwrite(text.data(), 1, text.size(), stdout);
+      std::fflush(stdout);
+    };
+    RequestEvents events;
+    events.on_progress = [this](int64_t done, int64_t total) { progress_->Update(done, total); };
+    events.on_token = [&answer, show](int32_t token) {
+      answer.tokens.push_back(token);
+      show(answer.stream->Push(token));
+      return !answer.stream->stopped();
+    };
+    events.on_done = [&answer, show](const RequestResult& result) {
+      answer.result = result;
+      answer.done = true;
+      show(answer.stream->Flush());
+    };
+    return engine_.Ask(session, answer.prompt, params, std::move(events)).status();
+  }
+
+  absl::Status RunSteps() {
+    while (engine_.Step()) {
+    }
+    for (const Answer& answer : answers_) {
+      if (!answer.done) return absl::ResourceExhaustedError("the question needs more KV memory than this run has");
+      if (!answer.result.status.ok()) return answer.result.status;
+    }
+    return absl::OkStatus();
+  }
+
+  double DecodeRate() const {
+    int64_t tokens = 0;
+    double seconds = 0;
+    for (const Answer& answer : answers_) {
+      tokens += answer.result.new_tokens - 1;  // the first comes from the prefill
+      seconds = std::max(seconds, answer.result.decode_seconds);
+    }
+    return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+  }
+  int64_t KvTokens() const {
+    return static_cast<int64_t>(texts_.prompt.size()) + std::max<int64_t>(new_tokens_, 1) - 1;
+  }
+
+  std::vector<int32_t> Reported(const Answer& answer) const {
+    return {answer.tokens.begin(), answer.tokens.begin() + answer.stream->tokens()};
+  }
+
+  void Print() {
+    if (flags_.json) {
+      std::cout << Json().dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
+    } else if (flags_.asks.empty()) {
+      std::fputc('\n', stdout);
+    } else {
+      for (const Answer& answer : answers_) std::fprintf(stdout, "%s\n", answer.stream->text().c_str());
+    }
+    std::fflush(stdout);
+    const HeadPlan& heads = engine_.heads();
+    std::fprintf(
+        stderr,
+        "%s tokens read in %s (%s tokens/s), %d written at %.1f tokens/s; KV cache %s %s (full attention: %s), %d "
+        "retrieval + %d streaming heads; %s, %d %s\n",
+        Grouped(texts_.prompt.size()).c_str(), Duration(prefill_seconds_).c_str(),
+        Grouped(static_cast<int64_t>(static_cast<double>(texts_.prompt.size()) / std::max(prefill_seconds_, 1e-9)))
+            .c_str(),
+        static_cast<int>(new_tokens_), DecodeRate(),
+        ByteCount(static_cast<double>(engine_.KvBytes(KvTokens()))).c_str(), Name(engine_.kv_format()),
+        ByteCount(static_cast<double>(engine_.KvBytesFull(KvTokens()))).c_str(), heads.retrieval_heads(),
+        heads.streaming_heads(), runtime_.device->info().name.c_str(), runtime_.comm->size(),
+        runtime_.comm->size() == 1 ? "rank" : "ranks");
+  }
+
+  nlohmann::ordered_json Json() const {
+    nlohmann::ordered_json out;
+    // With --ask the top level counts all answers together: text holds one a line, as stdout would.
+    std::string text;
+    std::vector<int32_t> ids;
+    for (const Answer& answer : answers_) {
+      absl::StrAppend(&text, text.empty() ? "" : "\n", answer.stream->text());
+      const std::vector<int32_t> own = Reported(answer);
+      ids.insert(ids.end(), own.begin(), own.end());
+    }
+    out["text"] = text;
+    out["token_ids"] = ids;
+    out["finish"] = Name(answers_.back().result.finish);
+    out["prompt_tokens"] = texts_.prompt.size();
+    out["new_tokens"] = new_tokens_;
+    out["prefill_seconds"] = prefill_seconds_;
+    out["decode_tokens_per_second"] = DecodeRate();
+    out["total_seconds"] = seconds_;
+    out["kv_bytes"] = engine_.KvBytes(KvTokens());
+    out["kv_bytes_full"] = engine_.KvBytesFull(KvTokens());
+    out["kv_format"] = Name(engine_.kv_format());
+    out["retrieval_heads"] = engine_.heads().retrieval_heads();
+    out["streaming_heads"] = engine_.heads().streaming_heads();
+    out["device"] = runtime_.device->info().name;
+    out["world"] = runtime_.comm->size();
+    if (!flags_.asks.empty()) {
+      out["answers"] = nlohmann::ordered_json::array();
+      for (size_t i = 0; i < answers_.size(); ++i) {
+        const Answer& answer = answers_[i];
+        out["answers"].push_back({{"ask", flags_.asks[i]},
+                                  {"text", answer.stream->text()},
+                                  {"token_ids", Reported(answer)},
+                                  {"new_tokens", answer.stream->tokens()},
+                                  {"finish", Name(answer.result.finish)}});
+      }
+    }
+    return out;
+  }
+
+  const GenerateFlags& flags_;
+  Room room_;
+  Texts texts_;
+  Runtime& runtime_;
+  Engine& engine_;
+  std::unique_ptr<Progress> progress_;
+  std::vector<Answer> answers_;
+  int64_t new_tokens_ = 0;
+  double prefill_seconds_ = 0, seconds_ = 0;
+};
+
+int RunGenerate(const GenerateFlags& flags, const Launch& launch) {
+  absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
+  if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
+  Communicator& comm = *runtime->comm;
+  absl::StatusOr<Texts> texts = Texts();
+  absl::StatusOr<Room> room = Room();
+  if (runtime->leader()) {
+    texts = Tokenize(flags);
+    if (texts.ok()) room = Plan(flags, *texts);
+  }
+  if (absl::Status s = Agree(comm, texts.ok() ? room.status() : texts.status()); !s.ok())
+    return Fail(s, runtime->leader());
+  comm.Broadcast(&*room, sizeof(Room), 0);
+
+  EngineOptions options = MakeEngineOptions(flags.runtime, launch);
+  options.sessions = 1;
+  options.questions = room->questions;
+  options.max_session_tokens = room->session_tokens;
+  options.kv_tokens = room->kv_tokens;
+  absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, options, *runtime);
+  if (!engine.ok()) return Fail(engine.status(), runtime->leader());
+  if (!runtime->leader()) {
+    (*engine)->Follow();
+    return 0;
+  }
+  return Generation(flags, *room, std::move(*texts), *runtime, **engine).Run();
+}
+
+}  // namespace
+
+void AddGenerateCommand(CLI::App& app, Launch& launch) {
+  auto flags = std::make_shared<GenerateFlags>();
+  CLI::App* command = app.add_subcommand("generate", "Read a prompt once, then continue it or answer questions on it");
+  command->footer(
+      "Example:\n  duo generate --model DIR --prompt-file report.txt --ask $'\\nQuestion: What was decided?\\nAnswer:' "
+      "--stop $'\\n'");
+  AddRuntimeFlags(*command, flags->runtime);
+  auto* prompt = command->add_option("--prompt", flags->prompt, "The prompt")->type_name("TEXT");
+  auto* file = command->add_option("--prompt-file", flags->prompt_file, "Or a file whose bytes are the prompt")
+                   ->type_name("FILE");
+  prompt->excludes(file);
+  command->add_option("--ask", flags->asks, "A question, put after the prompt on a fork; repeat for more")
+      ->type_name("TEXT")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->expected(1)
+      ->allow_extra_args(false);
+  command->add_option("--max-new-tokens", flags->max_new_tokens, "Length of an answer at most")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
+      ->capture_default_str();
+  command->add_option("--stop", flags->stops, "An answer ends before this text; repeat for more")
+      ->type_name("TEXT")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->expected(1)
+      ->allow_extra_args(false);
+  command->add_option("--temperature", flags->temperature, "0: the most likely token; above: sampling")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  command->add_option("--top-p", flags->top_p, "Sample from the most likely tokens that make up this probability")
+      ->check(CLI::Range(1e-6, 1.0))
+      ->capture_default_str();
+  command->add_option("--seed", flags->seed, "Of sampling")->capture_default_str();
+  command->add_flag("--special", flags->special,
+                    "Read the text of special tokens in prompt and questions as those tokens");
+  command->add_flag("--json", flags->json, "Print one JSON object");
+  command->callback([flags, prompt, file, &launch] {
+    if (prompt->count() + file->count() == 0) throw CLI::RequiredError("--prompt or --prompt-file");
+    launch.chosen = [flags, &launch] { return RunGenerate(*flags, launch); };
+  });
+}
+
+}  // namespace duo

@@ -1,0 +1,101 @@
+// `duo info`: what a model folder holds and what it needs, without loading it.
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_format.h"
+#include "attn_patterns/lookup.h"
+#include "launcher/commands.h"
+#include "launcher/progress.h"
+#include "launcher/runtime_flags.h"
+#include "runtime/config.h"
+#include "runtime/safetensors.h"
+#include "runtime/tokenizer.h"
+
+namespace duo {
+namespace {
+
+struct InfoFlags {
+  std::string model;
+  bool json = false;
+};
+
+int RunInfo(const InfoFlags& flags, const Launch& launch) {
+  if (launch.rank != 0) return 0;  // reads files only: under mpirun one rank does
+  absl::StatusOr<ModelConfig> config = LoadConfig(flags.model);
+  if (!config.ok()) return Fail(config.status());
+  absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(flags.model);
+  if (!files.ok()) return Fail(files.status());
+  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.model + "/tokenizer.json");
+  if (!tokenizer.ok()) return Fail(tokenizer.status());
+  int64_t parameters = 0;
+  for (const std::string& name : files->names()) {
+    int64_t count = 1;
+    for (int64_t dim : files->Find(name)->shape) count *= dim;
+    parameters += count;
+  }
+  const ModelConfig& c = *config;
+  const absl::StatusOr<FoundPattern> pattern =
+      FindPattern(flags.model, c.layers, c.kv_heads, PatternRoots(launch.program));
+  const int64_t bf16 = int64_t{c.layers} * c.kv_heads * KvTokenBytes(KvFormat::kBF16, c.head_dim);
+  const int64_t int4 = int64_t{c.layers} * c.kv_heads * KvTokenBytes(KvFormat::kInt4, c.head_dim);
+  if (flags.json) {
+    nlohmann::ordered_json out;
+    out["model_type"] = Spec(c.family).model_type;
+    out["parameters"] = parameters;
+    out["weight_bytes"] = files->bytes();
+    out["layers"] = c.layers;
+    out["hidden"] = c.hidden;
+    out["intermediate"] = c.intermediate;
+    out["heads"] = c.heads;
+    out["kv_heads"] = c.kv_heads;
+    out["head_dim"] = c.head_dim;
+    out["vocab"] = c.vocab;
+    out["positions"] = MaxPositions(c);
+    out["rope_theta"] = c.rope.theta;
+    out["rope_scaling"] = Name(c.rope.scaling);
+    out["sliding_window"] = c.sliding_window;
+    out["dtype"] = Name(c.dtype);
+    out["kv_bytes_per_token_bf16"] = bf16;
+    out["kv_bytes_per_token_int4"] = int4;
+    out["pattern"] = pattern.ok() ? nlohmann::ordered_json(pattern->dir) : nlohmann::ordered_json(nullptr);
+    std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    return 0;
+  }
+  auto row = [](const char* name, const std::string& value) { std::printf("%-14s %s\n", name, value.c_str()); };
+  row("model", flags.model);
+  row("family", Spec(c.family).model_type);
+  row("parameters", absl::StrFormat("%s (%s on disk, %s)", Grouped(parameters),
+                                    ByteCount(static_cast<double>(files->bytes())), Name(c.dtype)));
+  row("layers", absl::StrFormat("%d, hidden %d, MLP %d", c.layers, c.hidden, c.intermediate));
+  row("heads", absl::StrFormat("%d query, %d KV, head_dim %d", c.heads, c.kv_heads, c.head_dim));
+  row("vocabulary", absl::StrFormat("%s%s", Grouped(c.vocab), c.tie_embeddings ? ", embedding and head tied" : ""));
+  row("positions",
+      absl::StrFormat("%s, RoPE theta %g, scaling %s", Grouped(MaxPositions(c)), c.rope.theta, Name(c.rope.scaling)));
+  if (c.sliding_window > 0) row("window", Grouped(c.sliding_window));
+  row("KV cache", absl::StrFormat("%s a token in bf16, %s in int4, with full attention",
+                                  ByteCount(static_cast<double>(bf16)), ByteCount(static_cast<double>(int4))));
+  if (pattern.ok()) {
+    int strong = 0;
+    for (double gate : pattern->pattern.gates) strong += gate > 0.5;
+    row("pattern", absl::StrFormat("%s: %d of %d heads above 0.5, sink %d, recent %d", pattern->dir, strong,
+                                   static_cast<int>(pattern->pattern.gates.size()), pattern->pattern.sink,
+                                   pattern->pattern.recent));
+  } else {
+    row("pattern", std::string(pattern.status().message()));
+  }
+  return 0;
+}
+
+}  // namespace
+
+void AddInfoCommand(CLI::App& app, Launch& launch) {
+  auto flags = std::make_shared<InfoFlags>();
+  CLI::App* command = app.add_subcommand("info", "Say what a model folder holds and what it needs");
+  command->footer("Example:\n  duo info --model launcher/demo/needle-6m");
+  command->add_option("--model", flags->model, "Model folder")->required()->type_name("DIR");
+  command->add_flag("--json", flags->json, "Print one JSON object");
+  command->callback([flags, &launch] { launch.chosen = [flags, &launch] { return RunInfo(*flags, launch); }; });
+}
+
+}  // namespace duo

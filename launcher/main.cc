@@ -1,0 +1,40 @@
+// `duo`: parses the command line, runs one subcommand. Exit codes: 0 done, 2 bad usage, 1 everything else with one line
+// "error: ..." on stderr.
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "attn_patterns/lookup.h"
+#include "launcher/commands.h"
+#include "parallel/mpi_session.h"
+
+int main(int argc, char** argv) {
+  duo::Launch launch;
+  launch.program = duo::ProgramPath();
+  launch.under_mpirun = duo::MpiSession::Launched(std::getenv("OMPI_COMM_WORLD_SIZE"), std::getenv("PMI_SIZE"));
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMI_RANK"}) {
+    if (const char* rank = std::getenv(name); launch.under_mpirun && rank != nullptr) launch.rank = std::atoi(rank);
+  }
+
+  CLI::App app(
+      "duo reads a very long document once, keeps it in memory, and answers questions on it for as long as you like.\n"
+      "It implements DuoAttention: a few attention heads keep the whole KV cache, the others a constant-size one.",
+      "duo");
+  app.set_version_flag("--version", "duo 0.1.0");
+  app.require_subcommand(1);
+  app.footer(
+      "Examples:\n"
+      "  duo generate --model DIR --prompt-file book.txt --ask 'Who is the narrator?'\n"
+      "  duo info --model DIR\n"
+      "Any of them under: mpirun -n N duo ...          Help on one: duo SUBCOMMAND --help");
+  duo::AddGenerateCommand(app, launch);
+  duo::AddInfoCommand(app, launch);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {  // help and version are errors of code 0 here
+    if (error.get_exit_code() == 0) return app.exit(error);
+    if (launch.rank == 0) std::fprintf(stderr, "error: %s (see duo --help, or duo SUBCOMMAND --help)\n", error.what());
+    return 2;
+  }
+  return launch.chosen();
+}

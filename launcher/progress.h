@@ -1,0 +1,34 @@
+// Progress on stderr for whatever takes longer than two seconds: a bar with rate and time left on a terminal, a plain
+// line every few seconds elsewhere. One thread.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace duo {
+
+class Progress {
+ public:
+  // unit: what is counted, "tokens" or "B"; bytes are shown as MB. quiet: prints nothing (ranks other than 0).
+  Progress(std::string what, std::string unit, bool quiet);
+  ~Progress();  // wipes the bar
+
+  void Update(int64_t done, int64_t total);
+  void Done();  // wipes the bar; later updates are ignored
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  std::string what_, unit_;
+  bool quiet_, terminal_, drawn_ = false, finished_ = false;
+  Clock::time_point start_, last_;
+};
+
+// "1,234,567"
+std::string Grouped(int64_t n);
+// "1.50 s", "3 min 20 s", "2 h 5 min"
+std::string Duration(double seconds);
+// "1.5 GB", "35.2 MB"
+std::string ByteCount(double bytes);
+
+}  // namespace duo

@@ -1,0 +1,364 @@
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "attn_patterns/lookup.h"
+#include "parallel/shard.h"
+#include "runtime/rope.h"
+#include "runtime/sampler.h"
+#include "runtime/scheduler.h"
+#include "runtime/worker.h"
+
+namespace duo {
+namespace {
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+ModelShape ShapeOf(const ModelConfig& config) {
+  return {config.layers,
+          static_cast<int>(config.hidden),
+          static_cast<int>(config.intermediate),
+          config.heads,
+          config.kv_heads,
+          config.head_dim,
+          static_cast<int>(config.vocab)};
+}
+
+absl::StatusOr<HeadPlan> ChooseHeads(const EngineOptions& options, const ModelConfig& config) {
+  HeadPlan plan = FullPlan(config.layers, config.kv_heads);
+  if (options.attention == AttentionMode::kStreaming) plan = StreamingPlan(config.layers, config.kv_heads);
+  if (options.attention == AttentionMode::kDuo) {
+    absl::StatusOr<FoundPattern> found =
+        options.pattern_dir.empty()
+            ? FindPattern(options.model_dir, config.layers, config.kv_heads, PatternRoots(options.program))
+            : OpenPattern(options.pattern_dir, config.layers, config.kv_heads);
+    if (!found.ok()) return found.status();
+    absl::StatusOr<HeadPlan> duo = options.threshold.has_value()
+                                       ? PlanByThreshold(found->pattern, *options.threshold)
+                                       : PlanBySparsity(found->pattern, options.sparsity.value_or(0.5));
+    if (!duo.ok()) return duo.status();
+    plan = *duo;
+  }
+  plan.sink = options.sink.value_or(plan.sink);
+  plan.recent = options.recent.value_or(plan.recent);
+  if (plan.sink < 0 || plan.recent < 1 || plan.sink > 1 << 20 || plan.recent > 1 << 20) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "--sink %d and --recent %d must be at least 0 and 1, and at most 1,048,576", plan.sink, plan.recent));
+  }
+  return plan;
+}
+
+// Rank 0's head plan for all: only rank 0 needs the pattern's files.
+void ShareHeads(Communicator& comm, HeadPlan* plan) {
+  if (comm.size() == 1) return;
+  int32_t sizes[4] = {plan->layers, plan->kv_heads, plan->sink, plan->recent};
+  comm.Broadcast(sizes, sizeof sizes, 0);
+  plan->layers = sizes[0];
+  plan->kv_heads = sizes[1];
+  plan->sink = sizes[2];
+  plan->recent = sizes[3];
+  plan->retrieval.resize(int64_t{sizes[0]} * sizes[1]);
+  comm.Broadcast(plan->retrieval.data(), plan->retrieval.size(), 0);
+}
+
+bool AnySplit(const Partition& partition) {
+  for (const auto& layer : partition.layers) {
+    if (!SplitHeads(layer).empty()) return true;
+  }
+  return false;
+}
+bool AnyWhole(const Partition& partition) {
+  for (const auto& layer : partition.layers) {
+    for (const RankHeads& rank : layer) {
+      if (!rank.whole.empty()) return true;
+    }
+  }
+  return false;
+}
+int SplitSlots(const Partition& partition) {
+  for (const auto& layer : partition.layers) {
+    for (const RankHeads& rank : layer) {
+      if (!rank.split.empty()) return rank.split[0].of;
+    }
+  }
+  return 1;
+}
+
+// The smallest of every rank's numbers.
+int64_t MinOverRanks(Communicator& comm, int64_t value) {
+  std::vector<int64_t> all(comm.size());
+  comm.AllGatherHost(all.data(), &value, sizeof value);
+  return *std::min_element(all.begin(), all.end());
+}
+
+}  // namespace
+
+const char* Name(Finish finish) {
+  switch (finish) {
+    case Finish::kStop:
+      return "stop";
+    case Finish::kEos:
+      return "eos";
+    case Finish::kLength:
+      return "length";
+  }
+  return "?";
+}
+
+struct Engine::State {
+  EngineOptions options;
+  ModelConfig config;
+  HeadPlan heads;
+  Partition partition;
+  RankShard shard;
+  KvFormat kv = KvFormat::kBF16;
+  MemoryPlan memory;
+  Device* device = nullptr;
+  Communicator* comm = nullptr;
+  std::unique_ptr<Worker> worker;
+  std::unique_ptr<Scheduler> scheduler;  // rank 0
+  std::chrono::steady_clock::time_point last_message;
+
+  absl::Status Load();
+  absl::Status Decide();
+  absl::StatusOr<KvSizes> Size(const WeightFormats& formats, const StepLimits& limits);
+  void MakeScheduler(const KvSizes& sizes, int chunk);
+  void Send(Command command, const std::string& payload) {
+    if (comm->size() == 1) return;
+    std::vector<uint8_t> message(1, static_cast<uint8_t>(command));
+    message.insert(message.end(), payload.begin(), payload.end());
+    SendMessage(*comm, message);
+  }
+};
+
+// What follows from options and files alone, on every rank alike.
+absl::Status Engine::State::Decide() {
+  absl::StatusOr<ModelConfig> loaded = LoadConfig(options.model_dir);
+  absl::Status status = loaded.status();
+  if (loaded.ok()) config = *loaded;
+  if (status.ok() && comm->rank() == 0) {
+    absl::StatusOr<HeadPlan> chosen = ChooseHeads(options, config);
+    status = chosen.status();
+    if (chosen.ok()) heads = *chosen;
+  }
+  if (absl::Status s = Agree(*comm, status); !s.ok()) return s;
+  ShareHeads(*comm, &heads);
+
+  kv = options.kv.value_or(device->is_cuda() ? KvFormat::kBF16 : KvFormat::kF32);
+  if (absl::Status s = CheckAttention(*device, config.head_dim, config.heads / config.kv_heads, kv); !s.ok()) return s;
+  PartitionRequest request;
+  request.shape = ShapeOf(config);
+  request.heads = heads;
+  request.world = comm->size();
+  request.rank_weights = options.rank_weights;
+  request.kv_token_bytes = KvTokenBytes(kv, config.head_dim);
+  request.weight_bits = Bits(options.weights.value_or(DType::kBF16));
+  request.strategy = options.strategy;
+  absl::StatusOr<Partition> made = MakePartition(request);
+  if (!made.ok()) return made.status();
+  partition = std::move(*made);
+  const int64_t ffn_unit = PreferredGranularity(config.intermediate, comm->size());
+  shard = MakeShard(partition, request.shape, comm->rank(), ffn_unit, 1);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const StepLimits& limits) {
+  const KvUnitBytes unit = UnitBytes(config, shard, heads, kv);
+  KvSizes sizes;
+  sizes.format = kv;
+  sizes.slots = SplitSlots(partition);
+  sizes.rings = options.sessions + options.questions + 1;
+  sizes.tables = options.sessions + options.questions;
+  sizes.table_pages = CeilDiv(limits.max_tokens, kPageTokens);
+  memory.device_free = device->FreeMemory();
+  memory.reserve = device->is_cuda() ? int64_t{256} << 20 : memory.device_free / 32;
+  memory.weights = WeightBytes(config, shard, formats);
+  memory.rings = sizes.rings * unit.ring;
+  memory.tables = 4 * sizes.tables * (sizes.table_pages + CeilDiv(sizes.table_pages, sizes.slots));
+  memory.workspace =
+      std::max(Model::WorkspaceBytes(config, partition, shard, formats, kv, heads, limits, *device),
+               Bytes(DType::kF32, limits.samples * shard.vocab.size()) + DrawScratchBytes(*device, shard.vocab.size()));
+  // Every sequence may end inside a page, and a fork copies one: rounding beside the tokens themselves.
+  const int64_t rounding = 2 * sizes.tables;
+  auto pages_for = [&](int64_t tokens) {
+    sizes.pages = AnyWhole(partition) ? CeilDiv(tokens, kPageTokens) + rounding : 0;
+    sizes.split_pages = AnySplit(partition) ? CeilDiv(tokens, int64_t{kPageTokens} * sizes.slots) + rounding : 0;
+    return sizes.pages * unit.page + sizes.split_pages * unit.split_page;
+  };
+  int64_t tokens = options.kv_tokens;
+  if (tokens == 0) {
+    const int64_t fixed = memory.total() + memory.reserve + pages_for(0);
+    const double per_token = static_cast<double>(unit.page) / kPageTokens +
+                             static_cast<double>(unit.split_page) / (static_cast<double>(kPageTokens) * sizes.slots);
+    // No more than every sequence at its longest; on the CPU at most half of the memory, which is also the user's.
+    int64_t most = limits.max_tokens * sizes.tables;
+    if (per_token > 0) {
+      const double room = static_cast<double>(memory.device_free - fixed) * (device->is_cuda() ? 1.0 : 0.5);
+      most = std::min(most, static_cast<int64_t>(std::max(0.0, room / per_token)));
+    }
+    tokens = MinOverRanks(*comm, most) / kPageTokens * kPageTokens;
+  }
+  memory.kv_pages = pages_for(tokens);
+  memory.kv_tokens = tokens;
+  if (absl::Status s = Agree(*comm, CheckFits(memory)); !s.ok()) return s;
+  return sizes;
+}
+
+void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
+  SchedulerOptions s;
+  s.chunk = chunk;
+  s.max_wait = options.max_wait;
+  s.max_batch = Worker::kMaxBatch;
+  s.refeed = heads.streaming_heads() == 0 ? 0 : int64_t{config.layers} * heads.recent;
+  s.sessions = options.sessions;
+  s.questions = options.questions;
+  const double d = config.head_dim;
+  s.flop_per_token =
+      2.0 * config.layers *
+      (config.hidden * d * 2.0 * (config.heads + config.kv_heads) + 3.0 * config.hidden * config.intermediate) /
+      comm->size();
+  s.flop_per_token_pair = 4.0 * d * (config.heads / config.kv_heads) * heads.retrieval_heads() / comm->size();
+  s.flop_rate = device->is_cuda() ? 4e14 : 3e10 * device->pool().threads();
+  scheduler = std::make_unique<Scheduler>(s, sizes, AnyWhole(partition), AnySplit(partition));
+}
+
+absl::Status Engine::State::Load() {
+  if (absl::Status s = Decide(); !s.ok()) return s;
+  absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(options.model_dir);
+  if (absl::Status s = Agree(*comm, files.status()); !s.ok()) return s;
+  absl::StatusOr<WeightFormats> formats = ChooseFormats(*files, config, *device, options.weights, options.weights_head);
+  if (absl::Status s = Agree(*comm, formats.status()); !s.ok()) return s;
+
+  const int64_t positions = MaxPositions(config);
+  if (options.max_session_tokens > positions) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: the model has %d positions, %d tokens were asked for",
+                                                      options.model_dir, positions, options.max_session_tokens));
+  }
+  const int chunk = options.chunk > 0 ? options.chunk : device->is_cuda() ? 16384 : 1024;
+  StepLimits limits;
+  limits.max_tokens = options.max_session_tokens > 0 ? options.max_session_tokens : positions;
+  limits.prefill_rows = static_cast<int>(std::min<int64_t>(chunk, limits.max_tokens));
+  limits.rows = SchedulerOptions().max_rows;
+  limits.samples = Worker::kMaxBatch;
+  absl::StatusOr<KvSizes> sizes = Size(*formats, limits);
+  if (!sizes.ok()) return sizes.status();
+
+  absl::StatusOr<ModelWeights> weights = LoadWeights(*files, config, shard, *formats, *device, *comm, options.on_load);
+  if (absl::Status s = Agree(*comm, weights.status()); !s.ok()) return s;
+  absl::StatusOr<Model> model = Model::Create(config, partition, shard, std::move(*weights),
+                                              ComputeRopeFrequencies(config, limits.max_tokens), *device, *comm);
+  if (absl::Status s = Agree(*comm, model.status()); !s.ok()) return s;
+  absl::StatusOr<KvCache> cache = KvCache::Create(*device, config, shard, heads, *sizes);
+  if (absl::Status s = Agree(*comm, cache.status()); !s.ok()) return s;
+  absl::StatusOr<Buffer> workspace = Buffer::Allocate(*device, memory.workspace, "the workspace");
+  if (absl::Status s = Agree(*comm, workspace.status()); !s.ok()) return s;
+  absl::StatusOr<std::unique_ptr<Worker>> made =
+      Worker::Create(std::move(*model), std::move(*cache), Arena(std::move(*workspace)), limits, *device, *comm);
+  if (absl::Status s = Agree(*comm, made.status()); !s.ok()) return s;
+  worker = std::move(*made);
+  if (comm->rank() == 0) MakeScheduler(*sizes, chunk);
+  return absl::OkStatus();
+}
+
+Engine::Engine() : state_(std::make_unique<State>()) {}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, Device& device,
+                                                       Communicator& comm) {
+  std::unique_ptr<Engine> engine(new Engine());
+  engine->state_->options = options;
+  engine->state_->device = &device;
+  engine->state_->comm = &comm;
+  if (absl::Status s = engine->state_->Load(); !s.ok()) {
+    engine->state_->scheduler.reset();
+    return s;
+  }
+  return engine;
+}
+
+Engine::~Engine() {
+  if (state_->scheduler != nullptr) state_->Send(Command::kEnd, "");
+}
+
+void Engine::Follow() {
+  while (true) {
+    const std::vector<uint8_t> message = ReceiveMessage(*state_->comm);
+    DUO_CHECK(!message.empty());
+    const std::string_view payload(reinterpret_cast<const char*>(message.data()) + 1, message.size() - 1);
+    switch (static_cast<Command>(message[0])) {
+      case Command::kEnd:
+        return;
+      case Command::kStep: {
+        absl::StatusOr<StepPlan> plan = ParseStepPlan(payload);
+        DUO_CHECK_MSG(plan.ok(), std::string(plan.status().message()));
+        state_->worker->Execute(*plan);
+        break;
+      }
+    }
+  }
+}
+
+bool Engine::Step() {
+  StepPlan plan;
+  if (!state_->scheduler->Next(&plan)) return false;
+  const auto start = std::chrono::steady_clock::now();
+  if (state_->comm->size() > 1) state_->Send(Command::kStep, Serialize(plan));
+  const StepResult result = state_->worker->Execute(plan);
+  state_->scheduler->Complete(result, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return true;
+}
+
+absl::StatusOr<SessionId> Engine::CreateSession(int64_t max_tokens) {
+  return state_->scheduler->CreateSession(max_tokens);
+}
+absl::Status Engine::CloseSession(SessionId id) { return state_->scheduler->CloseSession(id); }
+absl::StatusOr<SessionId> Engine::Fork(SessionId id, int64_t max_tokens) {
+  return state_->scheduler->Fork(id, max_tokens);
+}
+absl::Status Engine::Rewind(SessionId id, int64_t tokens) { return state_->scheduler->Rewind(id, tokens); }
+absl::StatusOr<std::vector<int32_t>> Engine::Tokens(SessionId id) const { return state_->scheduler->Tokens(id); }
+
+absl::StatusOr<SessionInfo> Engine::Get(SessionId id) const {
+  absl::StatusOr<SessionInfo> info = state_->scheduler->Get(id);
+  if (info.ok()) info->kv_bytes = KvBytes(info->tokens);
+  return info;
+}
+
+std::vector<SessionInfo> Engine::List() const {
+  std::vector<SessionInfo> all;
+  for (SessionId id : state_->scheduler->List()) all.push_back(*Get(id));
+  return all;
+}
+
+absl::StatusOr<RequestId> Engine::Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events) {
+  return state_->scheduler->Append(id, std::move(tokens), std::move(events));
+}
+absl::StatusOr<RequestId> Engine::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
+                                      RequestEvents events) {
+  return state_->scheduler->Ask(id, std::move(tokens), params, std::move(events));
+}
+absl::Status Engine::Cancel(RequestId id) { return state_->scheduler->Cancel(id); }
+
+const ModelConfig& Engine::config() const { return state_->config; }
+const HeadPlan& Engine::heads() const { return state_->heads; }
+const Partition& Engine::partition() const { return state_->partition; }
+const MemoryPlan& Engine::memory_plan() const { return state_->memory; }
+KvFormat Engine::kv_format() const { return state_->kv; }
+EngineStats Engine::stats() const { return state_->scheduler->stats(); }
+
+int64_t Engine::KvBytes(int64_t tokens) const {
+  const HeadPlan& heads = state_->heads;
+  const int d = state_->config.head_dim;
+  return tokens * heads.retrieval_heads() * KvTokenBytes(state_->kv, d) +
+         int64_t{heads.streaming_heads()} * (heads.sink + heads.recent + 1) * KvTokenBytes(RingFormat(state_->kv), d);
+}
+int64_t Engine::KvBytesFull(int64_t tokens) const {
+  const ModelConfig& config = state_->config;
+  return tokens * config.layers * config.kv_heads * KvTokenBytes(state_->kv, config.head_dim);
+}
+
+}  // namespace duo

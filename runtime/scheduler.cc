@@ -1,0 +1,455 @@
+#include "runtime/scheduler.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "runtime/worker.h"
+
+namespace duo {
+namespace {
+
+double Seconds(std::chrono::steady_clock::time_point from, std::chrono::steady_clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+absl::Status NoSession(SessionId id) { return absl::NotFoundError(absl::StrCat("there is no session ", id)); }
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerOptions& options, const KvSizes& sizes, bool has_whole, bool has_split)
+    : options_(options), pool_(sizes, has_whole, has_split) {}
+
+Scheduler::~Scheduler() = default;
+
+absl::StatusOr<SessionId> Scheduler::CreateSession(int64_t max_tokens) {
+  if (max_tokens < 1) return absl::InvalidArgumentError("a session needs max_tokens of at least 1");
+  if (static_cast<int>(sessions_.size()) >= options_.sessions) {
+    return absl::ResourceExhaustedError(absl::StrFormat("all %d sessions are open; close one", options_.sessions));
+  }
+  Sequence sequence;
+  if (absl::Status s = pool_.Open(max_tokens, &sequence); !s.ok()) return s;
+  Session& session = sessions_[next_session_];
+  session.id = next_session_++;
+  session.max_tokens = max_tokens;
+  session.sequence = std::move(sequence);
+  return session.id;
+}
+
+absl::StatusOr<SessionId> Scheduler::AdoptSession(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid) {
+  absl::StatusOr<SessionId> id = CreateSession(std::max<int64_t>(max_tokens, tokens.size()));
+  if (!id.ok()) return id;
+  Sequence& sequence = sessions_[*id].sequence;
+  sequence.length = static_cast<int64_t>(tokens.size());
+  sequence.tokens = std::move(tokens);
+  pool_.Grow(&sequence, sequence.length, &upkeep_);
+  sequence.rings_at = rings_valid ? sequence.length : std::max<int64_t>(0, sequence.length - options_.refeed);
+  sequence.ring_begin = rings_valid ? 0 : sequence.rings_at;
+  return id;
+}
+
+absl::Status Scheduler::CloseSession(SessionId id) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  const std::deque<RequestId> queue = found->second.queue;
+  for (RequestId request : queue) {
+    Finish(requests_.at(request), absl::CancelledError("the session was closed"), Finish::kStop);
+  }
+  pool_.Close(&found->second.sequence);
+  sessions_.erase(found);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SessionId> Scheduler::Fork(SessionId id, int64_t max_tokens) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  const Session& parent = found->second;
+  if (max_tokens < parent.sequence.length) {
+    return absl::InvalidArgumentError(absl::StrFormat("session %d holds %d tokens, a fork's max_tokens of %d is less",
+                                                      id, parent.sequence.length, max_tokens));
+  }
+  if (static_cast<int>(sessions_.size()) >= options_.sessions) {
+    return absl::ResourceExhaustedError(absl::StrFormat("all %d sessions are open; close one", options_.sessions));
+  }
+  Sequence sequence;
+  if (absl::Status s = pool_.Fork(parent.sequence, max_tokens, &sequence, &upkeep_); !s.ok()) return s;
+  sequence.tokens = parent.sequence.tokens;
+  Session& session = sessions_[next_session_];
+  session.id = next_session_++;
+  session.max_tokens = max_tokens;
+  session.sequence = std::move(sequence);
+  return session.id;
+}
+
+absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  Session& session = found->second;
+  Sequence& sequence = session.sequence;
+  if (tokens < 0 || tokens > sequence.length) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("session %d holds %d tokens, it cannot be rewound to %d", id, sequence.length, tokens));
+  }
+  if (!session.queue.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("session %d has %d requests pending; rewind it when they are done", id, session.queue.size()));
+  }
+  if (tokens == sequence.length) return absl::OkStatus();
+  if (absl::Status s = pool_.Shrink(&sequence, tokens, &upkeep_); !s.ok()) return s;
+  sequence.tokens.resize(tokens);
+  sequence.length = tokens;
+  // Rings that are being rebuilt already hold nothing before ring_begin: begin again where this position needs it.
+  sequence.rings_at = options_.refeed == 0 ? tokens : std::max<int64_t>(0, tokens - options_.refeed);
+  sequence.ring_begin = sequence.rings_at;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SessionInfo> Scheduler::Get(SessionId id) const {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  const Session& session = found->second;
+  SessionInfo info;
+  info.id = id;
+  info.tokens = session.sequence.length;
+  info.max_tokens = session.max_tokens;
+  info.pending_requests = static_cast<int>(session.queue.size());
+  return info;
+}
+
+std::vector<SessionId> Scheduler::List() const {
+  std::vector<SessionId> ids;
+  for (const auto& [id, session] : sessions_) ids.push_back(id);
+  return ids;
+}
+
+absl::StatusOr<std::vector<int32_t>> Scheduler::Tokens(SessionId id) const {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  return found->second.sequence.tokens;
+}
+
+const Sequence* Scheduler::FindSequence(SessionId id) const {
+  auto found = sessions_.find(id);
+  return found == sessions_.end() ? nullptr : &found->second.sequence;
+}
+
+absl::StatusOr<RequestId> Scheduler::Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  Request request;
+  request.tokens = std::move(tokens);
+  request.events = std::move(events);
+  return Submit(&found->second, std::move(request));
+}
+
+absl::StatusOr<RequestId> Scheduler::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
+                                         RequestEvents events) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  if (params.max_new_tokens < 1) return absl::InvalidArgumentError("max_new_tokens must be at least 1");
+  if (params.temperature < 0) return absl::InvalidArgumentError("temperature must not be negative");
+  if (params.top_p <= 0 || params.top_p > 1) return absl::InvalidArgumentError("top_p must be above 0 and at most 1");
+  Request request;
+  request.ask = true;
+  request.tokens = std::move(tokens);
+  request.params = params;
+  request.events = std::move(events);
+  return Submit(&found->second, std::move(request));
+}
+
+absl::StatusOr<RequestId> Scheduler::Submit(Session* session, Request request) {
+  if (request.tokens.empty()) return absl::InvalidArgumentError("there is no text: at least one token is needed");
+  if (static_cast<int64_t>(requests_.size()) >= options_.max_pending) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("%d requests are pending already; try again later", requests_.size()));
+  }
+  const int64_t tokens =
+      static_cast<int64_t>(request.tokens.size()) + (request.ask ? request.params.max_new_tokens : 0);
+  const int64_t before = session->sequence.length + session->promised;
+  if (ExtendsSession(request)) {
+    if (before + tokens > session->max_tokens) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("session %d holds %d tokens (%d more are pending) of at most %d; %d more do not fit",
+                          session->id, session->sequence.length, session->promised, session->max_tokens, tokens));
+    }
+    session->promised += tokens;
+  } else {
+    // A fork shares the session's full pages; what it needs besides must fit an otherwise empty cache.
+    const int64_t pages = pool_.PagesFor(before + tokens) + (before > 0 ? 1 : 0);
+    if (pages > pool_.pages().size()) {
+      return absl::ResourceExhaustedError(absl::StrFormat(
+          "the question and its answer need %d pages of %d tokens with their document, the cache has %d", pages,
+          kPageTokens, pool_.pages().size()));
+    }
+  }
+  request.id = next_request_++;
+  request.session = session;
+  request.submitted = Clock::now();
+  session->queue.push_back(request.id);
+  const RequestId id = request.id;
+  requests_.emplace(id, std::move(request));
+  return id;
+}
+
+absl::Status Scheduler::Cancel(RequestId id) {
+  auto found = requests_.find(id);
+  if (found == requests_.end()) return absl::NotFoundError(absl::StrCat("there is no request ", id));
+  Finish(found->second, absl::CancelledError("the request was cancelled"), Finish::kStop);
+  return absl::OkStatus();
+}
+
+// Requests of a session run in order: an append or a kept answer alone, questions on forks side by side, each on the
+// session as the requests before it left it.
+void Scheduler::StartWhatCan() {
+  for (auto& [id, request] : requests_) {  // ascending ids: first come, first served
+    if (request.sequence != nullptr) continue;
+    bool blocked = false;
+    for (RequestId earlier : request.session->queue) {
+      if (earlier == id) break;
+      const Request& other = requests_.at(earlier);
+      // A question that has its fork no longer needs the session to stand still.
+      blocked |= ExtendsSession(other) || other.sequence == nullptr;
+    }
+    if (!blocked) TryStart(request);
+  }
+}
+
+bool Scheduler::TryStart(Request& request) {
+  Session& session = *request.session;
+  // Rings that must be rebuilt are rebuilt on the session, once, not on every fork.
+  if (NeedsRebuild(session.sequence)) return false;
+  if (ExtendsSession(request)) {
+    request.sequence = &session.sequence;
+  } else {
+    if (running_questions_ >= options_.questions) return false;
+    const int64_t tokens = session.sequence.length + request.tokens.size() + request.params.max_new_tokens;
+    if (!pool_.Fork(session.sequence, tokens, &request.fork, &upkeep_).ok()) return false;
+    request.sequence = &request.fork;
+    ++running_questions_;
+  }
+  request.started = Clock::now();
+  request.result.queue_seconds = Seconds(request.submitted, request.started);
+  return true;
+}
+
+double Scheduler::Predict(int64_t rows, int64_t history) const {
+  const double pairs = static_cast<double>(rows) * (static_cast<double>(history) + 0.5 * static_cast<double>(rows));
+  return scale_ * (static_cast<double>(rows) * options_.flop_per_token + pairs * options_.flop_per_token_pair) /
+         options_.flop_rate;
+}
+
+int Scheduler::ChunkRows(const Request& request) const {
+  int64_t rows = std::min<int64_t>(Remaining(request), options_.chunk);
+  if (requests_.size() <= 1) return static_cast<int>(rows);
+  // Somebody waits: shorten to a power of two (few shapes for the kernels to be planned for) that is quick enough.
+  if (Predict(rows, request.sequence->length) <= options_.max_wait) return static_cast<int>(rows);
+  int64_t shorter = 2 * kMaxDecodeRows;
+  while (2 * shorter < rows && Predict(2 * shorter, request.sequence->length) <= options_.max_wait) shorter *= 2;
+  return static_cast<int>(std::min(rows, shorter));
+}
+
+void Scheduler::AddSpan(const Sequence& sequence, int64_t first, const int32_t* tokens, int rows, bool refeed,
+                        StepPlan* plan) {
+  SeqSpan span;
+  span.first_row = static_cast<int32_t>(plan->tokens.size());
+  span.num_rows = rows;
+  span.history = static_cast<int32_t>(first);
+  span.table = span.split_table = sequence.table;
+  span.ring = sequence.ring;
+  span.ring_begin = static_cast<int32_t>(sequence.ring_begin);
+  span.keep_pages = refeed ? 1 : 0;
+  const auto seq = static_cast<int32_t>(plan->spans.size());
+  plan->spans.push_back(span);
+  for (int i = 0; i < rows; ++i) {
+    plan->tokens.push_back(tokens[i]);
+    plan->positions.push_back(static_cast<int32_t>(first + i));
+    plan->row_seq.push_back(seq);
+  }
+  plan->max_tokens = std::max(plan->max_tokens, first + rows);
+}
+
+void Scheduler::AddRows(Request& request, int rows, StepPlan* plan) {
+  Sequence& sequence = *request.sequence;
+  pool_.Grow(&sequence, sequence.length + rows, plan);
+  AddSpan(sequence, sequence.length, request.tokens.data() + request.fed, rows, false, plan);
+  const bool draws = request.ask && !request.closing && rows == Remaining(request);
+  if (draws) {
+    plan->sample_rows.push_back(static_cast<int32_t>(plan->tokens.size()) - 1);
+    plan->samples.push_back(
+        {request.params.temperature, request.params.top_p, request.params.seed, sequence.length + rows});
+    if (request.params.want_logits) plan->want_logits = 1;
+  }
+  parts_.push_back({request.id, 0, rows, draws});
+}
+
+void Scheduler::AddRebuild(Session& session, int rows, StepPlan* plan) {
+  const Sequence& sequence = session.sequence;
+  AddSpan(sequence, sequence.rings_at, sequence.tokens.data() + sequence.rings_at, rows, true, plan);
+  parts_.push_back({0, session.id, rows, false});
+}
+
+bool Scheduler::Next(StepPlan* plan) {
+  *plan = StepPlan();
+  parts_.clear();
+  StartWhatCan();
+  std::vector<Request*> rows, chunks;
+  for (auto& [id, request] : requests_) {
+    if (request.sequence != nullptr) (IsLong(request) ? chunks : rows).push_back(&request);
+  }
+  plan->table_writes.swap(upkeep_.table_writes);
+  plan->table_ids.swap(upkeep_.table_ids);
+  plan->page_copies.swap(upkeep_.page_copies);
+  plan->ring_copies.swap(upkeep_.ring_copies);
+  std::vector<Session*> rebuilds;  // somebody waits for their rings
+  for (auto& [id, session] : sessions_) {
+    if (NeedsRebuild(session.sequence) && !session.queue.empty()) rebuilds.push_back(&session);
+  }
+  if (rows.empty() && chunks.empty() && rebuilds.empty()) {
+    plan->kind = StepKind::kUpkeep;
+    return !plan->table_writes.empty() || !plan->page_copies.empty() || !plan->ring_copies.empty();
+  }
+
+  // Rows first; then a chunk, if one waits; then rows again.
+  if (!chunks.empty() && ((rows.empty() && rebuilds.empty()) || !planned_prefill_)) {
+    Request* chosen = chunks.front();
+    for (Request* request : chunks) {
+      if (request->id > last_prefill_) {
+        chosen = request;
+        break;
+      }
+    }
+    last_prefill_ = chosen->id;
+    planned_prefill_ = true;
+    planned_history_ = chosen->sequence->length;
+    planned_rows_ = ChunkRows(*chosen);
+    plan->kind = planned_rows_ > kMaxDecodeRows ? StepKind::kPrefill : StepKind::kRows;
+    AddRows(*chosen, static_cast<int>(planned_rows_), plan);
+    return true;
+  }
+  planned_prefill_ = false;
+  // Answers being written come before appends and rebuilding, which can take what room is left.
+  std::stable_sort(rows.begin(), rows.end(),
+                   [](const Request* a, const Request* b) { return a->drawing > b->drawing; });
+  int room = options_.max_rows;
+  for (Request* request : rows) {
+    if (static_cast<int>(plan->spans.size()) == options_.max_batch || room == 0) break;
+    const int count = static_cast<int>(std::min<int64_t>({Remaining(*request), options_.chunk, kMaxDecodeRows, room}));
+    AddRows(*request, count, plan);
+    room -= count;
+  }
+  for (Session* session : rebuilds) {
+    if (static_cast<int>(plan->spans.size()) == options_.max_batch || room == 0) break;
+    const Sequence& s = session->sequence;
+    const int count = static_cast<int>(std::min<int64_t>({s.length - s.rings_at, kMaxDecodeRows, room}));
+    AddRebuild(*session, count, plan);
+    room -= count;
+  }
+  return true;
+}
+
+void Scheduler::Complete(const StepResult& result, double seconds) {
+  ++stats_.steps;
+  stats_.busy_seconds += seconds;
+  if (planned_prefill_ && parts_.size() == 1) {
+    const double predicted = Predict(planned_rows_, planned_history_);
+    if (predicted > 0) scale_ *= 0.5 + 0.5 * std::clamp(seconds / predicted, 0.01, 100.0);
+  }
+  size_t sample = 0;
+  const int64_t vocab = result.tokens.empty() ? 0 : static_cast<int64_t>(result.logits.size() / result.tokens.size());
+  const std::vector<Part> parts = std::move(parts_);
+  parts_.clear();
+  for (const Part& part : parts) {
+    const size_t drawn = part.draws ? sample++ : 0;
+    if (part.rebuilt != 0) {
+      auto session = sessions_.find(part.rebuilt);
+      if (session == sessions_.end()) continue;
+      Sequence& rebuilt = session->second.sequence;
+      rebuilt.rings_at += part.rows;
+      if (rebuilt.rings_at == rebuilt.length) rebuilt.ring_begin = 0;
+      continue;
+    }
+    auto found = requests_.find(part.request);
+    if (found == requests_.end()) continue;
+    Request& request = found->second;
+    Sequence& sequence = *request.sequence;
+    sequence.tokens.insert(sequence.tokens.end(), request.tokens.begin() + request.fed,
+                           request.tokens.begin() + request.fed + part.rows);
+    request.fed += part.rows;
+    sequence.length += part.rows;
+    sequence.rings_at = sequence.length;
+    if (ExtendsSession(request)) request.session->promised -= part.rows;
+    (request.drawing ? stats_.decode_tokens : stats_.prefill_tokens) += part.rows;
+    if (!request.drawing && !request.closing) {
+      request.result.prompt_tokens = static_cast<int64_t>(request.fed);
+      if (request.events.on_progress) request.events.on_progress(request.fed, request.tokens.size());
+    }
+    if (request.closing || (!request.ask && Remaining(request) == 0)) {
+      if (!request.ask) request.result.prefill_seconds = Seconds(request.started, Clock::now());
+      Finish(request, absl::OkStatus(), request.result.finish);
+    } else if (part.draws) {
+      if (request.params.want_logits && request.events.on_logits && vocab > 0) {
+        request.events.on_logits({result.logits.begin() + drawn * vocab, result.logits.begin() + (drawn + 1) * vocab});
+      }
+      Drew(request, result.tokens[drawn]);
+    }
+  }
+}
+
+void Scheduler::Drew(Request& request, int32_t token) {
+  if (!request.drawing) {
+    request.drawing = true;
+    request.prompt_done = Clock::now();
+    request.result.prefill_seconds = Seconds(request.started, request.prompt_done);
+  }
+  const std::vector<int32_t>& ends = request.params.end_tokens;
+  if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
+    return Finish(request, absl::OkStatus(), Finish::kEos);
+  }
+  ++request.result.new_tokens;
+  const bool go_on = !request.events.on_token || request.events.on_token(token);
+  request.tokens.push_back(token);
+  if (go_on && request.result.new_tokens < request.params.max_new_tokens) return;
+  request.result.finish = go_on ? Finish::kLength : Finish::kStop;
+  if (request.params.keep) {
+    request.closing = true;  // one more step feeds the last token, so that the session has it
+  } else {
+    Finish(request, absl::OkStatus(), request.result.finish);
+  }
+}
+
+void Scheduler::Finish(Request& request, absl::Status status, duo::Finish finish) {
+  request.result.status = std::move(status);
+  request.result.finish = finish;
+  if (request.drawing) request.result.decode_seconds = Seconds(request.prompt_done, Clock::now());
+  Session& session = *request.session;
+  if (ExtendsSession(request)) {
+    // What was promised and not fed: the rest of the text, and of the answer's budget.
+    const int64_t total = static_cast<int64_t>(request.tokens.size()) - (request.ask ? request.result.new_tokens : 0) +
+                          (request.ask ? request.params.max_new_tokens : 0);
+    session.promised -= total - static_cast<int64_t>(request.fed);
+  } else if (request.sequence != nullptr) {
+    pool_.Close(&request.fork);
+    --running_questions_;
+  }
+  session.queue.erase(std::find(session.queue.begin(), session.queue.end(), request.id));
+  const RequestEvents events = std::move(request.events);
+  const RequestResult result = std::move(request.result);
+  requests_.erase(request.id);
+  if (events.on_done) events.on_done(result);
+}
+
+EngineStats Scheduler::stats() const {
+  EngineStats stats = stats_;
+  stats.pages = pool_.pages().size();
+  stats.pages_free = pool_.pages().free();
+  stats.pages_available = pool_.pages().available();
+  stats.split_pages = pool_.split_pages().size();
+  stats.split_pages_free = pool_.split_pages().free();
+  stats.rings = pool_.rings();
+  stats.rings_free = pool_.rings_free();
+  stats.sessions = static_cast<int>(sessions_.size());
+  for (const auto& [id, request] : requests_) ++(request.sequence != nullptr ? stats.running : stats.waiting);
+  return stats;
+}
+
+}  // namespace duo
