@@ -17,9 +17,11 @@ namespace duo {
 namespace {
 
 constexpr size_t kPieceBytes = size_t{1} << 30;       // of one MPI call, whose counts are ints
-constexpr int64_t kBlockElements = int64_t{4} << 20;  // of one sum: bounds the scratch
+constexpr int64_t kBlockElements = int64_t{1} << 20;  // of one sum: bounds the scratch
 constexpr int64_t kSmallBytes = 64 << 10;             // up to here everybody gets everything and sums all of it
 constexpr int64_t kGrain = 16384;                     // elements that a thread sums at a time
+// The exchanges of a step: never rest, but yield the core, because ranks may share one (MPI's own blocking calls spin).
+constexpr Wait kInStep{.hot_seconds = 1e9};
 constexpr int kArriveTag = 1, kLeaveTag = 2;
 
 // out[i] = sum over ranks, in rank order and f32, of parts[rank * stride + i].
@@ -91,12 +93,12 @@ class MpiCommunicator final : public Communicator {
 
   void AllGather(void* out, const void* in, size_t bytes, Device& device) override {
     if (!device.is_cuda()) {
-      Gather(out, in, bytes);
+      Gather(out, in, bytes, kInStep);
       return;
     }
     uint8_t* host = Scratch(staged_, bytes * (size() + 1));
     device.Download(host + bytes * size(), in, bytes);
-    Gather(host, host + bytes * size(), bytes);
+    Gather(host, host + bytes * size(), bytes, kInStep);
     device.Upload(out, host, bytes * size());
   }
 
@@ -113,7 +115,7 @@ class MpiCommunicator final : public Communicator {
     }
   }
 
-  void AllGatherHost(void* out, const void* in, size_t bytes) override { Gather(out, in, bytes); }
+  void AllGatherHost(void* out, const void* in, size_t bytes) override { Gather(out, in, bytes, Wait{}); }
 
   // By messages from and to rank 0, so that it knows who is missing.
   void Barrier(const Wait& wait) override {
@@ -175,12 +177,14 @@ class MpiCommunicator final : public Communicator {
     Finish(request, wait, peer);
   }
 
-  void Gather(void* out, const void* in, size_t bytes) {
+  void Gather(void* out, const void* in, size_t bytes, const Wait& wait) {
     uint8_t* own = static_cast<uint8_t*>(out) + rank() * bytes;
     if (in != own && bytes > 0) std::memcpy(own, in, bytes);
     DUO_CHECK_LE(bytes, kPieceBytes);
-    Check(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, out, static_cast<int>(bytes), MPI_BYTE, comm_),
-          "MPI_Allgather");
+    MPI_Request request;
+    Check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, out, static_cast<int>(bytes), MPI_BYTE, comm_, &request),
+          "MPI_Iallgather");
+    Finish(request, wait, rank());
   }
 
   void SumInto(void* out, DType dtype, int64_t elements, ThreadPool& pool) {
@@ -197,9 +201,11 @@ class MpiCommunicator final : public Communicator {
     const int width = static_cast<int>(Bytes(dtype, 1));
     if (elements * width <= kSmallBytes) {
       uint8_t* parts = Scratch(parts_, elements * width * ranks);
-      Check(MPI_Allgather(data, static_cast<int>(elements * width), MPI_BYTE, parts, static_cast<int>(elements * width),
-                          MPI_BYTE, comm_),
-            "MPI_Allgather");
+      MPI_Request request;
+      Check(MPI_Iallgather(data, static_cast<int>(elements * width), MPI_BYTE, parts,
+                           static_cast<int>(elements * width), MPI_BYTE, comm_, &request),
+            "MPI_Iallgather");
+      Finish(request, kInStep, rank());
       SumInto(data, dtype, elements, pool);
       return;
     }
@@ -217,12 +223,16 @@ class MpiCommunicator final : public Communicator {
       own_offsets_[r] = static_cast<int>(r * own * width);
     }
     uint8_t* parts = Scratch(parts_, own * width * ranks);
-    Check(MPI_Alltoallv(data, counts_.data(), offsets_.data(), MPI_BYTE, parts, own_counts_.data(), own_offsets_.data(),
-                        MPI_BYTE, comm_),
-          "MPI_Alltoallv");
+    MPI_Request request;
+    Check(MPI_Ialltoallv(data, counts_.data(), offsets_.data(), MPI_BYTE, parts, own_counts_.data(),
+                         own_offsets_.data(), MPI_BYTE, comm_, &request),
+          "MPI_Ialltoallv");
+    Finish(request, kInStep, rank());
     SumInto(data + offsets_[rank()], dtype, own, pool);
-    Check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, counts_.data(), offsets_.data(), MPI_BYTE, comm_),
-          "MPI_Allgatherv");
+    Check(MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, counts_.data(), offsets_.data(), MPI_BYTE, comm_,
+                          &request),
+          "MPI_Iallgatherv");
+    Finish(request, kInStep, rank());
   }
 
   MpiSession& session_;

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -45,8 +46,8 @@ bool Alive(int pid) { return kill(pid, 0) == 0 || errno != ESRCH; }
 
 }  // namespace
 
-bool MpiSession::Launched(const char* ompi_world_size, const char* pmi_size) {
-  return (ompi_world_size != nullptr && *ompi_world_size != 0) || (pmi_size != nullptr && *pmi_size != 0);
+bool MpiSession::Launched(std::initializer_list<const char*> variables) {
+  return std::any_of(variables.begin(), variables.end(), [](const char* v) { return v != nullptr && *v != 0; });
 }
 
 std::unique_ptr<MpiSession> MpiSession::Start(bool watch_peers) {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <atomic>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -20,9 +21,9 @@ namespace duo {
 
 class MpiSession {
  public:
-  // ompi_world_size, pmi_size: the environment variables OMPI_COMM_WORLD_SIZE and PMI_SIZE as main read them, null when
-  // unset.
-  static bool Launched(const char* ompi_world_size, const char* pmi_size);
+  // Was this process started as a rank? `variables`: OMPI_COMM_WORLD_SIZE (mpirun), PMIX_RANK and PMI_RANK (srun) of
+  // the environment, as main reads them; null where unset.
+  static bool Launched(std::initializer_list<const char*> variables);
   // watch_peers: false where the death of a peer shall go unnoticed until a Wait times out (tests of just that).
   static std::unique_ptr<MpiSession> Start(bool watch_peers = true);
   ~MpiSession();

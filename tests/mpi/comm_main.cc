@@ -36,7 +36,7 @@ std::vector<float> RandomVector(int rank, int64_t n) {
 
 // Bit-equal to adding in rank order, f32, rounded once; both algorithms and the block limit are crossed.
 void SumsInRankOrder(Communicator& c, Device& device) {
-  for (const int64_t n : {0, 1, 3, 257, 16384, 16385, 70001, (4 << 20) + 5}) {
+  for (const int64_t n : {0, 1, 3, 257, 16384, 16385, 70001, (1 << 20) + 5}) {
     std::vector<float> sum(n), data = RandomVector(c.rank(), n);
     for (int r = 0; r < c.size(); ++r) {
       const std::vector<float> part = RandomVector(r, n);

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# usage: hosts.sh HOSTS RANKS COMMAND...
+# Runs COMMAND under mpirun on HOSTS hosts with RANKS ranks each. The hosts are network namespaces of this machine, with
+# addresses 10.77.0.1, .2, .. and host names host1, host2, .. of their own, joined by a bridge: mpirun starts its daemons
+# there through an agent as it would through ssh, and MPI crosses them over TCP. Needs root and iproute2; exits with 77
+# (skipped) without. The exit code is mpirun's.
+hosts=$1 ranks=$2
+shift 2
+tag=duo$$
+# Called again by mpirun as its ssh: AGENT ADDRESS WORDS...
+agent=$(mktemp)
+cleanup() {
+  for ((i = 0; i <= hosts; ++i)); do ip netns del $tag-$i 2>/dev/null; done
+  rm -f "$agent"
+}
+trap cleanup EXIT
+
+# Namespace 0 is the switch.
+if ! ip netns add $tag-0 2>/dev/null || ! ip -n $tag-0 link add name switch type bridge; then
+  echo "network namespaces cannot be made here: skipped"
+  exit 77
+fi
+ip -n $tag-0 link set switch up
+list=
+for ((i = 1; i <= hosts; ++i)); do
+  ip netns add $tag-$i &&
+    ip -n $tag-$i link set lo up &&
+    ip -n $tag-$i link add eth0 type veth peer name port$i netns $tag-0 &&
+    ip -n $tag-0 link set port$i master switch up &&
+    ip -n $tag-$i addr add 10.77.0.$i/24 dev eth0 &&
+    ip -n $tag-$i link set eth0 up || exit 1
+  list+=${list:+,}10.77.0.$i:$ranks
+done
+
+cat >"$agent" <<END
+#!/usr/bin/env bash
+i=\${1##*.}
+shift
+exec ip netns exec $tag-\$i unshare --uts bash -c "hostname host\$i && exec \$*"
+END
+chmod +x "$agent"
+
+ip netns exec $tag-1 unshare --uts bash -c 'hostname host1 && exec "$@"' mpirun \
+  mpirun -n $((hosts * ranks)) -H $list --allow-run-as-root --mca plm_rsh_agent "$agent" \
+  --mca oob_tcp_if_include 10.77.0.0/24 --mca btl_tcp_if_include 10.77.0.0/24 --mca btl self,vader,tcp "$@"
