@@ -102,6 +102,8 @@ QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string&
   config.format = inner.String("format", config.format);
   if (const nlohmann::json* weights = inner.Find("weights")) {
     config.weights = ParseScheme(*weights, file, inside + ".weights", inner);
+    // "group" permutes the columns; "weight" and "static" only chose the order in which they were rounded.
+    config.activation_order = weights->is_object() && weights->value("actorder", nlohmann::json()) == "group";
   } else {
     inner.Fail(absl::StrCat(inside, ".weights must be an object, found none"));
   }

@@ -36,7 +36,7 @@ struct QuantizationConfig {
   QuantizationScheme activations;    // bits 0: activations stay in 16 bits
   std::vector<std::string> targets;  // compressed-tensors: "Linear", names or "re:" patterns
   std::vector<std::string> ignore;   // modules that stay unquantised, names or "re:" patterns
-  bool activation_order = false;     // GPTQ desc_act: group indices are permuted (g_idx)
+  bool activation_order = false;     // GPTQ desc_act, compressed-tensors actorder: columns have a g_idx
 
   bool operator==(const QuantizationConfig&) const = default;
 };

@@ -274,6 +274,11 @@ TEST(Config, ReadsQuantisationKinds) {
   EXPECT_TRUE(fp8.activations.dynamic);
   EXPECT_TRUE(Holds(fp8.targets, "Linear"));
 
+  config["quantization_config"]["config_groups"]["group_0"]["weights"] = {
+      {"num_bits", 4}, {"type", "int"}, {"strategy", "group"}, {"group_size", 128}, {"actorder", "group"}};
+  QuantizationConfig int4 = Parse(config)->quantization;
+  EXPECT_EQ(int4.weights.group_size, 128);
+  EXPECT_TRUE(int4.activation_order);
   EXPECT_TRUE(Contains(ErrorWith("quantization_config", {{"quant_method", "bitsandbytes"}}),
                        "quantization \"bitsandbytes\" is not supported; supported are compressed-tensors, awq, gptq"));
   EXPECT_TRUE(Contains(ErrorWith("quantization_config", {{"quant_method", "awq"}, {"bits", 99}}),
