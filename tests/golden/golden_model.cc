@@ -1,0 +1,153 @@
+#include "tests/golden/golden_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "attn_patterns/head_plan.h"
+#include "attn_patterns/pattern.h"
+#include "kernels/base/check.h"
+#include "kernels/base/dtype.h"
+
+namespace duo {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+const char* const kFolder = DUO_SOURCE_DIR "/tests/golden/models";
+
+uint64_t Fnv1a64(std::string_view text) {
+  uint64_t hash = 0xCBF29CE484222325u;
+  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001B3u;
+  return hash;
+}
+
+// The bytes of a tensor as safetensors holds them, little-endian.
+std::string TensorBytes(const std::string& name, int64_t count, const Json& exponent, DType dtype) {
+  const uint64_t base = Fnv1a64(name);
+  const float scale = exponent.is_null() ? 0 : std::ldexp(1.0f, -exponent.get<int>());
+  std::string bytes(Bytes(dtype, count), '\0');
+  for (int64_t i = 0; i < count; ++i) {
+    const int u = static_cast<int>(SplitMix64(base + static_cast<uint64_t>(i)) >> 56);
+    const float x =
+        exponent.is_null() ? static_cast<float>(192 + u % 64) / 256 : static_cast<float>(2 * u - 255) * scale;
+    switch (dtype) {
+      case DType::kF32:
+        std::memcpy(&bytes[i * 4], &x, 4);
+        break;
+      case DType::kBF16: {
+        const bf16 h = ToBf16(x);
+        std::memcpy(&bytes[i * 2], &h, 2);
+        break;
+      }
+      case DType::kF16: {
+        const f16 h = ToF16(x);
+        std::memcpy(&bytes[i * 2], &h, 2);
+        break;
+      }
+      default:
+        DUO_CHECK(false);
+    }
+  }
+  return bytes;
+}
+
+void WriteFile(const fs::path& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  DUO_CHECK(file.good());
+}
+
+// Tensors `first`, `first + step`, .. of the list as one safetensors file.
+void WriteShard(const fs::path& path, const Json& tensors, size_t first, size_t step, DType dtype) {
+  const char* const stored = dtype == DType::kF32 ? "F32" : dtype == DType::kF16 ? "F16" : "BF16";
+  Json header = {{"__metadata__", {{"format", "pt"}}}};
+  std::string data;
+  for (size_t i = first; i < tensors.size(); i += step) {
+    const Json& tensor = tensors[i];
+    int64_t count = 1;
+    for (const Json& n : tensor["shape"]) count *= n.get<int64_t>();
+    const size_t begin = data.size();
+    data += TensorBytes(tensor["name"], count, tensor["exponent"], dtype);
+    header[tensor["name"].get<std::string>()] = {
+        {"dtype", stored}, {"shape", tensor["shape"]}, {"data_offsets", {begin, data.size()}}};
+  }
+  std::string text = header.dump();
+  text.append((8 - text.size() % 8) % 8, ' ');
+  std::string length(8, '\0');
+  for (int i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i));
+  WriteFile(path, length + text + data);
+}
+
+void WriteModel(const Json& golden, const fs::path& dir) {
+  fs::create_directories(dir);
+  WriteFile(dir / "config.json", golden["config"].dump());
+  const std::string stored = golden["dtype"];
+  const DType dtype = stored == "float32" ? DType::kF32 : stored == "float16" ? DType::kF16 : DType::kBF16;
+  const Json& tensors = golden["tensors"];
+  const size_t shards = golden["shards"];
+  if (shards == 1) return WriteShard(dir / "model.safetensors", tensors, 0, 1, dtype);
+  Json map = Json::object();
+  for (size_t shard = 0; shard < shards; ++shard) {
+    const std::string name = "model-" + std::to_string(shard + 1) + "-of-" + std::to_string(shards) + ".safetensors";
+    WriteShard(dir / name, tensors, shard, shards, dtype);
+    for (size_t i = shard; i < tensors.size(); i += shards) map[tensors[i]["name"].get<std::string>()] = name;
+  }
+  WriteFile(dir / "model.safetensors.index.json", Json{{"metadata", Json::object()}, {"weight_map", map}}.dump());
+}
+
+GoldenRun ReadRun(const Json& json) {
+  return {.logits = json["logits"], .greedy = json["greedy"], .leads = json["leads"], .bf16_error = json["bf16_error"]};
+}
+
+}  // namespace
+
+std::vector<std::string> GoldenNames() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(kFolder)) names.push_back(entry.path().stem().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+Golden LoadGolden(const std::string& name, const std::string& scratch) {
+  std::ifstream file(fs::path(kFolder) / (name + ".json"));
+  DUO_CHECK(file.good());
+  const Json json = Json::parse(file);
+  Golden golden;
+  golden.name = name;
+  golden.prompt = json["prompt"].get<std::vector<int32_t>>();
+  golden.sink = json["sink"];
+  golden.recent = json["recent"];
+  golden.full = ReadRun(json["full"]);
+  golden.duo = ReadRun(json["duo"]);
+
+  const fs::path dir = fs::path(scratch) / name;
+  fs::create_directories(dir);
+  if (json.contains("model")) {
+    golden.model_dir = (fs::path(DUO_SOURCE_DIR) / json["model"].get<std::string>()).string();
+  } else {
+    golden.model_dir = (dir / "model").string();
+    WriteModel(json, golden.model_dir);
+  }
+  Pattern pattern;
+  pattern.layers = static_cast<int>(json["heads"].size());
+  pattern.kv_heads = static_cast<int>(json["heads"][0].size());
+  pattern.sink = golden.sink;
+  pattern.recent = golden.recent;
+  for (const Json& layer : json["heads"])
+    for (const Json& head : layer) {
+      golden.retrieval.push_back(head.get<uint8_t>());
+      pattern.gates.push_back(head.get<double>());
+    }
+  golden.pattern_dir = (dir / "pattern").string();
+  DUO_CHECK(WritePattern(pattern, PatternConfigJson(pattern), golden.pattern_dir).ok());
+  return golden;
+}
+
+}  // namespace duo
