@@ -11,8 +11,9 @@
 int main(int argc, char** argv) {
   duo::Launch launch;
   launch.program = duo::ProgramPath();
-  launch.under_mpirun = duo::MpiSession::Launched(std::getenv("OMPI_COMM_WORLD_SIZE"), std::getenv("PMI_SIZE"));
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMI_RANK"}) {
+  launch.under_mpirun = duo::MpiSession::Launched(
+      {std::getenv("OMPI_COMM_WORLD_SIZE"), std::getenv("PMIX_RANK"), std::getenv("PMI_RANK")});
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
     if (const char* rank = std::getenv(name); launch.under_mpirun && rank != nullptr) launch.rank = std::atoi(rank);
   }
 
