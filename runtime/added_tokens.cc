@@ -1,6 +1,7 @@
 #include "runtime/added_tokens.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "runtime/unicode.h"
 
@@ -33,6 +34,12 @@ size_t SpaceAfter(std::string_view text, size_t pos) {
   return pos;
 }
 
+bool InOneRange(std::span<const TextRange> ranges, size_t begin, size_t end) {
+  const auto after = std::upper_bound(ranges.begin(), ranges.end(), begin,
+                                      [](size_t value, const TextRange& range) { return value < range.begin; });
+  return after != ranges.begin() && std::prev(after)->end >= end;
+}
+
 }  // namespace
 
 void AddedTokenMatcher::Add(std::string_view pattern, const AddedToken& token) {
@@ -63,7 +70,8 @@ const AddedToken* AddedTokenMatcher::Longest(std::string_view text, size_t* leng
   return best;
 }
 
-std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::Cut(std::string_view text, bool parse_special) const {
+std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::Cut(std::string_view text,
+                                                               std::span<const TextRange> special) const {
   std::vector<Segment> segments;
   size_t plain = 0;  // where the plain text not yet put out begins
   for (size_t i = 0; i < text.size() && !tokens_.empty();) {
@@ -79,7 +87,7 @@ std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::Cut(std::string_view 
     }
     size_t begin = i, end = i + length;
     i = end;
-    if (token->special && !parse_special) continue;
+    if (token->special && !InOneRange(special, begin, end)) continue;
     if (token->single_word && (WordCharacterBefore(text, begin) || WordCharacterAt(text, end))) continue;
     if (token->lstrip) begin = std::max(SpaceBefore(text, begin), plain);
     if (token->rstrip) end = SpaceAfter(text, end);

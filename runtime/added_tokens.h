@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "runtime/regex.h"
 
 namespace duo {
 
@@ -33,9 +35,9 @@ class AddedTokenMatcher {
     size_t end = 0;
     int32_t token = -1;  // -1: plain text
   };
-  // Cuts text (valid UTF-8) into tokens and the plain text between them. With parse_special false a special token's
-  // text is plain text.
-  std::vector<Segment> Cut(std::string_view text, bool parse_special) const;
+  // Cuts text (valid UTF-8) into tokens and the plain text between them. A special token is one only inside one of the
+  // ranges `special` (ascending, disjoint); elsewhere its text is plain text.
+  std::vector<Segment> Cut(std::string_view text, std::span<const TextRange> special) const;
 
  private:
   const AddedToken* Longest(std::string_view text, size_t* length) const;

@@ -147,15 +147,17 @@ absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
   return regex;
 }
 
-absl::StatusOr<Regex> Regex::Literal(std::string_view text) {
-  std::string pattern;
-  for (size_t i = 0; i < text.size();)
-    absl::StrAppendFormat(&pattern, "\\x{%x}", static_cast<uint32_t>(NextCodePoint(text, &i)));
-  return Compile(pattern);
+Regex Regex::Literal(std::string_view text) {
+  DUO_CHECK(!text.empty());
+  Regex regex;
+  regex.literal_ = std::make_shared<const std::string>(text);
+  return regex;
 }
 
-Regex::Scanner::Scanner(const Regex& regex) : program_(regex.program_), work_(std::make_shared<Work>()) {
+Regex::Scanner::Scanner(const Regex& regex) : program_(regex.program_), literal_(regex.literal_) {
+  if (literal_ != nullptr) return;
   const auto* code = static_cast<const pcre2_code*>(program_.get());
+  work_ = std::make_shared<Work>();
   work_->data = pcre2_match_data_create_from_pattern(code, nullptr);
   work_->context = pcre2_match_context_create(nullptr);
   DUO_CHECK(work_->data != nullptr && work_->context != nullptr);
@@ -169,6 +171,13 @@ Regex::Scanner::Scanner(const Regex& regex) : program_(regex.program_), work_(st
 
 void Regex::Scanner::FindAll(std::string_view text, std::vector<TextRange>* matches) {
   matches->clear();
+  if (literal_ != nullptr) {
+    for (size_t at = text.find(*literal_); at != std::string_view::npos;
+         at = text.find(*literal_, at + literal_->size())) {
+      matches->push_back({at, at + literal_->size()});
+    }
+    return;
+  }
   const auto* code = static_cast<const pcre2_code*>(program_.get());
   const PCRE2_SIZE* found = pcre2_get_ovector_pointer(work_->data);
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());

@@ -24,8 +24,8 @@ struct TextRange {
 class Regex {
  public:
   static absl::StatusOr<Regex> Compile(std::string_view pattern);
-  // A regex that matches exactly `text`.
-  static absl::StatusOr<Regex> Literal(std::string_view text);
+  // A regex that matches exactly `text`, which is not empty; it is searched for without PCRE2.
+  static Regex Literal(std::string_view text);
 
   // Calls of FindAll share one scanner's work memory; make one scanner a thread and reuse it over many texts.
   class Scanner {
@@ -38,11 +38,13 @@ class Regex {
    private:
     struct Work;
     std::shared_ptr<const void> program_;
-    std::shared_ptr<Work> work_;
+    std::shared_ptr<const std::string> literal_;
+    std::shared_ptr<Work> work_;  // null for a literal
   };
 
  private:
-  std::shared_ptr<const void> program_;  // pcre2_code
+  std::shared_ptr<const void> program_;         // pcre2_code, or null
+  std::shared_ptr<const std::string> literal_;  // or null
 };
 
 }  // namespace duo

@@ -52,9 +52,10 @@ class WordEncoder {
 };
 
 // The text cut at its added tokens, normalised; pieces in order.
-Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, bool parse_special) {
+Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, std::span<const TextRange> special) {
   Pieces pieces;
-  for (const AddedTokenMatcher::Segment& raw : parts.raw_added.Cut(text, parse_special)) {
+  const bool all_special = special.size() == 1 && special[0].end - special[0].begin == text.size();
+  for (const AddedTokenMatcher::Segment& raw : parts.raw_added.Cut(text, special)) {
     if (raw.token >= 0) {
       pieces.list.push_back({0, 0, false, raw.token});
       continue;
@@ -62,7 +63,9 @@ Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, bool
     const std::string normalized = Normalize(parts.normalizer, text.substr(raw.begin, raw.end - raw.begin));
     const size_t base = pieces.text.size();
     pieces.text += normalized;
-    for (const AddedTokenMatcher::Segment& s : parts.normalized_added.Cut(normalized, parse_special)) {
+    const TextRange whole{0, normalized.size()};
+    for (const AddedTokenMatcher::Segment& s :
+         parts.normalized_added.Cut(normalized, {&whole, all_special ? 1u : 0u})) {
       pieces.list.push_back({base + s.begin, base + s.end, raw.begin == 0 && s.begin == 0, s.token});
     }
   }
@@ -87,15 +90,37 @@ absl::StatusOr<Tokenizer> Tokenizer::Parse(std::string_view json, const std::str
 }
 
 std::vector<int32_t> Tokenizer::Encode(std::string_view bytes, EncodeOptions options) const {
-  std::vector<int32_t> ids;
-  ids.reserve(bytes.size() / 4 + 8);
-  if (options.add_special_tokens) ids = parts_->prefix;
   std::string repaired;
   if (!IsValidUtf8(bytes)) {
     repaired = ReplaceInvalidUtf8(bytes);
     bytes = repaired;
   }
-  Pieces pieces = CutAtAddedTokens(*parts_, bytes, options.parse_special);
+  const TextRange whole{0, bytes.size()};
+  return EncodeText(bytes, {&whole, options.parse_special ? 1u : 0u}, options.add_special_tokens);
+}
+
+std::vector<int32_t> Tokenizer::EncodeSegments(std::span<const TextSegment> segments, bool add_special_tokens) const {
+  std::string text;
+  std::vector<TextRange> special;  // neighbours joined
+  for (const TextSegment& segment : segments) {
+    const size_t begin = text.size();
+    text += ReplaceInvalidUtf8(segment.text);
+    if (!segment.parse_special || text.size() == begin) continue;
+    if (!special.empty() && special.back().end == begin) {
+      special.back().end = text.size();
+    } else {
+      special.push_back({begin, text.size()});
+    }
+  }
+  return EncodeText(text, special, add_special_tokens);
+}
+
+std::vector<int32_t> Tokenizer::EncodeText(std::string_view text, std::span<const TextRange> special,
+                                           bool add_special_tokens) const {
+  std::vector<int32_t> ids;
+  ids.reserve(text.size() / 4 + 8);
+  if (add_special_tokens) ids.insert(ids.end(), parts_->prefix.begin(), parts_->prefix.end());
+  Pieces pieces = CutAtAddedTokens(*parts_, text, special);
   PreTokenize(parts_->pre_tokenizer, &pieces);
   WordEncoder encoder(parts_->model, &ids);
   for (const Piece& piece : pieces.list) {
@@ -105,7 +130,7 @@ std::vector<int32_t> Tokenizer::Encode(std::string_view bytes, EncodeOptions opt
       encoder.Encode(std::string_view(pieces.text).substr(piece.begin, piece.end - piece.begin));
     }
   }
-  if (options.add_special_tokens) ids.insert(ids.end(), parts_->suffix.begin(), parts_->suffix.end());
+  if (add_special_tokens) ids.insert(ids.end(), parts_->suffix.begin(), parts_->suffix.end());
   return ids;
 }
 

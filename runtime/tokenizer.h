@@ -31,6 +31,12 @@ struct EncodeOptions {
   bool add_special_tokens = true;
 };
 
+// A part of a text whose parts come from different hands: a chat template's own words and what a user wrote.
+struct TextSegment {
+  std::string text;
+  bool parse_special = false;
+};
+
 class Tokenizer {
  public:
   static absl::StatusOr<Tokenizer> Load(const std::string& path);
@@ -39,6 +45,10 @@ class Tokenizer {
 
   // One call is one text: a text given in pieces must be joined first.
   std::vector<int32_t> Encode(std::string_view bytes, EncodeOptions options = {}) const;
+
+  // The joined segments as one text, in which special tokens are recognised only where they lie within segments that
+  // ask for it. (Special tokens that the file wants looked for after normalisation only where all segments ask.)
+  std::vector<int32_t> EncodeSegments(std::span<const TextSegment> segments, bool add_special_tokens = false) const;
 
   // Ids outside the vocabulary stand for nothing.
   std::string Decode(std::span<const int32_t> ids, bool skip_special = true) const;
@@ -55,6 +65,9 @@ class Tokenizer {
 
  private:
   friend class StreamDecoder;
+  // text: valid UTF-8; special: where special tokens are parsed.
+  std::vector<int32_t> EncodeText(std::string_view text, std::span<const TextRange> special,
+                                  bool add_special_tokens) const;
   std::shared_ptr<const TokenizerParts> parts_;
 };
 

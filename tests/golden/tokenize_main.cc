@@ -3,8 +3,12 @@
 //   tokenize TOKENIZER.json decode [--keep-special]                   stdin: token ids, stdout: texts
 //   tokenize TOKENIZER.json time                                      stdin: one text; stdout: its bytes, tokens,
 //   seconds
-// A text is a uint32 byte count and its bytes; token ids are a uint32 count and int32 each; little endian, one after
-// another until the end of the input. decode pushes token by token and checks that this equals decoding the whole.
+//   tokenize MODEL_DIR chat      stdin: conversations, stdout: each rendered by the model's chat template, text then
+//   ids
+// A conversation is a uint32 (1: with the generation prompt), a uint32 count of messages, and role and content texts;
+// one that is refused comes out empty. A text is a uint32 byte count and its bytes; token ids are a uint32 count and
+// int32 each; little endian, one after another until the end of the input. decode pushes token by token and checks that
+// this equals decoding the whole.
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -15,6 +19,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
+#include "runtime/chat_template.h"
 #include "runtime/tokenizer.h"
 
 namespace {
@@ -63,6 +68,42 @@ void DecodeAll(const duo::Tokenizer& tokenizer, bool skip_special) {
   }
 }
 
+std::string ReadText() {
+  uint32_t size = 0;
+  DUO_CHECK(ReadCount(&size));
+  std::string text(size, '\0');
+  std::cin.read(text.data(), size);
+  return text;
+}
+
+int Chat(const std::string& model_dir) {
+  const auto tokenizer = duo::Tokenizer::Load(model_dir + "/tokenizer.json");
+  const auto chat = duo::ChatTemplateFor(model_dir);
+  if (!tokenizer.ok() || !chat.ok()) {
+    std::cerr << "error: " << (tokenizer.ok() ? chat.status() : tokenizer.status()).message() << "\n";
+    return 1;
+  }
+  uint32_t generation = 0, count = 0;
+  while (ReadCount(&generation) && ReadCount(&count)) {
+    std::vector<duo::Message> messages(count);
+    for (duo::Message& message : messages) {
+      const auto role = duo::ParseChatRole(ReadText());
+      DUO_CHECK(role.ok());
+      message = {*role, ReadText()};
+    }
+    const auto segments = chat->Render(messages, generation != 0);
+    std::string text;
+    std::vector<int32_t> ids;
+    if (segments.ok()) {
+      for (const duo::TextSegment& segment : *segments) text += segment.text;
+      ids = tokenizer->EncodeSegments(*segments);
+    }
+    WriteItems(text);
+    WriteItems(ids);
+  }
+  return std::cout.flush() ? 0 : 1;
+}
+
 void Time(const duo::Tokenizer& tokenizer) {
   const std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
   const auto start = std::chrono::steady_clock::now();
@@ -76,9 +117,10 @@ void Time(const duo::Tokenizer& tokenizer) {
 int main(int argc, char** argv) {
   std::ios::sync_with_stdio(false);
   if (argc < 3) {
-    std::cerr << "usage: tokenize TOKENIZER.json encode|decode|time [flags]\n";
+    std::cerr << "usage: tokenize TOKENIZER.json encode|decode|time [flags], or tokenize MODEL_DIR chat\n";
     return 2;
   }
+  if (std::strcmp(argv[2], "chat") == 0) return Chat(argv[1]);
   const auto tokenizer = duo::Tokenizer::Load(argv[1]);
   if (!tokenizer.ok()) {
     std::cerr << "error: " << tokenizer.status().message() << "\n";
