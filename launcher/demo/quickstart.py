@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""The main job, shown: one long document, read once, questions answered, with full attention and with DuoAttention.
+
+launcher/quickstart.sh calls this with the program that it built. Standard library only.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from needle_document import BYTES_PER_TOKEN, build, read_text  # noqa: E402
+
+LICENSES = "/usr/share/common-licenses"
+SPARSITY = 0.75  # of needle-6m's 24 KV heads, six keep everything
+SMOLLM2_BYTES = 26000  # about 6,000 tokens; the model's positions end at 8,192
+SMOLLM2_QUESTION = "Which license is this document, and what does it let me do? Answer in two sentences."
+
+
+def system_text(first=None):
+    folder = LICENSES if os.path.isdir(LICENSES) else os.path.join(os.path.dirname(__file__), "..", "..", "LICENSE")
+    path = os.path.join(folder, first) if first and os.path.exists(os.path.join(folder, first)) else folder
+    return read_text([path]), path
+
+
+def generate(duo, model, document, asks, more):
+    """Runs `duo generate --json` with its progress on the terminal; returns the object that it prints."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8", newline="") as file:
+        file.write(document)
+        file.flush()
+        command = [duo, "generate", "--model", model, "--prompt-file", file.name, "--json", *more]
+        for ask in asks:
+            command += ["--ask", ask]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(done.returncode)  # duo has said why
+    return json.loads(done.stdout)
+
+
+def size(count):
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.4g} {unit}"
+        count /= 1000
+    return f"{count:.4g} GB"
+
+
+def needle(args):
+    text, source = (read_text([args.document]), args.document) if args.document else system_text()
+    built = build(text, None if args.document else round(args.tokens * BYTES_PER_TOKEN))
+    asks = [q["ask"] for q in built["questions"]]
+    print(f"\nDocument: {source}, {built['bytes']:,} bytes, with {len(asks)} facts hidden in it.\n", flush=True)
+    rows, found_all = [], True
+    for name, more in (("full attention", ["--attention", "full"]),
+                       ("duo attention", ["--attention", "duo", "--sparsity", str(SPARSITY)])):
+        result = generate(args.duo, args.model, built["document"], asks, ["--max-new-tokens", "12", "--stop", "\n", *more])
+        answers = [answer["text"].strip().rstrip(".") for answer in result["answers"]]
+        right = [answer == q["answer"] for answer, q in zip(answers, built["questions"])]
+        rows.append((name, result, sum(right)))
+        found_all = found_all and all(right)
+    print(f"\n{'depth':>6}  {'question':<52} answer")
+    for q, answer, ok in zip(built["questions"], answers, right):
+        print(f"{q['depth']:>6.0%}  {q['ask'].split(chr(10))[1][10:]:<52} {answer} {'✓' if ok else '✗ expected ' + q['answer']}")
+    print(f"\n{'':<16}{'found':>8}{'KV memory':>12}{'read in':>10}{'heads that keep everything':>29}")
+    for name, result, right in rows:
+        heads = f"{result['retrieval_heads']} of {result['retrieval_heads'] + result['streaming_heads']}"
+        print(f"{name:<16}{f'{right} of {len(asks)}':>8}{size(result['kv_bytes']):>12}{result['prefill_seconds']:>8.1f} s{heads:>29}")
+    full, duo = rows[0][1], rows[1][1]
+    print(f"\n{duo['prompt_tokens']:,} tokens on {duo['device']}, read once, then {len(asks)} questions. "
+          f"DuoAttention's KV cache takes {duo['kv_bytes'] / full['kv_bytes']:.0%} of full attention's.")
+    return 0 if found_all else 1
+
+
+def smollm2(args):
+    text, source = (read_text([args.document]), args.document) if args.document else system_text("Apache-2.0")
+    while not args.document and len(text.encode()) < SMOLLM2_BYTES:
+        text += "\n" + read_text([os.path.join(LICENSES, "MPL-2.0")])
+    text = text.encode()[:SMOLLM2_BYTES].decode(errors="ignore")
+    print(f"\nDocument: {source}, {len(text.encode()):,} bytes. Model: SmolLM2-135M-Instruct, dequantised from 4 bits.\n")
+    question = f"\n\n{SMOLLM2_QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    opening = "<|im_start|>user\nHere is a document.\n\n"
+    result = generate(args.duo, args.model, opening + text, [question],
+                      ["--attention", "full", "--special", "--max-new-tokens", "96"])
+    print(f"Question: {SMOLLM2_QUESTION}\nAnswer:   {result['answers'][0]['text'].strip()}\n")
+    print(f"{result['prompt_tokens']:,} tokens on {result['device']}, read in {result['prefill_seconds']:.1f} s, "
+          f"KV memory {size(result['kv_bytes'])}, {result['decode_tokens_per_second']:.1f} tokens a second.")
+    return 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--duo", required=True, help="the program")
+    parser.add_argument("--model", required=True, help="the model's folder")
+    parser.add_argument("--kind", choices=["needle", "smollm2"], default="needle")
+    parser.add_argument("--document", help="a text file (default: the system's licence texts)")
+    parser.add_argument("--tokens", type=int, default=32000, help="size of the default document")
+    args = parser.parse_args()
+    try:
+        return needle(args) if args.kind == "needle" else smollm2(args)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

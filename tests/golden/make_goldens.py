@@ -1,0 +1,265 @@
+#!/usr/bin/env python3
+"""Make tests/golden/models/*.json: what Hugging Face transformers computes for tiny random models and for needle-6m.
+
+    make_goldens.py [NAME...]        all of them, or those named
+
+Needs pip packages torch==2.15.0, transformers==5.23.0, tokenizers, safetensors, numpy==2.4.6 (CPU). Written once and
+committed; golden_test.cc compares duo with these files.
+
+No weights are committed. Every tensor follows from a counter, here and in golden_model.cc alike: element i of a tensor
+takes u = the top byte of splitmix64(fnv1a64(tensor name) + i), and is (2u - 255) * 2^-exponent, or, in a norm's weight,
+(192 + u % 64) / 256. Eight significant bits, so bf16, f16 and f32 files hold the same numbers.
+
+Each file holds config (config.json as it is written), dtype and shards of the safetensors, the tensors with their
+exponents, the prompt, and for full attention and for duo (retrieval heads in every layer but a small sink and recent
+window in the others, by an eager attention with exactly those masks): the last token's logits in f32, 16 greedy tokens,
+by how much the best logit led at each, and bf16_error: the largest difference of a plain bf16 run to the f32 run over
+the logits of these 16 steps. The tolerance of a comparison is twice that error.
+
+`dynamic` RoPE: transformers grows its base with the longest pass so far; the numbers are taken after one pass over
+max_tokens tokens, which is what a duo session of max_tokens holds to from its start.
+"""
+
+import json
+import math
+import os
+import sys
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, "launcher", "demo"))
+from needle_document import build, read_text  # noqa: E402
+from score_heads import streaming_heads  # noqa: E402
+
+NEW_TOKENS = 16
+MASK64 = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+def model(name, model_type, hidden, inter, layers, heads, kv_heads, head_dim, vocab, prompt, dtype="bfloat16", shards=1,
+          tied=False, **more):
+    config = {"architectures": [{"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
+                                 "qwen3": "Qwen3ForCausalLM"}[model_type]],
+              "model_type": model_type, "hidden_size": hidden, "intermediate_size": inter, "num_hidden_layers": layers,
+              "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocab, "rms_norm_eps": 1e-5,
+              "hidden_act": "silu", "tie_word_embeddings": tied, "torch_dtype": dtype, "bos_token_id": 1,
+              "eos_token_id": vocab - 1, "rope_theta": 10000.0, "max_position_embeddings": 512}
+    if head_dim * heads != hidden:
+        config["head_dim"] = head_dim
+    config.update(more)
+    config = {key: value for key, value in config.items() if value is not None}
+    return {"name": name, "config": config, "dtype": dtype, "shards": shards, "prompt_tokens": prompt}
+
+
+MODELS = [
+    model("llama_mha_untied", "llama", 72, 88, 2, 3, 3, 64, 257, 181, dtype="float32"),
+    model("llama_gqa_tied_biases_sharded", "llama", 384, 104, 2, 6, 2, 64, 203, 211, shards=3, tied=True,
+          attention_bias=True, mlp_bias=True),
+    model("llama_mqa_f16", "llama", 80, 120, 3, 5, 1, 128, 311, 163, dtype="float16"),
+    model("llama_linear", "llama", 80, 96, 2, 4, 2, 64, 229, 299, rope_scaling={"type": "linear", "factor": 4.0}),
+    model("llama_dynamic", "llama", 256, 136, 2, 4, 2, 64, 241, 219, max_position_embeddings=64,
+          rope_scaling={"type": "dynamic", "factor": 8.0}),
+    model("llama3_sharded", "llama", 96, 112, 2, 6, 3, 128, 263, 293, shards=2, rope_theta=500000.0, tied=True,
+          rope_scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                        "original_max_position_embeddings": 64}),
+    model("llama_yarn", "llama", 104, 72, 2, 4, 4, 64, 277, 231, max_position_embeddings=256,
+          rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}),
+    model("mistral_head_dim", "mistral", 96, 152, 2, 4, 2, 128, 283, 197, sliding_window=None, rope_theta=1000000.0),
+    model("mistral_window", "mistral", 120, 88, 2, 6, 3, 64, 239, 223, sliding_window=37),
+    model("qwen2_tied", "qwen2", 192, 96, 2, 3, 1, 64, 251, 187, tied=True, rope_theta=1000000.0, dtype="float32"),
+    model("qwen2_yarn_sharded", "qwen2", 256, 120, 2, 4, 2, 64, 269, 239, shards=2, max_position_embeddings=64,
+          rope_theta=1000000.0, rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}),
+    # The layout of transformers 5: dtype, and rope_theta inside rope_parameters.
+    model("qwen3_norms", "qwen3", 136, 168, 2, 5, 5, 128, 293, 173, tied=True, torch_dtype=None, dtype="bfloat16",
+          rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
+]
+
+
+def splitmix64(x):
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def fnv1a64(text):
+    h = 0xCBF29CE484222325
+    for byte in text.encode():
+        h = (h ^ byte) * 0x100000001B3 % 2**64
+    return h
+
+
+def exponent(name, shape):
+    """Power of two that makes a matrix's entries about gain / sqrt(columns) in size; q and k large enough for attention
+    to have opinions, lm_head large enough for the best token to lead."""
+    if name.endswith("norm.weight"):
+        return None
+    if name.endswith(".bias"):
+        return 9
+    if "embed_tokens" in name:
+        return 8
+    gain = {"q_proj": 1.2, "k_proj": 1.2, "o_proj": 2, "lm_head": 4}.get(name.split(".")[-2], 1.0)
+    return round(math.log2(148 * math.sqrt(shape[1]) / gain))
+
+
+def fill(name, shape, exp):
+    count = math.prod(shape)
+    u = (splitmix64(np.uint64(fnv1a64(name)) + np.arange(count, dtype=np.uint64)) >> np.uint64(56)).astype(np.float64)
+    values = (192 + u % 64) / 256 if exp is None else (2 * u - 255) * 2.0**-exp
+    return values.astype(np.float32).reshape(shape)
+
+
+def load(spec):
+    config = dict(spec["config"])
+    net = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager").float().eval()
+    spec["tensors"], seen = [], set()
+    for name, parameter in net.named_parameters():  # tied ones appear once
+        shape = list(parameter.shape)
+        exp = exponent(name, shape)
+        parameter.data = torch.from_numpy(fill(name, shape, exp))
+        spec["tensors"].append({"name": name, "shape": shape, "exponent": exp})
+        seen.add(name)
+    assert ("lm_head.weight" in seen) != spec["config"]["tie_word_embeddings"], seen
+    net.tie_weights()
+    return net
+
+
+def duo_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Eager attention as transformers' own, with the streaming heads' masks on top of the mask that it is given."""
+    group = query.shape[1] // key.shape[1]
+    streaming, sink, recent = module.duo
+    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    n = query.shape[2]
+    p, j = torch.arange(n)[:, None], torch.arange(n)
+    hidden = (j >= sink) & (p - j > recent)
+    hidden = streaming[module.layer_idx].repeat_interleave(group)[:, None, None] & hidden
+    scores = query @ key.transpose(2, 3) * scaling + attention_mask[..., :n]
+    scores = scores.masked_fill(hidden, float("-inf"))
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register("duo", duo_attention)
+AttentionMaskInterface.register("duo", eager_mask)
+
+
+def use(net, kind, streaming, sink, recent):
+    net.set_attn_implementation("eager" if kind == "full" else "duo")
+    for layer in net.model.layers:
+        layer.self_attn.duo = (streaming, sink, recent)
+
+
+def logits_of(net, ids):
+    return net(torch.tensor([ids]), use_cache=False).logits[0].float()
+
+
+def run(net, prompt, new_tokens):
+    """Greedy by whole passes, so no cache can hide a difference. Returns tokens, leads, logits [new_tokens, vocab]."""
+    logits_of(net, (prompt * 2)[: len(prompt) + new_tokens])  # `dynamic`: settle on the base for max_tokens
+    ids, leads, rows = list(prompt), [], []
+    for _ in range(new_tokens):
+        rows.append(logits_of(net, ids)[-1])
+        best = torch.topk(rows[-1], 2).values
+        leads.append((best[0] - best[1]).item())
+        ids.append(int(rows[-1].argmax()))
+    return ids[len(prompt):], leads, torch.stack(rows)
+
+
+def numbers(values):
+    return [float(np.format_float_positional(np.float32(v), unique=True)) for v in values]
+
+
+def golden(net, prompt, new_tokens, streaming, sink, recent):
+    runs = {}
+    for kind in ("full", "duo"):
+        use(net, kind, streaming, sink, recent)
+        tokens, leads, exact = run(net.float(), prompt, new_tokens)
+        runs[kind] = {"greedy": tokens, "leads": numbers(leads), "logits": exact[0], "exact": exact}
+    # A bf16 model as from_pretrained would load it: weights and activations in bf16, RoPE's frequencies left in f32.
+    exact_buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    half = net.to(torch.bfloat16)
+    for name, buffer in half.named_buffers():
+        buffer.data = exact_buffers[name]
+    for kind in ("full", "duo"):
+        use(half, kind, streaming, sink, recent)
+        out = runs[kind]
+        ids = list(prompt) + out["greedy"][:-1]
+        rough = logits_of(half, ids)[len(prompt) - 1:]
+        out["bf16_error"] = numbers([(rough - out.pop("exact")).abs().max().item()])[0]
+    return runs
+
+
+def finish(spec, runs):
+    full, duo = runs["full"], runs["duo"]
+    apart = (full["logits"] - duo["logits"]).abs().max().item()
+    kept = [sum(lead > 4 * run["bf16_error"] for lead in run["leads"]) for run in (full, duo)]
+    spread = full["logits"].std().item()
+    print(f"{spec['name']}: {len(spec['prompt'])} tokens, bf16 error {full['bf16_error']:.4f} and {duo['bf16_error']:.4f}, "
+          f"logits' spread {spread:.2f}, full to duo {apart:.3f}, decided {kept[0]} and {kept[1]} of {len(full['greedy'])}",
+          flush=True)
+    if any(0 in row for row in spec["heads"]):
+        assert apart > 8 * max(full["bf16_error"], duo["bf16_error"]), "duo masks make too little difference to be tested"
+    assert min(kept) >= len(full["greedy"]) // 3
+    for run in (full, duo):
+        run["logits"] = numbers(run["logits"].tolist())
+    spec.update(runs)
+    with open(os.path.join(HERE, "models", spec["name"] + ".json"), "w", encoding="utf-8") as file:
+        fields = (f" {json.dumps(key)}: {json.dumps(value)}" for key, value in spec.items())
+        file.write("{\n" + ",\n".join(fields) + "\n}\n")
+
+
+def tiny(spec):
+    net = load(spec)
+    vocab, layers, kv = (spec["config"][k] for k in ("vocab_size", "num_hidden_layers", "num_key_value_heads"))
+    spec["heads"] = [[int((head + layer) % 2 == 0) for head in range(kv)] for layer in range(layers)]
+    spec["sink"], spec["recent"] = 4, 16
+    seed = np.uint64(fnv1a64(spec["name"]))
+    draws = splitmix64(seed + np.arange(spec.pop("prompt_tokens"), dtype=np.uint64))
+    spec["prompt"] = [int(u % np.uint64(vocab)) for u in draws]
+    streaming = torch.tensor(spec["heads"]) == 0
+    finish(spec, golden(net, spec["prompt"], NEW_TOKENS, streaming, spec["sink"], spec["recent"]))
+
+
+def needle():
+    from tokenizers import Tokenizer
+    folder = os.path.join(ROOT, "launcher", "demo", "needle-6m")
+    pattern = os.path.join(ROOT, "attn_patterns", "needle-6m")
+    built = build(read_text([os.path.join(ROOT, "LICENSE")]), 4000, 3, 5)
+    tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+    prompt = tokenizer.encode(built["document"] + built["questions"][0]["ask"]).ids
+    with open(os.path.join(pattern, "full_attention_heads.tsv"), encoding="utf-8") as file:
+        gates = torch.tensor([[float(v) for v in line.split("\t")] for line in file], dtype=torch.float64)
+    streaming = streaming_heads(gates, 0.75)
+    spec = {"name": "needle-6m", "model": "launcher/demo/needle-6m", "heads": (~streaming).int().tolist(), "sink": 64,
+            "recent": 256, "answer": built["questions"][0]["answer"], "prompt": prompt}
+    net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    runs = golden(net, prompt, 8, streaming, 64, 256)
+    for kind, out in runs.items():
+        text = tokenizer.decode(out["greedy"])
+        assert text.startswith(built["questions"][0]["answer"] + ".\n"), (kind, text)
+    spec_runs = {kind: out for kind, out in runs.items()}
+    for out in spec_runs.values():
+        out["logits"] = numbers(out["logits"].tolist())
+        print("needle-6m: bf16 error", out["bf16_error"], "smallest lead", min(out["leads"]), len(prompt), "tokens")
+    spec.update(spec_runs)
+    with open(os.path.join(HERE, "models", "needle-6m.json"), "w", encoding="utf-8") as file:
+        fields = (f" {json.dumps(key)}: {json.dumps(value)}" for key, value in spec.items())
+        file.write("{\n" + ",\n".join(fields) + "\n}\n")
+
+
+def main():
+    torch.set_grad_enabled(False)
+    chosen = sys.argv[1:]
+    for spec in MODELS:
+        if not chosen or spec["name"] in chosen:
+            tiny(spec)
+    if not chosen or "needle-6m" in chosen:
+        needle()
+
+
+if __name__ == "__main__":
+    main()
