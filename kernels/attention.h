@@ -59,9 +59,9 @@ struct HeadShape {
   int head_dim = 0;
   int group = 0;     // query heads per KV head
   int kv_heads = 0;  // on this rank, in this layer
-  int q_cols() const { return kv_heads * group * head_dim; }
-  int kv_cols() const { return kv_heads * head_dim; }
-  int qkv_cols() const { return q_cols() + 2 * kv_cols(); }
+  DUO_HD int q_cols() const { return kv_heads * group * head_dim; }
+  DUO_HD int kv_cols() const { return kv_heads * head_dim; }
+  DUO_HD int qkv_cols() const { return q_cols() + 2 * kv_cols(); }
 };
 
 // Fails with a sentence when this device's kernels cannot do a head_dim, group or format.

@@ -1,0 +1,340 @@
+// Decode attention over pages: split over keys, any codec read in place, a GQA group sharing each read. Two kernels:
+// the partials of a fixed grid of blocks, then their merge. Bound by the bytes of codes read; see decode_tile.cuh for
+// the arithmetic and decode_plan.cuh for the split.
+#include "kernels/base/cuda_check.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/decode_plan.cuh"
+#include "kernels/cuda/decode_tile.cuh"
+#include "kernels/cuda/state.h"
+
+namespace duo::cuda {
+namespace {
+
+struct DecodeArgs {
+  const bf16* q;  // the rows' query heads of kv's first KV head
+  int64_t q_stride;
+  bf16* out;  // likewise
+  int64_t out_stride;
+  float* lse;  // [num_heads * group][num_rows] or null
+  int group;
+  float scale;  // 1 / sqrt(d) * log2 e
+  SeqBatch batch;
+  PagedKv kv;
+  float* partial_out;  // [slot][columns][head_dim]
+  float* partial_lse;  // [slot][columns]
+};
+
+// Warps, tokens in flight per warp and blocks a multiprocessor, chosen so that registers suffice without spills and
+// more than 30 KB of loads are under way.
+template <KvFormat kFormat, int kHeadDim, int kN>
+struct DecodeConfig {
+  static constexpr int kTiles = kN > 1 || kFormat == KvFormat::kBF16           ? 1
+                                : kFormat == KvFormat::kInt4 || kHeadDim == 64 ? 2
+                                                                               : 1;
+  static constexpr int kWarps = kN > 1 || (kFormat == KvFormat::kBF16 && kHeadDim == 128) ? 8 : 12;
+  static constexpr int kUnit = 16 * kTiles;
+  static constexpr int kThreads = 32 * kWarps;
+};
+
+template <KvFormat kFormat, int kHeadDim, int kN>
+__global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads, 1) DecodeKernel(DecodeArgs args) {
+  using Config = DecodeConfig<kFormat, kHeadDim, kN>;
+  constexpr int kTiles = Config::kTiles, kUnit = Config::kUnit, kWarps = Config::kWarps, kCols = 8 * kN;
+  constexpr int kPerPage = kPageTokens / kUnit;
+  extern __shared__ float shared[];
+  __shared__ DecodePlan plan;
+  const PagedKv& kv = args.kv;
+  MakePlan(plan, args.batch, kv, args.group, kCols, kUnit, gridDim.x);
+  if (blockIdx.x >= plan.blocks) return;
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
+  const int64_t run_end = plan.Begin(blockIdx.x + 1);
+  int seq = 0;
+  for (int64_t at = plan.Begin(blockIdx.x); at < run_end;) {
+    while (at >= plan.work[seq].first_unit + plan.work[seq].units * plan.work[seq].column_blocks * kv.num_heads) ++seq;
+    const SequenceWork work = plan.work[seq];
+    const SeqSpan span = args.batch.spans[seq];
+    const int64_t inside = at - work.first_unit;
+    const int local = static_cast<int>(inside / work.units);
+    const int head = local / work.column_blocks, column_block = local % work.column_blocks;
+    const int64_t first = inside % work.units;
+    const int64_t last = min(first + (run_end - at), work.units);
+    at += last - first;
+
+    // This segment: units [first, last) of one item. Column k is (row, query head) = (k / group, k % group).
+    const int columns = span.num_rows * args.group - column_block * kCols;
+    WarpAttention<kFormat, kHeadDim, kN> warp;
+    warp.Reset();
+    uint2 q_registers[kN == 1 ? kHeadDim / 16 : 1];
+    uint2* q_shared = reinterpret_cast<uint2*>(shared);  // [n][step][lane]; the merge reuses the space
+    auto q_at = [&](int col) -> const bf16* {
+      if (col >= columns) return nullptr;
+      const int k = column_block * kCols + col;
+      return args.q + (span.first_row + k / args.group) * args.q_stride +
+             (int64_t{head} * args.group + k % args.group) * kHeadDim;
+    };
+    if constexpr (kN == 1) {
+      LoadQ<kFormat, kHeadDim, kN>(
+          q_at, [&](int, int step, uint2 f) { q_registers[step] = f; }, warp.q_sum, args.scale, lane);
+    } else {
+      __syncthreads();
+      LoadQ<kFormat, kHeadDim, kN>(
+          q_at,
+          [&](int n, int step, uint2 f) {
+            if (w == 0) q_shared[(n * (kHeadDim / 16) + step) * 32 + lane] = f;
+          },
+          warp.q_sum, args.scale, lane);
+      __syncthreads();
+    }
+    auto q_fragment = [&](int n, int step) {
+      if constexpr (kN == 1) return q_registers[step];
+      return q_shared[(n * (kHeadDim / 16) + step) * 32 + lane];
+    };
+
+    const int first_row = column_block * kCols / args.group;
+    const int64_t tokens = int64_t{span.history} + span.num_rows;
+    const int64_t sees_all_below = int64_t{span.history} + first_row + 1;  // no column of this block masks these
+    const int table = kv.split ? span.split_table : span.table;
+    auto page_of = [&](int64_t unit) { return kv.held((unit + work.skipped) / kPerPage); };
+
+    RawTile<kFormat, kHeadDim, kTiles> raw;
+    int64_t unit = first + w;
+    if (unit < last) {
+      int64_t page = page_of(unit);
+      const uint8_t* at_page = kv.page_at(head, table, page);
+      int token = static_cast<int>((unit + work.skipped) % kPerPage) * kUnit;
+      int limit = static_cast<int>(min(tokens - page * kPageTokens, int64_t{kPageTokens}) - 1);
+      raw.LoadK(at_page, token, limit, lane);
+      raw.LoadV(at_page, token, limit, lane);
+      // Addresses run one unit ahead of the loads, so that a page-table look-up is never waited for.
+      int64_t next_page = 0;
+      const uint8_t* next_at = nullptr;
+      if (unit + kWarps < last) next_page = page_of(unit + kWarps), next_at = kv.page_at(head, table, next_page);
+      while (true) {
+        float s[kTiles][kN][4];
+        uint32_t params[kTiles][2];
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) warp.Scores(s[t], raw.k[t], q_fragment);
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) params[t][0] = raw.k_params[t][0], params[t][1] = raw.k_params[t][1];
+        const int64_t position = page * kPageTokens + token;
+        const bool more = unit + kWarps < last;
+        const uint8_t* load_at = next_at;
+        if (more) {
+          page = next_page;
+          token = static_cast<int>((unit + kWarps + work.skipped) % kPerPage) * kUnit;
+          limit = static_cast<int>(min(tokens - page * kPageTokens, int64_t{kPageTokens}) - 1);
+          raw.LoadK(load_at, token, limit, lane);
+          if (unit + 2 * kWarps < last) {
+            next_page = page_of(unit + 2 * kWarps);
+            next_at = kv.page_at(head, table, next_page);
+          }
+        }
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) warp.Scale(s[t], params[t], args.scale);
+        const bool windowed = kv.window > 0 && position + kv.window <= tokens - 1;
+        if (position + kUnit > sees_all_below || windowed) {
+#pragma unroll
+          for (int n = 0; n < kN; ++n) {
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+              const int col = 8 * n + 2 * c + j;
+              const int64_t row = int64_t{span.history} + (column_block * kCols + col) / args.group;
+#pragma unroll
+              for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+                for (int h = 0; h < 2; ++h) {
+                  const int64_t key = position + 16 * t + TokenOfRow(g + 8 * h);
+                  const bool seen = key <= row && key < tokens && (kv.window == 0 || row - key < kv.window);
+                  if (!seen) s[t][n][2 * h + j] = -INFINITY;
+                }
+              }
+            }
+          }
+        }
+        warp.Raise(s);
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+          uint32_t p[kN][2];
+          warp.Probabilities(p, s[t], raw.v_params[t]);
+          warp.Values(p, raw.v[t]);
+        }
+        if (!more) break;
+        raw.LoadV(load_at, token, limit, lane);
+        unit += kWarps;
+      }
+    }
+    const int item = work.first_item + local;
+    float* slot_out = args.partial_out + int64_t{static_cast<int>(blockIdx.x) + item} * kCols * kHeadDim;
+    float* slot_lse = args.partial_lse + int64_t{static_cast<int>(blockIdx.x) + item} * kCols;
+    MergeWarps<kWarps>(
+        warp, shared,
+        [&](int col, int channel, float x) {
+          if (col < columns) slot_out[col * kHeadDim + channel] = x;
+        },
+        [&](int col, float lse) { slot_lse[col] = lse; });
+  }
+}
+
+// One block per (row, query head): weighs the partials of the row's item. Warps take partials in turn.
+constexpr int kMergeWarps = 16;
+
+template <int kHeadDim>
+__global__ void __launch_bounds__(32 * kMergeWarps) MergeKernel(DecodeArgs args, int columns, int unit, int grid) {
+  constexpr int kEach = kHeadDim / 32;
+  using Vector = typename std::conditional<kEach == 4, float4, float2>::type;
+  __shared__ DecodePlan plan;
+  __shared__ float outs[kMergeWarps][kHeadDim];
+  __shared__ float tops[kMergeWarps], sums[kMergeWarps];
+  MakePlan(plan, args.batch, args.kv, args.group, columns, unit, grid);
+  const int row = blockIdx.x, head = blockIdx.y / args.group;
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
+  const int seq = args.batch.row_seq[row];
+  int first_block = 0, blocks = 0, item = 0, column = 0;
+  if (seq >= 0) {
+    const SequenceWork work = plan.work[seq];
+    const int in_seq = row - args.batch.spans[seq].first_row;
+    if (in_seq >= 0 && in_seq < args.batch.spans[seq].num_rows && work.units > 0) {
+      const int k = in_seq * args.group + blockIdx.y % args.group;
+      const int local = head * work.column_blocks + k / columns;
+      column = k % columns;
+      item = work.first_item + local;
+      const int64_t begin = work.first_unit + local * work.units;
+      first_block = plan.BlockOf(begin);
+      blocks = plan.BlockOf(begin + work.units - 1) - first_block + 1;
+    }
+  }
+  // Each warp: the weighted sum of its partials, relative to its own largest lse.
+  float top = -INFINITY, sum = 0, o[kEach] = {};
+  for (int base = w; base < blocks; base += 32 * kMergeWarps) {
+    const int mine = base + lane * kMergeWarps;
+    const float lse =
+        mine < blocks ? args.partial_lse[int64_t{first_block + mine + item} * columns + column] : -INFINITY;
+    const float highest = fmaxf(top, WarpMax(lse));
+    if (highest == -INFINITY) continue;
+    const float factor = Exp2((top - highest) * kLog2e);
+    const float weight = Exp2((lse - highest) * kLog2e);
+    sum = sum * factor + WarpSum(weight);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) o[i] *= factor;
+    top = highest;
+    const int count = min(32, (blocks - base + kMergeWarps - 1) / kMergeWarps);
+#pragma unroll 8
+    for (int i = 0; i < count; ++i) {
+      const float scale = __shfl_sync(0xffffffffu, weight, i);
+      const int64_t slot = first_block + base + i * kMergeWarps + item;
+      const Vector x = reinterpret_cast<const Vector*>(args.partial_out + (slot * columns + column) * kHeadDim)[lane];
+      const float* values = reinterpret_cast<const float*>(&x);
+#pragma unroll
+      for (int j = 0; j < kEach; ++j) o[j] += scale * values[j];
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) outs[w][lane * kEach + j] = o[j];
+  if (lane == 0) tops[w] = top, sums[w] = sum;
+  __syncthreads();
+  float highest = -INFINITY, total = 0;
+#pragma unroll
+  for (int i = 0; i < kMergeWarps; ++i) highest = fmaxf(highest, tops[i]);
+  if (highest > -INFINITY) {
+#pragma unroll
+    for (int i = 0; i < kMergeWarps; ++i) total += sums[i] * Exp2((tops[i] - highest) * kLog2e);
+  }
+  if (threadIdx.x < kHeadDim) {
+    float x = 0;
+    if (highest > -INFINITY) {
+#pragma unroll
+      for (int i = 0; i < kMergeWarps; ++i) x += outs[i][threadIdx.x] * Exp2((tops[i] - highest) * kLog2e);
+      x /= total;
+    }
+    args.out[row * args.out_stride + int64_t{blockIdx.y} * kHeadDim + threadIdx.x] = ToBf16(x);
+  }
+  if (threadIdx.x == 0 && args.lse != nullptr) {
+    args.lse[int64_t{blockIdx.y} * args.batch.num_rows + row] =
+        highest == -INFINITY ? -INFINITY : highest + logf(total);
+  }
+}
+
+int Grid(const Device& device) { return device.info().multiprocessors; }
+
+// Query columns a pass of the decode kernel takes: as few eights as hold a sequence's rows, up to four.
+int ColumnEights(int64_t columns) { return columns <= 8 ? 1 : columns <= 16 ? 2 : 4; }
+
+int64_t Slots(const Device& device, int64_t rows, int group, int heads) {
+  return Grid(device) + heads * rows * ((group + 31) / 32);
+}
+
+template <KvFormat kFormat, int kHeadDim, int kN>
+void Launch(Device& device, const DecodeArgs& args) {
+  using Config = DecodeConfig<kFormat, kHeadDim, kN>;
+  const auto kernel = DecodeKernel<kFormat, kHeadDim, kN>;
+  constexpr size_t kShared = MergeSharedBytes<Config::kWarps, kHeadDim, kN>();
+  static_assert(kShared >= size_t{kN} * kHeadDim / 16 * 32 * sizeof(uint2));
+  const int grid = Grid(device);
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
+  kernel<<<grid, Config::kThreads, kShared, Stream(device)>>>(args);
+  DUO_CUDA_CHECK(cudaGetLastError());
+  MergeKernel<kHeadDim>
+      <<<dim3(args.batch.num_rows, args.kv.num_heads * args.group), 32 * kMergeWarps, 0, Stream(device)>>>(
+          args, 8 * kN, Config::kUnit, grid);
+  DUO_CUDA_CHECK(cudaGetLastError());
+}
+
+template <KvFormat kFormat>
+void LaunchFormat(Device& device, const DecodeArgs& args, int eights) {
+  if (args.kv.page.head_dim == 64) {
+    if (eights == 1) return Launch<kFormat, 64, 1>(device, args);
+    if (eights == 2) return Launch<kFormat, 64, 2>(device, args);
+    return Launch<kFormat, 64, 4>(device, args);
+  }
+  if (eights == 1) return Launch<kFormat, 128, 1>(device, args);
+  if (eights == 2) return Launch<kFormat, 128, 2>(device, args);
+  return Launch<kFormat, 128, 4>(device, args);
+}
+
+}  // namespace
+
+size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t) {
+  // Eight columns a slot for every row in the narrowest form, 32 in the widest; rows bound the sequences.
+  const int64_t slots = Slots(device, max_rows_total, group, kv.num_heads);
+  return Arena::Rounded(slots * 32 * kv.page.head_dim * sizeof(float)) + Arena::Rounded(slots * 32 * sizeof(float));
+}
+
+void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
+                 const PagedKv& kv, Arena& scratch) {
+  DUO_CHECK_LE(batch.num_seqs, kMaxSequences);
+  const size_t mark = scratch.used();
+  const int eights = ColumnEights(int64_t{batch.max_rows} * shape.group);
+  const int64_t slots = Slots(device, batch.num_rows, shape.group, kv.num_heads);
+  const int64_t first_column = int64_t{kv.first_head} * shape.group * shape.head_dim;
+  DecodeArgs args = {};
+  args.q = qkv.as<bf16>() + first_column;
+  args.q_stride = qkv.stride;
+  args.out = out.as<bf16>() + first_column;
+  args.out_stride = out.stride;
+  args.lse = lse;
+  args.group = shape.group;
+  args.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
+  args.batch = batch;
+  args.kv = kv;
+  args.partial_out = static_cast<float*>(scratch.Take(slots * 8 * eights * shape.head_dim * sizeof(float)));
+  args.partial_lse = static_cast<float*>(scratch.Take(slots * 8 * eights * sizeof(float)));
+  switch (kv.page.format) {
+    case KvFormat::kBF16:
+      LaunchFormat<KvFormat::kBF16>(device, args, eights);
+      break;
+    case KvFormat::kFp8:
+      LaunchFormat<KvFormat::kFp8>(device, args, eights);
+      break;
+    case KvFormat::kInt8:
+      LaunchFormat<KvFormat::kInt8>(device, args, eights);
+      break;
+    case KvFormat::kInt4:
+      LaunchFormat<KvFormat::kInt4>(device, args, eights);
+      break;
+    case KvFormat::kF32:
+      DUO_CHECK_MSG(false, "f32 KV is for the CPU");
+  }
+  scratch.Rewind(mark);
+}
+
+}  // namespace duo::cuda

@@ -1,0 +1,432 @@
+// The inside of decode attention: one warp attends kCols query columns to 16 tokens at a time, codes of any format read
+// straight from global memory into tensor-core fragments, without shared memory.
+//
+//   scores^T [16 tokens x 8 columns] = K [16 x d] * Q^T [d x 8]      K is the A operand: a token a row, no padding
+//   O^T      [d x 8 columns]        += V^T [d x 16] * P^T [16 x 8]   V^T is the A operand: a channel a row
+//
+// "Columns" are (row of the step, query head of the group) pairs; all of them share each read of K and V.
+// Lane l is (g, c) = (l / 4, l % 4). For K it holds the tokens of fragment rows g and g + 8 and a quarter of their
+// channels; for V four tokens and an eighth of the channels. Which channel sits in which fragment slot is free as long
+// as Q and O agree (ChannelOfK, ChannelOfV), so each lane reads whole 16-byte pieces; which token sits in which
+// fragment row is free too (TokenOfRow), so that the four lanes of a V read touch neighbouring tokens.
+//
+// Codes enter the products as exact bf16 integers, scales and minima are applied to scores and probabilities:
+//   score  = scale * (q . code') + offset * sum(q)         code' = code + 128 (int4), code - 128 (int8), 2^-120 value
+//   (fp8) o      = sum_t (p scale) code'_t - shift * sum_t (p scale) + sum_t p offset_v
+// with p * scale rounded to bf16 once, and the same rounded value in both sums. So every attended value is the exact
+// decoded one.
+#pragma once
+
+#include "kernels/cuda/primitives.cuh"
+#include "kernels/kv_layout.h"
+
+namespace duo::cuda {
+
+// Fragment row r (0-15) holds token TokenOfRow(r) of the tile.
+__device__ __forceinline__ constexpr int TokenOfRow(int r) { return (r & 8) + ((r & 1) << 2) + ((r & 7) >> 1); }
+
+template <KvFormat kFormat, int kHeadDim>
+struct TileShape {
+  static constexpr int kCodeBytes = KvCodeBytes(kFormat, kHeadDim);
+  static constexpr int kParamBytes = KvParamBytes(kFormat);
+  static constexpr int kKLaneBytes = kCodeBytes / 4;  // of one token, per lane
+  static constexpr int kKVector = kKLaneBytes < 16 ? kKLaneBytes : 16;
+  static constexpr int kKWords = kKLaneBytes / 4;
+  static constexpr int kVLaneBytes = kCodeBytes / 8;
+  static constexpr int kVVector = kVLaneBytes < 16 ? kVLaneBytes : 16;
+  static constexpr int kVWords = kVLaneBytes / 4;
+  static constexpr int kCodesPerByte2 = kFormat == KvFormat::kInt4 ? 4 : kFormat == KvFormat::kBF16 ? 1 : 2;  // x 1/2
+  static constexpr int kCodesPerWord = 2 * kCodesPerByte2;
+  static constexpr int kPairsPerWord = kCodesPerByte2;
+};
+
+// Channels of the pair that lane c's K fragment register r (0 .. d/8 - 1) holds: first of the pair, and the distance to
+// the second.
+template <KvFormat kFormat, int kHeadDim>
+__device__ __forceinline__ int ChannelOfK(int r, int c, int which) {
+  using S = TileShape<kFormat, kHeadDim>;
+  constexpr int kVectorWords = S::kKVector / 4;
+  const int word = r / S::kPairsPerWord, u = r % S::kPairsPerWord;
+  const int base = ((word / kVectorWords * 4 + c) * kVectorWords + word % kVectorWords) * S::kCodesPerWord;
+  if constexpr (kFormat == KvFormat::kBF16) return base + which;
+  return base + u + which * S::kPairsPerWord;  // int4: codes u and u + 4 of a word; bytes: u and u + 2
+}
+
+// Channel of entry e (0 .. d/8 - 1) of lane group g's V; fragment m holds entries 2 m (row g) and 2 m + 1 (row g + 8).
+template <KvFormat kFormat, int kHeadDim>
+__device__ __forceinline__ int ChannelOfV(int e, int g) {
+  using S = TileShape<kFormat, kHeadDim>;
+  constexpr int kVectorCodes = S::kVVector / 4 * S::kCodesPerWord;
+  return (e / kVectorCodes * 8 + g) * kVectorCodes + e % kVectorCodes;
+}
+
+// Word of codes of one token -> its bf16 pairs, in the order of ChannelOfK.
+template <KvFormat kFormat>
+__device__ __forceinline__ uint32_t KPair(uint32_t word, int u) {
+  if constexpr (kFormat == KvFormat::kBF16) return word;
+  if constexpr (kFormat == KvFormat::kInt4) return NibblesPlus128(word >> (4 * u));
+  if constexpr (kFormat == KvFormat::kInt8) return BytesMinus128(word >> (8 * u));
+  if constexpr (kFormat == KvFormat::kFp8) return F8HighBytes(u == 0 ? word << 8 : word);
+  return 0;
+}
+// Code `i` of the same word of two tokens -> a bf16 pair (token a low, token b high).
+template <KvFormat kFormat>
+__device__ __forceinline__ uint32_t VPair(uint32_t a, uint32_t b, int i) {
+  if constexpr (kFormat == KvFormat::kBF16) return __byte_perm(a, b, i == 0 ? 0x5410 : 0x7632);
+  if constexpr (kFormat == KvFormat::kInt4) {
+    return NibblesPlus128(__byte_perm(a, b, i < 4 ? 0x5410 : 0x7632) >> (4 * (i % 4)));
+  }
+  if constexpr (kFormat == KvFormat::kInt8) return BytesMinus128(__byte_perm(a, b, 0x0400 + i * 0x0101));
+  if constexpr (kFormat == KvFormat::kFp8) return F8HighBytes(__byte_perm(a, b, 0x4000 + i * 0x1010));
+  return 0;
+}
+
+// What codes stand for inside the products.
+template <KvFormat kFormat>
+struct CodeForm {
+  static constexpr float kZero = kFormat == KvFormat::kInt4 ? 128.0f : kFormat == KvFormat::kInt8 ? -128.0f : 0.0f;
+  // V is centred on mid-range, so that rounding p * scale costs no more than in the plain path; the shift is taken off
+  // with the same rounded p * scale.
+  static constexpr float kMiddle = kFormat == KvFormat::kInt4 ? 8.0f : kFormat == KvFormat::kInt8 ? 128.0f : 0.0f;
+  static constexpr float kShift = kZero + kMiddle;  // int4: 136, int8: 0
+  static constexpr float kQFactor =
+      kFormat == KvFormat::kFp8 ? 0x1p64f : 1.0f;  // keeps tiny codes out of f32's subnormals
+  static constexpr float kUndo = kFormat == KvFormat::kFp8 ? 0x1p56f : 1.0f;
+};
+
+// One lane's part of kTiles x 16 tokens.
+template <KvFormat kFormat, int kHeadDim, int kTiles>
+struct RawTile {
+  using S = TileShape<kFormat, kHeadDim>;
+  uint32_t k[kTiles][2][S::kKWords];
+  uint32_t v[kTiles][4][S::kVWords];
+  uint32_t k_params[kTiles][2];
+  uint32_t v_params[kTiles][2];
+
+  // `page` is a page's first byte, `token` the tile's first in it; tokens past `last` are read as `last`.
+  __device__ __forceinline__ void LoadK(const uint8_t* page, int token, int last, int lane) {
+    const int g = lane / 4, c = lane % 4;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int at = min(token + 16 * t + TokenOfRow(g + 8 * h), last);
+        LoadOneK(page + at * S::kCodeBytes, t, h, c);
+        if constexpr (S::kParamBytes > 0) {
+          k_params[t][h] = LoadParams(page + 2 * kPageTokens * S::kCodeBytes + at * S::kParamBytes);
+        }
+      }
+    }
+  }
+  __device__ __forceinline__ void LoadV(const uint8_t* page, int token, int last, int lane) {
+    const int g = lane / 4, c = lane % 4;
+    const uint8_t* codes = page + kPageTokens * S::kCodeBytes;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = min(token + 16 * t + TokenOfRow((i & 2) * 4 + 2 * c + (i & 1)), last);
+        LoadOneV(codes + at * S::kCodeBytes, t, i, g);
+      }
+      if constexpr (S::kParamBytes > 0) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int at = min(token + 16 * t + TokenOfRow(g + 8 * h), last);
+          v_params[t][h] = LoadParams(page + 2 * kPageTokens * S::kCodeBytes + (kPageTokens + at) * S::kParamBytes);
+        }
+      }
+    }
+  }
+  __device__ __forceinline__ void LoadOneK(const uint8_t* codes, int t, int h, int c) {
+    constexpr int kWords = S::kKVector / 4;
+#pragma unroll
+    for (int i = 0; i < S::kKWords / kWords; ++i) {
+      LoadStreaming<S::kKVector>(&k[t][h][i * kWords], codes + (i * 4 + c) * S::kKVector);
+    }
+  }
+  __device__ __forceinline__ void LoadOneV(const uint8_t* codes, int t, int i, int g) {
+    constexpr int kWords = S::kVVector / 4;
+#pragma unroll
+    for (int j = 0; j < S::kVWords / kWords; ++j) {
+      LoadStreaming<S::kVVector>(&v[t][i][j * kWords], codes + (j * 8 + g) * S::kVVector);
+    }
+  }
+  static __device__ __forceinline__ uint32_t LoadParams(const uint8_t* p) {
+    if constexpr (S::kParamBytes == 4) return __ldg(reinterpret_cast<const uint32_t*>(p));
+    return __ldg(reinterpret_cast<const uint16_t*>(p));
+  }
+};
+
+__device__ __forceinline__ float F16Value(uint32_t bits) {
+  float x;
+  asm("{ .reg .b16 h; cvt.u16.u32 h, %1; cvt.f32.f16 %0, h; }" : "=f"(x) : "r"(bits & 0xffffu));
+  return x;
+}
+
+// A warp's running attention of kN x 8 columns; lane (g, c) holds columns 8 n + 2 c + {0, 1}.
+template <KvFormat kFormat, int kHeadDim, int kN>
+struct WarpAttention {
+  using S = TileShape<kFormat, kHeadDim>;
+  using Form = CodeForm<kFormat>;
+  static constexpr int kChunks = kHeadDim / 16;
+
+  float o[kN][kChunks][4];
+  float top[kN][2];      // reference of the exponents, log2 units: within 8 of the true maximum
+  float sum[kN][2];      // this lane's part of sum p
+  float rounded[kN][2];  // of sum of the rounded p * scale (int4)
+  float offset[kN][2];   // of sum p * (v minimum + kMiddle * v scale) (int4, int8)
+  float q_sum[kN][2];    // sum of the column's q, times the softmax scale (int4, int8)
+
+  __device__ __forceinline__ void Reset() {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        top[n][j] = -1e30f;  // finite, so that a masked score gives exp2(-inf) = 0 whatever was seen before
+        sum[n][j] = rounded[n][j] = offset[n][j] = 0;
+      }
+#pragma unroll
+      for (int m = 0; m < kChunks; ++m) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) o[n][m][j] = 0;
+      }
+    }
+  }
+
+  // s = q . code' of one 16-token tile. q(n, k) gives the B fragment of columns n and k-step k.
+  template <typename QFragment>
+  __device__ __forceinline__ void Scores(float (&s)[kN][4], const uint32_t (&k)[2][S::kKWords], QFragment&& q) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
+#pragma unroll
+    for (int step = 0; step < kChunks; ++step) {
+      constexpr int kPairs = S::kPairsPerWord;
+      const int r0 = 2 * step, r1 = r0 + 1;
+      const uint32_t a0 = KPair<kFormat>(k[0][r0 / kPairs], r0 % kPairs);
+      const uint32_t a1 = KPair<kFormat>(k[1][r0 / kPairs], r0 % kPairs);
+      const uint32_t a2 = KPair<kFormat>(k[0][r1 / kPairs], r1 % kPairs);
+      const uint32_t a3 = KPair<kFormat>(k[1][r1 / kPairs], r1 % kPairs);
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+        const uint2 b = q(n, step);
+        Mma(s[n], a0, a1, a2, a3, b.x, b.y);
+      }
+    }
+  }
+
+  // Scores to log2 units. `scale` = softmax scale * log2 e.
+  __device__ __forceinline__ void Scale(float (&s)[kN][4], const uint32_t (&params)[2], float scale) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if constexpr (kFormat == KvFormat::kBF16) {
+#pragma unroll
+        for (int n = 0; n < kN; ++n) s[n][2 * h] *= scale, s[n][2 * h + 1] *= scale;
+      } else if constexpr (kFormat == KvFormat::kFp8) {
+        const float factor = F16Value(params[h]) * (scale * Form::kUndo);
+#pragma unroll
+        for (int n = 0; n < kN; ++n) s[n][2 * h] *= factor, s[n][2 * h + 1] *= factor;
+      } else {
+        const float code_scale = F16Value(params[h]);
+        const float factor = code_scale * scale, zero = F16Value(params[h] >> 16) - Form::kZero * code_scale;
+#pragma unroll
+        for (int n = 0; n < kN; ++n) {
+          s[n][2 * h] = s[n][2 * h] * factor + zero * q_sum[n][0];
+          s[n][2 * h + 1] = s[n][2 * h + 1] * factor + zero * q_sum[n][1];
+        }
+      }
+    }
+  }
+
+  // Raises the references where a score would pass them by more than 8, rescaling what was summed.
+  template <int kTiles>
+  __device__ __forceinline__ void Raise(const float (&s)[kTiles][kN][4]) {
+    bool over = false;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) over |= s[t][n][j] > top[n][j & 1] + 8.0f;
+      }
+    }
+    if (!__any_sync(0xffffffffu, over)) return;
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        float highest = top[n][j];
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) highest = fmaxf(highest, fmaxf(s[t][n][j], s[t][n][j + 2]));
+        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 4));
+        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 8));
+        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 16));
+        const float factor = Exp2(top[n][j] - highest);
+        top[n][j] = highest;
+        sum[n][j] *= factor;
+        rounded[n][j] *= factor;
+        offset[n][j] *= factor;
+#pragma unroll
+        for (int m = 0; m < kChunks; ++m) o[n][m][j] *= factor, o[n][m][j + 2] *= factor;
+      }
+    }
+  }
+
+  // Probabilities of one tile: sums, and the B fragments of P^T.
+  __device__ __forceinline__ void Probabilities(uint32_t (&p)[kN][2], const float (&s)[kN][4],
+                                                const uint32_t (&params)[2]) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float scale = 1, zero = 0;
+      if constexpr (kFormat == KvFormat::kFp8) scale = F16Value(params[h]) * Form::kQFactor;
+      if constexpr (kFormat == KvFormat::kInt4 || kFormat == KvFormat::kInt8) {
+        scale = F16Value(params[h]);
+        zero = F16Value(params[h] >> 16) + Form::kMiddle * scale;
+      }
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+        const float p0 = Exp2(s[n][2 * h] - top[n][0]), p1 = Exp2(s[n][2 * h + 1] - top[n][1]);
+        sum[n][0] += p0;
+        sum[n][1] += p1;
+        const uint32_t pair = kFormat == KvFormat::kBF16 ? PackBf16(p0, p1) : PackBf16(p0 * scale, p1 * scale);
+        if constexpr (kFormat == KvFormat::kInt4 || kFormat == KvFormat::kInt8) {
+          offset[n][0] += p0 * zero;
+          offset[n][1] += p1 * zero;
+        }
+        if constexpr (Form::kShift != 0) {
+          rounded[n][0] += LowBf16(pair);
+          rounded[n][1] += HighBf16(pair);
+        }
+        p[n][h] = Transpose8x8(pair);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Values(const uint32_t (&p)[kN][2], const uint32_t (&v)[4][S::kVWords]) {
+#pragma unroll
+    for (int m = 0; m < kChunks; ++m) {
+      const int w = 2 * m / S::kCodesPerWord, i = 2 * m % S::kCodesPerWord;
+      const uint32_t a0 = VPair<kFormat>(v[0][w], v[1][w], i), a1 = VPair<kFormat>(v[0][w], v[1][w], i + 1);
+      const uint32_t a2 = VPair<kFormat>(v[2][w], v[3][w], i), a3 = VPair<kFormat>(v[2][w], v[3][w], i + 1);
+#pragma unroll
+      for (int n = 0; n < kN; ++n) Mma(o[n][m], a0, a1, a2, a3, p[n][0], p[n][1]);
+    }
+  }
+
+  // Adds up the lanes' sums and leaves o as the true (unnormalised) output.
+  __device__ __forceinline__ void Finish() {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        auto over_tokens = [](float x) {
+          x += __shfl_xor_sync(0xffffffffu, x, 4);
+          x += __shfl_xor_sync(0xffffffffu, x, 8);
+          return x + __shfl_xor_sync(0xffffffffu, x, 16);
+        };
+        sum[n][j] = over_tokens(sum[n][j]);
+        float add = 0;
+        if constexpr (kFormat == KvFormat::kInt4 || kFormat == KvFormat::kInt8) add = over_tokens(offset[n][j]);
+        if constexpr (Form::kShift != 0) add -= Form::kShift * over_tokens(rounded[n][j]);
+#pragma unroll
+        for (int m = 0; m < kChunks; ++m) {
+          o[n][m][j] = o[n][m][j] * Form::kUndo + add;
+          o[n][m][j + 2] = o[n][m][j + 2] * Form::kUndo + add;
+        }
+      }
+    }
+  }
+};
+
+// Loads the Q fragments of kN x 8 columns. at(col) gives the column's q vector (bf16, head_dim) or null for padding.
+// keep(n, step, fragment) stores a fragment; q_sum receives sum q * scale of the lane's columns.
+template <KvFormat kFormat, int kHeadDim, int kN, typename At, typename Keep>
+__device__ __forceinline__ void LoadQ(At&& at, Keep&& keep, float (&q_sum)[kN][2], float scale, int lane) {
+  const int g = lane / 4, c = lane % 4;
+#pragma unroll
+  for (int n = 0; n < kN; ++n) {
+    const bf16* q = at(8 * n + g);
+    float total = 0;
+#pragma unroll
+    for (int step = 0; step < kHeadDim / 16; ++step) {
+      uint32_t fragment[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float x[2];
+#pragma unroll
+        for (int w = 0; w < 2; ++w) {
+          x[w] = q == nullptr ? 0.0f : ToFloat(q[ChannelOfK<kFormat, kHeadDim>(2 * step + h, c, w)]);
+          total += x[w];
+          x[w] *= CodeForm<kFormat>::kQFactor;
+        }
+        fragment[h] = PackBf16(x[0], x[1]);
+      }
+      keep(n, step, make_uint2(fragment[0], fragment[1]));
+    }
+    total += __shfl_xor_sync(0xffffffffu, total, 1);
+    total += __shfl_xor_sync(0xffffffffu, total, 2);  // now every lane of group g has column 8 n + g
+    q_sum[n][0] = __shfl_sync(0xffffffffu, total, 4 * (2 * c)) * scale;
+    q_sum[n][1] = __shfl_sync(0xffffffffu, total, 4 * (2 * c + 1)) * scale;
+  }
+}
+
+// Merges the warps of a block. write(column, channel, value) and write_lse(column, lse) are called once for each.
+// shared: kWarps * kN * 8 * (kHeadDim + 2) floats.
+template <int kWarps, KvFormat kFormat, int kHeadDim, int kN, typename Write, typename WriteLse>
+__device__ __forceinline__ void MergeWarps(WarpAttention<kFormat, kHeadDim, kN>& warp, float* shared, Write&& write,
+                                           WriteLse&& write_lse) {
+  constexpr int kCols = 8 * kN;
+  float* tops = shared;                 // [warp][column]
+  float* sums = tops + kWarps * kCols;  // [warp][column]
+  float* outs = sums + kWarps * kCols;  // [warp][column][channel]
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
+  warp.Finish();
+  __syncthreads();  // the buffer may still be read from the segment before
+  if (g == 0) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        tops[w * kCols + 8 * n + 2 * c + j] = warp.top[n][j];
+        sums[w * kCols + 8 * n + 2 * c + j] = warp.sum[n][j];
+      }
+    }
+  }
+  __syncthreads();
+#pragma unroll
+  for (int n = 0; n < kN; ++n) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int col = 8 * n + 2 * c + j;
+      float top = -1e30f;
+#pragma unroll
+      for (int i = 0; i < kWarps; ++i) top = fmaxf(top, tops[i * kCols + col]);
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < kWarps; ++i) sum += sums[i * kCols + col] * Exp2(tops[i * kCols + col] - top);
+      const float factor = sum > 0 ? Exp2(warp.top[n][j] - top) / sum : 0.0f;
+      if (w == 0 && g == 0) write_lse(col, sum > 0 ? (top + log2f(sum)) * kLn2 : -INFINITY);
+#pragma unroll
+      for (int m = 0; m < kHeadDim / 16; ++m) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int channel = ChannelOfV<kFormat, kHeadDim>(2 * m + h, g);
+          outs[(w * kCols + col) * kHeadDim + (channel ^ (8 * c))] = warp.o[n][m][j + 2 * h] * factor;
+        }
+      }
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < kCols * kHeadDim; i += kWarps * 32) {
+    const int col = i / kHeadDim, channel = i % kHeadDim;
+    float x = 0;
+#pragma unroll
+    for (int v = 0; v < kWarps; ++v) x += outs[(v * kCols + col) * kHeadDim + (channel ^ (8 * (col % 8 / 2)))];
+    write(col, channel, x);
+  }
+}
+template <int kWarps, int kHeadDim, int kN>
+constexpr size_t MergeSharedBytes() {
+  return size_t{kWarps} * kN * 8 * (kHeadDim + 2) * sizeof(float);
+}
+
+}  // namespace duo::cuda

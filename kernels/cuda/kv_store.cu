@@ -1,0 +1,189 @@
+// Storing K and V: codes into pages, bf16 into rings, and the copies that forks need. One warp handles one vector.
+#include "absl/strings/str_cat.h"
+#include "kernels/base/cuda_check.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/state.h"
+
+namespace duo::cuda {
+namespace {
+
+// Where a span's rows start among the step's; both ops below need row -> (span, position).
+template <KvFormat kFormat, int kHeadDim>
+__global__ void StoreKvKernel(bf16* qkv, int64_t stride, HeadShape shape, SeqBatch batch, PagedKv kv) {
+  constexpr int kEach = kHeadDim / 32;  // consecutive elements of a lane
+  const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
+  const int lane = threadIdx.x % 32;
+  if (item >= int64_t{batch.num_rows} * kv.num_heads * 2) return;
+  const bool is_v = item % 2;
+  const int head = item / 2 % kv.num_heads;
+  const int64_t row = item / 2 / kv.num_heads;
+  const int seq = batch.row_seq[row];
+  if (seq < 0) return;
+  const SeqSpan span = batch.spans[seq];
+  if (row < span.first_row || row >= span.first_row + span.num_rows) return;  // a bucket's padding
+  const int64_t column = shape.q_cols() + (is_v ? shape.kv_cols() : 0) + int64_t{kv.first_head + head} * kHeadDim;
+  bf16* x = qkv + row * stride + column + lane * kEach;
+
+  float values[kEach], lowest = INFINITY, highest = -INFINITY;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    values[i] = ToFloat(x[i]);
+    lowest = fminf(lowest, values[i]);
+    highest = fmaxf(highest, values[i]);
+  }
+  const int64_t position = batch.positions[row], page = position / kPageTokens;
+  const int token = position % kPageTokens;
+  const bool store = span.keep_pages == 0 && kv.holds(page);
+  uint8_t* at = store ? kv.page_at(head, kv.split ? span.split_table : span.table, page) : nullptr;
+  const int64_t code_at = is_v ? kv.page.v_codes(token) : kv.page.k_codes(token);
+
+  if constexpr (kFormat == KvFormat::kBF16) {
+    if (!store) return;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) reinterpret_cast<bf16*>(at + code_at)[lane * kEach + i] = x[i];
+  } else {
+    const KvParams params = KvParamsFor(kFormat, WarpMin(lowest), WarpMax(highest));
+    const float inverse = KvInverseScale(params);
+    uint8_t codes[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      codes[i] = KvEncode(kFormat, values[i], params, inverse);
+      x[i] = ToBf16(KvDecode(kFormat, codes[i], params));
+    }
+    if (!store) return;
+    if constexpr (kFormat == KvFormat::kInt4) {
+#pragma unroll
+      for (int i = 0; i < kEach; i += 2) at[code_at + (lane * kEach + i) / 2] = codes[i] | (codes[i + 1] << 4);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) at[code_at + lane * kEach + i] = codes[i];
+    }
+    if (lane == 0) {
+      uint16_t* p = reinterpret_cast<uint16_t*>(at + (is_v ? kv.page.v_params(token) : kv.page.k_params(token)));
+      p[0] = params.scale.bits;
+      if constexpr (kFormat != KvFormat::kFp8) p[1] = params.min.bits;
+    }
+  }
+}
+
+template <KvFormat kFormat>
+auto StoreKernelFor(int head_dim) {
+  return head_dim == 64 ? StoreKvKernel<kFormat, 64> : StoreKvKernel<kFormat, 128>;
+}
+auto StoreKernelFor(KvFormat format, int head_dim) {
+  switch (format) {
+    case KvFormat::kBF16:
+      return StoreKernelFor<KvFormat::kBF16>(head_dim);
+    case KvFormat::kFp8:
+      return StoreKernelFor<KvFormat::kFp8>(head_dim);
+    case KvFormat::kInt8:
+      return StoreKernelFor<KvFormat::kInt8>(head_dim);
+    case KvFormat::kInt4:
+      return StoreKernelFor<KvFormat::kInt4>(head_dim);
+    case KvFormat::kF32:
+      break;
+  }
+  DUO_CHECK_MSG(false, "f32 KV is for the CPU");
+}
+
+// One warp per (row, head): rows that a ring keeps after this step.
+__global__ void StoreRingsKernel(const bf16* qkv, int64_t stride, HeadShape shape, SeqBatch batch, RingKv kv) {
+  const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
+  const int lane = threadIdx.x % 32;
+  if (item >= int64_t{batch.num_rows} * kv.num_heads) return;
+  const int head = item % kv.num_heads;
+  const int64_t row = item / kv.num_heads;
+  const int seq = batch.row_seq[row];
+  if (seq < 0) return;
+  const SeqSpan span = batch.spans[seq];
+  if (row < span.first_row || row >= span.first_row + span.num_rows) return;
+  const int64_t position = batch.positions[row], end = int64_t{span.history} + span.num_rows;
+  if (position >= kv.sink && position < end - (kv.recent + 1)) return;
+  const bf16* k = qkv + row * stride + shape.q_cols() + int64_t{kv.first_head + head} * kv.head_dim;
+  const int slot = kv.slot_of(position);
+  uint32_t* k_to = reinterpret_cast<uint32_t*>(kv.k_at(span.ring, head, slot));
+  uint32_t* v_to = reinterpret_cast<uint32_t*>(kv.v_at(span.ring, head, slot));
+  for (int i = lane; i < kv.head_dim / 2; i += 32) {
+    k_to[i] = reinterpret_cast<const uint32_t*>(k)[i];
+    v_to[i] = reinterpret_cast<const uint32_t*>(k + shape.kv_cols())[i];
+  }
+}
+
+__global__ void CopyPageKernel(PagedKv kv, int32_t from, int32_t to) {
+  uint8_t* head = kv.base + blockIdx.y * kv.head_stride;
+  const uint4* source = reinterpret_cast<const uint4*>(head + from * kv.id_stride());
+  uint4* target = reinterpret_cast<uint4*>(head + to * kv.id_stride());
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < kv.id_stride() / 16) target[i] = source[i];
+}
+
+__global__ void ScaleSplitHeadsKernel(bf16* out, int64_t stride, int64_t rows, int head_dim, const float* all_lse,
+                                      const int32_t* ids, int ranks, int entries, int rank) {
+  const int64_t row = blockIdx.x;
+  const int head = blockIdx.y;
+  const int32_t id = ids[rank * entries + head];
+  float top = -INFINITY;
+  for (int e = 0; e < ranks * entries; ++e) {
+    if (ids[e] == id) top = fmaxf(top, all_lse[e * rows + row]);
+  }
+  float sum = 0;
+  if (top > -INFINITY) {
+    for (int e = 0; e < ranks * entries; ++e) {
+      if (ids[e] == id) sum += expf(all_lse[e * rows + row] - top);
+    }
+  }
+  const float weight = sum > 0 ? expf(all_lse[(rank * entries + head) * rows + row] - top) / sum : 0.0f;
+  bf16* x = out + row * stride + int64_t{head} * head_dim;
+  for (int c = threadIdx.x; c < head_dim; c += blockDim.x) x[c] = ToBf16(ToFloat(x[c]) * weight);
+}
+
+}  // namespace
+
+absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFormat format) {
+  if (head_dim != 64 && head_dim != 128) {
+    return absl::UnimplementedError(
+        absl::StrCat("attention on ", device.info().name, " needs a head dimension of 64 or 128, not ", head_dim));
+  }
+  if (group < 1) return absl::InvalidArgumentError(absl::StrCat("a KV head cannot serve ", group, " query heads"));
+  if (format == KvFormat::kF32) return absl::InvalidArgumentError("f32 KV is for the CPU; on CUDA the widest is bf16");
+  return absl::OkStatus();
+}
+
+void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv) {
+  const int64_t warps = int64_t{batch.num_rows} * kv.num_heads * 2;
+  const auto kernel = StoreKernelFor(kv.page.format, shape.head_dim);
+  kernel<<<(warps + 7) / 8, 256, 0, Stream(device)>>>(qkv.as<bf16>(), qkv.stride, shape, batch, kv);
+  DUO_CUDA_CHECK(cudaGetLastError());
+}
+
+// Activations are bf16, as the rings are: nothing to round.
+void RoundToRing(Device&, View, const HeadShape&, const RingKv& kv) { DUO_CHECK(kv.format == KvFormat::kBF16); }
+
+void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv) {
+  DUO_CHECK(kv.format == KvFormat::kBF16);
+  const int64_t warps = int64_t{batch.num_rows} * kv.num_heads;
+  StoreRingsKernel<<<(warps + 7) / 8, 256, 0, Stream(device)>>>(qkv.as<bf16>(), qkv.stride, shape, batch, kv);
+  DUO_CUDA_CHECK(cudaGetLastError());
+}
+
+void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const float* all_lse, const int32_t* ids,
+                     int ranks, int entries, int rank) {
+  ScaleSplitHeadsKernel<<<dim3(out.rows, heads), 64, 0, Stream(device)>>>(out.as<bf16>(), out.stride, out.rows,
+                                                                          head_dim, all_lse, ids, ranks, entries, rank);
+  DUO_CUDA_CHECK(cudaGetLastError());
+}
+
+void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id) {
+  if (kv.num_heads == 0) return;
+  const int64_t vectors = kv.id_stride() / 16;
+  CopyPageKernel<<<dim3((vectors + 255) / 256, kv.num_heads), 256, 0, Stream(device)>>>(kv, from_id, to_id);
+  DUO_CUDA_CHECK(cudaGetLastError());
+}
+
+void CopyRing(Device& device, const RingKv& kv, int32_t from_ring, int32_t to_ring) {
+  if (kv.num_heads == 0) return;
+  device.Copy(kv.base + to_ring * kv.ring_stride, kv.base + from_ring * kv.ring_stride, kv.num_heads * kv.ring_bytes());
+}
+
+}  // namespace duo::cuda

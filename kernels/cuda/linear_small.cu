@@ -1,0 +1,391 @@
+// out^T [16 outputs x 8 rows] = W [16 x k] * x^T [k x 8] by mma.m16n8k16: weights are the A operand, so no row of the
+// product is padding and a lane's weights are 16 consecutive bytes of two output rows. Which k sits in which fragment
+// slot is free as long as x is laid out alike; x goes through shared memory in fragment order.
+//
+// Work is cut into units of (part of k, 16 outputs), dealt to two blocks a multiprocessor in equal runs; the eight
+// warps of a block share a unit's k. Several parts are used when x would not fit or when 16-output tiles alone would
+// leave blocks idle: the last part of a tile to arrive adds the others up in a fixed order.
+#include <algorithm>
+
+#include "kernels/base/cuda_check.h"
+#include "kernels/cuda/linear_small.h"
+#include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/state.h"
+
+namespace duo::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kDepth = 4;  // k-blocks in flight per warp
+constexpr size_t kSharedX = 90 << 10;
+constexpr int kMostParts = 16;
+constexpr int64_t kMostColumns = 40960;  // 16 rows of a sixteenth of them fit kSharedX
+
+// A k-block: 16 bytes of codes in each lane, of two output rows. Int4 in groups smaller than 128 is read in pieces, so
+// that a piece's four lanes lie in one group.
+template <DType kType, int kGroup>
+struct BlockShape {
+  static constexpr int kBits = kType == DType::kI4 ? 4 : kType == DType::kBF16 || kType == DType::kF16 ? 16 : 8;
+  static constexpr int kColumns = 4 * 128 / kBits;  // k's of a block: 32, 64 or 128
+  static constexpr int kSteps = kColumns / 16;
+  static constexpr int kPieces = kType == DType::kI4 ? 128 / kGroup : 1;
+  static constexpr int kPieceBytes = 16 / kPieces;
+  static constexpr int kPieceColumns = kColumns / kPieces;
+  static constexpr int kStepsPerPiece = kSteps / kPieces;
+  static constexpr int kUnits = kSteps / 2;  // 16-byte pieces of x per (row, lane quarter)
+};
+
+// The column, inside a k-block, of element `which` of lane quarter c's fragment register r.
+template <DType kType, int kGroup>
+__device__ __forceinline__ int ColumnOf(int r, int c, int which) {
+  using S = BlockShape<kType, kGroup>;
+  constexpr int kPairs = S::kBits == 16 ? 1 : S::kBits == 8 ? 2 : 4;  // per 4-byte word
+  const int word = r / kPairs, u = r % kPairs;
+  constexpr int kPieceWords = S::kPieceBytes / 4;
+  const int piece = word / kPieceWords, in_piece = word % kPieceWords;
+  const int base = piece * S::kPieceColumns + (c * kPieceWords + in_piece) * 2 * kPairs;
+  return S::kBits == 16 ? base + which : base + u + which * kPairs;
+}
+
+template <DType kType>
+__device__ __forceinline__ uint32_t WeightPair(uint32_t word, int u) {
+  if constexpr (kType == DType::kBF16) return word;
+  if constexpr (kType == DType::kF16) {
+    float low, high;
+    asm("{ .reg .b16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b; }"
+        : "=f"(low), "=f"(high)
+        : "r"(word));
+    return PackBf16(low, high);
+  }
+  if constexpr (kType == DType::kI4) return NibblesPlus128(word >> (4 * u));
+  if constexpr (kType == DType::kF8E4M3) return F8HighBytes(u == 0 ? word << 8 : word);
+  return BytesMinus128((word ^ 0x80808080u) >> (8 * u));  // signed codes
+}
+
+struct SmallArgs {
+  void* out;
+  int64_t out_stride;
+  const bf16* x;
+  int64_t x_stride;
+  int rows;
+  Weight weight;
+  int tiles, parts, blocks;  // of 16 outputs; of k; k-blocks in all
+  float* partial;            // [part][tile][256]
+  uint32_t* arrivals;        // [tile]
+};
+
+template <DType kType, int kGroup>
+struct RawBlock {
+  using S = BlockShape<kType, kGroup>;
+  uint32_t w[2][4];
+  uint32_t params[kType == DType::kI4 ? S::kPieces : 1][2];
+};
+
+template <DType kType, int kGroup, int kN, bool kFloatOut>
+__global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs args) {
+  using S = BlockShape<kType, kGroup>;
+  constexpr int kTile = 16 * 8 * kN;
+  extern __shared__ uint4 shared[];
+  __shared__ float reduce[2][kWarps][kTile];
+  __shared__ bool last_to_arrive;
+  const Weight& weight = args.weight;
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
+  const int64_t units = int64_t{args.tiles} * args.parts;
+  const int64_t begin = units * blockIdx.x / gridDim.x, end = units * (blockIdx.x + 1) / gridDim.x;
+  if (begin == end) return;
+  const int64_t row_bytes = weight.cols * S::kBits / 8;
+  auto part_begin = [&](int part) { return static_cast<int>(int64_t{args.blocks} * part / args.parts); };
+  auto blocks_of = [&](int64_t unit) {  // this warp's k-blocks of a unit
+    const int part = static_cast<int>(unit / args.tiles);
+    return (part_begin(part + 1) - part_begin(part) - w + kWarps - 1) / kWarps;
+  };
+  RawBlock<kType, kGroup> raw[kDepth];
+  auto load = [&](RawBlock<kType, kGroup>& r, int64_t unit, int index) {
+    const int part = static_cast<int>(unit / args.tiles), tile = static_cast<int>(unit % args.tiles);
+    const int block = part_begin(part) + w + index * kWarps;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int64_t output = min(int64_t{tile} * 16 + g + 8 * h, weight.rows - 1);
+      const uint8_t* codes = static_cast<const uint8_t*>(weight.data) + output * row_bytes + int64_t{block} * 64;
+#pragma unroll
+      for (int p = 0; p < S::kPieces; ++p) {
+        LoadStreaming<S::kPieceBytes>(&r.w[h][p * S::kPieceBytes / 4], codes + (p * 4 + c) * S::kPieceBytes);
+        if constexpr (kType == DType::kI4) {
+          r.params[p][h] = __ldg(reinterpret_cast<const uint32_t*>(weight.groups) + output * (weight.cols / kGroup) +
+                                 block * S::kPieces + p);
+        }
+      }
+    }
+  };
+
+  // x of a part, in fragment order: [block][unit of 16 bytes][row][lane quarter]; then sums of x per int4 group.
+  const int rows = args.rows;
+  float* x_sums =
+      reinterpret_cast<float*>(shared + int64_t{(args.blocks + args.parts - 1) / args.parts} * S::kUnits * rows * 4);
+  auto stage = [&](int part) {
+    const int first = part_begin(part), count = part_begin(part + 1) - first;
+    const float factor = kType == DType::kF8E4M3 ? 0x1p64f : 1.0f;
+    for (int i = threadIdx.x; i < count * S::kUnits * rows * 4; i += 32 * kWarps) {
+      const int quarter = i % 4, row = i / 4 % rows, unit = i / 4 / rows % S::kUnits, block = i / 4 / rows / S::kUnits;
+      const bf16* x = args.x + row * args.x_stride + int64_t{first + block} * S::kColumns;
+      uint32_t pairs[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float low = ToFloat(x[ColumnOf<kType, kGroup>(unit * 4 + k, quarter, 0)]);
+        const float high = ToFloat(x[ColumnOf<kType, kGroup>(unit * 4 + k, quarter, 1)]);
+        pairs[k] = PackBf16(low * factor, high * factor);
+      }
+      shared[i] = {pairs[0], pairs[1], pairs[2], pairs[3]};
+    }
+    if constexpr (kType == DType::kI4) {
+      for (int i = w; i < count * S::kPieces * rows; i += kWarps) {
+        const int row = i % rows, piece = i / rows;
+        const bf16* x = args.x + row * args.x_stride + int64_t{first} * S::kColumns + piece * S::kPieceColumns;
+        float sum = 0;
+        for (int k = lane; k < S::kPieceColumns; k += 32) sum += ToFloat(x[k]);
+        sum = WarpSum(sum);
+        if (lane == 0) x_sums[i] = sum;
+      }
+    }
+  };
+
+  int staged = -1;
+#pragma unroll
+  for (int i = 0; i < kDepth; ++i) {
+    if (i < blocks_of(begin)) load(raw[i], begin, i);
+  }
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int part = static_cast<int>(unit / args.tiles), tile = static_cast<int>(unit % args.tiles);
+    if (part != staged) {
+      __syncthreads();
+      stage(part);
+      __syncthreads();
+      staged = part;
+    }
+    float acc[kN][4] = {};
+    const int mine = blocks_of(unit);
+    const int next_mine = unit + 1 < end ? blocks_of(unit + 1) : 0;
+    // At least one round, so that a warp without blocks here still fetches those of the next unit.
+    for (int base = 0; base == 0 || base < mine; base += kDepth) {
+#pragma unroll
+      for (int i = 0; i < kDepth; ++i) {
+        if (base + i < mine) {
+          const int block = w + (base + i) * kWarps;  // inside the part
+#pragma unroll
+          for (int p = 0; p < S::kPieces; ++p) {
+            float part_sum[kN][4] = {};
+            float(&target)[kN][4] = kType == DType::kI4 ? part_sum : acc;
+#pragma unroll
+            for (int unit_in = p * S::kStepsPerPiece / 2; unit_in < (p + 1) * S::kStepsPerPiece / 2; ++unit_in) {
+              uint4 b[kN];
+#pragma unroll
+              for (int n = 0; n < kN; ++n) {
+                b[n] = 8 * n + g < rows ? shared[((block * S::kUnits + unit_in) * rows + 8 * n + g) * 4 + c]
+                                        : make_uint4(0, 0, 0, 0);
+              }
+#pragma unroll
+              for (int half = 0; half < 2; ++half) {
+                constexpr int kPairs = S::kBits == 16 ? 1 : S::kBits == 8 ? 2 : 4;
+                const int r0 = unit_in * 4 + half * 2, r1 = r0 + 1;
+                const uint32_t a0 = WeightPair<kType>(raw[i].w[0][r0 / kPairs], r0 % kPairs);
+                const uint32_t a1 = WeightPair<kType>(raw[i].w[1][r0 / kPairs], r0 % kPairs);
+                const uint32_t a2 = WeightPair<kType>(raw[i].w[0][r1 / kPairs], r1 % kPairs);
+                const uint32_t a3 = WeightPair<kType>(raw[i].w[1][r1 / kPairs], r1 % kPairs);
+#pragma unroll
+                for (int n = 0; n < kN; ++n) {
+                  Mma(target[n], a0, a1, a2, a3, half == 0 ? b[n].x : b[n].z, half == 0 ? b[n].y : b[n].w);
+                }
+              }
+            }
+            if constexpr (kType == DType::kI4) {
+#pragma unroll
+              for (int h = 0; h < 2; ++h) {
+                const uint32_t bits = raw[i].params[p][h];
+                const float scale = ToFloat(f16{static_cast<uint16_t>(bits)});
+                const float zero = ToFloat(f16{static_cast<uint16_t>(bits >> 16)}) - 128.0f * scale;
+#pragma unroll
+                for (int n = 0; n < kN; ++n) {
+#pragma unroll
+                  for (int j = 0; j < 2; ++j) {
+                    const int row = 8 * n + 2 * c + j;
+                    const float sum = row < rows ? x_sums[(block * S::kPieces + p) * rows + row] : 0.0f;
+                    acc[n][2 * h + j] += scale * part_sum[n][2 * h + j] + zero * sum;
+                  }
+                }
+              }
+            }
+          }
+        }
+        // Refill the slot: from this unit, or in its last round from the next one.
+        if (base + kDepth < mine) {
+          if (base + kDepth + i < mine) load(raw[i], unit, base + kDepth + i);
+        } else if (i < next_mine) {
+          load(raw[i], unit + 1, i);
+        }
+      }
+    }
+
+    float(&buffer)[kWarps][kTile] = reduce[(unit - begin) % 2];
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        buffer[w][(8 * n + 2 * c + j % 2) * 16 + g + 8 * (j / 2)] = acc[n][j];  // [row][output]
+      }
+    }
+    __syncthreads();
+    const int row = threadIdx.x / 16;
+    const int64_t output = int64_t{tile} * 16 + threadIdx.x % 16;
+    const bool mine_to_write = static_cast<int>(threadIdx.x) < kTile && row < rows && output < weight.rows;
+    float total = 0;
+    if (mine_to_write) {
+#pragma unroll
+      for (int v = 0; v < kWarps; ++v) total += buffer[v][threadIdx.x];
+    }
+    bool write = mine_to_write;
+    if (args.parts > 1) {
+      float* slots = args.partial + int64_t{tile} * 256 + threadIdx.x;
+      const int64_t stride = int64_t{args.tiles} * 256;
+      if (mine_to_write) slots[part * stride] = total;
+      __threadfence();
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        last_to_arrive = atomicInc(&args.arrivals[tile], args.parts - 1) == static_cast<uint32_t>(args.parts - 1);
+      }
+      __syncthreads();
+      write = mine_to_write && last_to_arrive;
+      if (write) {
+        __threadfence();
+        total = 0;
+        for (int p = 0; p < args.parts; ++p) total += __ldcg(slots + p * stride);
+      }
+    }
+    if (write) {
+      if constexpr (kType == DType::kF8E4M3) total *= 0x1p56f;
+      if constexpr (kType == DType::kF8E4M3 || kType == DType::kI8) total *= weight.scales[output];
+      if (weight.bias != nullptr) total += weight.bias[output];
+      if constexpr (kFloatOut) {
+        static_cast<float*>(args.out)[row * args.out_stride + output] = total;
+      } else {
+        static_cast<bf16*>(args.out)[row * args.out_stride + output] = ToBf16(total);
+      }
+    }
+  }
+}
+
+int BlockColumns(DType type) {
+  return type == DType::kI4 ? 128 : type == DType::kF8E4M3 || type == DType::kI8 ? 64 : 32;
+}
+
+struct SmallPlan {
+  int tiles, parts, blocks, grid;
+  size_t shared;
+};
+SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
+  SmallPlan plan = {};
+  plan.tiles = static_cast<int>((weight.rows + 15) / 16);
+  plan.blocks = static_cast<int>(weight.cols / BlockColumns(weight.dtype));
+  const int grid = 2 * device.info().multiprocessors;
+  auto shared_bytes = [&](int parts) {
+    const size_t blocks = (plan.blocks + parts - 1) / parts;
+    const size_t sums = weight.dtype == DType::kI4 ? blocks * (128 / weight.group) * rows * sizeof(float) : 0;
+    return blocks * BlockColumns(weight.dtype) * rows * sizeof(bf16) + sums;
+  };
+  int best = 0;
+  double best_share = 0;
+  for (int parts = 1; parts <= std::min(kMostParts, plan.blocks); ++parts) {
+    if (shared_bytes(parts) > kSharedX) continue;
+    const int64_t units = int64_t{plan.tiles} * parts;
+    const double share = static_cast<double>(units) / ((units + grid - 1) / grid * grid);
+    // A further part must pay for its partial sums, and leave each warp some k-blocks.
+    if (best == 0 || (share > best_share + 0.05 && plan.blocks / parts >= 2 * kWarps)) best = parts, best_share = share;
+  }
+  plan.parts = best;
+  plan.grid = static_cast<int>(std::min<int64_t>(grid, int64_t{plan.tiles} * plan.parts));
+  plan.shared = best == 0 ? 0 : (shared_bytes(best) + 15) / 16 * 16;
+  return plan;
+}
+
+template <DType kType, int kGroup, int kN, bool kFloatOut>
+void Launch(Device& device, const SmallArgs& args, const SmallPlan& plan) {
+  const auto kernel = SmallLinearKernel<kType, kGroup, kN, kFloatOut>;
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedX + 1024));
+  kernel<<<plan.grid, 32 * kWarps, plan.shared, Stream(device)>>>(args);
+  DUO_CUDA_CHECK(cudaGetLastError());
+}
+template <DType kType, int kGroup>
+void LaunchType(Device& device, const SmallArgs& args, const SmallPlan& plan, bool float_out) {
+  if (args.rows <= 8) {
+    return float_out ? Launch<kType, kGroup, 1, true>(device, args, plan)
+                     : Launch<kType, kGroup, 1, false>(device, args, plan);
+  }
+  return float_out ? Launch<kType, kGroup, 2, true>(device, args, plan)
+                   : Launch<kType, kGroup, 2, false>(device, args, plan);
+}
+
+}  // namespace
+
+bool SmallLinearFits(const Weight& weight) {
+  switch (weight.dtype) {
+    case DType::kBF16:
+    case DType::kF16:
+    case DType::kF8E4M3:
+    case DType::kI8:
+    case DType::kI4:
+      return weight.cols % BlockColumns(weight.dtype) == 0 && weight.cols <= kMostColumns &&
+             weight.rows <= 16 * Device::CudaState::kCounters && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
+    default:
+      return false;
+  }
+}
+
+size_t SmallLinearScratchBytes(const Device& device, int64_t rows, const Weight& weight) {
+  size_t most = 0;
+  for (int64_t r = 1; r <= rows; ++r) {  // parts, and with them the partial sums, are not monotonic in the rows
+    const SmallPlan plan = PlanSmall(device, r, weight);
+    if (plan.parts > 1) most = std::max(most, size_t{256} * plan.tiles * plan.parts * sizeof(float));
+  }
+  return Arena::Rounded(most);
+}
+
+void SmallLinear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
+  const size_t mark = scratch.used();
+  const SmallPlan plan = PlanSmall(device, x.rows, weight);
+  DUO_CHECK_GT(plan.parts, 0);
+  SmallArgs args = {};
+  args.out = out.data;
+  args.out_stride = out.stride;
+  args.x = x.as<bf16>();
+  args.x_stride = x.stride;
+  args.rows = static_cast<int>(x.rows);
+  args.weight = weight;
+  args.tiles = plan.tiles;
+  args.parts = plan.parts;
+  args.blocks = plan.blocks;
+  if (plan.parts > 1) {
+    args.partial = static_cast<float*>(scratch.Take(size_t{256} * plan.tiles * plan.parts * sizeof(float)));
+  }
+  args.arrivals = State(device).counters;
+  const bool float_out = out.dtype == DType::kF32;
+  switch (weight.dtype) {
+    case DType::kBF16:
+      LaunchType<DType::kBF16, 0>(device, args, plan, float_out);
+      break;
+    case DType::kF16:
+      LaunchType<DType::kF16, 0>(device, args, plan, float_out);
+      break;
+    case DType::kF8E4M3:
+      LaunchType<DType::kF8E4M3, 0>(device, args, plan, float_out);
+      break;
+    case DType::kI8:
+      LaunchType<DType::kI8, 0>(device, args, plan, float_out);
+      break;
+    default:
+      if (weight.group == 128) LaunchType<DType::kI4, 128>(device, args, plan, float_out);
+      if (weight.group == 64) LaunchType<DType::kI4, 64>(device, args, plan, float_out);
+      if (weight.group == 32) LaunchType<DType::kI4, 32>(device, args, plan, float_out);
+  }
+  scratch.Rewind(mark);
+}
+
+}  // namespace duo::cuda

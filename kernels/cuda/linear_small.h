@@ -1,0 +1,15 @@
+// Linear for a few rows: the weights are read once, straight into tensor-core fragments, at the speed of memory.
+// 1 to 16 rows; weights bf16, f16, fp8, int8 or int4. Part of kernels/cuda/linear.cc.
+#pragma once
+
+#include "kernels/ops.h"
+
+namespace duo::cuda {
+
+constexpr int kSmallRows = 16;
+
+bool SmallLinearFits(const Weight& weight);  // by type and shape; otherwise a GEMM does it
+size_t SmallLinearScratchBytes(const Device& device, int64_t rows, const Weight& weight);
+void SmallLinear(Device& device, View out, View x, const Weight& weight, Arena& scratch);
+
+}  // namespace duo::cuda

@@ -1,0 +1,116 @@
+// Device-side building blocks shared by the kernels: bf16 pairs, tensor-core products, asynchronous copies, warp sums.
+// Fragment layouts are those of the PTX manual's mma.m16n8k16 for 16-bit types. sm_80 and newer.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "kernels/base/dtype.h"
+
+namespace duo::cuda {
+
+constexpr float kLog2e = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Two f32 to a bf16 pair, `low` in the low half; round to nearest even.
+__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+__device__ __forceinline__ float LowBf16(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float HighBf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+// c [16 x 8] f32 += a [16 x 16] * b [16 x 8], bf16.
+__device__ __forceinline__ void Mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                    uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// The transpose of the 8 x 8 matrix of 16-bit elements that a warp holds, one row of pairs per four lanes.
+__device__ __forceinline__ uint32_t Transpose8x8(uint32_t x) {
+  uint32_t y;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+__device__ __forceinline__ void LoadMatrix4(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+__device__ __forceinline__ void LoadMatrix4Transposed(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+
+// 16 bytes from global to shared memory; zeros when !valid.
+__device__ __forceinline__ void CopyAsync16(uint32_t shared, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void CopyAsyncCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void CopyAsyncWait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// kBytes (4, 8 or 16) of data that is read once, past the L1.
+template <int kBytes>
+__device__ __forceinline__ void LoadStreaming(uint32_t* r, const void* p) {
+  if constexpr (kBytes == 16) {
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "l"(p));
+  } else if constexpr (kBytes == 8) {
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v2.u32 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "l"(p));
+  } else {
+    static_assert(kBytes == 4);
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.u32 %0, [%1];" : "=r"(r[0]) : "l"(p));
+  }
+}
+
+__device__ __forceinline__ float WarpSum(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);
+  return x;
+}
+__device__ __forceinline__ float WarpMax(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lanes));
+  return x;
+}
+__device__ __forceinline__ float WarpMin(float x) { return -WarpMax(-x); }
+
+// ---- Codes to bf16 pairs. Each takes codes sitting in the 16-bit halves of a word and gives one bf16 pair. ----
+
+// Nibbles (bits 0-3 of each half) -> 128 + code, exactly.
+__device__ __forceinline__ uint32_t NibblesPlus128(uint32_t x) { return (x & 0x000f000fu) | 0x43004300u; }
+
+// Bytes (bits 0-7 of each half) -> code - 128, exactly: (128 + low seven bits) - (top bit ? 128 : 256).
+__device__ __forceinline__ uint32_t BytesMinus128(uint32_t x) {
+  const uint32_t low = (x & 0x007f007fu) | 0x43004300u;   // 128 + low
+  const uint32_t bias = (x & 0x00800080u) ^ 0xc380c380u;  // -256, or -128 with the top bit
+  __nv_bfloat162 r =
+      __hadd2(*reinterpret_cast<const __nv_bfloat162*>(&low), *reinterpret_cast<const __nv_bfloat162*>(&bias));
+  return *reinterpret_cast<uint32_t*>(&r);
+}
+
+// e4m3 in bits 8-15 of each half -> the value times 2^-120 (bf16's exponent bias less e4m3's), exactly.
+constexpr float kF8Rebias = 1.329227995784916e36f;  // 2^120
+__device__ __forceinline__ uint32_t F8HighBytes(uint32_t x) { return ((x >> 4) & 0x07f007f0u) | (x & 0x80008000u); }
+
+}  // namespace duo::cuda

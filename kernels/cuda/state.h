@@ -1,0 +1,46 @@
+// What the CUDA backend keeps per Device: library handles, the cuBLASLt workspace, algorithm and plan caches and a few
+// kilobytes of counters. Made by the first CUDA op (or AttachCudaState) and destroyed with the Device.
+//
+// The first op allocates, so it must not be inside a graph capture: call AttachCudaState once after Device::Cuda, or
+// run a step eagerly before recording it. Not thread-safe, like the Device it hangs on.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+
+#include "kernels/base/device.h"
+
+namespace duo {
+
+namespace cuda {
+// A GEMM as cuBLASLt's heuristic sees it: rows, outputs, inputs, row strides of x and out, f32 output, alignments.
+using GemmKey = std::array<int64_t, 7>;
+}  // namespace cuda
+
+struct Device::CudaState {
+  cublasLtHandle_t blas = nullptr;
+  void* workspace = nullptr;
+  static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+  std::map<cuda::GemmKey, cublasLtMatmulAlgo_t> algorithms;
+
+  // Zero between kernels: each kernel that counts arrivals leaves its counters as it found them.
+  uint32_t* counters = nullptr;
+  static constexpr int kCounters = 1 << 16;
+  // Small partial results of ops that have no scratch of their own (SampleShard).
+  void* partials = nullptr;
+  static constexpr size_t kPartialBytes = size_t{1} << 20;
+};
+
+namespace cuda {
+
+Device::CudaState& State(Device& device);  // made on first use
+inline void AttachCudaState(Device& device) { State(device); }
+inline cudaStream_t Stream(const Device& device) { return static_cast<cudaStream_t>(device.stream()); }
+
+}  // namespace cuda
+}  // namespace duo
