@@ -2,32 +2,40 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "kernels/cpu/kv_vector.h"
+#include "kernels/cpu/simd.h"
 
 namespace duo::cpu {
 namespace {
 
-// One thread's tiles. Rows of q, scores and o are query rows: token-major, the heads of the group innermost.
+// One thread's tiles. Rows of q, scores and o are query rows: token-major, the heads of the group innermost. Vectors
+// of the head are padded with zeros to `width`.
 struct Tiles {
-  float* q;       // [kTileRows][d], times 1 / sqrt(d)
-  float* o;       // [kTileRows][d], not yet divided by sum
+  int width;
+  float* q;       // [kTileRows][width], times 1 / sqrt(d)
+  float* o;       // [kTileRows][width], not yet divided by sum
   float* scores;  // [kTileRows][kTileKeys]
-  float* keys;    // [d][kTileKeys]: transposed
-  float* values;  // [kTileKeys][d]
+  float* rows;    // [kTileKeys][width]: keys as decoded
+  float* keys;    // [width][kTileKeys]: transposed
+  float* values;  // [kTileKeys][width]
   float* top;     // [kTileRows]: running maximum
   float* sum;     // [kTileRows]: running sum of exp(score - top)
+  float* shrink;  // [kTileRows]: what the last block's new maximum makes of o
 
-  static size_t Floats(int d) { return size_t{2} * kTileRows * d + 2 * kTileKeys * d + kTileRows * (kTileKeys + 2); }
+  static int Width(int d) { return (d + kVectorFloats - 1) / kVectorFloats * kVectorFloats; }
+  static size_t Floats(int d) { return size_t{2 * kTileRows + 3 * kTileKeys} * Width(d) + kTileRows * (kTileKeys + 3); }
   Tiles(float* base, int d)
-      : q(base),
-        o(q + kTileRows * d),
-        scores(o + kTileRows * d),
-        keys(scores + kTileRows * kTileKeys),
-        values(keys + kTileKeys * d),
-        top(values + kTileKeys * d),
-        sum(top + kTileRows) {}
+      : width(Width(d)),
+        q(base),
+        o(q + kTileRows * width),
+        scores(o + kTileRows * width),
+        rows(scores + kTileRows * kTileKeys),
+        keys(rows + kTileKeys * width),
+        values(keys + kTileKeys * width),
+        top(values + kTileKeys * width),
+        sum(top + kTileRows),
+        shrink(sum + kTileRows) {}
 };
 
 // Up to kTileKeys keys at consecutive positions.
@@ -48,95 +56,91 @@ KeyBlock NextBlock(const AttendWork& work, const KeyRun& run, int64_t& n) {
   return block;
 }
 
-void LoadKey(const Tiles& t, int d, int key, const float* k) {
-  for (int i = 0; i < d; ++i) t.keys[i * kTileKeys + key] = k[i];
+// One vector of a tile: d values and zeros up to the width.
+void LoadVector(const Tiles& t, KvFormat format, const uint8_t* codes, const uint8_t* params, int d, float* out) {
+  DecodeKvVector(format, codes, params, d, out);
+  std::fill_n(out + d, t.width - d, 0.0f);
 }
 
 void LoadBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run, const KeyBlock& block, int64_t n,
                const Tiles& t) {
   const int d = work.shape.head_dim;
   const SeqSpan& span = work.batch->spans[item.span];
-  float k[kMaxHeadDim];
+  const uint8_t* page = nullptr;
+  if (run.place == KeyRun::Place::kPages) {
+    const PagedKv& kv = *work.pages;
+    page = kv.page_at(item.head, kv.split ? span.split_table : span.table, kv.held(n / kPageTokens));
+  }
   for (int i = 0; i < block.count; ++i) {
     const int64_t position = block.position + i;
-    float* v = t.values + i * d;
+    float *k = t.rows + i * t.width, *v = t.values + i * t.width;
     switch (run.place) {
       case KeyRun::Place::kPages: {
-        const PagedKv& kv = *work.pages;
-        const PageLayout& layout = kv.page;
-        const uint8_t* page = kv.page_at(item.head, kv.split ? span.split_table : span.table, kv.held(n / kPageTokens));
+        const PageLayout& layout = work.pages->page;
         const int token = static_cast<int>(position % kPageTokens);
-        DecodeKvVector(layout.format, page + layout.k_codes(token), page + layout.k_params(token), d, k);
-        DecodeKvVector(layout.format, page + layout.v_codes(token), page + layout.v_params(token), d, v);
+        LoadVector(t, layout.format, page + layout.k_codes(token), page + layout.k_params(token), d, k);
+        LoadVector(t, layout.format, page + layout.v_codes(token), page + layout.v_params(token), d, v);
         break;
       }
       case KeyRun::Place::kRing: {
         const RingKv& kv = *work.ring;
         const int slot = kv.slot_of(position);
-        DecodeKvVector(kv.format, kv.k_at(span.ring, item.head, slot), nullptr, d, k);
-        DecodeKvVector(kv.format, kv.v_at(span.ring, item.head, slot), nullptr, d, v);
+        LoadVector(t, kv.format, kv.k_at(span.ring, item.head, slot), nullptr, d, k);
+        LoadVector(t, kv.format, kv.v_at(span.ring, item.head, slot), nullptr, d, v);
         break;
       }
       case KeyRun::Place::kStep: {
         const float* row = work.qkv.as<float>() + (span.first_row + position - span.history) * work.qkv.stride +
                            work.shape.q_cols() + int64_t{work.first_head + item.head} * d;
-        std::copy_n(row, d, k);
-        std::copy_n(row + work.shape.kv_cols(), d, v);
+        LoadVector(t, KvFormat::kF32, reinterpret_cast<const uint8_t*>(row), nullptr, d, k);
+        LoadVector(t, KvFormat::kF32, reinterpret_cast<const uint8_t*>(row + work.shape.kv_cols()), nullptr, d, v);
         break;
       }
     }
-    LoadKey(t, d, i, k);
   }
+  Simd().transpose(t.rows, t.width, block.count, t.width, t.keys);
 }
 
-// scores = q keys; hidden pairs are -inf.
-void Scores(const AttendWork& work, const KeyBlock& block, int64_t first_position, int rows, const Tiles& t) {
-  const int d = work.shape.head_dim, group = work.shape.group;
-  for (int r = 0; r < rows; ++r) {
-    float* s = t.scores + r * kTileKeys;
-    std::fill_n(s, kTileKeys, 0.0f);
-    for (int i = 0; i < d; ++i) {
-      const float q = t.q[r * d + i];
-      for (int j = 0; j < kTileKeys; ++j) s[j] += q * t.keys[i * kTileKeys + j];
-    }
-    const int64_t p = first_position + r / group;
-    for (int j = 0; j < kTileKeys; ++j) {
-      if (j >= block.count || !work.mask.Sees(p, block.position + j)) s[j] = -INFINITY;
-    }
-  }
+// The keys [first, last) of a block that position p sees. One interval: no block lies across the end of the sinks.
+struct Seen {
+  int first, last;
+};
+Seen SeenOf(const Mask& mask, const KeyBlock& block, int64_t p) {
+  int64_t first = block.position;
+  if (mask.recent >= 0 && block.position >= mask.sink) first = std::max(first, p - mask.recent);
+  if (mask.window > 0) first = std::max(first, p - mask.window + 1);
+  const int last = static_cast<int>(std::clamp<int64_t>(p + 1 - block.position, 0, block.count));
+  return {static_cast<int>(std::min<int64_t>(first - block.position, last)), last};
 }
 
-// scores become exp(score - top); o and sum follow the new top.
-void Softmax(int d, int rows, const Tiles& t) {
-  for (int r = 0; r < rows; ++r) {
-    float* s = t.scores + r * kTileKeys;
-    const float top = std::max(t.top[r], *std::max_element(s, s + kTileKeys));
-    if (top == -INFINITY) {
-      std::fill_n(s, kTileKeys, 0.0f);
-      continue;
-    }
-    const float shrink = std::exp(t.top[r] - top);
-    float sum = 0;
-    for (int j = 0; j < kTileKeys; ++j) {
-      s[j] = std::exp(s[j] - top);
-      sum += s[j];
-    }
-    t.sum[r] = t.sum[r] * shrink + sum;
-    t.top[r] = top;
-    if (shrink != 1.0f) {
-      for (int i = 0; i < d; ++i) t.o[r * d + i] *= shrink;
-    }
-  }
-}
-
-void AddValues(int d, int rows, int count, const Tiles& t) {
-  for (int r = 0; r < rows; ++r) {
-    float* o = t.o + r * d;
-    for (int j = 0; j < count; ++j) {
-      const float p = t.scores[r * kTileKeys + j];
-      for (int i = 0; i < d; ++i) o[i] += p * t.values[j * d + i];
+// One block of keys for the query rows that see any of it.
+void AddBlock(const AttendWork& work, const KeyBlock& block, int64_t first_position, int tokens, const Tiles& t) {
+  const SimdKernels& simd = Simd();
+  const int group = work.shape.group;
+  int begin = 0, end = tokens;  // tokens that see something; positions ascend, so they are consecutive
+  const auto sees = [&](int token) {
+    const Seen seen = SeenOf(work.mask, block, first_position + token);
+    return seen.first < seen.last;
+  };
+  while (begin < end && !sees(begin)) ++begin;
+  while (begin < end && !sees(end - 1)) --end;
+  if (begin == end) return;
+  const int first = begin * group, rows = (end - begin) * group;
+  float* scores = t.scores + first * kTileKeys;
+  simd.multiply(rows, kTileKeys, t.width, t.q + first * t.width, t.width, t.keys, kTileKeys, scores, kTileKeys,
+                nullptr);
+  for (int token = begin; token < end; ++token) {
+    const Seen seen = SeenOf(work.mask, block, first_position + token);
+    if (seen.first == 0 && seen.last == kTileKeys) continue;
+    for (int g = 0; g < group; ++g) {
+      float* s = t.scores + (token * group + g) * kTileKeys;
+      std::fill(s, s + seen.first, -INFINITY);
+      std::fill(s + seen.last, s + kTileKeys, -INFINITY);
     }
   }
+  simd.softmax(rows, scores, t.top + first, t.sum + first, t.shrink + first);
+  simd.multiply(rows, t.width, block.count, scores, kTileKeys, t.values, t.width, t.o + first * t.width, t.width,
+                t.shrink + first);
 }
 
 void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, float* partials, float* partial_lse) {
@@ -145,11 +149,13 @@ void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, flo
   const int64_t step_row = span.first_row + item.first_row, first_position = int64_t{span.history} + item.first_row;
   const int64_t col = int64_t{work.first_head + item.head} * group * d;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  for (int r = 0; r < item.rows; ++r) {
-    const float* q = work.qkv.as<float>() + (step_row + r) * work.qkv.stride + col;
-    for (int i = 0; i < group * d; ++i) t.q[r * group * d + i] = q[i] * scale;
+  for (int r = 0; r < rows; ++r) {
+    const float* q = work.qkv.as<float>() + (step_row + r / group) * work.qkv.stride + col + r % group * d;
+    float* tile = t.q + r * t.width;
+    for (int i = 0; i < d; ++i) tile[i] = q[i] * scale;
+    std::fill_n(tile + d, t.width - d, 0.0f);
   }
-  std::fill_n(t.o, rows * d, 0.0f);
+  std::fill_n(t.o, rows * t.width, 0.0f);
   std::fill_n(t.top, rows, -INFINITY);
   std::fill_n(t.sum, rows, 0.0f);
   for (int run = 0; run < item.num_runs; ++run) {
@@ -158,14 +164,12 @@ void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, flo
       const KeyBlock block = NextBlock(work, item.runs[run], n);
       if (block.count == 0) continue;
       LoadBlock(work, item, item.runs[run], block, at, t);
-      Scores(work, block, first_position, rows, t);
-      Softmax(d, rows, t);
-      AddValues(d, rows, block.count, t);
+      AddBlock(work, block, first_position, item.rows, t);
     }
   }
   for (int r = 0; r < rows; ++r) {
     const float inverse = t.sum[r] > 0 ? 1.0f / t.sum[r] : 0.0f, lse = t.top[r] + std::log(t.sum[r]);
-    float* o = t.o + r * d;
+    float* o = t.o + r * t.width;
     if (item.splits > 1) {
       float* partial = partials + (item.partial + r) * d;
       for (int i = 0; i < d; ++i) partial[i] = o[i] * inverse;

@@ -10,23 +10,20 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/cpu/simd.h"
 
 namespace duo::cpu {
 
-constexpr int kTileRows = 256;   // query rows (tokens x group) of one item; those of one token stay together
-constexpr int kTileKeys = 64;    // keys decoded at a time; divides kPageTokens
-constexpr int kSplitPages = 8;   // pages a split of a row's keys has at least
-constexpr int kBusyItems = 128;  // with fewer row blocks than this, keys are split
+constexpr int kTileRows = 256;        // query rows (tokens x group) of one item; those of one token stay together
+constexpr int kTileKeys = kKeyBlock;  // keys decoded at a time; divides kPageTokens
+constexpr int kSplitPages = 8;        // pages a split of a row's keys has at least
+constexpr int kBusyItems = 128;       // with fewer row blocks than this, keys are split
 
 // Which pairs see each other, besides j <= p.
 struct Mask {
   int64_t sink = 0;
   int64_t recent = -1;  // R of a streaming head; -1: a retrieval head
   int64_t window = 0;   // 0: none
-
-  bool Sees(int64_t p, int64_t j) const {
-    return j <= p && (recent < 0 || j < sink || p - j <= recent) && (window == 0 || p - j < window);
-  }
 };
 
 // Keys with consecutive numbers in one place.

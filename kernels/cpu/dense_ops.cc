@@ -62,9 +62,7 @@ void SwiGlu(Device& device, View out, View gate_up) {
   const int64_t n = out.cols;
   ForRows(device, out.rows, n, [&](int64_t r) {
     const float* gate = gate_up.as<float>() + r * gate_up.stride;
-    const float* up = gate + n;
-    float* o = out.as<float>() + r * out.stride;
-    for (int64_t c = 0; c < n; ++c) o[c] = gate[c] / (1.0f + std::exp(-gate[c])) * up[c];
+    Simd().swiglu(gate, gate + n, n, out.as<float>() + r * out.stride);
   });
 }
 

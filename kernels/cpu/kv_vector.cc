@@ -1,54 +1,51 @@
 #include "kernels/cpu/kv_vector.h"
 
-#include <algorithm>
 #include <cstring>
 
+#include "kernels/cpu/simd.h"
+
 namespace duo::cpu {
+namespace {
+
+Code CodeOf(KvFormat format) {
+  switch (format) {
+    case KvFormat::kF32:
+      return Code::kF32;
+    case KvFormat::kBF16:
+      return Code::kBF16;
+    case KvFormat::kFp8:
+      return Code::kF8;
+    case KvFormat::kInt8:
+      return Code::kU8;
+    case KvFormat::kInt4:
+      return Code::kU4;
+  }
+  return Code::kF32;
+}
+
+}  // namespace
 
 void EncodeKvVector(KvFormat format, const float* x, int d, uint8_t* codes, uint8_t* params) {
+  const SimdKernels& simd = Simd();
   if (format == KvFormat::kF32) {
     std::memcpy(codes, x, d * sizeof(float));
     return;
   }
   if (format == KvFormat::kBF16) {
-    for (int i = 0; i < d; ++i) {
-      const bf16 value = ToBf16(x[i]);
-      std::memcpy(codes + 2 * i, &value, 2);
-    }
+    simd.encode(Code::kBF16, x, 1.0f, 0.0f, d, codes);
     return;
   }
-  const auto [lowest, highest] = std::minmax_element(x, x + d);
-  const KvParams p = KvParamsFor(format, *lowest, *highest);
+  float lowest = 0, highest = 0;
+  simd.extremes(x, d, &lowest, &highest);
+  const KvParams p = KvParamsFor(format, lowest, highest);
   std::memcpy(params, &p, KvParamBytes(format));
-  const float inverse = KvInverseScale(p);
-  if (format == KvFormat::kInt4) {
-    for (int i = 0; i < d; i += 2) {
-      codes[i / 2] = KvEncode(format, x[i], p, inverse) | KvEncode(format, x[i + 1], p, inverse) << 4;
-    }
-    return;
-  }
-  for (int i = 0; i < d; ++i) codes[i] = KvEncode(format, x[i], p, inverse);
+  simd.encode(CodeOf(format), x, KvInverseScale(p), ToFloat(p.min), d, codes);
 }
 
 void DecodeKvVector(KvFormat format, const uint8_t* codes, const uint8_t* params, int d, float* x) {
-  if (format == KvFormat::kF32) {
-    std::memmove(x, codes, d * sizeof(float));
-    return;
-  }
-  if (format == KvFormat::kBF16) {
-    for (int i = 0; i < d; ++i) {
-      bf16 value;
-      std::memcpy(&value, codes + 2 * i, 2);
-      x[i] = ToFloat(value);
-    }
-    return;
-  }
   KvParams p{};
   std::memcpy(&p, params, KvParamBytes(format));
-  for (int i = 0; i < d; ++i) {
-    const uint8_t code = format == KvFormat::kInt4 ? codes[i / 2] >> (i & 1 ? 4 : 0) & 15 : codes[i];
-    x[i] = KvDecode(format, code, p);
-  }
+  Simd().decode(CodeOf(format), codes, ToFloat(p.scale), ToFloat(p.min), d, x);
 }
 
 }  // namespace duo::cpu

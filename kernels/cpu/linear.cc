@@ -1,11 +1,12 @@
-// Linear layers: panels of output rows, dequantised to a thread's own scratch, times the activations by oneDNN's
-// single-threaded sgemm.
+// Linear layers. Many activation rows: panels of weight rows, dequantised to a thread's own scratch, times the
+// activations by oneDNN's single-threaded sgemm. Few rows, as in decode: own kernels that read each code once.
 #include <omp.h>
 
 #include <algorithm>
 
 #include "dnnl.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/simd.h"
 #include "kernels/cpu/weight_decode.h"
 
 namespace duo::cpu {
@@ -14,23 +15,62 @@ namespace {
 constexpr int64_t kPanelRows = 128;   // weight rows of one work item
 constexpr int64_t kPanelCols = 2048;  // columns dequantised at a time: 1 MiB of f32, which stays in L2
 constexpr int64_t kBlockRows = 1024;  // activation rows of one work item
+constexpr int64_t kGemvRows = 32;     // weight rows of one work item
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 size_t PanelBytes(const Weight& w) {
   if (w.dtype == DType::kF32) return 0;
   return Arena::Rounded(std::min(kPanelRows, w.rows) * std::min(kPanelCols, w.cols) * sizeof(float));
 }
 
-}  // namespace
+int64_t PaddedCols(const Weight& w) { return CeilDiv(w.cols, kColumnBlock) * kColumnBlock; }
 
-size_t LinearScratchBytes(const Device& device, int64_t, const Weight& weight) {
-  return PanelBytes(weight) * device.pool().threads();
+// The kernels take 1, 2, 4 or 8 rows; the missing ones are zeros whose results are dropped.
+int GemvRows(int64_t rows) { return rows <= 2 ? static_cast<int>(rows) : rows <= 4 ? 4 : 8; }
+
+// Weight rows by few rows of x.
+void LinearFewRows(Device& device, View out, View x, const Weight& w, Arena& scratch) {
+  const SimdKernels& simd = Simd();
+  const Code code = CodeOf(w.dtype);
+  const int rows = GemvRows(x.rows);
+  const int64_t cols = PaddedCols(w);
+  float* prepared = static_cast<float*>(scratch.Take(rows * cols * sizeof(float)));
+  for (int r = 0; r < rows; ++r) {
+    if (r < x.rows) {
+      simd.gemv_prepare(code, x.as<float>() + r * x.stride, w.cols, prepared + r * cols);
+    } else {
+      std::fill_n(prepared + r * cols, cols, 0.0f);
+    }
+  }
+  const int64_t row_bytes = Bytes(w.dtype, w.cols);
+  device.pool().ParallelFor(CeilDiv(w.rows, kGemvRows), [&](int64_t item, int) {
+    const int64_t first = item * kGemvRows, outs = std::min(kGemvRows, w.rows - first);
+    float y[kMaxGemvRows * kGemvRows];
+    simd.gemv({.code = code,
+               .codes = static_cast<const uint8_t*>(w.data) + first * row_bytes,
+               .row_bytes = row_bytes,
+               .outs = outs,
+               .cols = w.cols,
+               .scales = w.scales != nullptr ? w.scales + first : nullptr,
+               .groups = w.groups != nullptr ? w.groups + first * (w.cols / w.group) * 2 : nullptr,
+               .group = w.group,
+               .rows = rows,
+               .x = prepared,
+               .x_stride = cols,
+               .y = y,
+               .y_stride = kGemvRows});
+    for (int64_t r = 0; r < x.rows; ++r) {
+      float* o = out.as<float>() + r * out.stride + first;
+      for (int64_t i = 0; i < outs; ++i) o[i] = y[r * kGemvRows + i] + (w.bias != nullptr ? w.bias[first + i] : 0.0f);
+    }
+  });
 }
 
-void Linear(Device& device, View out, View x, const Weight& w, Arena& scratch) {
-  const size_t mark = scratch.used();
+void LinearManyRows(Device& device, View out, View x, const Weight& w, Arena& scratch) {
   const size_t panel_bytes = PanelBytes(w);
-  char* panels = panel_bytes > 0 ? static_cast<char*>(scratch.Take(panel_bytes * device.pool().threads())) : nullptr;
-  const int64_t row_blocks = (x.rows + kBlockRows - 1) / kBlockRows, panels_n = (w.rows + kPanelRows - 1) / kPanelRows;
+  char* panels = static_cast<char*>(scratch.Take(panel_bytes * device.pool().threads()));
+  const int64_t row_blocks = CeilDiv(x.rows, kBlockRows), panels_n = CeilDiv(w.rows, kPanelRows);
   device.pool().ParallelFor(row_blocks * panels_n, [&](int64_t item, int thread) {
     const int openmp_threads = omp_get_max_threads();
     omp_set_num_threads(1);
@@ -59,6 +99,23 @@ void Linear(Device& device, View out, View x, const Weight& w, Arena& scratch) {
     }
     omp_set_num_threads(openmp_threads);
   });
+}
+
+}  // namespace
+
+size_t LinearScratchBytes(const Device& device, int64_t, const Weight& weight) {
+  // For any number of rows up to the one given, few or many.
+  return std::max(Arena::Rounded(kMaxGemvRows * PaddedCols(weight) * sizeof(float)),
+                  PanelBytes(weight) * device.pool().threads());
+}
+
+void Linear(Device& device, View out, View x, const Weight& w, Arena& scratch) {
+  const size_t mark = scratch.used();
+  if (x.rows <= kMaxGemvRows) {
+    LinearFewRows(device, out, x, w, scratch);
+  } else {
+    LinearManyRows(device, out, x, w, scratch);
+  }
   scratch.Rewind(mark);
 }
 

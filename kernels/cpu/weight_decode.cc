@@ -1,42 +1,43 @@
 #include "kernels/cpu/weight_decode.h"
 
-#include <cstring>
+#include <algorithm>
 
 namespace duo::cpu {
 
-void DecodeWeightRow(const Weight& w, int64_t row, int64_t first, int64_t count, float* out) {
-  const int64_t at = row * w.cols + first;
-  switch (w.dtype) {
+Code CodeOf(DType type) {
+  switch (type) {
     case DType::kF32:
-      std::memcpy(out, static_cast<const float*>(w.data) + at, count * sizeof(float));
-      return;
+      return Code::kF32;
     case DType::kF16:
-      for (int64_t i = 0; i < count; ++i) out[i] = ToFloat(static_cast<const f16*>(w.data)[at + i]);
-      return;
+      return Code::kF16;
     case DType::kBF16:
-      for (int64_t i = 0; i < count; ++i) out[i] = ToFloat(static_cast<const bf16*>(w.data)[at + i]);
-      return;
+      return Code::kBF16;
     case DType::kF8E4M3:
-      for (int64_t i = 0; i < count; ++i) {
-        out[i] = F8ToFloat(static_cast<const uint8_t*>(w.data)[at + i]) * w.scales[row];
-      }
-      return;
+      return Code::kF8;
     case DType::kI8:
-      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<const int8_t*>(w.data)[at + i] * w.scales[row];
-      return;
+      return Code::kI8;
     case DType::kI4:
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t c = first + i;
-        const uint8_t byte = static_cast<const uint8_t*>(w.data)[(at + i) / 2];
-        const int code = c & 1 ? byte >> 4 : byte & 15;
-        const uint16_t* p = w.groups + 2 * (row * (w.cols / w.group) + c / w.group);
-        out[i] = std::fma(static_cast<float>(code), ToFloat(f16{p[0]}), ToFloat(f16{p[1]}));
-      }
-      return;
+      return Code::kU4;
     case DType::kI32:
       break;
   }
-  DUO_CHECK_MSG(false, Name(w.dtype));
+  DUO_CHECK_MSG(false, Name(type));
+  return Code::kF32;
+}
+
+void DecodeWeightRow(const Weight& w, int64_t row, int64_t first, int64_t count, float* out) {
+  const SimdKernels& simd = Simd();
+  const uint8_t* codes = static_cast<const uint8_t*>(w.data) + Bytes(w.dtype, row * w.cols + first);
+  if (w.dtype != DType::kI4) {
+    simd.decode(CodeOf(w.dtype), codes, w.scales != nullptr ? w.scales[row] : 1.0f, 0.0f, count, out);
+    return;
+  }
+  for (int64_t c = first, end = first + count; c < end;) {
+    const int64_t next = std::min(end, (c / w.group + 1) * w.group);
+    const uint16_t* p = w.groups + 2 * (row * (w.cols / w.group) + c / w.group);
+    simd.decode(Code::kU4, codes + (c - first) / 2, ToFloat(f16{p[0]}), ToFloat(f16{p[1]}), next - c, out + c - first);
+    c = next;
+  }
 }
 
 }  // namespace duo::cpu

@@ -3,12 +3,14 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/simd.h"
 #include "kernels/ops.h"
 
 namespace duo::cpu {
 
-// out [count] = value(row, first .. first + count); for int4 first and count are multiples of its group, or count
-// reaches the row's end.
+Code CodeOf(DType type);
+
+// out [count] = value(row, first .. first + count); for int4 first is even.
 void DecodeWeightRow(const Weight& weight, int64_t row, int64_t first, int64_t count, float* out);
 
 }  // namespace duo::cpu

@@ -1,0 +1,191 @@
+// Codes to f32 and back, vectorised; the same bytes and values as kernels/base/dtype.h and kernels/kv_codec.h.
+#pragma once
+
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/simd/vector.h"
+
+namespace duo::cpu {
+namespace {
+
+// kLanes codes as f32 before scaling. For kF8 the result is the value times 2^-8, see kCodeScale. For kU4 a pair of
+// vectors is one unit, see below.
+template <Code code>
+DUO_INLINE F LoadCodes(const uint8_t* p) {
+  if constexpr (code == Code::kF32) {
+    return LoadAs<F>(p);
+  } else if constexpr (code == Code::kF16) {
+    return FromF16(LoadAs<H>(p));
+  } else if constexpr (code == Code::kBF16) {
+    return (F)(__builtin_convertvector(LoadAs<H>(p), U) << 16);
+  } else if constexpr (code == Code::kF8) {
+    // e4m3's bits are those of an f16 whose exponent is 8 lower, subnormals included.
+    const H c = __builtin_convertvector(LoadAs<B>(p), H), sign = (c & 0x80) << 8, rest = (c & 0x7f) << 7;
+    return FromF16((rest == 0x3f80 ? H{} + (uint16_t)0x7e00 : rest) | sign);
+  } else if constexpr (code == Code::kI8) {
+    return __builtin_convertvector(Widen(LoadAs<S>(p)), F);
+  } else {
+    return __builtin_convertvector(Widen(LoadAs<B>(p)), F);
+  }
+}
+template <Code code>
+constexpr float kCodeScale = code == Code::kF8 ? 256.0f : 1.0f;
+
+constexpr int CodeBits(Code code) {
+  switch (code) {
+    case Code::kF32:
+      return 32;
+    case Code::kF16:
+    case Code::kBF16:
+      return 16;
+    case Code::kU4:
+      return 4;
+    default:
+      return 8;
+  }
+}
+
+// 2 * kLanes nibbles: the even elements and the odd ones.
+struct Nibbles {
+  F even, odd;
+};
+DUO_INLINE Nibbles LoadNibbles(const uint8_t* p) {
+  const I c = Widen(LoadAs<B>(p));
+  return {__builtin_convertvector(c & 15, F), __builtin_convertvector(c >> 4, F)};
+}
+
+// out = codes * scale + min. code * scale is exact in f32 (at most 8 + 11 bits) wherever a minimum is added, so fusing
+// changes nothing.
+template <Code code>
+void DecodeAll(const uint8_t* codes, float scale, float min, int64_t count, float* out) {
+  constexpr int kUnit = code == Code::kU4 ? 2 * kLanes : kLanes;
+  constexpr int kUnitBytes = kUnit * CodeBits(code) / 8;
+  const F s = Splat(scale * kCodeScale<code>), m = Splat(min);
+  const auto unit = [&](const uint8_t* p, float* o) __attribute__((always_inline)) {
+    if constexpr (code == Code::kU4) {
+      const Nibbles n = LoadNibbles(p);
+      const F even = Fma(n.even, s, m), odd = Fma(n.odd, s, m);
+      StoreAs(o, InterleaveLow(even, odd));
+      StoreAs(o + kLanes, InterleaveHigh(even, odd));
+    } else if constexpr (code == Code::kU8) {
+      StoreAs(o, Fma(LoadCodes<code>(p), s, m));
+    } else if constexpr (code == Code::kF8 || code == Code::kI8) {
+      StoreAs(o, LoadCodes<code>(p) * s);
+    } else {
+      StoreAs(o, LoadCodes<code>(p));
+    }
+  };
+  int64_t i = 0;
+  for (; i + kUnit <= count; i += kUnit) unit(codes + i * CodeBits(code) / 8, out + i);
+  if (i < count) {  // the rest through padded copies
+    uint8_t padded[kUnitBytes] = {};
+    float values[kUnit];
+    __builtin_memcpy(padded, codes + i * CodeBits(code) / 8, ((count - i) * CodeBits(code) + 7) / 8);
+    unit(padded, values);
+    __builtin_memcpy(out + i, values, (count - i) * sizeof(float));
+  }
+}
+
+void Decode(Code code, const void* codes, float scale, float min, int64_t count, float* out) {
+  const uint8_t* p = static_cast<const uint8_t*>(codes);
+  switch (code) {
+    case Code::kF32:
+      __builtin_memmove(out, codes, count * sizeof(float));
+      return;
+    case Code::kF16:
+      return DecodeAll<Code::kF16>(p, scale, min, count, out);
+    case Code::kBF16:
+      return DecodeAll<Code::kBF16>(p, scale, min, count, out);
+    case Code::kF8:
+      return DecodeAll<Code::kF8>(p, scale, min, count, out);
+    case Code::kI8:
+      return DecodeAll<Code::kI8>(p, scale, min, count, out);
+    case Code::kU8:
+      return DecodeAll<Code::kU8>(p, scale, min, count, out);
+    case Code::kU4:
+      return DecodeAll<Code::kU4>(p, scale, min, count, out);
+  }
+}
+
+// The code of kLanes values, in 32-bit lanes.
+template <Code code>
+DUO_INLINE I EncodeLanes(F x, float inverse, float min) {
+  if constexpr (code == Code::kBF16) {
+    const U u = (U)x, rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    return (I)((u & 0x7fffffffu) > 0x7f800000u ? (u >> 16) | 0x40u : rounded);
+  } else if constexpr (code == Code::kF8) {
+    const U u = (U)(x * inverse), sign = (u >> 24) & 0x80u, a = u & 0x7fffffffu;
+    const U small = (U)((F)a + 16384.0f) - 0x46800000u;  // below 2^-6: the adder rounds to multiples of 2^-9
+    U code8 = (a + 0x7ffffu + ((a >> 20) & 1u) - 0x3c000000u) >> 20;
+    code8 = code8 > 0x7eu ? U{} + 0x7eu : code8;
+    code8 = a < 0x3c800000u ? small : code8;
+    code8 = a >= 0x43e00000u ? U{} + 0x7eu : code8;
+    code8 = a > 0x7f800000u ? U{} + 0x7fu : code8;
+    return (I)(code8 | sign);
+  } else {
+    const F top = Splat(code == Code::kU8 ? 255.0f : 15.0f);
+    F c = (x - min) * inverse;
+    c = c > F{} ? c : F{};              // NaN becomes 0 too
+    const F magic = Splat(8388608.0f);  // 2^23: adding it rounds to an integer, to even
+    return __builtin_convertvector((Min(c, top) + magic) - magic, I);
+  }
+}
+
+template <Code code>
+void EncodeAll(const float* x, float inverse, float min, int64_t count, uint8_t* codes) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const int64_t rest = count - i < kLanes ? count - i : kLanes;
+    float padded[kLanes] = {};
+    __builtin_memcpy(padded, x + i, rest * sizeof(float));
+    const I lanes = EncodeLanes<code>(Load(padded), inverse, min);
+    if constexpr (code == Code::kBF16) {
+      const H h = __builtin_convertvector(lanes, H);
+      __builtin_memcpy(codes + 2 * i, &h, 2 * rest);
+    } else {
+      const B b = __builtin_convertvector(__builtin_convertvector(lanes, H), B);
+      if constexpr (code == Code::kU4) {
+        for (int64_t j = 0; j < rest; j += 2) codes[(i + j) / 2] = (uint8_t)(b[j] | b[j + 1] << 4);
+      } else {
+        __builtin_memcpy(codes + i, &b, rest);
+      }
+    }
+  }
+}
+
+void Encode(Code code, const float* x, float inverse, float min, int64_t count, void* codes) {
+  uint8_t* p = static_cast<uint8_t*>(codes);
+  switch (code) {
+    case Code::kBF16:
+      return EncodeAll<Code::kBF16>(x, inverse, min, count, p);
+    case Code::kF8:
+      return EncodeAll<Code::kF8>(x, inverse, min, count, p);
+    case Code::kU8:
+      return EncodeAll<Code::kU8>(x, inverse, min, count, p);
+    case Code::kU4:
+      return EncodeAll<Code::kU4>(x, inverse, min, count, p);
+    default:
+      __builtin_trap();
+  }
+}
+
+void Extremes(const float* x, int64_t count, float* lowest, float* highest) {
+  F low = Splat(x[0]), high = low;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    low = Min(Load(x + i), low);
+    high = Max(Load(x + i), high);
+  }
+  float l = low[0], h = high[0];
+  for (int j = 1; j < kLanes; ++j) {
+    l = low[j] < l ? low[j] : l;
+    h = high[j] > h ? high[j] : h;
+  }
+  for (; i < count; ++i) {
+    l = x[i] < l ? x[i] : l;
+    h = x[i] > h ? x[i] : h;
+  }
+  *lowest = l;
+  *highest = h;
+}
+
+}  // namespace
+}  // namespace duo::cpu

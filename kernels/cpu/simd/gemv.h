@@ -1,0 +1,163 @@
+// Few activation rows times many weight rows: the codes are read once, in order, and decoded in registers.
+#pragma once
+
+#include "kernels/cpu/simd/codecs.h"
+
+namespace duo::cpu {
+namespace {
+
+// Columns in the order of the code vectors: for kU4, each run of 2 * kLanes columns as its even ones, then its odd
+// ones.
+void GemvPrepare(Code code, const float* x, int64_t cols, float* out) {
+  const int64_t padded = (cols + kColumnBlock - 1) / kColumnBlock * kColumnBlock;
+  for (int64_t c = 0; c < padded; ++c) {
+    int64_t from = c;
+    if (code == Code::kU4) {
+      const int64_t run = c / (2 * kLanes) * (2 * kLanes), i = c - run;
+      from = run + (i < kLanes ? 2 * i : 2 * (i - kLanes) + 1);
+    }
+    out[c] = from < cols ? x[from] : 0.0f;
+  }
+}
+
+// Weight rows done together: as many sums as the registers hold.
+template <int kRows>
+constexpr int kOutsAtOnce = kRows >= 8   ? (kLanes == 16 ? 2 : 1)
+                            : kRows >= 4 ? 2
+                                         : 4;
+
+template <Code code, int kRows, int kOuts>
+DUO_INLINE void GemvBlock(const GemvWork& w, int64_t first) {
+  constexpr int kUnitBytes = kLanes * CodeBits(code) / 8;
+  const uint8_t* codes[kOuts];
+  F sums[kOuts][kRows] = {};
+#pragma GCC unroll 8
+  for (int o = 0; o < kOuts; ++o) codes[o] = w.codes + (first + o) * w.row_bytes;
+  int64_t c = 0;
+  const auto step = [&](int o, F value) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) sums[o][r] = Fma(value, Load(w.x + r * w.x_stride + c), sums[o][r]);
+  };
+  for (; c + kLanes <= w.cols; c += kLanes) {
+#pragma GCC unroll 8
+    for (int o = 0; o < kOuts; ++o) step(o, LoadCodes<code>(codes[o] + c * CodeBits(code) / 8));
+  }
+  if (c < w.cols) {
+#pragma GCC unroll 8
+    for (int o = 0; o < kOuts; ++o) {
+      uint8_t padded[kUnitBytes] = {};
+      __builtin_memcpy(padded, codes[o] + c * CodeBits(code) / 8, (w.cols - c) * CodeBits(code) / 8);
+      step(o, LoadCodes<code>(padded));
+    }
+  }
+#pragma GCC unroll 8
+  for (int o = 0; o < kOuts; ++o) {
+    const float scale = (w.scales != nullptr ? w.scales[first + o] : 1.0f) * kCodeScale<code>;
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) w.y[r * w.y_stride + first + o] = Sum(sums[o][r]) * scale;
+  }
+}
+
+// kU4: sum over groups of scale * (codes . x) + min * (sum of x). The sums of x are made per block of groups: they are
+// shared by all weight rows of the block, and cheap beside them.
+template <int kRows, int kOuts>
+DUO_INLINE void GemvNibbleBlock(const GemvWork& w, int64_t first) {
+  constexpr int kGroupsAtOnce = 32;
+  const int64_t groups = w.cols / w.group;
+  F sums[kOuts][kRows] = {};
+  for (int64_t g0 = 0; g0 < groups; g0 += kGroupsAtOnce) {
+    const int count = (int)(groups - g0 < kGroupsAtOnce ? groups - g0 : kGroupsAtOnce);
+    float params[kOuts][2 * kGroupsAtOnce];
+#pragma GCC unroll 8
+    for (int o = 0; o < kOuts; ++o) {
+      DecodeAll<Code::kF16>((const uint8_t*)(w.groups + 2 * ((first + o) * groups + g0)), 1.0f, 0.0f, 2 * count,
+                            params[o]);
+    }
+    for (int g = 0; g < count; ++g) {
+      F group_sums[kOuts][kRows] = {}, x_sums[kRows] = {};
+      for (int64_t c = (g0 + g) * w.group, end = c + w.group; c < end; c += 2 * kLanes) {
+        F even[kRows], odd[kRows];
+
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          even[r] = Load(w.x + r * w.x_stride + c);
+          odd[r] = Load(w.x + r * w.x_stride + c + kLanes);
+          x_sums[r] += even[r] + odd[r];
+        }
+
+#pragma GCC unroll 8
+        for (int o = 0; o < kOuts; ++o) {
+          const Nibbles n = LoadNibbles(w.codes + (first + o) * w.row_bytes + c / 2);
+
+#pragma GCC unroll 8
+          for (int r = 0; r < kRows; ++r) {
+            group_sums[o][r] = Fma(n.odd, odd[r], Fma(n.even, even[r], group_sums[o][r]));
+          }
+        }
+      }
+#pragma GCC unroll 8
+      for (int o = 0; o < kOuts; ++o) {
+        const F scale = Splat(params[o][2 * g]), min = Splat(params[o][2 * g + 1]);
+
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) sums[o][r] = Fma(min, x_sums[r], Fma(scale, group_sums[o][r], sums[o][r]));
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int o = 0; o < kOuts; ++o) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) w.y[r * w.y_stride + first + o] = Sum(sums[o][r]);
+  }
+}
+
+template <Code code, int kRows>
+void GemvAll(const GemvWork& w) {
+  constexpr int kOuts = kOutsAtOnce<kRows>;
+  int64_t o = 0;
+  if constexpr (code == Code::kU4) {
+    for (; o + kOuts <= w.outs; o += kOuts) GemvNibbleBlock<kRows, kOuts>(w, o);
+    for (; o < w.outs; ++o) GemvNibbleBlock<kRows, 1>(w, o);
+  } else {
+    for (; o + kOuts <= w.outs; o += kOuts) GemvBlock<code, kRows, kOuts>(w, o);
+    for (; o < w.outs; ++o) GemvBlock<code, kRows, 1>(w, o);
+  }
+}
+
+template <Code code>
+void GemvRows(const GemvWork& w) {
+  switch (w.rows) {
+    case 1:
+      return GemvAll<code, 1>(w);
+    case 2:
+      return GemvAll<code, 2>(w);
+    case 4:
+      return GemvAll<code, 4>(w);
+    case 8:
+      return GemvAll<code, 8>(w);
+    default:
+      __builtin_trap();
+  }
+}
+
+void Gemv(const GemvWork& w) {
+  switch (w.code) {
+    case Code::kF32:
+      return GemvRows<Code::kF32>(w);
+    case Code::kF16:
+      return GemvRows<Code::kF16>(w);
+    case Code::kBF16:
+      return GemvRows<Code::kBF16>(w);
+    case Code::kF8:
+      return GemvRows<Code::kF8>(w);
+    case Code::kI8:
+      return GemvRows<Code::kI8>(w);
+    case Code::kU4:
+      return GemvRows<Code::kU4>(w);
+    case Code::kU8:
+      __builtin_trap();  // not a weight format
+  }
+}
+
+}  // namespace
+}  // namespace duo::cpu
