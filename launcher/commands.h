@@ -18,5 +18,6 @@ struct Launch {
 
 void AddGenerateCommand(CLI::App& app, Launch& launch);
 void AddInfoCommand(CLI::App& app, Launch& launch);
+void AddPlanCommand(CLI::App& app, Launch& launch);
 
 }  // namespace duo

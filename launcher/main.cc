@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
       "Any of them under: mpirun -n N duo ...          Help on one: duo SUBCOMMAND --help");
   duo::AddGenerateCommand(app, launch);
   duo::AddInfoCommand(app, launch);
+  duo::AddPlanCommand(app, launch);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {  // help and version are errors of code 0 here
