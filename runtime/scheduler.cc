@@ -175,8 +175,8 @@ absl::StatusOr<RequestId> Scheduler::Submit(Session* session, Request request) {
     session->promised += tokens;
   } else {
     // A fork shares the session's full pages; what it needs besides must fit an otherwise empty cache.
-    const int64_t pages = pool_.PagesFor(before + tokens) + (before > 0 ? 1 : 0);
-    if (pages > pool_.pages().size()) {
+    const int64_t pages = pool_.PagesFor(before + tokens);
+    if (pages > 0 && pages + (before > 0 ? 1 : 0) > pool_.pages().size()) {
       return absl::ResourceExhaustedError(absl::StrFormat(
           "the question and its answer need %d pages of %d tokens with their document, the cache has %d", pages,
           kPageTokens, pool_.pages().size()));
