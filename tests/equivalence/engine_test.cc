@@ -1,0 +1,114 @@
+// One document, however it is cut into steps, gives one answer (design: the test rule).
+#include "tests/equivalence/engine_fixture.h"
+
+namespace duo {
+namespace {
+
+// Document and question in one engine made for the options.
+Reply ReadAndAsk(Bench& bench, const std::vector<int32_t>& document, const std::vector<int32_t>& question) {
+  const SessionId session = bench.Open(900);
+  bench.Append(session, document);
+  return bench.AskNow(session, question);
+}
+
+class Chunking : public EngineFixture, public testing::WithParamInterface<KvFormat> {};
+
+TEST_P(Chunking, DoesNotChangeTheAnswer) {
+  EngineOptions options = Options();
+  options.kv = GetParam();
+  const std::vector<int32_t> document = Text(701, 1), question = Text(9, 2);
+  Bench whole = Open(options);
+  const Reply expected = ReadAndAsk(whole, document, question);
+  for (int chunk : {1, 7, 65, 256}) {
+    SCOPED_TRACE(chunk);
+    options.chunk = chunk;
+    Bench bench = Open(options);
+    ExpectSame(expected, ReadAndAsk(bench, document, question), golden_.duo.tolerance());
+  }
+}
+
+TEST_P(Chunking, ThreadsDoNotChangeTheAnswer) {
+  EngineOptions options = Options();
+  options.kv = GetParam();
+  const std::vector<int32_t> document = Text(500, 3), question = Text(5, 4);
+  Bench one = Open(options, 1), three = Open(options, 3);
+  ExpectSame(ReadAndAsk(one, document, question), ReadAndAsk(three, document, question), golden_.duo.tolerance());
+}
+
+INSTANTIATE_TEST_SUITE_P(Kv, Chunking,
+                         testing::Values(KvFormat::kF32, KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8,
+                                         KvFormat::kInt4),
+                         [](const auto& info) { return std::string(Name(info.param)); });
+
+TEST_F(EngineFixture, TheSameRunGivesTheSameBits) {
+  const std::vector<int32_t> document = Text(333, 5), question = Text(11, 6);
+  Bench a = Open(Options()), b = Open(Options());
+  EXPECT_EQ(ReadAndAsk(a, document, question).logits, ReadAndAsk(b, document, question).logits);
+}
+
+TEST_F(EngineFixture, QuestionsSideBySideAnswerAsIfAlone) {
+  Bench bench = Open(Options());
+  const SessionId session = bench.Open(600);
+  bench.Append(session, Text(450, 7));
+  std::vector<Reply> alone(4), together(4);
+  for (int i = 0; i < 4; ++i) alone[i] = bench.AskNow(session, Text(3 + 20 * i, 10 + i));
+  GenerateParams params;
+  params.max_new_tokens = 8;
+  for (int i = 0; i < 4; ++i) bench.Ask(session, Text(3 + 20 * i, 10 + i), &together[i], params);
+  bench.Run();
+  for (int i = 0; i < 4; ++i) ExpectSame(alone[i], together[i], golden_.duo.tolerance());
+}
+
+TEST_F(EngineFixture, SampledTokensFollowTheSeedAlone) {
+  Bench bench = Open(Options());
+  const SessionId session = bench.Open(300);
+  bench.Append(session, Text(100, 8));
+  GenerateParams params;
+  params.max_new_tokens = 24;
+  params.temperature = 1.5f;
+  params.seed = 42;
+  Reply first, again, other;
+  bench.Ask(session, Text(4, 9), &first, params);
+  bench.Ask(session, Text(4, 9), &again, params);
+  params.seed = 43;
+  bench.Ask(session, Text(4, 9), &other, params);
+  bench.Run();
+  EXPECT_EQ(first.tokens, again.tokens);
+  EXPECT_NE(first.tokens, other.tokens);
+}
+
+TEST_F(EngineFixture, ANucleusOfAlmostNothingIsGreedy) {
+  Bench bench = Open(Options());
+  const SessionId session = bench.Open(300);
+  bench.Append(session, Text(100, 8));
+  const Reply greedy = bench.AskNow(session, Text(4, 9));
+  GenerateParams params;
+  params.max_new_tokens = 8;
+  params.temperature = 2.0f;
+  params.top_p = 1e-6f;
+  params.seed = 5;
+  Reply nucleus;
+  bench.Ask(session, Text(4, 9), &nucleus, params);
+  bench.Run();
+  EXPECT_EQ(greedy.tokens, nucleus.tokens);
+}
+
+TEST_F(EngineFixture, KvBytesFollowTheFormulaToTheByte) {
+  EngineOptions options = Options();
+  const int64_t d = 64;
+  for (auto [format, token, ring] :
+       {std::tuple(KvFormat::kF32, 8 * d, 8 * d), std::tuple(KvFormat::kBF16, 4 * d, 4 * d),
+        std::tuple(KvFormat::kFp8, 2 * d + 4, 4 * d), std::tuple(KvFormat::kInt8, 2 * d + 8, 4 * d),
+        std::tuple(KvFormat::kInt4, d + 8, 4 * d)}) {
+    options.kv = format;
+    Bench bench = Open(options);
+    ASSERT_EQ(bench.engine->config().head_dim, d);
+    const HeadPlan& heads = bench.engine->heads();
+    EXPECT_EQ(bench.engine->KvBytes(777),
+              777 * heads.retrieval_heads() * token + heads.streaming_heads() * (heads.sink + heads.recent + 1) * ring);
+    EXPECT_EQ(bench.engine->KvBytesFull(777), 777 * (heads.retrieval_heads() + heads.streaming_heads()) * token);
+  }
+}
+
+}  // namespace
+}  // namespace duo
