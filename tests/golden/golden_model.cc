@@ -12,6 +12,7 @@
 #include "attn_patterns/pattern.h"
 #include "kernels/base/check.h"
 #include "kernels/base/dtype.h"
+#include "kernels/base/splitmix64.h"
 
 namespace duo {
 namespace {

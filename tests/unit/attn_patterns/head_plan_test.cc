@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/base/splitmix64.h"
 #include "tests/unit/expect.h"
 
 namespace duo {
