@@ -16,10 +16,10 @@ DUO_INLINE F LoadCodes(const uint8_t* p) {
   } else if constexpr (code == Code::kF16) {
     return FromF16(LoadAs<H>(p));
   } else if constexpr (code == Code::kBF16) {
-    return (F)(__builtin_convertvector(LoadAs<H>(p), U) << 16);
+    return (F)((U)Widen(LoadAs<H>(p)) << 16);
   } else if constexpr (code == Code::kF8) {
     // e4m3's bits are those of an f16 whose exponent is 8 lower, subnormals included.
-    const H c = __builtin_convertvector(LoadAs<B>(p), H), sign = (c & 0x80) << 8, rest = (c & 0x7f) << 7;
+    const H c = WidenHalf(LoadAs<B>(p)), sign = (c & 0x80) << 8, rest = (c & 0x7f) << 7;
     return FromF16((rest == 0x3f80 ? H{} + (uint16_t)0x7e00 : rest) | sign);
   } else if constexpr (code == Code::kI8) {
     return __builtin_convertvector(Widen(LoadAs<S>(p)), F);
