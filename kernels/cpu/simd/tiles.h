@@ -165,15 +165,15 @@ double MultiplyAddRounds(int64_t rounds, float* sink) {
 }
 
 float Read(const float* x, int64_t count) {
-  constexpr int kStreams = 4;
+  constexpr int kStreams = 4;  // as many as Gemv reads at once: one alone does not fill the memory's queues
+  const int64_t part = count / kStreams / kLanes * kLanes;
   F sums[kStreams] = {};
-  int64_t i = 0;
-  for (; i + kStreams * kLanes <= count; i += kStreams * kLanes) {
+  for (int64_t i = 0; i < part; i += kLanes) {
 #pragma GCC unroll 4
-    for (int s = 0; s < kStreams; ++s) sums[s] += Load(x + i + s * kLanes);
+    for (int s = 0; s < kStreams; ++s) sums[s] += Load(x + s * part + i);
   }
   float total = Sum(sums[0] + sums[1] + sums[2] + sums[3]);
-  for (; i < count; ++i) total += x[i];
+  for (int64_t i = kStreams * part; i < count; ++i) total += x[i];
   return total;
 }
 

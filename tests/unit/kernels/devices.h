@@ -7,6 +7,7 @@
 
 #include <cstring>
 #include <memory>
+#include <ostream>
 #include <random>
 #include <string>
 #include <vector>
@@ -16,6 +17,8 @@
 #include "kernels/ops.h"
 
 namespace duo {
+
+inline void PrintTo(DeviceKind kind, std::ostream* out) { *out << (kind == DeviceKind::kCuda ? "CUDA" : "CPU"); }
 
 constexpr int kTestThreads = 3;  // more than this suite's machine may have: results must not depend on it
 
