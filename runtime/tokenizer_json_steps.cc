@@ -19,6 +19,19 @@ constexpr double kMaxGrowth = 4096.0;  // a normaliser may not blow a text up be
 // GPT-2's words: a contraction, or letters, digits or others with the space before them, or white space.
 constexpr const char* kGpt2Words = "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+// The library's punctuation is that of Unicode 8 (and ASCII's symbols): without what later versions added, with the two
+// characters that they moved to other categories.
+constexpr const char* kPunctuation =
+    "(?![\\x{61d}\\x{9fd}\\x{a76}\\x{c77}\\x{c84}\\x{1b4e}\\x{1b4f}\\x{1b7d}-\\x{1b7f}\\x{2e43}-\\x{2e5d}\\x{10d6e}\\x{"
+    "10ead}"
+    "\\x{10f55}-\\x{10f59}\\x{10f86}-\\x{10f89}\\x{113d4}-\\x{113d8}\\x{1144b}-\\x{1144f}\\x{1145a}-\\x{1145d}\\x{"
+    "11660}-\\x{1166c}"
+    "\\x{116b9}\\x{1183b}\\x{11944}-\\x{11946}\\x{119e2}\\x{11a3f}-\\x{11a46}\\x{11a9a}-\\x{11aa2}\\x{11b00}-\\x{11b09}"
+    "\\x{11be1}"
+    "\\x{11c41}-\\x{11c45}\\x{11c70}\\x{11c71}\\x{11ef7}\\x{11ef8}\\x{11f43}-\\x{11f4f}\\x{11fff}\\x{12ff1}\\x{12ff2}"
+    "\\x{16d6d}-\\x{16d6f}"
+    "\\x{16e97}-\\x{16e9a}\\x{16fe2}\\x{1e5ff}\\x{1e95e}\\x{1e95f}])[\\p{P}$+<=>^`|~]|[\\x{166d}\\x{111c9}]";
+
 absl::Status WrongField(const char* key, const char* expected, const json& found) {
   return absl::InvalidArgumentError(
       absl::StrCat("field \"", key, "\": expected ", expected, ", found ", found.type_name()));
@@ -217,7 +230,7 @@ absl::Status AddPreTokenizer(const json& object, const std::string& type, std::v
   if (type == "Punctuation") {
     SplitBehavior behavior = SplitBehavior::kIsolated;
     DUO_RETURN_IF_ERROR(ReadBehavior(object, &behavior));
-    return AddSplit(Regex::Compile("[\\p{P}$+<=>^`|~]"), behavior, false, steps);
+    return AddSplit(Regex::Compile(kPunctuation), behavior, false, steps);
   }
   if (type == "Whitespace") return AddSplit(Regex::Compile("\\w+|[^\\w\\s]+"), SplitBehavior::kRemoved, true, steps);
   if (type == "WhitespaceSplit") return AddSplit(Regex::Compile("\\s"), SplitBehavior::kRemoved, false, steps);
