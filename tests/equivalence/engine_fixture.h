@@ -92,7 +92,7 @@ class EngineFixture : public testing::Test {
     options.sessions = 4;
     options.questions = 4;
     options.kv_tokens = 4096;
-    options.max_session_tokens = 1024;
+    options.max_session_tokens = 512;
     return options;
   }
   Bench Open(const EngineOptions& options, int threads = 2) const {

@@ -11,7 +11,7 @@ std::vector<int32_t> Join(std::vector<int32_t> a, const std::vector<int32_t>& b)
 
 TEST_F(EngineFixture, AQuestionLeavesTheSessionAsItWas) {
   Bench bench = Open(Options());
-  const SessionId session = bench.Open(600);
+  const SessionId session = bench.Open(480);
   bench.Append(session, Text(333, 1));
   const Reply before = bench.AskNow(session, Text(7, 2));
   bench.AskNow(session, Text(90, 3));
@@ -21,7 +21,7 @@ TEST_F(EngineFixture, AQuestionLeavesTheSessionAsItWas) {
 
 TEST_F(EngineFixture, AKeptAnswerIsPartOfTheSession) {
   Bench bench = Open(Options());
-  const SessionId kept = bench.Open(600), plain = bench.Open(600);
+  const SessionId kept = bench.Open(480), plain = bench.Open(480);
   bench.Append(kept, Text(200, 1));
   Reply turn;
   GenerateParams params;
@@ -38,10 +38,10 @@ TEST_F(EngineFixture, AKeptAnswerIsPartOfTheSession) {
 
 TEST_F(EngineFixture, RewindEqualsASessionThatNeverWentFurther) {
   Bench bench = Open(Options());
-  const std::vector<int32_t> document = Text(600, 1), tail = Text(40, 2), question = Text(6, 3);
-  for (int position : {0, 1, 3, 16, 127, 128, 129, 300, 384, 599}) {
+  const std::vector<int32_t> document = Text(400, 1), tail = Text(40, 2), question = Text(6, 3);
+  for (int position : {0, 1, 3, 16, 127, 128, 129, 250, 256, 384, 399}) {
     SCOPED_TRACE(position);
-    const SessionId rewound = bench.Open(900), fresh = bench.Open(900);
+    const SessionId rewound = bench.Open(480), fresh = bench.Open(480);
     bench.Append(rewound, document);
     bench.Run();
     ASSERT_TRUE(bench.engine->Rewind(rewound, position).ok());
@@ -55,11 +55,11 @@ TEST_F(EngineFixture, RewindEqualsASessionThatNeverWentFurther) {
 
 TEST_F(EngineFixture, ForkAndParentGoTheirOwnWays) {
   Bench bench = Open(Options());
-  const std::vector<int32_t> document = Text(300, 1), left = Text(150, 2), right = Text(170, 3), question = Text(5, 4);
-  const SessionId parent = bench.Open(700), check = bench.Open(700);
+  const std::vector<int32_t> document = Text(300, 1), left = Text(110, 2), right = Text(130, 3), question = Text(5, 4);
+  const SessionId parent = bench.Open(500), check = bench.Open(500);
   bench.Append(parent, document);
   bench.Run();
-  auto fork = bench.engine->Fork(parent, 700);
+  auto fork = bench.engine->Fork(parent, 500);
   ASSERT_TRUE(fork.ok()) << fork.status();
   bench.Append(parent, left);
   bench.Append(*fork, right);
@@ -67,7 +67,7 @@ TEST_F(EngineFixture, ForkAndParentGoTheirOwnWays) {
   bench.Append(check, Join(document, right));
   ExpectSame(bench.AskNow(check, question), forks, golden_.duo.tolerance());
   ASSERT_TRUE(bench.engine->CloseSession(check).ok());
-  const SessionId other = bench.Open(700);
+  const SessionId other = bench.Open(500);
   bench.Append(other, Join(document, left));
   ExpectSame(bench.AskNow(other, question), parents, golden_.duo.tolerance());
 }
@@ -89,19 +89,20 @@ TEST_F(EngineFixture, RewindOfASharedDocumentLeavesTheForkAlone) {
 TEST_F(EngineFixture, AFullEngineRefusesWithTheNumbersAndClosingMakesRoom) {
   EngineOptions options = Options();
   options.kv_tokens = 1024;
-  options.sessions = 100;
+  options.sessions = 40;
+  options.questions = 1;
   Bench bench = Open(options);
   std::vector<SessionId> open;
   absl::StatusOr<SessionId> next;
-  while ((next = bench.engine->CreateSession(256)).ok()) open.push_back(*next);
+  while ((next = bench.engine->CreateSession(500)).ok()) open.push_back(*next);
   EXPECT_GE(open.size(), 4u);
   EXPECT_EQ(next.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_NE(next.status().message().find("256 tokens need 2 pages"), std::string::npos) << next.status();
+  EXPECT_NE(next.status().message().find("500 tokens need 4 pages"), std::string::npos) << next.status();
   bench.Append(open[0], Text(250, 1));
   bench.Run();
   EXPECT_EQ(bench.engine->Get(open[0])->tokens, 250);
   ASSERT_TRUE(bench.engine->CloseSession(open[1]).ok());
-  EXPECT_TRUE(bench.engine->CreateSession(256).ok());
+  EXPECT_TRUE(bench.engine->CreateSession(500).ok());
 }
 
 TEST_F(EngineFixture, TooMuchTextIsRefusedAndTheSessionStays) {
@@ -144,10 +145,10 @@ TEST_F(EngineFixture, NoPageIsLostInAThousandRandomOperations) {
     const SessionId session = open.empty() ? 0 : open[random(open.size())];
     switch (random(8)) {
       case 0:
-        if (auto id = bench.engine->CreateSession(1 + random(700)); id.ok()) open.push_back(*id);
+        if (auto id = bench.engine->CreateSession(1 + random(500)); id.ok()) open.push_back(*id);
         break;
       case 1:
-        if (auto id = bench.engine->Fork(session, 700); id.ok()) open.push_back(*id);
+        if (auto id = bench.engine->Fork(session, 500); id.ok()) open.push_back(*id);
         break;
       case 2:
         if (auto id = bench.engine->Append(session, Text(1 + random(200), i), events); id.ok()) requests.push_back(*id);
