@@ -8,10 +8,10 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
-#include "attn_patterns/head_plan.h"
 #include "attn_patterns/pattern.h"
 #include "kernels/base/check.h"
 #include "kernels/base/dtype.h"
+#include "kernels/base/splitmix64.h"
 #include "kernels/base/splitmix64.h"
 
 namespace duo {

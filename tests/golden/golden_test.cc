@@ -92,20 +92,22 @@ Answer Generate(const Golden& golden, AttentionMode attention, DeviceKind kind, 
   return answer;
 }
 
-void ExpectAgreement(const Answer& answer, const GoldenRun& expected) {
+// The GPU computes in bf16. The CPU computes in f32, which rounds 2^16 times finer; it is held to 2^8 of that.
+void ExpectAgreement(const Answer& answer, const GoldenRun& expected, DeviceKind kind) {
+  const float tolerance = kind == DeviceKind::kCuda ? expected.tolerance() : expected.tolerance() / 256;
   ASSERT_EQ(answer.tokens.size(), expected.greedy.size());
   ASSERT_EQ(answer.logits.size(), expected.greedy.size());
   ASSERT_EQ(answer.logits[0].size(), expected.logits.size());
   float worst = 0;
   for (size_t i = 0; i < expected.logits.size(); ++i) {
     // A NaN fails here; std::max alone would lose it.
-    ASSERT_LE(std::abs(answer.logits[0][i] - expected.logits[i]), expected.tolerance()) << "logit " << i;
+    ASSERT_LE(std::abs(answer.logits[0][i] - expected.logits[i]), tolerance) << "logit " << i;
     worst = std::max(worst, std::abs(answer.logits[0][i] - expected.logits[i]));
   }
   testing::Test::RecordProperty("worst_error_over_bf16_error", std::to_string(worst / expected.bf16_error));
   for (size_t i = 0; i < expected.greedy.size(); ++i) {
     if (answer.tokens[i] == expected.greedy[i]) continue;
-    EXPECT_LE(expected.leads[i], 2 * expected.tolerance())
+    EXPECT_LE(expected.leads[i], 2 * tolerance)
         << "token " << i << " is " << answer.tokens[i] << ", expected " << expected.greedy[i];
     break;  // from here on the texts differ
   }
@@ -130,16 +132,16 @@ class GoldenTest : public testing::TestWithParam<std::tuple<DeviceKind, std::str
 };
 
 TEST_P(GoldenTest, FullAttentionAgreesWithTransformers) {
-  ExpectAgreement(Generate(golden_, AttentionMode::kFull, kind(), 0), golden_.full);
+  ExpectAgreement(Generate(golden_, AttentionMode::kFull, kind(), 0), golden_.full, kind());
 }
 TEST_P(GoldenTest, FullAttentionInOddChunksAgreesWithTransformers) {
-  ExpectAgreement(Generate(golden_, AttentionMode::kFull, kind(), 37), golden_.full);
+  ExpectAgreement(Generate(golden_, AttentionMode::kFull, kind(), 37), golden_.full, kind());
 }
 TEST_P(GoldenTest, DuoMasksAgreeWithEagerAttention) {
-  ExpectAgreement(Generate(golden_, AttentionMode::kDuo, kind(), 0), golden_.duo);
+  ExpectAgreement(Generate(golden_, AttentionMode::kDuo, kind(), 0), golden_.duo, kind());
 }
 TEST_P(GoldenTest, DuoMasksInOddChunksAgreeWithEagerAttention) {
-  ExpectAgreement(Generate(golden_, AttentionMode::kDuo, kind(), 37), golden_.duo);
+  ExpectAgreement(Generate(golden_, AttentionMode::kDuo, kind(), 37), golden_.duo, kind());
 }
 
 std::string TestName(const testing::TestParamInfo<std::tuple<DeviceKind, std::string>>& info) {
@@ -149,10 +151,10 @@ std::string TestName(const testing::TestParamInfo<std::tuple<DeviceKind, std::st
   return name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, GoldenTest,
+INSTANTIATE_TEST_SUITE_P(cpu, GoldenTest,
                          testing::Combine(testing::Values(DeviceKind::kCpu), testing::ValuesIn(GoldenNames())),
                          TestName);
-INSTANTIATE_TEST_SUITE_P(Cuda, GoldenTest,
+INSTANTIATE_TEST_SUITE_P(gpu, GoldenTest,
                          testing::Combine(testing::Values(DeviceKind::kCuda), testing::ValuesIn(GoldenNames())),
                          TestName);
 
