@@ -44,7 +44,7 @@ void EncodeKvVector(KvFormat format, const float* x, int d, uint8_t* codes, uint
 
 void DecodeKvVector(KvFormat format, const uint8_t* codes, const uint8_t* params, int d, float* x) {
   KvParams p{};
-  std::memcpy(&p, params, KvParamBytes(format));
+  if (params != nullptr) std::memcpy(&p, params, KvParamBytes(format));
   Simd().decode(CodeOf(format), codes, ToFloat(p.scale), ToFloat(p.min), d, x);
 }
 
