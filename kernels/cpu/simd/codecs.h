@@ -18,9 +18,11 @@ DUO_INLINE F LoadCodes(const uint8_t* p) {
   } else if constexpr (code == Code::kBF16) {
     return (F)((U)Widen(LoadAs<H>(p)) << 16);
   } else if constexpr (code == Code::kF8) {
-    // e4m3's bits are those of an f16 whose exponent is 8 lower, subnormals included.
-    const H c = WidenHalf(LoadAs<B>(p)), sign = (c & 0x80) << 8, rest = (c & 0x7f) << 7;
-    return FromF16((rest == 0x3f80 ? H{} + (uint16_t)0x7e00 : rest) | sign);
+    // e4m3's bits are those of an f16 whose exponent is 8 lower, subnormals included: the code goes to the upper byte,
+    // an arithmetic shift makes room for f16's wider exponent, whose top bit is then the sign's copy and cleared.
+    typedef int16_t W __attribute__((vector_size(2 * DUO_LANES)));
+    const H h = (H)((W)(WidenHalf(LoadAs<B>(p)) << 8) >> 1) & 0xbfff;
+    return FromF16(h | ((H)((h & 0x3f80) == 0x3f80) & 0x7e00));  // the code of all ones is NaN
   } else if constexpr (code == Code::kI8) {
     return __builtin_convertvector(Widen(LoadAs<S>(p)), F);
   } else {

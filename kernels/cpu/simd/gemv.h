@@ -40,7 +40,11 @@ DUO_INLINE void GemvBlock(const GemvWork& w, int64_t first) {
   };
   for (; c + kLanes <= w.cols; c += kLanes) {
 #pragma GCC unroll 8
-    for (int o = 0; o < kOuts; ++o) step(o, LoadCodes<code>(codes[o] + c * CodeBits(code) / 8));
+    for (int o = 0; o < kOuts; ++o) {
+      const uint8_t* at = codes[o] + c * CodeBits(code) / 8;
+      __builtin_prefetch(at + kOuts * w.row_bytes);
+      step(o, LoadCodes<code>(at));
+    }
   }
   if (c < w.cols) {
 #pragma GCC unroll 8
@@ -75,6 +79,10 @@ DUO_INLINE void GemvNibbleBlock(const GemvWork& w, int64_t first) {
     }
     for (int g = 0; g < count; ++g) {
       F group_sums[kOuts][kRows] = {}, x_sums[kRows] = {};
+#pragma GCC unroll 8
+      for (int o = 0; o < kOuts; ++o) {
+        __builtin_prefetch(w.codes + (first + kOuts + o) * w.row_bytes + (g0 + g) * w.group / 2);
+      }
       for (int64_t c = (g0 + g) * w.group, end = c + w.group; c < end; c += 2 * kLanes) {
         F even[kRows], odd[kRows];
 
