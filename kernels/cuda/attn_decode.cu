@@ -42,29 +42,29 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
   constexpr int kTiles = Config::kTiles, kUnit = Config::kUnit, kWarps = Config::kWarps, kCols = 8 * kN;
   constexpr int kPerPage = kPageTokens / kUnit;
   extern __shared__ float shared[];
-  __shared__ DecodePlan plan;
   const PagedKv& kv = args.kv;
-  MakePlan(plan, args.batch, kv, args.group, kCols, kUnit, gridDim.x);
+  LetDependentsStart();
+  const PlanWalker walker = {args.batch, kv, args.group, kCols, kUnit};
+  const DecodePlan plan = walker.Plan(gridDim.x);
   if (blockIdx.x >= plan.blocks) return;
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
-  const int64_t run_end = plan.Begin(blockIdx.x + 1);
-  int seq = 0;
-  for (int64_t at = plan.Begin(blockIdx.x); at < run_end;) {
-    while (at >= plan.work[seq].first_unit + plan.work[seq].units * plan.work[seq].column_blocks * kv.num_heads) ++seq;
-    const SequenceWork work = plan.work[seq];
-    const SeqSpan span = args.batch.spans[seq];
-    const int64_t inside = at - work.first_unit;
-    const int local = static_cast<int>(inside / work.units);
+  const uint32_t run_end = plan.Begin(blockIdx.x + 1);
+  PlanWalker::Found found = {};
+  for (uint32_t at = plan.Begin(blockIdx.x); at < run_end;) {
+    if (at >= found.first_unit + found.work.units * found.work.items) found = walker.Find(at, 0);
+    const SequenceWork work = found.work;
+    const SeqSpan span = args.batch.spans[found.seq];
+    const uint32_t inside = at - found.first_unit, local = inside / work.units;
     const int head = local / work.column_blocks, column_block = local % work.column_blocks;
-    const int64_t first = inside % work.units;
-    const int64_t last = min(first + (run_end - at), work.units);
+    const uint32_t first = inside - local * work.units;
+    const uint32_t last = min(first + (run_end - at), work.units);
     at += last - first;
 
     // This segment: units [first, last) of one item. Column k is (row, query head) = (k / group, k % group).
     const int columns = span.num_rows * args.group - column_block * kCols;
     WarpAttention<kFormat, kHeadDim, kN> warp;
     warp.Reset();
-    uint2 q_registers[kN == 1 ? kHeadDim / 16 : 1];
+    uint2 q_registers[kN == 1 ? kHeadDim / 16 : 1] = {};
     uint2* q_shared = reinterpret_cast<uint2*>(shared);  // [n][step][lane]; the merge reuses the space
     auto q_at = [&](int col) -> const bf16* {
       if (col >= columns) return nullptr;
@@ -72,10 +72,7 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
       return args.q + (span.first_row + k / args.group) * args.q_stride +
              (int64_t{head} * args.group + k % args.group) * kHeadDim;
     };
-    if constexpr (kN == 1) {
-      LoadQ<kFormat, kHeadDim, kN>(
-          q_at, [&](int, int step, uint2 f) { q_registers[step] = f; }, warp.q_sum, args.scale, lane);
-    } else {
+    if constexpr (kN > 1) {
       __syncthreads();
       LoadQ<kFormat, kHeadDim, kN>(
           q_at,
@@ -91,24 +88,29 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
     };
 
     const int first_row = column_block * kCols / args.group;
-    const int64_t tokens = int64_t{span.history} + span.num_rows;
-    const int64_t sees_all_below = int64_t{span.history} + first_row + 1;  // no column of this block masks these
-    const int table = kv.split ? span.split_table : span.table;
-    auto page_of = [&](int64_t unit) { return kv.held((unit + work.skipped) / kPerPage); };
+    const int tokens = span.history + span.num_rows;
+    const int sees_all_below = span.history + first_row + 1;  // no column of this block masks these
+    const PageFinder pages(kv, head, kv.split ? span.split_table : span.table);
+    const uint32_t skipped = work.skipped;
 
     RawTile<kFormat, kHeadDim, kTiles> raw;
-    int64_t unit = first + w;
-    if (unit < last) {
-      int64_t page = page_of(unit);
-      const uint8_t* at_page = kv.page_at(head, table, page);
-      int token = static_cast<int>((unit + work.skipped) % kPerPage) * kUnit;
-      int limit = static_cast<int>(min(tokens - page * kPageTokens, int64_t{kPageTokens}) - 1);
+    const uint32_t last_unit = last;
+    uint32_t unit = first + w;
+    if (unit < last_unit) {
+      uint32_t in_held = unit + skipped;  // units from the first page held here
+      const uint8_t* at_page = pages.At(in_held / kPerPage);
+      int token = in_held % kPerPage * kUnit;
+      int page_start = static_cast<int>(pages.Number(in_held / kPerPage) * kPageTokens);
+      int limit = min(tokens - page_start, kPageTokens) - 1;
       raw.LoadK(at_page, token, limit, lane);
       raw.LoadV(at_page, token, limit, lane);
+      if constexpr (kN == 1) {  // while the codes are on their way
+        LoadQ<kFormat, kHeadDim, kN>(
+            q_at, [&](int, int step, uint2 f) { q_registers[step] = f; }, warp.q_sum, args.scale, lane);
+      }
       // Addresses run one unit ahead of the loads, so that a page-table look-up is never waited for.
-      int64_t next_page = 0;
       const uint8_t* next_at = nullptr;
-      if (unit + kWarps < last) next_page = page_of(unit + kWarps), next_at = kv.page_at(head, table, next_page);
+      if (unit + kWarps < last_unit) next_at = pages.At((in_held + kWarps) / kPerPage);
       while (true) {
         float s[kTiles][kN][4];
         uint32_t params[kTiles][2];
@@ -116,18 +118,16 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
         for (int t = 0; t < kTiles; ++t) warp.Scores(s[t], raw.k[t], q_fragment);
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) params[t][0] = raw.k_params[t][0], params[t][1] = raw.k_params[t][1];
-        const int64_t position = page * kPageTokens + token;
-        const bool more = unit + kWarps < last;
+        const int position = page_start + token;
+        const bool more = unit + kWarps < last_unit;
         const uint8_t* load_at = next_at;
         if (more) {
-          page = next_page;
-          token = static_cast<int>((unit + kWarps + work.skipped) % kPerPage) * kUnit;
-          limit = static_cast<int>(min(tokens - page * kPageTokens, int64_t{kPageTokens}) - 1);
+          in_held += kWarps;
+          token = in_held % kPerPage * kUnit;
+          page_start = static_cast<int>(pages.Number(in_held / kPerPage) * kPageTokens);
+          limit = min(tokens - page_start, kPageTokens) - 1;
           raw.LoadK(load_at, token, limit, lane);
-          if (unit + 2 * kWarps < last) {
-            next_page = page_of(unit + 2 * kWarps);
-            next_at = kv.page_at(head, table, next_page);
-          }
+          if (unit + 2 * kWarps < last_unit) next_at = pages.At((in_held + kWarps) / kPerPage);
         }
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) warp.Scale(s[t], params[t], args.scale);
@@ -138,12 +138,12 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
 #pragma unroll
             for (int j = 0; j < 2; ++j) {
               const int col = 8 * n + 2 * c + j;
-              const int64_t row = int64_t{span.history} + (column_block * kCols + col) / args.group;
+              const int row = span.history + (column_block * kCols + col) / args.group;
 #pragma unroll
               for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
                 for (int h = 0; h < 2; ++h) {
-                  const int64_t key = position + 16 * t + TokenOfRow(g + 8 * h);
+                  const int key = position + 16 * t + TokenOfRow(g + 8 * h);
                   const bool seen = key <= row && key < tokens && (kv.window == 0 || row - key < kv.window);
                   if (!seen) s[t][n][2 * h + j] = -INFINITY;
                 }
@@ -163,9 +163,9 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
         unit += kWarps;
       }
     }
-    const int item = work.first_item + local;
-    float* slot_out = args.partial_out + int64_t{static_cast<int>(blockIdx.x) + item} * kCols * kHeadDim;
-    float* slot_lse = args.partial_lse + int64_t{static_cast<int>(blockIdx.x) + item} * kCols;
+    const uint32_t item = found.first_item + local;
+    float* slot_out = args.partial_out + int64_t{blockIdx.x + item} * kCols * kHeadDim;
+    float* slot_lse = args.partial_lse + int64_t{blockIdx.x + item} * kCols;
     MergeWarps<kWarps>(
         warp, shared,
         [&](int col, int channel, float x) {
@@ -182,27 +182,29 @@ template <int kHeadDim>
 __global__ void __launch_bounds__(32 * kMergeWarps) MergeKernel(DecodeArgs args, int columns, int unit, int grid) {
   constexpr int kEach = kHeadDim / 32;
   using Vector = typename std::conditional<kEach == 4, float4, float2>::type;
-  __shared__ DecodePlan plan;
   __shared__ float outs[kMergeWarps][kHeadDim];
   __shared__ float tops[kMergeWarps], sums[kMergeWarps];
-  MakePlan(plan, args.batch, args.kv, args.group, columns, unit, grid);
+  const PlanWalker walker = {args.batch, args.kv, args.group, columns, unit};
+  const DecodePlan plan = walker.Plan(grid);
   const int row = blockIdx.x, head = blockIdx.y / args.group;
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
   const int seq = args.batch.row_seq[row];
   int first_block = 0, blocks = 0, item = 0, column = 0;
   if (seq >= 0) {
-    const SequenceWork work = plan.work[seq];
+    const PlanWalker::Found found = walker.Find(UINT32_MAX, seq);
+    const SequenceWork work = found.work;
     const int in_seq = row - args.batch.spans[seq].first_row;
     if (in_seq >= 0 && in_seq < args.batch.spans[seq].num_rows && work.units > 0) {
       const int k = in_seq * args.group + blockIdx.y % args.group;
       const int local = head * work.column_blocks + k / columns;
       column = k % columns;
-      item = work.first_item + local;
-      const int64_t begin = work.first_unit + local * work.units;
+      item = found.first_item + local;
+      const uint32_t begin = found.first_unit + local * work.units;
       first_block = plan.BlockOf(begin);
       blocks = plan.BlockOf(begin + work.units - 1) - first_block + 1;
     }
   }
+  WaitForDependency();
   // Each warp: the weighted sum of its partials, relative to its own largest lse.
   float top = -INFINITY, sum = 0, o[kEach] = {};
   for (int base = w; base < blocks; base += 32 * kMergeWarps) {
@@ -273,10 +275,18 @@ void Launch(Device& device, const DecodeArgs& args) {
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   kernel<<<grid, Config::kThreads, kShared, Stream(device)>>>(args);
   DUO_CUDA_CHECK(cudaGetLastError());
-  MergeKernel<kHeadDim>
-      <<<dim3(args.batch.num_rows, args.kv.num_heads * args.group), 32 * kMergeWarps, 0, Stream(device)>>>(
-          args, 8 * kN, Config::kUnit, grid);
-  DUO_CUDA_CHECK(cudaGetLastError());
+  // The merge may start while the last partials are computed; it waits for them after making its plan.
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(args.batch.num_rows, args.kv.num_heads * args.group);
+  config.blockDim = dim3(32 * kMergeWarps);
+  config.stream = Stream(device);
+  config.attrs = &overlap;
+  config.numAttrs = device.info().capability >= 90 ? 1 : 0;
+  constexpr int kColumns = 8 * kN, kUnit = Config::kUnit;
+  DUO_CUDA_CHECK(cudaLaunchKernelEx(&config, MergeKernel<kHeadDim>, args, kColumns, kUnit, grid));
 }
 
 template <KvFormat kFormat>
@@ -301,7 +311,6 @@ size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, c
 
 void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                  const PagedKv& kv, Arena& scratch) {
-  DUO_CHECK_LE(batch.num_seqs, kMaxSequences);
   const size_t mark = scratch.used();
   const int eights = ColumnEights(int64_t{batch.max_rows} * shape.group);
   const int64_t slots = Slots(device, batch.num_rows, shape.group, kv.num_heads);

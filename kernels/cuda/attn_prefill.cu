@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/cuda/attn_cudnn.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/flash.h"
 #include "kernels/cuda/primitives.cuh"
@@ -12,7 +13,8 @@ namespace duo::cuda {
 namespace {
 
 constexpr int64_t kSegmentTokens = 65536;
-constexpr int kEach = 16;  // channels a thread decodes
+constexpr int kCudnnRows = 512;  // fewer are cheaper in the flash kernel than padded to a bucket
+constexpr int kEach = 16;        // channels a thread decodes
 
 // Tokens [first, first + count) of the pages held here -> k, v [head][capacity][head_dim].
 template <KvFormat kFormat>
@@ -82,10 +84,11 @@ void Gather(Device& device, bf16* k, bf16* v, int64_t capacity, const PagedKv& k
 // Merges one partial into the running sum. One warp per (row, query head). First: the sum is empty. Last: the result
 // goes to `out`, bf16.
 struct MergeArgs {
-  float* sum;        // [rows][heads * head_dim]
-  float* sum_lse;    // [heads][rows]
-  const bf16* part;  // [rows][heads * head_dim]
-  const float* part_lse;
+  float* sum;             // [rows][heads * head_dim]
+  float* sum_lse;         // [heads][rows]
+  const bf16* part;       // [rows][heads * head_dim]
+  const float* part_lse;  // [heads][part_lse_stride]
+  int64_t part_lse_stride;
   bf16* out;
   int64_t out_stride;
   float* lse;
@@ -103,7 +106,7 @@ __global__ void MergePartialKernel(MergeArgs a) {
   const int head = item % a.heads;
   const int64_t at = item * kHeadDim;
   const MergedWeights weights =
-      MergeWeights(a.first ? -INFINITY : a.sum_lse[head * a.rows + row], a.part_lse[head * a.rows + row]);
+      MergeWeights(a.first ? -INFINITY : a.sum_lse[head * a.rows + row], a.part_lse[head * a.part_lse_stride + row]);
   const uint32_t* part = reinterpret_cast<const uint32_t*>(a.part + at);
   float2* sum = reinterpret_cast<float2*>(a.sum + at);
   uint32_t* out = reinterpret_cast<uint32_t*>(a.out + row * a.out_stride + int64_t{head} * kHeadDim);
@@ -136,28 +139,114 @@ __global__ void EmptyKernel(bf16* out, int64_t stride, float* lse, int64_t rows,
   if (lse != nullptr && i < rows * heads) lse[i] = -INFINITY;
 }
 
-int64_t SegmentCapacity(int64_t max_tokens) {
+int64_t SegmentTokens(int64_t max_tokens) {
   return std::min(kSegmentTokens, (std::max<int64_t>(max_tokens, 1) + kPageTokens - 1) / kPageTokens * kPageTokens);
 }
+// cuDNN's plans are for a few capacities: powers of two from kCudnnRows.
+int64_t Bucket(int64_t n) {
+  int64_t bucket = kCudnnRows;
+  while (bucket < n) bucket *= 2;
+  return bucket;
+}
+
+// Partials of one layer's prefill: computes them one by one and merges them.
+class Partials {
+ public:
+  // `count` partials in all. The step's rows are `args`' rows, in qkv; results go to `out` and `lse`.
+  Partials(Device& device, Arena& scratch, const DenseAttention& args, int64_t count, View out, float* lse)
+      : device_(device), scratch_(scratch), mark_(scratch.used()), args_(args), count_(count) {
+    const int64_t q_heads = int64_t{args.heads} * args.group, cols = q_heads * args.head_dim;
+    cudnn_ = args.window == 0 && args.rows >= kCudnnRows && CudnnUsable(device);
+    capacity_ = cudnn_ ? Bucket(args.rows) : args.rows;
+    if (cudnn_) {
+      auto* q = static_cast<bf16*>(scratch.Take(capacity_ * cols * sizeof(bf16)));
+      CopyRows(q, cols, args.q, args.q_stride, cols);
+      args_.q = q;
+      args_.q_stride = cols;
+    }
+    args_.out = static_cast<bf16*>(scratch.Take(capacity_ * cols * sizeof(bf16)));
+    args_.out_stride = cols;
+    args_.lse = static_cast<float*>(scratch.Take(capacity_ * q_heads * sizeof(float)));
+    args_.lse_stride = capacity_;
+    if (count > 1) {
+      merge_.sum = static_cast<float*>(scratch.Take(args.rows * cols * sizeof(float)));
+      merge_.sum_lse = static_cast<float*>(scratch.Take(args.rows * q_heads * sizeof(float)));
+    }
+    merge_.part = args_.out;
+    merge_.part_lse = args_.lse;
+    merge_.part_lse_stride = capacity_;
+    merge_.out = out.as<bf16>();
+    merge_.out_stride = out.stride;
+    merge_.lse = lse;
+    merge_.rows = args.rows;
+    merge_.heads = static_cast<int>(q_heads);
+  }
+  ~Partials() { scratch_.Rewind(mark_); }
+
+  bool cudnn() const { return cudnn_; }
+  // Keys' stride between heads, in tokens, for `keys` keys in scratch.
+  int64_t KeyCapacity(int64_t keys) const { return cudnn_ ? Bucket(keys) : keys; }
+  void CopyRows(bf16* to, int64_t to_stride, const bf16* from, int64_t from_stride, int64_t cols) {
+    DUO_CUDA_CHECK(cudaMemcpy2DAsync(to, to_stride * sizeof(bf16), from, from_stride * sizeof(bf16),
+                                     cols * sizeof(bf16), args_.rows, cudaMemcpyDeviceToDevice, Stream(device_)));
+  }
+
+  // Keys [head][KeyCapacity(keys)][head_dim] in scratch, or, without cuDNN, wherever `keys` says.
+  void Add(const DenseAttention& keys, bool causal) {
+    args_.k = keys.k;
+    args_.v = keys.v;
+    args_.token_stride = keys.token_stride;
+    args_.head_stride = keys.head_stride;
+    args_.keys = keys.keys;
+    args_.first_key = keys.first_key;
+    args_.slots = keys.slots;
+    args_.first_slot = keys.first_slot;
+    args_.num_slots = keys.num_slots;
+    bool done = false;
+    if (cudnn_) {
+      CudnnShape shape = {args_.heads, args_.group, args_.head_dim, capacity_, KeyCapacity(keys.keys), causal, false};
+      shape.whole = args_.rows == shape.row_capacity && args_.keys == shape.key_capacity;
+      done = CudnnAttend(device_, shape, args_);
+    }
+    if (!done) FlashDense(device_, args_);
+    ++done_;
+    merge_.first = done_ == 1;
+    merge_.last = done_ == count_;
+    const int64_t blocks = (merge_.rows * merge_.heads + 7) / 8;
+    const auto kernel = args_.head_dim == 64 ? MergePartialKernel<64> : MergePartialKernel<128>;
+    kernel<<<blocks, 256, 0, Stream(device_)>>>(merge_);
+    DUO_CUDA_CHECK(cudaGetLastError());
+  }
+
+ private:
+  Device& device_;
+  Arena& scratch_;
+  const size_t mark_;
+  DenseAttention args_;
+  const int64_t count_;
+  int64_t done_ = 0;
+  bool cudnn_ = false;
+  int64_t capacity_ = 0;
+  MergeArgs merge_ = {};
+};
 
 }  // namespace
 
 size_t PrefillScratchBytes(const Device&, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
   const int64_t d = kv.page.head_dim, heads = kv.num_heads, q_heads = heads * group;
-  const int64_t segment = SegmentCapacity(max_tokens);
-  return 2 * Arena::Rounded(heads * segment * d * sizeof(bf16)) +  // K and V
-         Arena::Rounded(rows * q_heads * d * sizeof(float)) + Arena::Rounded(rows * q_heads * d * sizeof(bf16)) +
-         2 * Arena::Rounded(rows * q_heads * sizeof(float)) + Arena::Rounded(rows * q_heads * sizeof(float));
+  const int64_t capacity = Bucket(rows), keys = std::max(capacity, Bucket(SegmentTokens(max_tokens)));
+  return 2 * Arena::Rounded(heads * keys * d * sizeof(bf16)) +          // K and V
+         2 * Arena::Rounded(capacity * q_heads * d * sizeof(bf16)) +    // q, one partial's result
+         Arena::Rounded(int64_t{rows} * q_heads * d * sizeof(float)) +  // their sum
+         Arena::Rounded(capacity * q_heads * sizeof(float)) + Arena::Rounded(int64_t{rows} * q_heads * sizeof(float));
 }
 
 void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                    const PagedKv& kv, bool own_square, Arena& scratch) {
-  const size_t mark = scratch.used();
   const SeqSpan& span = batch.host_spans[0];
   const int rows = span.num_rows, d = shape.head_dim, q_heads = kv.num_heads * shape.group;
   const int64_t first_column = int64_t{kv.first_head} * d;
-  bf16* q = qkv.as<bf16>() + span.first_row * qkv.stride + first_column * shape.group;
-  bf16* target = out.as<bf16>() + span.first_row * out.stride + first_column * shape.group;
+  const View target = out.Rows(span.first_row, rows).Cols(first_column * shape.group, int64_t{q_heads} * d);
 
   // Tokens of the pages held here: those before this step, less those that a window hides from every row.
   const int64_t full_pages = span.history / kPageTokens, in_last = span.history % kPageTokens;
@@ -167,12 +256,18 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
   if (kv.window > 0 && span.history + 1 > kv.window) {
     skipped = kv.held_count((span.history + 1 - kv.window) / kPageTokens) * kPageTokens;
   }
-  const int64_t capacity = SegmentCapacity(batch.max_tokens);
-  const int64_t segments = held_tokens > skipped ? (held_tokens - skipped + capacity - 1) / capacity : 0;
-  const int64_t partials = segments + own_square;
+  const int64_t segment = SegmentTokens(batch.max_tokens);
+  const int64_t segments = held_tokens > skipped ? (held_tokens - skipped + segment - 1) / segment : 0;
+  if (segments == 0 && !own_square) {
+    const int64_t items = int64_t{rows} * q_heads * d;
+    EmptyKernel<<<(items + 255) / 256, 256, 0, Stream(device)>>>(target.as<bf16>(), target.stride, lse, rows,
+                                                                 q_heads * d, q_heads);
+    DUO_CUDA_CHECK(cudaGetLastError());
+    return;
+  }
 
   DenseAttention args = {};
-  args.q = q;
+  args.q = qkv.as<bf16>() + span.first_row * qkv.stride + first_column * shape.group;
   args.q_stride = qkv.stride;
   args.rows = rows;
   args.heads = kv.num_heads;
@@ -180,71 +275,60 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
   args.head_dim = d;
   args.first_position = span.history;
   args.window = kv.window;
-  if (partials == 0) {
-    const int64_t items = int64_t{rows} * q_heads * d;
-    EmptyKernel<<<(items + 255) / 256, 256, 0, Stream(device)>>>(target, out.stride, lse, rows, q_heads * d, q_heads);
-    DUO_CUDA_CHECK(cudaGetLastError());
-    return;
-  }
-  auto* part_lse = static_cast<float*>(scratch.Take(int64_t{rows} * q_heads * sizeof(float)));
-  args.out = target;
-  args.out_stride = out.stride;
-  args.lse = lse != nullptr ? lse : part_lse;
-  MergeArgs merge = {};
-  if (partials > 1) {
-    args.out = static_cast<bf16*>(scratch.Take(int64_t{rows} * q_heads * d * sizeof(bf16)));
-    args.out_stride = int64_t{q_heads} * d;
-    args.lse = part_lse;
-    merge.sum = static_cast<float*>(scratch.Take(int64_t{rows} * q_heads * d * sizeof(float)));
-    merge.sum_lse = static_cast<float*>(scratch.Take(int64_t{rows} * q_heads * sizeof(float)));
-    merge.part = args.out;
-    merge.part_lse = part_lse;
-    merge.out = target;
-    merge.out_stride = out.stride;
-    merge.lse = lse;
-    merge.rows = rows;
-    merge.heads = q_heads;
-  }
-  int64_t done = 0;
-  auto add_partial = [&] {
-    FlashDense(device, args);
-    ++done;
-    if (partials == 1) return;
-    merge.first = done == 1;
-    merge.last = done == partials;
-    const int64_t blocks = (int64_t{rows} * q_heads + 7) / 8;
-    const auto kernel = d == 64 ? MergePartialKernel<64> : MergePartialKernel<128>;
-    kernel<<<blocks, 256, 0, Stream(device)>>>(merge);
-    DUO_CUDA_CHECK(cudaGetLastError());
-  };
-
-  if (own_square) {
-    args.k = qkv.as<bf16>() + span.first_row * qkv.stride + shape.q_cols() + first_column;
-    args.v = args.k + shape.kv_cols();
-    args.token_stride = qkv.stride;
-    args.head_stride = d;
-    args.keys = rows;
-    args.first_key = span.history;
-    args.slots = args.num_slots = 1;
-    add_partial();
-  }
-  if (segments > 0) {
-    const size_t bytes = size_t{2} * kv.num_heads * capacity * d;
-    auto* k = static_cast<bf16*>(scratch.Take(bytes));
-    auto* v = static_cast<bf16*>(scratch.Take(bytes));
-    args.k = k;
-    args.v = v;
-    args.token_stride = d;
-    args.head_stride = capacity * d;
-    args.slots = kv.slots;
-    args.first_slot = kv.first_slot;
-    args.num_slots = kv.num_slots;
-    const int table = kv.split ? span.split_table : span.table;
-    for (int64_t first = skipped; first < held_tokens; first += capacity) {
-      args.keys = std::min(capacity, held_tokens - first);
-      args.first_key = first;
-      Gather(device, k, v, capacity, kv, table, first, args.keys);
-      add_partial();
+  const size_t mark = scratch.used();
+  {
+    Partials partials(device, scratch, args, segments + own_square, target, lse);
+    const int64_t tokens = std::max(own_square && partials.cudnn() ? partials.KeyCapacity(rows) : 0,
+                                    segments > 0 ? partials.KeyCapacity(std::min(segment, held_tokens - skipped)) : 0);
+    auto* k = static_cast<bf16*>(scratch.Take(kv.num_heads * tokens * d * sizeof(bf16)));
+    auto* v = static_cast<bf16*>(scratch.Take(kv.num_heads * tokens * d * sizeof(bf16)));
+    // A partial product with a key past the last one is 0 times its V, which must be finite.
+    auto clear_tail = [&](int64_t keys, int64_t capacity) {
+      const int64_t tail = std::min(capacity, (keys + 255) / 256 * 256) - keys;
+      if (!partials.cudnn() || tail == 0) return;
+      for (bf16* x : {k, v}) {
+        DUO_CUDA_CHECK(cudaMemset2DAsync(x + keys * d, capacity * d * sizeof(bf16), 0, tail * d * sizeof(bf16),
+                                         kv.num_heads, Stream(device)));
+      }
+    };
+    if (own_square) {
+      DenseAttention own = {};
+      own.k = qkv.as<bf16>() + span.first_row * qkv.stride + shape.q_cols() + first_column;
+      own.v = own.k + shape.kv_cols();
+      own.token_stride = qkv.stride;
+      own.head_stride = d;
+      own.keys = rows;
+      own.first_key = span.history;
+      own.slots = own.num_slots = 1;
+      if (partials.cudnn()) {
+        const int64_t capacity = partials.KeyCapacity(rows);
+        for (int head = 0; head < kv.num_heads; ++head) {
+          partials.CopyRows(k + head * capacity * d, d, own.k + head * d, qkv.stride, d);
+          partials.CopyRows(v + head * capacity * d, d, own.v + head * d, qkv.stride, d);
+        }
+        clear_tail(rows, capacity);
+        own.k = k;
+        own.v = v;
+        own.token_stride = d;
+        own.head_stride = capacity * d;
+      }
+      partials.Add(own, true);
+    }
+    for (int64_t first = skipped; first < held_tokens; first += segment) {
+      DenseAttention keys = {};
+      keys.keys = std::min(segment, held_tokens - first);
+      const int64_t capacity = partials.KeyCapacity(keys.keys);
+      keys.k = k;
+      keys.v = v;
+      keys.token_stride = d;
+      keys.head_stride = capacity * d;
+      keys.first_key = first;
+      keys.slots = kv.slots;
+      keys.first_slot = kv.first_slot;
+      keys.num_slots = kv.num_slots;
+      Gather(device, k, v, capacity, kv, kv.split ? span.split_table : span.table, first, keys.keys);
+      clear_tail(keys.keys, capacity);
+      partials.Add(keys, false);
     }
   }
   scratch.Rewind(mark);

@@ -10,66 +10,144 @@
 
 namespace duo::cuda {
 
-constexpr int kMaxSequences = 512;
 constexpr int kMinUnitsPerBlock = 4;
 
 struct SequenceWork {
-  int64_t first_unit;  // of its items, in the order (head, column block, unit)
-  int64_t units;       // of one item
-  int32_t first_item;
-  int32_t column_blocks;
-  int64_t skipped;  // held pages before its window, in units
+  uint32_t units;  // of one item
+  uint32_t column_blocks;
+  uint32_t skipped;  // held pages before its window, in units
+  uint32_t items;    // heads * column blocks
 };
 
+// The whole step's work and how it is cut: block b takes units [Begin(b), Begin(b + 1)).
 struct DecodePlan {
-  SequenceWork work[kMaxSequences];
-  int64_t total_units;
-  int32_t blocks;  // those with work; never more than units
+  uint32_t blocks;        // those with work; never more than units
+  uint32_t each, longer;  // the first `longer` blocks take each + 1 units, the others `each`
 
-  __device__ int64_t Begin(int64_t block) const { return total_units * block / blocks; }
-  // The block whose run has unit u.
-  __device__ int BlockOf(int64_t u) const { return static_cast<int>(((u + 1) * blocks - 1) / total_units); }
+  __device__ uint32_t Begin(uint32_t block) const { return each * block + min(block, longer); }
+  __device__ uint32_t BlockOf(uint32_t unit) const {
+    const uint32_t in_longer = longer * (each + 1);
+    return unit < in_longer ? unit / (each + 1) : longer + (unit - in_longer) / each;
+  }
 };
 
-// Called by all threads of a block; `plan` is in shared memory. Ends with a barrier.
-__device__ inline void MakePlan(DecodePlan& plan, const SeqBatch& batch, const PagedKv& kv, int group, int columns,
-                                int unit, int grid) {
-  for (int s = threadIdx.x; s < batch.num_seqs; s += blockDim.x) {
-    const SeqSpan span = batch.spans[s];
-    SequenceWork w = {};
-    if (span.num_rows > 0) {
-      const int64_t tokens = int64_t{span.history} + span.num_rows;
-      const int64_t pages = (tokens + kPageTokens - 1) / kPageTokens;
-      const int per_page = kPageTokens / unit;
-      int64_t first_page = 0;
-      if (kv.window > 0 && span.history + 1 > kv.window) first_page = (span.history + 1 - kv.window) / kPageTokens;
-      const int64_t held = kv.held_count(pages), skipped = kv.held_count(first_page);
-      w.units = (held - skipped) * per_page;
-      if (held > skipped && kv.held(held - 1) == pages - 1) {
-        const int in_last = static_cast<int>(tokens - (pages - 1) * kPageTokens);
-        w.units += (in_last + unit - 1) / unit - per_page;
-      }
-      w.skipped = skipped * per_page;
-      w.column_blocks = (span.num_rows * group + columns - 1) / columns;
-    }
-    plan.work[s] = w;
+// What one sequence asks for.
+__device__ __forceinline__ SequenceWork WorkOf(const SeqSpan& span, const PagedKv& kv, int group, int columns,
+                                               int unit) {
+  SequenceWork w = {};
+  if (span.num_rows <= 0) return w;
+  const uint32_t slots = kv.slots, first_slot = kv.first_slot, num_slots = kv.num_slots;
+  const uint32_t tokens = span.history + span.num_rows, per_page = kPageTokens / unit;
+  const uint32_t pages = (tokens + kPageTokens - 1) / kPageTokens;
+  // PagedKv::held_count in 32 bits.
+  auto held_count = [&](uint32_t n) {
+    if (slots == 1) return n;
+    const uint32_t rest = n % slots;
+    return n / slots * num_slots + (rest < first_slot ? 0 : min(rest - first_slot, num_slots));
+  };
+  uint32_t first_page = 0;
+  if (kv.window > 0 && span.history + 1 > kv.window) first_page = (span.history + 1 - kv.window) / kPageTokens;
+  const uint32_t held = held_count(pages), skipped = held_count(first_page);
+  w.units = (held - skipped) * per_page;
+  if (held > skipped && held_count(pages - 1) < held) {  // the sequence's last page is here, perhaps not full
+    w.units -= per_page - (tokens - (pages - 1) * kPageTokens + unit - 1) / unit;
   }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    int64_t units = 0;
-    int32_t items = 0;
-    for (int s = 0; s < batch.num_seqs; ++s) {
-      plan.work[s].first_unit = units;
-      plan.work[s].first_item = items;
-      const int mine = kv.num_heads * plan.work[s].column_blocks;
-      units += mine * plan.work[s].units;
-      items += mine;
-    }
-    plan.total_units = units;
-    const int64_t wanted = (units + kMinUnitsPerBlock - 1) / kMinUnitsPerBlock;
-    plan.blocks = static_cast<int>(wanted < grid ? wanted : grid);
-  }
-  __syncthreads();
+  w.skipped = skipped * per_page;
+  w.column_blocks = (span.num_rows * group + columns - 1) / columns;
+  w.items = kv.num_heads * w.column_blocks;
+  return w;
 }
+
+__device__ __forceinline__ uint32_t PrefixSum(uint32_t x) {  // over the lanes, own included
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    const uint32_t below = __shfl_up_sync(0xffffffffu, x, d);
+    if (lane >= d) x += below;
+  }
+  return x;
+}
+
+// Walks the sequences 32 at a time; every warp does it for itself, so that no barrier is needed.
+struct PlanWalker {
+  const SeqBatch& batch;
+  const PagedKv& kv;
+  int group, columns, unit;
+
+  __device__ __forceinline__ SequenceWork Work(int seq) const {
+    return seq < batch.num_seqs ? WorkOf(batch.spans[seq], kv, group, columns, unit) : SequenceWork{};
+  }
+  __device__ __forceinline__ DecodePlan Plan(uint32_t grid) const {
+    uint32_t total = 0;
+    for (int base = 0; base < batch.num_seqs; base += 32) {
+      const SequenceWork w = Work(base + threadIdx.x % 32);
+      total += __reduce_add_sync(0xffffffffu, w.items * w.units);
+    }
+    DecodePlan plan;
+    plan.blocks = max(1u, min(grid, (total + kMinUnitsPerBlock - 1) / kMinUnitsPerBlock));
+    plan.each = total / plan.blocks;
+    plan.longer = total - plan.each * plan.blocks;
+    return plan;
+  }
+  struct Found {
+    SequenceWork work;
+    int seq;                          // -1: past the end
+    uint32_t first_unit, first_item;  // of its items, in the order (head, column block, unit)
+  };
+  // The sequence that holds unit `at`, or, with at = UINT32_MAX, sequence `wanted`.
+  __device__ __forceinline__ Found Find(uint32_t at, int wanted) const {
+    uint32_t units = 0, items = 0;
+    for (int base = 0; base < batch.num_seqs; base += 32) {
+      const int seq = base + threadIdx.x % 32;
+      const SequenceWork w = Work(seq);
+      const uint32_t mine = w.items * w.units, unit_end = units + PrefixSum(mine),
+                     item_end = items + PrefixSum(w.items);
+      const bool here = at == UINT32_MAX ? seq == wanted : at >= unit_end - mine && at < unit_end;
+      const uint32_t lanes = __ballot_sync(0xffffffffu, here);
+      if (lanes != 0) {
+        const int lane = __ffs(lanes) - 1;
+        Found found;
+        found.work.units = __shfl_sync(0xffffffffu, w.units, lane);
+        found.work.column_blocks = __shfl_sync(0xffffffffu, w.column_blocks, lane);
+        found.work.skipped = __shfl_sync(0xffffffffu, w.skipped, lane);
+        found.work.items = __shfl_sync(0xffffffffu, w.items, lane);
+        found.seq = base + lane;
+        found.first_unit = __shfl_sync(0xffffffffu, unit_end - mine, lane);
+        found.first_item = __shfl_sync(0xffffffffu, item_end - w.items, lane);
+        return found;
+      }
+      units = __shfl_sync(0xffffffffu, unit_end, 31);
+      items = __shfl_sync(0xffffffffu, item_end, 31);
+    }
+    Found none = {};
+    none.seq = -1;
+    return none;
+  }
+};
+
+// PagedKv's page arithmetic in 32 bits, and without divisions for whole heads: it is on the path of every load.
+struct PageFinder {
+  const uint8_t* head;   // first page of the head
+  const int32_t* table;  // of the sequence
+  int64_t id_stride, page_bytes;
+  uint32_t slots, first_slot, num_slots;
+
+  __device__ PageFinder(const PagedKv& kv, int head_index, int table_index)
+      : head(kv.base + head_index * kv.head_stride),
+        table(kv.tables + table_index * kv.table_stride),
+        id_stride(kv.id_stride()),
+        page_bytes(kv.page.page_bytes()),
+        slots(kv.slots),
+        first_slot(kv.first_slot),
+        num_slots(kv.num_slots) {}
+  // The q-th page held here: its number in the sequence, and where it lies.
+  __device__ __forceinline__ uint32_t Number(uint32_t q) const {
+    return slots == 1 ? q : q / num_slots * slots + first_slot + q % num_slots;
+  }
+  __device__ __forceinline__ const uint8_t* At(uint32_t q) const {
+    if (slots == 1) return head + __ldg(table + q) * id_stride;
+    return head + __ldg(table + q / num_slots) * id_stride + q % num_slots * page_bytes;
+  }
+};
 
 }  // namespace duo::cuda

@@ -232,11 +232,17 @@ void Launch(Device& device, dim3 grid, const FlashRows& rows, const Keys& keys) 
 }  // namespace
 
 void FlashDense(Device& device, const DenseAttention& a) {
-  const FlashRows rows = {a.q,     a.q_stride,
-                          a.out,   a.out_stride,
-                          a.lse,   a.rows,
-                          a.rows,  a.first_position,
-                          a.group, kLog2e / sqrtf(static_cast<float>(a.head_dim))};
+  FlashRows rows = {};
+  rows.q = a.q;
+  rows.q_stride = a.q_stride;
+  rows.out = a.out;
+  rows.out_stride = a.out_stride;
+  rows.lse = a.lse;
+  rows.lse_stride = a.lse_stride;
+  rows.rows = a.rows;
+  rows.first_position = a.first_position;
+  rows.group = a.group;
+  rows.scale = kLog2e / sqrtf(static_cast<float>(a.head_dim));
   const dim3 grid((a.rows + kRows - 1) / kRows, a.heads * a.group);
   if (a.head_dim == 64) return Launch<64>(device, grid, rows, DenseKeys{a});
   Launch<128>(device, grid, rows, DenseKeys{a});
@@ -245,16 +251,13 @@ void FlashDense(Device& device, const DenseAttention& a) {
 void FlashStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
                     const RingKv& kv) {
   const int64_t first = int64_t{kv.first_head} * shape.head_dim;
-  const FlashRows rows = {qkv.as<bf16>() + first * shape.group,
-                          qkv.stride,
-                          out.as<bf16>() + first * shape.group,
-                          out.stride,
-                          nullptr,
-                          0,
-                          0,
-                          0,
-                          shape.group,
-                          kLog2e / sqrtf(static_cast<float>(shape.head_dim))};
+  FlashRows rows = {};
+  rows.q = qkv.as<bf16>() + first * shape.group;
+  rows.q_stride = qkv.stride;
+  rows.out = out.as<bf16>() + first * shape.group;
+  rows.out_stride = out.stride;
+  rows.group = shape.group;
+  rows.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
   const StreamingKeys keys = {qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), qkv.stride, batch, kv};
   const dim3 grid((batch.max_rows + kRows - 1) / kRows, kv.num_heads * shape.group, batch.num_seqs);
   if (shape.head_dim == 64) return Launch<64>(device, grid, rows, keys);

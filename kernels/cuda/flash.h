@@ -12,7 +12,8 @@ struct DenseAttention {
   int64_t q_stride;
   bf16* out;  // likewise
   int64_t out_stride;
-  float* lse;     // [heads * group][rows] or null
+  float* lse;  // [heads * group][lse_stride] or null
+  int64_t lse_stride;
   const bf16* k;  // key j of head h at k + h * head_stride + j * token_stride
   const bf16* v;  // likewise
   int64_t token_stride;

@@ -23,7 +23,8 @@ int64_t SliceRows(const Weight& weight) {
   return std::min(weight.rows, std::max<int64_t>(16, kSliceBytes / (2 * weight.cols) / 16 * 16));
 }
 bool UsesSmall(int64_t rows, const Weight& weight) {
-  return rows <= (IsCoded(weight.dtype) ? kCodedRows : kSmallRows) && SmallLinearFits(weight);
+  const int64_t most = weight.dtype == DType::kBF16 ? 0 : IsCoded(weight.dtype) ? kCodedRows : kSmallRows;
+  return rows <= most && SmallLinearFits(weight);
 }
 
 // Column-major for cuBLASLt: out^T [outputs x rows] = (w^T)^T [outputs x inputs] * x^T [inputs x rows].

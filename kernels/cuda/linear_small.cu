@@ -16,7 +16,6 @@ namespace duo::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kDepth = 4;  // k-blocks in flight per warp
 constexpr size_t kSharedX = 90 << 10;
 constexpr int kMostParts = 16;
 constexpr int64_t kMostColumns = 40960;  // 16 rows of a sixteenth of them fit kSharedX
@@ -32,7 +31,8 @@ struct BlockShape {
   static constexpr int kPieceBytes = 16 / kPieces;
   static constexpr int kPieceColumns = kColumns / kPieces;
   static constexpr int kStepsPerPiece = kSteps / kPieces;
-  static constexpr int kUnits = kSteps / 2;  // 16-byte pieces of x per (row, lane quarter)
+  static constexpr int kDepth = kBits == 8 ? 8 : 4;  // k-blocks in flight per warp
+  static constexpr int kUnits = kSteps / 2;          // 16-byte pieces of x per (row, lane quarter)
 };
 
 // The column, inside a k-block, of element `which` of lane quarter c's fragment register r.
@@ -84,36 +84,54 @@ struct RawBlock {
 template <DType kType, int kGroup, int kN, bool kFloatOut>
 __global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs args) {
   using S = BlockShape<kType, kGroup>;
-  constexpr int kTile = 16 * 8 * kN;
+  constexpr int kTile = 16 * 8 * kN, kDepth = S::kDepth;
   extern __shared__ uint4 shared[];
   __shared__ float reduce[2][kWarps][kTile];
   __shared__ bool last_to_arrive;
   const Weight& weight = args.weight;
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
-  const int64_t units = int64_t{args.tiles} * args.parts;
-  const int64_t begin = units * blockIdx.x / gridDim.x, end = units * (blockIdx.x + 1) / gridDim.x;
+  const int units = args.tiles * args.parts;
+  const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
+  const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
   if (begin == end) return;
   const int64_t row_bytes = weight.cols * S::kBits / 8;
   auto part_begin = [&](int part) { return static_cast<int>(int64_t{args.blocks} * part / args.parts); };
-  auto blocks_of = [&](int64_t unit) {  // this warp's k-blocks of a unit
-    const int part = static_cast<int>(unit / args.tiles);
-    return (part_begin(part + 1) - part_begin(part) - w + kWarps - 1) / kWarps;
+  // Where a unit's weights lie for this lane: worked out once a unit, so that a load is an addition.
+  struct Place {
+    const uint8_t* codes[2];
+    const uint32_t* params[2];
+    int part, tile;
+    int first, blocks;  // this warp's k-blocks, consecutive: a row's bytes are then read in order
   };
-  RawBlock<kType, kGroup> raw[kDepth];
-  auto load = [&](RawBlock<kType, kGroup>& r, int64_t unit, int index) {
-    const int part = static_cast<int>(unit / args.tiles), tile = static_cast<int>(unit % args.tiles);
-    const int block = part_begin(part) + w + index * kWarps;
+  auto find = [&](int unit) {
+    Place place = {};
+    place.part = args.parts == 1 ? 0 : unit / args.tiles;
+    place.tile = unit - place.part * args.tiles;
+    const int first = part_begin(place.part);
+    const int in_part = part_begin(place.part + 1) - first;
+    place.first = in_part * w / kWarps;
+    place.blocks = in_part * (w + 1) / kWarps - place.first;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int64_t output = min(int64_t{tile} * 16 + g + 8 * h, weight.rows - 1);
-      const uint8_t* codes = static_cast<const uint8_t*>(weight.data) + output * row_bytes + int64_t{block} * 64;
+      const int64_t output = min(int64_t{place.tile} * 16 + g + 8 * h, weight.rows - 1);
+      place.codes[h] =
+          static_cast<const uint8_t*>(weight.data) + output * row_bytes + int64_t{first + place.first} * 64;
+      if constexpr (kType == DType::kI4) {
+        place.params[h] = reinterpret_cast<const uint32_t*>(weight.groups) + output * (args.blocks * S::kPieces) +
+                          (first + place.first) * S::kPieces;
+      }
+    }
+    return place;
+  };
+  RawBlock<kType, kGroup> raw[kDepth];
+  auto load = [&](RawBlock<kType, kGroup>& r, const Place& place, int index) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const uint8_t* codes = place.codes[h] + index * 64;
 #pragma unroll
       for (int p = 0; p < S::kPieces; ++p) {
         LoadStreaming<S::kPieceBytes>(&r.w[h][p * S::kPieceBytes / 4], codes + (p * 4 + c) * S::kPieceBytes);
-        if constexpr (kType == DType::kI4) {
-          r.params[p][h] = __ldg(reinterpret_cast<const uint32_t*>(weight.groups) + output * (weight.cols / kGroup) +
-                                 block * S::kPieces + p);
-        }
+        if constexpr (kType == DType::kI4) r.params[p][h] = __ldg(place.params[h] + index * S::kPieces + p);
       }
     }
   };
@@ -150,12 +168,13 @@ __global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs ar
   };
 
   int staged = -1;
+  Place place = find(begin);
 #pragma unroll
   for (int i = 0; i < kDepth; ++i) {
-    if (i < blocks_of(begin)) load(raw[i], begin, i);
+    if (i < place.blocks) load(raw[i], place, i);
   }
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int part = static_cast<int>(unit / args.tiles), tile = static_cast<int>(unit % args.tiles);
+  for (int unit = begin; unit < end; ++unit) {
+    const int part = place.part, tile = place.tile;
     if (part != staged) {
       __syncthreads();
       stage(part);
@@ -163,14 +182,15 @@ __global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs ar
       staged = part;
     }
     float acc[kN][4] = {};
-    const int mine = blocks_of(unit);
-    const int next_mine = unit + 1 < end ? blocks_of(unit + 1) : 0;
+    const int mine = place.blocks;
+    Place next = {};
+    if (unit + 1 < end) next = find(unit + 1);
     // At least one round, so that a warp without blocks here still fetches those of the next unit.
     for (int base = 0; base == 0 || base < mine; base += kDepth) {
 #pragma unroll
       for (int i = 0; i < kDepth; ++i) {
         if (base + i < mine) {
-          const int block = w + (base + i) * kWarps;  // inside the part
+          const int block = place.first + base + i;  // inside the part
 #pragma unroll
           for (int p = 0; p < S::kPieces; ++p) {
             float part_sum[kN][4] = {};
@@ -218,13 +238,14 @@ __global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs ar
         }
         // Refill the slot: from this unit, or in its last round from the next one.
         if (base + kDepth < mine) {
-          if (base + kDepth + i < mine) load(raw[i], unit, base + kDepth + i);
-        } else if (i < next_mine) {
-          load(raw[i], unit + 1, i);
+          if (base + kDepth + i < mine) load(raw[i], place, base + kDepth + i);
+        } else if (i < next.blocks) {
+          load(raw[i], next, i);
         }
       }
     }
 
+    place = next;
     float(&buffer)[kWarps][kTile] = reduce[(unit - begin) % 2];
 #pragma unroll
     for (int n = 0; n < kN; ++n) {

@@ -83,6 +83,18 @@ __device__ __forceinline__ void LoadStreaming(uint32_t* r, const void* p) {
   }
 }
 
+// Programmatic dependent launch (sm_90): a kernel lets the next one start early; that one waits for all of it.
+__device__ __forceinline__ void LetDependentsStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void WaitForDependency() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 __device__ __forceinline__ float WarpSum(float x) {
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);

@@ -20,39 +20,32 @@ __global__ void RopeAnglesKernel(float* cos_sin, int64_t stride, int64_t rows, i
   cos_sin[row * stride + half + k] = static_cast<float>(sine * factor);
 }
 
-// One warp per (row, q or k head); lane l holds elements l + 32 i of the first half and their partners in the second.
-template <int kHeadDim>
-__global__ void RotateQkKernel(bf16* qkv, int64_t stride, int64_t rows, int q_heads, int heads, const float* cos_sin,
-                               int64_t cs_stride, const float* q_norm, const float* k_norm, float eps) {
-  constexpr int kHalf = kHeadDim / 2, kEach = kHalf / 32;
+// One warp per (row, q or k head); a lane takes pairs (k, k + half).
+__global__ void RotateQkKernel(bf16* qkv, int64_t stride, int64_t rows, int head_dim, int q_heads, int heads,
+                               const float* cos_sin, int64_t cs_stride, const float* q_norm, const float* k_norm,
+                               float eps) {
   const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
-  const int lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32, half = head_dim / 2;
   if (item >= rows * heads) return;
   const int64_t row = item / heads;
   const int head = item % heads;
-  bf16* x = qkv + row * stride + int64_t{head} * kHeadDim;  // k heads follow the q heads
+  bf16* x = qkv + row * stride + int64_t{head} * head_dim;  // k heads follow the q heads
   const float* norm = head < q_heads ? q_norm : k_norm;
-  float a[kEach], b[kEach], squares = 0;
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    a[i] = ToFloat(x[lane + 32 * i]);
-    b[i] = ToFloat(x[lane + 32 * i + kHalf]);
-    squares += a[i] * a[i] + b[i] * b[i];
-  }
+  float factor = 1;
   if (norm != nullptr) {
-    const float factor = 1.0f / sqrtf(WarpSum(squares) / kHeadDim + eps);
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      a[i] *= factor * norm[lane + 32 * i];
-      b[i] *= factor * norm[lane + 32 * i + kHalf];
-    }
+    float squares = 0;
+    for (int k = lane; k < head_dim; k += 32) squares += ToFloat(x[k]) * ToFloat(x[k]);
+    factor = 1.0f / sqrtf(WarpSum(squares) / head_dim + eps);
   }
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int k = lane + 32 * i;
-    const float cosine = cos_sin[row * cs_stride + k], sine = cos_sin[row * cs_stride + kHalf + k];
-    x[k] = ToBf16(a[i] * cosine - b[i] * sine);
-    x[k + kHalf] = ToBf16(b[i] * cosine + a[i] * sine);
+  for (int k = lane; k < half; k += 32) {
+    float a = ToFloat(x[k]), b = ToFloat(x[k + half]);
+    if (norm != nullptr) {
+      a *= factor * norm[k];
+      b *= factor * norm[k + half];
+    }
+    const float cosine = cos_sin[row * cs_stride + k], sine = cos_sin[row * cs_stride + half + k];
+    x[k] = ToBf16(a * cosine - b * sine);
+    x[k + half] = ToBf16(b * cosine + a * sine);
   }
 }
 
@@ -70,10 +63,8 @@ void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, co
               float eps) {
   const int q_heads = shape.kv_heads * shape.group, heads = q_heads + shape.kv_heads;
   const int64_t blocks = (qkv.rows * heads + 7) / 8;
-  DUO_CHECK(shape.head_dim == 64 || shape.head_dim == 128);
-  const auto kernel = shape.head_dim == 64 ? RotateQkKernel<64> : RotateQkKernel<128>;
-  kernel<<<blocks, 256, 0, Stream(device)>>>(qkv.as<bf16>(), qkv.stride, qkv.rows, q_heads, heads, cos_sin.as<float>(),
-                                             cos_sin.stride, q_norm, k_norm, eps);
+  RotateQkKernel<<<blocks, 256, 0, Stream(device)>>>(qkv.as<bf16>(), qkv.stride, qkv.rows, shape.head_dim, q_heads,
+                                                     heads, cos_sin.as<float>(), cos_sin.stride, q_norm, k_norm, eps);
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 

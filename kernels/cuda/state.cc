@@ -7,6 +7,7 @@ namespace duo::cuda {
 namespace {
 
 void Destroy(Device::CudaState* state) {
+  if (state->cudnn != nullptr) DestroyCudnnAttention(state->cudnn);
   cublasLtDestroy(state->blas);
   cudaFree(state->workspace);
   cudaFree(state->counters);

@@ -18,6 +18,9 @@
 namespace duo {
 
 namespace cuda {
+struct CudnnAttention;  // attn_cudnn.cc
+void DestroyCudnnAttention(CudnnAttention*);
+
 // A GEMM as cuBLASLt's heuristic sees it: rows, outputs, inputs, row strides of x and out, f32 output, alignments.
 using GemmKey = std::array<int64_t, 7>;
 }  // namespace cuda
@@ -34,6 +37,9 @@ struct Device::CudaState {
   // Small partial results of ops that have no scratch of their own (SampleShard).
   void* partials = nullptr;
   static constexpr size_t kPartialBytes = size_t{1} << 20;
+
+  cuda::CudnnAttention* cudnn = nullptr;  // null where there is no usable cuDNN, or until first asked for
+  bool cudnn_tried = false;
 };
 
 namespace cuda {

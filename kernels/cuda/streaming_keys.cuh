@@ -27,17 +27,24 @@ struct StreamingKeys {
             span.history,
             span.ring_begin};
   }
+  // RingKv::slot_of in 32-bit arithmetic: positions are int32.
+  __device__ int64_t Slot(int64_t j) const {
+    const uint32_t p = static_cast<uint32_t>(j), sink = kv.sink;
+    return p < sink ? p : sink + (p - sink) % static_cast<uint32_t>(kv.recent + 1);
+  }
   __device__ const bf16* K(const Block& b, int64_t j) const {
-    return j >= b.history ? b.own_k + (j - b.history) * qkv_stride : b.ring_k + int64_t{kv.slot_of(j)} * kv.head_dim;
+    return j >= b.history ? b.own_k + (j - b.history) * qkv_stride : b.ring_k + Slot(j) * kv.head_dim;
   }
   __device__ const bf16* V(const Block& b, int64_t j) const {
-    return j >= b.history ? b.own_v + (j - b.history) * qkv_stride : b.ring_v + int64_t{kv.slot_of(j)} * kv.head_dim;
+    return j >= b.history ? b.own_v + (j - b.history) * qkv_stride : b.ring_v + Slot(j) * kv.head_dim;
   }
-  __device__ void Ranges(const Block&, int64_t low, int64_t high, int64_t (&begin)[2], int64_t (&end)[2]) const {
+  __device__ void Ranges(const Block& b, int64_t low, int64_t high, int64_t (&begin)[2], int64_t (&end)[2]) const {
     begin[0] = kv.window > 0 ? max(int64_t{0}, low - kv.window + 1) : 0;
     end[0] = min(int64_t{kv.sink}, high + 1);
     begin[0] = min(begin[0], end[0]);
-    begin[1] = max(int64_t{kv.sink}, low - kv.recent);
+    // What a ring being rebuilt does not hold yet is not even read: a masked weight of 0 times it might be NaN.
+    begin[1] = max(max(int64_t{kv.sink}, low - kv.recent), min(b.ring_begin, b.history));
+    if (kv.window > 0) begin[1] = max(begin[1], low - kv.window + 1);
     end[1] = max(high + 1, begin[1]);
   }
   __device__ bool SeenByAll(const Block& b, int64_t first, int64_t last, int64_t low, int64_t high) const {

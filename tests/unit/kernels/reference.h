@@ -68,7 +68,7 @@ inline AttentionRow ReferenceAttention(const float* q, const std::vector<const f
   row.lse = top + std::log(sum);
   return row;
 }
-// The plain path: f32 sums in order; probabilities and results rounded to `type`.
+// The plain path: f32 sums in order; keys, values, probabilities and results rounded to `type`.
 struct PlainAttentionRow {
   std::vector<float> o;
   float lse = -INFINITY;
@@ -79,14 +79,14 @@ inline PlainAttentionRow PlainAttention(const float* q, const std::vector<const 
   std::vector<float> s(keys.size());
   float top = -INFINITY, sum = 0;
   for (size_t j = 0; j < keys.size(); ++j) {
-    for (int i = 0; i < d; ++i) s[j] += q[i] * keys[j][i];
+    for (int i = 0; i < d; ++i) s[j] += q[i] * Rounded(type, keys[j][i]);
     s[j] *= 1.0f / std::sqrt(static_cast<float>(d));
     top = std::max(top, s[j]);
   }
   if (keys.empty()) return row;
   for (float& x : s) sum += x = std::exp(x - top);
   for (size_t j = 0; j < keys.size(); ++j) {
-    for (int i = 0; i < d; ++i) row.o[i] += Rounded(type, s[j]) * values[j][i];
+    for (int i = 0; i < d; ++i) row.o[i] += Rounded(type, s[j]) * Rounded(type, values[j][i]);
   }
   for (float& x : row.o) x = Rounded(type, x / sum);
   row.lse = top + std::log(sum);
