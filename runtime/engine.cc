@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "attn_patterns/lookup.h"
+#include "kernels/base/splitmix64.h"
 #include "parallel/shard.h"
 #include "runtime/rope.h"
 #include "runtime/sampler.h"
@@ -138,11 +139,13 @@ struct Engine::State {
 
 // What follows from options and files alone, on every rank alike.
 absl::Status Engine::State::Decide() {
-  absl::StatusOr<ModelConfig> loaded = LoadConfig(options.model_dir);
+  absl::StatusOr<ModelConfig> loaded =
+      options.shape.has_value() ? absl::StatusOr<ModelConfig>(*options.shape) : LoadConfig(options.model_dir);
   absl::Status status = loaded.status();
   if (loaded.ok()) config = *loaded;
   if (status.ok() && comm->rank() == 0) {
-    absl::StatusOr<HeadPlan> chosen = ChooseHeads(options, config);
+    absl::StatusOr<HeadPlan> chosen =
+        options.heads.has_value() ? absl::StatusOr<HeadPlan>(*options.heads) : ChooseHeads(options, config);
     status = chosen.status();
     if (chosen.ok()) heads = *chosen;
   }
@@ -162,6 +165,10 @@ absl::Status Engine::State::Decide() {
   absl::StatusOr<Partition> made = MakePartition(request);
   if (!made.ok()) return made.status();
   partition = std::move(*made);
+  if (const int other = options.act_as_rank; other != 0) {
+    for (std::vector<RankHeads>& layer : partition.layers) std::swap(layer[0], layer[other]);
+    std::swap(partition.shares[0], partition.shares[other]);
+  }
   const int64_t ffn_unit = PreferredGranularity(config.intermediate, comm->size());
   shard = MakeShard(partition, request.shape, comm->rank(), ffn_unit, 1);
   return absl::OkStatus();
@@ -229,10 +236,15 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
 
 absl::Status Engine::State::Load() {
   if (absl::Status s = Decide(); !s.ok()) return s;
-  absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(options.model_dir);
-  if (absl::Status s = Agree(*comm, files.status()); !s.ok()) return s;
-  absl::StatusOr<WeightFormats> formats = ChooseFormats(*files, config, *device, options.weights, options.weights_head);
-  if (absl::Status s = Agree(*comm, formats.status()); !s.ok()) return s;
+  std::optional<SafetensorsModel> files;
+  absl::StatusOr<WeightFormats> formats = WeightFormats{options.weights.value_or(DType::kBF16), options.weights_head.value_or(DType::kBF16)};
+  if (!options.shape.has_value()) {
+    absl::StatusOr<SafetensorsModel> opened = SafetensorsModel::Open(options.model_dir);
+    if (absl::Status s = Agree(*comm, opened.status()); !s.ok()) return s;
+    files.emplace(std::move(*opened));
+    formats = ChooseFormats(*files, config, *device, options.weights, options.weights_head);
+    if (absl::Status s = Agree(*comm, formats.status()); !s.ok()) return s;
+  }
 
   const int64_t positions = MaxPositions(config);
   if (options.max_session_tokens > positions) {
@@ -248,7 +260,9 @@ absl::Status Engine::State::Load() {
   absl::StatusOr<KvSizes> sizes = Size(*formats, limits);
   if (!sizes.ok()) return sizes.status();
 
-  absl::StatusOr<ModelWeights> weights = LoadWeights(*files, config, shard, *formats, *device, *comm, options.on_load);
+  absl::StatusOr<ModelWeights> weights =
+      files.has_value() ? LoadWeights(*files, config, shard, *formats, *device, *comm, options.on_load)
+                        : RandomWeights(config, shard, *formats, *device);
   if (absl::Status s = Agree(*comm, weights.status()); !s.ok()) return s;
   absl::StatusOr<Model> model = Model::Create(config, partition, shard, std::move(*weights),
                                               ComputeRopeFrequencies(config, limits.max_tokens), *device, *comm);
@@ -292,6 +306,9 @@ void Engine::Follow() {
     switch (static_cast<Command>(message[0])) {
       case Command::kEnd:
         return;
+      case Command::kFill:
+        state_->worker->FillCache();
+        break;
       case Command::kStep: {
         absl::StatusOr<StepPlan> plan = ParseStepPlan(payload);
         DUO_CHECK_MSG(plan.ok(), std::string(plan.status().message()));
@@ -321,6 +338,24 @@ absl::StatusOr<SessionId> Engine::Fork(SessionId id, int64_t max_tokens) {
 }
 absl::Status Engine::Rewind(SessionId id, int64_t tokens) { return state_->scheduler->Rewind(id, tokens); }
 absl::StatusOr<std::vector<int32_t>> Engine::Tokens(SessionId id) const { return state_->scheduler->Tokens(id); }
+
+absl::StatusOr<SessionId> Engine::CreateFilledSession(int64_t tokens, int64_t max_tokens) {
+  if (state_->scheduler->stats().sessions > 0) {
+    return absl::FailedPreconditionError("the cache can be filled only while no session is open");
+  }
+  state_->Send(Command::kFill, "");
+  state_->worker->FillCache();
+  std::vector<int32_t> ids(tokens);
+  for (int64_t i = 0; i < tokens; ++i) ids[i] = static_cast<int32_t>(SplitMix64(i) % static_cast<uint64_t>(state_->config.vocab));
+  return state_->scheduler->AdoptSession(max_tokens, std::move(ids), true);
+}
+
+int64_t Engine::DecodeWeightBytes() const {
+  const ModelWeights& weights = state_->worker->model().weights();
+  int64_t bytes = weights.head.bytes();
+  for (const LayerWeights& w : weights.layers) bytes += w.qkv.bytes() + w.o.bytes() + w.gate_up.bytes() + w.down.bytes();
+  return bytes;
+}
 
 absl::StatusOr<SessionInfo> Engine::Get(SessionId id) const {
   absl::StatusOr<SessionInfo> info = state_->scheduler->Get(id);

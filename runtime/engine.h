@@ -65,6 +65,12 @@ struct EngineOptions {
   int64_t max_session_tokens = 0;  // 0: the model's positions
   int64_t kv_tokens = 0;           // tokens of retrieval KV in all; 0: what the device's memory leaves
 
+  // For benchmarks: a model of this shape with random weights instead of model_dir's, and its heads instead of a pattern's.
+  std::optional<ModelConfig> shape;
+  std::optional<HeadPlan> heads;
+  // For benchmarks on one device: do this rank's share of the communicator's world (which then answers for all).
+  int act_as_rank = 0;
+
   // Called on every rank while weights load: bytes done, bytes in all.
   std::function<void(int64_t, int64_t)> on_load;
 };
@@ -137,6 +143,10 @@ class Engine {
   std::vector<SessionInfo> List() const;
   absl::StatusOr<std::vector<int32_t>> Tokens(SessionId id) const;
 
+  // For benchmarks: a session of `tokens` random tokens whose pages and rings hold random codes. Overwrites the whole cache,
+  // so no other session may be open.
+  absl::StatusOr<SessionId> CreateFilledSession(int64_t tokens, int64_t max_tokens);
+
   // Both check what can be checked and queue; the rest comes through the events.
   absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events);
   absl::StatusOr<RequestId> Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
@@ -152,6 +162,8 @@ class Engine {
   const MemoryPlan& memory_plan() const;
   KvFormat kv_format() const;
   EngineStats stats() const;
+  // Bytes of this rank's weights that one decode step reads: everything but the embedding, of which it takes one row.
+  int64_t DecodeWeightBytes() const;
 
   // KV bytes of n tokens over all ranks, without page rounding: n * retrieval bytes + rings; and with full attention.
   int64_t KvBytes(int64_t tokens) const;

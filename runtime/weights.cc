@@ -1,9 +1,11 @@
 #include "runtime/weights.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/random_fill.h"
 #include "runtime/families.h"
 #include "runtime/quantize.h"
 
@@ -349,6 +351,9 @@ int64_t WeightBytes(const ModelConfig& config, const RankShard& shard, const Wei
   return layout.used();
 }
 
+namespace {
+
+// Every matrix points into `storage`, whose bytes are as allocated.
 absl::StatusOr<ModelWeights> LayOutWeights(const ModelConfig& config, const RankShard& shard,
                                            const WeightFormats& formats, Device& device) {
   absl::StatusOr<Buffer> storage = Buffer::Allocate(device, WeightBytes(config, shard, formats), "the model's weights");
@@ -356,6 +361,36 @@ absl::StatusOr<ModelWeights> LayOutWeights(const ModelConfig& config, const Rank
   Layout layout(storage->as<uint8_t>());
   ModelWeights weights = LayOut(config, shard, formats, layout);
   weights.storage = std::move(*storage);
+  return weights;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelWeights> RandomWeights(const ModelConfig& config, const RankShard& shard,
+                                           const WeightFormats& formats, Device& device) {
+  absl::StatusOr<ModelWeights> weights = LayOutWeights(config, shard, formats, device);
+  if (!weights.ok()) return weights;
+  uint64_t seed = static_cast<uint64_t>(shard.rank) << 56;
+  auto fill = [&](const Weight& w, int64_t inputs) {
+    // Uniform in +- sqrt(3 / inputs) has variance 1 / inputs: outputs are about as large as inputs.
+    FillWeight(device, w, seed += uint64_t{1} << 40, std::sqrt(3.0f / static_cast<float>(inputs)));
+  };
+  auto ones = [&](const float* norm, int64_t count) {
+    if (norm != nullptr) FillFloats(device, const_cast<float*>(norm), count, 1.0f);
+  };
+  for (const LayerWeights& w : weights->layers) {
+    fill(w.qkv, config.hidden);
+    fill(w.o, int64_t{config.heads} * config.head_dim);
+    fill(w.gate_up, config.hidden);
+    fill(w.down, config.intermediate);
+    ones(w.input_norm, config.hidden);
+    ones(w.post_norm, config.hidden);
+    ones(w.q_norm, config.head_dim);
+    ones(w.k_norm, config.head_dim);
+  }
+  ones(weights->final_norm, config.hidden);
+  FillWeight(device, weights->embedding, seed += uint64_t{1} << 40, 1.0f);
+  if (!config.tie_embeddings) fill(weights->head, config.hidden);
   return weights;
 }
 

@@ -58,8 +58,8 @@ absl::StatusOr<ModelWeights> LoadWeights(const SafetensorsModel& files, const Mo
                                          const RankShard& shard, const WeightFormats& formats, Device& device,
                                          Communicator& comm, const std::function<void(int64_t, int64_t)>& progress);
 
-// The same layout with no data: every matrix points into `storage`, whose bytes are as allocated. For random weights.
-absl::StatusOr<ModelWeights> LayOutWeights(const ModelConfig& config, const RankShard& shard,
+// The same layout with random weights, scaled so that activations keep their size. For benchmarks.
+absl::StatusOr<ModelWeights> RandomWeights(const ModelConfig& config, const RankShard& shard,
                                            const WeightFormats& formats, Device& device);
 
 }  // namespace duo

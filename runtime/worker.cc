@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/random_fill.h"
 #include "runtime/sampler.h"
 
 namespace duo {
@@ -127,6 +128,19 @@ std::vector<float> Worker::GatherLogits(int rows) {
     first += widths[rank];
   }
   return logits;
+}
+
+void Worker::FillCache() {
+  uint64_t seed = comm_->rank();
+  for (const LayerKv& layer : cache_.layers()) {
+    for (const PagedKv& kv : layer.paged) {
+      FillPages(*device_, kv, 0, kv.split ? cache_.sizes().split_pages : cache_.sizes().pages, ++seed << 32);
+    }
+    for (int ring = 0; layer.ring.num_heads > 0 && ring < cache_.sizes().rings; ++ring) {
+      FillRing(*device_, layer.ring, ring, ++seed << 32);
+    }
+  }
+  device_->Synchronize();
 }
 
 StepResult Worker::Execute(const StepPlan& plan) {

@@ -21,6 +21,7 @@ namespace duo {
 enum class Command : uint8_t {
   kStep = 1,  // a StepPlan follows
   kEnd = 2,   // the follower's loop ends
+  kFill = 3,  // the whole cache becomes random (benchmarks)
 };
 
 class Worker {
@@ -32,6 +33,8 @@ class Worker {
                                                         const StepLimits& limits, Device& device, Communicator& comm);
 
   StepResult Execute(const StepPlan& plan);
+
+  void FillCache();
 
   KvCache& cache() { return cache_; }
   Model& model() { return model_; }

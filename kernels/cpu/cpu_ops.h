@@ -6,6 +6,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/ops.h"
+#include "kernels/random_fill.h"
 
 namespace duo::cpu {
 
@@ -42,5 +43,7 @@ void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const fl
 
 void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id);
 void CopyRing(Device& device, const RingKv& kv, int32_t from_ring, int32_t to_ring);
+
+void FillElements(Device& device, const FillRun& run, uint64_t seed);
 
 }  // namespace duo::cpu

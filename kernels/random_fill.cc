@@ -1,0 +1,92 @@
+#include "kernels/random_fill.h"
+
+#include "kernels/backend.h"
+
+namespace duo {
+
+void FillElements(Device& device, const FillRun& run, uint64_t seed) {
+  if (run.count == 0 || run.runs == 0) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::FillElements(device, run, seed);
+  }
+  cpu::FillElements(device, run, seed);
+}
+
+void FillFloats(Device& device, float* data, int64_t count, float value) {
+  FillRun run;
+  run.data = reinterpret_cast<uint8_t*>(data);
+  run.count = count;
+  run.kind = FillKind::kConstantF32;
+  run.amplitude = value;
+  FillElements(device, run, 0);
+}
+
+void FillWeight(Device& device, const Weight& weight, uint64_t seed, float amplitude) {
+  FillRun run;
+  run.data = static_cast<uint8_t*>(const_cast<void*>(weight.data));
+  run.amplitude = amplitude;
+  run.count = weight.rows * weight.cols;
+  switch (weight.dtype) {
+    case DType::kF32:
+      run.kind = FillKind::kF32;
+      break;
+    case DType::kF16:
+      run.kind = FillKind::kF16;
+      break;
+    case DType::kBF16:
+      run.kind = FillKind::kBF16;
+      break;
+    case DType::kF8E4M3:
+      run.kind = FillKind::kE4M3;
+      break;
+    default:
+      run.kind = FillKind::kCode;
+      run.count = Bytes(weight.dtype, run.count);
+  }
+  FillElements(device, run, seed);
+  if (weight.scales != nullptr) {
+    FillFloats(device, const_cast<float*>(weight.scales), weight.rows, amplitude / (weight.dtype == DType::kI8 ? 127.0f : 448.0f));
+  }
+  if (weight.groups != nullptr) {
+    FillRun groups;
+    groups.data = reinterpret_cast<uint8_t*>(const_cast<uint16_t*>(weight.groups));
+    groups.count = weight.rows * (weight.cols / weight.group);
+    groups.kind = FillKind::kParams;
+    groups.params = RandomParams(KvFormat::kInt4, amplitude);
+    FillElements(device, groups, seed);
+  }
+  if (weight.bias != nullptr) FillFloats(device, const_cast<float*>(weight.bias), weight.rows, amplitude);
+}
+
+void FillPages(Device& device, const PagedKv& kv, int64_t first_id, int64_t ids, uint64_t seed) {
+  const KvFormat format = kv.page.format;
+  const int64_t pages = ids * kv.num_slots, codes = int64_t{2} * kPageTokens * kv.page.code_bytes();
+  for (int head = 0; head < kv.num_heads; ++head) {
+    FillRun run;
+    run.data = kv.base + head * kv.head_stride + first_id * kv.id_stride();
+    run.stride = kv.page.page_bytes();
+    run.runs = pages;
+    run.kind = format == KvFormat::kF32    ? FillKind::kF32
+               : format == KvFormat::kBF16 ? FillKind::kBF16
+               : format == KvFormat::kFp8  ? FillKind::kE4M3
+                                           : FillKind::kCode;
+    run.count = format == KvFormat::kF32 ? codes / 4 : format == KvFormat::kBF16 ? codes / 2 : codes;
+    FillElements(device, run, SplitMix64(seed + head));
+    if (kv.page.param_bytes() == 0) continue;
+    run.data += codes;
+    run.count = 2 * kPageTokens;
+    run.kind = format == KvFormat::kFp8 ? FillKind::kParamScale : FillKind::kParams;
+    run.params = RandomParams(format, 1.0f);
+    FillElements(device, run, 0);
+  }
+}
+
+void FillRing(Device& device, const RingKv& kv, int ring, uint64_t seed) {
+  FillRun run;
+  run.data = kv.base + ring * kv.ring_stride;
+  run.kind = kv.format == KvFormat::kF32 ? FillKind::kF32 : FillKind::kBF16;
+  run.count = kv.num_heads * kv.ring_bytes() / (kv.format == KvFormat::kF32 ? 4 : 2);
+  FillElements(device, run, seed);
+}
+
+}  // namespace duo
