@@ -45,7 +45,8 @@ void FillWeight(Device& device, const Weight& weight, uint64_t seed, float ampli
   }
   FillElements(device, run, seed);
   if (weight.scales != nullptr) {
-    FillFloats(device, const_cast<float*>(weight.scales), weight.rows, amplitude / (weight.dtype == DType::kI8 ? 127.0f : 448.0f));
+    FillFloats(device, const_cast<float*>(weight.scales), weight.rows,
+               amplitude / (weight.dtype == DType::kI8 ? 127.0f : 448.0f));
   }
   if (weight.groups != nullptr) {
     FillRun groups;

@@ -1,5 +1,6 @@
-// Random weights and KV codes for benchmarks and capacity proofs: finite, never zero as a whole, the same on both backends
-// (element i of a fill follows from SplitMix64(seed + i)). Asynchronous on CUDA, ordered by the device's stream.
+// Random weights and KV codes for benchmarks and capacity proofs: finite, never zero as a whole, the same on both
+// backends (element i of a fill follows from SplitMix64(seed + i)). Asynchronous on CUDA, ordered by the device's
+// stream.
 #pragma once
 
 #include "kernels/attention.h"
@@ -7,8 +8,8 @@
 
 namespace duo {
 
-// Codes and parameters of a weight matrix, so that values are about uniform in +- amplitude. Its memory is written through
-// the const pointers that the kernels read it by.
+// Codes and parameters of a weight matrix, so that values are about uniform in +- amplitude. Its memory is written
+// through the const pointers that the kernels read it by.
 void FillWeight(Device& device, const Weight& weight, uint64_t seed, float amplitude);
 // count f32 values, all `value`.
 void FillFloats(Device& device, float* data, int64_t count, float value);
@@ -46,8 +47,8 @@ struct FillRun {
   int64_t stride = 0;  // bytes from one of `runs` runs to the next
   int64_t runs = 1;
   FillKind kind = FillKind::kF32;
-  float amplitude = 1;          // f32, f16, bf16; the constant
-  KvParams params{};            // kParams, kParamScale
+  float amplitude = 1;  // f32, f16, bf16; the constant
+  KvParams params{};    // kParams, kParamScale
 };
 void FillElements(Device& device, const FillRun& run, uint64_t seed);
 

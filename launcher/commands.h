@@ -16,6 +16,7 @@ struct Launch {
   std::function<int()> chosen;  // set by the subcommand that was parsed: runs it, returns the exit code
 };
 
+void AddBenchCommand(CLI::App& app, Launch& launch);
 void AddGenerateCommand(CLI::App& app, Launch& launch);
 void AddInfoCommand(CLI::App& app, Launch& launch);
 void AddPlanCommand(CLI::App& app, Launch& launch);

@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
       "Any of them under: mpirun -n N duo ...          Help on one: duo SUBCOMMAND --help");
   duo::AddGenerateCommand(app, launch);
   duo::AddInfoCommand(app, launch);
+  duo::AddBenchCommand(app, launch);
   duo::AddPlanCommand(app, launch);
   try {
     app.parse(argc, argv);

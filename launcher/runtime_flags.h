@@ -29,7 +29,7 @@ struct RuntimeFlags {
 };
 
 // Registers them on a subcommand; bad values are usage errors (exit code 2).
-void AddRuntimeFlags(CLI::App& command, RuntimeFlags& flags);
+void AddRuntimeFlags(CLI::App& command, RuntimeFlags& flags, bool model_required = true);
 
 // Where a process runs. Members are destroyed last to first: engine users, communicator, device, MPI.
 struct Runtime {

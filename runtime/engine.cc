@@ -237,7 +237,8 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
 absl::Status Engine::State::Load() {
   if (absl::Status s = Decide(); !s.ok()) return s;
   std::optional<SafetensorsModel> files;
-  absl::StatusOr<WeightFormats> formats = WeightFormats{options.weights.value_or(DType::kBF16), options.weights_head.value_or(DType::kBF16)};
+  absl::StatusOr<WeightFormats> formats =
+      WeightFormats{options.weights.value_or(DType::kBF16), options.weights_head.value_or(DType::kBF16)};
   if (!options.shape.has_value()) {
     absl::StatusOr<SafetensorsModel> opened = SafetensorsModel::Open(options.model_dir);
     if (absl::Status s = Agree(*comm, opened.status()); !s.ok()) return s;
@@ -346,14 +347,16 @@ absl::StatusOr<SessionId> Engine::CreateFilledSession(int64_t tokens, int64_t ma
   state_->Send(Command::kFill, "");
   state_->worker->FillCache();
   std::vector<int32_t> ids(tokens);
-  for (int64_t i = 0; i < tokens; ++i) ids[i] = static_cast<int32_t>(SplitMix64(i) % static_cast<uint64_t>(state_->config.vocab));
+  for (int64_t i = 0; i < tokens; ++i)
+    ids[i] = static_cast<int32_t>(SplitMix64(i) % static_cast<uint64_t>(state_->config.vocab));
   return state_->scheduler->AdoptSession(max_tokens, std::move(ids), true);
 }
 
 int64_t Engine::DecodeWeightBytes() const {
   const ModelWeights& weights = state_->worker->model().weights();
   int64_t bytes = weights.head.bytes();
-  for (const LayerWeights& w : weights.layers) bytes += w.qkv.bytes() + w.o.bytes() + w.gate_up.bytes() + w.down.bytes();
+  for (const LayerWeights& w : weights.layers)
+    bytes += w.qkv.bytes() + w.o.bytes() + w.gate_up.bytes() + w.down.bytes();
   return bytes;
 }
 

@@ -65,7 +65,8 @@ struct EngineOptions {
   int64_t max_session_tokens = 0;  // 0: the model's positions
   int64_t kv_tokens = 0;           // tokens of retrieval KV in all; 0: what the device's memory leaves
 
-  // For benchmarks: a model of this shape with random weights instead of model_dir's, and its heads instead of a pattern's.
+  // For benchmarks: a model of this shape with random weights instead of model_dir's, and its heads instead of a
+  // pattern's.
   std::optional<ModelConfig> shape;
   std::optional<HeadPlan> heads;
   // For benchmarks on one device: do this rank's share of the communicator's world (which then answers for all).
@@ -143,8 +144,8 @@ class Engine {
   std::vector<SessionInfo> List() const;
   absl::StatusOr<std::vector<int32_t>> Tokens(SessionId id) const;
 
-  // For benchmarks: a session of `tokens` random tokens whose pages and rings hold random codes. Overwrites the whole cache,
-  // so no other session may be open.
+  // For benchmarks: a session of `tokens` random tokens whose pages and rings hold random codes. Overwrites the whole
+  // cache, so no other session may be open.
   absl::StatusOr<SessionId> CreateFilledSession(int64_t tokens, int64_t max_tokens);
 
   // Both check what can be checked and queue; the rest comes through the events.

@@ -1,0 +1,202 @@
+#include "launcher/bench/bench.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "attn_patterns/lookup.h"
+#include "kernels/cpu/machine_rates.h"
+#include "launcher/progress.h"
+
+namespace duo {
+namespace {
+
+struct Shape {
+  const char* name;
+  int layers, hidden, intermediate, heads, kv_heads, head_dim, vocab;
+  bool tied;
+};
+constexpr Shape kShapes[] = {
+    {"llama-3-8b", 32, 4096, 14336, 32, 8, 128, 128256, false},
+    {"llama-2-7b", 32, 4096, 11008, 32, 32, 128, 32000, false},
+    {"llama-3-70b", 80, 8192, 28672, 64, 8, 128, 128256, false},
+    {"mistral-7b", 32, 4096, 14336, 32, 8, 128, 32768, false},
+    {"llama-3.2-1b", 16, 2048, 8192, 32, 8, 64, 128256, true},
+    {"smollm2-135m", 30, 576, 1536, 9, 3, 64, 49152, true},
+    {"needle-6m", 6, 256, 704, 8, 4, 64, 4096, true},
+};
+
+absl::StatusOr<HeadPlan> BenchHeads(const BenchFlags& flags, const std::string& attention, const ModelConfig& shape) {
+  if (attention == "full") return FullPlan(shape.layers, shape.kv_heads);
+  Pattern pattern;
+  if (flags.runtime.pattern.empty()) {
+    pattern.layers = shape.layers;
+    pattern.kv_heads = shape.kv_heads;
+    pattern.gates.assign(int64_t{shape.layers} * shape.kv_heads, 1.0);  // all tied: the tie rule spreads them
+    pattern.sink = 64;
+    pattern.recent = 256;
+  } else {
+    absl::StatusOr<FoundPattern> found = OpenPattern(flags.runtime.pattern, shape.layers, shape.kv_heads);
+    if (!found.ok()) return found.status();
+    pattern = found->pattern;
+  }
+  absl::StatusOr<HeadPlan> plan = flags.runtime.threshold.has_value()
+                                      ? PlanByThreshold(pattern, *flags.runtime.threshold)
+                                      : PlanBySparsity(pattern, flags.runtime.sparsity.value_or(0.5));
+  if (!plan.ok()) return plan;
+  plan->sink = flags.runtime.sink.value_or(plan->sink);
+  plan->recent = flags.runtime.recent.value_or(plan->recent);
+  return plan;
+}
+
+// Logits of the token after `tokens`, appended in pieces of `piece`.
+absl::StatusOr<std::vector<float>> LogitsAfter(Engine& engine, const std::vector<int32_t>& tokens, int64_t piece) {
+  absl::StatusOr<SessionId> session = engine.CreateSession(static_cast<int64_t>(tokens.size()) + 2);
+  if (!session.ok()) return session.status();
+  std::vector<float> logits;
+  const auto last = static_cast<int64_t>(tokens.size()) - 1;
+  for (int64_t at = 0; at < last; at += piece) {
+    RequestEvents none;
+    auto append = engine.Append(*session, {tokens.begin() + at, tokens.begin() + std::min(last, at + piece)}, none);
+    if (!append.ok()) return append.status();
+    while (engine.Step()) {
+    }
+  }
+  GenerateParams params;
+  params.max_new_tokens = 1;
+  params.keep = true;
+  params.want_logits = true;
+  RequestEvents events;
+  events.on_logits = [&](const std::vector<float>& row) { logits = row; };
+  auto ask = engine.Ask(*session, {tokens.back()}, params, events);
+  if (!ask.ok()) return ask.status();
+  while (engine.Step()) {
+  }
+  if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
+  return logits;
+}
+
+}  // namespace
+
+Rates RatesOf(Device& device) {
+  if (!device.is_cuda()) {
+    Rates rates;
+    rates.copy = MeasureReadBandwidth(device);
+    rates.gemm = rates.attention = MeasureFmaRate(device);
+    rates.source = "measured in this run: memory reads, f32 FMA";
+    return rates;
+  }
+  if (absl::StrContains(device.info().name, "H200")) return {4.3e12, 768e12, 640e12, "H200: copy 4.3 TB/s, GEMM and attention of the H100"};
+  return {3.03e12, 768e12, 640e12, "H100 80GB, fixed: copy 3.03 TB/s, bf16 GEMM 768 TFLOP/s, causal attention 640 TFLOP/s"};
+}
+
+std::string ShapeNames() {
+  std::string names;
+  for (const Shape& s : kShapes) absl::StrAppend(&names, names.empty() ? "" : ", ", s.name);
+  return names;
+}
+
+absl::StatusOr<ModelConfig> ShapeNamed(const std::string& name) {
+  for (const Shape& s : kShapes) {
+    if (name != s.name) continue;
+    ModelConfig config;
+    config.layers = s.layers;
+    config.hidden = s.hidden;
+    config.intermediate = s.intermediate;
+    config.heads = s.heads;
+    config.kv_heads = s.kv_heads;
+    config.head_dim = s.head_dim;
+    config.vocab = s.vocab;
+    config.tie_embeddings = s.tied;
+    config.max_position_embeddings = int64_t{1} << 23;
+    config.rope.theta = 1e8;
+    return config;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("--shape ", name, " is not known; there are ", ShapeNames()));
+}
+
+absl::StatusOr<EngineOptions> BenchEngine(const BenchFlags& flags, const Launch& launch, const std::string& attention,
+                                          int64_t session_tokens) {
+  RuntimeFlags runtime = flags.runtime;
+  runtime.attention = attention;
+  EngineOptions options = MakeEngineOptions(runtime, launch);
+  options.sessions = 1;
+  options.questions = 1;
+  options.max_session_tokens = session_tokens;
+  options.kv_tokens = session_tokens;
+  if (!runtime.model.empty()) return options;
+  absl::StatusOr<ModelConfig> shape = ShapeNamed(flags.shape);
+  if (!shape.ok()) return shape.status();
+  absl::StatusOr<HeadPlan> heads = BenchHeads(flags, attention, *shape);
+  if (!heads.ok()) return heads.status();
+  options.shape = *shape;
+  options.heads = *heads;
+  return options;
+}
+
+absl::StatusOr<double> VerifyEngine(Engine& engine) {
+  std::vector<int32_t> tokens(320);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>((i * 7919 + 13) % engine.config().vocab);
+  absl::StatusOr<std::vector<float>> chunk = LogitsAfter(engine, tokens, 1024), rows = LogitsAfter(engine, tokens, 48);
+  if (!chunk.ok()) return chunk.status();
+  if (!rows.ok()) return rows.status();
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < chunk->size(); ++i) {
+    difference += std::pow((*chunk)[i] - (*rows)[i], 2);
+    norm += std::pow((*chunk)[i], 2);
+  }
+  const double error = std::sqrt(difference / norm);
+  if (!(error <= 0.05)) {
+    return absl::InternalError(absl::StrFormat("verification failed: prefill and row-wise logits differ by %.3g (relative L2)", error));
+  }
+  return error;
+}
+
+void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates, const std::vector<BenchRow>& rows,
+               const char* verb) {
+  if (flags.json) {
+    nlohmann::ordered_json out;
+    out["bench"] = verb;
+    out["model"] = flags.runtime.model.empty() ? flags.shape : flags.runtime.model;
+    out["device"] = runtime.device->info().name;
+    out["world"] = runtime.comm->size();
+    out["threads"] = runtime.device->pool().threads();
+    out["rates"] = {{"copy_bytes_per_second", rates.copy}, {"gemm_flops", rates.gemm}, {"attention_flops", rates.attention}, {"source", rates.source}};
+    out["rows"] = nlohmann::ordered_json::array();
+    for (const BenchRow& row : rows) {
+      nlohmann::ordered_json entry = {{"what", row.what}, {"context", row.context}, {"seconds", row.seconds}, {"floor_seconds", row.floor_seconds},
+                                      {"floor_share", row.seconds > 0 ? row.floor_seconds / row.seconds : 0}};
+      entry.update(row.details);
+      out["rows"].push_back(entry);
+    }
+    std::printf("%s\n", out.dump(2).c_str());
+    return;
+  }
+  std::printf("%s on %s, %d %s; floors: %s\n", verb, runtime.device->info().name.c_str(), runtime.comm->size(),
+              runtime.comm->size() == 1 ? "rank" : "ranks", rates.source.c_str());
+  size_t width = 4;
+  for (const BenchRow& row : rows) width = std::max(width, row.what.size());
+  std::printf("%-*s %12s %12s %12s %7s\n", static_cast<int>(width), "", "tokens", "time", "floor", "ratio");
+  for (const BenchRow& row : rows) {
+    const bool small = row.seconds < 1;
+    std::printf("%-*s %12s %9.3f %s %9.3f %s %6.1f%%", static_cast<int>(width), row.what.c_str(), Grouped(row.context).c_str(),
+                row.seconds * (small ? 1e3 : 1), small ? "ms" : "s ", row.floor_seconds * (small ? 1e3 : 1), small ? "ms" : "s ",
+                100 * row.floor_seconds / row.seconds);
+    for (const auto& [key, value] : row.details.items()) {
+      if (value.is_number_float()) std::printf("  %s %.4g", key.c_str(), value.get<double>());
+      if (value.is_string()) std::printf("  %s %s", key.c_str(), value.get<std::string>().c_str());
+    }
+    std::printf("\n");
+  }
+}
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+}  // namespace duo

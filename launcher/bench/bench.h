@@ -1,0 +1,66 @@
+// `duo bench`: what its verbs share. A benchmark verifies its result, then times it, and prints time, floor and their
+// ratio; floors are derived in README ("Performance"). One thread.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "launcher/runtime_flags.h"
+
+namespace duo {
+
+struct BenchFlags {
+  RuntimeFlags runtime;  // model may be empty: then shape
+  std::string shape = "llama-3-8b";
+  std::vector<std::string> attentions = {"duo"};
+  std::vector<int64_t> contexts = {100000};
+  int steps = 32;        // decode: timed steps
+  bool sample = false;   // prefill: chunks at five histories, integrated
+  bool layers = false;   // decode: seconds of each layer
+  std::string simulate;  // decode: "r/N", this rank's share of N alone
+  bool json = false;
+};
+
+// Rates that floors are measured against.
+struct Rates {
+  double copy = 0;       // bytes/s
+  double gemm = 0;       // FLOP/s
+  double attention = 0;  // FLOP/s
+  std::string source;    // "H100 80GB, fixed" or "measured in this run"
+};
+Rates RatesOf(Device& device);
+
+// The models of the paper and others, by name; refused with the list of names.
+absl::StatusOr<ModelConfig> ShapeNamed(const std::string& name);
+std::string ShapeNames();
+
+// Engine options for one attention mode ("duo" or "full") at a context; with a shape, duo's heads come from --pattern or,
+// without one, are spread evenly by the tie rule at --sparsity.
+absl::StatusOr<EngineOptions> BenchEngine(const BenchFlags& flags, const Launch& launch, const std::string& attention,
+                                          int64_t session_tokens);
+
+// Two independent ways through the kernels give the same logits: 320 tokens as one prefill chunk, and as short appends that
+// read their keys back from the pages. The relative L2 difference; fails above 5 %. Rank 0 only.
+absl::StatusOr<double> VerifyEngine(Engine& engine);
+
+struct BenchRow {
+  std::string what;       // "decode duo"
+  int64_t context = 0;
+  double seconds = 0;     // of one decode step, or of the whole prefill
+  double floor_seconds = 0;
+  nlohmann::ordered_json details;
+};
+// A table for people, or one JSON object with the machine, the flags and the rows.
+void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates, const std::vector<BenchRow>& rows,
+               const char* verb);
+
+double Median(std::vector<double> values);
+
+absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
+absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
+absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime);
+
+}  // namespace duo

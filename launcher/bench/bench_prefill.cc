@@ -1,0 +1,133 @@
+// `duo bench prefill`: reading a document of random tokens, whole, or sampled: the time of a chunk is affine in the history
+// before it, so chunks timed at five histories on a filled cache, integrated, give the whole.
+
+#include <chrono>
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cpu/machine_rates.h"
+#include "launcher/bench/bench.h"
+#include "launcher/progress.h"
+
+namespace duo {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab) {
+  std::vector<int32_t> tokens(count);
+  for (int64_t i = 0; i < count; ++i) tokens[i] = static_cast<int32_t>((i * 2654435761u + 12345) % vocab);
+  return tokens;
+}
+
+// Seconds of appending `tokens` tokens to a session.
+absl::StatusOr<double> TimeAppend(Engine& engine, SessionId session, int64_t tokens, const char* label) {
+  Progress progress(label, "tokens", false);
+  absl::Status status;
+  RequestEvents events;
+  events.on_progress = [&](int64_t done, int64_t total) { progress.Update(done, total); };
+  events.on_done = [&](const RequestResult& result) { status = result.status; };
+  absl::StatusOr<RequestId> append = engine.Append(session, RandomTokens(tokens, engine.config().vocab), events);
+  if (!append.ok()) return append.status();
+  const auto start = Clock::now();
+  while (engine.Step()) {
+  }
+  if (!status.ok()) return status;
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+absl::StatusOr<double> Whole(Engine& engine, int64_t context, int chunk) {
+  // A first chunk outside the clock: libraries choose algorithms and load kernels then.
+  for (int64_t tokens : {int64_t{chunk}, context % chunk}) {
+    if (tokens == 0) continue;
+    absl::StatusOr<SessionId> warm = engine.CreateSession(tokens);
+    if (!warm.ok()) return warm.status();
+    if (absl::StatusOr<double> s = TimeAppend(engine, *warm, tokens, "warming up"); !s.ok()) return s;
+    if (absl::Status s = engine.CloseSession(*warm); !s.ok()) return s;
+  }
+  absl::StatusOr<SessionId> session = engine.CreateSession(context);
+  if (!session.ok()) return session.status();
+  return TimeAppend(engine, *session, context, "prefill");
+}
+
+absl::StatusOr<double> Sampled(Engine& engine, int64_t context, int chunk, nlohmann::ordered_json* details) {
+  constexpr int kPoints = 5;
+  std::vector<double> seconds;
+  for (int point = 0; point < kPoints; ++point) {
+    // Chunk boundaries nearest to the quarters; the last chunk of the document is the last point.
+    const int64_t history = std::max<int64_t>(0, (context - chunk) / chunk * point / (kPoints - 1) * chunk);
+    double best = 0;
+    for (int repeat = 0; repeat < 2; ++repeat) {
+      absl::StatusOr<SessionId> session =
+          history == 0 ? engine.CreateSession(chunk) : engine.CreateFilledSession(history, history + chunk);
+      if (!session.ok()) return session.status();
+      absl::StatusOr<double> time = TimeAppend(engine, *session, chunk, "prefill");
+      if (!time.ok()) return time;
+      best = repeat == 0 ? *time : std::min(best, *time);
+      if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
+    }
+    seconds.push_back(best);
+  }
+  // The trapezoid rule is exact for what is affine between the points.
+  double mean = 0;
+  for (int i = 0; i + 1 < kPoints; ++i) mean += (seconds[i] + seconds[i + 1]) / 2 / (kPoints - 1);
+  (*details)["chunk_seconds"] = seconds;
+  return mean * static_cast<double>(context) / chunk;
+}
+
+// The CPU's own yardsticks: duo's GEMM against the library's at the model's largest shape.
+void AddCpuRates(Device& device, const ModelConfig& config, int chunk, nlohmann::ordered_json* details) {
+  const int64_t outs = 2 * config.intermediate, cols = config.hidden;
+  const double library = MeasureLibraryGemmRate(device, chunk, outs, cols), own = MeasureLinearRate(device, chunk, outs, cols);
+  (*details)["library_gemm_gflops"] = library / 1e9;
+  (*details)["own_gemm_gflops"] = own / 1e9;
+  (*details)["gemm_share_of_library"] = own / library;
+  const double attention = MeasureAttentionRate(device, config.head_dim, config.heads / config.kv_heads, chunk, 8192);
+  (*details)["attention_gflops"] = attention / 1e9;
+  (*details)["attention_share_of_fma"] = attention / MeasureFmaRate(device);
+}
+
+}  // namespace
+
+absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime& runtime) {
+  const Rates rates = RatesOf(*runtime.device);
+  const int world = runtime.comm->size();
+  std::vector<BenchRow> rows;
+  for (int64_t context : flags.contexts) {
+    for (const std::string& attention : flags.attentions) {
+      absl::StatusOr<EngineOptions> options = BenchEngine(flags, launch, attention, context + 1024);
+      if (!options.ok()) return options.status();
+      if (options->chunk == 0) options->chunk = runtime.device->is_cuda() ? 32768 : 1024;
+      options->chunk = static_cast<int>(std::min<int64_t>(options->chunk, context));
+      absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, *options, runtime);
+      if (!engine.ok()) return engine.status();
+      if (!runtime.leader()) {
+        (*engine)->Follow();
+        continue;
+      }
+      BenchRow row;
+      row.what = absl::StrCat("prefill ", attention, " kv ", Name((*engine)->kv_format()), flags.sample ? " sampled" : "");
+      row.context = context;
+      absl::StatusOr<double> error = VerifyEngine(**engine);
+      if (!error.ok()) return error.status();
+      row.details = {{"verified_error", *error}, {"chunk", options->chunk}};
+      absl::StatusOr<double> seconds = flags.sample ? Sampled(**engine, context, options->chunk, &row.details)
+                                                    : Whole(**engine, context, options->chunk);
+      if (!seconds.ok()) return seconds.status();
+      row.seconds = *seconds;
+      const ModelConfig& c = (*engine)->config();
+      const double d = c.head_dim, n = static_cast<double>(context);
+      const double parameters = c.layers * (c.hidden * d * 2.0 * (c.heads + c.kv_heads) + 3.0 * c.hidden * c.intermediate);
+      const double retrieval = static_cast<double>((*engine)->heads().retrieval_heads()) / (c.layers * c.kv_heads);
+      row.floor_seconds = (2 * parameters * n / rates.gemm + 2.0 * c.layers * c.heads * d * n * n * retrieval / rates.attention) / world;
+      row.details["tokens_per_second"] = n / *seconds;
+      row.details["plan_gib"] = static_cast<double>((*engine)->memory_plan().total()) / 0x1p30;
+      if (!runtime.device->is_cuda()) AddCpuRates(*runtime.device, c, options->chunk, &row.details);
+      rows.push_back(row);
+    }
+  }
+  if (runtime.leader()) PrintRows(flags, runtime, rates, rows, "prefill");
+  return absl::OkStatus();
+}
+
+}  // namespace duo

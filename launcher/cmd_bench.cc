@@ -1,0 +1,56 @@
+// `duo bench VERB`: registers the verbs; launcher/bench/ does the work.
+
+#include "absl/strings/str_cat.h"
+#include "launcher/bench/bench.h"
+#include "launcher/commands.h"
+
+namespace duo {
+namespace {
+
+int RunBench(const std::string& verb, BenchFlags& flags, const Launch& launch) {
+  absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
+  if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
+  const absl::Status status = verb == "decode"    ? BenchDecode(flags, launch, *runtime)
+                              : verb == "prefill" ? BenchPrefill(flags, launch, *runtime)
+                                                  : BenchComm(flags, *runtime);
+  return status.ok() ? 0 : Fail(status, launch.rank == 0);
+}
+
+}  // namespace
+
+void AddBenchCommand(CLI::App& app, Launch& launch) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure decode, prefill and collectives against their floors");
+  bench->require_subcommand(1);
+  bench->footer(
+      "Examples:\n"
+      "  duo bench decode --shape llama-3-8b --context 100000,1000000 --kv int4 --attention duo,full\n"
+      "  duo bench prefill --shape llama-3-8b --context 1000000 --sample\n"
+      "  mpirun -n 2 duo bench comm");
+  auto flags = std::make_shared<BenchFlags>();
+  const std::vector<std::pair<const char*, const char*>> verbs = {
+      {"decode", "One decode step with the cache filled to a length"},
+      {"prefill", "Reading a document of random tokens"},
+      {"comm", "Latency and bandwidth of the collectives (under mpirun)"}};
+  for (const auto& [verb, help] : verbs) {
+    CLI::App* command = bench->add_subcommand(verb, help);
+    AddRuntimeFlags(*command, flags->runtime, /*model_required=*/false);
+    command->add_flag("--json", flags->json, "Print one JSON object");
+    command->callback([flags, verb = std::string(verb), &launch] {
+      launch.chosen = [flags, verb, &launch] { return RunBench(verb, *flags, launch); };
+    });
+    if (std::string(verb) == "comm") continue;
+    command->add_option("--shape", flags->shape, absl::StrCat("Without --model: random weights of ", ShapeNames()))->capture_default_str();
+    command->add_option("--context", flags->contexts, "Tokens in the cache; several: a,b,c")->delimiter(',')->check(CLI::PositiveNumber)->capture_default_str();
+    command->remove_option(command->get_option("--attention"));
+    command->add_option("--attention", flags->attentions, "duo, full, or both: duo,full")->delimiter(',')
+        ->check(CLI::IsMember({"duo", "full"}))->capture_default_str();
+    if (std::string(verb) == "decode") {
+      command->add_option("--steps", flags->steps, "Timed steps")->check(CLI::Range(8, 10000))->capture_default_str();
+      command->add_option("--simulate-rank", flags->simulate, "Time rank r's share of N alone, on this device")->type_name("r/N");
+    } else {
+      command->add_flag("--sample", flags->sample, "Time chunks at five histories and integrate, instead of reading it all");
+    }
+  }
+}
+
+}  // namespace duo
