@@ -39,16 +39,24 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
       launch.chosen = [flags, verb, &launch] { return RunBench(verb, *flags, launch); };
     });
     if (std::string(verb) == "comm") continue;
-    command->add_option("--shape", flags->shape, absl::StrCat("Without --model: random weights of ", ShapeNames()))->capture_default_str();
-    command->add_option("--context", flags->contexts, "Tokens in the cache; several: a,b,c")->delimiter(',')->check(CLI::PositiveNumber)->capture_default_str();
+    command->add_option("--shape", flags->shape, absl::StrCat("Without --model: random weights of ", ShapeNames()))
+        ->capture_default_str();
+    command->add_option("--context", flags->contexts, "Tokens in the cache; several: a,b,c")
+        ->delimiter(',')
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
     command->remove_option(command->get_option("--attention"));
-    command->add_option("--attention", flags->attentions, "duo, full, or both: duo,full")->delimiter(',')
-        ->check(CLI::IsMember({"duo", "full"}))->capture_default_str();
+    command->add_option("--attention", flags->attentions, "duo, full, or both: duo,full")
+        ->delimiter(',')
+        ->check(CLI::IsMember({"duo", "full"}))
+        ->capture_default_str();
     if (std::string(verb) == "decode") {
       command->add_option("--steps", flags->steps, "Timed steps")->check(CLI::Range(8, 10000))->capture_default_str();
-      command->add_option("--simulate-rank", flags->simulate, "Time rank r's share of N alone, on this device")->type_name("r/N");
+      command->add_option("--simulate-rank", flags->simulate, "Time rank r's share of N alone, on this device")
+          ->type_name("r/N");
     } else {
-      command->add_flag("--sample", flags->sample, "Time chunks at five histories and integrate, instead of reading it all");
+      command->add_flag("--sample", flags->sample,
+                        "Time chunks at five histories and integrate, instead of reading it all");
     }
   }
 }

@@ -47,7 +47,9 @@ absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const RuntimeFlags& flags, co
 
 void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
   const std::vector<std::string> formats = {"auto", "f32", "bf16", "fp8", "int8", "int4"};
-  command.add_option("--model", f.model, "Model folder: config.json, tokenizer.json, *.safetensors")->required(model_required)->type_name("DIR");
+  command.add_option("--model", f.model, "Model folder: config.json, tokenizer.json, *.safetensors")
+      ->required(model_required)
+      ->type_name("DIR");
   command
       .add_option("--attention", f.attention,
                   "duo: retrieval heads keep everything, streaming heads a window; full; streaming")

@@ -89,8 +89,10 @@ Rates RatesOf(Device& device) {
     rates.source = "measured in this run: memory reads, f32 FMA";
     return rates;
   }
-  if (absl::StrContains(device.info().name, "H200")) return {4.3e12, 768e12, 640e12, "H200: copy 4.3 TB/s, GEMM and attention of the H100"};
-  return {3.03e12, 768e12, 640e12, "H100 80GB, fixed: copy 3.03 TB/s, bf16 GEMM 768 TFLOP/s, causal attention 640 TFLOP/s"};
+  if (absl::StrContains(device.info().name, "H200"))
+    return {4.3e12, 768e12, 640e12, "H200: copy 4.3 TB/s, GEMM and attention of the H100"};
+  return {3.03e12, 768e12, 640e12,
+          "H100 80GB, fixed: copy 3.03 TB/s, bf16 GEMM 768 TFLOP/s, causal attention 640 TFLOP/s"};
 }
 
 std::string ShapeNames() {
@@ -150,7 +152,8 @@ absl::StatusOr<double> VerifyEngine(Engine& engine) {
   }
   const double error = std::sqrt(difference / norm);
   if (!(error <= 0.05)) {
-    return absl::InternalError(absl::StrFormat("verification failed: prefill and row-wise logits differ by %.3g (relative L2)", error));
+    return absl::InternalError(
+        absl::StrFormat("verification failed: prefill and row-wise logits differ by %.3g (relative L2)", error));
   }
   return error;
 }
@@ -164,10 +167,16 @@ void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rat
     out["device"] = runtime.device->info().name;
     out["world"] = runtime.comm->size();
     out["threads"] = runtime.device->pool().threads();
-    out["rates"] = {{"copy_bytes_per_second", rates.copy}, {"gemm_flops", rates.gemm}, {"attention_flops", rates.attention}, {"source", rates.source}};
+    out["rates"] = {{"copy_bytes_per_second", rates.copy},
+                    {"gemm_flops", rates.gemm},
+                    {"attention_flops", rates.attention},
+                    {"source", rates.source}};
     out["rows"] = nlohmann::ordered_json::array();
     for (const BenchRow& row : rows) {
-      nlohmann::ordered_json entry = {{"what", row.what}, {"context", row.context}, {"seconds", row.seconds}, {"floor_seconds", row.floor_seconds},
+      nlohmann::ordered_json entry = {{"what", row.what},
+                                      {"context", row.context},
+                                      {"seconds", row.seconds},
+                                      {"floor_seconds", row.floor_seconds},
                                       {"floor_share", row.seconds > 0 ? row.floor_seconds / row.seconds : 0}};
       entry.update(row.details);
       out["rows"].push_back(entry);
@@ -182,9 +191,9 @@ void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rat
   std::printf("%-*s %12s %12s %12s %7s\n", static_cast<int>(width), "", "tokens", "time", "floor", "ratio");
   for (const BenchRow& row : rows) {
     const bool small = row.seconds < 1;
-    std::printf("%-*s %12s %9.3f %s %9.3f %s %6.1f%%", static_cast<int>(width), row.what.c_str(), Grouped(row.context).c_str(),
-                row.seconds * (small ? 1e3 : 1), small ? "ms" : "s ", row.floor_seconds * (small ? 1e3 : 1), small ? "ms" : "s ",
-                100 * row.floor_seconds / row.seconds);
+    std::printf("%-*s %12s %9.3f %s %9.3f %s %6.1f%%", static_cast<int>(width), row.what.c_str(),
+                Grouped(row.context).c_str(), row.seconds * (small ? 1e3 : 1), small ? "ms" : "s ",
+                row.floor_seconds * (small ? 1e3 : 1), small ? "ms" : "s ", 100 * row.floor_seconds / row.seconds);
     for (const auto& [key, value] : row.details.items()) {
       if (value.is_number_float()) std::printf("  %s %.4g", key.c_str(), value.get<double>());
       if (value.is_string()) std::printf("  %s %s", key.c_str(), value.get<std::string>().c_str());

@@ -37,19 +37,19 @@ Rates RatesOf(Device& device);
 absl::StatusOr<ModelConfig> ShapeNamed(const std::string& name);
 std::string ShapeNames();
 
-// Engine options for one attention mode ("duo" or "full") at a context; with a shape, duo's heads come from --pattern or,
-// without one, are spread evenly by the tie rule at --sparsity.
+// Engine options for one attention mode ("duo" or "full") at a context; with a shape, duo's heads come from --pattern
+// or, without one, are spread evenly by the tie rule at --sparsity.
 absl::StatusOr<EngineOptions> BenchEngine(const BenchFlags& flags, const Launch& launch, const std::string& attention,
                                           int64_t session_tokens);
 
-// Two independent ways through the kernels give the same logits: 320 tokens as one prefill chunk, and as short appends that
-// read their keys back from the pages. The relative L2 difference; fails above 5 %. Rank 0 only.
+// Two independent ways through the kernels give the same logits: 320 tokens as one prefill chunk, and as short appends
+// that read their keys back from the pages. The relative L2 difference; fails above 5 %. Rank 0 only.
 absl::StatusOr<double> VerifyEngine(Engine& engine);
 
 struct BenchRow {
-  std::string what;       // "decode duo"
+  std::string what;  // "decode duo"
   int64_t context = 0;
-  double seconds = 0;     // of one decode step, or of the whole prefill
+  double seconds = 0;  // of one decode step, or of the whole prefill
   double floor_seconds = 0;
   nlohmann::ordered_json details;
 };

@@ -36,7 +36,8 @@ absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime) {
   if (comm.size() < 2) return absl::InvalidArgumentError("bench comm needs several ranks: mpirun -n N duo bench comm");
   const int world = comm.size();
   const size_t largest = device.is_cuda() && comm.capturable() ? size_t{512} << 20 : size_t{16} << 20;
-  absl::StatusOr<Buffer> data = Buffer::Allocate(device, largest, "the message"), gathered = Buffer::Allocate(device, largest * world, "the gathered messages");
+  absl::StatusOr<Buffer> data = Buffer::Allocate(device, largest, "the message"),
+                         gathered = Buffer::Allocate(device, largest * world, "the gathered messages");
   if (absl::Status s = Agree(comm, data.ok() ? gathered.status() : data.status()); !s.ok()) return s;
   std::vector<BenchRow> rows;
   for (size_t bytes = 8 << 10; bytes <= largest; bytes *= 8) {
@@ -46,7 +47,11 @@ absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime) {
     comm.AllReduceSum(view, device);
     float last = 0;
     device.Download(&last, data->as<float>() + count - 1, 4);
-    if (absl::Status s = Agree(comm, last == static_cast<float>(world * (world + 1) / 2) ? absl::OkStatus() : absl::InternalError("an all-reduce gave a wrong sum")); !s.ok()) return s;
+    if (absl::Status s = Agree(comm, last == static_cast<float>(world * (world + 1) / 2)
+                                         ? absl::OkStatus()
+                                         : absl::InternalError("an all-reduce gave a wrong sum"));
+        !s.ok())
+      return s;
     FillFloats(device, data->as<float>(), count, 0.0f);  // sums of zeros stay finite however often they are added
     struct Case {
       std::string name;
@@ -83,8 +88,8 @@ absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime) {
   }
   std::printf("%-24s %14s %12s %10s\n", "collective", "bytes", "time", "GB/s");
   for (const BenchRow& row : rows) {
-    std::printf("%-24s %14lld %9.1f us %10.2f\n", row.what.c_str(), static_cast<long long>(row.context), row.seconds * 1e6,
-                row.details["gb_per_second"].get<double>());
+    std::printf("%-24s %14lld %9.1f us %10.2f\n", row.what.c_str(), static_cast<long long>(row.context),
+                row.seconds * 1e6, row.details["gb_per_second"].get<double>());
   }
   return absl::OkStatus();
 }

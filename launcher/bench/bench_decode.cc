@@ -13,8 +13,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-absl::StatusOr<BenchRow> DecodeRow(const BenchFlags& flags, Engine& engine, const std::string& attention, int64_t context,
-                                   const Rates& rates, int world) {
+absl::StatusOr<BenchRow> DecodeRow(const BenchFlags& flags, Engine& engine, const std::string& attention,
+                                   int64_t context, const Rates& rates, int world) {
   constexpr int kWarm = 4;
   absl::StatusOr<double> error = VerifyEngine(engine);
   if (!error.ok()) return error.status();

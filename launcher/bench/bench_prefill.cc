@@ -1,5 +1,5 @@
-// `duo bench prefill`: reading a document of random tokens, whole, or sampled: the time of a chunk is affine in the history
-// before it, so chunks timed at five histories on a filled cache, integrated, give the whole.
+// `duo bench prefill`: reading a document of random tokens, whole, or sampled: the time of a chunk is affine in the
+// history before it, so chunks timed at five histories on a filled cache, integrated, give the whole.
 
 #include <chrono>
 #include <cstdio>
@@ -78,7 +78,8 @@ absl::StatusOr<double> Sampled(Engine& engine, int64_t context, int chunk, nlohm
 // The CPU's own yardsticks: duo's GEMM against the library's at the model's largest shape.
 void AddCpuRates(Device& device, const ModelConfig& config, int chunk, nlohmann::ordered_json* details) {
   const int64_t outs = 2 * config.intermediate, cols = config.hidden;
-  const double library = MeasureLibraryGemmRate(device, chunk, outs, cols), own = MeasureLinearRate(device, chunk, outs, cols);
+  const double library = MeasureLibraryGemmRate(device, chunk, outs, cols),
+               own = MeasureLinearRate(device, chunk, outs, cols);
   (*details)["library_gemm_gflops"] = library / 1e9;
   (*details)["own_gemm_gflops"] = own / 1e9;
   (*details)["gemm_share_of_library"] = own / library;
@@ -106,7 +107,8 @@ absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime
         continue;
       }
       BenchRow row;
-      row.what = absl::StrCat("prefill ", attention, " kv ", Name((*engine)->kv_format()), flags.sample ? " sampled" : "");
+      row.what =
+          absl::StrCat("prefill ", attention, " kv ", Name((*engine)->kv_format()), flags.sample ? " sampled" : "");
       row.context = context;
       absl::StatusOr<double> error = VerifyEngine(**engine);
       if (!error.ok()) return error.status();
@@ -117,9 +119,12 @@ absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime
       row.seconds = *seconds;
       const ModelConfig& c = (*engine)->config();
       const double d = c.head_dim, n = static_cast<double>(context);
-      const double parameters = c.layers * (c.hidden * d * 2.0 * (c.heads + c.kv_heads) + 3.0 * c.hidden * c.intermediate);
+      const double parameters =
+          c.layers * (c.hidden * d * 2.0 * (c.heads + c.kv_heads) + 3.0 * c.hidden * c.intermediate);
       const double retrieval = static_cast<double>((*engine)->heads().retrieval_heads()) / (c.layers * c.kv_heads);
-      row.floor_seconds = (2 * parameters * n / rates.gemm + 2.0 * c.layers * c.heads * d * n * n * retrieval / rates.attention) / world;
+      row.floor_seconds =
+          (2 * parameters * n / rates.gemm + 2.0 * c.layers * c.heads * d * n * n * retrieval / rates.attention) /
+          world;
       row.details["tokens_per_second"] = n / *seconds;
       row.details["plan_gib"] = static_cast<double>((*engine)->memory_plan().total()) / 0x1p30;
       if (!runtime.device->is_cuda()) AddCpuRates(*runtime.device, c, options->chunk, &row.details);

@@ -1,6 +1,6 @@
-// SimulatedRank: the communicator of one rank of a world whose other ranks are not there. Collectives give back what this
-// rank put in and cost nothing, so that one rank's share of the work can be timed alone. Results are not those of the
-// model; only times mean anything.
+// SimulatedRank: the communicator of one rank of a world whose other ranks are not there. Collectives give back what
+// this rank put in and cost nothing, so that one rank's share of the work can be timed alone. Results are not those of
+// the model; only times mean anything.
 #pragma once
 
 #include <cstring>
