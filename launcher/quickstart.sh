@@ -6,7 +6,7 @@
 #   launcher/quickstart.sh --model smollm2    a real pretrained model, about 6,000 tokens and a question on them
 #
 # Installs the packages, builds duo, hides eight facts in the document at different depths, reads the document once and
-# asks for them all: with full attention, then with DuoAttention, so that memory and answers can be compared.
+# asks for them all: with DuoAttention, then with full attention, so that memory, time and answers can be compared.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -45,7 +45,7 @@ fi
 
 "$here/install_deps.sh"
 
-if command -v nvcc >/dev/null; then
+if command -v nvcc >/dev/null && [ -e /dev/nvidiactl ]; then
   preset=release build=$root/build
 else
   preset=cpu build=$root/build-cpu

@@ -3,7 +3,7 @@
 #
 #   tests/run.sh [release|cpu|debug|asan|tsan] [ctest arguments...]
 #
-# The default preset is release where a CUDA compiler is found, else cpu. Python parity tests run where their packages are
+# The default preset is release where there are a CUDA compiler and a GPU, else cpu. Python parity tests run where their packages are
 # (set DUO_PYTHON to an interpreter that has them) and are counted as skipped elsewhere. Ends with one line that counts, and
 # with exit status 1 if a test failed.
 set -eu
@@ -11,7 +11,7 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 preset=cpu
-if command -v nvcc >/dev/null; then preset=release; fi
+if command -v nvcc >/dev/null && [ -e /dev/nvidiactl ]; then preset=release; fi
 case "${1:-}" in
   release | cpu | debug | asan | tsan)
     preset=$1
