@@ -129,6 +129,14 @@ struct Engine::State {
   absl::Status Decide();
   absl::StatusOr<KvSizes> Size(const WeightFormats& formats, const StepLimits& limits);
   void MakeScheduler(const KvSizes& sizes, int chunk);
+  absl::StatusOr<KvIoResult> Io(const KvIoPlan& plan) { return RunKvIo(plan, *device, *comm, shard, worker->cache()); }
+  // Rank 0: page and ring copies that wait for the next step are done now.
+  void Settle() {
+    StepPlan plan;
+    if (!scheduler->TakeUpkeep(&plan)) return;
+    if (comm->size() > 1) Send(Command::kStep, Serialize(plan));
+    worker->Execute(plan);
+  }
   void Send(Command command, const std::string& payload) {
     if (comm->size() == 1) return;
     std::vector<uint8_t> message(1, static_cast<uint8_t>(command));
@@ -316,6 +324,13 @@ void Engine::Follow() {
         state_->worker->Execute(*plan);
         break;
       }
+      case Command::kIo: {
+        absl::StatusOr<KvIoPlan> plan = ParseKvIoPlan(payload);
+        DUO_CHECK_MSG(plan.ok(), std::string(plan.status().message()));
+        // Its errors reach rank 0, which tells the user.
+        state_->Io(*plan).status().IgnoreError();
+        break;
+      }
     }
   }
 }
@@ -380,6 +395,35 @@ absl::StatusOr<RequestId> Engine::Ask(SessionId id, std::vector<int32_t> tokens,
   return state_->scheduler->Ask(id, std::move(tokens), params, std::move(events));
 }
 absl::Status Engine::Cancel(RequestId id) { return state_->scheduler->Cancel(id); }
+
+void Engine::KeepAlive() {
+  if (state_->comm->size() > 1) SendHeartbeat(*state_->comm);
+}
+
+absl::StatusOr<SessionKv> Engine::Kv(SessionId id) {
+  const Sequence* sequence = state_->scheduler->FindSequence(id);
+  if (sequence == nullptr) return absl::NotFoundError(absl::StrCat("there is no session ", id));
+  state_->Settle();
+  return SessionKv{sequence->tokens, sequence->pages, sequence->split_pages, sequence->ring,
+                   sequence->rings_at == sequence->length};
+}
+
+absl::StatusOr<SessionId> Engine::Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid) {
+  for (int32_t token : tokens) {
+    if (token < 0 || token >= state_->config.vocab) {
+      return absl::DataLossError(
+          absl::StrFormat("token %d is not in the vocabulary of %d", token, state_->config.vocab));
+    }
+  }
+  absl::StatusOr<SessionId> id = state_->scheduler->AdoptSession(max_tokens, std::move(tokens), rings_valid);
+  state_->Settle();
+  return id;
+}
+
+absl::StatusOr<KvIoResult> Engine::RunIo(const KvIoPlan& plan) {
+  state_->Send(Command::kIo, Serialize(plan));
+  return state_->Io(plan);
+}
 
 const ModelConfig& Engine::config() const { return state_->config; }
 const HeadPlan& Engine::heads() const { return state_->heads; }

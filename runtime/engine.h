@@ -32,6 +32,7 @@
 #include "parallel/communicator.h"
 #include "parallel/partition.h"
 #include "runtime/config.h"
+#include "runtime/kv_io.h"
 #include "runtime/memory_plan.h"
 
 namespace duo {
@@ -114,6 +115,14 @@ struct SessionInfo {
   int pending_requests = 0;
 };
 
+// What a session is made of in device memory, for the session store.
+struct SessionKv {
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> pages, split_pages;  // ids, from the first token on
+  int32_t ring = 0;                         // ring set
+  bool rings_valid = false;                 // the rings are those of all tokens; otherwise only their sinks count
+};
+
 struct EngineStats {
   int64_t steps = 0, prefill_tokens = 0, decode_tokens = 0;
   int64_t pages = 0, pages_free = 0, pages_available = 0;  // whole-head page ids; available = neither used nor promised
@@ -156,6 +165,17 @@ class Engine {
 
   // Runs one step if any request can run. False: nothing to do.
   bool Step();
+
+  // For whoever has had nothing to step for a while: shows the other ranks that this one lives, and checks them.
+  void KeepAlive();
+
+  // --- For the session store (session_store.h), between steps.
+  // Copies that forks and rewinds have asked for are done when it returns.
+  absl::StatusOr<SessionKv> Kv(SessionId id);
+  // A session of these tokens; the caller fills its pages and rings by RunIo. rings_valid: as in SessionKv.
+  absl::StatusOr<SessionId> Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid);
+  // On every rank.
+  absl::StatusOr<KvIoResult> RunIo(const KvIoPlan& plan);
 
   const ModelConfig& config() const;
   const HeadPlan& heads() const;

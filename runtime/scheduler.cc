@@ -1,6 +1,7 @@
 #include "runtime/scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -288,6 +289,12 @@ void Scheduler::AddRebuild(Session& session, int rows, StepPlan* plan) {
   parts_.push_back({0, session.id, rows, false});
 }
 
+bool Scheduler::TakeUpkeep(StepPlan* plan) {
+  *plan = std::exchange(upkeep_, StepPlan());
+  plan->kind = StepKind::kUpkeep;
+  return !plan->table_writes.empty() || !plan->page_copies.empty() || !plan->ring_copies.empty();
+}
+
 bool Scheduler::Next(StepPlan* plan) {
   *plan = StepPlan();
   parts_.clear();
@@ -296,18 +303,15 @@ bool Scheduler::Next(StepPlan* plan) {
   for (auto& [id, request] : requests_) {
     if (request.sequence != nullptr) (IsLong(request) ? chunks : rows).push_back(&request);
   }
-  plan->table_writes.swap(upkeep_.table_writes);
-  plan->table_ids.swap(upkeep_.table_ids);
-  plan->page_copies.swap(upkeep_.page_copies);
-  plan->ring_copies.swap(upkeep_.ring_copies);
+  const bool upkeep = TakeUpkeep(plan);
   std::vector<Session*> rebuilds;  // somebody waits for their rings
   for (auto& [id, session] : sessions_) {
     if (NeedsRebuild(session.sequence) && !session.queue.empty()) rebuilds.push_back(&session);
   }
   if (rows.empty() && chunks.empty() && rebuilds.empty()) {
-    plan->kind = StepKind::kUpkeep;
-    return !plan->table_writes.empty() || !plan->page_copies.empty() || !plan->ring_copies.empty();
+    return upkeep;
   }
+  plan->kind = StepKind::kRows;
 
   // Rows first; then a chunk, if one waits; then rows again.
   if (!chunks.empty() && ((rows.empty() && rebuilds.empty()) || !planned_prefill_)) {

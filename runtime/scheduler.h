@@ -57,6 +57,8 @@ class Scheduler {
 
   // The next step, or false when nothing can run. Upkeep that earlier calls asked for (forks, rewinds) comes with it.
   bool Next(StepPlan* plan);
+  // The pending upkeep alone, for those who look at pages and rings between steps. False: there is none.
+  bool TakeUpkeep(StepPlan* plan);
   // What the step gave, and how long it took. Must follow every Next that returned true.
   void Complete(const StepResult& result, double seconds);
 

@@ -22,6 +22,7 @@ enum class Command : uint8_t {
   kStep = 1,  // a StepPlan follows
   kEnd = 2,   // the follower's loop ends
   kFill = 3,  // the whole cache becomes random (benchmarks)
+  kIo = 4,    // a KvIoPlan follows
 };
 
 class Worker {

@@ -1,0 +1,533 @@
+#include "runtime/kv_io.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <type_traits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/check.h"
+#include "runtime/crc32c.h"
+#include "runtime/session_manifest.h"
+
+namespace duo {
+namespace {
+
+// --- The plan as bytes: plain values one after the other, vectors and strings behind their length.
+template <typename T>
+void Put(std::string& out, const T& value) {
+  if constexpr (requires { value.data(); }) {
+    static_assert(std::is_trivially_copyable_v<typename T::value_type>);
+    const int64_t count = value.size();
+    out.append(reinterpret_cast<const char*>(&count), sizeof count);
+    out.append(reinterpret_cast<const char*>(value.data()), count * sizeof(typename T::value_type));
+  } else {
+    static_assert(std::is_trivially_copyable_v<T>);
+    out.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+}
+template <typename T>
+bool Take(std::string_view& in, T& value) {
+  if constexpr (requires { value.data(); }) {
+    int64_t count = 0;
+    constexpr size_t kItem = sizeof(typename T::value_type);
+    if (!Take(in, count) || count < 0 || static_cast<uint64_t>(count) > in.size() / kItem) return false;
+    value.resize(count);
+    if (count > 0) std::memcpy(value.data(), in.data(), count * kItem);
+    in.remove_prefix(count * kItem);
+  } else {
+    if (in.size() < sizeof value) return false;
+    std::memcpy(&value, in.data(), sizeof value);
+    in.remove_prefix(sizeof value);
+  }
+  return true;
+}
+template <typename Plan, typename Visit>
+bool EachField(Plan& p, Visit visit) {
+  return visit(p.kind) && visit(p.shared) && visit(p.dir) && visit(p.rings_file) && visit(p.ring) && visit(p.tokens) &&
+         visit(p.pages) && visit(p.split_pages) && visit(p.sections) && visit(p.rings);
+}
+
+// --- Files.
+class File {
+ public:
+  static absl::StatusOr<File> Open(const std::string& name, int flags) {
+    File file;
+    file.name_ = name;
+    file.fd_ = open(name.c_str(), flags | O_CLOEXEC, 0640);
+    if (file.fd_ < 0) {
+      const bool missing = errno == ENOENT && (flags & O_CREAT) == 0;
+      if (missing) return absl::DataLossError(absl::StrCat(name, ": this part of the saved session is missing"));
+      return FileError(errno, name, "open it");
+    }
+    return file;
+  }
+  File() = default;
+  File(File&& other) noexcept : name_(std::move(other.name_)), fd_(std::exchange(other.fd_, -1)) {}
+  File& operator=(File&& other) noexcept {
+    std::swap(name_, other.name_);
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~File() {
+    if (fd_ >= 0) close(fd_);
+  }
+  absl::Status Write(const void* data, int64_t bytes, int64_t offset) const {
+    for (int64_t done = 0; done < bytes;) {
+      const ssize_t n = pwrite(fd_, static_cast<const char*>(data) + done, bytes - done, offset + done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return FileError(n == 0 ? ENOSPC : errno, name_, absl::StrFormat("write %d bytes", bytes));
+      done += n;
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Read(void* data, int64_t bytes, int64_t offset) const {
+    for (int64_t done = 0; done < bytes;) {
+      const ssize_t n = pread(fd_, static_cast<char*>(data) + done, bytes - done, offset + done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return FileError(errno, name_, "read it");
+      if (n == 0) {
+        return absl::DataLossError(
+            absl::StrFormat("%s: ends at byte %d, %d more were expected", name_, offset + done, bytes - done));
+      }
+      done += n;
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Sync() const {
+    return fdatasync(fd_) == 0 ? absl::OkStatus() : FileError(errno, name_, "write it to the disk");
+  }
+  const std::string& name() const { return name_; }
+
+ private:
+  std::string name_;
+  int fd_ = -1;
+};
+
+// The files of a plan, opened when first used. Thread-safe.
+class Files {
+ public:
+  Files(const KvIoPlan& plan, int flags) : plan_(plan), flags_(flags) {}
+  absl::StatusOr<const File*> Pages(const KvSection& s) {
+    return Get(PageFileName(s.generation, s.first / kRangePages));
+  }
+  absl::StatusOr<const File*> Rings() { return Get(plan_.rings_file); }
+  absl::Status SyncAll() {
+    for (auto& [name, file] : open_) {
+      if (absl::Status s = file.Sync(); !s.ok()) return s;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::StatusOr<const File*> Get(const std::string& name) {
+    std::lock_guard lock(mutex_);
+    auto found = open_.find(name);
+    if (found == open_.end()) {
+      absl::StatusOr<File> file = File::Open(plan_.dir + "/" + name, flags_);
+      if (!file.ok()) return file.status();
+      found = open_.emplace(name, std::move(*file)).first;
+    }
+    return &found->second;
+  }
+  const KvIoPlan& plan_;
+  int flags_;
+  std::mutex mutex_;
+  std::map<std::string, File> open_;
+};
+
+// --- Where a head's pages and rings are on this rank.
+struct Local {
+  const RankShard& shard;
+  const KvCache& cache;
+  const KvIoPlan& plan;
+
+  // Device address of page p of (layer, KV head); null when it is not held here or lies beyond the session.
+  uint8_t* Page(int layer, int head, int64_t p) const {
+    for (const PagedKv& kv : cache.layers()[layer].paged) {
+      for (int h = 0; h < kv.num_heads; ++h) {
+        if (shard.layers[layer][kv.first_head + h].kv_head != head || !kv.holds(p)) continue;
+        const std::vector<int32_t>& ids = kv.split ? plan.split_pages : plan.pages;
+        const int64_t group = p / kv.slots;
+        if (group >= static_cast<int64_t>(ids.size())) return nullptr;
+        return kv.base + h * kv.head_stride + ids[group] * kv.id_stride() +
+               (p % kv.slots - kv.first_slot) * kv.page.page_bytes();
+      }
+    }
+    return nullptr;
+  }
+  bool HoldsAny(const KvSection& s) const {
+    for (int i = 0; i < s.count; ++i) {
+      if (Page(s.layer, s.head, s.first + int64_t{i} * s.step) != nullptr) return true;
+    }
+    return false;
+  }
+  uint8_t* Ring(int layer, int head) const {
+    const RingKv& kv = cache.layers()[layer].ring;
+    for (int h = 0; h < kv.num_heads; ++h) {
+      if (shard.layers[layer][kv.first_head + h].kv_head == head) return kv.k_at(plan.ring, h, 0);
+    }
+    return nullptr;
+  }
+  int64_t ring_bytes(int layer) const { return cache.layers()[layer].ring.ring_bytes(); }
+};
+
+PageLayout LayoutOf(const KvCache& cache) {
+  const HeadShape& shape = cache.layers()[0].shape;
+  return {cache.sizes().format, shape.head_dim};
+}
+
+// Slots of a page beyond the session's tokens hold whatever was there before: not to be written to a file.
+void ZeroTail(uint8_t* page, const PageLayout& layout, int64_t first_token, int64_t tokens) {
+  const int64_t used = std::clamp<int64_t>(tokens - first_token, 0, kPageTokens);
+  if (used == kPageTokens) return;
+  const int from = static_cast<int>(used), rest = kPageTokens - from;
+  std::memset(page + layout.k_codes(from), 0, int64_t{rest} * layout.code_bytes());
+  std::memset(page + layout.v_codes(from), 0, int64_t{rest} * layout.code_bytes());
+  std::memset(page + layout.k_params(from), 0, int64_t{rest} * layout.param_bytes());
+  std::memset(page + layout.v_params(from), 0, int64_t{rest} * layout.param_bytes());
+}
+
+// A section as it stands in the file: pages, then their CRCs.
+void FillSection(const KvSection& s, const Local& local, Device& device, const PageLayout& layout,
+                 std::vector<uint8_t>* bytes) {
+  const int64_t page_bytes = layout.page_bytes();
+  bytes->resize(SectionBytes(s, page_bytes));
+  for (int i = 0; i < s.count; ++i) {
+    const int64_t p = s.first + int64_t{i} * s.step;
+    uint8_t* page = bytes->data() + i * page_bytes;
+    const uint8_t* source = local.Page(s.layer, s.head, p);
+    DUO_CHECK(source != nullptr);
+    device.Download(page, source, page_bytes);
+    ZeroTail(page, layout, p * kPageTokens, local.plan.tokens);
+    const uint32_t crc = Crc32c(page, page_bytes);
+    std::memcpy(bytes->data() + s.count * page_bytes + i * sizeof crc, &crc, sizeof crc);
+  }
+}
+uint32_t TableCrc(const KvSection& s, const std::vector<uint8_t>& bytes, int64_t page_bytes) {
+  return Crc32c(bytes.data() + s.count * page_bytes, s.count * sizeof(uint32_t));
+}
+
+absl::Status Damaged(const std::string& file, int64_t offset, const KvSection& s, const std::string& what) {
+  return absl::DataLossError(absl::StrFormat("%s: damaged at byte %d: the checksum of %s of layer %d, head %d is wrong",
+                                             file, offset, what, s.layer, s.head));
+}
+
+// Checks a section that was read whole.
+absl::Status CheckSection(const KvSection& s, const std::vector<uint8_t>& bytes, int64_t page_bytes,
+                          const std::string& file) {
+  if (TableCrc(s, bytes, page_bytes) != s.crc) {
+    return Damaged(file, s.offset + s.count * page_bytes, s, "the checksums");
+  }
+  for (int i = 0; i < s.count; ++i) {
+    uint32_t crc;
+    std::memcpy(&crc, bytes.data() + s.count * page_bytes + i * sizeof crc, sizeof crc);
+    if (Crc32c(bytes.data() + i * page_bytes, page_bytes) != crc) {
+      return Damaged(file, s.offset + i * page_bytes, s, absl::StrCat("page ", s.first + int64_t{i} * s.step));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Copies the pages that are held here to their places; pages that are neighbours in both go in one copy.
+void PlaceSection(const KvSection& s, const std::vector<uint8_t>& bytes, int64_t page_bytes, const Local& local,
+                  Device& device) {
+  for (int i = 0; i < s.count;) {
+    uint8_t* first = local.Page(s.layer, s.head, s.first + int64_t{i} * s.step);
+    int run = 1;
+    while (first != nullptr && i + run < s.count &&
+           local.Page(s.layer, s.head, s.first + int64_t{i + run} * s.step) == first + run * page_bytes) {
+      ++run;
+    }
+    if (first != nullptr) device.Upload(first, bytes.data() + i * page_bytes, run * page_bytes);
+    i += run;
+  }
+}
+
+struct Context {
+  const KvIoPlan& plan;
+  Device& device;
+  Communicator& comm;
+  Local local;
+  PageLayout layout;
+  int64_t page_bytes;
+  KvIoResult result;
+};
+
+// --- Every rank for itself.
+absl::Status WriteOwn(Context& c) {
+  Files files(c.plan, O_WRONLY | O_CREAT);
+  std::vector<uint8_t> bytes;
+  for (size_t i = 0; i < c.plan.sections.size(); ++i) {
+    const KvSection& s = c.plan.sections[i];
+    if (s.rank != c.comm.rank()) continue;
+    absl::StatusOr<const File*> file = files.Pages(s);
+    if (!file.ok()) return file.status();
+    FillSection(s, c.local, c.device, c.layout, &bytes);
+    if (absl::Status w = (*file)->Write(bytes.data(), bytes.size(), s.offset); !w.ok()) return w;
+    c.result.section_crcs[i] = TableCrc(s, bytes, c.page_bytes);
+    c.result.bytes += bytes.size();
+  }
+  for (size_t i = 0; i < c.plan.rings.size(); ++i) {
+    const KvRingSection& r = c.plan.rings[i];
+    if (r.rank != c.comm.rank()) continue;
+    absl::StatusOr<const File*> file = files.Rings();
+    if (!file.ok()) return file.status();
+    bytes.resize(c.local.ring_bytes(r.layer));
+    const uint8_t* ring = c.local.Ring(r.layer, r.head);
+    DUO_CHECK(ring != nullptr);
+    c.device.Download(bytes.data(), ring, bytes.size());
+    if (absl::Status w = (*file)->Write(bytes.data(), bytes.size(), r.offset); !w.ok()) return w;
+    c.result.ring_crcs[i] = Crc32c(bytes.data(), bytes.size());
+    c.result.bytes += bytes.size();
+  }
+  return files.SyncAll();
+}
+
+absl::Status ReadRing(const KvRingSection& r, Files& files, std::vector<uint8_t>* bytes) {
+  absl::StatusOr<const File*> file = files.Rings();
+  if (!file.ok()) return file.status();
+  if (absl::Status s = (*file)->Read(bytes->data(), bytes->size(), r.offset); !s.ok()) return s;
+  if (Crc32c(bytes->data(), bytes->size()) == r.crc) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrFormat("%s: damaged at byte %d: the checksum of the ring of layer %d, head %d is wrong", (*file)->name(),
+                      r.offset, r.layer, r.head));
+}
+
+absl::Status ReadOwn(Context& c) {
+  Files files(c.plan, O_RDONLY);
+  std::vector<const KvSection*> own;
+  for (const KvSection& s : c.plan.sections) {
+    if (c.local.HoldsAny(s)) own.push_back(&s);
+  }
+  // Reading and checking run in parallel; a CUDA device is fed by one thread at a time.
+  std::mutex mutex;
+  absl::Status status;
+  c.device.pool().ParallelFor(static_cast<int64_t>(own.size()), [&](int64_t item, int) {
+    const KvSection& s = *own[item];
+    std::vector<uint8_t> bytes(SectionBytes(s, c.page_bytes));
+    absl::StatusOr<const File*> file = files.Pages(s);
+    absl::Status done = file.ok() ? (*file)->Read(bytes.data(), bytes.size(), s.offset) : file.status();
+    if (done.ok()) done = CheckSection(s, bytes, c.page_bytes, (*file)->name());
+    std::unique_lock lock(mutex);
+    if (!done.ok()) {
+      if (status.ok()) status = done;
+      return;
+    }
+    c.result.bytes += bytes.size();
+    if (!c.device.is_cuda()) lock.unlock();
+    PlaceSection(s, bytes, c.page_bytes, c.local, c.device);
+  });
+  if (!status.ok()) return status;
+  for (const KvRingSection& r : c.plan.rings) {
+    uint8_t* ring = c.local.Ring(r.layer, r.head);
+    if (ring == nullptr) continue;
+    std::vector<uint8_t> bytes(c.local.ring_bytes(r.layer));
+    if (absl::Status s = ReadRing(r, files, &bytes); !s.ok()) return s;
+    c.device.Upload(ring, bytes.data(), bytes.size());
+    c.result.bytes += bytes.size();
+  }
+  return absl::OkStatus();
+}
+
+// --- Rank 0 for all. A failure at rank 0 must not leave the others waiting: every section is exchanged in any case.
+absl::Status WriteThroughLeader(Context& c) {
+  const bool leader = c.comm.rank() == 0;
+  Files files(c.plan, O_WRONLY | O_CREAT);
+  absl::Status status;
+  std::vector<uint8_t> bytes;
+  auto write = [&](absl::StatusOr<const File*> file, int64_t offset) {
+    if (!file.ok()) {
+      status.Update(file.status());
+    } else {
+      status.Update((*file)->Write(bytes.data(), bytes.size(), offset));
+    }
+    c.result.bytes += bytes.size();
+  };
+  for (size_t i = 0; i < c.plan.sections.size(); ++i) {
+    const KvSection& s = c.plan.sections[i];
+    bytes.resize(SectionBytes(s, c.page_bytes));
+    if (s.rank == c.comm.rank()) FillSection(s, c.local, c.device, c.layout, &bytes);
+    c.comm.Broadcast(bytes.data(), bytes.size(), s.rank);
+    c.result.section_crcs[i] = TableCrc(s, bytes, c.page_bytes);
+    if (leader && status.ok()) write(files.Pages(s), s.offset);
+  }
+  for (size_t i = 0; i < c.plan.rings.size(); ++i) {
+    const KvRingSection& r = c.plan.rings[i];
+    bytes.resize(c.local.ring_bytes(r.layer));
+    if (r.rank == c.comm.rank()) c.device.Download(bytes.data(), c.local.Ring(r.layer, r.head), bytes.size());
+    c.comm.Broadcast(bytes.data(), bytes.size(), r.rank);
+    c.result.ring_crcs[i] = Crc32c(bytes.data(), bytes.size());
+    if (leader && status.ok()) write(files.Rings(), r.offset);
+  }
+  if (leader && status.ok()) status = files.SyncAll();
+  return status;
+}
+
+absl::Status ReadThroughLeader(Context& c) {
+  const bool leader = c.comm.rank() == 0;
+  Files files(c.plan, O_RDONLY);
+  absl::Status status;
+  std::vector<uint8_t> bytes;
+  for (const KvSection& s : c.plan.sections) {
+    bytes.assign(SectionBytes(s, c.page_bytes), 0);
+    if (leader && status.ok()) {
+      absl::StatusOr<const File*> file = files.Pages(s);
+      status = file.ok() ? (*file)->Read(bytes.data(), bytes.size(), s.offset) : file.status();
+      if (status.ok()) status = CheckSection(s, bytes, c.page_bytes, (*file)->name());
+      c.result.bytes += bytes.size();
+    }
+    c.comm.Broadcast(bytes.data(), bytes.size(), 0);
+    PlaceSection(s, bytes, c.page_bytes, c.local, c.device);
+  }
+  for (const KvRingSection& r : c.plan.rings) {
+    bytes.assign(c.local.ring_bytes(r.layer), 0);
+    if (leader && status.ok()) status = ReadRing(r, files, &bytes);
+    c.comm.Broadcast(bytes.data(), bytes.size(), 0);
+    if (uint8_t* ring = c.local.Ring(r.layer, r.head); ring != nullptr) {
+      c.device.Upload(ring, bytes.data(), bytes.size());
+    }
+  }
+  return status;
+}
+
+// Each rank has the CRCs of what it wrote; after this every rank has all.
+template <typename Section>
+void ShareCrcs(Communicator& comm, const std::vector<Section>& sections, std::vector<uint32_t>* crcs) {
+  const size_t n = crcs->size();
+  if (comm.size() == 1 || n == 0) return;
+  std::vector<uint32_t> all(n * comm.size());
+  comm.AllGatherHost(all.data(), crcs->data(), n * sizeof(uint32_t));
+  for (size_t i = 0; i < n; ++i) (*crcs)[i] = all[sections[i].rank * n + i];
+}
+
+}  // namespace
+
+absl::Status FileError(int error, const std::string& file, std::string_view what) {
+  const std::string sentence = file + ": cannot " + std::string(what) + ": " + std::strerror(error);
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return absl::ResourceExhaustedError(sentence);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return absl::PermissionDeniedError(sentence);
+    case ENOENT:
+    case ENOTDIR:
+      return absl::NotFoundError(sentence);
+    default:
+      return absl::InternalError(sentence);
+  }
+}
+
+std::string Serialize(const KvIoPlan& plan) {
+  std::string out;
+  EachField(plan, [&](const auto& field) {
+    Put(out, field);
+    return true;
+  });
+  return out;
+}
+absl::StatusOr<KvIoPlan> ParseKvIoPlan(std::string_view bytes) {
+  KvIoPlan plan;
+  const bool whole = EachField(plan, [&](auto& field) { return Take(bytes, field); });
+  if (!whole || !bytes.empty()) return absl::DataLossError("a storage plan arrived damaged");
+  return plan;
+}
+
+int64_t SectionBytes(const KvSection& section, int64_t page_bytes) {
+  return section.count * (page_bytes + static_cast<int64_t>(sizeof(uint32_t)));
+}
+
+std::vector<KvSection> SectionsOf(const Partition& partition, int64_t begin, int64_t end, int64_t range_pages) {
+  std::vector<KvSection> sections;
+  auto add = [&](int layer, int head, int rank, int64_t first, int64_t last, int step) {
+    if (first >= last) return;
+    const int64_t count = (last - first + step - 1) / step;
+    sections.push_back({layer, head, static_cast<int32_t>(first), step, static_cast<int32_t>(count), rank, 0, 0, 1});
+  };
+  for (int64_t a = begin; a < end;) {
+    const int64_t b = std::min(end, (a / range_pages + 1) * range_pages);
+    for (int layer = 0; layer < static_cast<int>(partition.layers.size()); ++layer) {
+      std::vector<int> written;  // whole heads; with more ranks than heads several ranks hold copies
+      const std::vector<RankHeads>& ranks = partition.layers[layer];
+      for (int rank = 0; rank < static_cast<int>(ranks.size()); ++rank) {
+        for (int head : ranks[rank].whole) {
+          if (std::find(written.begin(), written.end(), head) != written.end()) continue;
+          written.push_back(head);
+          add(layer, head, rank, a, b, 1);
+        }
+        for (const SplitPiece& piece : ranks[rank].split) {
+          for (int slot = piece.first; slot < piece.last; ++slot) {
+            const int64_t first = a + ((slot - a) % piece.of + piece.of) % piece.of;
+            add(layer, piece.head, rank, first, b, piece.of);
+          }
+        }
+      }
+    }
+    a = b;
+  }
+  return sections;
+}
+
+std::vector<KvRingSection> RingSectionsOf(const Partition& partition, int64_t ring_bytes) {
+  std::vector<KvRingSection> rings;
+  int64_t offset = 0;
+  for (int layer = 0; layer < static_cast<int>(partition.layers.size()); ++layer) {
+    std::vector<int> written;
+    for (int rank = 0; rank < static_cast<int>(partition.layers[layer].size()); ++rank) {
+      for (int head : partition.layers[layer][rank].streaming) {
+        if (std::find(written.begin(), written.end(), head) != written.end()) continue;
+        written.push_back(head);
+        rings.push_back({layer, head, rank, 0, offset});
+        offset += ring_bytes;
+      }
+    }
+  }
+  return rings;
+}
+
+absl::StatusOr<KvIoResult> RunKvIo(const KvIoPlan& plan, Device& device, Communicator& comm, const RankShard& shard,
+                                   const KvCache& cache) {
+  const PageLayout layout = LayoutOf(cache);
+  Context c{plan, device, comm, Local{shard, cache, plan}, layout, layout.page_bytes(), {}};
+  c.result.section_crcs.assign(plan.sections.size(), 0);
+  c.result.ring_crcs.assign(plan.rings.size(), 0);
+  absl::Status status;
+  if (plan.kind == KvIoKind::kProbe) {
+    const int32_t mine = access((plan.dir + "/" + plan.rings_file).c_str(), R_OK) == 0 ? 1 : 0;
+    std::vector<int32_t> all(comm.size());
+    comm.AllGatherHost(all.data(), &mine, sizeof mine);
+    c.result.visible = std::find(all.begin(), all.end(), 0) == all.end();
+  } else if (plan.kind == KvIoKind::kWrite) {
+    status = plan.shared ? WriteOwn(c) : WriteThroughLeader(c);
+  } else {
+    status = plan.shared ? ReadOwn(c) : ReadThroughLeader(c);
+    device.Synchronize();
+  }
+  if (comm.size() > 1) {
+    status = Agree(comm, status);
+    if (status.ok() && plan.shared) {
+      ShareCrcs(comm, plan.sections, &c.result.section_crcs);
+      ShareCrcs(comm, plan.rings, &c.result.ring_crcs);
+      std::vector<int64_t> bytes(comm.size());
+      comm.AllGatherHost(bytes.data(), &c.result.bytes, sizeof(int64_t));
+      c.result.bytes = 0;
+      for (int64_t b : bytes) c.result.bytes += b;
+    }
+  }
+  if (!status.ok()) return status;
+  return std::move(c.result);
+}
+
+}  // namespace duo
