@@ -20,5 +20,7 @@ void AddBenchCommand(CLI::App& app, Launch& launch);
 void AddGenerateCommand(CLI::App& app, Launch& launch);
 void AddInfoCommand(CLI::App& app, Launch& launch);
 void AddPlanCommand(CLI::App& app, Launch& launch);
+void AddServeCommand(CLI::App& app, Launch& launch);
+void AddClientCommand(CLI::App& app, Launch& launch);
 
 }  // namespace duo

@@ -32,6 +32,8 @@ int main(int argc, char** argv) {
   duo::AddInfoCommand(app, launch);
   duo::AddBenchCommand(app, launch);
   duo::AddPlanCommand(app, launch);
+  duo::AddServeCommand(app, launch);
+  duo::AddClientCommand(app, launch);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {  // help and version are errors of code 0 here

@@ -1,0 +1,339 @@
+#include "launcher/client/client.h"
+
+#include <google/protobuf/util/json_util.h>
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <random>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "duo/v1/duo.grpc.pb.h"
+#include "launcher/progress.h"
+
+namespace duo {
+namespace {
+
+namespace pb = ::duo::v1;
+constexpr size_t kPieceBytes = 1 << 20;
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& file) {
+  if (file == "-") return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+  std::ifstream in(file, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  if (!in || in.bad()) return absl::NotFoundError(absl::StrCat(file, ": cannot be read"));
+  return text;
+}
+
+std::string Size(int64_t bytes) { return ByteCount(static_cast<double>(bytes)); }
+
+void PrintJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  if (google::protobuf::util::MessageToJsonString(message, &json, options).ok()) std::printf("%s\n", json.c_str());
+}
+
+void PrintSession(const pb::Session& s) {
+  static constexpr const char* kWhere[] = {"?", "open", "moved out", "saved"};
+  std::printf("%-24s %12s of %12s tokens  %10s  %s%s", s.id().c_str(), Grouped(s.tokens()).c_str(),
+              Grouped(s.max_tokens()).c_str(), Size(s.kv_bytes()).c_str(), kWhere[std::clamp<int>(s.residence(), 0, 3)],
+              s.durable() ? ", durable" : "");
+  if (s.has_append() && !s.append().done()) {
+    std::printf(", append \"%s\" at %s of %s tokens", s.append().append_id().c_str(),
+                Grouped(s.append().tokens()).c_str(), Grouped(s.append().total_tokens()).c_str());
+  }
+  std::printf("\n");
+}
+
+class Caller {
+ public:
+  Caller(const ClientOptions& options, const VerbOptions& verb) : o_(options), v_(verb) {}
+
+  absl::Status Connect() {
+    std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
+    if (!o_.tls_ca.empty()) {
+      grpc::SslCredentialsOptions ssl;
+      const std::pair<const std::string*, std::string*> files[] = {
+          {&o_.tls_ca, &ssl.pem_root_certs}, {&o_.tls_cert, &ssl.pem_cert_chain}, {&o_.tls_key, &ssl.pem_private_key}};
+      for (const auto& [file, into] : files) {
+        if (file->empty()) continue;
+        absl::StatusOr<std::string> text = ReadFile(*file);
+        if (!text.ok()) return text.status();
+        *into = *text;
+      }
+      credentials = grpc::SslCredentials(ssl);
+    }
+    grpc::ChannelArguments arguments;
+    arguments.SetMaxReceiveMessageSize(-1);
+    channel_ = grpc::CreateCustomChannel(o_.server, credentials, arguments);
+    sessions_ = pb::Sessions::NewStub(channel_);
+    cluster_ = pb::Cluster::NewStub(channel_);
+    return absl::OkStatus();
+  }
+
+  absl::Status Run() {
+    switch (v_.verb) {
+      case Verb::kCreate: {
+        pb::CreateRequest request;
+        request.set_id(v_.session);
+        request.set_max_tokens(v_.max_tokens);
+        request.set_durable(v_.durable);
+        pb::Session response;
+        return Shown(sessions_->Create(Context().get(), request, &response), response);
+      }
+      case Verb::kAppend:
+        return Append();
+      case Verb::kAsk:
+        return Ask();
+      case Verb::kFork: {
+        pb::ForkRequest request;
+        request.set_session_id(v_.session);
+        request.set_new_id(v_.new_id);
+        request.set_max_tokens(v_.max_tokens);
+        pb::Session response;
+        return Shown(sessions_->Fork(Context().get(), request, &response), response);
+      }
+      case Verb::kRewind: {
+        pb::RewindRequest request;
+        request.set_session_id(v_.session);
+        request.set_tokens(v_.tokens);
+        pb::Session response;
+        return Shown(sessions_->Rewind(Context().get(), request, &response), response);
+      }
+      case Verb::kSave:
+        return Save();
+      case Verb::kRestore:
+        return Restore();
+      case Verb::kList: {
+        pb::ListResponse response;
+        const grpc::Status status = sessions_->List(Context().get(), {}, &response);
+        return Shown(status, response, [&] {
+          for (const pb::Session& session : response.sessions()) PrintSession(session);
+        });
+      }
+      case Verb::kGet: {
+        pb::GetRequest request;
+        request.set_session_id(v_.session);
+        pb::Session response;
+        return Shown(sessions_->Get(Context().get(), request, &response), response);
+      }
+      case Verb::kClose: {
+        pb::CloseRequest request;
+        request.set_session_id(v_.session);
+        request.set_delete_saved(v_.delete_saved);
+        pb::CloseResponse response;
+        return Shown(sessions_->Close(Context().get(), request, &response), response, [] {});
+      }
+      case Verb::kTokenize:
+        return Tokenize();
+      case Verb::kPlan: {
+        pb::PlanResponse response;
+        const grpc::Status status = cluster_->Plan(Context().get(), {}, &response);
+        return Shown(status, response, [&] { std::printf("%s", response.DebugString().c_str()); });
+      }
+      case Verb::kStats: {
+        pb::StatsResponse response;
+        const grpc::Status status = cluster_->Stats(Context().get(), {}, &response);
+        return Shown(status, response, [&] { std::printf("%s", response.DebugString().c_str()); });
+      }
+      case Verb::kDrain:
+        return Drain();
+    }
+    return absl::InternalError("no such verb");
+  }
+
+ private:
+  std::unique_ptr<grpc::ClientContext> Context() const {
+    auto context = std::make_unique<grpc::ClientContext>();
+    if (!o_.token.empty()) context->AddMetadata("authorization", "Bearer " + o_.token);
+    if (o_.timeout > 0) {
+      const auto limit = std::chrono::milliseconds(static_cast<int64_t>(o_.timeout * 1e3));
+      context->set_deadline(std::chrono::system_clock::now() + limit);
+    }
+    return context;
+  }
+  absl::StatusOr<std::string> Text() const {
+    return v_.file.empty() ? absl::StatusOr<std::string>(v_.text) : ReadFile(v_.file);
+  }
+
+  template <typename Response, typename Print>
+  absl::Status Shown(const grpc::Status& status, const Response& response, Print print) const {
+    if (!status.ok()) return FromGrpc(status);
+    if (o_.json) {
+      PrintJson(response);
+    } else {
+      print();
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Shown(const grpc::Status& status, const pb::Session& response) const {
+    return Shown(status, response, [&] { PrintSession(response); });
+  }
+
+  absl::Status Save() {
+    pb::SaveRequest request;
+    request.set_session_id(v_.session);
+    pb::SaveResponse response;
+    const grpc::Status status = sessions_->Save(Context().get(), request, &response);
+    return Shown(status, response, [&] {
+      std::printf("saved %s: %s written, %s on disk, %s\n", v_.session.c_str(), Size(response.bytes_written()).c_str(),
+                  Size(response.bytes_total()).c_str(), Duration(response.seconds()).c_str());
+    });
+  }
+  absl::Status Restore() {
+    pb::RestoreRequest request;
+    request.set_session_id(v_.session);
+    request.set_new_id(v_.new_id);
+    request.set_max_tokens(v_.max_tokens);
+    pb::RestoreResponse response;
+    const grpc::Status status = sessions_->Restore(Context().get(), request, &response);
+    return Shown(status, response, [&] {
+      std::printf("restored %s: %s tokens, %s read, %s\n", response.session().id().c_str(),
+                  Grouped(response.session().tokens()).c_str(), Size(response.bytes_read()).c_str(),
+                  Duration(response.seconds()).c_str());
+    });
+  }
+  absl::Status Tokenize() {
+    absl::StatusOr<std::string> text = Text();
+    if (!text.ok()) return text.status();
+    pb::TokenizeRequest request;
+    request.set_text(*text);
+    request.set_special(v_.special);
+    request.set_begin_of_text(true);
+    pb::TokenizeResponse response;
+    const grpc::Status status = sessions_->Tokenize(Context().get(), request, &response);
+    return Shown(status, response, [&] {
+      for (int32_t token : response.tokens()) std::printf("%d\n", token);
+    });
+  }
+  absl::Status Drain() {
+    pb::DrainRequest request;
+    request.set_grace_seconds(v_.grace);
+    pb::DrainResponse response;
+    const grpc::Status status = cluster_->Drain(Context().get(), request, &response);
+    return Shown(status, response, [&] {
+      std::printf("drained: %d sessions saved, %d calls cancelled, %s\n", response.saved(), response.cancelled(),
+                  Duration(response.seconds()).c_str());
+    });
+  }
+
+  // Sends the text from where the server has it, and shows how reading goes on. A broken stream is taken up again.
+  absl::Status Append() {
+    absl::StatusOr<std::string> text = Text();
+    if (!text.ok()) return text.status();
+    std::string append_id = v_.append_id;
+    if (append_id.empty()) {
+      std::random_device random;
+      append_id = absl::StrFormat("client-%08x%08x", random(), random());
+    }
+    absl::Status status;
+    for (int attempt = 0; attempt <= v_.retries; ++attempt) {
+      if (attempt > 0) {
+        std::fprintf(stderr, "append %s: %s; trying again\n", append_id.c_str(), std::string(status.message()).c_str());
+        std::this_thread::sleep_for(std::chrono::seconds(std::min(1 << std::min(attempt, 5), 30)));
+      }
+      status = AppendOnce(*text, append_id);
+      if (status.ok() || !absl::IsUnavailable(status)) return status;
+    }
+    return status;
+  }
+
+  absl::Status AppendOnce(const std::string& text, const std::string& append_id) {
+    const std::unique_ptr<grpc::ClientContext> context = Context();
+    const auto stream = sessions_->Append(context.get());
+    pb::AppendRequest request;
+    request.set_session_id(v_.session);
+    request.set_append_id(append_id);
+    request.set_special(v_.special);
+    pb::AppendProgress progress;
+    if (!stream->Write(request) || !stream->Read(&progress)) return FromGrpc(stream->Finish());
+    const size_t first = std::min<size_t>(progress.received_bytes(), text.size());
+    std::thread writer([&] {
+      for (size_t at = first; at < text.size(); at += kPieceBytes) {
+        pb::AppendRequest piece;
+        piece.set_offset(static_cast<int64_t>(at));
+        piece.set_text(text.substr(at, kPieceBytes));
+        if (!stream->Write(piece)) return;
+      }
+      stream->WritesDone();
+    });
+    {
+      Progress bar("reading", "tokens", false);
+      do {
+        if (progress.total_tokens() > 0) bar.Update(progress.tokens(), progress.total_tokens());
+      } while (stream->Read(&progress));
+    }
+    writer.join();
+    return Shown(stream->Finish(), progress, [&] {
+      const pb::AppendStats& stats = progress.stats();
+      std::fprintf(stderr, "%s tokens in %s\n", Grouped(progress.tokens()).c_str(),
+                   Duration(stats.queue_seconds() + stats.read_seconds() + stats.checkpoint_seconds()).c_str());
+      PrintSession(progress.session());
+    });
+  }
+
+  absl::Status Ask() {
+    absl::StatusOr<std::string> text = Text();
+    if (!text.ok()) return text.status();
+    pb::AskRequest request;
+    request.set_session_id(v_.session);
+    request.set_text(*text);
+    request.set_max_new_tokens(v_.max_new_tokens);
+    request.set_temperature(static_cast<float>(v_.temperature));
+    request.set_top_p(static_cast<float>(v_.top_p));
+    request.set_seed(v_.seed);
+    for (const std::string& stop : v_.stops) request.add_stop(stop);
+    request.set_keep(v_.keep);
+    request.set_special(v_.special);
+    const std::unique_ptr<grpc::ClientContext> context = Context();
+    const auto stream = sessions_->Ask(context.get(), request);
+    pb::AskResponse part, whole;
+    while (stream->Read(&part)) {
+      if (!o_.json) {
+        std::fwrite(part.text().data(), 1, part.text().size(), stdout);
+        std::fflush(stdout);
+      }
+      const std::string so_far = whole.text() + part.text();
+      whole.MergeFrom(part);
+      whole.set_text(so_far);
+    }
+    return Shown(stream->Finish(), whole, [&] {
+      const pb::AskStats& s = whole.stats();
+      std::printf("\n");
+      std::fprintf(stderr, "%s tokens of history, %lld read, %lld new (%s), first after %.3f s, %.1f tokens/s\n",
+                   Grouped(s.history_tokens()).c_str(), static_cast<long long>(s.prompt_tokens()),
+                   static_cast<long long>(s.new_tokens()), whole.finish().c_str(), s.first_token_seconds(),
+                   s.decode_seconds() > 0 ? s.new_tokens() / s.decode_seconds() : 0.0);
+    });
+  }
+
+  const ClientOptions& o_;
+  const VerbOptions& v_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<pb::Sessions::Stub> sessions_;
+  std::unique_ptr<pb::Cluster::Stub> cluster_;
+};
+
+}  // namespace
+
+absl::Status RunClient(const ClientOptions& options, const VerbOptions& verb) {
+  Caller caller(options, verb);
+  if (absl::Status s = caller.Connect(); !s.ok()) return s;
+  return caller.Run();
+}
+
+}  // namespace duo

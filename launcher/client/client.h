@@ -1,0 +1,53 @@
+// What `duo client` does: one verb, one or more calls, output for people or as JSON. gRPC stays behind this header.
+// One thread calls it. Errors are the server's, or UNAVAILABLE when it cannot be reached.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace duo {
+
+struct ClientOptions {
+  std::string server = "127.0.0.1:50051";
+  std::string tls_ca, tls_cert, tls_key;  // PEM files; a CA means TLS, the other two mTLS
+  std::string token;                      // bearer token; empty: none
+  double timeout = 0;                     // seconds a call may take; 0: no limit
+  bool json = false;
+};
+
+enum class Verb {
+  kCreate,
+  kAppend,
+  kAsk,
+  kFork,
+  kRewind,
+  kSave,
+  kRestore,
+  kList,
+  kGet,
+  kClose,
+  kTokenize,
+  kPlan,
+  kStats,
+  kDrain,
+};
+
+struct VerbOptions {
+  Verb verb = Verb::kList;
+  std::string session, new_id, append_id;
+  std::string text, file;  // file "-": stdin
+  std::vector<std::string> stops;
+  int64_t max_tokens = 0, tokens = 0, max_new_tokens = 128;
+  double temperature = 0, top_p = 1, grace = 0;
+  uint64_t seed = 0;
+  bool durable = false, keep = false, special = false, delete_saved = false;
+  int retries = 5;
+};
+
+// Results go to stdout, progress and statistics to stderr.
+absl::Status RunClient(const ClientOptions& options, const VerbOptions& verb);
+
+}  // namespace duo

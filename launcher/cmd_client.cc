@@ -1,0 +1,132 @@
+// `duo client VERB`: every call of the service from the command line.
+
+#include <cstdio>
+#include <fstream>
+
+#include "launcher/client/client.h"
+#include "launcher/commands.h"
+#include "launcher/runtime_flags.h"
+
+namespace duo {
+namespace {
+
+struct ClientFlags {
+  ClientOptions client;
+  VerbOptions verb;
+  std::string token_file;
+};
+
+int RunVerb(ClientFlags& flags) {
+  if (!flags.token_file.empty()) {
+    std::ifstream in(flags.token_file);
+    if (!std::getline(in, flags.client.token)) {
+      return Fail(absl::NotFoundError(flags.token_file + ": cannot read a token from its first line"));
+    }
+  }
+  const absl::Status status = RunClient(flags.client, flags.verb);
+  if (status.ok()) return 0;
+  return Fail(
+      absl::Status(status.code(), absl::StatusCodeToString(status.code()) + ": " + std::string(status.message())));
+}
+
+}  // namespace
+
+void AddClientCommand(CLI::App& app, Launch& launch) {
+  auto flags = std::make_shared<ClientFlags>();
+  ClientOptions& c = flags->client;
+  VerbOptions& v = flags->verb;
+  CLI::App* client = app.add_subcommand("client", "Talk to `duo serve`");
+  client->require_subcommand(1);
+  client->footer(
+      "Example, a document and three questions:\n"
+      "  duo client create book --max-tokens 200000\n"
+      "  duo client append book --file book.txt\n"
+      "  duo client ask book $'\\nQuestion: Who is the narrator?\\nAnswer: ' --stop $'\\n'\n"
+      "  duo client ask book $'\\nQuestion: Where does it begin?\\nAnswer: ' --stop $'\\n'\n"
+      "  duo client ask book $'\\nQuestion: How does it end?\\nAnswer: ' --stop $'\\n'\n"
+      "  duo client close book");
+
+  auto verb = [&](const char* name, const char* help, Verb which) {
+    CLI::App* command = client->add_subcommand(name, help);
+    command->add_option("--server", c.server, "The server")->type_name("HOST:PORT")->capture_default_str();
+    command->add_option("--tls-ca", c.tls_ca, "Use TLS; the server's certificate is signed by these, PEM")
+        ->type_name("FILE");
+    command->add_option("--tls-cert", c.tls_cert, "Own certificate (mTLS), PEM")->type_name("FILE");
+    command->add_option("--tls-key", c.tls_key, "Its private key, PEM")->type_name("FILE");
+    command->add_option("--token-file", flags->token_file, "Bearer token: the file's first line")->type_name("FILE");
+    command->add_option("--timeout", c.timeout, "Seconds that the call may take; 0: no limit");
+    command->add_flag("--json", c.json, "Print the answer as one JSON object");
+    command->callback([flags, which, &launch] {
+      flags->verb.verb = which;
+      launch.chosen = [flags] { return RunVerb(*flags); };
+    });
+    return command;
+  };
+  auto session = [&](CLI::App* command) {
+    command->add_option("session", v.session, "The session's id")->required()->type_name("ID");
+  };
+
+  CLI::App* create = verb("create", "Open an empty session", Verb::kCreate);
+  create->add_option("session", v.session, "Its id; made by the server if not given")->type_name("ID");
+  create->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: the server's limit");
+  create->add_flag("--durable", v.durable, "Appends write checkpoints");
+
+  CLI::App* append = verb("append", "Add a document to a session", Verb::kAppend);
+  session(append);
+  auto* file = append->add_option("--file", v.file, "The document; - reads stdin")->type_name("FILE");
+  append->add_option("--text", v.text, "Or its text")->type_name("TEXT")->excludes(file);
+  append->add_option("--append-id", v.append_id, "Names the append, so that it can be repeated safely")
+      ->type_name("ID");
+  append->add_option("--retries", v.retries, "Times that a broken append is taken up again")->capture_default_str();
+  append->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
+
+  CLI::App* ask = verb("ask", "Ask a question; the answer is printed as it comes", Verb::kAsk);
+  session(ask);
+  auto* question = ask->add_option("text", v.text, "The question, as the model is to see it")->type_name("TEXT");
+  ask->add_option("--file", v.file, "Or a file with it; - reads stdin")->type_name("FILE")->excludes(question);
+  ask->add_option("--max-new-tokens", v.max_new_tokens, "Length of the answer at most")->capture_default_str();
+  ask->add_option("--stop", v.stops, "The answer ends before this text; repeat for more")
+      ->type_name("TEXT")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->expected(1)
+      ->allow_extra_args(false);
+  ask->add_option("--temperature", v.temperature, "0: the likeliest token always")->capture_default_str();
+  ask->add_option("--top-p", v.top_p, "Draw from the likeliest tokens that make up this probability")
+      ->capture_default_str();
+  ask->add_option("--seed", v.seed, "Of drawing")->capture_default_str();
+  ask->add_flag("--keep", v.keep, "Question and answer become part of the session");
+  ask->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
+
+  CLI::App* fork = verb("fork", "Make a session with the same content", Verb::kFork);
+  session(fork);
+  fork->add_option("new", v.new_id, "Its id; made by the server if not given")->type_name("ID");
+  fork->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as the session's");
+
+  CLI::App* rewind = verb("rewind", "Cut a session to its first tokens", Verb::kRewind);
+  session(rewind);
+  rewind->add_option("tokens", v.tokens, "How many it keeps")->required();
+
+  session(verb("save", "Write a session to the server's save directory", Verb::kSave));
+  CLI::App* restore = verb("restore", "Open a saved session", Verb::kRestore);
+  session(restore);
+  restore->add_option("--as", v.new_id, "Another id for it")->type_name("ID");
+  restore->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as saved");
+
+  verb("list", "All sessions, open and saved", Verb::kList);
+  session(verb("get", "One session", Verb::kGet));
+  CLI::App* close = verb("close", "End a session", Verb::kClose);
+  session(close);
+  close->add_flag("--delete-saved", v.delete_saved, "Also delete what is saved of it");
+
+  CLI::App* tokenize = verb("tokenize", "Text to token ids, one a line", Verb::kTokenize);
+  auto* words = tokenize->add_option("text", v.text, "The text")->type_name("TEXT");
+  tokenize->add_option("--file", v.file, "Or a file with it; - reads stdin")->type_name("FILE")->excludes(words);
+  tokenize->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
+
+  verb("plan", "What the server runs and where it lives", Verb::kPlan);
+  verb("stats", "The server's counters", Verb::kStats);
+  verb("drain", "Finish what runs, save every session, end the server", Verb::kDrain)
+      ->add_option("--grace", v.grace, "Seconds that running questions get; 0: the server's --grace");
+}
+
+}  // namespace duo

@@ -1,0 +1,180 @@
+// `duo serve`: the service. Rank 0 listens; the other ranks follow. TERM and INT drain it.
+
+#include <signal.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "launcher/commands.h"
+#include "launcher/runtime_flags.h"
+#include "launcher/serve/server.h"
+#include "runtime/config.h"
+#include "runtime/tokenizer.h"
+
+namespace duo {
+namespace {
+
+struct ServeFlags {
+  RuntimeFlags runtime;
+  ServerOptions server;
+  std::string log = "text";
+  int sessions = 16, questions = 16;
+  int64_t kv_tokens = 0;
+};
+
+// Takes TERM and INT, which every other thread blocks: drains the server, or, while there is none yet, ends the
+// process.
+class StopSignals {
+ public:
+  // Before any other thread is made: they inherit the mask.
+  static void Block() {
+    const sigset_t set = Set();
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  }
+  StopSignals() : thread_([this] { Run(); }) {}
+  ~StopSignals() {
+    stop_ = true;
+    thread_.join();
+  }
+  void DrainsFromNowOn(Server* server) { server_ = server; }
+
+ private:
+  static sigset_t Set() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    return set;
+  }
+  void Run() {
+    const sigset_t set = Set();
+    const timespec wait = {0, 100'000'000};
+    while (!stop_) {
+      if (sigtimedwait(&set, nullptr, &wait) < 0) continue;
+      if (Server* server = server_; server != nullptr) {
+        server->Drain();
+      } else {
+        std::fprintf(stderr, "error: stopped by a signal before the server was ready\n");
+        std::_Exit(1);
+      }
+    }
+  }
+  std::atomic<bool> stop_{false};
+  std::atomic<Server*> server_{nullptr};
+  std::thread thread_;
+};
+
+int RunServe(const ServeFlags& flags, const Launch& launch) {
+  StopSignals::Block();
+  signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is a write error like a full disk, not the end
+  // Followers leave the signals to rank 0, which ends them when it has drained.
+  const std::unique_ptr<StopSignals> signals = launch.rank == 0 ? std::make_unique<StopSignals>() : nullptr;
+  absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
+  if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
+  EngineOptions options = MakeEngineOptions(flags.runtime, launch);
+  options.sessions = flags.sessions;
+  options.questions = flags.questions;
+  options.kv_tokens = flags.kv_tokens;
+  options.max_session_tokens = flags.server.max_session_tokens;
+  absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, options, *runtime);
+  if (!engine.ok()) return Fail(engine.status(), runtime->leader());
+  if (!runtime->leader()) {
+    (*engine)->Follow();
+    return 0;
+  }
+  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.runtime.model + "/tokenizer.json");
+  if (!tokenizer.ok()) return Fail(tokenizer.status());
+  absl::StatusOr<std::vector<int>> stops = StopTokens(flags.runtime.model, (*engine)->config());
+  if (!stops.ok()) return Fail(stops.status());
+
+  const Log log(flags.log == "json");
+  ServerOptions server_options = flags.server;
+  server_options.model_dir = flags.runtime.model;
+  server_options.device = runtime->device->info().name;
+  if (server_options.max_session_tokens == 0) {
+    server_options.max_session_tokens = std::min(MaxPositions((*engine)->config()), (*engine)->memory_plan().kv_tokens);
+  }
+  log.Event("model loaded", {{"model", flags.runtime.model},
+                             {"device", server_options.device},
+                             {"ranks", runtime->comm->size()},
+                             {"memory", Describe((*engine)->memory_plan())}});
+  absl::StatusOr<std::unique_ptr<Server>> server =
+      Server::Start(server_options, **engine, *tokenizer, std::vector<int32_t>(stops->begin(), stops->end()), log);
+  if (!server.ok()) return Fail(server.status());
+  signals->DrainsFromNowOn(server->get());
+  (*server)->Wait();
+  signals->DrainsFromNowOn(nullptr);
+  return 0;
+}
+
+}  // namespace
+
+void AddServeCommand(CLI::App& app, Launch& launch) {
+  auto flags = std::make_shared<ServeFlags>();
+  ServerOptions& s = flags->server;
+  CLI::App* c = app.add_subcommand("serve", "Keep sessions and answer questions over gRPC");
+  c->footer(
+      "Examples:\n"
+      "  duo serve --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
+      "  duo serve --model DIR --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key --token-file tokens\n"
+      "  mpirun --mca odls_base_sigkill_timeout 120 -n 4 duo serve --model DIR --listen 127.0.0.1:50051\n"
+      "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the server.");
+  AddRuntimeFlags(*c, flags->runtime);
+  c->add_option("--listen", s.listen, "Address; port 0 takes a free one")
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  c->add_flag("--insecure", s.insecure, "Listen on a public address without TLS and tokens");
+  auto* cert = c->add_option("--tls-cert", s.tls.certificate, "Certificate chain, PEM")->type_name("FILE");
+  auto* key = c->add_option("--tls-key", s.tls.key, "Its private key, PEM")->type_name("FILE");
+  cert->needs(key);
+  key->needs(cert);
+  c->add_option("--tls-client-ca", s.tls.client_ca, "Clients must show a certificate signed by these, PEM (mTLS)")
+      ->type_name("FILE")
+      ->needs(cert);
+  c->add_option("--token-file", s.token_file, "Clients must send one of these bearer tokens, one a line")
+      ->type_name("FILE");
+  c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")->type_name("HOST:PORT");
+  c->add_option("--save-dir", s.save_dir,
+                "Where sessions are saved; on tmpfs (/dev/shm/..) idle sessions move to host memory instead of disk")
+      ->type_name("DIR");
+  c->add_option("--checkpoint-tokens", s.checkpoint_tokens, "Tokens between checkpoints of durable sessions")
+      ->check(CLI::Range(int64_t{128}, int64_t{1} << 31))
+      ->capture_default_str();
+  c->add_option("--idle-out", s.idle_seconds,
+                "Move sessions out to --save-dir that were idle for so many seconds; 0: never")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
+  c->add_option("--grace", s.grace_seconds, "Seconds that running questions get when the server drains")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  c->add_option("--sessions", flags->sessions, "Sessions open at once")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  c->add_option("--questions", flags->questions, "Questions running at once")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  c->add_option("--max-session-tokens", s.max_session_tokens, "Length of a session at most; 0: the model's positions")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 31));
+  c->add_option("--kv-tokens", flags->kv_tokens, "Tokens of KV cache in all; 0: what memory leaves")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+  c->add_option("--max-queue", s.max_queue, "Calls that may wait or run at once")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  c->add_option("--max-message-bytes", s.max_message_bytes, "Size of a message at most")
+      ->check(CLI::Range(int64_t{1024}, int64_t{1} << 30))
+      ->capture_default_str();
+  c->add_option("--max-append-bytes", s.max_append_bytes, "Text of one append at most")
+      ->check(CLI::Range(int64_t{1024}, int64_t{1} << 36))
+      ->capture_default_str();
+  c->add_option("--max-new-tokens", s.max_new_tokens, "Length of an answer at most")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
+      ->capture_default_str();
+  c->add_option("--log", flags->log, "text or json: one line an event on stderr")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+  c->callback([flags, &launch] { launch.chosen = [flags, &launch] { return RunServe(*flags, launch); }; });
+}
+
+}  // namespace duo

@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Reads a document into a session and asks three questions on it.
+
+    duo serve --model launcher/demo/needle-6m --listen 127.0.0.1:50051 &
+    pip install launcher/python
+    python3 launcher/python/example.py --server 127.0.0.1:50051
+"""
+
+import argparse
+
+from duo_client import Client
+
+FACTS = {"amber falcon": "402113", "quiet harbor": "771950", "velvet lantern": "083364"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--server", default="127.0.0.1:50051")
+    parser.add_argument("--document", help="a text file that the facts are put into; default: this program's text")
+    args = parser.parse_args()
+    with open(args.document or __file__, encoding="utf-8", errors="replace") as file:
+        lines = file.read().split("\n")
+    for number, (key, value) in enumerate(FACTS.items()):
+        lines.insert(len(lines) * (2 * number + 1) // 6, f"Note: the passcode for the {key} is {value}.")
+    document = "\n".join(lines)
+
+    with Client(args.server) as client:
+        session = client.create(max_tokens=len(client.tokenize(document)) + 1000)
+        done = client.append(session.id, document, on_progress=lambda p: print(f"\r{p.tokens} of {p.total_tokens} tokens", end=""))
+        print(f"\nread {done.tokens} tokens in {done.stats.read_seconds:.1f} s")
+        for key, value in FACTS.items():
+            print(f"What is the passcode for the {key}? ", end="")
+            question = f"\nQuestion: What is the passcode for the {key}?\nAnswer: "
+            for part in client.stream(session.id, question, stop=["\n"], max_new_tokens=12):
+                print(part.text, end="", flush=True)
+            print(f"   (it is {value})")
+        client.close(session.id)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+#include "launcher/serve/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/exposer.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+
+namespace duo {
+namespace {
+
+// 1 ms to about a quarter of an hour, factor 2.
+prometheus::Histogram::BucketBoundaries LatencyBuckets() {
+  prometheus::Histogram::BucketBoundaries bounds;
+  for (int i = 0; i <= 20; ++i) bounds.push_back(0.001 * std::exp2(i));
+  return bounds;
+}
+
+}  // namespace
+
+struct Metrics::State {
+  std::shared_ptr<prometheus::Registry> registry = std::make_shared<prometheus::Registry>();
+  std::unique_ptr<prometheus::Exposer> exposer;
+
+  prometheus::Gauge& Gauge(const char* name, const char* help, const prometheus::Labels& labels = {}) {
+    return prometheus::BuildGauge().Name(name).Help(help).Register(*registry).Add(labels);
+  }
+  prometheus::Counter& Counter(const char* name, const char* help, const prometheus::Labels& labels = {}) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(*registry).Add(labels);
+  }
+  prometheus::Histogram& Histogram(const char* name, const char* help) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry).Add({}, LatencyBuckets());
+  }
+  prometheus::Family<prometheus::Counter>& calls =
+      prometheus::BuildCounter().Name("duo_calls_total").Help("RPCs by method and code").Register(*registry);
+  prometheus::Histogram& first_token =
+      Histogram("duo_first_token_seconds", "From a question's call to its first token");
+  prometheus::Histogram& token = Histogram("duo_token_seconds", "Mean time per token of an answer");
+  prometheus::Histogram& queue = Histogram("duo_queue_seconds", "What a question waited for its first step");
+  prometheus::Histogram& append = Histogram("duo_append_seconds", "Time of an append");
+  prometheus::Counter& steps = Counter("duo_steps_total", "Engine steps");
+  prometheus::Counter& prefill = Counter("duo_tokens_total", "Tokens run through the model", {{"kind", "prefill"}});
+  prometheus::Counter& decode = Counter("duo_tokens_total", "Tokens run through the model", {{"kind", "decode"}});
+  prometheus::Counter& busy = Counter("duo_busy_seconds_total", "Time spent in steps");
+  prometheus::Counter& checkpoints = Counter("duo_checkpoints_total", "Durable checkpoints of appends");
+  prometheus::Counter& saved = Counter("duo_saved_bytes_total", "Bytes written by saves");
+  prometheus::Counter& restored = Counter("duo_restored_bytes_total", "Bytes read by restores");
+  prometheus::Gauge& running = Gauge("duo_requests", "Requests in the engine", {{"state", "running"}});
+  prometheus::Gauge& waiting = Gauge("duo_requests", "Requests in the engine", {{"state", "waiting"}});
+  prometheus::Gauge& calls_now = Gauge("duo_calls_in_progress", "Calls that wait or run");
+  prometheus::Gauge& open = Gauge("duo_sessions", "Sessions", {{"residence", "open"}});
+  prometheus::Gauge& moved_out = Gauge("duo_sessions", "Sessions", {{"residence", "moved_out"}});
+  prometheus::Gauge& whole_used = Gauge("duo_kv_bytes", "KV cache in use", {{"class", "retrieval"}});
+  prometheus::Gauge& split_used = Gauge("duo_kv_bytes", "KV cache in use", {{"class", "retrieval_split"}});
+  prometheus::Gauge& rings_used = Gauge("duo_kv_bytes", "KV cache in use", {{"class", "streaming"}});
+  prometheus::Gauge& pages_free = Gauge("duo_pages", "Pages of the whole heads", {{"state", "free"}});
+  prometheus::Gauge& pages_available = Gauge("duo_pages", "Pages of the whole heads", {{"state", "available"}});
+
+  static void RaiseTo(prometheus::Counter& counter, double value) {
+    if (value > counter.Value()) counter.Increment(value - counter.Value());
+  }
+};
+
+Metrics::Metrics() : state_(std::make_unique<State>()) {}
+Metrics::~Metrics() = default;
+
+absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Start(const std::string& address,
+                                                        const std::vector<double>& rank_load) {
+  std::unique_ptr<Metrics> metrics(new Metrics());
+  for (size_t rank = 0; rank < rank_load.size(); ++rank) {
+    metrics->state_
+        ->Gauge("duo_rank_retrieval_heads", "Retrieval heads of a rank, split ones in parts",
+                {{"rank", std::to_string(rank)}})
+        .Set(rank_load[rank]);
+  }
+  if (address.empty()) return metrics;
+  // prometheus-cpp reports a port that is taken by an exception of its own.
+  try {
+    metrics->state_->exposer = std::make_unique<prometheus::Exposer>(address, 1);
+  } catch (const std::exception& error) {
+    return absl::UnavailableError(absl::StrCat("--metrics ", address, ": cannot listen there: ", error.what()));
+  }
+  metrics->state_->exposer->RegisterCollectable(metrics->state_->registry);
+  return metrics;
+}
+
+int Metrics::port() const {
+  if (state_->exposer == nullptr) return 0;
+  const std::vector<int> ports = state_->exposer->GetListeningPorts();
+  return ports.empty() ? 0 : ports[0];
+}
+
+void Metrics::CountCall(const std::string& method, const std::string& code) {
+  state_->calls.Add({{"method", method}, {"code", code}}).Increment();
+}
+void Metrics::ObserveFirstToken(double seconds) { state_->first_token.Observe(seconds); }
+void Metrics::ObserveToken(double seconds) { state_->token.Observe(seconds); }
+void Metrics::ObserveQueue(double seconds) { state_->queue.Observe(seconds); }
+void Metrics::ObserveAppend(double seconds) { state_->append.Observe(seconds); }
+
+void Metrics::Update(const MetricsSnapshot& s) {
+  State& m = *state_;
+  State::RaiseTo(m.steps, static_cast<double>(s.engine.steps));
+  State::RaiseTo(m.prefill, static_cast<double>(s.engine.prefill_tokens));
+  State::RaiseTo(m.decode, static_cast<double>(s.engine.decode_tokens));
+  State::RaiseTo(m.busy, s.engine.busy_seconds);
+  State::RaiseTo(m.checkpoints, static_cast<double>(s.sessions.checkpoints));
+  State::RaiseTo(m.saved, static_cast<double>(s.sessions.saved_bytes));
+  State::RaiseTo(m.restored, static_cast<double>(s.sessions.restored_bytes));
+  m.running.Set(s.engine.running);
+  m.waiting.Set(s.engine.waiting);
+  m.calls_now.Set(s.sessions.calls);
+  m.open.Set(s.sessions.open);
+  m.moved_out.Set(s.sessions.moved_out);
+  m.whole_used.Set(static_cast<double>((s.engine.pages - s.engine.pages_free) * s.page_bytes));
+  m.split_used.Set(static_cast<double>((s.engine.split_pages - s.engine.split_pages_free) * s.split_page_bytes));
+  m.rings_used.Set(static_cast<double>((s.engine.rings - s.engine.rings_free) * s.ring_bytes));
+  m.pages_free.Set(static_cast<double>(s.engine.pages_free));
+  m.pages_available.Set(static_cast<double>(s.engine.pages_available));
+}
+
+}  // namespace duo

@@ -1,0 +1,46 @@
+// Metrics: the server's numbers for Prometheus, served by prometheus-cpp on an address of their own.
+// Observations may come from any thread; gauges and counters are set from a snapshot that the engine's thread makes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "launcher/serve/sessions.h"
+#include "runtime/engine.h"
+
+namespace duo {
+
+struct MetricsSnapshot {
+  EngineStats engine;
+  SessionsStats sessions;
+  int64_t page_bytes = 0;        // of a whole-head page id, over all ranks
+  int64_t split_page_bytes = 0;  // of a split page id
+  int64_t ring_bytes = 0;        // of a ring set
+};
+
+class Metrics {
+ public:
+  // address HOST:PORT; empty: counted, but not served. rank_load: each rank's retrieval heads, for the balance gauges.
+  static absl::StatusOr<std::unique_ptr<Metrics>> Start(const std::string& address,
+                                                        const std::vector<double>& rank_load);
+  ~Metrics();
+
+  int port() const;  // that it is served on; 0 when it is not
+
+  void CountCall(const std::string& method, const std::string& code);
+  void ObserveFirstToken(double seconds);
+  void ObserveToken(double seconds);
+  void ObserveQueue(double seconds);
+  void ObserveAppend(double seconds);
+  void Update(const MetricsSnapshot& snapshot);
+
+ private:
+  Metrics();
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace duo

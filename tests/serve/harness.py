@@ -1,0 +1,171 @@
+"""What the service's tests share: a client that knows nothing of the project but its address (gRPC reflection, no
+generated code), and servers started as a user would start them, on loopback.
+
+Needs pip packages grpcio, grpcio-reflection, protobuf; `available()` says whether they are there.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+try:
+    import grpc
+    from google.protobuf import descriptor_pool, message_factory
+    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+except ImportError:
+    grpc = None
+
+SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+MODEL = os.path.join(SOURCE, "launcher", "demo", "needle-6m")
+sys.path.insert(0, os.path.join(SOURCE, "launcher", "demo"))
+
+
+def available():
+    return grpc is not None
+
+
+class Client:
+    """Every method of every service that reflection lists, as a Python method: client.Create(id="x", max_tokens=9)."""
+
+    def __init__(self, address, token=None, credentials=None):
+        options = [("grpc.max_receive_message_length", -1)]
+        self.channel = (grpc.secure_channel(address, credentials, options) if credentials
+                        else grpc.insecure_channel(address, options))
+        self.metadata = [("authorization", "Bearer " + token)] if token else []
+        database = ProtoReflectionDescriptorDatabase(self.channel)
+        self.services = list(database.get_services())
+        pool = descriptor_pool.DescriptorPool(database)
+        self.methods = {}
+        for name in self.services:
+            if not name.startswith("duo."):
+                continue  # gRPC's own services do not describe themselves
+            for method in pool.FindServiceByName(name).methods:
+                self.methods[method.name] = (name, method)
+
+    def call(self, name, requests, timeout=300):
+        """The raw gRPC call; requests: a message, or an iterator of them where the client streams."""
+        service, method = self.methods[name]
+        kind = (("stream" if method.client_streaming else "unary") + "_" +
+                ("stream" if method.server_streaming else "unary"))
+        multi = getattr(self.channel, kind)(
+            f"/{service}/{name}", request_serializer=lambda m: m.SerializeToString(),
+            response_deserializer=message_factory.GetMessageClass(method.output_type).FromString)
+        return multi(requests, timeout=timeout, metadata=self.metadata)
+
+    def message(self, name, **fields):
+        return message_factory.GetMessageClass(self.methods[name][1].input_type)(**fields)
+
+    def __getattr__(self, name):
+        if name.startswith("_") or name not in self.methods:
+            raise AttributeError(name)
+        return lambda timeout=300, **fields: self.call(name, self.message(name, **fields), timeout)
+
+    def health(self, service=""):
+        """grpc.health.v1.Health/Check by hand: 1 is SERVING, 2 NOT_SERVING."""
+        request = b"\x0a" + bytes([len(service)]) + service.encode() if service else b""
+        return self.channel.unary_unary("/grpc.health.v1.Health/Check")(request, timeout=10)[1]
+
+    def append(self, session, text, append_id="", piece=1 << 16, timeout=600, offset=0, on_progress=None):
+        def pieces():
+            yield self.message("Append", session_id=session, append_id=append_id)
+            for at in range(offset, len(text), piece):
+                yield self.message("Append", offset=at, text=text[at:at + piece])
+        last = None
+        for last in self.call("Append", pieces(), timeout):
+            if on_progress:
+                on_progress(last)
+        assert last is not None and last.done, last
+        return last
+
+    def ask(self, session, text, timeout=300, **fields):
+        fields.setdefault("max_new_tokens", 12)
+        fields.setdefault("stop", ["\n"])
+        answer, last = "", None
+        for last in self.Ask(timeout=timeout, session_id=session, text=text, **fields):
+            answer += last.text
+        assert last is not None and last.done, last
+        return answer, last
+
+
+def code_of(call):
+    """The gRPC code and sentence of a call that must fail."""
+    try:
+        result = call()
+        if hasattr(result, "__iter__") and not hasattr(result, "DESCRIPTOR"):
+            list(result)
+    except grpc.RpcError as error:
+        return error.code(), error.details()
+    raise AssertionError("the call succeeded")
+
+
+class Server:
+    """`duo serve` on a free port of 127.0.0.1, its log read line by line."""
+
+    def __init__(self, duo, *more, ranks=1, model=MODEL, threads=2, mpirun=(), env=None):
+        command = [duo, "serve", "--model", model, "--listen", "127.0.0.1:0", "--log", "json", "--threads",
+                   str(threads), *more]
+        if "--device" not in more:
+            command += ["--device", "cpu"]
+        if ranks > 1:
+            command = ["mpirun", "--allow-run-as-root", "--oversubscribe", *mpirun, "-n", str(ranks), *command]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                                        env={**os.environ, **(env or {})})
+        self.events, self.lines = queue.Queue(), []
+        threading.Thread(target=self._read, daemon=True).start()
+        self.port = self.wait_for("listening")["port"]
+        self.address = f"127.0.0.1:{self.port}"
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line)
+            try:
+                self.events.put(json.loads(line))
+            except ValueError:
+                pass
+        self.events.put({"event": "end"})
+
+    def wait_for(self, event, timeout=120):
+        deadline = time.time() + timeout
+        while True:
+            found = self.events.get(timeout=max(0.1, deadline - time.time()))
+            if found["event"] == event:
+                return found
+            if found["event"] == "end":
+                raise AssertionError(f"the server ended before '{event}':\n" + "".join(self.lines[-20:]))
+
+    def client(self, **more):
+        return Client(self.address, **more)
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, timeout=60):
+        """TERM, and the exit code."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        if self.process.poll() is None:
+            self.kill()
+        if exc[0] is not None:
+            sys.stderr.write("".join(self.lines[-40:]))
+
+
+def needles(tokens, facts=8, seed=0):
+    """A document with facts, and (question, answer) pairs."""
+    from needle_document import BYTES_PER_TOKEN, build, read_text
+    made = build(read_text(["/usr/share/common-licenses"]), int(tokens * BYTES_PER_TOKEN), facts, seed)
+    return made["document"].encode(), [(q["ask"], q["answer"]) for q in made["questions"]]
