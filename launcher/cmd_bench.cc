@@ -10,9 +10,10 @@ namespace {
 int RunBench(const std::string& verb, BenchFlags& flags, const Launch& launch) {
   absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
   if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
-  const absl::Status status = verb == "decode"    ? BenchDecode(flags, launch, *runtime)
-                              : verb == "prefill" ? BenchPrefill(flags, launch, *runtime)
-                                                  : BenchComm(flags, *runtime);
+  const absl::Status status = verb == "decode"      ? BenchDecode(flags, launch, *runtime)
+                              : verb == "prefill"   ? BenchPrefill(flags, launch, *runtime)
+                              : verb == "attention" ? BenchAttention(flags, *runtime)
+                                                    : BenchComm(flags, *runtime);
   return status.ok() ? 0 : Fail(status, launch.rank == 0);
 }
 
@@ -30,6 +31,7 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
   const std::vector<std::pair<const char*, const char*>> verbs = {
       {"decode", "One decode step with the cache filled to a length"},
       {"prefill", "Reading a document of random tokens"},
+      {"attention", "Single kernels, each verified first"},
       {"comm", "Latency and bandwidth of the collectives (under mpirun)"}};
   for (const auto& [verb, help] : verbs) {
     CLI::App* command = bench->add_subcommand(verb, help);
@@ -39,11 +41,12 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
       launch.chosen = [flags, verb, &launch] { return RunBench(verb, *flags, launch); };
     });
     if (std::string(verb) == "comm") continue;
-    command->add_option("--shape", flags->shape, absl::StrCat("Without --model: random weights of ", ShapeNames()))
-        ->capture_default_str();
     command->add_option("--context", flags->contexts, "Tokens in the cache; several: a,b,c")
         ->delimiter(',')
         ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    if (std::string(verb) == "attention") continue;
+    command->add_option("--shape", flags->shape, absl::StrCat("Without --model: random weights of ", ShapeNames()))
         ->capture_default_str();
     command->remove_option(command->get_option("--attention"));
     command->add_option("--attention", flags->attentions, "duo, full, or both: duo,full")

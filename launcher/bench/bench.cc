@@ -158,8 +158,8 @@ absl::StatusOr<double> VerifyEngine(Engine& engine) {
   return error;
 }
 
-void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates, const std::vector<BenchRow>& rows,
-               const char* verb) {
+void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates,
+               const std::vector<Measurement>& rows, const char* verb) {
   if (flags.json) {
     nlohmann::ordered_json out;
     out["bench"] = verb;
@@ -172,7 +172,7 @@ void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rat
                     {"attention_flops", rates.attention},
                     {"source", rates.source}};
     out["rows"] = nlohmann::ordered_json::array();
-    for (const BenchRow& row : rows) {
+    for (const Measurement& row : rows) {
       nlohmann::ordered_json entry = {{"what", row.what},
                                       {"context", row.context},
                                       {"seconds", row.seconds},
@@ -187,9 +187,9 @@ void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rat
   std::printf("%s on %s, %d %s; floors: %s\n", verb, runtime.device->info().name.c_str(), runtime.comm->size(),
               runtime.comm->size() == 1 ? "rank" : "ranks", rates.source.c_str());
   size_t width = 4;
-  for (const BenchRow& row : rows) width = std::max(width, row.what.size());
+  for (const Measurement& row : rows) width = std::max(width, row.what.size());
   std::printf("%-*s %12s %12s %12s %7s\n", static_cast<int>(width), "", "tokens", "time", "floor", "ratio");
-  for (const BenchRow& row : rows) {
+  for (const Measurement& row : rows) {
     const bool small = row.seconds < 1;
     std::printf("%-*s %12s %9.3f %s %9.3f %s %6.1f%%", static_cast<int>(width), row.what.c_str(),
                 Grouped(row.context).c_str(), row.seconds * (small ? 1e3 : 1), small ? "ms" : "s ",

@@ -46,21 +46,22 @@ absl::StatusOr<EngineOptions> BenchEngine(const BenchFlags& flags, const Launch&
 // that read their keys back from the pages. The relative L2 difference; fails above 5 %. Rank 0 only.
 absl::StatusOr<double> VerifyEngine(Engine& engine);
 
-struct BenchRow {
+struct Measurement {
   std::string what;  // "decode duo"
-  int64_t context = 0;
+  int64_t context = 0;    // tokens; 0 where `what` says it
   double seconds = 0;  // of one decode step, or of the whole prefill
   double floor_seconds = 0;
   nlohmann::ordered_json details;
 };
 // A table for people, or one JSON object with the machine, the flags and the rows.
-void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates, const std::vector<BenchRow>& rows,
+void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates, const std::vector<Measurement>& rows,
                const char* verb);
 
 double Median(std::vector<double> values);
 
 absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
+absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime);
 absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime);
 
 }  // namespace duo

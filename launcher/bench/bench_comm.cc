@@ -39,7 +39,7 @@ absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime) {
   absl::StatusOr<Buffer> data = Buffer::Allocate(device, largest, "the message"),
                          gathered = Buffer::Allocate(device, largest * world, "the gathered messages");
   if (absl::Status s = Agree(comm, data.ok() ? gathered.status() : data.status()); !s.ok()) return s;
-  std::vector<BenchRow> rows;
+  std::vector<Measurement> rows;
   for (size_t bytes = 8 << 10; bytes <= largest; bytes *= 8) {
     const auto count = static_cast<int64_t>(bytes / 4);
     const View view(data->data(), DType::kF32, 1, count);
@@ -72,7 +72,7 @@ absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime) {
         } else {
           seconds = TimeCalls(device, comm, bytes, c.call);
         }
-        BenchRow row;
+        Measurement row;
         row.what = absl::StrCat(c.name, graph ? " in a graph" : "");
         row.context = static_cast<int64_t>(bytes);
         row.seconds = seconds;
@@ -87,7 +87,7 @@ absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime) {
     return absl::OkStatus();
   }
   std::printf("%-24s %14s %12s %10s\n", "collective", "bytes", "time", "GB/s");
-  for (const BenchRow& row : rows) {
+  for (const Measurement& row : rows) {
     std::printf("%-24s %14lld %9.1f us %10.2f\n", row.what.c_str(), static_cast<long long>(row.context),
                 row.seconds * 1e6, row.details["gb_per_second"].get<double>());
   }

@@ -13,8 +13,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-absl::StatusOr<BenchRow> DecodeRow(const BenchFlags& flags, Engine& engine, const std::string& attention,
-                                   int64_t context, const Rates& rates, int world) {
+absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, const std::string& attention,
+                                      int64_t context, const Rates& rates, int world) {
   constexpr int kWarm = 4;
   absl::StatusOr<double> error = VerifyEngine(engine);
   if (!error.ok()) return error.status();
@@ -36,7 +36,7 @@ absl::StatusOr<BenchRow> DecodeRow(const BenchFlags& flags, Engine& engine, cons
   }
   if (!result.status.ok()) return result.status;
   seconds.erase(seconds.begin(), seconds.begin() + std::min<size_t>(kWarm, seconds.size()));
-  BenchRow row;
+  Measurement row;
   row.what = absl::StrCat("decode ", attention, " kv ", Name(engine.kv_format()));
   row.context = context;
   row.seconds = Median(seconds);
@@ -58,7 +58,7 @@ absl::StatusOr<BenchRow> DecodeRow(const BenchFlags& flags, Engine& engine, cons
 
 absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime& runtime) {
   const Rates rates = RatesOf(*runtime.device);
-  std::vector<BenchRow> rows;
+  std::vector<Measurement> rows;
   int rank = 0, world = runtime.comm->size();
   if (!flags.simulate.empty()) {
     if (std::sscanf(flags.simulate.c_str(), "%d/%d", &rank, &world) != 2 || rank < 0 || world < 1 || rank >= world) {
@@ -78,7 +78,7 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
         (*engine)->Follow();
         continue;
       }
-      absl::StatusOr<BenchRow> row = DecodeRow(flags, **engine, attention, context, rates, world);
+      absl::StatusOr<Measurement> row = DecodeRow(flags, **engine, attention, context, rates, world);
       if (!row.ok()) return row.status();
       if (!flags.simulate.empty()) absl::StrAppend(&row->what, " rank ", flags.simulate);
       rows.push_back(*row);

@@ -1,0 +1,69 @@
+// `duo bench attention`: single kernels at the shapes of real models, each verified against an f64 reference.
+
+#include <cstdio>
+
+#include "absl/strings/str_format.h"
+#include "launcher/bench/bench.h"
+#include "runtime/kernel_bench.h"
+
+namespace duo {
+
+absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime) {
+  Device& device = *runtime.device;
+  const bool cuda = device.is_cuda();
+  const Rates rates = RatesOf(device);
+  const BenchRates ceilings{rates.copy, rates.gemm, rates.attention};
+  std::vector<BenchRow> rows;
+  absl::Status failed;
+  auto add = [&](absl::StatusOr<BenchRow> row) {
+    if (row.ok()) {
+      rows.push_back(*row);
+    } else if (failed.ok()) {
+      failed = row.status();
+    }
+  };
+  std::vector<KvFormat> formats = {KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8, KvFormat::kInt4};
+  if (!cuda) formats.insert(formats.begin(), KvFormat::kF32);
+  const std::vector<int64_t> contexts = flags.contexts;
+  for (KvFormat format : formats) {
+    for (auto [kv_heads, group] : {std::pair(8, 4), std::pair(8, 1), std::pair(1, 4), std::pair(1, 1)}) {
+      for (int64_t tokens : contexts) {
+        DecodeBench b;
+        b.format = format;
+        b.kv_heads = kv_heads;
+        b.group = group;
+        b.tokens = tokens;
+        add(BenchDecodeAttention(device, b, ceilings));
+      }
+    }
+  }
+  for (int rows_now : {1, 4096}) {
+    StreamingBench b;
+    b.rows = rows_now;
+    add(BenchStreamingAttention(device, b, ceilings));
+  }
+  for (int kv_heads : {1, 4, 8}) {
+    PrefillBench b;
+    b.kv_heads = kv_heads;
+    b.rows = cuda ? 8192 : 512;
+    b.history = cuda ? 131072 : 8192;
+    add(BenchPrefillAttention(device, b, ceilings));
+  }
+  if (!failed.ok()) return failed;
+  std::vector<Measurement> measured;
+  for (const BenchRow& row : rows) {
+    if (!row.verified)
+      return absl::InternalError(
+          absl::StrFormat("%s %s: verification failed, error %.3g", row.what, row.shape, row.error));
+    Measurement m;
+    m.what = row.what + " " + row.shape;
+    m.seconds = row.seconds;
+    m.floor_seconds = row.floor;
+    m.details = {{"verified_error", row.error}};
+    measured.push_back(m);
+  }
+  PrintRows(flags, runtime, rates, measured, "attention");
+  return absl::OkStatus();
+}
+
+}  // namespace duo
