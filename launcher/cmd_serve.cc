@@ -159,6 +159,9 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 31));
   c->add_option("--kv-tokens", flags->kv_tokens, "Tokens of KV cache in all; 0: what memory leaves")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+  c->add_option("--max-wait", flags->runtime.max_wait, "Seconds that a step of a long append may take while others wait")
+      ->check(CLI::Range(0.001, 3600.0))
+      ->capture_default_str();
   c->add_option("--max-queue", s.max_queue, "Calls that may wait or run at once")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();

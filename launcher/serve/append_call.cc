@@ -12,13 +12,15 @@ namespace {
 constexpr double kProgressSeconds = 0.5;
 constexpr size_t kLongestAppendId = 64;
 
+// Lives until gRPC is done with it and no closure that it posted is left. After Finish gRPC may be done at any time: no
+// operation begins, and rpc_ is not touched, once finishing_ is set.
 class AppendCall final : public grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress> {
  public:
-  AppendCall(ServiceContext& context, grpc::CallbackServerContext* rpc) : c_(context), rpc_(rpc) {}
-
-  void Start() {
-    if (absl::Status s = c_.Authenticate(*rpc_); !s.ok()) return Fail(s);
-    StartRead(&request_);
+  static AppendCall* Make(ServiceContext& context, grpc::CallbackServerContext* rpc) {
+    std::shared_ptr<AppendCall> call(new AppendCall(context, rpc));
+    call->self_ = call;
+    call->Start();
+    return call.get();
   }
 
   void OnReadDone(bool ok) override {
@@ -37,12 +39,13 @@ class AppendCall final : public grpc::ServerBidiReactor<pb::AppendRequest, pb::A
       return Fail(absl::InvalidArgumentError(
           absl::StrCat("an append_id has at most ", kLongestAppendId, " bytes, found ", append_id_.size())));
     }
-    const bool posted = c_.thread->Post([this] {
+    const bool posted = c_.thread->Post([this, alive = self_] {
       absl::StatusOr<Sessions::Opened> opened = c_.sessions->OpenAppend(session_id_, append_id_);
       if (!opened.ok()) return Fail(opened.status());
       text_ = opened->text;
       {
         std::lock_guard lock(mutex_);
+        if (finishing_) return;
         Fill(opened->session, pending_.mutable_session());
         pending_.set_received_bytes(Received(opened->session));
         has_pending_ = true;
@@ -70,11 +73,19 @@ class AppendCall final : public grpc::ServerBidiReactor<pb::AppendRequest, pb::A
   }
 
   void OnDone() override {
-    { std::lock_guard lock(mutex_); }  // whoever called Finish still holds it
-    delete this;
+    std::shared_ptr<AppendCall> last;  // outlives the lock, which is the object's own
+    std::lock_guard lock(mutex_);      // whoever called Finish may still hold it
+    last.swap(self_);
   }
 
  private:
+  AppendCall(ServiceContext& context, grpc::CallbackServerContext* rpc) : c_(context), rpc_(rpc) {}
+
+  void Start() {
+    if (absl::Status s = c_.Authenticate(*rpc_); !s.ok()) return Fail(s);
+    StartRead(&request_);
+  }
+
   int64_t Received(const SessionView& view) const {
     if (text_ != nullptr) {
       std::lock_guard lock(text_->mutex);
@@ -85,6 +96,8 @@ class AppendCall final : public grpc::ServerBidiReactor<pb::AppendRequest, pb::A
 
   void TakePiece() {
     if (absl::Status s = Piece(); !s.ok()) return Fail(s);
+    std::lock_guard lock(mutex_);
+    if (finishing_) return;
     request_.Clear();
     StartRead(&request_);
   }
@@ -158,7 +171,7 @@ class AppendCall final : public grpc::ServerBidiReactor<pb::AppendRequest, pb::A
       });
     };
     events.on_done = [this](const AppendDone& done) { OnRead(done); };
-    const bool posted = c_.thread->Post([this, received, events, tokens = std::move(tokens)]() mutable {
+    const bool posted = c_.thread->Post([this, alive = self_, received, events, tokens = std::move(tokens)]() mutable {
       c_.sessions->FeedAppend(call_, session_id_, append_id_, std::move(tokens), received, std::move(events));
     });
     if (!posted) Fail(QueueFull());
@@ -227,6 +240,7 @@ class AppendCall final : public grpc::ServerBidiReactor<pb::AppendRequest, pb::A
   ServiceContext& c_;
   grpc::CallbackServerContext* rpc_;
   const CallPtr call_ = std::make_shared<Call>();
+  std::shared_ptr<AppendCall> self_;  // until OnDone
   // Of the reading side: one callback at a time.
   pb::AppendRequest request_;
   bool first_read_ = false, special_ = false;
@@ -245,9 +259,7 @@ class AppendCall final : public grpc::ServerBidiReactor<pb::AppendRequest, pb::A
 
 grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>* StartAppend(ServiceContext& context,
                                                                             grpc::CallbackServerContext* rpc) {
-  auto* call = new AppendCall(context, rpc);
-  call->Start();
-  return call;
+  return AppendCall::Make(context, rpc);
 }
 
 }  // namespace duo

@@ -151,15 +151,16 @@ void Sessions::FeedNext(const std::string& id) {
   events.on_progress = [this, id](int64_t done, int64_t) {
     if (auto h = held_.find(id); h != held_.end()) ReportProgress(h->second, done);
   };
-  events.on_done = [this, id, count](const RequestResult& result) {
+  auto own = std::make_shared<RequestId>(0);
+  events.on_done = [this, id, own](const RequestResult& result) {
     // Not from inside the engine: what follows calls it again.
-    Later([this, id, result, count] { PieceDone(id, result, count); });
+    Later([this, id, own, result] { PieceDone(id, *own, result); });
   };
   const auto first = append.tokens.begin() + at;
   absl::StatusOr<RequestId> request =
       engine_.Append(held.session, std::vector<int32_t>(first, first + count), std::move(events));
   if (!request.ok()) return EndAppend(id, request.status());
-  append.request = *request;
+  append.request = *own = *request;
   if (append.call != nullptr) {
     append.call->cancel = [this, request = *request] { engine_.Cancel(request).IgnoreError(); };
   }
@@ -179,11 +180,12 @@ void Sessions::ReportProgress(const Held& held, int64_t in_piece) {
   append.events.on_progress(progress);
 }
 
-void Sessions::PieceDone(const std::string& id, const RequestResult& result, int64_t) {
+void Sessions::PieceDone(const std::string& id, RequestId request, const RequestResult& result) {
   auto found = held_.find(id);
   if (found == held_.end() || !found->second.append.has_value()) return;
   Held& held = found->second;
   Append& append = *held.append;
+  if (append.request != request) return;  // of a session of the same name that was closed
   append.request = 0;
   if (append.call != nullptr) append.call->cancel = nullptr;
   append.result.queue_seconds += result.queue_seconds;

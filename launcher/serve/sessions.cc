@@ -291,6 +291,13 @@ void Sessions::Ask(const CallPtr& call, const std::string& id, std::vector<int32
     Held& held = held_.at(id);
     const int64_t history = Tokens(held);
     if (history == 0) tokens.insert(tokens.begin(), options_.begin_tokens.begin(), options_.begin_tokens.end());
+    const int64_t most = history + static_cast<int64_t>(tokens.size()) + params.max_new_tokens;
+    if (most > options_.max_session_tokens) {  // it would wait for room for ever
+      return refuse(absl::ResourceExhaustedError(
+          absl::StrFormat("session %s holds %d tokens; with the question's %d and an answer of %d that is %d, and this "
+                          "server's sequences have at most %d",
+                          id, history, tokens.size(), params.max_new_tokens, most, options_.max_session_tokens)));
+    }
     const double waited = SecondsSince(asked);
     auto own = std::make_shared<RequestId>(0);
     RequestEvents request;

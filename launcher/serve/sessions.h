@@ -213,7 +213,7 @@ class Sessions {
   void Later(std::function<void()> closure) { later_.push_back(std::move(closure)); }
 
   void FeedNext(const std::string& id);
-  void PieceDone(const std::string& id, const RequestResult& result, int64_t fed);
+  void PieceDone(const std::string& id, RequestId request, const RequestResult& result);
   void EndAppend(const std::string& id, absl::Status status);
   AppendView ViewOf(const Held& held, const Append& append) const;
   void ReportProgress(const Held& held, int64_t in_piece);
