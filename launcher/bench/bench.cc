@@ -151,7 +151,10 @@ absl::StatusOr<double> VerifyEngine(Engine& engine) {
     norm += std::pow((*chunk)[i], 2);
   }
   const double error = std::sqrt(difference / norm);
-  if (!(error <= 0.05)) {
+  // Rounding differs between the two ways; where it moves a key across the edge of a 4-bit or e4m3 code, the logits of
+  // a deep random model move by some per cent. A wrong mask, page or scale gives errors of the order of 1.
+  const bool coarse = engine.kv_format() == KvFormat::kInt4 || engine.kv_format() == KvFormat::kFp8;
+  if (!(error <= (coarse ? 0.2 : 0.05))) {
     return absl::InternalError(
         absl::StrFormat("verification failed: prefill and row-wise logits differ by %.3g (relative L2)", error));
   }

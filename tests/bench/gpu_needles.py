@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Find eight facts in documents of 32 K, 128 K and 1 M tokens with the demo model: full attention and DuoAttention.
 
-    gpu_needles.py --duo build/duo [--ranks N --mpirun 'mpirun -n N'] [--tokens 32000,128000,1048000] [--out results.json]
+    gpu_needles.py --duo build/duo [--ranks N --mpirun 'mpirun -n N'] [--tokens 32000,128000,1030000] [--out results.json]
 
 Standard library only. One JSON object: the machine, and for every run the facts found, prefill and decode rates, KV bytes
 and the wall time, tokenisation and loading included.
@@ -18,14 +18,14 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RUNS = (["--attention", "full", "--kv", "bf16"], ["--attention", "full", "--kv", "int4"],
-        ["--sparsity", "0.75", "--kv", "bf16"], ["--sparsity", "0.75", "--kv", "int4"])
+        ["--pattern", os.path.join(ROOT, "attn_patterns/needle-6m"), "--sparsity", "0.75", "--kv", "bf16"], ["--pattern", os.path.join(ROOT, "attn_patterns/needle-6m"), "--sparsity", "0.75", "--kv", "int4"])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--duo", required=True)
     parser.add_argument("--mpirun", default="", help="put before duo")
-    parser.add_argument("--tokens", default="32000,128000,1048000")
+    parser.add_argument("--tokens", default="32000,128000,1030000")
     parser.add_argument("--flags", default="", help="more flags for duo")
     parser.add_argument("--runs", default="0,1,2,3", help="which of: full bf16, full int4, duo 0.75 bf16, duo 0.75 int4")
     parser.add_argument("--seed", type=int, default=1)
