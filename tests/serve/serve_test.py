@@ -89,9 +89,10 @@ def reflection():
 def append_retry():
     """Pieces repeated at their offset are added once; an append that is complete answers at once; pieces are one text."""
     document, questions = needles(2000, 4)
-    with serve("--sessions", "4", "--max-session-tokens", "8000") as server:
+    long_document, _ = needles(12000, 1, seed=5)
+    with serve("--sessions", "4", "--max-session-tokens", "40000") as server:
         client = server.client()
-        client.Create(id="whole", max_tokens=6000)
+        client.Create(id="whole", max_tokens=40000)
         client.append("whole", document)
         expected = ask_all(client, "whole", questions)
         client.Create(id="pieces", max_tokens=6000)
@@ -127,7 +128,7 @@ def append_retry():
         before = client.Get(session_id="whole").tokens
         for name in ("", "again"):
             def slow():
-                yield client.message("Append", session_id="whole", append_id=name, text=document)
+                yield client.message("Append", session_id="whole", append_id=name, text=long_document)
             call = client.call("Append", slow())
             for progress in call:
                 if progress.total_tokens:
@@ -140,28 +141,31 @@ def append_retry():
             session = client.Get(session_id="whole")
             if not name:
                 equal(session.tokens, before, "tokens after an anonymous append was cancelled")
-        done = client.append("whole", document, append_id="again")
-        equal(done.session.tokens - before, client.Get(session_id="pieces").tokens - 1, "tokens of the second text")
+        check(before < session.tokens or session.append.total_tokens > 0, "what was read of a named append stays")
+        equal(code_of(lambda: client.ask("whole", "x"))[0], grpc.StatusCode.FAILED_PRECONDITION, "a half-read document")
+        done = client.append("whole", long_document, append_id="again")
+        equal(done.session.tokens - before, len(client.Tokenize(text=long_document.decode()).tokens), "tokens of the text")
 
 
 @case
 def many():
     """16 sessions of different lengths at once, 4 ingesting: each answer is as when asked alone, and none waits long."""
     unit, count = (1500, 16) if ARGS.full else (400, 8)
-    max_wait = 0.5
-    with serve("--sessions", str(count), "--max-session-tokens", str(unit * count + 40000), "--max-wait", str(max_wait),
-               "--kv-tokens", str(count * (unit * count + 4000) + 200000)) as server:
+    long_tokens, max_wait = (20000, 0.5) if ARGS.full else (6000, 0.5)
+    room = 10 * unit + long_tokens + 4000
+    with serve("--sessions", str(count), "--max-session-tokens", str(room), "--max-wait", str(max_wait), "--kv-tokens",
+               str(room * (count + 8))) as server:
         client = server.client()
         questions, alone = {}, {}
         for i in range(count):
             document, asked = needles(unit * (1 + i % 8), 3, seed=i + 1)
             name = f"s{i}"
-            client.Create(id=name, max_tokens=unit * count + 30000)
+            client.Create(id=name, max_tokens=room)
             client.append(name, document)
             questions[name] = asked
             alone[name] = ask_all(client, name, asked)
         alone_first = [client.ask("s0", questions["s0"][0][0])[1].stats.first_token_seconds for _ in range(3)]
-        long_text, _ = needles(20000 if ARGS.full else 6000, 1, seed=99)
+        long_text, _ = needles(long_tokens, 1, seed=99)
         ingesting = [f"s{i}" for i in range(0, count, 4)]
         stop = threading.Event()
 
@@ -195,9 +199,8 @@ def many():
               f"{waits[len(waits) // 2]:.3f} s, longest {waits[-1]:.3f} s; first token alone {min(alone_first):.3f} s, "
               f"beside: median {sorted(s.first_token_seconds for s in stats)[len(stats) // 2]:.3f} s")
         # One question beside one long ingest: the bound itself.
-        client.Create(id="long", max_tokens=unit * count + 30000) if count < 16 else client.Close(session_id="s1")
-        if count >= 16:
-            client.Create(id="long", max_tokens=unit * count + 30000)
+        client.Close(session_id="s1")
+        client.Create(id="long", max_tokens=room)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             read = pool.submit(ingest, "long")
             time.sleep(1)
@@ -205,7 +208,10 @@ def many():
             while not read.done():
                 first.append(client.ask("s2", questions["s2"][0][0])[1].stats)
             read.result()
+        check(first, "a question was answered while the long text was read")
         if first:
+            longest = max(s.queue_seconds for s in first)
+            check(longest <= 4 * max_wait + 1, f"a question waited {longest:.2f} s, --max-wait is {max_wait} s")
             print(f"beside one ingest: {len(first)} questions, waited at most {max(s.queue_seconds for s in first):.3f} s, "
                   f"first token after at most {max(s.first_token_seconds for s in first):.3f} s")
 
