@@ -106,15 +106,17 @@ def code_of(call):
 class Server:
     """`duo serve` on a free port of 127.0.0.1, its log read line by line."""
 
-    def __init__(self, duo, *more, ranks=1, model=MODEL, threads=2, mpirun=(), env=None):
+    def __init__(self, duo, *more, ranks=1, model=MODEL, threads=2):
         command = [duo, "serve", "--model", model, "--listen", "127.0.0.1:0", "--log", "json", "--threads",
                    str(threads), *more]
         if "--device" not in more:
             command += ["--device", "cpu"]
-        if ranks > 1:
-            command = ["mpirun", "--allow-run-as-root", "--oversubscribe", *mpirun, "-n", str(ranks), *command]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-                                        env={**os.environ, **(env or {})})
+        env = dict(os.environ)
+        if ranks > 1:  # by the script that users have
+            env["DUO"] = duo
+            command = [os.path.join(SOURCE, "launcher", "mpi", "serve.sh"), str(ranks), "--allow-run-as-root",
+                       "--oversubscribe", "--", *command[2:]]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env)
         self.events, self.lines = queue.Queue(), []
         threading.Thread(target=self._read, daemon=True).start()
         self.port = self.wait_for("listening")["port"]

@@ -217,7 +217,7 @@ def many():
 
 
 def start_durable(folder, *more):
-    return serve("--sessions", "4", "--max-session-tokens", "60000", "--save-dir", folder, "--checkpoint-tokens", "1024",
+    return serve("--sessions", "4", "--max-session-tokens", "80000", "--save-dir", folder, "--checkpoint-tokens", "1024",
                  *more)
 
 
@@ -627,19 +627,19 @@ def hostile():
 def drain():
     """TERM to one process, the Drain call, TERM under mpirun: everything drained and saved, and there after a restart."""
     document, questions = needles(3000, 3)
-    for ranks, how in ((1, "TERM"), (1, "Drain"), (2, "Drain")) + (((2, "mpirun"),) if ARGS.full else ()):
+    for ranks, how in ((1, "TERM"), (1, "Drain"), (2, "Drain"), (2, "TERM")):
         with tempfile.TemporaryDirectory() as folder:
-            options = ("--sessions", "4", "--max-session-tokens", "40000", "--save-dir", folder)
-            with serve(*options, ranks=ranks, threads=1, mpirun=("--mca", "odls_base_sigkill_timeout", "120")) as server:
+            options = ("--sessions", "4", "--max-session-tokens", "60000", "--save-dir", folder)
+            with serve(*options, ranks=ranks, threads=1) as server:
                 client = server.client()
                 for name in ("a", "b"):
-                    client.Create(id=name, max_tokens=20000)
+                    client.Create(id=name, max_tokens=40000)
                     client.append(name, document)
                 expected = ask_all(client, "a", questions)
                 with concurrent.futures.ThreadPoolExecutor(2) as pool:
                     running = pool.submit(lambda: client.ask("a", questions[0][0]))
-                    reading = pool.submit(lambda: code_of(lambda: server.client().append("b", document * 4, append_id="x")))
-                    time.sleep(1)
+                    reading = pool.submit(lambda: code_of(lambda: server.client().append("b", document * 5, append_id="x")))
+                    time.sleep(0.7)
                     if how == "Drain":
                         result = client.Drain()
                         equal(result.saved, 2, "sessions saved")
@@ -648,13 +648,14 @@ def drain():
                     running.result()
                     code, sentence = reading.result()
                     check(code == grpc.StatusCode.UNAVAILABLE, f"a running append: {code} {sentence}")
-                equal(server.process.wait(60), 0, "exit code")
+                code = server.process.wait(60)
+                check(code == 0 or (ranks, how) == (2, "TERM"), f"exit code {code}")  # mpirun's own after a TERM is not 0
             with serve(*options, ranks=ranks, threads=1) as server:
                 client = server.client()
                 equal([s.residence for s in client.List().sessions], [2, 2], "residence after the restart")
                 equal(ask_all(client, "a", questions), expected, "answers after the restart")
                 begun = client.Get(session_id="b")
-                done = client.append("b", document * 4, append_id="x")
+                done = client.append("b", document * 5, append_id="x")
                 print(f"{ranks} ranks, {how}: \"b\" had {begun.tokens} tokens, now {done.session.tokens}")
                 client.Drain()
                 server.process.wait(60)
