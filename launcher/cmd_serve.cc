@@ -86,6 +86,9 @@ int RunServe(const ServeFlags& flags, const Launch& launch) {
   }
   absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.runtime.model + "/tokenizer.json");
   if (!tokenizer.ok()) return Fail(tokenizer.status());
+  if (runtime->device->is_cuda()) {
+    if (absl::Status s = (*engine)->WarmUp(); !s.ok()) return Fail(s);
+  }
   absl::StatusOr<std::vector<int>> stops = StopTokens(flags.runtime.model, (*engine)->config());
   if (!stops.ok()) return Fail(stops.status());
 
