@@ -130,7 +130,10 @@ struct Engine::State {
   absl::Status Decide();
   absl::StatusOr<KvSizes> Size(const WeightFormats& formats, const StepLimits& limits);
   void MakeScheduler(const KvSizes& sizes, int chunk);
-  absl::StatusOr<KvIoResult> Io(const KvIoPlan& plan) { return RunKvIo(plan, *device, *comm, shard, worker->cache()); }
+  absl::StatusOr<KvIoResult> Io(const KvIoPlan& plan) {
+    device->BindThread();
+    return RunKvIo(plan, *device, *comm, shard, worker->cache());
+  }
   // Rank 0: page and ring copies that wait for the next step are done now.
   void Settle() {
     StepPlan plan;
