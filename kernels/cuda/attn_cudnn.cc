@@ -207,10 +207,11 @@ std::unique_ptr<GraphBuilder> BuildPlan(const Api& api, cudnnHandle_t handle, co
   GraphBuilder& b = *builder;
   const int64_t q_heads = int64_t{s.heads} * s.group, d = s.head_dim, m = s.row_capacity, n = s.key_capacity;
   const Dims scores = {1, q_heads, m, n}, rows = {1, q_heads, m, 1}, one = {1, 1, 1, 1};
-  const Dims q_strides = {m * q_heads * d, d, q_heads * d, 1};
+  const int64_t key_head = (s.heads == 1 ? n : s.key_head_stride) * d;
+  const Dims q_strides = {q_heads * m * d, m * d, d, 1};
   Descriptor q = b.Tensor(kQ, CUDNN_DATA_BFLOAT16, {1, q_heads, m, d}, q_strides);
-  Descriptor k = b.Tensor(kK, CUDNN_DATA_BFLOAT16, {1, s.heads, d, n}, {s.heads * n * d, n * d, 1, d});
-  Descriptor v = b.Tensor(kV, CUDNN_DATA_BFLOAT16, {1, s.heads, n, d}, {s.heads * n * d, n * d, d, 1});
+  Descriptor k = b.Tensor(kK, CUDNN_DATA_BFLOAT16, {1, s.heads, d, n}, {s.heads * key_head, key_head, 1, d});
+  Descriptor v = b.Tensor(kV, CUDNN_DATA_BFLOAT16, {1, s.heads, n, d}, {s.heads * key_head, key_head, d, 1});
   Descriptor o = b.Tensor(kO, CUDNN_DATA_BFLOAT16, {1, q_heads, m, d}, q_strides);
   Descriptor lse = b.Tensor(kLse, CUDNN_DATA_FLOAT, rows, {q_heads * m, m, 1, 1});
   Descriptor scale = b.Tensor(kScale, CUDNN_DATA_FLOAT, one, one, true);

@@ -14,13 +14,14 @@ struct CudnnShape {
   int head_dim = 0;
   int64_t row_capacity = 0;
   int64_t key_capacity = 0;
-  bool causal = false;  // row i sees keys up to i
-  bool whole = false;   // rows and keys fill their capacities; otherwise lengths are read on the device
+  int64_t key_head_stride = 0;  // tokens from one KV head's keys to the next's; 0 with one head
+  bool causal = false;          // row i sees keys up to i
+  bool whole = false;           // rows and keys fill their capacities; otherwise lengths are read on the device
   auto operator<=>(const CudnnShape&) const = default;
 };
 
-// Computes args when cuDNN can; false when it cannot, nothing done. Rows are dense ([row][heads * group * head_dim]),
-// keys [head][key_capacity][head_dim], lse [heads * group][row_capacity]; buffers reach to the capacities, and V is
+// Computes args when cuDNN can; false when it cannot, nothing done. q and out [query head][row_capacity][head_dim], lse
+// [query head][row_capacity], k and v [KV head][key_head_stride][head_dim]; buffers reach to the capacities, and V is
 // finite up to the next multiple of 256 keys. args.window is 0.
 bool CudnnAttend(Device& device, const CudnnShape& shape, const DenseAttention& args);
 

@@ -5,7 +5,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/decode_plan.cuh"
 #include "kernels/cuda/decode_tile.cuh"
-#include "kernels/cuda/state.h"
+#include "kernels/cuda/launch.h"
 
 namespace duo::cuda {
 namespace {
@@ -28,9 +28,8 @@ struct DecodeArgs {
 // more than 30 KB of loads are under way.
 template <KvFormat kFormat, int kHeadDim, int kN>
 struct DecodeConfig {
-  static constexpr int kTiles = kN > 1 || kFormat == KvFormat::kBF16           ? 1
-                                : kFormat == KvFormat::kInt4 || kHeadDim == 64 ? 2
-                                                                               : 1;
+  static constexpr bool kTwo = kN == 2 || (kN == 1 && (kFormat == KvFormat::kInt4 || kHeadDim == 64));
+  static constexpr int kTiles = kTwo && kFormat != KvFormat::kBF16 ? 2 : 1;
   static constexpr int kWarps = kN > 1 || (kFormat == KvFormat::kBF16 && kHeadDim == 128) ? 8 : 12;
   static constexpr int kUnit = 16 * kTiles;
   static constexpr int kThreads = 32 * kWarps;
@@ -207,27 +206,33 @@ __global__ void __launch_bounds__(32 * kMergeWarps) MergeKernel(DecodeArgs args,
   WaitForDependency();
   // Each warp: the weighted sum of its partials, relative to its own largest lse.
   float top = -INFINITY, sum = 0, o[kEach] = {};
-  for (int base = w; base < blocks; base += 32 * kMergeWarps) {
-    const int mine = base + lane * kMergeWarps;
-    const float lse =
-        mine < blocks ? args.partial_lse[int64_t{first_block + mine + item} * columns + column] : -INFINITY;
-    const float highest = fmaxf(top, WarpMax(lse));
+  constexpr int kBatch = 8;  // partials whose loads are under way together, lse and output alike
+  for (int base = w; base < blocks; base += kBatch * kMergeWarps) {
+    float lse[kBatch];
+    Vector x[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int index = base + i * kMergeWarps;
+      const int64_t at = int64_t{first_block + index + item} * columns + column;
+      lse[i] = index < blocks ? args.partial_lse[at] : -INFINITY;
+      x[i] = index < blocks ? reinterpret_cast<const Vector*>(args.partial_out + at * kHeadDim)[lane] : Vector{};
+    }
+    float highest = top;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) highest = fmaxf(highest, lse[i]);
     if (highest == -INFINITY) continue;
     const float factor = Exp2((top - highest) * kLog2e);
-    const float weight = Exp2((lse - highest) * kLog2e);
-    sum = sum * factor + WarpSum(weight);
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) o[i] *= factor;
     top = highest;
-    const int count = min(32, (blocks - base + kMergeWarps - 1) / kMergeWarps);
-#pragma unroll 8
-    for (int i = 0; i < count; ++i) {
-      const float scale = __shfl_sync(0xffffffffu, weight, i);
-      const int64_t slot = first_block + base + i * kMergeWarps + item;
-      const Vector x = reinterpret_cast<const Vector*>(args.partial_out + (slot * columns + column) * kHeadDim)[lane];
-      const float* values = reinterpret_cast<const float*>(&x);
+    sum *= factor;
 #pragma unroll
-      for (int j = 0; j < kEach; ++j) o[j] += scale * values[j];
+    for (int j = 0; j < kEach; ++j) o[j] *= factor;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const float weight = Exp2((lse[i] - highest) * kLog2e);
+      sum += weight;
+      const float* values = reinterpret_cast<const float*>(&x[i]);
+#pragma unroll
+      for (int j = 0; j < kEach; ++j) o[j] += weight * values[j];
     }
   }
 #pragma unroll
@@ -275,18 +280,9 @@ void Launch(Device& device, const DecodeArgs& args) {
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   kernel<<<grid, Config::kThreads, kShared, Stream(device)>>>(args);
   DUO_CUDA_CHECK(cudaGetLastError());
-  // The merge may start while the last partials are computed; it waits for them after making its plan.
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(args.batch.num_rows, args.kv.num_heads * args.group);
-  config.blockDim = dim3(32 * kMergeWarps);
-  config.stream = Stream(device);
-  config.attrs = &overlap;
-  config.numAttrs = device.info().capability >= 90 ? 1 : 0;
-  constexpr int kColumns = 8 * kN, kUnit = Config::kUnit;
-  DUO_CUDA_CHECK(cudaLaunchKernelEx(&config, MergeKernel<kHeadDim>, args, kColumns, kUnit, grid));
+  // The merge works out its share while the last partials are computed, then waits for them.
+  LaunchOverlapped(device, MergeKernel<kHeadDim>, dim3(args.batch.num_rows, args.kv.num_heads * args.group),
+                   dim3(32 * kMergeWarps), 0, args, 8 * kN, Config::kUnit, grid);
 }
 
 template <KvFormat kFormat>

@@ -10,7 +10,6 @@
 namespace duo::cuda {
 namespace {
 
-constexpr int kWarps = 8;
 constexpr int kFewRows = 16;  // beyond, a 128-row block of the flash kernel does less work
 
 struct StreamingArgs {
@@ -22,8 +21,12 @@ struct StreamingArgs {
   StreamingKeys keys;
 };
 
+template <int kN>
+constexpr int kWarpsOf = kN == 1 ? 12 : 8;
+
 template <int kHeadDim, int kN>
-__global__ void __launch_bounds__(32 * kWarps, 1) StreamingKernel(StreamingArgs args) {
+__global__ void __launch_bounds__(32 * kWarpsOf<kN>, 1) StreamingKernel(StreamingArgs args) {
+  constexpr int kWarps = kWarpsOf<kN>;
   constexpr int kCols = 8 * kN;
   constexpr KvFormat kFormat = KvFormat::kBF16;
   extern __shared__ float shared[];
@@ -51,23 +54,30 @@ __global__ void __launch_bounds__(32 * kWarps, 1) StreamingKernel(StreamingArgs 
     return args.q + (span.first_row + k / args.group) * keys.qkv_stride +
            (int64_t{head} * args.group + k % args.group) * kHeadDim;
   };
-  LoadQ<kFormat, kHeadDim, kN>(
-      q_at, [&](int n, int step, uint2 f) { q_fragments[n][step] = f; }, warp.q_sum, args.scale, lane);
-  for (int tile = w * 16; tile < total; tile += kWarps * 16) {
-    RawTile<kFormat, kHeadDim, 1> raw;
+  RawTile<kFormat, kHeadDim, 1> raw;
+  auto load_k = [&](int tile) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int64_t j = position_of(min(tile + TokenOfRow(g + 8 * h), total - 1));
       raw.LoadOneK(reinterpret_cast<const uint8_t*>(keys.K(block, j)), 0, h, c);
     }
+  };
+  auto load_v = [&](int tile) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int64_t j = position_of(min(tile + TokenOfRow((i & 2) * 4 + 2 * c + (i & 1)), total - 1));
+      const int64_t j = position_of(min(tile + c + 4 * i, total - 1));  // TokenOfRow of columns 2 c, 2 c + 1, + 8, + 9
       raw.LoadOneV(reinterpret_cast<const uint8_t*>(keys.V(block, j)), 0, i, g);
     }
+  };
+  if (w * 16 < total) load_k(w * 16), load_v(w * 16);
+  LoadQ<kFormat, kHeadDim, kN>(
+      q_at, [&](int n, int step, uint2 f) { q_fragments[n][step] = f; }, warp.q_sum, args.scale, lane);
+  for (int tile = w * 16; tile < total; tile += kWarps * 16) {
     float s[1][kN][4];
     const uint32_t none[2] = {};
     warp.Scores(s[0], raw.k[0], [&](int n, int step) { return q_fragments[n][step]; });
+    const int next = tile + kWarps * 16;
+    if (next < total) load_k(next);
     warp.Scale(s[0], none, args.scale);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -86,6 +96,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1) StreamingKernel(StreamingArgs 
     uint32_t p[kN][2];
     warp.Probabilities(p, s[0], none);
     warp.Values(p, raw.v[0]);
+    if (next < total) load_v(next);
   }
   MergeWarps<kWarps>(
       warp, shared,
@@ -100,12 +111,12 @@ __global__ void __launch_bounds__(32 * kWarps, 1) StreamingKernel(StreamingArgs 
 
 template <int kHeadDim, int kN>
 void Launch(Device& device, const StreamingArgs& args) {
-  constexpr size_t kShared = MergeSharedBytes<kWarps, kHeadDim, kN>();
+  constexpr size_t kShared = MergeSharedBytes<kWarpsOf<kN>, kHeadDim, kN>();
   const auto kernel = StreamingKernel<kHeadDim, kN>;
   const SeqBatch& batch = args.keys.batch;
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   const dim3 grid((batch.max_rows * args.group + 8 * kN - 1) / (8 * kN), args.keys.kv.num_heads, batch.num_seqs);
-  kernel<<<grid, 32 * kWarps, kShared, Stream(device)>>>(args);
+  kernel<<<grid, 32 * kWarpsOf<kN>, kShared, Stream(device)>>>(args);
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 

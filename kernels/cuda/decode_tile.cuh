@@ -103,36 +103,65 @@ struct RawTile {
   uint32_t k_params[kTiles][2];
   uint32_t v_params[kTiles][2];
 
-  // `page` is a page's first byte, `token` the tile's first in it; tokens past `last` are read as `last`.
+  // `page` is a page's first byte, `token` the tile's first in it; tokens past `last` are read as `last`. A tile within
+  // `last` needs one address: the tokens of a lane lie at constant distances.
   __device__ __forceinline__ void LoadK(const uint8_t* page, int token, int last, int lane) {
-    const int g = lane / 4, c = lane % 4;
+    const int g = lane / 4, c = lane % 4, first = token + TokenOfRow(g);
+    const uint8_t* params = page + 2 * kPageTokens * S::kCodeBytes;
+    if (token + 16 * kTiles - 1 <= last) {
+      const uint8_t* at = page + first * S::kCodeBytes + c * S::kKVector;
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          LoadOneK(at + (16 * t + 8 * h) * S::kCodeBytes, t, h, 0);
+          if constexpr (S::kParamBytes > 0) {
+            k_params[t][h] = LoadParams(params + first * S::kParamBytes + (16 * t + 8 * h) * S::kParamBytes);
+          }
+        }
+      }
+      return;
+    }
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int at = min(token + 16 * t + TokenOfRow(g + 8 * h), last);
+        const int at = min(first + 16 * t + 8 * h, last);
         LoadOneK(page + at * S::kCodeBytes, t, h, c);
-        if constexpr (S::kParamBytes > 0) {
-          k_params[t][h] = LoadParams(page + 2 * kPageTokens * S::kCodeBytes + at * S::kParamBytes);
-        }
+        if constexpr (S::kParamBytes > 0) k_params[t][h] = LoadParams(params + at * S::kParamBytes);
       }
     }
   }
   __device__ __forceinline__ void LoadV(const uint8_t* page, int token, int last, int lane) {
-    const int g = lane / 4, c = lane % 4;
+    const int g = lane / 4, c = lane % 4, first = token + c, first_row = token + TokenOfRow(g);
     const uint8_t* codes = page + kPageTokens * S::kCodeBytes;
+    const uint8_t* params = page + 2 * kPageTokens * S::kCodeBytes + kPageTokens * S::kParamBytes;
+    // Fragment columns 2 c, 2 c + 1, 2 c + 8, 2 c + 9 hold tokens c, c + 4, c + 8, c + 12 (TokenOfRow).
+    if (token + 16 * kTiles - 1 <= last) {
+      const uint8_t* at = codes + first * S::kCodeBytes + g * S::kVVector;
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) LoadOneV(at + (16 * t + 4 * i) * S::kCodeBytes, t, i, 0);
+        if constexpr (S::kParamBytes > 0) {
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            v_params[t][h] = LoadParams(params + first_row * S::kParamBytes + (16 * t + 8 * h) * S::kParamBytes);
+          }
+        }
+      }
+      return;
+    }
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int at = min(token + 16 * t + TokenOfRow((i & 2) * 4 + 2 * c + (i & 1)), last);
-        LoadOneV(codes + at * S::kCodeBytes, t, i, g);
+        LoadOneV(codes + min(first + 16 * t + 4 * i, last) * S::kCodeBytes, t, i, g);
       }
       if constexpr (S::kParamBytes > 0) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const int at = min(token + 16 * t + TokenOfRow(g + 8 * h), last);
-          v_params[t][h] = LoadParams(page + 2 * kPageTokens * S::kCodeBytes + (kPageTokens + at) * S::kParamBytes);
+          v_params[t][h] = LoadParams(params + min(first_row + 16 * t + 8 * h, last) * S::kParamBytes);
         }
       }
     }
@@ -156,12 +185,6 @@ struct RawTile {
     return __ldg(reinterpret_cast<const uint16_t*>(p));
   }
 };
-
-__device__ __forceinline__ float F16Value(uint32_t bits) {
-  float x;
-  asm("{ .reg .b16 h; cvt.u16.u32 h, %1; cvt.f32.f16 %0, h; }" : "=f"(x) : "r"(bits & 0xffffu));
-  return x;
-}
 
 // A warp's running attention of kN x 8 columns; lane (g, c) holds columns 8 n + 2 c + {0, 1}.
 template <KvFormat kFormat, int kHeadDim, int kN>
@@ -337,35 +360,60 @@ struct WarpAttention {
   }
 };
 
-// Loads the Q fragments of kN x 8 columns. at(col) gives the column's q vector (bf16, head_dim) or null for padding.
-// keep(n, step, fragment) stores a fragment; q_sum receives sum q * scale of the lane's columns.
+// Loads the Q fragments of kN x 8 columns. at(col) gives the column's q vector (bf16, head_dim, 16-byte aligned) or
+// null for padding. keep(n, step, fragment) stores a fragment; q_sum receives sum q * scale of the lane's columns.
 template <KvFormat kFormat, int kHeadDim, int kN, typename At, typename Keep>
 __device__ __forceinline__ void LoadQ(At&& at, Keep&& keep, float (&q_sum)[kN][2], float scale, int lane) {
+  using S = TileShape<kFormat, kHeadDim>;
+  constexpr int kRun =
+      S::kKVector / 4 * S::kCodesPerWord;  // consecutive channels of a lane, as many as a vector's codes
+  constexpr int kRuns = kHeadDim / 4 / kRun;
   const int g = lane / 4, c = lane % 4;
 #pragma unroll
   for (int n = 0; n < kN; ++n) {
     const bf16* q = at(8 * n + g);
-    float total = 0;
+    uint32_t words[kHeadDim / 8] = {};  // the lane's channels, run after run, in pairs
+    if (q != nullptr) {
+#pragma unroll
+      for (int run = 0; run < kRuns; ++run) {
+#pragma unroll
+        for (int i = 0; i < kRun / 8; ++i) {
+          const uint4 x = *reinterpret_cast<const uint4*>(q + (run * 4 + c) * kRun + i * 8);
+          uint32_t* to = &words[(run * kRun + i * 8) / 2];
+          to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+        }
+      }
+    }
+    if constexpr (kFormat == KvFormat::kInt8 || kFormat == KvFormat::kInt4) {
+      float total = 0;
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 8; ++i) total += LowBf16(words[i]) + HighBf16(words[i]);
+      total += __shfl_xor_sync(0xffffffffu, total, 1);
+      total += __shfl_xor_sync(0xffffffffu, total, 2);  // now every lane of group g has column 8 n + g
+      q_sum[n][0] = __shfl_sync(0xffffffffu, total, 4 * (2 * c)) * scale;
+      q_sum[n][1] = __shfl_sync(0xffffffffu, total, 4 * (2 * c + 1)) * scale;
+    }
 #pragma unroll
     for (int step = 0; step < kHeadDim / 16; ++step) {
       uint32_t fragment[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        float x[2];
-#pragma unroll
-        for (int w = 0; w < 2; ++w) {
-          x[w] = q == nullptr ? 0.0f : ToFloat(q[ChannelOfK<kFormat, kHeadDim>(2 * step + h, c, w)]);
-          total += x[w];
-          x[w] *= CodeForm<kFormat>::kQFactor;
+        // ChannelOfK of lane 0, as an offset into the lane's own runs.
+        const int first = ChannelOfK<kFormat, kHeadDim>(2 * step + h, 0, 0);
+        const int second = ChannelOfK<kFormat, kHeadDim>(2 * step + h, 0, 1);
+        const int a = first / (4 * kRun) * kRun + first % kRun, b = second / (4 * kRun) * kRun + second % kRun;
+        if constexpr (kFormat == KvFormat::kBF16) {
+          fragment[h] = words[a / 2];
+        } else {
+          fragment[h] = __byte_perm(words[a / 2], words[b / 2], (a % 2 ? 0x0032 : 0x0010) + (b % 2 ? 0x7600 : 0x5400));
         }
-        fragment[h] = PackBf16(x[0], x[1]);
+        if constexpr (kFormat == KvFormat::kFp8) {
+          fragment[h] = PackBf16(LowBf16(fragment[h]) * CodeForm<kFormat>::kQFactor,
+                                 HighBf16(fragment[h]) * CodeForm<kFormat>::kQFactor);
+        }
       }
       keep(n, step, make_uint2(fragment[0], fragment[1]));
     }
-    total += __shfl_xor_sync(0xffffffffu, total, 1);
-    total += __shfl_xor_sync(0xffffffffu, total, 2);  // now every lane of group g has column 8 n + g
-    q_sum[n][0] = __shfl_sync(0xffffffffu, total, 4 * (2 * c)) * scale;
-    q_sum[n][1] = __shfl_sync(0xffffffffu, total, 4 * (2 * c + 1)) * scale;
   }
 }
 

@@ -27,8 +27,8 @@ __global__ void DequantizeCodes(bf16* out, Weight weight, int64_t first, int64_t
     LoadStreaming<8>(words, static_cast<const uint8_t*>(weight.data) + at / 2);
     const uint32_t pair = __ldg(reinterpret_cast<const uint32_t*>(weight.groups) + row * (weight.cols / weight.group) +
                                 col / weight.group);
-    scale = ToFloat(f16{static_cast<uint16_t>(pair)});
-    min = ToFloat(f16{static_cast<uint16_t>(pair >> 16)});
+    scale = F16Value(pair);
+    min = F16Value(pair >> 16);
   } else {
     LoadStreaming<16>(words, static_cast<const uint8_t*>(weight.data) + at);
     scale = weight.scales[row];

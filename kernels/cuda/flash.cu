@@ -53,11 +53,13 @@ struct DenseKeys {
 
 struct FlashRows {
   const bf16* q;
-  int64_t q_stride;
+  int64_t q_stride, q_head_stride;
   bf16* out;
-  int64_t out_stride;
+  int64_t out_stride, out_head_stride;
   float* lse;
   int64_t lse_stride;
+  int splits;  // dense calls: grid z
+  int64_t out_split_stride, lse_split_stride;
   int rows;  // of a dense call; streaming reads spans
   int64_t first_position;
   int group;
@@ -93,7 +95,14 @@ __global__ void __launch_bounds__(kThreads, 1) FlashKernel(FlashRows r, Keys key
   int64_t begin[2], end[2];
   keys.Ranges(block, low, high, begin, end);
   const int tiles0 = static_cast<int>((end[0] - begin[0] + kKeys - 1) / kKeys);
-  const int tiles = tiles0 + static_cast<int>(max(int64_t{0}, end[1] - begin[1] + kKeys - 1) / kKeys);
+  const int all_tiles = tiles0 + static_cast<int>(max(int64_t{0}, end[1] - begin[1] + kKeys - 1) / kKeys);
+  int first_tile = 0, tiles = all_tiles;  // of this block: [first_tile, tiles)
+  if constexpr (!kStreaming) {
+    first_tile = static_cast<int>(int64_t{all_tiles} * blockIdx.z / r.splits);
+    tiles = static_cast<int>(int64_t{all_tiles} * (blockIdx.z + 1) / r.splits);
+    r.out += blockIdx.z * r.out_split_stride;
+    if (r.lse != nullptr) r.lse += blockIdx.z * r.lse_split_stride;
+  }
   auto tile_range = [&](int tile, int64_t& first, int64_t& limit) {
     const int range = tile >= tiles0;
     first = begin[range] + int64_t{tile - (range ? tiles0 : 0)} * kKeys;
@@ -112,24 +121,24 @@ __global__ void __launch_bounds__(kThreads, 1) FlashKernel(FlashRows r, Keys key
       CopyAsync16(Swizzled<kHeadDim>(v_tile, row, piece), keys.V(block, j) + piece * 8, valid);
     }
   };
-  const bf16* q = r.q + int64_t{first_row + block_row} * r.q_stride + int64_t{head} * kHeadDim;
+  const bf16* q = r.q + int64_t{first_row + block_row} * r.q_stride + head * r.q_head_stride;
   for (int i = threadIdx.x; i < kRows * kPieces; i += kThreads) {
     const int row = i / kPieces, piece = i % kPieces;
     const bool valid = block_row + row < rows;
     CopyAsync16(Swizzled<kHeadDim>(q_tile, row, piece), q + (valid ? row : 0) * r.q_stride + piece * 8, valid);
   }
-  if (tiles > 0) load_tile(0);
+  if (tiles > first_tile) load_tile(first_tile);
   CopyAsyncCommit();
 
   float o[kHeadDim / 8][4] = {};
   float top[2] = {-1e30f, -1e30f}, sum[2] = {0, 0};
   uint32_t q_fragments[kSteps][4];
-  for (int tile = 0; tile < tiles; ++tile) {
+  for (int tile = first_tile; tile < tiles; ++tile) {
     CopyAsyncWait<0>();
     __syncthreads();
     if (tile + 1 < tiles) load_tile(tile + 1);
     CopyAsyncCommit();
-    if (tile == 0) {
+    if (tile == first_tile) {
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
         LoadMatrix4(q_fragments[step], Swizzled<kHeadDim>(q_tile, w * 16 + (lane & 15), step * 2 + (lane >> 4)));
@@ -209,7 +218,7 @@ __global__ void __launch_bounds__(kThreads, 1) FlashKernel(FlashRows r, Keys key
     if (row >= rows) continue;
     const float inverse = sum[h] > 0 ? 1.0f / sum[h] : 0.0f;
     uint32_t* out =
-        reinterpret_cast<uint32_t*>(r.out + int64_t{first_row + row} * r.out_stride + int64_t{head} * kHeadDim);
+        reinterpret_cast<uint32_t*>(r.out + int64_t{first_row + row} * r.out_stride + head * r.out_head_stride);
 #pragma unroll
     for (int n = 0; n < kHeadDim / 8; ++n) {
       out[n * 4 + c] = PackBf16(o[n][2 * h] * inverse, o[n][2 * h + 1] * inverse);
@@ -235,15 +244,20 @@ void FlashDense(Device& device, const DenseAttention& a) {
   FlashRows rows = {};
   rows.q = a.q;
   rows.q_stride = a.q_stride;
+  rows.q_head_stride = a.q_head_stride;
   rows.out = a.out;
   rows.out_stride = a.out_stride;
+  rows.out_head_stride = a.out_head_stride;
   rows.lse = a.lse;
   rows.lse_stride = a.lse_stride;
+  rows.splits = a.splits;
+  rows.out_split_stride = a.out_split_stride;
+  rows.lse_split_stride = a.lse_split_stride;
   rows.rows = a.rows;
   rows.first_position = a.first_position;
   rows.group = a.group;
   rows.scale = kLog2e / sqrtf(static_cast<float>(a.head_dim));
-  const dim3 grid((a.rows + kRows - 1) / kRows, a.heads * a.group);
+  const dim3 grid((a.rows + kRows - 1) / kRows, a.heads * a.group, a.splits);
   if (a.head_dim == 64) return Launch<64>(device, grid, rows, DenseKeys{a});
   Launch<128>(device, grid, rows, DenseKeys{a});
 }
@@ -254,6 +268,7 @@ void FlashStreaming(Device& device, View out, View qkv, const HeadShape& shape, 
   FlashRows rows = {};
   rows.q = qkv.as<bf16>() + first * shape.group;
   rows.q_stride = qkv.stride;
+  rows.q_head_stride = rows.out_head_stride = shape.head_dim;
   rows.out = out.as<bf16>() + first * shape.group;
   rows.out_stride = out.stride;
   rows.group = shape.group;

@@ -8,12 +8,17 @@ namespace duo::cuda {
 
 // Attention of a block of rows over keys that lie in plain memory, some KV heads at a time.
 struct DenseAttention {
-  const bf16* q;  // [rows][heads * group * head_dim], row stride q_stride
+  const bf16* q;  // row i of query head h at q + h * q_head_stride + i * q_stride
   int64_t q_stride;
+  int64_t q_head_stride;
   bf16* out;  // likewise
   int64_t out_stride;
+  int64_t out_head_stride;
   float* lse;  // [heads * group][lse_stride] or null
   int64_t lse_stride;
+  // Keys cut into `splits` runs, each with a result of its own: run s at out + s * out_split_stride, lse likewise.
+  int splits;
+  int64_t out_split_stride, lse_split_stride;
   const bf16* k;  // key j of head h at k + h * head_stride + j * token_stride
   const bf16* v;  // likewise
   int64_t token_stride;

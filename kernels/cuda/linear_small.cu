@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear_small.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -15,10 +16,17 @@
 namespace duo::cuda {
 namespace {
 
-constexpr int kWarps = 8;
-constexpr size_t kSharedX = 90 << 10;
+// Two blocks of 8 warps a multiprocessor for up to 8 rows; one of 16 for more, whose x needs the room.
+constexpr int WarpsFor(int eights) { return eights == 1 ? 8 : 16; }
+constexpr int BlocksFor(int eights) { return eights == 1 ? 2 : 1; }
+// Bytes of x beside the warps' sums: what 227 KB a multiprocessor leave, on sm_80 what 163 KB leave.
+size_t SharedXFor(const Device& device, int eights) {
+  if (device.info().capability < 90) return size_t{eights == 1 ? 64u : 120u} << 10;
+  return size_t{eights == 1 ? 90u : 190u} << 10;
+}
 constexpr int kMostParts = 16;
-constexpr int64_t kMostColumns = 40960;  // 16 rows of a sixteenth of them fit kSharedX
+constexpr double kBytesPerSecond = 2.7e12, kPartSeconds = 1.5e-6;  // measured on an H100, for PlanSmall
+constexpr int64_t kMostColumns = 32768;                            // 16 rows of a sixteenth of them fit
 
 // A k-block: 16 bytes of codes in each lane, of two output rows. Int4 in groups smaller than 128 is read in pieces, so
 // that a piece's four lanes lie in one group.
@@ -29,23 +37,10 @@ struct BlockShape {
   static constexpr int kSteps = kColumns / 16;
   static constexpr int kPieces = kType == DType::kI4 ? 128 / kGroup : 1;
   static constexpr int kPieceBytes = 16 / kPieces;
-  static constexpr int kPieceColumns = kColumns / kPieces;
   static constexpr int kStepsPerPiece = kSteps / kPieces;
   static constexpr int kDepth = kBits == 8 ? 8 : 4;  // k-blocks in flight per warp
   static constexpr int kUnits = kSteps / 2;          // 16-byte pieces of x per (row, lane quarter)
 };
-
-// The column, inside a k-block, of element `which` of lane quarter c's fragment register r.
-template <DType kType, int kGroup>
-__device__ __forceinline__ int ColumnOf(int r, int c, int which) {
-  using S = BlockShape<kType, kGroup>;
-  constexpr int kPairs = S::kBits == 16 ? 1 : S::kBits == 8 ? 2 : 4;  // per 4-byte word
-  const int word = r / kPairs, u = r % kPairs;
-  constexpr int kPieceWords = S::kPieceBytes / 4;
-  const int piece = word / kPieceWords, in_piece = word % kPieceWords;
-  const int base = piece * S::kPieceColumns + (c * kPieceWords + in_piece) * 2 * kPairs;
-  return S::kBits == 16 ? base + which : base + u + which * kPairs;
-}
 
 template <DType kType>
 __device__ __forceinline__ uint32_t WeightPair(uint32_t word, int u) {
@@ -82,8 +77,9 @@ struct RawBlock {
 };
 
 template <DType kType, int kGroup, int kN, bool kFloatOut>
-__global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs args) {
+__global__ void __launch_bounds__(32 * WarpsFor(kN), BlocksFor(kN)) SmallLinearKernel(SmallArgs args) {
   using S = BlockShape<kType, kGroup>;
+  constexpr int kWarps = WarpsFor(kN);
   constexpr int kTile = 16 * 8 * kN, kDepth = S::kDepth;
   extern __shared__ uint4 shared[];
   __shared__ float reduce[2][kWarps][kTile];
@@ -140,29 +136,38 @@ __global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs ar
   const int rows = args.rows;
   float* x_sums =
       reinterpret_cast<float*>(shared + int64_t{(args.blocks + args.parts - 1) / args.parts} * S::kUnits * rows * 4);
+  // Eight consecutive x make one 16-byte unit; the lanes that hold an int4 group's units add up its sum.
   auto stage = [&](int part) {
-    const int first = part_begin(part), count = part_begin(part + 1) - first;
-    const float factor = kType == DType::kF8E4M3 ? 0x1p64f : 1.0f;
-    for (int i = threadIdx.x; i < count * S::kUnits * rows * 4; i += 32 * kWarps) {
-      const int quarter = i % 4, row = i / 4 % rows, unit = i / 4 / rows % S::kUnits, block = i / 4 / rows / S::kUnits;
-      const bf16* x = args.x + row * args.x_stride + int64_t{first + block} * S::kColumns;
-      uint32_t pairs[4];
+    constexpr int kChunks = S::kColumns / 8, kUnitsPerPiece = S::kUnits / S::kPieces;
+    constexpr int kGroupLanes = kType == DType::kI4 ? kGroup / 8 : 1;
+    const int first = part_begin(part), count = part_begin(part + 1) - first, chunks = count * kChunks;
+    for (int row = 0; row < rows; ++row) {
+      const bf16* x = args.x + row * args.x_stride + int64_t{first} * S::kColumns;
+      // Whole warps go round together: the sums shuffle.
+      for (int i = threadIdx.x; i < (chunks + 31) / 32 * 32; i += 32 * kWarps) {
+        const int block = i / kChunks, chunk = i % kChunks;
+        uint4 v = i < chunks ? *reinterpret_cast<const uint4*>(x + i * 8) : make_uint4(0, 0, 0, 0);
+        if constexpr (kType == DType::kI4) {
+          float sum = LowBf16(v.x) + HighBf16(v.x) + LowBf16(v.y) + HighBf16(v.y) + LowBf16(v.z) + HighBf16(v.z) +
+                      LowBf16(v.w) + HighBf16(v.w);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const float low = ToFloat(x[ColumnOf<kType, kGroup>(unit * 4 + k, quarter, 0)]);
-        const float high = ToFloat(x[ColumnOf<kType, kGroup>(unit * 4 + k, quarter, 1)]);
-        pairs[k] = PackBf16(low * factor, high * factor);
-      }
-      shared[i] = {pairs[0], pairs[1], pairs[2], pairs[3]};
-    }
-    if constexpr (kType == DType::kI4) {
-      for (int i = w; i < count * S::kPieces * rows; i += kWarps) {
-        const int row = i % rows, piece = i / rows;
-        const bf16* x = args.x + row * args.x_stride + int64_t{first} * S::kColumns + piece * S::kPieceColumns;
-        float sum = 0;
-        for (int k = lane; k < S::kPieceColumns; k += 32) sum += ToFloat(x[k]);
-        sum = WarpSum(sum);
-        if (lane == 0) x_sums[i] = sum;
+          for (int lanes = 1; lanes < kGroupLanes; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+          if (i < chunks && i % kGroupLanes == 0) x_sums[i / kGroupLanes * rows + row] = sum;
+          // A word holds codes 0-7; its pairs are (0, 4), (1, 5), (2, 6), (3, 7).
+          v = {__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632), __byte_perm(v.y, v.w, 0x5410),
+               __byte_perm(v.y, v.w, 0x7632)};
+        } else if constexpr (S::kBits == 8) {  // a word holds codes 0-3; its pairs are (0, 2), (1, 3)
+          v = {__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x5410),
+               __byte_perm(v.z, v.w, 0x7632)};
+        }
+        if constexpr (kType == DType::kF8E4M3) {
+          auto scaled = [](uint32_t pair) { return PackBf16(LowBf16(pair) * 0x1p64f, HighBf16(pair) * 0x1p64f); };
+          v = {scaled(v.x), scaled(v.y), scaled(v.z), scaled(v.w)};
+        }
+        if (i >= chunks) continue;
+        const int piece = chunk / (4 * kUnitsPerPiece), in_piece = chunk % (4 * kUnitsPerPiece);
+        const int quarter = in_piece / kUnitsPerPiece, unit = piece * kUnitsPerPiece + in_piece % kUnitsPerPiece;
+        shared[((block * S::kUnits + unit) * rows + row) * 4 + quarter] = v;
       }
     }
   };
@@ -173,6 +178,9 @@ __global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs ar
   for (int i = 0; i < kDepth; ++i) {
     if (i < place.blocks) load(raw[i], place, i);
   }
+  // The weights above do not depend on earlier kernels; x and everything written does.
+  LetDependentsStart();
+  WaitForDependency();
   for (int unit = begin; unit < end; ++unit) {
     const int part = place.part, tile = place.tile;
     if (part != staged) {
@@ -180,6 +188,15 @@ __global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs ar
       stage(part);
       __syncthreads();
       staged = part;
+    }
+    // What finishes this thread's output is fetched before the weights are waited for.
+    const int row = threadIdx.x / 16;
+    const int64_t output = int64_t{tile} * 16 + threadIdx.x % 16;
+    const bool mine_to_write = static_cast<int>(threadIdx.x) < kTile && row < rows && output < weight.rows;
+    float scale = 1, bias = 0;
+    if (mine_to_write) {
+      if constexpr (kType == DType::kF8E4M3 || kType == DType::kI8) scale = weight.scales[output];
+      if (weight.bias != nullptr) bias = weight.bias[output];
     }
     float acc[kN][4] = {};
     const int mine = place.blocks;
@@ -221,8 +238,8 @@ __global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs ar
 #pragma unroll
               for (int h = 0; h < 2; ++h) {
                 const uint32_t bits = raw[i].params[p][h];
-                const float scale = ToFloat(f16{static_cast<uint16_t>(bits)});
-                const float zero = ToFloat(f16{static_cast<uint16_t>(bits >> 16)}) - 128.0f * scale;
+                const float scale = F16Value(bits);
+                const float zero = F16Value(bits >> 16) - 128.0f * scale;
 #pragma unroll
                 for (int n = 0; n < kN; ++n) {
 #pragma unroll
@@ -255,9 +272,6 @@ __global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs ar
       }
     }
     __syncthreads();
-    const int row = threadIdx.x / 16;
-    const int64_t output = int64_t{tile} * 16 + threadIdx.x % 16;
-    const bool mine_to_write = static_cast<int>(threadIdx.x) < kTile && row < rows && output < weight.rows;
     float total = 0;
     if (mine_to_write) {
 #pragma unroll
@@ -283,8 +297,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2) SmallLinearKernel(SmallArgs ar
     }
     if (write) {
       if constexpr (kType == DType::kF8E4M3) total *= 0x1p56f;
-      if constexpr (kType == DType::kF8E4M3 || kType == DType::kI8) total *= weight.scales[output];
-      if (weight.bias != nullptr) total += weight.bias[output];
+      total = total * scale + bias;
       if constexpr (kFloatOut) {
         static_cast<float*>(args.out)[row * args.out_stride + output] = total;
       } else {
@@ -306,20 +319,23 @@ SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
   SmallPlan plan = {};
   plan.tiles = static_cast<int>((weight.rows + 15) / 16);
   plan.blocks = static_cast<int>(weight.cols / BlockColumns(weight.dtype));
-  const int grid = 2 * device.info().multiprocessors;
+  const int eights = rows <= 8 ? 1 : 2;
+  const int grid = BlocksFor(eights) * device.info().multiprocessors;
   auto shared_bytes = [&](int parts) {
     const size_t blocks = (plan.blocks + parts - 1) / parts;
     const size_t sums = weight.dtype == DType::kI4 ? blocks * (128 / weight.group) * rows * sizeof(float) : 0;
     return blocks * BlockColumns(weight.dtype) * rows * sizeof(bf16) + sums;
   };
   int best = 0;
-  double best_share = 0;
+  double best_time = 0;
   for (int parts = 1; parts <= std::min(kMostParts, plan.blocks); ++parts) {
-    if (shared_bytes(parts) > kSharedX) continue;
+    if (shared_bytes(parts) > SharedXFor(device, eights)) continue;
     const int64_t units = int64_t{plan.tiles} * parts;
+    // Time by the bytes, the blocks left idle in the last round, and what a unit's partial sum costs.
     const double share = static_cast<double>(units) / ((units + grid - 1) / grid * grid);
-    // A further part must pay for its partial sums, and leave each warp some k-blocks.
-    if (best == 0 || (share > best_share + 0.05 && plan.blocks / parts >= 2 * kWarps)) best = parts, best_share = share;
+    const double time =
+        weight.bytes() / (kBytesPerSecond * share) + (parts > 1 ? kPartSeconds * ((units + grid - 1) / grid) : 0);
+    if (best == 0 || time < best_time) best = parts, best_time = time;
   }
   plan.parts = best;
   plan.grid = static_cast<int>(std::min<int64_t>(grid, int64_t{plan.tiles} * plan.parts));
@@ -330,9 +346,8 @@ SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
 template <DType kType, int kGroup, int kN, bool kFloatOut>
 void Launch(Device& device, const SmallArgs& args, const SmallPlan& plan) {
   const auto kernel = SmallLinearKernel<kType, kGroup, kN, kFloatOut>;
-  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedX + 1024));
-  kernel<<<plan.grid, 32 * kWarps, plan.shared, Stream(device)>>>(args);
-  DUO_CUDA_CHECK(cudaGetLastError());
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedXFor(device, kN)));
+  LaunchOverlapped(device, kernel, dim3(plan.grid), dim3(32 * WarpsFor(kN)), plan.shared, args);
 }
 template <DType kType, int kGroup>
 void LaunchType(Device& device, const SmallArgs& args, const SmallPlan& plan, bool float_out) {
@@ -373,6 +388,7 @@ void SmallLinear(Device& device, View out, View x, const Weight& weight, Arena& 
   const size_t mark = scratch.used();
   const SmallPlan plan = PlanSmall(device, x.rows, weight);
   DUO_CHECK_GT(plan.parts, 0);
+  DUO_CHECK(reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.stride % 8 == 0);
   SmallArgs args = {};
   args.out = out.data;
   args.out_stride = out.stride;

@@ -28,6 +28,13 @@ __device__ __forceinline__ uint32_t PackBf16(float low, float high) {
 __device__ __forceinline__ float LowBf16(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float HighBf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
+// The f16 in the low half, by the hardware's conversion (dtype.h's is for host and device, and slower).
+__device__ __forceinline__ float F16Value(uint32_t bits) {
+  float x;
+  asm("{ .reg .b16 h; cvt.u16.u32 h, %1; cvt.f32.f16 %0, h; }" : "=f"(x) : "r"(bits & 0xffffu));
+  return x;
+}
+
 // c [16 x 8] f32 += a [16 x 16] * b [16 x 8], bf16.
 __device__ __forceinline__ void Mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                                     uint32_t b1) {

@@ -164,6 +164,26 @@ void AttentionState::AttendRinged() {
   device_.Synchronize();
 }
 
+void AttentionState::AttendFromGraph() {
+  View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
+  SeqBatch batch = Batch();
+  batch.host_spans = nullptr;  // a graph knows bounds only
+  Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
+  Arena ring_scratch = Scratch(device_, StreamingScratchBytes(device_, rows_, c_.group, rings_));
+  auto attend = [&] {
+    AttendPages(device_, out, lse_.as<float>(), qkv, shape_, batch, pages_, scratch);
+    AttendStreaming(device_, out, qkv, shape_, batch, rings_, ring_scratch);
+  };
+  attend();
+  device_.Synchronize();
+  const DeviceGraph graph = device_.Capture(attend);
+  for (int i = 0; i < 2; ++i) {
+    device_.Fill(out_.data(), 0xff, out_.size());
+    device_.Launch(graph);
+  }
+  device_.Synchronize();
+}
+
 void AttentionState::CompareRows(int first_head, int heads, bool check_lse,
                                  const std::function<bool(const SequenceCase&, int64_t, int64_t)>& sees) {
   const int d = c_.head_dim;

@@ -41,6 +41,8 @@ class AttentionState {
   void StoreStep();
   void AttendPaged(bool prefill, bool own_square = true);
   void AttendRinged();
+  // The paged and the ringed attention from a recorded graph, replayed over poisoned results. CUDA only.
+  void AttendFromGraph();
 
   // The results against the reference.
   void ExpectPagesStored();  // bytes of every page that this step wrote

@@ -1,0 +1,86 @@
+// What only the CUDA backend has: prefill in slices through cuDNN, key splits for few rows, and decode from a graph.
+#include "attention_fixture.h"
+#include "kernels/attention.h"
+
+namespace duo {
+namespace {
+
+class CudaAttention : public DeviceTest {
+ protected:
+  AttentionCase Case(int head_dim, int group, int heads) {
+    AttentionCase c;
+    c.format = c.ring_format = KvFormat::kBF16;
+    c.head_dim = head_dim;
+    c.group = group;
+    c.paged_heads = heads;
+    return c;
+  }
+  void Prefill(const AttentionCase& c, bool own_square = true) {
+    SCOPED_TRACE(testing::Message() << Name(c.format) << " head_dim " << c.head_dim << " group " << c.group << " heads "
+                                    << c.paged_heads << " history " << c.sequences[0].history << " rows "
+                                    << c.sequences[0].rows);
+    AttentionState state(device(), c);
+    state.StoreStep();
+    state.AttendPaged(true, own_square);
+    state.ExpectPagedResult(true, own_square);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(gpu, CudaAttention, testing::Values(DeviceKind::kCuda),
+                         [](const auto&) { return std::string("device"); });
+
+TEST_P(CudaAttention, ChunksOfManyRowsMatchInSlicesOfEveryKind) {
+  for (int rows : {512, 513, 1100}) {  // one whole slice; a padded one; whole and padded, with a rectangle between
+    for (int head_dim : {64, 128}) {
+      AttentionCase c = Case(head_dim, 3, 1);
+      c.sequences = {{rows == 513 ? 0 : 77, rows}};
+      c.seed = rows + head_dim;
+      Prefill(c);
+    }
+  }
+}
+
+TEST_P(CudaAttention, ChunksWithSeveralHeadsOverCodedHistoryMatch) {
+  AttentionCase c = Case(128, 1, 3);
+  c.format = KvFormat::kInt4;
+  c.sequences = {{1025, 600}};
+  Prefill(c);
+}
+
+TEST_P(CudaAttention, HoldersOfASplitHeadWithoutTheSquareMatch) {
+  AttentionCase c = Case(64, 2, 1);
+  c.slots = 3;
+  c.first_slot = 1;
+  c.num_slots = 1;
+  c.sequences = {{900, 520}};
+  Prefill(c, false);
+}
+
+TEST_P(CudaAttention, FewRowsOverManyKeysMatchAlthoughKeysAreSplit) {
+  for (int group : {1, 4}) {
+    AttentionCase c = Case(128, group, 1);
+    c.sequences = {{3000, 65}};
+    Prefill(c);
+  }
+}
+
+TEST_P(CudaAttention, DecodeReplayedFromAGraphMatches) {
+  AttentionCase c = Case(128, 4, 2);
+  c.format = KvFormat::kInt8;
+  c.sequences = {{700, 1}, {0, 1}, {129, 1}};
+  AttentionState state(device(), c);
+  state.StoreStep();
+  state.AttendFromGraph();
+  // The graph wrote every head; the comparisons below want the other kind's columns poisoned, so each runs alone.
+  AttentionState paged(device(), c), ringed(device(), c);
+  paged.StoreStep();
+  paged.AttendPaged(false);
+  ringed.StoreStep();
+  ringed.AttendRinged();
+  const std::vector<float> got = state.Out(), from_pages = paged.Out(), from_rings = ringed.Out();
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_EQ(got[i], std::isnan(from_pages[i]) ? from_rings[i] : from_pages[i]) << "element " << i;
+  }
+}
+
+}  // namespace
+}  // namespace duo
