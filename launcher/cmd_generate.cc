@@ -4,10 +4,12 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -41,11 +43,16 @@ struct Answer {
 
 absl::StatusOr<std::string> ReadPrompt(const GenerateFlags& flags) {
   if (flags.prompt_file.empty()) return flags.prompt;
-  std::ifstream file(flags.prompt_file, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file || file.bad()) {
-    return absl::NotFoundError(absl::StrCat(flags.prompt_file, ": cannot be read: ", std::strerror(errno)));
+  std::error_code code;
+  if (std::filesystem::is_directory(flags.prompt_file, code)) {
+    return absl::InvalidArgumentError(absl::StrCat(flags.prompt_file, ": expected a file, found a folder"));
   }
+  std::ifstream file(flags.prompt_file, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat(flags.prompt_file, ": cannot be read: ", std::strerror(errno)));
+  std::ostringstream content;
+  content << file.rdbuf();  // unlike reading through iterators, a failing read sets a bit instead of throwing
+  if (file.bad()) return absl::DataLossError(absl::StrCat(flags.prompt_file, ": reading it failed"));
+  std::string text = content.str();
   return text;
 }
 
@@ -61,6 +68,8 @@ absl::StatusOr<Texts> Tokenize(const GenerateFlags& flags) {
   Texts texts;
   absl::StatusOr<std::string> prompt = ReadPrompt(flags);
   if (!prompt.ok()) return prompt.status();
+  absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
+  if (!config.ok()) return config.status();
   absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.runtime.model + "/tokenizer.json");
   if (!tokenizer.ok()) return tokenizer.status();
   texts.tokenizer = std::move(*tokenizer);
@@ -74,8 +83,6 @@ absl::StatusOr<Texts> Tokenize(const GenerateFlags& flags) {
     texts.asks.push_back(texts.tokenizer.Encode(ask, {.parse_special = flags.special, .add_special_tokens = false}));
     if (texts.asks.back().empty()) return absl::InvalidArgumentError("--ask: the text is empty");
   }
-  absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
-  if (!config.ok()) return config.status();
   for (const std::vector<int32_t>* ids : {&texts.prompt}) {
     for (int32_t id : *ids) {
       if (id >= config->vocab) {

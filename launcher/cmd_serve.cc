@@ -24,8 +24,8 @@ struct ServeFlags {
   int64_t kv_tokens = 0;
 };
 
-// Takes TERM and INT, which every other thread blocks: drains the server, or, while there is none yet, ends the
-// process.
+// Takes TERM, INT and USR1 (which mpirun passes on at once), which every other thread blocks: drains the server, or,
+// while there is none yet, ends the process.
 class StopSignals {
  public:
   // Before any other thread is made: they inherit the mask.
@@ -46,6 +46,7 @@ class StopSignals {
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGUSR1);
     return set;
   }
   void Run() {
@@ -86,6 +87,9 @@ int RunServe(const ServeFlags& flags, const Launch& launch) {
   }
   absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.runtime.model + "/tokenizer.json");
   if (!tokenizer.ok()) return Fail(tokenizer.status());
+  if (runtime->device->is_cuda()) {
+    if (absl::Status s = (*engine)->WarmUp(); !s.ok()) return Fail(s);
+  }
   absl::StatusOr<std::vector<int>> stops = StopTokens(flags.runtime.model, (*engine)->config());
   if (!stops.ok()) return Fail(stops.status());
 
@@ -119,8 +123,10 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       "Examples:\n"
       "  duo serve --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
       "  duo serve --model DIR --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key --token-file tokens\n"
-      "  mpirun --mca odls_base_sigkill_timeout 120 -n 4 duo serve --model DIR --listen 127.0.0.1:50051\n"
-      "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the server.");
+      "  launcher/mpi/serve.sh 4 --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
+      "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the server; so "
+      "does\n"
+      "USR1 to mpirun, which passes it on (launcher/mpi/serve.sh sends it for TERM and INT).");
   AddRuntimeFlags(*c, flags->runtime);
   c->add_option("--listen", s.listen, "Address; port 0 takes a free one")
       ->type_name("HOST:PORT")
@@ -159,7 +165,8 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 31));
   c->add_option("--kv-tokens", flags->kv_tokens, "Tokens of KV cache in all; 0: what memory leaves")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
-  c->add_option("--max-wait", flags->runtime.max_wait, "Seconds that a step of a long append may take while others wait")
+  c->add_option("--max-wait", flags->runtime.max_wait,
+                "Seconds that a step of a long append may take while others wait")
       ->check(CLI::Range(0.001, 3600.0))
       ->capture_default_str();
   c->add_option("--max-queue", s.max_queue, "Calls that may wait or run at once")

@@ -119,6 +119,7 @@ struct Engine::State {
   RankShard shard;
   KvFormat kv = KvFormat::kBF16;
   MemoryPlan memory;
+  StepLimits limits;
   Device* device = nullptr;
   Communicator* comm = nullptr;
   std::unique_ptr<Worker> worker;
@@ -129,7 +130,10 @@ struct Engine::State {
   absl::Status Decide();
   absl::StatusOr<KvSizes> Size(const WeightFormats& formats, const StepLimits& limits);
   void MakeScheduler(const KvSizes& sizes, int chunk);
-  absl::StatusOr<KvIoResult> Io(const KvIoPlan& plan) { return RunKvIo(plan, *device, *comm, shard, worker->cache()); }
+  absl::StatusOr<KvIoResult> Io(const KvIoPlan& plan) {
+    device->BindThread();
+    return RunKvIo(plan, *device, *comm, shard, worker->cache());
+  }
   // Rank 0: page and ring copies that wait for the next step are done now.
   void Settle() {
     StepPlan plan;
@@ -261,7 +265,6 @@ absl::Status Engine::State::Load() {
                                                       options.model_dir, positions, options.max_session_tokens));
   }
   const int chunk = options.chunk > 0 ? options.chunk : device->is_cuda() ? 16384 : 1024;
-  StepLimits limits;
   limits.max_tokens = options.max_session_tokens > 0 ? options.max_session_tokens : positions;
   limits.prefill_rows = static_cast<int>(std::min<int64_t>(chunk, limits.max_tokens));
   limits.rows = SchedulerOptions().max_rows;
@@ -365,6 +368,24 @@ absl::StatusOr<SessionId> Engine::CreateFilledSession(int64_t tokens, int64_t ma
   for (int64_t i = 0; i < tokens; ++i)
     ids[i] = static_cast<int32_t>(SplitMix64(i) % static_cast<uint64_t>(state_->config.vocab));
   return state_->scheduler->AdoptSession(max_tokens, std::move(ids), true);
+}
+
+absl::Status Engine::WarmUp() {
+  constexpr int64_t kAnswer = 4;
+  const int64_t room = std::min(state_->limits.max_tokens, state_->memory.kv_tokens) - kAnswer - 1;
+  const int64_t tokens = std::min<int64_t>(2 * state_->limits.prefill_rows, room);
+  if (tokens < 1) return absl::OkStatus();  // nothing long will be read either
+  absl::StatusOr<SessionId> session = CreateSession(tokens + kAnswer + 1);
+  if (!session.ok()) return session.status();
+  GenerateParams params;
+  params.max_new_tokens = kAnswer;
+  params.keep = true;
+  absl::StatusOr<RequestId> append = Append(*session, std::vector<int32_t>(tokens, 0), {});
+  absl::StatusOr<RequestId> ask = Ask(*session, {0}, params, {});
+  while (Step()) {
+  }
+  if (absl::Status s = CloseSession(*session); !s.ok()) return s;
+  return append.ok() ? ask.status() : append.status();
 }
 
 int64_t Engine::DecodeWeightBytes() const {

@@ -153,6 +153,9 @@ class Engine {
   std::vector<SessionInfo> List() const;
   absl::StatusOr<std::vector<int32_t>> Tokens(SessionId id) const;
 
+  // Reads two chunks of nonsense and answers once, so that what libraries choose, compile and record on first use is
+  // ready before the first request. Only while no session is open.
+  absl::Status WarmUp();
   // For benchmarks: a session of `tokens` random tokens whose pages and rings hold random codes. Overwrites the whole
   // cache, so no other session may be open.
   absl::StatusOr<SessionId> CreateFilledSession(int64_t tokens, int64_t max_tokens);

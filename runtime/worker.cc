@@ -144,6 +144,7 @@ void Worker::FillCache() {
 }
 
 StepResult Worker::Execute(const StepPlan& plan) {
+  device_->BindThread();
   const int32_t* ids = plan.table_ids.data();
   for (const TableWrite& write : plan.table_writes) {
     cache_.WriteTable(*device_, write.split != 0, write.table, write.first, ids, write.count);

@@ -134,6 +134,12 @@ int64_t Device::FreeMemory() const {
   return AvailableHostMemory();
 }
 
+void Device::BindThread() const {
+#ifdef DUO_HAVE_CUDA
+  if (is_cuda()) DUO_CUDA_CHECK(cudaSetDevice(ordinal_));
+#endif
+}
+
 void Device::Synchronize() {
 #ifdef DUO_HAVE_CUDA
   if (is_cuda()) DUO_CUDA_CHECK(cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)));

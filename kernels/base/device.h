@@ -58,6 +58,9 @@ class Device {
   // Bytes that can be allocated now: free device memory, or on the CPU the memory the system calls available.
   int64_t FreeMemory() const;
 
+  // A CUDA device is current per thread: call it on a thread that drives the device and did not open it.
+  void BindThread() const;
+
   void Synchronize();
   // dst and src as named; all are ordered with the device's work. Upload returns when src may be reused, Download when
   // dst is filled.

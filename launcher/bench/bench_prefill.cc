@@ -36,15 +36,8 @@ absl::StatusOr<double> TimeAppend(Engine& engine, SessionId session, int64_t tok
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-absl::StatusOr<double> Whole(Engine& engine, int64_t context, int chunk) {
-  // First chunks outside the clock, with history and without: libraries choose algorithms and load kernels then.
-  for (int64_t tokens : {std::min<int64_t>(2 * chunk, context), context % chunk}) {
-    if (tokens == 0) continue;
-    absl::StatusOr<SessionId> warm = engine.CreateSession(tokens);
-    if (!warm.ok()) return warm.status();
-    if (absl::StatusOr<double> s = TimeAppend(engine, *warm, tokens, "warming up"); !s.ok()) return s;
-    if (absl::Status s = engine.CloseSession(*warm); !s.ok()) return s;
-  }
+absl::StatusOr<double> Whole(Engine& engine, int64_t context) {
+  if (absl::Status s = engine.WarmUp(); !s.ok()) return s;
   absl::StatusOr<SessionId> session = engine.CreateSession(context);
   if (!session.ok()) return session.status();
   return TimeAppend(engine, *session, context, "prefill");
@@ -53,21 +46,17 @@ absl::StatusOr<double> Whole(Engine& engine, int64_t context, int chunk) {
 absl::StatusOr<double> Sampled(Engine& engine, int64_t context, int chunk, nlohmann::ordered_json* details) {
   constexpr int kPoints = 5;
   std::vector<double> seconds;
+  if (absl::Status s = engine.WarmUp(); !s.ok()) return s;
   for (int point = 0; point < kPoints; ++point) {
     // Chunk boundaries nearest to the quarters; the last chunk of the document is the last point.
     const int64_t history = std::max<int64_t>(0, (context - chunk) / chunk * point / (kPoints - 1) * chunk);
-    double best = 0;
-    // The first point again: libraries choose algorithms and load kernels on the first chunk.
-    for (int repeat = 0; repeat < (point == 0 ? 2 : 1); ++repeat) {
-      absl::StatusOr<SessionId> session =
-          history == 0 ? engine.CreateSession(chunk) : engine.CreateFilledSession(history, history + chunk);
-      if (!session.ok()) return session.status();
-      absl::StatusOr<double> time = TimeAppend(engine, *session, chunk, "prefill");
-      if (!time.ok()) return time;
-      best = repeat == 0 ? *time : std::min(best, *time);
-      if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
-    }
-    seconds.push_back(best);
+    absl::StatusOr<SessionId> session =
+        history == 0 ? engine.CreateSession(chunk) : engine.CreateFilledSession(history, history + chunk);
+    if (!session.ok()) return session.status();
+    absl::StatusOr<double> time = TimeAppend(engine, *session, chunk, "prefill");
+    if (!time.ok()) return time;
+    if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
+    seconds.push_back(*time);
   }
   // The trapezoid rule is exact for what is affine between the points.
   double mean = 0;
@@ -114,8 +103,8 @@ absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime
       absl::StatusOr<double> error = VerifyEngine(**engine);
       if (!error.ok()) return error.status();
       row.details = {{"verified_error", *error}, {"chunk", options->chunk}};
-      absl::StatusOr<double> seconds = flags.sample ? Sampled(**engine, context, options->chunk, &row.details)
-                                                    : Whole(**engine, context, options->chunk);
+      absl::StatusOr<double> seconds =
+          flags.sample ? Sampled(**engine, context, options->chunk, &row.details) : Whole(**engine, context);
       if (!seconds.ok()) return seconds.status();
       row.seconds = *seconds;
       const ModelConfig& c = (*engine)->config();

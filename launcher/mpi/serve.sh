@@ -2,9 +2,10 @@
 # Serves on several ranks: serve.sh RANKS [mpirun options --] duo-serve options...
 #   launcher/mpi/serve.sh 4 --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo
 #   launcher/mpi/serve.sh 8 --hostfile hosts -- --model DIR --listen 127.0.0.1:50051 --save-dir /shared/duo
-# TERM and INT to this script drain the service: mpirun passes them on, and gives rank 0 two minutes to save every
-# session before it kills the ranks (it is two seconds otherwise). The program is found as duo on PATH or as $DUO.
-set -eu
+# TERM and INT to this script drain the service and end it with exit code 0. They become USR1 for mpirun, which it passes
+# on to the ranks at once; a TERM it answers by ending them itself, and tells them only shortly before it kills them
+# (odls_base_sigkill_timeout). The program is found as duo on PATH or as $DUO.
+set -u
 if [ $# -lt 2 ]; then
   sed -n '2,4s/^# //p' "$0" >&2
   exit 2
@@ -19,4 +20,12 @@ for argument in "$@"; do
     break
   fi
 done
-exec mpirun --mca odls_base_sigkill_timeout 120 ${mpi[@]+"${mpi[@]}"} -n "$ranks" "${DUO:-duo}" serve "$@"
+# A session of its own: Ctrl-C in a terminal reaches this script alone.
+setsid mpirun ${mpi[@]+"${mpi[@]}"} -n "$ranks" "${DUO:-duo}" serve "$@" &
+mpirun=$!
+trap 'kill -USR1 "$mpirun"' TERM INT
+while :; do
+  wait "$mpirun"
+  code=$?
+  kill -0 "$mpirun" 2>/dev/null || exit "$code"  # else a signal interrupted the waiting
+done
