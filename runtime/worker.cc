@@ -96,7 +96,8 @@ StepInput Worker::Upload(const StepPlan& plan) {
   batch.num_seqs = static_cast<int>(plan.spans.size());
   batch.num_rows = static_cast<int>(plan.tokens.size());
   for (const SeqSpan& span : plan.spans) batch.max_rows = std::max(batch.max_rows, span.num_rows);
-  batch.max_tokens = plan.max_tokens;
+  // A chunk is sized for the longest session from the start: one set of the kernels' plans serves all its histories.
+  batch.max_tokens = input.prefill ? limits_.max_tokens : plan.max_tokens;
   device_params_ = reinterpret_cast<const SampleParams*>(base + params);
   return input;
 }

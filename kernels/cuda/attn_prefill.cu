@@ -141,6 +141,9 @@ struct Prefill {
   DenseAttention args;  // q of the step in qkv
   bool cudnn = false;
   std::vector<Slice> slices;
+  // One capacity for every history, so that one plan serves them all: lengths are read on the device, and keys that are
+  // not there cost nothing.
+  int64_t key_capacity = 0;
   bf16* q = nullptr;  // with cuDNN: slices one after the other, each [query head][capacity][head_dim]
   bf16* part = nullptr;
   float* part_lse = nullptr;
@@ -200,7 +203,7 @@ struct Prefill {
       shape.group = args.group;
       shape.head_dim = args.head_dim;
       shape.row_capacity = slice.capacity;
-      shape.key_capacity = causal ? slice.capacity : PowerOfTwo(some.keys, kLeastKeys);
+      shape.key_capacity = causal ? slice.capacity : std::max(key_capacity, PowerOfTwo(some.keys, kLeastKeys));
       shape.key_head_stride = count == 1 ? 0 : some.head_stride / args.head_dim;
       shape.causal = causal;
       shape.whole = slice.rows == shape.row_capacity && some.keys == shape.key_capacity;
@@ -297,6 +300,7 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
   p.args.window = kv.window;
   p.cudnn = kv.window == 0 && rows >= kLeastRows && CudnnUsable(device);
   p.slices = CutRows(rows, p.cudnn);
+  p.key_capacity = PowerOfTwo(SegmentTokens(batch.max_tokens), kLeastKeys);
   const int64_t row_capacity = p.slices.back().first + p.slices.back().capacity;
   int64_t most = 0;
   for (Slice& slice : p.slices) {

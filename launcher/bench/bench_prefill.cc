@@ -48,8 +48,8 @@ absl::StatusOr<double> Sampled(Engine& engine, int64_t context, int chunk, nlohm
   std::vector<double> seconds;
   if (absl::Status s = engine.WarmUp(); !s.ok()) return s;
   for (int point = 0; point < kPoints; ++point) {
-    // Chunk boundaries nearest to the quarters; the last chunk of the document is the last point.
-    const int64_t history = std::max<int64_t>(0, (context - chunk) / chunk * point / (kPoints - 1) * chunk);
+    // From the first chunk to the document's last one, in whole pages.
+    const int64_t history = std::max<int64_t>(0, (context - chunk) * point / (kPoints - 1) / kPageTokens * kPageTokens);
     absl::StatusOr<SessionId> session =
         history == 0 ? engine.CreateSession(chunk) : engine.CreateFilledSession(history, history + chunk);
     if (!session.ok()) return session.status();
