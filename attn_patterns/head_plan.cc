@@ -1,12 +1,11 @@
 #include "attn_patterns/head_plan.h"
 
-#include "kernels/base/splitmix64.h"
-
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/splitmix64.h"
 
 namespace duo {
 namespace {

@@ -83,8 +83,10 @@ absl::StatusOr<Texts> Tokenize(const GenerateFlags& flags) {
     texts.asks.push_back(texts.tokenizer.Encode(ask, {.parse_special = flags.special, .add_special_tokens = false}));
     if (texts.asks.back().empty()) return absl::InvalidArgumentError("--ask: the text is empty");
   }
-  for (const std::vector<int32_t>* ids : {&texts.prompt}) {
-    for (int32_t id : *ids) {
+  std::vector<std::vector<int32_t>> all = texts.asks;
+  all.push_back(texts.prompt);
+  for (const std::vector<int32_t>& ids : all) {
+    for (int32_t id : ids) {
       if (id >= config->vocab) {
         return absl::InvalidArgumentError(
             absl::StrFormat("%s/tokenizer.json: token %d is outside the model's vocabulary of %d", flags.runtime.model,

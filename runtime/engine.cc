@@ -155,6 +155,11 @@ absl::Status Engine::State::Decide() {
       options.shape.has_value() ? absl::StatusOr<ModelConfig>(*options.shape) : LoadConfig(options.model_dir);
   absl::Status status = loaded.status();
   if (loaded.ok()) config = *loaded;
+  if (loaded.ok() && config.quantization.kind != QuantizationKind::kNone) {
+    status = absl::UnimplementedError(absl::StrCat(options.model_dir, "/config.json: checkpoints that come quantised (",
+                                                   duo::Describe(config.quantization),
+                                                   ") are not supported; use one in 16 or 32 bits and --weights"));
+  }
   if (status.ok() && comm->rank() == 0) {
     absl::StatusOr<HeadPlan> chosen =
         options.heads.has_value() ? absl::StatusOr<HeadPlan>(*options.heads) : ChooseHeads(options, config);

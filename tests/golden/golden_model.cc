@@ -12,7 +12,6 @@
 #include "kernels/base/check.h"
 #include "kernels/base/dtype.h"
 #include "kernels/base/splitmix64.h"
-#include "kernels/base/splitmix64.h"
 
 namespace duo {
 namespace {
