@@ -3,8 +3,9 @@
 # be run as often as one likes and without rights once they are. Uses sudo only if it is not run by root.
 set -eu
 
+# ocl-icd-opencl-dev: Debian 12's oneDNN is built with OpenCL, its CMake files ask for it, and the package only recommends it.
 PACKAGES="g++ cmake ninja-build pkg-config python3
-  libdnnl-dev libabsl-dev nlohmann-json3-dev libpcre2-dev libicu-dev libcli11-dev
+  libdnnl-dev ocl-icd-opencl-dev libabsl-dev nlohmann-json3-dev libpcre2-dev libicu-dev libcli11-dev
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc prometheus-cpp-dev
   libopenmpi-dev openmpi-bin libgtest-dev libbenchmark-dev"
 
