@@ -1,7 +1,6 @@
 #!/bin/sh
 # Installs the packages that duo is built from, on Debian 12 and Ubuntu 24.04. Does nothing when all are there, so it can
 # be run as often as one likes and without rights once they are. Uses sudo only if it is not run by root.
-# (oneDNN's CMake package asks for OpenCL's, which Debian only recommends with it.)
 set -eu
 
 # ocl-icd-opencl-dev: Debian 12's oneDNN is built with OpenCL, its CMake files ask for it, and the package only recommends it.
