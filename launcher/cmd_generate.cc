@@ -1,21 +1,17 @@
 // `duo generate`: reads a prompt once and continues it, or answers each --ask on a fork of it.
 
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "launcher/commands.h"
 #include "launcher/progress.h"
+#include "launcher/read_text.h"
 #include "launcher/runtime_flags.h"
+#include "runtime/chat_template.h"
 #include "runtime/text_stream.h"
 #include "runtime/tokenizer.h"
 
@@ -24,8 +20,8 @@ namespace {
 
 struct GenerateFlags {
   RuntimeFlags runtime;
-  std::string prompt, prompt_file;
-  bool has_prompt = false, special = false, json = false;
+  std::string prompt, prompt_file, system;
+  bool chat = false, special = false, json = false;
   std::vector<std::string> asks, stops;
   int64_t max_new_tokens = 128;
   double temperature = 0, top_p = 1;
@@ -41,21 +37,6 @@ struct Answer {
   bool done = false;
 };
 
-absl::StatusOr<std::string> ReadPrompt(const GenerateFlags& flags) {
-  if (flags.prompt_file.empty()) return flags.prompt;
-  std::error_code code;
-  if (std::filesystem::is_directory(flags.prompt_file, code)) {
-    return absl::InvalidArgumentError(absl::StrCat(flags.prompt_file, ": expected a file, found a folder"));
-  }
-  std::ifstream file(flags.prompt_file, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat(flags.prompt_file, ": cannot be read: ", std::strerror(errno)));
-  std::ostringstream content;
-  content << file.rdbuf();  // unlike reading through iterators, a failing read sets a bit instead of throwing
-  if (file.bad()) return absl::DataLossError(absl::StrCat(flags.prompt_file, ": reading it failed"));
-  std::string text = content.str();
-  return text;
-}
-
 // The prompt and the questions as tokens. Rank 0 only: the others never see the text.
 struct Texts {
   Tokenizer tokenizer;
@@ -64,9 +45,44 @@ struct Texts {
   std::vector<int32_t> end_tokens;
 };
 
+absl::Status EncodePlain(const GenerateFlags& flags, const std::string& prompt, Texts* texts) {
+  texts->prompt = texts->tokenizer.Encode(prompt, {.parse_special = flags.special});
+  if (texts->prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
+  for (const std::string& ask : flags.asks) {
+    texts->asks.push_back(texts->tokenizer.Encode(ask, {.parse_special = flags.special, .add_special_tokens = false}));
+    if (texts->asks.back().empty()) return absl::InvalidArgumentError("--ask: the text is empty");
+  }
+  return absl::OkStatus();
+}
+
+// The prompt is a user turn; with questions each of them ends that turn instead, on a fork of what is before it.
+absl::Status EncodeChat(const GenerateFlags& flags, const std::string& prompt, Texts* texts) {
+  absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(flags.runtime.model);
+  if (!chat.ok()) return chat.status();
+  auto encode = [&](std::vector<TextSegment> segments) {
+    for (TextSegment& segment : segments) segment.parse_special |= flags.special;
+    return texts->tokenizer.EncodeSegments(segments);
+  };
+  if (flags.asks.empty()) {
+    std::vector<Message> messages;
+    if (!flags.system.empty()) messages.push_back({ChatRole::kSystem, flags.system});
+    messages.push_back({ChatRole::kUser, prompt});
+    absl::StatusOr<std::vector<TextSegment>> turns = chat->Render(messages, true);
+    if (!turns.ok()) return turns.status();
+    texts->prompt = encode(*turns);
+  } else {
+    absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat, flags.system, prompt, flags.asks);
+    if (!turns.ok()) return absl::Status(turns.status().code(), absl::StrCat("--ask: ", turns.status().message()));
+    texts->prompt = encode(turns->document);
+    for (const std::vector<TextSegment>& question : turns->questions) texts->asks.push_back(encode(question));
+  }
+  if (std::optional<int32_t> id = texts->tokenizer.IdOf(chat->EndOfTurn())) texts->end_tokens.push_back(*id);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Texts> Tokenize(const GenerateFlags& flags) {
   Texts texts;
-  absl::StatusOr<std::string> prompt = ReadPrompt(flags);
+  absl::StatusOr<std::string> prompt = flags.prompt_file.empty() ? flags.prompt : ReadText(flags.prompt_file);
   if (!prompt.ok()) return prompt.status();
   absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
   if (!config.ok()) return config.status();
@@ -77,12 +93,8 @@ absl::StatusOr<Texts> Tokenize(const GenerateFlags& flags) {
     return absl::InvalidArgumentError(
         absl::StrCat(flags.prompt_file.empty() ? std::string("--prompt") : flags.prompt_file, ": the prompt is empty"));
   }
-  texts.prompt = texts.tokenizer.Encode(*prompt, {.parse_special = flags.special});
-  if (texts.prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
-  for (const std::string& ask : flags.asks) {
-    texts.asks.push_back(texts.tokenizer.Encode(ask, {.parse_special = flags.special, .add_special_tokens = false}));
-    if (texts.asks.back().empty()) return absl::InvalidArgumentError("--ask: the text is empty");
-  }
+  absl::Status encoded = flags.chat ? EncodeChat(flags, *prompt, &texts) : EncodePlain(flags, *prompt, &texts);
+  if (!encoded.ok()) return encoded;
   std::vector<std::vector<int32_t>> all = texts.asks;
   all.push_back(texts.prompt);
   for (const std::vector<int32_t>& ids : all) {
@@ -96,7 +108,7 @@ absl::StatusOr<Texts> Tokenize(const GenerateFlags& flags) {
   }
   absl::StatusOr<std::vector<int>> stops = StopTokens(flags.runtime.model, *config);
   if (!stops.ok()) return stops.status();
-  texts.end_tokens.assign(stops->begin(), stops->end());
+  texts.end_tokens.insert(texts.end_tokens.end(), stops->begin(), stops->end());
   return texts;
 }
 
@@ -343,8 +355,10 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* command = app.add_subcommand("generate", "Read a prompt once, then continue it or answer questions on it");
   command->footer(
-      "Example:\n  duo generate --model DIR --prompt-file report.txt --ask $'\\nQuestion: What was decided?\\nAnswer:' "
-      "--stop $'\\n'");
+      "Examples:\n  duo generate --model DIR --prompt-file report.txt --ask $'\\nQuestion: What was "
+      "decided?\\nAnswer:' "
+      "--stop $'\\n'\n"
+      "  duo generate --model DIR --chat --prompt-file report.txt --ask 'What was decided?' --ask 'Who was there?'");
   AddRuntimeFlags(*command, flags->runtime);
   auto* prompt = command->add_option("--prompt", flags->prompt, "The prompt")->type_name("TEXT");
   auto* file = command->add_option("--prompt-file", flags->prompt_file, "Or a file whose bytes are the prompt")
@@ -370,6 +384,13 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
       ->check(CLI::Range(1e-6, 1.0))
       ->capture_default_str();
   command->add_option("--seed", flags->seed, "Of sampling")->capture_default_str();
+  auto* chat = command->add_flag(
+      "--chat", flags->chat,
+      "Talk in the turns of the model's chat template: the prompt is a user turn; each --ask is put into that turn "
+      "instead, after a blank line");
+  command->add_option("--system", flags->system, "With --chat: the system turn (default: the template's own)")
+      ->type_name("TEXT")
+      ->needs(chat);
   command->add_flag("--special", flags->special,
                     "Read the text of special tokens in prompt and questions as those tokens");
   command->add_flag("--json", flags->json, "Print one JSON object");

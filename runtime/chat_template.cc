@@ -1,9 +1,11 @@
 #include "runtime/chat_template.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
 #include "runtime/unicode.h"
 
 namespace duo {
@@ -223,6 +225,40 @@ absl::StatusOr<Segments> ChatTemplate::Render(std::span<const Message> messages,
       return RenderChatMl(*this, repaired, add_generation_prompt);
   }
   return absl::InternalError("unknown chat family");
+}
+
+std::string ChatTemplate::EndOfTurn() const {
+  if (family == ChatFamily::kChatMl) return "<|im_end|>";
+  if (family == ChatFamily::kLlama3) return "<|eot_id|>";
+  return eos;
+}
+
+absl::StatusOr<DocumentTurns> RenderQuestions(const ChatTemplate& chat, const std::string& system,
+                                              const std::string& document, std::span<const std::string> questions) {
+  // The seam lies after the blank line: there a tokenizer would cut anyway.
+  const char* gap = document.ends_with("\n\n") ? "" : document.ends_with('\n') ? "\n" : "\n\n";
+  DocumentTurns turns;
+  for (const std::string& asked : questions) {
+    const std::string question = Trim(ReplaceInvalidUtf8(asked));
+    if (question.empty()) return absl::InvalidArgumentError("the question is empty");
+    std::vector<Message> messages;
+    if (!system.empty()) messages.push_back({ChatRole::kSystem, system});
+    messages.push_back({ChatRole::kUser, absl::StrCat(document, gap, question)});
+    absl::StatusOr<Segments> rendered = chat.Render(messages, true);
+    if (!rendered.ok()) return rendered.status();
+    // The last segment that is not the template's is the turn; templates trim it, but the question at its end stays.
+    auto turn =
+        std::find_if(rendered->rbegin(), rendered->rend(), [](const TextSegment& s) { return !s.parse_special; });
+    DUO_CHECK(turn != rendered->rend() && turn->text.ends_with(question));
+    TextSegment& content = *turn;
+    const auto at = turn.base() - rendered->begin();  // the segment after the turn
+    content.text.resize(content.text.size() - question.size());
+    if (turns.questions.empty()) turns.document.assign(rendered->begin(), rendered->begin() + at);
+    std::vector<TextSegment>& rest = turns.questions.emplace_back();
+    rest.push_back({question, false});
+    rest.insert(rest.end(), rendered->begin() + at, rendered->end());
+  }
+  return turns;
 }
 
 }  // namespace duo

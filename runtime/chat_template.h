@@ -50,7 +50,22 @@ struct ChatTemplate {
   // family does not allow. Encode the result with Tokenizer::EncodeSegments and without adding BOS: where the family
   // has one it is in the text.
   absl::StatusOr<std::vector<TextSegment>> Render(std::span<const Message> messages, bool add_generation_prompt) const;
+
+  // The token that ends an answer, which not every model's stop tokens name.
+  std::string EndOfTurn() const;
 };
+
+// Questions on one document: each is a user turn of the document, a blank line and the question, which the model is to
+// answer. What all of them begin with is apart, so that it is read once.
+struct DocumentTurns {
+  std::vector<TextSegment> document;
+  std::vector<std::vector<TextSegment>> questions;
+};
+
+// system: the system turn; empty: the template's own, if it has one. White space around a question is dropped; an empty
+// question is refused, and so is what Render refuses.
+absl::StatusOr<DocumentTurns> RenderQuestions(const ChatTemplate& chat, const std::string& system,
+                                              const std::string& document, std::span<const std::string> questions);
 
 // The template of the model in model_dir.
 absl::StatusOr<ChatTemplate> ChatTemplateFor(const std::string& model_dir);

@@ -121,6 +121,11 @@ absl::StatusOr<ChatTemplate> RecogniseChatTemplate(std::string_view jinja, const
 absl::StatusOr<ChatTemplate> ChatTemplateFor(const std::string& model_dir) {
   const std::string config_path = absl::StrCat(model_dir, "/tokenizer_config.json");
   const std::string jinja_path = absl::StrCat(model_dir, "/chat_template.jinja");
+  std::error_code missing;
+  if (!std::filesystem::exists(config_path, missing)) {
+    return absl::NotFoundError(
+        absl::StrCat(config_path, ": not found, and it would hold the chat template (is this a base model?)"));
+  }
   const absl::StatusOr<std::string> text = ReadTextFile(config_path, kMostBytes);
   if (!text.ok()) return text.status();
   const absl::StatusOr<nlohmann::json> config = ParseJsonObject(*text, config_path);

@@ -269,11 +269,12 @@ absl::Status Engine::State::Load() {
     return absl::InvalidArgumentError(absl::StrFormat("%s: the model has %d positions, %d tokens were asked for",
                                                       options.model_dir, positions, options.max_session_tokens));
   }
-  const int chunk = options.chunk > 0 ? options.chunk : device->is_cuda() ? 16384 : 1024;
+  int chunk = options.chunk > 0 ? options.chunk : device->is_cuda() ? 16384 : 1024;
+  if (options.append_logits) chunk = std::min(chunk, 256);
   limits.max_tokens = options.max_session_tokens > 0 ? options.max_session_tokens : positions;
   limits.prefill_rows = static_cast<int>(std::min<int64_t>(chunk, limits.max_tokens));
   limits.rows = SchedulerOptions().max_rows;
-  limits.samples = Worker::kMaxBatch;
+  limits.samples = options.append_logits ? std::max(chunk, limits.rows) : Worker::kMaxBatch;
   absl::StatusOr<KvSizes> sizes = Size(*formats, limits);
   if (!sizes.ok()) return sizes.status();
 
@@ -414,6 +415,9 @@ std::vector<SessionInfo> Engine::List() const {
 }
 
 absl::StatusOr<RequestId> Engine::Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events) {
+  if (events.on_logits && !state_->options.append_logits) {
+    return absl::FailedPreconditionError("logits of appended tokens need an engine made with append_logits");
+  }
   return state_->scheduler->Append(id, std::move(tokens), std::move(events));
 }
 absl::StatusOr<RequestId> Engine::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,

@@ -73,6 +73,10 @@ struct EngineOptions {
   // For benchmarks on one device: do this rank's share of the communicator's world (which then answers for all).
   int act_as_rank = 0;
 
+  // Appends may ask for the logits after each of their tokens (RequestEvents::on_logits). A chunk then has at most 256
+  // tokens, whose logits are held at once.
+  bool append_logits = false;
+
   // Called on every rank while weights load: bytes done, bytes in all.
   std::function<void(int64_t, int64_t)> on_load;
 };
@@ -101,10 +105,12 @@ struct RequestResult {
 };
 
 struct RequestEvents {
-  std::function<void(int64_t done, int64_t total)> on_progress;     // prompt tokens fed
-  std::function<bool(int32_t token)> on_token;                      // false ends the answer (Finish::kStop)
-  std::function<void(const std::vector<float>& logits)> on_logits;  // [vocab], before each on_token, if wanted
-  std::function<void(const RequestResult&)> on_done;                // always called once
+  std::function<void(int64_t done, int64_t total)> on_progress;  // prompt tokens fed
+  std::function<bool(int32_t token)> on_token;                   // false ends the answer (Finish::kStop)
+  // [vocab]. Of a question: before each on_token, if wanted. Of an append, which needs EngineOptions::append_logits: of
+  // what follows each token fed, in order.
+  std::function<void(const std::vector<float>& logits)> on_logits;
+  std::function<void(const RequestResult&)> on_done;  // always called once
 };
 
 struct SessionInfo {

@@ -280,13 +280,19 @@ void Scheduler::AddRows(Request& request, int rows, StepPlan* plan) {
         {request.params.temperature, request.params.top_p, request.params.seed, sequence.length + rows});
     if (request.params.want_logits) plan->want_logits = 1;
   }
-  parts_.push_back({request.id, 0, rows, draws});
+  const bool scored = !request.ask && request.events.on_logits;
+  for (int row = 0; scored && row < rows; ++row) {
+    plan->sample_rows.push_back(static_cast<int32_t>(plan->tokens.size()) - rows + row);
+    plan->samples.push_back({});
+    plan->want_logits = 1;
+  }
+  parts_.push_back({request.id, 0, rows, draws ? 1 : scored ? rows : 0});
 }
 
 void Scheduler::AddRebuild(Session& session, int rows, StepPlan* plan) {
   const Sequence& sequence = session.sequence;
   AddSpan(sequence, sequence.rings_at, sequence.tokens.data() + sequence.rings_at, rows, true, plan);
-  parts_.push_back({0, session.id, rows, false});
+  parts_.push_back({0, session.id, rows, 0});
 }
 
 bool Scheduler::TakeUpkeep(StepPlan* plan) {
@@ -363,7 +369,8 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
   const std::vector<Part> parts = std::move(parts_);
   parts_.clear();
   for (const Part& part : parts) {
-    const size_t drawn = part.draws ? sample++ : 0;
+    const size_t drawn = sample;
+    sample += part.samples;
     if (part.rebuilt != 0) {
       auto session = sessions_.find(part.rebuilt);
       if (session == sessions_.end()) continue;
@@ -387,10 +394,15 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
       request.result.prompt_tokens = static_cast<int64_t>(request.fed);
       if (request.events.on_progress) request.events.on_progress(request.fed, request.tokens.size());
     }
+    if (!request.ask && request.events.on_logits) {
+      for (size_t row = drawn; row < sample && vocab > 0; ++row) {
+        request.events.on_logits({result.logits.begin() + row * vocab, result.logits.begin() + (row + 1) * vocab});
+      }
+    }
     if (request.closing || (!request.ask && Remaining(request) == 0)) {
       if (!request.ask) request.result.prefill_seconds = Seconds(request.started, Clock::now());
       Finish(request, absl::OkStatus(), request.result.finish);
-    } else if (part.draws) {
+    } else if (request.ask && part.samples > 0) {
       if (request.params.want_logits && request.events.on_logits && vocab > 0) {
         request.events.on_logits({result.logits.begin() + drawn * vocab, result.logits.begin() + (drawn + 1) * vocab});
       }

@@ -94,7 +94,7 @@ class Scheduler {
     RequestId request = 0;
     SessionId rebuilt = 0;
     int rows = 0;
-    bool draws = false;
+    int samples = 0;  // of the plan's sampled rows
   };
 
   absl::StatusOr<RequestId> Submit(Session* session, Request request);

@@ -21,6 +21,9 @@ struct BenchFlags {
   bool sample = false;   // prefill: chunks at five histories, integrated
   bool layers = false;   // decode: seconds of each layer
   std::string simulate;  // decode: "r/N", this rank's share of N alone
+  std::string text;      // perplexity: a file
+  int window = 2048;     // perplexity: tokens
+  int64_t tokens = 0;    // perplexity: of the text at most; 0: all
   bool json = false;
 };
 
@@ -63,6 +66,7 @@ double Median(std::vector<double> values);
 absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime);
+absl::Status BenchPerplexity(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime);
 
 }  // namespace duo

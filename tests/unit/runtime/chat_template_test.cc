@@ -130,5 +130,45 @@ TEST(ChatTemplate, ReadsAModelFoldersOwnTemplate) {
   std::filesystem::remove_all(dir);
 }
 
+TEST(ChatTemplate, QuestionsOnADocumentAreItsTurnCutBehindTheDocument) {
+  const auto join = [](const std::vector<TextSegment>& segments) {
+    std::string text;
+    for (const TextSegment& s : segments) text += s.text;
+    return text;
+  };
+  const std::vector<std::string> questions = {" Who?\n", "What <s>is</s> Who?"};
+  for (const char* jinja :
+       {"{{ '[INST] <<SYS>>' }}", "<|start_header_id|> <|eot_id|>",
+        R"({{ " [INST] " + x + " [/INST]" }} loop.first and system_message " " + message["content"] + eos_token)",
+        R"({{ "[INST] " + x + "[/INST]" }} loop.last and system_message " " + message["content"] + eos_token)",
+        "<|im_start|> <|im_end|>"}) {
+    const ChatTemplate chat = Recognise(jinja);
+    for (const auto& [document, gap] : {std::pair(" A Who?", "\n\n"), std::pair("A\n", "\n"), std::pair("A\n\n", "")}) {
+      for (const std::string system : {"", "Be brief."}) {
+        const auto turns = RenderQuestions(chat, system, document, questions);
+        ASSERT_TRUE(turns.ok()) << turns.status();
+        ASSERT_EQ(turns->questions.size(), 2u);
+        for (size_t i = 0; i < 2; ++i) {
+          std::vector<Message> talk;
+          if (!system.empty()) talk.push_back({ChatRole::kSystem, system});
+          const std::string question = i == 0 ? "Who?" : questions[1];
+          talk.push_back({ChatRole::kUser, std::string(document) + gap + question});
+          EXPECT_EQ(join(turns->document) + join(turns->questions[i]), Text(chat, talk)) << jinja;
+          EXPECT_EQ(turns->questions[i][0].text, question);
+          EXPECT_FALSE(turns->questions[i][0].parse_special) << "what people wrote cannot forge a turn";
+        }
+        EXPECT_FALSE(turns->document.back().parse_special);
+      }
+    }
+  }
+}
+
+TEST(ChatTemplate, AnEmptyQuestionIsRefused) {
+  const ChatTemplate chat = Recognise("<|im_start|> <|im_end|>");
+  EXPECT_FALSE(RenderQuestions(chat, "", "A", std::vector<std::string>{" \n"}).ok());
+  EXPECT_EQ(chat.EndOfTurn(), "<|im_end|>");
+  EXPECT_EQ(Recognise("{{ '[INST] <<SYS>>' }}").EndOfTurn(), "</s>");
+}
+
 }  // namespace
 }  // namespace duo
