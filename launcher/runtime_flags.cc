@@ -134,10 +134,15 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, EngineOptions options, Runtime& runtime) {
-  auto create = [&] {
+  auto create = [&]() -> absl::StatusOr<std::unique_ptr<Engine>> {
     Progress progress("loading weights", "B", !runtime.leader());
     options.on_load = [&](int64_t done, int64_t total) { progress.Update(done, total); };
-    return Engine::Create(options, *runtime.device, *runtime.comm);
+    absl::StatusOr<std::unique_ptr<Engine>> made = Engine::Create(options, *runtime.device, *runtime.comm);
+    progress.Done();
+    for (size_t i = 0; made.ok() && runtime.leader() && i < (*made)->notes().size(); ++i) {
+      std::fprintf(stderr, "%s\n", (*made)->notes()[i].c_str());
+    }
+    return made;
   };
   absl::StatusOr<std::unique_ptr<Engine>> engine = create();
   const bool no_room = absl::IsResourceExhausted(engine.status());

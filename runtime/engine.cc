@@ -10,6 +10,7 @@
 #include "attn_patterns/lookup.h"
 #include "kernels/base/splitmix64.h"
 #include "parallel/shard.h"
+#include "runtime/key_bias.h"
 #include "runtime/rope.h"
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"
@@ -118,6 +119,7 @@ struct Engine::State {
   Partition partition;
   RankShard shard;
   KvFormat kv = KvFormat::kBF16;
+  std::vector<std::string> notes;
   MemoryPlan memory;
   StepLimits limits;
   Device* device = nullptr;
@@ -155,11 +157,7 @@ absl::Status Engine::State::Decide() {
       options.shape.has_value() ? absl::StatusOr<ModelConfig>(*options.shape) : LoadConfig(options.model_dir);
   absl::Status status = loaded.status();
   if (loaded.ok()) config = *loaded;
-  if (loaded.ok() && config.quantization.kind != QuantizationKind::kNone) {
-    status = absl::UnimplementedError(absl::StrCat(options.model_dir, "/config.json: checkpoints that come quantised (",
-                                                   duo::Describe(config.quantization),
-                                                   ") are not supported; use one in 16 or 32 bits and --weights"));
-  }
+  if (loaded.ok()) status = CheckSupported(config.quantization, options.model_dir + "/config.json");
   if (status.ok() && comm->rank() == 0) {
     absl::StatusOr<HeadPlan> chosen =
         options.heads.has_value() ? absl::StatusOr<HeadPlan>(*options.heads) : ChooseHeads(options, config);
@@ -262,6 +260,19 @@ absl::Status Engine::State::Load() {
     files.emplace(std::move(*opened));
     formats = ChooseFormats(*files, config, *device, options.weights, options.weights_head);
     if (absl::Status s = Agree(*comm, formats.status()); !s.ok()) return s;
+    if (!formats->note.empty()) notes.push_back(formats->note);
+    if (kv == KvFormat::kInt4 && comm->rank() == 0) {
+      const absl::StatusOr<KeyBias> bias = LargestKeyBias(*files, config);  // what is missing, the loader will say
+      if (bias.ok() && bias->ratio >= kLargeKeyBias) {
+        notes.push_back(
+            absl::StrFormat("warning: this model's key biases are large (layer %d, KV head %d: %.0f times the spread "
+                            "of its keys), so an "
+                            "int4 KV cache costs it accuracy; --kv int8 or bf16 does not",
+                            bias->layer, bias->kv_head, bias->ratio));
+      }
+    }
+  } else {
+    formats->int4_group = config.hidden < 2048 ? 32 : 128;
   }
 
   const int64_t positions = MaxPositions(config);
@@ -459,6 +470,7 @@ const ModelConfig& Engine::config() const { return state_->config; }
 const HeadPlan& Engine::heads() const { return state_->heads; }
 const Partition& Engine::partition() const { return state_->partition; }
 const MemoryPlan& Engine::memory_plan() const { return state_->memory; }
+const std::vector<std::string>& Engine::notes() const { return state_->notes; }
 KvFormat Engine::kv_format() const { return state_->kv; }
 EngineStats Engine::stats() const { return state_->scheduler->stats(); }
 

@@ -191,6 +191,8 @@ class Engine {
   const Partition& partition() const;
   const MemoryPlan& memory_plan() const;
   KvFormat kv_format() const;
+  // What the user should know about this model in these formats, a sentence each. On rank 0.
+  const std::vector<std::string>& notes() const;
   EngineStats stats() const;
   // Bytes of this rank's weights that one decode step reads: everything but the embedding, of which it takes one row.
   int64_t DecodeWeightBytes() const;

@@ -30,9 +30,9 @@ void QuantizeGroup(const float* x, int count, uint8_t* codes, uint16_t* params) 
 
 }  // namespace
 
-int Int4Group(int64_t unit) {
+int Int4Group(int64_t unit, int most) {
   for (int group : {128, 64, 32}) {
-    if (unit % group == 0) return group;
+    if (group <= most && unit % group == 0) return group;
   }
   return 0;
 }

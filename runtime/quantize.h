@@ -14,9 +14,9 @@ namespace duo {
 
 inline bool IsQuantized(DType dtype) { return dtype == DType::kF8E4M3 || dtype == DType::kI8 || dtype == DType::kI4; }
 
-// Columns per int4 group for a matrix of `cols` columns (or for pieces of it that are multiples of `unit`): the largest
-// of 128, 64, 32 that divides; 0 when none does.
-int Int4Group(int64_t unit);
+// Columns per int4 group for a matrix cut into pieces that are multiples of `unit`: the largest of 128, 64, 32 that
+// divides and is at most `most`; 0 when none does.
+int Int4Group(int64_t unit, int most = 128);
 
 float AbsMax(const float* row, int64_t cols);
 

@@ -16,7 +16,7 @@ namespace {
 // Walks the layout of all weights: once to count bytes, once to hand out pointers.
 class Layout {
  public:
-  explicit Layout(uint8_t* base) : base_(base) {}
+  Layout(uint8_t* base, int int4_group) : base_(base), int4_group_(int4_group) {}
 
   uint8_t* Take(int64_t bytes) {
     uint8_t* piece = base_ == nullptr ? nullptr : base_ + used_;
@@ -34,7 +34,7 @@ class Layout {
     w.data = Take(Bytes(dtype, rows * cols));
     if (dtype == DType::kF8E4M3 || dtype == DType::kI8) w.scales = Floats(rows);
     if (dtype == DType::kI4) {
-      w.group = Int4Group(unit);
+      w.group = Int4Group(unit, int4_group_);
       w.groups = reinterpret_cast<const uint16_t*>(Take(w.group > 0 ? rows * (cols / w.group) * 4 : 0));
     }
     if (bias) w.bias = Floats(rows);
@@ -44,6 +44,7 @@ class Layout {
 
  private:
   uint8_t* base_;
+  int int4_group_;
   int64_t used_ = 0;
 };
 
@@ -79,36 +80,11 @@ ModelWeights LayOut(const ModelConfig& config, const RankShard& shard, const Wei
 
 // Rows of a stored tensor, some of its columns: one part of a matrix.
 struct Part {
-  TensorInfo tensor;
+  StoredMatrix matrix;
   Range rows;
   std::vector<Range> cols;    // in the order they stand in memory
   std::vector<bool> present;  // [cols]; absent pieces are zeros
 };
-
-void ReadFloats(const TensorInfo& tensor, int64_t first, int64_t count, float* out) {
-  const uint8_t* in = tensor.data + Bytes(*ToDType(tensor.dtype), first);
-  switch (tensor.dtype) {
-    case StoredDType::kF32:
-      std::memcpy(out, in, 4 * count);
-      return;
-    case StoredDType::kBF16:
-      for (int64_t i = 0; i < count; ++i) {
-        bf16 x;
-        std::memcpy(&x, in + 2 * i, 2);
-        out[i] = ToFloat(x);
-      }
-      return;
-    case StoredDType::kF16:
-      for (int64_t i = 0; i < count; ++i) {
-        f16 x;
-        std::memcpy(&x, in + 2 * i, 2);
-        out[i] = ToFloat(x);
-      }
-      return;
-    default:
-      DUO_CHECK_MSG(false, Name(tensor.dtype));
-  }
-}
 
 class Loader {
  public:
@@ -125,24 +101,24 @@ class Loader {
       LayerWeights& w = weights.layers[l];
       const std::vector<LocalHead>& heads = shard_.layers[l];
       auto find = [&](const char* pattern, int64_t rows, int64_t cols) {
-        return Find(LayerName(pattern, l), {rows, cols});
+        return FindMatrix(LayerName(pattern, l), rows, cols);
       };
 
       std::vector<Part> qkv, o(1);
       for (const auto& [pattern, rows, per_head] :
            {std::tuple(names.q, q_rows, group * d), std::tuple(names.k, kv_rows, d), std::tuple(names.v, kv_rows, d)}) {
-        absl::StatusOr<TensorInfo> tensor = find(pattern, rows, hidden);
-        if (!tensor.ok()) return tensor.status();
+        absl::StatusOr<StoredMatrix> matrix = find(pattern, rows, hidden);
+        if (!matrix.ok()) return matrix.status();
         for (const LocalHead& head : heads) {
           const int64_t first = head.kv_head * per_head;
-          qkv.push_back({*tensor, {first, first + per_head}, {{0, hidden}}, {true}});
+          qkv.push_back({*matrix, {first, first + per_head}, {{0, hidden}}, {true}});
         }
       }
       if (absl::Status s = Fill(w.qkv, qkv, false); !s.ok()) return s;
 
-      absl::StatusOr<TensorInfo> tensor = find(names.o, hidden, q_rows);
-      if (!tensor.ok()) return tensor.status();
-      o[0] = {*tensor, {0, hidden}, {}, {}};
+      absl::StatusOr<StoredMatrix> matrix = find(names.o, hidden, q_rows);
+      if (!matrix.ok()) return matrix.status();
+      o[0] = {*matrix, {0, hidden}, {}, {}};
       for (const LocalHead& head : heads) {
         o[0].cols.push_back({head.kv_head * group * d, (head.kv_head + 1) * group * d});
         o[0].present.push_back(head.adds_output);
@@ -151,14 +127,14 @@ class Loader {
 
       std::vector<Part> gate_up, down;
       for (const char* pattern : {names.gate, names.up}) {
-        tensor = find(pattern, ffn, hidden);
-        if (!tensor.ok()) return tensor.status();
-        gate_up.push_back({*tensor, shard_.ffn, {{0, hidden}}, {true}});
+        matrix = find(pattern, ffn, hidden);
+        if (!matrix.ok()) return matrix.status();
+        gate_up.push_back({*matrix, shard_.ffn, {{0, hidden}}, {true}});
       }
       if (absl::Status s = Fill(w.gate_up, gate_up, false); !s.ok()) return s;
-      tensor = find(names.down, hidden, ffn);
-      if (!tensor.ok()) return tensor.status();
-      down.push_back({*tensor, {0, hidden}, {shard_.ffn}, {true}});
+      matrix = find(names.down, hidden, ffn);
+      if (!matrix.ok()) return matrix.status();
+      down.push_back({*matrix, {0, hidden}, {shard_.ffn}, {true}});
       if (absl::Status s = Fill(w.down, down, true); !s.ok()) return s;
 
       for (const auto& [pattern, out, size] :
@@ -170,19 +146,23 @@ class Loader {
       if (absl::Status s = LoadBiases(w, l, names); !s.ok()) return s;
     }
     if (absl::Status s = FillVector(weights.final_norm, names.final_norm, {{0, hidden}}, hidden); !s.ok()) return s;
-    absl::StatusOr<TensorInfo> tensor = Find(names.embedding, {config_.vocab, hidden});
-    if (!tensor.ok()) return tensor.status();
-    if (absl::Status s = Fill(weights.embedding, {{*tensor, shard_.vocab, {{0, hidden}}, {true}}}, false); !s.ok())
+    absl::StatusOr<StoredMatrix> matrix = FindMatrix(names.embedding, config_.vocab, hidden);
+    if (!matrix.ok()) return matrix.status();
+    if (absl::Status s = Fill(weights.embedding, {{*matrix, shard_.vocab, {{0, hidden}}, {true}}}, false); !s.ok())
       return s;
     if (config_.tie_embeddings) return absl::OkStatus();
-    tensor = Find(names.lm_head, {config_.vocab, hidden});
-    if (!tensor.ok()) return tensor.status();
-    return Fill(weights.head, {{*tensor, shard_.vocab, {{0, hidden}}, {true}}}, false);
+    matrix = FindMatrix(names.lm_head, config_.vocab, hidden);
+    if (!matrix.ok()) return matrix.status();
+    return Fill(weights.head, {{*matrix, shard_.vocab, {{0, hidden}}, {true}}}, false);
   }
 
  private:
   absl::StatusOr<TensorInfo> Find(const std::string& name, std::vector<int64_t> shape) {
     return files_.Require(name, {StoredDType::kF32, StoredDType::kF16, StoredDType::kBF16}, shape);
+  }
+
+  absl::StatusOr<StoredMatrix> FindMatrix(const std::string& name, int64_t rows, int64_t cols) {
+    return StoredMatrix::Find(files_, config_.quantization, name, rows, cols);
   }
 
   absl::Status LoadBiases(LayerWeights& w, int l, const TensorNames& names) {
@@ -228,16 +208,51 @@ class Loader {
   }
 
   static void GatherRow(const Part& part, int64_t row, float* out) {
-    const int64_t stride = part.tensor.shape[1];
     for (size_t i = 0; i < part.cols.size(); ++i) {
       const Range& piece = part.cols[i];
       if (part.present[i]) {
-        ReadFloats(part.tensor, row * stride + piece.begin, piece.size(), out);
+        part.matrix.Values(row, piece.begin, piece.size(), out);
       } else {
         std::fill(out, out + piece.size(), 0.0f);
       }
       out += piece.size();
     }
+  }
+
+  // A row whose stored codes are this format's: the codes and parameters as they are.
+  static void CopyRow(const Part& part, int64_t row, const Weight& w, uint8_t* codes, float* scale, uint16_t* groups) {
+    for (size_t i = 0; i < part.cols.size(); ++i) {
+      const Range& piece = part.cols[i];
+      if (w.dtype != DType::kI4) {
+        if (part.present[i]) {
+          part.matrix.Codes(row, piece.begin, piece.size(), codes);
+        } else {
+          std::fill(codes, codes + piece.size(), uint8_t{0});
+        }
+        codes += piece.size();
+        continue;
+      }
+      for (int64_t c = piece.begin; c < piece.end; c += w.group, codes += w.group / 2, groups += 2) {
+        if (part.present[i]) {
+          part.matrix.Group(row, c, w.group, codes, groups);
+        } else {
+          std::fill(codes, codes + w.group / 2, uint8_t{0});
+          groups[0] = groups[1] = 0;
+        }
+      }
+    }
+    if (w.dtype != DType::kI4) *scale = part.matrix.RowScale(row);
+  }
+
+  // Whether the stored codes can be kept: int4 groups must lie within the stored ones, wherever the columns are cut.
+  static bool Keeps(const Part& part, const Weight& w) {
+    if (!IsQuantized(w.dtype) || part.matrix.native() != w.dtype) return false;
+    if (w.dtype != DType::kI4) return true;
+    if (part.matrix.group() % w.group != 0) return false;
+    for (const Range& piece : part.cols) {
+      if (piece.begin % w.group != 0 || piece.size() % w.group != 0) return false;
+    }
+    return true;
   }
 
   // The row maxima over all ranks, for matrices whose rows are cut between ranks.
@@ -262,18 +277,19 @@ class Loader {
   absl::Status Fill(const Weight& w, const std::vector<Part>& parts, bool cut_rows) {
     if (w.dtype == DType::kI4 && w.group == 0) {
       return absl::InvalidArgumentError(absl::StrCat("int4 weights need columns in multiples of 32; ",
-                                                     parts.empty() ? "a matrix" : parts[0].tensor.name, " has ", w.cols,
-                                                     " on this rank; use --weights int8"));
+                                                     parts.empty() ? "a matrix" : parts[0].matrix.name(), " has ",
+                                                     w.cols, " on this rank; use --weights int8"));
     }
     std::vector<float> maxima;
     const bool row_scaled = w.dtype == DType::kF8E4M3 || w.dtype == DType::kI8;
-    if (row_scaled && cut_rows) maxima = SharedMaxima(parts[0], w);
+    if (row_scaled && cut_rows && !Keeps(parts[0], w)) maxima = SharedMaxima(parts[0], w);
 
     const int64_t row_bytes = Bytes(w.dtype, w.cols);
     const int64_t row_groups = w.dtype == DType::kI4 ? w.cols / w.group : 0;
     const int64_t block_rows = std::max<int64_t>(1, (int64_t{32} << 20) / std::max<int64_t>(1, 4 * w.cols));
     int64_t out_row = 0;
     for (const Part& part : parts) {
+      const bool keeps = Keeps(part, w);
       for (int64_t first = part.rows.begin; first < part.rows.end && w.cols > 0; first += block_rows) {
         const int64_t count = std::min(block_rows, part.rows.end - first);
         codes_.resize(count * row_bytes);
@@ -282,6 +298,11 @@ class Loader {
         device_.pool().ParallelFor((count + 15) / 16, [&](int64_t block, int) {
           std::vector<float> row(w.cols);
           for (int64_t r = block * 16; r < std::min(count, block * 16 + 16); ++r) {
+            if (keeps) {
+              CopyRow(part, first + r, w, codes_.data() + r * row_bytes, &scales_[r],
+                      groups_.data() + r * row_groups * 2);
+              continue;
+            }
             GatherRow(part, first + r, row.data());
             const float absmax = !row_scaled ? 0.0f : cut_rows ? maxima[first + r] : AbsMax(row.data(), w.cols);
             QuantizeRow(w.dtype, row.data(), w.cols, absmax, w.group, codes_.data() + r * row_bytes, &scales_[r],
@@ -320,24 +341,24 @@ class Loader {
 absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const ModelConfig& config,
                                             const Device& device, std::optional<DType> matrices,
                                             std::optional<DType> vocabulary) {
-  auto stored = [&](const std::string& name) -> absl::StatusOr<DType> {
-    const TensorInfo* tensor = files.Find(name);
-    if (tensor == nullptr) return DType::kBF16;  // the loader will say what is missing
-    const std::optional<DType> dtype = ToDType(tensor->dtype);
-    const bool plain = dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
-    if (!plain) {
-      return absl::InvalidArgumentError(absl::StrCat(tensor->file, ": tensor ", name, " is stored as ",
-                                                     Name(tensor->dtype), "; duo reads F32, F16 and BF16"));
-    }
-    return device.is_cuda() ? DType::kBF16 : *dtype;
-  };
   const TensorNames& names = Spec(config.family).names;
   WeightFormats formats;
-  for (auto [asked, name, out] : {std::tuple(matrices, LayerName(names.q, 0), &formats.matrices),
-                                  std::tuple(vocabulary, std::string(names.embedding), &formats.vocabulary)}) {
-    absl::StatusOr<DType> as_stored = stored(name);
-    if (!as_stored.ok()) return as_stored.status();
-    *out = asked.value_or(*as_stored);
+  if (config.hidden < 2048) formats.int4_group = 32;
+  const int64_t q_rows = int64_t{config.heads} * config.head_dim;
+  for (auto [asked, name, rows, out] :
+       {std::tuple(matrices, LayerName(names.q, 0), q_rows, &formats.matrices),
+        std::tuple(vocabulary, std::string(names.embedding), config.vocab, &formats.vocabulary)}) {
+    absl::StatusOr<StoredMatrix> stored = StoredMatrix::Find(files, config.quantization, name, rows, config.hidden);
+    if (!stored.ok()) return stored.status();
+    const std::optional<DType> native = stored->native();
+    const bool quantized = native.has_value() && IsQuantized(*native);
+    *out = asked.value_or(quantized ? *native : device.is_cuda() ? DType::kBF16 : native.value_or(DType::kBF16));
+    if (*out == DType::kI4 && native == DType::kI4) formats.int4_group = Int4Group(stored->group());
+    if (config.quantization.kind != QuantizationKind::kNone && out == &formats.matrices && native != *out) {
+      formats.note =
+          absl::StrCat("the checkpoint's weights (", Describe(config.quantization), ") are held as ", Name(*out),
+                       native.has_value() ? ", as asked" : "; duo has no format that holds them as they are");
+    }
     if (device.is_cuda() && (*out == DType::kF32 || *out == DType::kF16)) {
       return absl::InvalidArgumentError(
           absl::StrCat(Name(*out), " weights run on the CPU only; on CUDA use --weights bf16, fp8, int8 or int4"));
@@ -347,7 +368,7 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
 }
 
 int64_t WeightBytes(const ModelConfig& config, const RankShard& shard, const WeightFormats& formats) {
-  Layout layout(nullptr);
+  Layout layout(nullptr, formats.int4_group);
   LayOut(config, shard, formats, layout);
   return layout.used();
 }
@@ -359,7 +380,7 @@ absl::StatusOr<ModelWeights> LayOutWeights(const ModelConfig& config, const Rank
                                            const WeightFormats& formats, Device& device) {
   absl::StatusOr<Buffer> storage = Buffer::Allocate(device, WeightBytes(config, shard, formats), "the model's weights");
   if (!storage.ok()) return storage.status();
-  Layout layout(storage->as<uint8_t>());
+  Layout layout(storage->as<uint8_t>(), formats.int4_group);
   ModelWeights weights = LayOut(config, shard, formats, layout);
   weights.storage = std::move(*storage);
   return weights;

@@ -15,6 +15,7 @@
 #include "parallel/shard.h"
 #include "runtime/config.h"
 #include "runtime/safetensors.h"
+#include "runtime/stored_matrix.h"
 
 namespace duo {
 
@@ -33,6 +34,8 @@ struct LayerWeights {
 struct WeightFormats {
   DType matrices = DType::kBF16;    // attention and MLP projections
   DType vocabulary = DType::kBF16;  // embedding and vocabulary head
+  int int4_group = 128;             // columns of an int4 group at most
+  std::string note;  // what came quantised and is not kept as it is stored, a sentence for the user; or empty
 };
 
 struct ModelWeights {
@@ -44,7 +47,10 @@ struct ModelWeights {
   Buffer storage;
 };
 
-// Formats for this device: as asked; unset means as stored (CUDA has no f32 or f16 matrices: bf16 there).
+// Formats for this device: as asked; unset means as stored (CUDA has no f32 or f16 matrices: bf16 there; neither has
+// what came quantised in a way that duo's formats do not hold). int4 groups are those of a checkpoint that has them;
+// otherwise the largest that divide, but of at most 32 columns in models narrower than 2,048: small models lose most by
+// coarse groups and have least to gain.
 absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const ModelConfig& config,
                                             const Device& device, std::optional<DType> matrices,
                                             std::optional<DType> vocabulary);

@@ -1,0 +1,296 @@
+#!/usr/bin/env python3
+"""Checkpoints that come quantised give the logits of the plain checkpoint that holds their dequantised values.
+
+    quantised_checkpoint_test.py --duo build/duo --logits build/tests/golden/logits
+
+The demo model is quantised here in each layout that duo reads (compressed-tensors, AWQ, GPTQ), and dequantised by numpy from
+the same codes. Where duo holds the codes as they are, the values differ at most by the rounding of int4 minima to f16, which
+is applied here too, so that only the order of f32 sums is left. Needs numpy (else skipped, exit code 77).
+"""
+
+import argparse
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+
+try:
+    import numpy as np
+except ImportError:
+    print("skipped: the Python package numpy is not installed")
+    sys.exit(77)
+
+DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "launcher", "demo", "needle-6m")
+PROMPT = " ".join(str((i * 7919 + 13) % 4000 + 20) for i in range(150))
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # nibble i of a word holds this column of eight
+
+
+def read_safetensors(path):
+    with open(path, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        data = file.read()
+    out = {}
+    for name, info in header.items():
+        if name == "__metadata__":
+            continue
+        raw = data[info["data_offsets"][0]:info["data_offsets"][1]]
+        if info["dtype"] == "BF16":
+            values = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[info["dtype"]]).astype(np.float32)
+        out[name] = values.reshape(info["shape"])
+    return out
+
+
+def write_safetensors(path, tensors):
+    """tensors: name -> (dtype as in the file, array)."""
+    header, offset, blobs = {}, 0, []
+    for name, (dtype, values) in tensors.items():
+        blob = np.ascontiguousarray(values).tobytes()
+        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [offset, offset + len(blob)]}
+        offset += len(blob)
+        blobs.append(blob)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + b"".join(blobs))
+
+
+def bf16(x):
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
+
+
+def stored_bf16(x):
+    return (bf16(x).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def f16(x):
+    return x.astype(np.float16).astype(np.float32)
+
+
+def e4m3_values():
+    code = np.arange(128)
+    exponent, mantissa = code >> 3, code & 7
+    values = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0**(exponent - 7))
+    return values[:127].astype(np.float32)  # the last is NaN
+
+
+E4M3 = e4m3_values()
+
+
+def to_e4m3(x):
+    at = np.abs(np.abs(x)[..., None] - E4M3).argmin(-1) if x.size < 1 << 16 else None
+    if at is None:
+        middles = (E4M3[1:] + E4M3[:-1]) / 2
+        at = np.searchsorted(middles, np.abs(x))
+    return (at + 128 * (x < 0)).astype(np.uint8)
+
+
+def from_e4m3(codes):
+    return E4M3[codes & 127] * np.where(codes >= 128, np.float32(-1), np.float32(1))
+
+
+def pack(codes, bits, axis):
+    """Consecutive codes along the axis into int32 words, the first in the low bits."""
+    codes = np.moveaxis(codes.astype(np.uint32), axis, -1)
+    words = codes.reshape(*codes.shape[:-1], -1, 32 // bits)
+    out = np.zeros(words.shape[:-1], np.uint32)
+    for i in range(32 // bits):
+        out |= words[..., i] << np.uint32(bits * i)
+    return np.moveaxis(out, -1, axis).view(np.int32) if axis in (-1, codes.ndim - 1) else np.ascontiguousarray(
+        np.moveaxis(out, -1, axis)).view(np.int32)
+
+
+def group_codes(w, bits, group, symmetric, order=None):
+    """[rows, cols] to unsigned codes, scales and zeros [rows, groups] (zeros of the unsigned codes). order: group of each
+    column, in place of c / group."""
+    rows, cols = w.shape
+    index = np.arange(cols) // group if order is None else order
+    top, scales, zeros = 2**bits - 1, np.zeros((rows, cols // group), np.float32), np.zeros((rows, cols // group), np.int64)
+    for g in range(cols // group):
+        part = w[:, index == g]
+        if symmetric:
+            scales[:, g], zeros[:, g] = np.abs(part).max(1) / (top // 2), 2**(bits - 1)
+        else:
+            low, high = np.minimum(part.min(1), 0), np.maximum(part.max(1), 0)
+            scales[:, g] = (high - low) / top
+            zeros[:, g] = np.clip(np.rint(-low / scales[:, g]), 1, top)
+    scales = f16(scales)
+    codes = np.clip(np.rint(w / scales[:, index]) + zeros[:, index], 0, top).astype(np.int64)
+    return codes, scales, zeros, index
+
+
+def group_values(codes, scales, zeros, index, held):
+    if held == "int4":  # code * scale + f16(-zero * scale)
+        return codes * scales[:, index] + f16(-zeros * scales)[:, index]
+    return bf16((codes - zeros[:, index]) * scales[:, index])
+
+
+def compressed_row(w, kind, per_tensor):
+    top = 448 if kind == "float" else 127
+    absmax = np.full((1, 1), np.abs(w).max()) if per_tensor else np.abs(w).max(1, keepdims=True)
+    scale = bf16((absmax / top).astype(np.float32))
+    if kind == "float":
+        codes = to_e4m3(np.clip(w / scale, -448, 448))
+        values, stored = from_e4m3(codes) * scale, ("F8_E4M3", codes)
+    else:
+        codes = np.clip(np.rint(w / scale), -128, 127).astype(np.int8)
+        values, stored = codes * scale, ("I8", codes)
+    out_scale = scale.reshape(1) if per_tensor else scale
+    return {"weight": stored, "weight_scale": ("BF16", stored_bf16(out_scale))}, values.astype(np.float32)
+
+
+def packed(w, bits, group, symmetric, held, order_seed=None):
+    order = None
+    if order_seed is not None:
+        order = np.random.default_rng(order_seed).permutation(np.arange(w.shape[1]) // group)
+    codes, scales, zeros, index = group_codes(w, bits, group, symmetric, order)
+    tensors = {"weight_packed": ("I32", pack(codes, bits, 1)), "weight_scale": ("F16", scales.astype(np.float16)),
+               "weight_shape": ("I64", np.array(w.shape, np.int64))}
+    if not symmetric:
+        tensors["weight_zero_point"] = ("I32", pack(zeros, bits, 0))
+    if order is not None:
+        tensors["weight_g_idx"] = ("I32", order.astype(np.int32))
+    return tensors, group_values(codes, scales, zeros, index, held)
+
+
+def awq(w, group):
+    codes, scales, zeros, index = group_codes(w, 4, group, False)
+    shuffled = lambda x: x.reshape(x.shape[0], -1, 8)[:, :, AWQ_ORDER].reshape(x.shape)  # noqa: E731
+    tensors = {"qweight": ("I32", pack(shuffled(codes.T), 4, 1)), "qzeros": ("I32", pack(shuffled(zeros.T), 4, 1)),
+               "scales": ("F16", scales.T.astype(np.float16))}
+    return tensors, group_values(codes, scales, zeros, index, "int4")
+
+
+def gptq(w, bits, group, symmetric, held, v2=False, order_seed=None):
+    order = np.arange(w.shape[1]) // group
+    if order_seed is not None:
+        order = np.random.default_rng(order_seed).permutation(order)
+    codes, scales, zeros, index = group_codes(w, bits, group, symmetric, order)
+    tensors = {"qweight": ("I32", pack(codes.T, bits, 0)), "qzeros": ("I32", pack((zeros if v2 else zeros - 1).T, bits, 1)),
+               "scales": ("F16", scales.T.astype(np.float16)), "g_idx": ("I32", order.astype(np.int32))}
+    return tensors, group_values(codes, scales, zeros, index, held)
+
+
+def compressed(fmt, bits=8, kind="int", strategy="channel", group=None, symmetric=True, **more):
+    weights = {"num_bits": bits, "type": kind, "strategy": strategy, "symmetric": symmetric, **more}
+    if group:
+        weights["group_size"] = group
+    return {"quant_method": "compressed-tensors", "format": fmt, "ignore": ["lm_head"],
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
+
+
+def gptq_config(bits, group, sym=True, order=False, fmt="gptq"):
+    return {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": sym, "desc_act": order, "checkpoint_format": fmt}
+
+
+# name: (quantization_config, matrix -> (tensors, values that duo should hold), whether duo must say what it does)
+SCHEMES = {
+    "compressed-tensors fp8 per channel": (compressed("float-quantized", kind="float"),
+                                           lambda w: compressed_row(w, "float", False), False),
+    "compressed-tensors fp8 per tensor": (compressed("float-quantized", kind="float", strategy="tensor"),
+                                          lambda w: compressed_row(w, "float", True), False),
+    "compressed-tensors int8 per channel": (compressed("int-quantized"), lambda w: compressed_row(w, "int", False), False),
+    "compressed-tensors int8 per tensor": (compressed("int-quantized", strategy="tensor"),
+                                           lambda w: compressed_row(w, "int", True), False),
+    "compressed-tensors int4": (compressed("pack-quantized", 4, strategy="group", group=64),
+                                lambda w: packed(w, 4, 64, True, "int4"), False),
+    "compressed-tensors int4 per channel": (compressed("pack-quantized", 4), lambda w: packed(w, 4, w.shape[1], True, "int4"),
+                                            False),
+    "compressed-tensors int4 with zeros": (compressed("pack-quantized", 4, strategy="group", group=32, symmetric=False),
+                                           lambda w: packed(w, 4, 32, False, "int4"), False),
+    "compressed-tensors int4 in order": (compressed("pack-quantized", 4, strategy="group", group=32, actorder="group"),
+                                         lambda w: packed(w, 4, 32, True, "bf16", 3), True),
+    "compressed-tensors int8 in groups": (compressed("pack-quantized", 8, strategy="group", group=32),
+                                          lambda w: packed(w, 8, 32, True, "bf16"), True),
+    "AWQ": ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"},
+            lambda w: awq(w, 64), False),
+    "GPTQ": (gptq_config(4, 32), lambda w: gptq(w, 4, 32, True, "int4"), False),
+    "GPTQ with zeros": (gptq_config(4, 64, False), lambda w: gptq(w, 4, 64, False, "int4"), False),
+    "GPTQ v2 with zeros": (gptq_config(4, 64, False, fmt="gptq_v2"), lambda w: gptq(w, 4, 64, False, "int4", True), False),
+    "GPTQ in activation order": (gptq_config(4, 32, order=True), lambda w: gptq(w, 4, 32, True, "bf16", order_seed=5), True),
+    "GPTQ 8 bits": (gptq_config(8, 32), lambda w: gptq(w, 8, 32, True, "bf16"), True),
+}
+
+REFUSED = {
+    "AWQ gemv": ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "version gemm is"),
+    "GPTQ 3 bits": (gptq_config(3, 128), "4 and 8 bits are"),
+    "marlin": (gptq_config(4, 128, fmt="marlin"), "gptq and gptq_v2 are"),
+    "nvfp4": (compressed("nvfp4-pack-quantized", 4, "float", "group", 16), "pack-quantized are"),
+    "int8 with zeros": (compressed("int-quantized", symmetric=False), "symmetric weights are"),
+    "AWQ without its tensors": ({"quant_method": "awq", "bits": 4, "version": "gemm"}, "qweight"),
+}
+
+
+def folder(scratch, name, tensors, quantization):
+    target = os.path.join(scratch, name.replace(" ", "_"))
+    shutil.copytree(DEMO, target)
+    with open(os.path.join(target, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    if quantization:
+        config["quantization_config"] = quantization
+    with open(os.path.join(target, "config.json"), "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    write_safetensors(os.path.join(target, "model.safetensors"), tensors)
+    return target
+
+
+def logits(driver, model):
+    done = subprocess.run([driver, model], input=PROMPT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"FAILED: {done.stderr}")
+    return np.array([float(x) for x in done.stdout.split()])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--duo", required=True)
+    parser.add_argument("--logits", required=True)
+    args = parser.parse_args()
+    model = read_safetensors(os.path.join(DEMO, "model.safetensors"))
+    failures = 0
+
+    def expect(good, what):
+        nonlocal failures
+        failures += not good
+        print("ok" if good else "FAILED", what, flush=True)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        original = logits(args.logits, DEMO)
+        for name, (config, quantise, says) in SCHEMES.items():
+            quantised, plain = {}, {}
+            for tensor, values in model.items():
+                if tensor.endswith("_proj.weight"):
+                    stored, held = quantise(values)
+                    for key, value in stored.items():
+                        quantised[tensor[:-len("weight")] + key] = value
+                    plain[tensor] = ("F32", held.astype(np.float32))
+                else:
+                    quantised[tensor] = plain[tensor] = ("F32", values)
+            came = folder(scratch, name, quantised, config)
+            is_, should = logits(args.logits, came), logits(args.logits, folder(scratch, name + " plain", plain, None))
+            error = np.abs(is_ - should).max()
+            moved = np.abs(should - original).max()
+            expect(error < 1e-3 * moved, f"{name}: off by {error:.1e}; the quantisation itself moves logits by {moved:.2g}")
+            if says or name == "AWQ":
+                done = subprocess.run([args.duo, "generate", "--model", came, "--prompt", "The", "--attention", "full",
+                                       "--max-new-tokens", "1", "--device", "cpu"], capture_output=True, text=True, check=False)
+                said = "the checkpoint's weights" in done.stderr and "held as bf16" in done.stderr
+                expect(done.returncode == 0 and said == says, f"{name}: {'says' if says else 'need not say'} what it is held as")
+        for name, (config, words) in REFUSED.items():
+            plain = {tensor: ("F32", values) for tensor, values in model.items()}
+            if name == "AWQ without its tensors":
+                del plain["model.layers.0.self_attn.q_proj.weight"]
+            done = subprocess.run([args.duo, "generate", "--model", folder(scratch, "refused " + name, plain, config), "--prompt",
+                                   "The", "--attention", "full", "--device", "cpu"], capture_output=True, text=True, check=False)
+            lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+            expect(done.returncode == 1 and len(lines) == 1 and words in lines[0], f"{name}: {' '.join(lines)}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
