@@ -14,10 +14,11 @@ import tempfile
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from needle_document import BYTES_PER_TOKEN, build, read_text  # noqa: E402
 
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 LICENSES = "/usr/share/common-licenses"
 SPARSITY = 0.75  # of needle-6m's 24 KV heads, six keep everything
-SMOLLM2_BYTES = 30000  # about 7,000 tokens; the model's positions end at 8,192
-SMOLLM2_QUESTION = "Which license is this, and who publishes it? Answer in one or two sentences."
+SMOLLM2_BYTES = 27000  # about 5,800 tokens; the model's positions end at 8,192
+SMOLLM2_QUESTIONS = ["Does this license offer a warranty?", "What does 'copyleft' mean?"]
 
 
 def system_text(first=None):
@@ -78,14 +79,18 @@ def needle(args):
 
 
 def smollm2(args):
-    text, source = (read_text([args.document]), args.document) if args.document else system_text("LGPL-2.1")
+    text, source = (read_text([args.document]), args.document) if args.document else system_text("GPL-3")
     text = text.encode()[:SMOLLM2_BYTES].decode(errors="ignore")
-    print(f"\nDocument: {source}, {len(text.encode()):,} bytes. Model: SmolLM2-135M-Instruct, dequantised from 4 bits.\n")
-    question = f"\n\n{SMOLLM2_QUESTION}<|im_end|>\n<|im_start|>assistant\n"
-    opening = "<|im_start|>user\nHere is a document.\n\n"
-    result = generate(args.duo, args.model, opening + text, [question],
-                      ["--attention", "full", "--special", "--max-new-tokens", "96"])
-    print(f"Question: {SMOLLM2_QUESTION}\nAnswer:   {result['answers'][0]['text'].strip()}\n")
+    print(f"\nDocument: {source}, {len(text.encode()):,} bytes. Model: SmolLM2-135M-Instruct, dequantised from 4 bits.")
+    pattern = os.path.join(ROOT, "attn_patterns", "SmolLM2-135M-Instruct")
+    attention = ["--attention", "duo", "--pattern", pattern]
+    if not os.path.isdir(pattern):
+        print("No head pattern is shipped for this model, so every head keeps the whole KV cache (--attention full).")
+        attention = ["--attention", "full"]
+    print(flush=True)
+    result = generate(args.duo, args.model, text, SMOLLM2_QUESTIONS, ["--chat", "--max-new-tokens", "96", "--stop", "\n\n", *attention])
+    for question, answer in zip(SMOLLM2_QUESTIONS, result["answers"]):
+        print(f"Question: {question}\nAnswer:   {answer['text'].strip()}\n")
     print(f"{result['prompt_tokens']:,} tokens on {result['device']}, read in {result['prefill_seconds']:.1f} s, "
           f"KV memory {size(result['kv_bytes'])}, {result['decode_tokens_per_second']:.1f} tokens a second.")
     return 0
