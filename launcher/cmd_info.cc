@@ -20,6 +20,16 @@ struct InfoFlags {
   bool json = false;
 };
 
+// What the shape implies: packed tensors do not show how many weights they hold.
+int64_t ParametersOf(const ModelConfig& c) {
+  const int64_t q = int64_t{c.heads} * c.head_dim, kv = int64_t{c.kv_heads} * c.head_dim;
+  const int64_t attention =
+      c.hidden * (2 * q + 2 * kv) + (c.attention_bias ? q + 2 * kv : 0) + (c.o_bias ? c.hidden : 0);
+  const int64_t mlp = 3 * c.hidden * c.intermediate + (c.mlp_bias ? 2 * c.intermediate + c.hidden : 0);
+  const int64_t norms = 2 * c.hidden + (c.qk_norm ? 2 * c.head_dim : 0);
+  return c.layers * (attention + mlp + norms) + c.hidden + c.vocab * c.hidden * (c.tie_embeddings ? 1 : 2);
+}
+
 int RunInfo(const InfoFlags& flags, const Launch& launch) {
   if (launch.rank != 0) return 0;  // reads files only: under mpirun one rank does
   absl::StatusOr<ModelConfig> config = LoadConfig(flags.model);
@@ -35,6 +45,8 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
     parameters += count;
   }
   const ModelConfig& c = *config;
+  const bool quantised = c.quantization.kind != QuantizationKind::kNone;
+  if (quantised) parameters = ParametersOf(c);
   const absl::StatusOr<FoundPattern> pattern =
       FindPattern(flags.model, c.layers, c.kv_heads, PatternRoots(launch.program));
   const int64_t bf16 = int64_t{c.layers} * c.kv_heads * KvTokenBytes(KvFormat::kBF16, c.head_dim);
@@ -56,6 +68,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
     out["rope_scaling"] = Name(c.rope.scaling);
     out["sliding_window"] = c.sliding_window;
     out["dtype"] = Name(c.dtype);
+    if (quantised) out["quantization"] = Describe(c.quantization);
     out["kv_bytes_per_token_bf16"] = bf16;
     out["kv_bytes_per_token_int4"] = int4;
     out["pattern"] = pattern.ok() ? nlohmann::ordered_json(pattern->dir) : nlohmann::ordered_json(nullptr);
@@ -65,8 +78,9 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   auto row = [](const char* name, const std::string& value) { std::printf("%-14s %s\n", name, value.c_str()); };
   row("model", flags.model);
   row("family", Spec(c.family).model_type);
-  row("parameters", absl::StrFormat("%s (%s on disk, %s)", Grouped(parameters),
-                                    ByteCount(static_cast<double>(files->bytes())), Name(c.dtype)));
+  row("parameters",
+      absl::StrFormat("%s (%s on disk, %s)", Grouped(parameters), ByteCount(static_cast<double>(files->bytes())),
+                      quantised ? Describe(c.quantization) : Name(c.dtype)));
   row("layers", absl::StrFormat("%d, hidden %d, MLP %d", c.layers, c.hidden, c.intermediate));
   row("heads", absl::StrFormat("%d query, %d KV, head_dim %d", c.heads, c.kv_heads, c.head_dim));
   row("vocabulary", absl::StrFormat("%s%s", Grouped(c.vocab), c.tie_embeddings ? ", embedding and head tied" : ""));

@@ -11,6 +11,7 @@
 #include "kernels/base/splitmix64.h"
 #include "parallel/shard.h"
 #include "runtime/key_bias.h"
+#include "runtime/quantize.h"
 #include "runtime/rope.h"
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"
@@ -184,7 +185,11 @@ absl::Status Engine::State::Decide() {
     for (std::vector<RankHeads>& layer : partition.layers) std::swap(layer[0], layer[other]);
     std::swap(partition.shares[0], partition.shares[other]);
   }
-  const int64_t ffn_unit = PreferredGranularity(config.intermediate, comm->size());
+  // int4 groups must not change with the number of ranks, so the MLP is then cut at the bounds of the largest.
+  const bool int4 = options.weights.value_or(DType::kI4) == DType::kI4 &&
+                    (options.weights.has_value() || config.quantization.weights.bits == 4);
+  const int64_t ffn_unit = std::max<int64_t>(PreferredGranularity(config.intermediate, comm->size()),
+                                             int4 ? Int4Group(config.intermediate) : 1);
   shard = MakeShard(partition, request.shape, comm->rank(), ffn_unit, 1);
   return absl::OkStatus();
 }

@@ -1,7 +1,7 @@
 // Weight quantisation while loading: rows of f32 values to codes and parameters in the formats of ops.h's Weight.
 //   int8  symmetric per output row: code = round(x / scale), scale = absmax / 127
 //   fp8   e4m3 per output row: scale = absmax / 448
-//   int4  groups of 128, else 64, else 32 columns, asymmetric: scale = f16(range / 15), min = f16(min)
+//   int4  groups of 128, else 64, else 32 columns (weights.h says when 32 is the most), asymmetric: scale = f16(range / 15), min = f16(min)
 // The scale of a row comes from the whole row, also where a rank keeps a part of its columns, so that results do not
 // change with the rank count: `absmax` is then the maximum over all ranks. Pure functions, thread-safe.
 #pragma once

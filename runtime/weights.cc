@@ -60,7 +60,7 @@ ModelWeights LayOut(const ModelConfig& config, const RankShard& shard, const Wei
         layout.Matrix(formats.matrices, heads * (group + 2) * d, config.hidden, config.hidden, config.attention_bias);
     w.o = layout.Matrix(formats.matrices, config.hidden, heads * group * d, d, config.o_bias && leader);
     w.gate_up = layout.Matrix(formats.matrices, 2 * ffn, config.hidden, config.hidden, config.mlp_bias);
-    w.down = layout.Matrix(formats.matrices, config.hidden, ffn, ffn, config.mlp_bias && leader);
+    w.down = layout.Matrix(formats.matrices, config.hidden, ffn, config.intermediate, config.mlp_bias && leader);
     w.input_norm = layout.Floats(config.hidden);
     w.post_norm = layout.Floats(config.hidden);
     if (config.qk_norm) {
@@ -275,10 +275,10 @@ class Loader {
   }
 
   absl::Status Fill(const Weight& w, const std::vector<Part>& parts, bool cut_rows) {
-    if (w.dtype == DType::kI4 && w.group == 0) {
-      return absl::InvalidArgumentError(absl::StrCat("int4 weights need columns in multiples of 32; ",
-                                                     parts.empty() ? "a matrix" : parts[0].matrix.name(), " has ",
-                                                     w.cols, " on this rank; use --weights int8"));
+    if (w.dtype == DType::kI4 && w.group == 0 && !parts.empty()) {
+      const StoredMatrix& matrix = parts.front().matrix;
+      return absl::InvalidArgumentError(absl::StrCat("int4 weights need columns in multiples of 32; ", matrix.name(),
+                                                     " has ", matrix.cols(), "; use --weights int8"));
     }
     std::vector<float> maxima;
     const bool row_scaled = w.dtype == DType::kF8E4M3 || w.dtype == DType::kI8;

@@ -281,6 +281,15 @@ def main():
                                        "--max-new-tokens", "1", "--device", "cpu"], capture_output=True, text=True, check=False)
                 said = "the checkpoint's weights" in done.stderr and "held as bf16" in done.stderr
                 expect(done.returncode == 0 and said == says, f"{name}: {'says' if says else 'need not say'} what it is held as")
+            if name in ("AWQ", "compressed-tensors int8 per channel") and shutil.which("mpirun"):
+                command = [args.duo, "generate", "--model", came, "--prompt", "The quick brown fox", "--attention", "full",
+                           "--max-new-tokens", "16", "--device", "cpu", "--threads", "1", "--json"]
+                texts = []
+                for ranks in (1, 3):
+                    done = subprocess.run((["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks > 1 else []) + command,
+                                          capture_output=True, text=True, check=False)
+                    texts.append(json.loads(done.stdout)["token_ids"] if done.returncode == 0 else done.stderr[-500:])
+                expect(texts[0] == texts[1], f"{name}: the same tokens on 1 and 3 ranks: {texts}")
         for name, (config, words) in REFUSED.items():
             plain = {tensor: ("F32", values) for tensor, values in model.items()}
             if name == "AWQ without its tensors":
