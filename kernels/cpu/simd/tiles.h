@@ -153,7 +153,8 @@ void SwiGluRow(const float* gate, const float* up, int64_t count, float* out) {
 double MultiplyAddRounds(int64_t rounds, float* sink) {
   constexpr int kChains = kLanes == 16 ? 16 : 12;
   const F a = Splat(sink[0]), b = Splat(sink[1]);
-  F chains[kChains] = {};
+  F chains[kChains];  // each begins elsewhere: the compiler would make one of equal ones
+  for (int c = 0; c < kChains; ++c) chains[c] = Splat(sink[0] * static_cast<float>(c + 1));
   for (int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 16
     for (int c = 0; c < kChains; ++c) chains[c] = Fma(chains[c], a, b);
