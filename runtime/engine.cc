@@ -267,13 +267,19 @@ absl::Status Engine::State::Load() {
     if (absl::Status s = Agree(*comm, formats.status()); !s.ok()) return s;
     if (!formats->note.empty()) notes.push_back(formats->note);
     if (kv == KvFormat::kInt4 && comm->rank() == 0) {
-      const absl::StatusOr<KeyBias> bias = LargestKeyBias(*files, config);  // what is missing, the loader will say
-      if (bias.ok() && bias->ratio >= kLargeKeyBias) {
+      const absl::StatusOr<KeyRounding> keys = EstimateKeyRounding(*files, config, device->pool());
+      if (keys.ok() && keys->bias_ratio >= kLargeKeyBias) {  // what is missing, the loader will say
         notes.push_back(
             absl::StrFormat("warning: this model's key biases are large (layer %d, KV head %d: %.0f times the spread "
                             "of its keys), so an "
                             "int4 KV cache costs it accuracy; --kv int8 or bf16 does not",
-                            bias->layer, bias->kv_head, bias->ratio));
+                            keys->layer, keys->kv_head, keys->bias_ratio));
+      } else if (keys.ok() && keys->logit_noise >= kLargeLogitNoise) {
+        notes.push_back(absl::StrFormat(
+            "warning: by this model's weights int4 keys move its attention logits by about %.2f, so an int4 KV cache "
+            "may "
+            "cost it more than 3 %% of perplexity (measure it: duo bench perplexity); --kv int8 or bf16 does not",
+            keys->logit_noise));
       }
     }
   } else {

@@ -1,6 +1,8 @@
 #include "runtime/stored_matrix.h"
 
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"

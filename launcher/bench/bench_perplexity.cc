@@ -1,8 +1,11 @@
 // `duo bench perplexity`: exp of the mean negative log-likelihood of a text's tokens, window by window.
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <optional>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"

@@ -3,6 +3,8 @@
 
 #include <cstdio>
 #include <iostream>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/base/device.h"

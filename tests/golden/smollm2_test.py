@@ -77,6 +77,11 @@ def main():
             # Two orders of the same f32 sums: each may be off by as much as the plain one, and by more at other logits.
             bound = 2 * prompt["f32_error"]
             expect(error <= bound, f"{name}: logits differ from those in f64 by {error:.2e}, at most {bound:.2e}")
+        for kv, warned in (("int4", True), ("int8", False)):
+            done = subprocess.run([args.duo, "generate", "--model", folder, "--device", "cpu", "--attention", "full", "--prompt",
+                                   "Hello", "--max-new-tokens", "1", "--kv", kv], capture_output=True, text=True, check=False)
+            expect(done.returncode == 0 and ("int4 KV cache may cost it more than 3 %" in done.stderr) == warned,
+                   f"{kv} KV: {'warns' if warned else 'does not warn'} of what it costs this model")
     else:
         text = golden["text"]
         if not os.path.exists(text["path"]) or digest(text["path"]) != text["sha256"]:
