@@ -120,8 +120,9 @@ def main():
                            ("rms_norm_eps", -1), ("rope_theta", 0), ("max_position_embeddings", -5)):
             bad_model(f"{key} = {value}", ["config.json"], config=with_keys(**{key: value}))
         bad_model("unknown rope type", ["config.json", "zigzag"], config=with_keys(rope_scaling={"rope_type": "zigzag", "factor": 2}))
-        bad_model("quantised checkpoint", ["config.json", "quantised"], config=with_keys(quantization_config={
-            "quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}))
+        bad_model("unknown quantisation", ["config.json", "hqq"], config=with_keys(quantization_config={"quant_method": "hqq"}))
+        bad_model("AWQ for another kernel", ["config.json", "AWQ gemv", "gemm"], config=with_keys(quantization_config={
+            "quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemv"}))
         bad_model("other activation", ["config.json", "gelu"], config=with_keys(hidden_act="gelu"))
 
         def bad_pattern(name, gates, words=("full_attention_heads.tsv",)):
