@@ -129,6 +129,12 @@ struct Engine::State {
   std::unique_ptr<Scheduler> scheduler;  // rank 0
   std::chrono::steady_clock::time_point last_message;
 
+  std::optional<SafetensorsModel> files;  // open while loading
+  WeightFormats formats;
+  KvSizes sizes;
+  int chunk = 0;
+
+  absl::Status Prepare();
   absl::Status Load();
   absl::Status Decide();
   absl::StatusOr<KvSizes> Size(const WeightFormats& formats, const StepLimits& limits);
@@ -254,18 +260,19 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   scheduler = std::make_unique<Scheduler>(s, sizes, AnyWhole(partition), AnySplit(partition));
 }
 
-absl::Status Engine::State::Load() {
+// Formats, limits and sizes: everything that is known before memory is taken.
+absl::Status Engine::State::Prepare() {
   if (absl::Status s = Decide(); !s.ok()) return s;
-  std::optional<SafetensorsModel> files;
-  absl::StatusOr<WeightFormats> formats =
-      WeightFormats{options.weights.value_or(DType::kBF16), options.weights_head.value_or(DType::kBF16)};
+  formats = WeightFormats{options.weights.value_or(DType::kBF16), options.weights_head.value_or(DType::kBF16)};
   if (!options.shape.has_value()) {
     absl::StatusOr<SafetensorsModel> opened = SafetensorsModel::Open(options.model_dir);
     if (absl::Status s = Agree(*comm, opened.status()); !s.ok()) return s;
     files.emplace(std::move(*opened));
-    formats = ChooseFormats(*files, config, *device, options.weights, options.weights_head);
-    if (absl::Status s = Agree(*comm, formats.status()); !s.ok()) return s;
-    if (!formats->note.empty()) notes.push_back(formats->note);
+    absl::StatusOr<WeightFormats> chosen =
+        ChooseFormats(*files, config, *device, options.weights, options.weights_head);
+    if (absl::Status s = Agree(*comm, chosen.status()); !s.ok()) return s;
+    formats = *chosen;
+    if (!formats.note.empty()) notes.push_back(formats.note);
     if (kv == KvFormat::kInt4 && comm->rank() == 0) {
       const absl::StatusOr<KeyRounding> keys = EstimateKeyRounding(*files, config, device->pool());
       if (keys.ok() && keys->bias_ratio >= kLargeKeyBias) {  // what is missing, the loader will say
@@ -283,7 +290,7 @@ absl::Status Engine::State::Load() {
       }
     }
   } else {
-    formats->int4_group = config.hidden < 2048 ? 32 : 128;
+    formats.int4_group = config.hidden < 2048 ? 32 : 128;
   }
 
   const int64_t positions = MaxPositions(config);
@@ -291,23 +298,28 @@ absl::Status Engine::State::Load() {
     return absl::InvalidArgumentError(absl::StrFormat("%s: the model has %d positions, %d tokens were asked for",
                                                       options.model_dir, positions, options.max_session_tokens));
   }
-  int chunk = options.chunk > 0 ? options.chunk : device->is_cuda() ? 16384 : 1024;
+  chunk = options.chunk > 0 ? options.chunk : device->is_cuda() ? 16384 : 1024;
   if (options.append_logits) chunk = std::min(chunk, 256);
   limits.max_tokens = options.max_session_tokens > 0 ? options.max_session_tokens : positions;
   limits.prefill_rows = static_cast<int>(std::min<int64_t>(chunk, limits.max_tokens));
   limits.rows = SchedulerOptions().max_rows;
   limits.samples = options.append_logits ? std::max(chunk, limits.rows) : Worker::kMaxBatch;
-  absl::StatusOr<KvSizes> sizes = Size(*formats, limits);
-  if (!sizes.ok()) return sizes.status();
+  absl::StatusOr<KvSizes> sized = Size(formats, limits);
+  if (!sized.ok()) return sized.status();
+  sizes = *sized;
+  return absl::OkStatus();
+}
 
+absl::Status Engine::State::Load() {
+  if (absl::Status s = Prepare(); !s.ok()) return s;
   absl::StatusOr<ModelWeights> weights =
-      files.has_value() ? LoadWeights(*files, config, shard, *formats, *device, *comm, options.on_load)
-                        : RandomWeights(config, shard, *formats, *device);
+      files.has_value() ? LoadWeights(*files, config, shard, formats, *device, *comm, options.on_load)
+                        : RandomWeights(config, shard, formats, *device);
   if (absl::Status s = Agree(*comm, weights.status()); !s.ok()) return s;
   absl::StatusOr<Model> model = Model::Create(config, partition, shard, std::move(*weights),
                                               ComputeRopeFrequencies(config, limits.max_tokens), *device, *comm);
   if (absl::Status s = Agree(*comm, model.status()); !s.ok()) return s;
-  absl::StatusOr<KvCache> cache = KvCache::Create(*device, config, shard, heads, *sizes);
+  absl::StatusOr<KvCache> cache = KvCache::Create(*device, config, shard, heads, sizes);
   if (absl::Status s = Agree(*comm, cache.status()); !s.ok()) return s;
   absl::StatusOr<Buffer> workspace = Buffer::Allocate(*device, memory.workspace, "the workspace");
   if (absl::Status s = Agree(*comm, workspace.status()); !s.ok()) return s;
@@ -315,7 +327,8 @@ absl::Status Engine::State::Load() {
       Worker::Create(std::move(*model), std::move(*cache), Arena(std::move(*workspace)), limits, *device, *comm);
   if (absl::Status s = Agree(*comm, made.status()); !s.ok()) return s;
   worker = std::move(*made);
-  if (comm->rank() == 0) MakeScheduler(*sizes, chunk);
+  if (comm->rank() == 0) MakeScheduler(sizes, chunk);
+  files.reset();
   return absl::OkStatus();
 }
 
@@ -385,6 +398,22 @@ absl::StatusOr<SessionId> Engine::Fork(SessionId id, int64_t max_tokens) {
 }
 absl::Status Engine::Rewind(SessionId id, int64_t tokens) { return state_->scheduler->Rewind(id, tokens); }
 absl::StatusOr<std::vector<int32_t>> Engine::Tokens(SessionId id) const { return state_->scheduler->Tokens(id); }
+
+absl::StatusOr<MemoryPlan> Engine::PlanMemory(const EngineOptions& options, Device& device, Communicator& comm) {
+  State state;
+  state.options = options;
+  state.device = &device;
+  state.comm = &comm;
+  if (absl::Status s = state.Prepare(); !s.ok()) return s;
+  return state.memory;
+}
+
+absl::StatusOr<double> Engine::CompareWithPlainAttention(SessionId id) {
+  const Sequence* sequence = state_->scheduler->FindSequence(id);
+  if (sequence == nullptr) return absl::NotFoundError(absl::StrCat("there is no session ", id));
+  state_->Settle();
+  return state_->worker->CompareWithPlainAttention(sequence->table, sequence->length);
+}
 
 absl::StatusOr<SessionId> Engine::CreateFilledSession(int64_t tokens, int64_t max_tokens) {
   if (state_->scheduler->stats().sessions > 0) {

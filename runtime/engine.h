@@ -165,6 +165,11 @@ class Engine {
   // For benchmarks: a session of `tokens` random tokens whose pages and rings hold random codes. Overwrites the whole
   // cache, so no other session may be open.
   absl::StatusOr<SessionId> CreateFilledSession(int64_t tokens, int64_t max_tokens);
+  // For benchmarks: the memory plan that Create would make, without loading anything. Every rank calls it.
+  static absl::StatusOr<MemoryPlan> PlanMemory(const EngineOptions& options, Device& device, Communicator& comm);
+  // For benchmarks: the decode kernels against plain attention on this session's pages, relative L2 difference, on
+  // rank 0 and there for whole heads.
+  absl::StatusOr<double> CompareWithPlainAttention(SessionId id);
 
   // Both check what can be checked and queue; the rest comes through the events.
   absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events);

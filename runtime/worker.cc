@@ -1,8 +1,10 @@
 #include "runtime/worker.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
+#include "kernels/attention_plain.h"
 #include "kernels/random_fill.h"
 #include "runtime/sampler.h"
 
@@ -142,6 +144,58 @@ void Worker::FillCache() {
     }
   }
   device_->Synchronize();
+}
+
+double Worker::CompareWithPlainAttention(int32_t table, int64_t tokens) {
+  device_->BindThread();
+  const LayerKv* layer = nullptr;
+  for (const LayerKv& l : cache_.layers()) {
+    if (l.paged.empty() || l.paged.back().split) continue;
+    if (layer == nullptr || l.paged.back().num_heads > layer->paged.back().num_heads) layer = &l;
+  }
+  if (layer == nullptr) return 0;
+  const PagedKv& kv = layer->paged.back();
+  const HeadShape& shape = layer->shape;
+  const DType type = ActivationType(*device_);
+  StepPlan plan;
+  plan.kind = StepKind::kRows;
+  plan.tokens = {0};
+  plan.positions = {static_cast<int32_t>(tokens - 1)};
+  plan.row_seq = {0};
+  SeqSpan span;
+  span.num_rows = 1;
+  span.history = static_cast<int32_t>(tokens - 1);
+  span.table = table;
+  span.keep_pages = 1;
+  plan.spans = {span};
+  plan.max_tokens = tokens;
+  const StepInput input = Upload(plan);
+
+  arena_.Rewind(0);
+  const View qkv = arena_.Matrix(type, 1, shape.qkv_cols()), out = arena_.Matrix(type, 1, shape.q_cols());
+  const int64_t count = int64_t{kv.num_heads} * shape.group * shape.head_dim;
+  auto* plain = static_cast<float*>(arena_.Take(sizeof(float) * count));
+  FillRun random;
+  random.data = qkv.as<uint8_t>();
+  random.count = qkv.cols;
+  random.kind = type == DType::kBF16 ? FillKind::kBF16 : FillKind::kF32;
+  random.amplitude = 4;  // scores that differ: some keys count much more than others
+  FillElements(*device_, random, 1);
+  AttendPages(*device_, out, nullptr, qkv, shape, input.batch, kv, arena_);
+  AttendPlain(*device_, plain, qkv, shape, kv, table, tokens);
+  std::vector<float> expected(count);
+  std::vector<uint8_t> found(Bytes(type, shape.q_cols()));
+  device_->Download(expected.data(), plain, sizeof(float) * count);
+  device_->Download(found.data(), out.data, found.size());
+  const int64_t first = int64_t{kv.first_head} * shape.group * shape.head_dim;
+  double difference = 0, norm = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const float x = type == DType::kBF16 ? ToFloat(reinterpret_cast<const bf16*>(found.data())[first + i])
+                                         : reinterpret_cast<const float*>(found.data())[first + i];
+    difference += (x - expected[i]) * (x - expected[i]);
+    norm += expected[i] * expected[i];
+  }
+  return std::sqrt(difference / norm);
 }
 
 StepResult Worker::Execute(const StepPlan& plan) {

@@ -17,6 +17,7 @@ struct BenchFlags {
   std::string shape = "llama-3-8b";
   std::vector<std::string> attentions = {"duo"};
   std::vector<int64_t> contexts = {100000};
+  int64_t most = 0;      // capacity: tokens at most; 0: what fits
   int steps = 32;        // decode: timed steps
   bool sample = false;   // prefill: chunks at five histories, integrated
   bool layers = false;   // decode: seconds of each layer
@@ -64,6 +65,7 @@ void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rat
 double Median(std::vector<double> values);
 
 absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
+absl::Status BenchCapacity(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime);
 absl::Status BenchPerplexity(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
