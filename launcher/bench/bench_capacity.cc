@@ -15,7 +15,7 @@ namespace duo {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr int64_t kRead = 8192, kDecoded = 64;
+constexpr int64_t kRead = 8192, kDecoded = 64;  // and one token between them, the question
 
 // The options with the largest session that the plan admits. A longer session needs longer tables and more scratch, so
 // the plan is made again for what the one before left room for, until nothing changes.
@@ -50,7 +50,7 @@ absl::StatusOr<Measurement> Prove(Engine& engine, Runtime& runtime, int64_t free
                                   const Rates& rates) {
   Device& device = *runtime.device;
   int64_t least_free = free_before;
-  absl::StatusOr<SessionId> session = engine.CreateFilledSession(tokens - kRead - kDecoded, tokens);
+  absl::StatusOr<SessionId> session = engine.CreateFilledSession(tokens - kRead - kDecoded - 1, tokens);
   if (!session.ok()) return session.status();
   absl::Status status;
   auto run = [&](std::vector<double>* steps) {
