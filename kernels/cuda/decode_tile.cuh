@@ -11,10 +11,11 @@
 // fragment row is free too (TokenOfRow), so that the four lanes of a V read touch neighbouring tokens.
 //
 // Codes enter the products as exact bf16 integers, scales and minima are applied to scores and probabilities:
-//   score  = scale * (q . code') + offset * sum(q)         code' = code + 128 (int4), code - 128 (int8), 2^-120 value
-//   (fp8) o      = sum_t (p scale) code'_t - shift * sum_t (p scale) + sum_t p offset_v
-// with p * scale rounded to bf16 once, and the same rounded value in both sums. So every attended value is the exact
-// decoded one.
+//   score = scale * (q . code') + offset * sum(q)      K: code' = code + 128 (int4), code - 128 (int8), 2^-120 value
+//   (fp8) o     = sum_t (p scale) code'_t + sum_t p offset_v V: code' = code - 8 (int4), the others as K
+// so every attended value is the exact decoded one. V's codes lie around zero for two reasons: rounding p * scale to
+// bf16 costs no more than in the plain path, and tensor cores cut their f32 sums off instead of rounding them, which
+// over a million tokens of codes around 136 adds up (seen: 0.0017 of the values' range at 4 M).
 #pragma once
 
 #include "kernels/cuda/primitives.cuh"
@@ -74,7 +75,7 @@ template <KvFormat kFormat>
 __device__ __forceinline__ uint32_t VPair(uint32_t a, uint32_t b, int i) {
   if constexpr (kFormat == KvFormat::kBF16) return __byte_perm(a, b, i == 0 ? 0x5410 : 0x7632);
   if constexpr (kFormat == KvFormat::kInt4) {
-    return NibblesPlus128(__byte_perm(a, b, i < 4 ? 0x5410 : 0x7632) >> (4 * (i % 4)));
+    return Minus136(NibblesPlus128(__byte_perm(a, b, i < 4 ? 0x5410 : 0x7632) >> (4 * (i % 4))));
   }
   if constexpr (kFormat == KvFormat::kInt8) return BytesMinus128(__byte_perm(a, b, 0x0400 + i * 0x0101));
   if constexpr (kFormat == KvFormat::kFp8) return F8HighBytes(__byte_perm(a, b, 0x4000 + i * 0x1010));
@@ -85,10 +86,8 @@ __device__ __forceinline__ uint32_t VPair(uint32_t a, uint32_t b, int i) {
 template <KvFormat kFormat>
 struct CodeForm {
   static constexpr float kZero = kFormat == KvFormat::kInt4 ? 128.0f : kFormat == KvFormat::kInt8 ? -128.0f : 0.0f;
-  // V is centred on mid-range, so that rounding p * scale costs no more than in the plain path; the shift is taken off
-  // with the same rounded p * scale.
+  // The code that stands for V's 0.
   static constexpr float kMiddle = kFormat == KvFormat::kInt4 ? 8.0f : kFormat == KvFormat::kInt8 ? 128.0f : 0.0f;
-  static constexpr float kShift = kZero + kMiddle;  // int4: 136, int8: 0
   static constexpr float kQFactor =
       kFormat == KvFormat::kFp8 ? 0x1p64f : 1.0f;  // keeps tiny codes out of f32's subnormals
   static constexpr float kUndo = kFormat == KvFormat::kFp8 ? 0x1p56f : 1.0f;
@@ -194,11 +193,10 @@ struct WarpAttention {
   static constexpr int kChunks = kHeadDim / 16;
 
   float o[kN][kChunks][4];
-  float top[kN][2];      // reference of the exponents, log2 units: within 8 of the true maximum
-  float sum[kN][2];      // this lane's part of sum p
-  float rounded[kN][2];  // of sum of the rounded p * scale (int4)
-  float offset[kN][2];   // of sum p * (v minimum + kMiddle * v scale) (int4, int8)
-  float q_sum[kN][2];    // sum of the column's q, times the softmax scale (int4, int8)
+  float top[kN][2];     // reference of the exponents, log2 units: within 8 of the true maximum
+  float sum[kN][2];     // this lane's part of sum p
+  float offset[kN][2];  // of sum p * (v minimum + kMiddle * v scale) (int4, int8)
+  float q_sum[kN][2];   // sum of the column's q, times the softmax scale (int4, int8)
 
   __device__ __forceinline__ void Reset() {
 #pragma unroll
@@ -206,7 +204,7 @@ struct WarpAttention {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         top[n][j] = -1e30f;  // finite, so that a masked score gives exp2(-inf) = 0 whatever was seen before
-        sum[n][j] = rounded[n][j] = offset[n][j] = 0;
+        sum[n][j] = offset[n][j] = 0;
       }
 #pragma unroll
       for (int m = 0; m < kChunks; ++m) {
@@ -286,7 +284,6 @@ struct WarpAttention {
         const float factor = Exp2(top[n][j] - highest);
         top[n][j] = highest;
         sum[n][j] *= factor;
-        rounded[n][j] *= factor;
         offset[n][j] *= factor;
 #pragma unroll
         for (int m = 0; m < kChunks; ++m) o[n][m][j] *= factor, o[n][m][j + 2] *= factor;
@@ -314,10 +311,6 @@ struct WarpAttention {
         if constexpr (kFormat == KvFormat::kInt4 || kFormat == KvFormat::kInt8) {
           offset[n][0] += p0 * zero;
           offset[n][1] += p1 * zero;
-        }
-        if constexpr (Form::kShift != 0) {
-          rounded[n][0] += LowBf16(pair);
-          rounded[n][1] += HighBf16(pair);
         }
         p[n][h] = Transpose8x8(pair);
       }
@@ -349,7 +342,6 @@ struct WarpAttention {
         sum[n][j] = over_tokens(sum[n][j]);
         float add = 0;
         if constexpr (kFormat == KvFormat::kInt4 || kFormat == KvFormat::kInt8) add = over_tokens(offset[n][j]);
-        if constexpr (Form::kShift != 0) add -= Form::kShift * over_tokens(rounded[n][j]);
 #pragma unroll
         for (int m = 0; m < kChunks; ++m) {
           o[n][m][j] = o[n][m][j] * Form::kUndo + add;

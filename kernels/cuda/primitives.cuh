@@ -116,6 +116,13 @@ __device__ __forceinline__ float WarpMin(float x) { return -WarpMax(-x); }
 
 // ---- Codes to bf16 pairs. Each takes codes sitting in the 16-bit halves of a word and gives one bf16 pair. ----
 
+// Two bf16 less 136 each: exact for the integers 128 to 143, which become -8 to 7.
+__device__ __forceinline__ uint32_t Minus136(uint32_t pair) {
+  uint32_t out;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(pair), "r"(0x3f803f80u), "r"(0xc308c308u));
+  return out;
+}
+
 // Nibbles (bits 0-3 of each half) -> 128 + code, exactly.
 __device__ __forceinline__ uint32_t NibblesPlus128(uint32_t x) { return (x & 0x000f000fu) | 0x43004300u; }
 
