@@ -11,8 +11,9 @@
 // fragment row is free too (TokenOfRow), so that the four lanes of a V read touch neighbouring tokens.
 //
 // Codes enter the products as exact bf16 integers, scales and minima are applied to scores and probabilities:
-//   score = scale * (q . code') + offset * sum(q)      K: code' = code + 128 (int4), code - 128 (int8), 2^-120 value
-//   (fp8) o     = sum_t (p scale) code'_t + sum_t p offset_v V: code' = code - 8 (int4), the others as K
+//   score = scale * (q . code') + offset * sum(q)
+//   o     = sum_t (p scale) code'_t + sum_t p offset_v
+// where code' = code - 128 (int8), 2^-120 value (fp8), for int4 code + 128 in K and code - 8 in V,
 // so every attended value is the exact decoded one. V's codes lie around zero for two reasons: rounding p * scale to
 // bf16 costs no more than in the plain path, and tensor cores cut their f32 sums off instead of rounding them, which
 // over a million tokens of codes around 136 adds up (seen: 0.0017 of the values' range at 4 M).
