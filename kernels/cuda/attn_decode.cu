@@ -45,6 +45,8 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
   LetDependentsStart();
   const PlanWalker walker = {args.batch, kv, args.group, kCols, kUnit};
   const DecodePlan plan = walker.Plan(gridDim.x);
+  // Lengths and page tables were there before the step's first kernel; queries and the step's own keys were not.
+  WaitForDependency();
   if (blockIdx.x >= plan.blocks) return;
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
   const uint32_t run_end = plan.Begin(blockIdx.x + 1);
@@ -278,8 +280,7 @@ void Launch(Device& device, const DecodeArgs& args) {
   static_assert(kShared >= size_t{kN} * kHeadDim / 16 * 32 * sizeof(uint2));
   const int grid = Grid(device);
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-  kernel<<<grid, Config::kThreads, kShared, Stream(device)>>>(args);
-  DUO_CUDA_CHECK(cudaGetLastError());
+  LaunchOverlapped(device, kernel, dim3(grid), dim3(Config::kThreads), kShared, args);
   // The merge works out its share while the last partials are computed, then waits for them.
   LaunchOverlapped(device, MergeKernel<kHeadDim>, dim3(args.batch.num_rows, args.kv.num_heads * args.group),
                    dim3(32 * kMergeWarps), 0, args, 8 * kN, Config::kUnit, grid);

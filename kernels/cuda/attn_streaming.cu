@@ -4,6 +4,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/decode_tile.cuh"
 #include "kernels/cuda/flash.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/state.h"
 #include "kernels/cuda/streaming_keys.cuh"
 
@@ -30,6 +31,7 @@ __global__ void __launch_bounds__(32 * kWarpsOf<kN>, 1) StreamingKernel(Streamin
   constexpr int kCols = 8 * kN;
   constexpr KvFormat kFormat = KvFormat::kBF16;
   extern __shared__ float shared[];
+  StartOverlapped();
   const StreamingKeys& keys = args.keys;
   const SeqSpan span = keys.batch.spans[blockIdx.z];
   const int head = blockIdx.y, first_column = blockIdx.x * kCols;
@@ -116,8 +118,7 @@ void Launch(Device& device, const StreamingArgs& args) {
   const SeqBatch& batch = args.keys.batch;
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   const dim3 grid((batch.max_rows * args.group + 8 * kN - 1) / (8 * kN), args.keys.kv.num_heads, batch.num_seqs);
-  kernel<<<grid, 32 * kWarpsOf<kN>, kShared, Stream(device)>>>(args);
-  DUO_CUDA_CHECK(cudaGetLastError());
+  LaunchOverlapped(device, kernel, grid, dim3(32 * kWarpsOf<kN>), kShared, args);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // accesses where rows allow it.
 #include "kernels/base/cuda_check.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 #include "kernels/cuda/weight_value.cuh"
@@ -32,6 +33,7 @@ __device__ __forceinline__ float BlockSum(float x) {
 __global__ void __launch_bounds__(kNormThreads)
     AddRmsNormVectors(bf16* out, int64_t out_stride, float* residual, int64_t stride, const bf16* add,
                       int64_t add_stride, const float* weight, int dim, float eps) {
+  StartOverlapped();
   float4* row = reinterpret_cast<float4*>(residual + blockIdx.x * stride);
   const uint2* added = add == nullptr ? nullptr : reinterpret_cast<const uint2*>(add + blockIdx.x * add_stride);
   const int vectors = dim / 4;
@@ -70,6 +72,7 @@ __global__ void __launch_bounds__(kNormThreads)
 
 __global__ void AddRmsNormAny(bf16* out, int64_t out_stride, float* residual, int64_t stride, const bf16* add,
                               int64_t add_stride, const float* weight, int dim, float eps) {
+  StartOverlapped();
   float* row = residual + blockIdx.x * stride;
   float sum = 0;
   for (int c = threadIdx.x; c < dim; c += blockDim.x) {
@@ -89,6 +92,7 @@ __device__ __forceinline__ float Silu(float x) { return x / (1.0f + expf(-x)); }
 __global__ void SwiGluVectors(bf16* out, int64_t out_stride, const bf16* gate_up, int64_t stride, int vectors,
                               int64_t n) {
   const int v = blockIdx.x * blockDim.x + threadIdx.x;
+  StartOverlapped();
   if (v >= vectors) return;
   for (int64_t row = blockIdx.y; row < n; row += gridDim.y) {
     const uint4* in = reinterpret_cast<const uint4*>(gate_up + row * stride);
@@ -102,6 +106,7 @@ __global__ void SwiGluVectors(bf16* out, int64_t out_stride, const bf16* gate_up
 
 __global__ void SwiGluAny(bf16* out, int64_t out_stride, const bf16* gate_up, int64_t stride, int cols, int64_t n) {
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
+  StartOverlapped();
   if (c >= cols) return;
   for (int64_t row = blockIdx.y; row < n; row += gridDim.y) {
     const float g = ToFloat(gate_up[row * stride + c]), u = ToFloat(gate_up[row * stride + cols + c]);
@@ -131,10 +136,9 @@ void AddRmsNorm(Device& device, View out, View residual, View add, const float* 
   const bool vectors = residual.cols % 4 == 0 && Aligned(residual, 16) && (add.empty() || Aligned(add, 8)) &&
                        (out.empty() || Aligned(out, 8)) && reinterpret_cast<uintptr_t>(weight) % 16 == 0;
   const auto kernel = vectors ? AddRmsNormVectors : AddRmsNormAny;
-  kernel<<<residual.rows, kNormThreads, 0, Stream(device)>>>(
-      out.empty() ? nullptr : out.as<bf16>(), out.stride, residual.as<float>(), residual.stride,
-      add.empty() ? nullptr : add.as<bf16>(), add.stride, weight, residual.cols, eps);
-  DUO_CUDA_CHECK(cudaGetLastError());
+  LaunchOverlapped(device, kernel, dim3(residual.rows), dim3(kNormThreads), 0, out.empty() ? nullptr : out.as<bf16>(),
+                   out.stride, residual.as<float>(), residual.stride, add.empty() ? nullptr : add.as<bf16>(),
+                   add.stride, weight, residual.cols, eps);
 }
 
 void SwiGlu(Device& device, View out, View gate_up) {
@@ -142,13 +146,12 @@ void SwiGlu(Device& device, View out, View gate_up) {
   const unsigned grid_rows = static_cast<unsigned>(rows < 32768 ? rows : 32768);
   if (out.cols % 8 == 0 && Aligned(out, 16) && Aligned(gate_up, 16)) {
     const int vectors = out.cols / 8;
-    SwiGluVectors<<<dim3((vectors + 127) / 128, grid_rows), 128, 0, Stream(device)>>>(
-        out.as<bf16>(), out.stride, gate_up.as<bf16>(), gate_up.stride, vectors, rows);
+    LaunchOverlapped(device, SwiGluVectors, dim3((vectors + 127) / 128, grid_rows), dim3(128), 0, out.as<bf16>(),
+                     out.stride, gate_up.as<bf16>(), gate_up.stride, vectors, rows);
   } else {
-    SwiGluAny<<<dim3((out.cols + 127) / 128, grid_rows), 128, 0, Stream(device)>>>(
-        out.as<bf16>(), out.stride, gate_up.as<bf16>(), gate_up.stride, out.cols, rows);
+    LaunchOverlapped(device, SwiGluAny, dim3((out.cols + 127) / 128, grid_rows), dim3(128), 0, out.as<bf16>(),
+                     out.stride, gate_up.as<bf16>(), gate_up.stride, out.cols, rows);
   }
-  DUO_CUDA_CHECK(cudaGetLastError());
 }
 
 void GatherRows(Device& device, View out, View in, const int32_t* rows, int count) {

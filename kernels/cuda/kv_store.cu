@@ -2,6 +2,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 
@@ -12,6 +13,7 @@ namespace {
 template <KvFormat kFormat, int kHeadDim>
 __global__ void StoreKvKernel(bf16* qkv, int64_t stride, HeadShape shape, SeqBatch batch, PagedKv kv) {
   constexpr int kEach = kHeadDim / 32;  // consecutive elements of a lane
+  StartOverlapped();
   const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32;
   if (item >= int64_t{batch.num_rows} * kv.num_heads * 2) return;
@@ -89,6 +91,7 @@ auto StoreKernelFor(KvFormat format, int head_dim) {
 
 // One warp per (row, head): rows that a ring keeps after this step.
 __global__ void StoreRingsKernel(const bf16* qkv, int64_t stride, HeadShape shape, SeqBatch batch, RingKv kv) {
+  StartOverlapped();
   const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32;
   if (item >= int64_t{batch.num_rows} * kv.num_heads) return;
@@ -153,8 +156,7 @@ absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFor
 void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv) {
   const int64_t warps = int64_t{batch.num_rows} * kv.num_heads * 2;
   const auto kernel = StoreKernelFor(kv.page.format, shape.head_dim);
-  kernel<<<(warps + 7) / 8, 256, 0, Stream(device)>>>(qkv.as<bf16>(), qkv.stride, shape, batch, kv);
-  DUO_CUDA_CHECK(cudaGetLastError());
+  LaunchOverlapped(device, kernel, dim3((warps + 7) / 8), dim3(256), 0, qkv.as<bf16>(), qkv.stride, shape, batch, kv);
 }
 
 // Activations are bf16, as the rings are: nothing to round.
@@ -163,8 +165,8 @@ void RoundToRing(Device&, View, const HeadShape&, const RingKv& kv) { DUO_CHECK(
 void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv) {
   DUO_CHECK(kv.format == KvFormat::kBF16);
   const int64_t warps = int64_t{batch.num_rows} * kv.num_heads;
-  StoreRingsKernel<<<(warps + 7) / 8, 256, 0, Stream(device)>>>(qkv.as<bf16>(), qkv.stride, shape, batch, kv);
-  DUO_CUDA_CHECK(cudaGetLastError());
+  LaunchOverlapped(device, StoreRingsKernel, dim3((warps + 7) / 8), dim3(256), 0, qkv.as<bf16>(), qkv.stride, shape,
+                   batch, kv);
 }
 
 void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const float* all_lse, const int32_t* ids,

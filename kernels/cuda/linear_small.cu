@@ -54,7 +54,7 @@ __device__ __forceinline__ uint32_t WeightPair(uint32_t word, int u) {
   }
   if constexpr (kType == DType::kI4) return NibblesPlus128(word >> (4 * u));
   if constexpr (kType == DType::kF8E4M3) return F8HighBytes(u == 0 ? word << 8 : word);
-  return BytesMinus128((word ^ 0x80808080u) >> (8 * u));  // signed codes
+  return SignedBytes(word >> (8 * u));
 }
 
 struct SmallArgs {

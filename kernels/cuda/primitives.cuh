@@ -101,6 +101,11 @@ __device__ __forceinline__ void WaitForDependency() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+// How a kernel that does nothing before its wait begins: only its start overlaps with the end of the one before.
+__device__ __forceinline__ void StartOverlapped() {
+  LetDependentsStart();
+  WaitForDependency();
+}
 
 __device__ __forceinline__ float WarpSum(float x) {
 #pragma unroll
@@ -130,6 +135,14 @@ __device__ __forceinline__ uint32_t NibblesPlus128(uint32_t x) { return (x & 0x0
 __device__ __forceinline__ uint32_t BytesMinus128(uint32_t x) {
   const uint32_t low = (x & 0x007f007fu) | 0x43004300u;   // 128 + low
   const uint32_t bias = (x & 0x00800080u) ^ 0xc380c380u;  // -256, or -128 with the top bit
+  __nv_bfloat162 r =
+      __hadd2(*reinterpret_cast<const __nv_bfloat162*>(&low), *reinterpret_cast<const __nv_bfloat162*>(&bias));
+  return *reinterpret_cast<uint32_t*>(&r);
+}
+
+// Signed bytes (bits 0-7 of each half) -> their values, exactly: (128 + low seven bits) - (sign ? 256 : 128).
+__device__ __forceinline__ uint32_t SignedBytes(uint32_t x) {
+  const uint32_t low = (x & 0x007f007fu) | 0x43004300u, bias = (x & 0x00800080u) ^ 0xc300c300u;
   __nv_bfloat162 r =
       __hadd2(*reinterpret_cast<const __nv_bfloat162*>(&low), *reinterpret_cast<const __nv_bfloat162*>(&bias));
   return *reinterpret_cast<uint32_t*>(&r);

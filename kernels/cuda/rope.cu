@@ -2,6 +2,7 @@
 // angle would be off by 0.03 rad.
 #include "kernels/base/cuda_check.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 
@@ -24,6 +25,7 @@ __global__ void RopeAnglesKernel(float* cos_sin, int64_t stride, int64_t rows, i
 __global__ void RotateQkKernel(bf16* qkv, int64_t stride, int64_t rows, int head_dim, int q_heads, int heads,
                                const float* cos_sin, int64_t cs_stride, const float* q_norm, const float* k_norm,
                                float eps) {
+  StartOverlapped();
   const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32, half = head_dim / 2;
   if (item >= rows * heads) return;
@@ -63,9 +65,8 @@ void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, co
               float eps) {
   const int q_heads = shape.kv_heads * shape.group, heads = q_heads + shape.kv_heads;
   const int64_t blocks = (qkv.rows * heads + 7) / 8;
-  RotateQkKernel<<<blocks, 256, 0, Stream(device)>>>(qkv.as<bf16>(), qkv.stride, qkv.rows, shape.head_dim, q_heads,
-                                                     heads, cos_sin.as<float>(), cos_sin.stride, q_norm, k_norm, eps);
-  DUO_CUDA_CHECK(cudaGetLastError());
+  LaunchOverlapped(device, RotateQkKernel, dim3(blocks), dim3(256), 0, qkv.as<bf16>(), qkv.stride, qkv.rows,
+                   shape.head_dim, q_heads, heads, cos_sin.as<float>(), cos_sin.stride, q_norm, k_norm, eps);
 }
 
 }  // namespace duo::cuda

@@ -1,4 +1,5 @@
-// `duo bench attention`: single kernels at the shapes of real models, each verified against an f64 reference.
+// `duo bench attention`: single kernels, attention and decode's matrices, at the shapes of real models, each verified
+// against an f64 reference.
 
 #include <cstdio>
 
@@ -48,6 +49,17 @@ absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime) {
     b.rows = cuda ? 8192 : 512;
     b.history = cuda ? 131072 : 8192;
     add(BenchPrefillAttention(device, b, ceilings));
+  }
+  if (cuda) {  // decode's matrices of the Llama-3-8B shape: gate and up, down, qkv
+    for (DType type : {DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4}) {
+      for (auto [outputs, inputs] : {std::pair(28672, 4096), std::pair(4096, 14336), std::pair(6144, 4096)}) {
+        LinearBench b;
+        b.type = type;
+        b.outputs = outputs;
+        b.inputs = inputs;
+        add(BenchLinear(device, b, ceilings));
+      }
+    }
   }
   if (!failed.ok()) return failed;
   std::vector<Measurement> measured;
