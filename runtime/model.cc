@@ -141,9 +141,17 @@ View Model::Attention(int l, const StepInput& input, const KvCache& cache, const
     Linear(device, qkv, a.normed, w.qkv, arena);
     arena.Rewind(mark);
     RotateQk(device, qkv, shape, a.cos_sin, w.q_norm, w.k_norm, eps);
-    for (const PagedKv& heads : kv.paged) StoreKv(device, qkv, shape, batch, heads);
     if (kv.ring.num_heads > 0) RoundToRing(device, qkv, shape, kv.ring);
   }
+  // Streaming heads are a few microseconds of latency: beside the retrieval heads they cost less than after them.
+  auto stream = [&] {
+    AttendStreaming(device, out, qkv, shape, batch, kv.ring, arena);
+    arena.Rewind(mark);
+    StoreRings(device, qkv, shape, batch, kv.ring);
+  };
+  const bool streaming = kv.ring.num_heads > 0, beside = streaming && !input.prefill;
+  if (beside) device.Fork(stream);
+  for (const PagedKv& heads : kv.paged) StoreKv(device, qkv, shape, batch, heads);
   // Pieces of split heads first: their lse travel while the other heads are attended.
   size_t next = 0;
   auto attend = [&](const PagedKv& heads, float* head_lse, bool own_square) {
@@ -159,11 +167,8 @@ View Model::Attention(int l, const StepInput& input, const KvCache& cache, const
   }
   if (exchange.entries > 0) comm_->AllGather(a.lse, lse, sizeof(float) * exchange.entries * rows, device);
   for (; next < kv.paged.size(); ++next) attend(kv.paged[next], nullptr, true);
-  if (kv.ring.num_heads > 0) {
-    AttendStreaming(device, out, qkv, shape, batch, kv.ring, arena);
-    arena.Rewind(mark);
-    StoreRings(device, qkv, shape, batch, kv.ring);
-  }
+  if (streaming && !beside) stream();
+  if (beside) device.Join();
   if (exchange.heads > 0) {
     ScaleSplitHeads(device, out.Cols(0, exchange.heads * shape.head_dim), shape.head_dim, exchange.heads, a.lse,
                     exchange.ids, comm_->size(), exchange.entries, comm_->rank());

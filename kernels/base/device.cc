@@ -95,6 +95,14 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Cuda(int ordinal, int host_threa
     return absl::UnavailableError(absl::StrCat("GPU ", ordinal, " cannot be used: ", cudaGetErrorString(error)));
   }
   device->stream_ = stream;
+  cudaStream_t beside = nullptr;
+  cudaEvent_t forked = nullptr, done = nullptr;
+  DUO_CUDA_CHECK(cudaStreamCreateWithFlags(&beside, cudaStreamNonBlocking));
+  DUO_CUDA_CHECK(cudaEventCreateWithFlags(&forked, cudaEventDisableTiming));
+  DUO_CUDA_CHECK(cudaEventCreateWithFlags(&done, cudaEventDisableTiming));
+  device->beside_ = beside;
+  device->forked_ = forked;
+  device->beside_done_ = done;
   device->info_ = {properties.name, static_cast<int64_t>(properties.totalGlobalMem), properties.multiProcessorCount,
                    capability};
   return device;
@@ -113,7 +121,12 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Cuda(int, int) {
 Device::~Device() {
   if (cuda_ != nullptr) destroy_cuda_(cuda_);
 #ifdef DUO_HAVE_CUDA
-  if (is_cuda()) cudaStreamDestroy(static_cast<cudaStream_t>(stream_));
+  if (is_cuda()) {
+    cudaEventDestroy(static_cast<cudaEvent_t>(forked_));
+    cudaEventDestroy(static_cast<cudaEvent_t>(beside_done_));
+    cudaStreamDestroy(static_cast<cudaStream_t>(beside_));
+    cudaStreamDestroy(static_cast<cudaStream_t>(stream_));
+  }
 #endif
 }
 
@@ -193,6 +206,30 @@ void Device::Fill(void* device_dst, uint8_t value, size_t bytes) {
   }
 #endif
   std::memset(device_dst, value, bytes);
+}
+
+void Device::Fork(const std::function<void()>& work) {
+#ifdef DUO_HAVE_CUDA
+  if (is_cuda()) {
+    const auto stream = static_cast<cudaStream_t>(stream_), beside = static_cast<cudaStream_t>(beside_);
+    DUO_CUDA_CHECK(cudaEventRecord(static_cast<cudaEvent_t>(forked_), stream));
+    DUO_CUDA_CHECK(cudaStreamWaitEvent(beside, static_cast<cudaEvent_t>(forked_), 0));
+    stream_ = beside;
+    work();
+    stream_ = stream;
+    DUO_CUDA_CHECK(cudaEventRecord(static_cast<cudaEvent_t>(beside_done_), beside));
+    return;
+  }
+#endif
+  work();
+}
+
+void Device::Join() {
+#ifdef DUO_HAVE_CUDA
+  if (is_cuda()) {
+    DUO_CUDA_CHECK(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream_), static_cast<cudaEvent_t>(beside_done_), 0));
+  }
+#endif
 }
 
 DeviceGraph Device::Capture([[maybe_unused]] const std::function<void()>& work) {

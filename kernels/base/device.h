@@ -69,6 +69,12 @@ class Device {
   void Copy(void* device_dst, const void* device_src, size_t bytes);
   void Fill(void* device_dst, uint8_t value, size_t bytes);
 
+  // What `work` launches may run beside what is launched after it, until Join: on CUDA it goes to a second stream,
+  // which starts when all work so far has ended; the CPU does it at once. `work` shares no scratch with what runs
+  // beside it. Fork and Join come in turn and may be recorded.
+  void Fork(const std::function<void()>& work);
+  void Join();  // later work waits for the forked work, too
+
   // Records what `work` launches on this device. CUDA only.
   DeviceGraph Capture(const std::function<void()>& work);
   void Launch(const DeviceGraph& graph);
@@ -85,6 +91,8 @@ class Device {
   std::unique_ptr<ThreadPool> pool_;
   int ordinal_ = 0;
   void* stream_ = nullptr;
+  void* beside_ = nullptr;                           // cudaStream_t of forked work
+  void *forked_ = nullptr, *beside_done_ = nullptr;  // cudaEvent_t
   CudaState* cuda_ = nullptr;
   void (*destroy_cuda_)(CudaState*) = nullptr;
 };
