@@ -240,8 +240,16 @@ double Scheduler::Predict(int64_t rows, int64_t history) const {
 }
 
 int Scheduler::ChunkRows(const Request& request) const {
-  int64_t rows = std::min<int64_t>(Remaining(request), options_.chunk);
-  if (requests_.size() <= 1) return static_cast<int>(rows);
+  // As few chunks as can be, all about as long, in whole pages: a short last one would cost kernels' plans of its own.
+  const int64_t left = Remaining(request), chunks = (left + options_.chunk - 1) / options_.chunk;
+  const int64_t even = ((left + chunks - 1) / chunks + kPageTokens - 1) / kPageTokens * kPageTokens;
+  const int64_t rows = std::min({left, even, int64_t{options_.chunk}});
+  // What waits for this very append, behind it on its session, gains nothing from shorter chunks.
+  bool somebody = false;
+  for (const auto& [id, other] : requests_) {
+    somebody |= id != request.id && (other.sequence != nullptr || other.session != request.session);
+  }
+  if (!somebody) return static_cast<int>(rows);
   // Somebody waits: shorten to a power of two (few shapes for the kernels to be planned for) that is quick enough.
   if (Predict(rows, request.sequence->length) <= options_.max_wait) return static_cast<int>(rows);
   int64_t shorter = 2 * kMaxDecodeRows;
