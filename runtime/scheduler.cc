@@ -240,10 +240,7 @@ double Scheduler::Predict(int64_t rows, int64_t history) const {
 }
 
 int Scheduler::ChunkRows(const Request& request) const {
-  // As few chunks as can be, all about as long, in whole pages: a short last one would cost kernels' plans of its own.
-  const int64_t left = Remaining(request), chunks = (left + options_.chunk - 1) / options_.chunk;
-  const int64_t even = ((left + chunks - 1) / chunks + kPageTokens - 1) / kPageTokens * kPageTokens;
-  const int64_t rows = std::min({left, even, int64_t{options_.chunk}});
+  const int64_t rows = std::min<int64_t>(Remaining(request), options_.chunk);
   // What waits for this very append, behind it on its session, gains nothing from shorter chunks.
   bool somebody = false;
   for (const auto& [id, other] : requests_) {

@@ -1,10 +1,10 @@
 // Prefill attention of retrieval heads. History is gathered from pages of any codec to contiguous bf16, a segment at a
 // time, and attended densely; the step's own tokens are attended from qkv; partials merge by their lse in f32.
 //
-// With cuDNN rows are padded to one of a few capacities: cuDNN computes every row of a plan, and takes a while to make
-// one. Chunks of more than kMostRows are cut into slices; a slice sees the step's tokens before it as a rectangle, its
-// own as a causal square. Large slices go one KV head at a time: one plan serves layers of any number of heads, and 128
-// row tiles of a head already fill the GPU.
+// With cuDNN the rows are cut into slices whose capacities are powers of two, because cuDNN computes every row of a
+// plan and because few plans then serve all chunks. A slice sees the step's tokens before it as a rectangle, its own as
+// a causal square. Large slices go one KV head at a time: one plan serves layers of any number of heads, and 128 row
+// tiles of a head already fill the GPU.
 #include <algorithm>
 #include <vector>
 
@@ -22,7 +22,6 @@ namespace {
 constexpr int64_t kSegmentTokens = 65536;
 constexpr int64_t kLeastRows = 512;  // fewer are cheaper in the flash kernel; the rows left over are padded to it
 constexpr int64_t kMostRows = 32768;
-constexpr int64_t kStepsAnOctave = 16;  // row capacities from one power of two to the next: at most 1/8 is padding
 constexpr int64_t kLeastKeys = 1024;
 constexpr int64_t kTileRows = 128, kTilesToFill = 128;
 
@@ -112,10 +111,12 @@ struct Slice {
 std::vector<Slice> CutRows(int64_t rows, bool cudnn) {
   if (!cudnn) return {{0, rows, rows}};
   std::vector<Slice> slices;
-  for (int64_t first = 0; first < rows; first += kMostRows) {
-    const int64_t left = std::min(rows - first, kMostRows);
-    const int64_t step = std::max(kLeastRows, PowerOfTwo(left, 1) / kStepsAnOctave);
-    slices.push_back({first, left, (left + step - 1) / step * step});
+  for (int64_t first = 0; first < rows;) {
+    const int64_t left = rows - first;
+    int64_t capacity = kMostRows;
+    while (capacity > left && capacity > kLeastRows) capacity /= 2;
+    slices.push_back({first, std::min(left, capacity), capacity});
+    first += capacity;
   }
   return slices;
 }

@@ -49,12 +49,6 @@ TEST(Scheduler, ReadsInWholeChunksWhenNobodyWaits) {
   EXPECT_EQ(plans.RowsOfNextStep(), kChunk);
 }
 
-TEST(Scheduler, CutsADocumentIntoChunksOfAboutTheSameLength) {
-  Plans plans;
-  plans.Reading(2 * kChunk + 100);
-  EXPECT_EQ(plans.RowsOfNextStep(), 2816);  // a third of 8,292 in whole pages
-}
-
 TEST(Scheduler, AQuestionBehindTheAppendOnItsOwnSessionDoesNotShortenChunks) {
   Plans plans;
   const SessionId session = plans.Reading(3 * kChunk);
