@@ -1,0 +1,363 @@
+// The test rule over ranks: however many ranks share a model, equal or unequal, in whatever way its heads are placed,
+// cut and stored, it answers as one rank does. Run by ctest as
+//   mpirun -n N ranks_test [--all] [--device cuda] [--comm mpi|nccl] [CASES...]
+// One launch runs many cases; the program exits with 0 when all agreed. CASES:
+//   needle    needle-6m at sparsity 0.75, at 0.96 (a single retrieval head is left) and with full attention: the greedy
+//             tokens that transformers found
+//   random    random models with 3 and with 1 KV heads, retrieval heads in every layer: the logits of one rank
+//   families  every family's golden: the logits and greedy tokens of transformers
+// --all crosses every codec with all placements, weights and chunks, where the default takes them in turn.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/check.h"
+#include "kernels/base/splitmix64.h"
+#include "parallel/communicator.h"
+#include "parallel/mpi_session.h"
+#include "runtime/engine.h"
+#include "tests/golden/golden_model.h"
+
+namespace duo {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::vector<std::vector<float>> logits;  // [tokens][vocab]
+};
+
+// What an answer is held to. No logits: the tokens alone, all of them.
+struct Expected {
+  std::vector<int32_t> tokens;
+  std::vector<std::vector<float>> logits;  // of the first of these tokens, or of all
+  std::vector<float> leads;                // [tokens] of the best logit over the second
+  float tolerance = 0;
+};
+
+struct Case {
+  const Golden* golden = nullptr;
+  std::vector<int32_t> prompt;
+  int64_t new_tokens = 8;
+  AttentionMode attention = AttentionMode::kFull;
+  std::string pattern;   // folder; empty: the golden's own
+  double sparsity = -1;  // below 0: the gates are 0 and 1
+  KvFormat kv = KvFormat::kF32;
+  Strategy strategy = Strategy::kSplit;
+  bool weighted = false;
+  int chunk = 0;  // 0: the device's own, which takes these prompts whole
+
+  std::string Text() const {
+    return absl::StrFormat("%s %s%s kv %s %s%s chunk %d", golden->name,
+                           attention == AttentionMode::kDuo ? "duo" : "full",
+                           sparsity < 0 ? "" : absl::StrFormat(" %.2f", sparsity), Name(kv), Name(strategy),
+                           weighted ? ", unequal ranks," : "", chunk);
+  }
+};
+
+constexpr KvFormat kCodecs[] = {KvFormat::kF32, KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8, KvFormat::kInt4};
+constexpr Strategy kStrategies[] = {Strategy::kSplit, Strategy::kHeads, Strategy::kAuto, Strategy::kContiguous};
+
+EngineOptions OptionsFor(const Case& c, int world) {
+  EngineOptions options;
+  options.model_dir = c.golden->model_dir;
+  options.attention = c.attention;
+  if (c.attention == AttentionMode::kDuo) {
+    options.pattern_dir = c.pattern.empty() ? c.golden->pattern_dir : c.pattern;
+    if (c.sparsity < 0) {
+      options.threshold = 0.5;
+    } else {
+      options.sparsity = c.sparsity;
+    }
+  }
+  options.kv = c.kv;
+  options.strategy = c.strategy;
+  if (c.weighted) {
+    for (int r = 0; r < world; ++r) options.rank_weights.push_back(std::vector<double>{2, 1, 3, 1}[r % 4]);
+  }
+  options.chunk = c.chunk;
+  options.questions = 1;
+  options.max_session_tokens = static_cast<int64_t>(c.prompt.size()) + c.new_tokens;
+  options.kv_tokens = 2 * options.max_session_tokens;
+  return options;
+}
+
+// The prompt is appended but for its last token, which is asked. Rank 0 answers, the others follow.
+absl::StatusOr<Answer> Run(const Case& c, Device& device, Communicator& comm) {
+  absl::StatusOr<std::unique_ptr<Engine>> made = Engine::Create(OptionsFor(c, comm.size()), device, comm);
+  if (!made.ok()) return made.status();
+  Engine& engine = **made;
+  if (comm.rank() != 0) {
+    engine.Follow();
+    return Answer();
+  }
+  const absl::StatusOr<SessionId> session = engine.CreateSession(static_cast<int64_t>(c.prompt.size()) + c.new_tokens);
+  if (!session.ok()) return session.status();
+  Answer answer;
+  absl::Status status;
+  RequestEvents events;
+  events.on_done = [&](const RequestResult& result) { status.Update(result.status); };
+  status.Update(engine.Append(*session, {c.prompt.begin(), c.prompt.end() - 1}, events).status());
+  events.on_logits = [&](const std::vector<float>& logits) { answer.logits.push_back(logits); };
+  events.on_token = [&](int32_t token) {
+    answer.tokens.push_back(token);
+    return true;
+  };
+  GenerateParams params;
+  params.max_new_tokens = c.new_tokens;
+  params.want_logits = true;
+  status.Update(engine.Ask(*session, {c.prompt.back()}, params, events).status());
+  while (engine.Step()) {
+  }
+  if (!status.ok()) return status;
+  return answer;
+}
+
+float Lead(std::vector<float> logits) {
+  std::nth_element(logits.begin(), logits.begin() + 1, logits.end(), std::greater<float>());
+  return logits[0] - logits[1];
+}
+
+// Empty where the answer is as expected, else what differs.
+std::string Difference(const Answer& answer, const Expected& expected) {
+  if (answer.tokens.size() != expected.tokens.size()) return absl::StrCat(answer.tokens.size(), " tokens");
+  for (size_t step = 0; step < expected.tokens.size(); ++step) {
+    for (size_t i = 0; step < expected.logits.size() && i < expected.logits[step].size(); ++i) {
+      const float apart = std::abs(answer.logits[step][i] - expected.logits[step][i]);
+      if (apart <= expected.tolerance) continue;  // a NaN does not pass
+      return absl::StrFormat("step %d: logit %d is %g away, %g are allowed", step, i, apart, expected.tolerance);
+    }
+    if (answer.tokens[step] == expected.tokens[step]) continue;
+    if (!expected.leads.empty() && expected.leads[step] <= 2 * expected.tolerance) break;  // a tie: the texts part here
+    return absl::StrFormat("token %d is %d, expected %d", step, answer.tokens[step], expected.tokens[step]);
+  }
+  return "";
+}
+
+class Judge {
+ public:
+  Judge(Device& device, Communicator& comm) : device_(device), comm_(comm) {}
+
+  int failures() const { return failures_; }
+  int cases() const { return cases_; }
+  bool leader() const { return comm_.rank() == 0; }
+  int world() const { return comm_.size(); }
+  bool cuda() const { return device_.is_cuda(); }
+
+  // The CPU computes in f32, which rounds 2^16 times finer than the bf16 that the tolerance is derived from; it is held
+  // to 2^8 of that where no code can round to another one.
+  float Tolerance(const GoldenRun& run, KvFormat kv) const {
+    return !cuda() && kv == KvFormat::kF32 ? run.tolerance() / 256 : run.tolerance();
+  }
+
+  void Check(const Case& c, const Expected& expected) {
+    ++cases_;
+    const absl::StatusOr<Answer> answer = Run(c, device_, comm_);
+    std::string wrong = answer.ok() ? "" : std::string(answer.status().message());
+    if (answer.ok() && leader()) wrong = Difference(*answer, expected);
+    int32_t failed = !wrong.empty();
+    comm_.Broadcast(&failed, sizeof failed, 0);
+    failures_ += failed;
+    if (failed != 0 && leader()) std::fprintf(stderr, "%d ranks: %s: %s\n", world(), c.Text().c_str(), wrong.c_str());
+  }
+
+  // What one rank alone answers to a case; computed once for all that differ in placement, weights and chunk only.
+  Expected Alone(Case c, float tolerance) {
+    c.strategy = Strategy::kAuto;
+    c.weighted = false;
+    c.chunk = 0;
+    Expected& expected = alone_[c.Text()];
+    if (!leader() || !expected.tokens.empty()) return expected;  // the others wait in the case that follows
+    const std::unique_ptr<Communicator> self = MakeSelfCommunicator();
+    absl::StatusOr<Answer> answer = Run(c, device_, *self);
+    DUO_CHECK_MSG(answer.ok(), std::string(answer.status().message()));
+    for (const std::vector<float>& logits : answer->logits) expected.leads.push_back(Lead(logits));
+    expected.tokens = answer->tokens;
+    expected.logits = std::move(answer->logits);
+    expected.tolerance = tolerance;
+    return expected;
+  }
+
+ private:
+  Device& device_;
+  Communicator& comm_;
+  std::map<std::string, Expected> alone_;
+  int failures_ = 0, cases_ = 0;
+};
+
+// The placements, weights and chunks of one kind of case: all of them, or two, in turn.
+std::vector<Case> Variants(const Case& base, bool all, int* turn) {
+  constexpr int kChunks[] = {0, 37, 300, 128, 65};
+  std::vector<Case> cases;
+  if (!all) {
+    for (const bool weighted : {false, true}) {
+      Case c = base;
+      c.weighted = weighted;
+      c.chunk = kChunks[*turn % 5];
+      if (*turn % 3 == 2) c.strategy = kStrategies[*turn / 3 % 4];  // else split
+      cases.push_back(c);
+      ++*turn;
+    }
+    return cases;
+  }
+  for (const Strategy strategy : kStrategies) {
+    for (const bool weighted : {false, true}) {
+      for (const int chunk : kChunks) {
+        Case c = base;
+        c.strategy = strategy;
+        c.weighted = weighted;
+        c.chunk = chunk;
+        cases.push_back(c);
+      }
+    }
+  }
+  return cases;
+}
+
+void Needle(Judge& judge, bool all, const std::string& scratch) {
+  const Golden golden = LoadGolden("needle-6m", scratch);
+  int turn = 0;
+  for (const double sparsity : {0.75, 0.96, -1.0}) {
+    for (const KvFormat kv : kCodecs) {
+      if (judge.cuda() && kv == KvFormat::kF32) continue;
+      Case c;
+      c.golden = &golden;
+      c.prompt = golden.prompt;
+      c.new_tokens = static_cast<int64_t>(golden.full.greedy.size());
+      c.attention = sparsity < 0 ? AttentionMode::kFull : AttentionMode::kDuo;
+      c.pattern = DUO_SOURCE_DIR "/attn_patterns/needle-6m";
+      c.sparsity = sparsity;
+      c.kv = kv;
+      Expected expected;
+      expected.tokens = golden.full.greedy;  // the fact, the same for any attention that finds it
+      for (const Case& variant : Variants(c, all, &turn)) judge.Check(variant, expected);
+    }
+  }
+}
+
+// More positions than transformers was asked about: plain RoPE has no end.
+void GiveRoom(const Golden& golden, int64_t positions) {
+  const fs::path path = fs::path(golden.model_dir) / "config.json";
+  nlohmann::json config;
+  std::ifstream(path) >> config;
+  config["max_position_embeddings"] = positions;
+  std::ofstream(path) << config;
+}
+
+// Token ids of nine pages and a piece: every one of eight ranks holds pages of a split head.
+std::vector<int32_t> RandomPrompt(int64_t vocab) {
+  std::vector<int32_t> tokens(1171);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(SplitMix64(i + 17) % vocab);
+  return tokens;
+}
+
+void Random(Judge& judge, bool all, const std::string& scratch) {
+  int turn = 0;
+  for (const char* name : {"llama_mha_untied", "llama_mqa_f16"}) {  // 3 and 1 KV heads
+    const Golden golden = LoadGolden(name, absl::StrCat(scratch, "/random"));
+    GiveRoom(golden, 2048);
+    for (const AttentionMode attention : {AttentionMode::kDuo, AttentionMode::kFull}) {
+      for (const KvFormat kv : kCodecs) {
+        if (judge.cuda() && kv == KvFormat::kF32) continue;
+        Case c;
+        c.golden = &golden;
+        c.prompt = RandomPrompt(static_cast<int64_t>(golden.full.logits.size()));
+        c.attention = attention;
+        c.kv = kv;
+        const GoldenRun& run = attention == AttentionMode::kDuo ? golden.duo : golden.full;
+        for (const Case& variant : Variants(c, all, &turn)) {
+          judge.Check(variant, judge.Alone(variant, judge.Tolerance(run, kv)));
+        }
+      }
+    }
+  }
+}
+
+void Families(Judge& judge, const std::string& scratch) {
+  for (const std::string& name : GoldenNames()) {
+    const Golden golden = LoadGolden(name, scratch);
+    for (const AttentionMode attention : {AttentionMode::kDuo, AttentionMode::kFull}) {
+      const GoldenRun& run = attention == AttentionMode::kDuo ? golden.duo : golden.full;
+      Case c;
+      c.golden = &golden;
+      c.prompt = golden.prompt;
+      c.new_tokens = static_cast<int64_t>(run.greedy.size());
+      c.attention = attention;
+      c.kv = judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32;
+      c.chunk = 37;
+      judge.Check(c, {run.greedy, {run.logits}, run.leads, judge.Tolerance(run, c.kv)});
+    }
+  }
+}
+
+struct Flags {
+  bool all = false, cuda = false;
+  CommKind comm = CommKind::kAuto;
+  std::vector<std::string> cases;
+};
+
+int RunCases(const Flags& flags) {
+  const std::unique_ptr<MpiSession> session = MpiSession::Start();
+  absl::StatusOr<std::unique_ptr<Device>> device = Device::Cpu(1);
+  if (flags.cuda) {
+    const absl::StatusOr<int> gpu = LocalGpu(flags.comm, session.get(), Device::CudaDeviceCount());
+    device = gpu.ok() ? Device::Cuda(*gpu, 1) : gpu.status();
+  }
+  absl::StatusOr<std::unique_ptr<Communicator>> comm =
+      device.ok() ? MakeCommunicator(flags.comm, session.get(), **device) : device.status();
+  if (!comm.ok()) session->Abort(std::string(comm.status().message()));
+
+  // Every rank writes the goldens' models for itself: ranks need not share a file system.
+  const fs::path scratch = fs::temp_directory_path() / absl::StrCat("duo_ranks_", getpid());
+  Judge judge(**device, **comm);
+  for (const std::string& cases : flags.cases) {
+    if (cases == "needle") Needle(judge, flags.all, scratch);
+    if (cases == "random") Random(judge, flags.all, scratch);
+    if (cases == "families") Families(judge, scratch);
+  }
+  fs::remove_all(scratch);
+  if (judge.leader()) {
+    std::printf("%d ranks on %s: %d of %d cases agree\n", judge.world(), (*device)->info().name.c_str(),
+                judge.cases() - judge.failures(), judge.cases());
+  }
+  return judge.failures() == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace duo
+
+int main(int argc, char** argv) {
+  duo::Flags flags;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const bool value = i + 1 < argc;
+    if (word == "--all") {
+      flags.all = true;
+    } else if (word == "--device" && value) {
+      flags.cuda = std::string(argv[++i]) == "cuda";
+    } else if (word == "--comm" && value) {
+      const absl::StatusOr<duo::CommKind> kind = duo::ParseCommKind(argv[++i]);
+      if (!kind.ok()) return 2;
+      flags.comm = *kind;
+    } else if (word == "needle" || word == "random" || word == "families") {
+      flags.cases.push_back(word);
+    } else {
+      std::fprintf(stderr, "unknown argument %s\n", word.c_str());
+      return 2;
+    }
+  }
+  return duo::RunCases(flags);
+}
