@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/attend.h"
+#include "kernels/cpu/cpu_backward.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/kv_vector.h"
 
@@ -50,6 +51,40 @@ void AddPagedItems(const PagedKv& kv, AttendItem item, int64_t first_visible, in
 
 int64_t FirstInWindow(int64_t position, int window) {
   return window == 0 ? 0 : std::max<int64_t>(0, position - window + 1);
+}
+
+Mask MaskOf(const RingKv& kv) { return {kv.sink, kv.recent, kv.window}; }
+
+// Streaming heads of every sequence, over work.ring and the step.
+void RunStreaming(Device& device, const AttendWork& work, Arena& scratch) {
+  const RingKv& kv = *work.ring;
+  std::vector<AttendItem> items;
+  const int tokens = TokensPerItem(work.shape.group);
+  for (int s = 0; s < work.batch->num_seqs; ++s) {
+    const SeqSpan& span = work.batch->spans[s];
+    for (int h = 0; h < kv.num_heads; ++h) {
+      for (int r = 0; r < span.num_rows; r += tokens) {
+        AttendItem item;
+        item.span = s;
+        item.head = h;
+        item.first_row = r;
+        item.rows = std::min(tokens, span.num_rows - r);
+        const int64_t position = int64_t{span.history} + r, end = position + item.rows;
+        const int64_t first = FirstInWindow(position, kv.window), history = span.history;
+        const auto add = [&](KeyRun::Place place, int64_t from, int64_t to) {
+          if (from < to) item.runs[item.num_runs++] = {place, from, to, 0};
+        };
+        // Sinks, then the recent tokens; of each, those before this step from the ring, the others from the step.
+        const int64_t sinks = std::min<int64_t>(kv.sink, end), recent = std::max({sinks, first, position - kv.recent});
+        add(KeyRun::Place::kRing, first, std::min(sinks, history));
+        add(KeyRun::Place::kStep, std::max(first, history), sinks);
+        add(KeyRun::Place::kRing, std::max<int64_t>(recent, span.ring_begin), history);
+        add(KeyRun::Place::kStep, std::max(recent, history), end);
+        items.push_back(item);
+      }
+    }
+  }
+  Attend(device, work, items, 0, scratch);
 }
 
 }  // namespace
@@ -130,34 +165,29 @@ size_t StreamingScratchBytes(const Device& device, int, int, const RingKv& kv) {
 
 void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
                      const RingKv& kv, Arena& scratch) {
-  AttendWork work{out, qkv, nullptr, shape, &batch, kv.first_head, {kv.sink, kv.recent, kv.window}, nullptr, &kv};
-  std::vector<AttendItem> items;
-  const int tokens = TokensPerItem(shape.group);
-  for (int s = 0; s < batch.num_seqs; ++s) {
-    const SeqSpan& span = batch.spans[s];
-    for (int h = 0; h < kv.num_heads; ++h) {
-      for (int r = 0; r < span.num_rows; r += tokens) {
-        AttendItem item;
-        item.span = s;
-        item.head = h;
-        item.first_row = r;
-        item.rows = std::min(tokens, span.num_rows - r);
-        const int64_t position = int64_t{span.history} + r, end = position + item.rows;
-        const int64_t first = FirstInWindow(position, kv.window), history = span.history;
-        const auto add = [&](KeyRun::Place place, int64_t from, int64_t to) {
-          if (from < to) item.runs[item.num_runs++] = {place, from, to, 0};
-        };
-        // Sinks, then the recent tokens; of each, those before this step from the ring, the others from the step.
-        const int64_t sinks = std::min<int64_t>(kv.sink, end), recent = std::max({sinks, first, position - kv.recent});
-        add(KeyRun::Place::kRing, first, std::min(sinks, history));
-        add(KeyRun::Place::kStep, std::max(first, history), sinks);
-        add(KeyRun::Place::kRing, std::max<int64_t>(recent, span.ring_begin), history);
-        add(KeyRun::Place::kStep, std::max(recent, history), end);
-        items.push_back(item);
-      }
-    }
-  }
-  Attend(device, work, items, 0, scratch);
+  RunStreaming(device, {out, qkv, nullptr, shape, &batch, kv.first_head, MaskOf(kv), nullptr, &kv}, scratch);
+}
+
+size_t AttendWindowScratchBytes(const Device& device, int64_t, const HeadShape& shape) {
+  return AttendScratchBytes(device, shape.head_dim, 0);
+}
+
+// A step without history: rings are not read.
+void AttendWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask,
+                  Arena& scratch) {
+  RingKv kv;
+  kv.head_dim = shape.head_dim;
+  kv.num_heads = shape.kv_heads;
+  kv.sink = mask.sink;
+  kv.recent = mask.recent;
+  kv.window = mask.window;
+  SeqSpan span;
+  span.num_rows = static_cast<int32_t>(qkv.rows);
+  SeqBatch batch;
+  batch.spans = &span;
+  batch.num_seqs = 1;
+  batch.num_rows = span.num_rows;
+  RunStreaming(device, {out, qkv, lse, shape, &batch, 0, MaskOf(kv), nullptr, &kv}, scratch);
 }
 
 }  // namespace duo::cpu

@@ -67,9 +67,15 @@ struct SimdKernels {
   // For each row of scores [rows][kKeyBlock]: top = max(top, scores); shrink = exp(old top - top); scores become
   // exp(score - top); sum = sum * shrink + their sum. A row that has seen nothing keeps top = -inf and scores 0.
   void (*softmax)(int rows, float* scores, float* top, float* sum, float* shrink);
+  // Its gradient, for each row of [rows][kKeyBlock]: scores become p = exp(score - lse), gradients, which hold that of
+  // p, become p * (gradient - delta). A score of -inf gives 0 and 0.
+  void (*softmax_gradient)(int rows, float* scores, float* gradients, const float* lse, const float* delta);
 
   // out = gate / (1 + exp(-gate)) * up.
   void (*swiglu)(const float* gate, const float* up, int64_t count, float* out);
+  // Its gradient from that of out. d_gate may be gate and d_up may be up.
+  void (*swiglu_gradient)(const float* gate, const float* up, const float* d_out, int64_t count, float* d_gate,
+                          float* d_up);
 
   // Does `rounds` rounds of independent multiply-adds on registers and returns how many FLOP that was.
   double (*multiply_add_rounds)(int64_t rounds, float* sink);

@@ -6,7 +6,8 @@
 
 namespace duo::cpu {
 
-extern const SimdKernels kAvx2Kernels = {"avx2",   Decode,    Encode,  Extremes,  GemvPrepare,       Gemv,
-                                         Multiply, Transpose, Softmax, SwiGluRow, MultiplyAddRounds, Read};
+extern const SimdKernels kAvx2Kernels = {
+    "avx2",  Decode,          Encode,    Extremes,          GemvPrepare,       Gemv, Multiply, Transpose,
+    Softmax, SoftmaxGradient, SwiGluRow, SwiGluGradientRow, MultiplyAddRounds, Read};
 
 }  // namespace duo::cpu

@@ -135,6 +135,19 @@ void Softmax(int rows, float* scores, float* top, float* sum, float* shrink) {
   }
 }
 
+void SoftmaxGradient(int rows, float* scores, float* gradients, const float* lse, const float* delta) {
+  for (int r = 0; r < rows; ++r) {
+    float *s = scores + r * kKeyBlock, *g = gradients + r * kKeyBlock;
+    const F log_sum = Splat(lse[r]), mean = Splat(delta[r]);
+#pragma GCC unroll 16
+    for (int i = 0; i < kKeyBlock; i += kLanes) {
+      const F p = Exp(Load(s + i) - log_sum);
+      StoreAs(s + i, p);
+      StoreAs(g + i, p * (Load(g + i) - mean));
+    }
+  }
+}
+
 void SwiGluRow(const float* gate, const float* up, int64_t count, float* out) {
   const auto unit = [](F g, F u) __attribute__((always_inline)) {
     return g / (Splat(1.0f) + Exp(Min(-g, Splat(88.0f)))) * u;
@@ -147,6 +160,34 @@ void SwiGluRow(const float* gate, const float* up, int64_t count, float* out) {
     __builtin_memcpy(u, up + i, (count - i) * sizeof(float));
     StoreAs(g, unit(Load(g), Load(u)));
     __builtin_memcpy(out + i, g, (count - i) * sizeof(float));
+  }
+}
+
+void SwiGluGradientRow(const float* gate, const float* up, const float* d_out, int64_t count, float* d_gate,
+                       float* d_up) {
+  // silu(g) = g s with s = 1 / (1 + exp(-g)), and silu'(g) = s (1 + g (1 - s)).
+  const auto unit = [](F g, F u, F d, F & dg, F & du) __attribute__((always_inline)) {
+    const F one = Splat(1.0f), s = one / (one + Exp(Min(-g, Splat(88.0f))));
+    dg = d * u * s * (one + g * (one - s));
+    du = d * g * s;
+  };
+  F dg, du;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    unit(Load(gate + i), Load(up + i), Load(d_out + i), dg, du);
+    StoreAs(d_gate + i, dg);
+    StoreAs(d_up + i, du);
+  }
+  if (i < count) {
+    float g[kLanes] = {}, u[kLanes] = {}, d[kLanes] = {};
+    __builtin_memcpy(g, gate + i, (count - i) * sizeof(float));
+    __builtin_memcpy(u, up + i, (count - i) * sizeof(float));
+    __builtin_memcpy(d, d_out + i, (count - i) * sizeof(float));
+    unit(Load(g), Load(u), Load(d), dg, du);
+    StoreAs(g, dg);
+    StoreAs(u, du);
+    __builtin_memcpy(d_gate + i, g, (count - i) * sizeof(float));
+    __builtin_memcpy(d_up + i, u, (count - i) * sizeof(float));
   }
 }
 

@@ -1,0 +1,209 @@
+#include "kernels/backward.h"
+
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_backward.h"
+#include "kernels/cuda/cuda_backward.h"
+
+namespace duo {
+namespace {
+
+void CheckSame(const View& a, const View& b) {
+  DUO_CHECK_EQ(a.rows, b.rows);
+  DUO_CHECK_EQ(a.cols, b.cols);
+}
+void CheckActivations(const Device& device, const View& x, int64_t rows, int64_t cols) {
+  DUO_CHECK(x.dtype == ActivationType(device));
+  DUO_CHECK_EQ(x.rows, rows);
+  DUO_CHECK_EQ(x.cols, cols);
+}
+void CheckResidual(const View& x) { DUO_CHECK(x.dtype == DType::kF32); }
+
+void CheckMask(const WindowMask& mask) {
+  DUO_CHECK_GE(mask.sink, 0);
+  DUO_CHECK_GE(mask.recent, 0);
+  DUO_CHECK_GE(mask.window, 0);
+}
+
+// The whole sequence as one step without history: what the prefill ops attend causally, from qkv alone.
+PagedKv NoPages(const HeadShape& shape, int window) {
+  PagedKv kv;
+  kv.page = {KvFormat::kBF16, shape.head_dim};
+  kv.num_heads = shape.kv_heads;
+  kv.window = window;
+  return kv;
+}
+
+}  // namespace
+
+absl::Status CheckBackward(const Device& device, int head_dim, int group) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::CheckBackward(device, head_dim, group);
+  }
+  return cpu::CheckBackward(device, head_dim, group);
+}
+
+void RoundToActivations(Device& device, View out, View in) {
+  CheckResidual(in);
+  CheckActivations(device, out, in.rows, in.cols);
+  if (out.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::RoundToActivations(device, out, in);
+  }
+  cpu::RoundToActivations(device, out, in);
+}
+
+size_t LinearBackwardScratchBytes(const Device& device, int64_t rows, const Weight& weight) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::LinearBackwardScratchBytes(device, rows, weight);
+  }
+  return cpu::LinearBackwardScratchBytes(device, rows, weight);
+}
+
+void LinearBackward(Device& device, View dx, View dout, const Weight& weight, Arena& scratch) {
+  DUO_CHECK(weight.data != nullptr);
+  CheckActivations(device, dx, dout.rows, weight.cols);
+  CheckActivations(device, dout, dx.rows, weight.rows);
+  if (dx.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::LinearBackward(device, dx, dout, weight, scratch);
+  }
+  cpu::LinearBackward(device, dx, dout, weight, scratch);
+}
+
+void RmsNormBackward(Device& device, View dresidual, View dout, View residual, const float* weight, float eps) {
+  CheckResidual(dresidual);
+  CheckResidual(residual);
+  CheckSame(dresidual, residual);
+  CheckActivations(device, dout, residual.rows, residual.cols);
+  DUO_CHECK(weight != nullptr);
+  if (residual.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::RmsNormBackward(device, dresidual, dout, residual, weight, eps);
+  }
+  cpu::RmsNormBackward(device, dresidual, dout, residual, weight, eps);
+}
+
+void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up) {
+  CheckActivations(device, gate_up, dout.rows, 2 * dout.cols);
+  CheckActivations(device, dgate_up, dout.rows, 2 * dout.cols);
+  CheckActivations(device, dout, gate_up.rows, dout.cols);
+  if (dout.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::SwiGluBackward(device, dgate_up, dout, gate_up);
+  }
+  cpu::SwiGluBackward(device, dgate_up, dout, gate_up);
+}
+
+void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin, const float* q_norm,
+                      const float* k_norm, float eps) {
+  CheckActivations(device, dqkv, dqkv.rows, shape.qkv_cols());
+  if (q_norm != nullptr || k_norm != nullptr) CheckActivations(device, before, dqkv.rows, dqkv.cols);
+  DUO_CHECK(cos_sin.dtype == DType::kF32);
+  DUO_CHECK_EQ(cos_sin.cols, shape.head_dim);
+  DUO_CHECK_GE(cos_sin.rows, dqkv.rows);
+  if (dqkv.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::RotateQkBackward(device, dqkv, before, shape, cos_sin, q_norm, k_norm, eps);
+  }
+  cpu::RotateQkBackward(device, dqkv, before, shape, cos_sin, q_norm, k_norm, eps);
+}
+
+size_t AttendWindowScratchBytes(const Device& device, int64_t rows, const HeadShape& shape) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::AttendWindowScratchBytes(device, rows, shape);
+  }
+  return cpu::AttendWindowScratchBytes(device, rows, shape);
+}
+
+void AttendWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask,
+                  Arena& scratch) {
+  CheckActivations(device, qkv, out.rows, shape.qkv_cols());
+  CheckActivations(device, out, qkv.rows, shape.q_cols());
+  CheckMask(mask);
+  if (out.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::AttendWindow(device, out, lse, qkv, shape, mask, scratch);
+  }
+  cpu::AttendWindow(device, out, lse, qkv, shape, mask, scratch);
+}
+
+size_t AttendWindowBackwardScratchBytes(const Device& device, int64_t rows, const HeadShape& shape,
+                                        const WindowMask& mask) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::AttendWindowBackwardScratchBytes(device, rows, shape, mask);
+  }
+  return cpu::AttendWindowBackwardScratchBytes(device, rows, shape, mask);
+}
+
+void AttendWindowBackward(Device& device, View dqkv, View dout, View out, const float* lse, View qkv,
+                          const HeadShape& shape, const WindowMask& mask, Arena& scratch) {
+  CheckActivations(device, qkv, out.rows, shape.qkv_cols());
+  CheckActivations(device, dqkv, out.rows, shape.qkv_cols());
+  CheckActivations(device, out, qkv.rows, shape.q_cols());
+  CheckActivations(device, dout, qkv.rows, shape.q_cols());
+  CheckMask(mask);
+  if (out.empty()) return;
+  DUO_CHECK(lse != nullptr);
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) {
+      return cuda::AttendWindowBackward(device, dqkv, dout, out, lse, qkv, shape, mask, scratch);
+    }
+  }
+  cpu::AttendWindowBackward(device, dqkv, dout, out, lse, qkv, shape, mask, scratch);
+}
+
+size_t AttendCausalScratchBytes(const Device& device, int64_t rows, const HeadShape& shape) {
+  return PrefillScratchBytes(device, static_cast<int>(rows), shape.group, NoPages(shape, 0), rows);
+}
+
+void AttendCausal(Device& device, View out, View qkv, const HeadShape& shape, int window, Arena& scratch) {
+  CheckActivations(device, qkv, out.rows, shape.qkv_cols());
+  CheckActivations(device, out, qkv.rows, shape.q_cols());
+  SeqSpan span;
+  span.num_rows = static_cast<int32_t>(out.rows);
+  SeqBatch batch;
+  batch.host_spans = &span;
+  if (!device.is_cuda()) batch.spans = &span;  // CUDA's prefill reads the host's
+  batch.num_seqs = 1;
+  batch.num_rows = batch.max_rows = span.num_rows;
+  batch.max_tokens = span.num_rows;
+  AttendPrefill(device, out, nullptr, qkv, shape, batch, NoPages(shape, window), true, scratch);
+}
+
+void MixHeads(Device& device, View out, View streaming, View full, const float* gates, const HeadShape& shape) {
+  for (const View& x : {out, streaming, full}) CheckActivations(device, x, out.rows, shape.q_cols());
+  if (out.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::MixHeads(device, out, streaming, full, gates, shape);
+  }
+  cpu::MixHeads(device, out, streaming, full, gates, shape);
+}
+
+void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, View streaming, View full,
+                      const float* gates, const HeadShape& shape) {
+  for (const View& x : {dstreaming, dout, streaming, full}) CheckActivations(device, x, dout.rows, shape.q_cols());
+  if (dout.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) {
+      return cuda::MixHeadsBackward(device, dstreaming, dgates, dout, streaming, full, gates, shape);
+    }
+  }
+  cpu::MixHeadsBackward(device, dstreaming, dgates, dout, streaming, full, gates, shape);
+}
+
+void DistillLoss(Device& device, float* losses, View dresidual, View student, View teacher, const float* weight,
+                 float eps, const float* row_weights) {
+  for (const View& x : {dresidual, student, teacher}) CheckResidual(x);
+  CheckSame(dresidual, student);
+  CheckSame(teacher, student);
+  DUO_CHECK(weight != nullptr);
+  if (student.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) {
+      return cuda::DistillLoss(device, losses, dresidual, student, teacher, weight, eps, row_weights);
+    }
+  }
+  cpu::DistillLoss(device, losses, dresidual, student, teacher, weight, eps, row_weights);
+}
+
+}  // namespace duo

@@ -1,0 +1,80 @@
+// Gradients through a frozen transformer, and the attention of a student whose heads are mixes of full and streaming
+// attention: what `duo identify` trains gates with (arXiv 2410.10819 section 2.3). Weights are frozen, so there are
+// gradients with respect to activations and gates only. CPU and CUDA behind one door, as in kernels/ops.h.
+//
+// One sequence of `rows` tokens, positions 0 .. rows - 1, whole in memory: no pages, no rings. dx is the gradient of
+// the loss with respect to x, of the shape and type of x. T is f32 on the CPU and bf16 on CUDA; residual streams and
+// their gradients are f32; sums are f32 or wider. All pointers are device memory. Work is asynchronous on CUDA, ordered
+// by the device's stream. Results do not depend on the number of threads and are the same in every run.
+#pragma once
+
+#include "absl/status/status.h"
+#include "kernels/attention.h"
+#include "kernels/ops.h"
+
+namespace duo {
+
+// Fails with a sentence when this device's kernels cannot do a head_dim or group.
+absl::Status CheckBackward(const Device& device, int head_dim, int group);
+
+// out [rows, cols] T = in [rows, cols] f32, rounded: how a residual's gradient enters a layer's branch.
+void RoundToActivations(Device& device, View out, View in);
+
+// Of out = x W^T + bias: dx [rows, weight.cols] T = dout [rows, weight.rows] T times W. Weights of any format.
+size_t LinearBackwardScratchBytes(const Device& device, int64_t rows, const Weight& weight);
+void LinearBackward(Device& device, View dx, View dout, const Weight& weight, Arena& scratch);
+
+// Of out = residual / rms(residual) * weight: dresidual [rows, dim] f32 += its gradient, from dout [rows, dim] T and
+// the norm's input.
+void RmsNormBackward(Device& device, View dresidual, View dout, View residual, const float* weight, float eps);
+
+// Of out = silu(gate) * up: dgate_up [rows, 2 n] T from dout [rows, n] T and gate_up [rows, 2 n] T. dgate_up may be
+// gate_up.
+void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up);
+
+// Of RotateQk, in place: dqkv [rows, qkv_cols] T holds the gradient of the rotated q and k (and of v, which stays) and
+// becomes that of what was rotated. `before` [rows, qkv_cols] T is qkv before RotateQk; it is read only where there is
+// a norm and may be empty otherwise.
+void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin, const float* q_norm,
+                      const float* k_norm, float eps);
+
+// What a streaming head's row p sees: keys j <= p with (j < sink or p - j <= recent) and, with a window, p - j <
+// window.
+struct WindowMask {
+  int sink = 0;
+  int recent = 0;
+  int window = 0;  // 0: none
+};
+
+// Streaming attention of all heads: out [rows, q_cols] T and lse [q heads][rows] f32 (null: not wanted) from rotated
+// qkv [rows, qkv_cols] T.
+size_t AttendWindowScratchBytes(const Device& device, int64_t rows, const HeadShape& shape);
+void AttendWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask,
+                  Arena& scratch);
+// Its gradient: dqkv [rows, qkv_cols] T, all of it written, from dout [rows, q_cols] T and AttendWindow's results.
+// With P = exp(scores - lse), dP = dout V^T and D = rowsum(dout * out), by the rule of softmax dS = P (dP - D);
+// dq = dS k / sqrt(d), dk = dS^T q / sqrt(d), dv = P^T dout (Dao et al. 2022, appendix B).
+size_t AttendWindowBackwardScratchBytes(const Device& device, int64_t rows, const HeadShape& shape,
+                                        const WindowMask& mask);
+void AttendWindowBackward(Device& device, View dqkv, View dout, View out, const float* lse, View qkv,
+                          const HeadShape& shape, const WindowMask& mask, Arena& scratch);
+
+// Full causal attention of all heads, the teacher's: out [rows, q_cols] T from rotated qkv. window as in WindowMask.
+size_t AttendCausalScratchBytes(const Device& device, int64_t rows, const HeadShape& shape);
+void AttendCausal(Device& device, View out, View qkv, const HeadShape& shape, int window, Arena& scratch);
+
+// out = (1 - a) * streaming + a * full, a = gates[KV head]; all [rows, q_cols] T, gates f32 [kv_heads]. out may be
+// either input.
+void MixHeads(Device& device, View out, View streaming, View full, const float* gates, const HeadShape& shape);
+// dstreaming = (1 - a) * dout and dgates[KV head] f32 += the sum of dout * (full - streaming) over rows and the head's
+// columns. dstreaming may be dout.
+void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, View streaming, View full,
+                      const float* gates, const HeadShape& shape);
+
+// The distillation loss on last hidden states h = residual / rms(residual) * weight:
+//   losses[r] = row_weights[r] * mean over columns of (h_student - h_teacher)^2
+// and dresidual [rows, dim] f32 = the gradient of their sum with respect to the student's residual. f32 throughout.
+void DistillLoss(Device& device, float* losses, View dresidual, View student, View teacher, const float* weight,
+                 float eps, const float* row_weights);
+
+}  // namespace duo
