@@ -58,7 +58,7 @@ struct EngineOptions {
   std::vector<double> rank_weights;
 
   int chunk = 0;          // tokens of a prefill step at most; 0: chosen for the device
-  double max_wait = 0.5;  // seconds that a prefill step may take while other requests wait
+  double max_wait = 0.5;  // seconds that a prefill step may take while other sessions are open
 
   // What the KV cache is made for. sessions and questions bound the ring sets, max_session_tokens the page tables.
   int sessions = 1;                // open at once
@@ -136,6 +136,8 @@ struct EngineStats {
   int rings = 0, rings_free = 0;
   int sessions = 0, running = 0, waiting = 0;  // requests
   double busy_seconds = 0;                     // spent in steps
+  double last_step_seconds = 0;
+  bool last_step_prefill = false;  // it was a chunk of one long text, not rows of many
 };
 
 class Engine {

@@ -1,7 +1,8 @@
 // Scheduler: rank 0's sessions and requests, turned into one StepPlan after another. Continuous batching: a step is
 // either rows of many sequences (answers being written, short appends, rings being rebuilt) or one chunk of one long
-// append; the two alternate, and long appends take turns. While anything waits, a chunk is cut so that its predicted
-// time stays within max_wait.
+// append or question; the two alternate, and long texts take turns. While another session is open, or a question
+// runs, a chunk is cut so that its predicted time stays within max_wait: a question with a short text then gets its
+// first token after at most one chunk, the rows step that was running when it came, and its own.
 //
 // Knows nothing of devices or ranks. Not thread-safe; owned by the engine. Events are called from Complete, Cancel and
 // CloseSession.
@@ -13,6 +14,7 @@
 #include <memory>
 #include <vector>
 
+#include "runtime/chunk_time.h"
 #include "runtime/engine.h"
 #include "runtime/sequence.h"
 
@@ -108,7 +110,7 @@ class Scheduler {
   void AddRows(Request& request, int rows, StepPlan* plan);
   void AddRebuild(Session& session, int rows, StepPlan* plan);
   int ChunkRows(const Request& request) const;
-  double Predict(int64_t rows, int64_t history) const;
+  Request* ChooseChunk(const std::vector<Request*>& chunks);
   void Drew(Request& request, int32_t token);
   void Finish(Request& request, absl::Status status, Finish finish);
 
@@ -122,9 +124,10 @@ class Scheduler {
   std::vector<Part> parts_;  // of the last plan
   bool planned_prefill_ = false;
   int64_t planned_rows_ = 0, planned_history_ = 0;
-  RequestId last_prefill_ = 0;
+  RequestId last_chunk_[2] = {0, 0};  // an append's, a question's
+  bool last_chunk_asked_ = false;
   int running_questions_ = 0;
-  double scale_ = 1;  // measured over predicted seconds
+  ChunkTime chunk_time_;
   EngineStats stats_;
 };
 

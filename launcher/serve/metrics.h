@@ -16,16 +16,21 @@ namespace duo {
 struct MetricsSnapshot {
   EngineStats engine;
   SessionsStats sessions;
-  int64_t page_bytes = 0;        // of a whole-head page id, over all ranks
-  int64_t split_page_bytes = 0;  // of a split page id
-  int64_t ring_bytes = 0;        // of a ring set
 };
+
+// What one rank holds: retrieval heads, split ones in parts, and the bytes of a whole-head page id, of a split page id
+// and of a ring set there.
+struct RankKv {
+  double retrieval_heads = 0;
+  int64_t page_bytes = 0, split_page_bytes = 0, ring_bytes = 0;
+};
+std::vector<RankKv> RankKvOf(const Engine& engine);
 
 class Metrics {
  public:
-  // address HOST:PORT; empty: counted, but not served. rank_load: each rank's retrieval heads, for the balance gauges.
-  static absl::StatusOr<std::unique_ptr<Metrics>> Start(const std::string& address,
-                                                        const std::vector<double>& rank_load);
+  // address HOST:PORT; empty: counted, but not served.
+  static absl::StatusOr<std::unique_ptr<Metrics>> Start(const std::string& address, std::vector<RankKv> ranks,
+                                                        const Balance& balance);
   ~Metrics();
 
   int port() const;  // that it is served on; 0 when it is not
@@ -35,6 +40,7 @@ class Metrics {
   void ObserveToken(double seconds);
   void ObserveQueue(double seconds);
   void ObserveAppend(double seconds);
+  void ObserveStep(bool prefill, double seconds);
   void Update(const MetricsSnapshot& snapshot);
 
  private:

@@ -8,6 +8,8 @@
 namespace duo {
 namespace {
 
+constexpr double kJobSeconds = 0.1;  // of one Tick at most, give or take a part
+
 double SecondsSince(std::chrono::steady_clock::time_point t) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count();
 }
@@ -263,7 +265,12 @@ bool Sessions::Tick() {
   std::deque<std::function<void()>> due;
   due.swap(later_);
   for (auto& closure : due) closure();
-  if (!jobs_.empty()) RunJob();
+  // Jobs get about as much time as the engine's steps, so that neither starves the other.
+  const double slice = std::min(kJobSeconds, engine_.stats().last_step_seconds);
+  for (const Clock::time_point begun = Clock::now(); !jobs_.empty();) {
+    RunJob();
+    if (!later_.empty() || SecondsSince(begun) >= slice) break;
+  }
   if (store_ != nullptr && options_.idle_seconds > 0 && SecondsSince(last_idle_look_) > 0.5) {
     last_idle_look_ = Clock::now();
     MoveOutIdle();

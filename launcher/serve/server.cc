@@ -44,14 +44,6 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const TlsFi
   return grpc::SslServerCredentials(options);
 }
 
-std::vector<double> RankLoads(const Partition& partition) {
-  std::vector<double> loads(partition.world);
-  for (const std::vector<RankHeads>& layer : partition.layers) {
-    for (int rank = 0; rank < partition.world; ++rank) loads[rank] += RetrievalLoad(layer[rank]);
-  }
-  return loads;
-}
-
 }  // namespace
 
 // Destroyed last to first: the RPC server stops before what its calls use, the engine's thread before its sessions.
@@ -64,7 +56,6 @@ struct Server::State {
   std::unique_ptr<SessionStore> store;
   std::unique_ptr<Sessions> sessions;
   std::unique_ptr<Metrics> metrics;
-  MetricsSnapshot units;
   ServiceContext context;
   std::unique_ptr<EngineThread> thread;
   std::unique_ptr<grpc::Service> sessions_service, cluster_service;
@@ -129,6 +120,8 @@ bool Server::State::Step() {
   const bool stepped = engine->Step();
   if (stepped) {
     last_step = Clock::now();
+    const EngineStats stats = engine->stats();
+    metrics->ObserveStep(stats.last_step_prefill, stats.last_step_seconds);
   } else if (SecondsSince(last_step) > kHeartbeatSeconds) {
     engine->KeepAlive();
     last_step = Clock::now();
@@ -141,9 +134,7 @@ void Server::State::Tick() {
   if (phase != Phase::kServing) DrainOn();
   if (SecondsSince(last_update) > 0.25) {
     last_update = Clock::now();
-    units.engine = engine->stats();
-    units.sessions = sessions->stats();
-    metrics->Update(units);
+    metrics->Update({engine->stats(), sessions->stats()});
   }
 }
 
@@ -200,22 +191,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
     if (!store.ok()) return store.status();
     s.store = std::move(*store);
   }
-  absl::StatusOr<std::unique_ptr<Metrics>> metrics = Metrics::Start(options.metrics, RankLoads(engine.partition()));
+  absl::StatusOr<std::unique_ptr<Metrics>> metrics =
+      Metrics::Start(options.metrics, RankKvOf(engine), engine.partition().balance);
   if (!metrics.ok()) return metrics.status();
   s.metrics = std::move(*metrics);
-  const int64_t token_bytes = KvTokenBytes(engine.kv_format(), engine.config().head_dim);
-  int64_t whole = 0, split = 0;
-  int slots = 1;
-  for (const std::vector<RankHeads>& layer : engine.partition().layers) {
-    split += static_cast<int64_t>(SplitHeads(layer).size());
-    for (const RankHeads& rank : layer) {
-      whole += static_cast<int64_t>(rank.whole.size());
-      if (!rank.split.empty()) slots = rank.split[0].of;
-    }
-  }
-  s.units.page_bytes = whole * kPageTokens * token_bytes;
-  s.units.split_page_bytes = split * slots * kPageTokens * token_bytes;
-  s.units.ring_bytes = engine.KvBytes(0);
 
   const Tokenizer& t = s.tokenizer;
   SessionsOptions so;

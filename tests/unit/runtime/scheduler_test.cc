@@ -1,7 +1,10 @@
-// What the scheduler promises about the length of a prefill step.
+// What the scheduler promises about the length of a prefill step, and so about how long a question waits.
 #include "runtime/scheduler.h"
 
+#include <algorithm>
+
 #include "gtest/gtest.h"
+#include "kernels/base/splitmix64.h"
 
 namespace duo {
 namespace {
@@ -61,6 +64,151 @@ TEST(Scheduler, AnotherSessionsWorkShortensChunks) {
   plans.Reading(10000);
   plans.Reading(10000);
   EXPECT_LT(plans.RowsOfNextStep(), kChunk);
+}
+
+TEST(Scheduler, ASessionThatMayBeAskedShortensChunksBeforeItIs) {
+  Plans plans;
+  plans.Reading(3 * kChunk);
+  const SessionId other = *plans.scheduler.CreateSession(100);
+  EXPECT_EQ(plans.RowsOfNextStep(), ChunkTime::kFewestRows);
+  plans.scheduler.Complete({}, 1);
+  ASSERT_TRUE(plans.scheduler.CloseSession(other).ok());
+  EXPECT_EQ(plans.RowsOfNextStep(), kChunk);
+}
+
+// A scheduler on a machine whose clock is counted, not read: a chunk takes what `machine` says, a step of rows kRows.
+// Document sessions are read while questions on another session come at any moment, each at the worst one: just as a
+// step begins, so that it waits for all of that step.
+class Machine {
+ public:
+  static constexpr double kMaxWait = 0.5, kRowsSeconds = 0.01;
+
+  // The scheduler's guess of the rate is `guess` times the machine's.
+  explicit Machine(double guess) : scheduler_(Options(guess), Sizes(), true, false) {}
+
+  SessionId Read(int64_t tokens) {
+    const SessionId session = *scheduler_.CreateSession(tokens);
+    EXPECT_TRUE(scheduler_.Append(session, std::vector<int32_t>(tokens, 1), {}).ok());
+    return session;
+  }
+  // False: there is nothing to do.
+  bool Step() {
+    StepPlan plan;
+    if (!scheduler_.Next(&plan)) return false;
+    begun_ = now_;
+    const double seconds = plan.kind == StepKind::kPrefill
+                               ? time_.Predict(static_cast<int64_t>(plan.tokens.size()), plan.spans[0].history)
+                               : kRowsSeconds;
+    if (plan.kind == StepKind::kPrefill) longest_chunk = std::max(longest_chunk, seconds);
+    now_ += seconds;
+    StepResult result;
+    result.tokens.assign(plan.sample_rows.size(), 7);
+    scheduler_.Complete(result, seconds);
+    return true;
+  }
+  // A question that came when the last step began; its first token's time goes to first_tokens.
+  void Ask(SessionId session, int tokens) {
+    GenerateParams params;
+    params.max_new_tokens = 3;
+    RequestEvents events;
+    events.on_token = [this, asked = begun_, first = true](int32_t) mutable {
+      if (first) first_tokens.push_back(now_ - asked);
+      first = false;
+      return true;
+    };
+    EXPECT_TRUE(scheduler_.Ask(session, std::vector<int32_t>(tokens, 2), params, std::move(events)).ok());
+  }
+
+  const Scheduler& scheduler() const { return scheduler_; }
+
+  double longest_chunk = 0;
+  std::vector<double> first_tokens;
+
+ private:
+  static SchedulerOptions Options(double guess) {
+    SchedulerOptions options;
+    options.chunk = 16384;
+    options.max_wait = kMaxWait;
+    options.sessions = 8;
+    options.flop_per_token = 1.4e10;
+    options.flop_per_token_pair = 2.6e5;
+    options.flop_rate = 5e14 * guess;
+    return options;
+  }
+  static KvSizes Sizes() {
+    KvSizes sizes;
+    sizes.pages = 40000;
+    sizes.rings = sizes.tables = 32;
+    sizes.table_pages = 10000;
+    return sizes;
+  }
+  // Attention is 1.5 times as slow as the scheduler's count has it.
+  ChunkTime time_{1.4e10, 1.5 * 2.6e5, 5e14};
+  Scheduler scheduler_;
+  double now_ = 0, begun_ = 0;
+};
+
+TEST(Scheduler, AShortQuestionWaitsForMaxWaitAtMostHoweverMuchIsBeingRead) {
+  for (const double guess : {0.2, 1.0, 5.0}) {
+    for (const int documents : {1, 4}) {
+      SCOPED_TRACE(testing::Message() << "guess " << guess << ", documents " << documents);
+      Machine machine(guess);
+      const SessionId asked = machine.Read(1000);
+      while (machine.Step()) {
+      }
+      for (int i = 0; i < documents; ++i) machine.Read(600'000);
+      for (int i = 0; i < 12; ++i) machine.Step();  // chunks that teach it the machine's rate
+      machine.longest_chunk = 0;
+      uint64_t random = 1;
+      size_t questions = 0;
+      while (machine.Step()) {
+        if (SplitMix64(random++) % 4 != 0) continue;
+        machine.Ask(asked, 20);
+        ++questions;
+      }
+      EXPECT_GE(questions, 150);
+      ASSERT_EQ(machine.first_tokens.size(), questions);
+      // The prediction follows the machine with half of each error: where it counts attention as 1.5 times too quick,
+      // the next chunk's history is at most 16,384 tokens longer than the last's, which moves the time by less.
+      const double longest = 1.05 * Machine::kMaxWait;
+      EXPECT_LE(machine.longest_chunk, longest);
+      EXPECT_LE(*std::max_element(machine.first_tokens.begin(), machine.first_tokens.end()),
+                longest + 2 * Machine::kRowsSeconds);
+    }
+  }
+}
+
+TEST(Scheduler, ALongQuestionWaitsForOneChunkNotForEveryDocument) {
+  Machine machine(1);
+  const SessionId asked = machine.Read(1000);
+  while (machine.Step()) {
+  }
+  for (int i = 0; i < 6; ++i) machine.Read(300'000);
+  for (int i = 0; i < 12; ++i) machine.Step();
+  for (int i = 0; i < 40; ++i) {
+    machine.Step();
+    machine.Ask(asked, 500);
+    for (int j = 0; j < 9; ++j) machine.Step();
+  }
+  ASSERT_EQ(machine.first_tokens.size(), 40);
+  // The chunk that runs, at most one that the turn gives to a document, its own, and rows between them.
+  EXPECT_LE(*std::max_element(machine.first_tokens.begin(), machine.first_tokens.end()),
+            3 * 1.05 * Machine::kMaxWait + 4 * Machine::kRowsSeconds);
+}
+
+TEST(Scheduler, QuestionsDoNotStopTheReading) {
+  Machine machine(1);
+  const SessionId asked = machine.Read(1000);
+  while (machine.Step()) {
+  }
+  const SessionId document = machine.Read(50'000);
+  int steps = 0;
+  for (; machine.scheduler().Get(document)->tokens < 50'000 && steps < 1000; ++steps) {
+    machine.Ask(asked, 20);
+    machine.Ask(asked, 500);
+    ASSERT_TRUE(machine.Step());
+  }
+  EXPECT_LT(steps, 100);
 }
 
 }  // namespace
