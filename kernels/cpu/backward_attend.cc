@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu_backward.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/kv_vector.h"
 #include "kernels/cpu/simd.h"
 
@@ -223,7 +224,7 @@ size_t FarBytes(const Cut& cut, const HeadShape& shape) {
 }  // namespace
 
 absl::Status CheckBackward(const Device& device, int head_dim, int group) {
-  return CheckAttention(device, head_dim, group, KvFormat::kF32);
+  return cpu::CheckAttention(device, head_dim, group, KvFormat::kF32);
 }
 
 size_t AttendWindowBackwardScratchBytes(const Device& device, int64_t rows, const HeadShape& shape,

@@ -7,6 +7,7 @@
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 #include "kernels/cuda/streaming_keys.cuh"
+#include "kernels/cuda/window_keys.cuh"
 
 namespace duo::cuda {
 namespace {
@@ -65,11 +66,6 @@ struct FlashRows {
   int group;
   float scale;  // 1 / sqrt(d) * log2 e
 };
-
-template <int kHeadDim>
-__device__ __forceinline__ uint32_t Swizzled(uint32_t base, int row, int piece) {
-  return base + row * (kHeadDim * 2) + ((piece ^ (row & 7)) * 16);
-}
 
 template <int kHeadDim, typename Keys>
 __global__ void __launch_bounds__(kThreads, 1) FlashKernel(FlashRows r, Keys keys) {
@@ -275,6 +271,25 @@ void FlashStreaming(Device& device, View out, View qkv, const HeadShape& shape, 
   rows.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
   const StreamingKeys keys = {qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), qkv.stride, batch, kv};
   const dim3 grid((batch.max_rows + kRows - 1) / kRows, kv.num_heads * shape.group, batch.num_seqs);
+  if (shape.head_dim == 64) return Launch<64>(device, grid, rows, keys);
+  Launch<128>(device, grid, rows, keys);
+}
+
+void FlashWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask) {
+  FlashRows rows = {};
+  rows.q = qkv.as<bf16>();
+  rows.q_stride = qkv.stride;
+  rows.q_head_stride = rows.out_head_stride = shape.head_dim;
+  rows.out = out.as<bf16>();
+  rows.out_stride = out.stride;
+  rows.lse = lse;
+  rows.lse_stride = out.rows;
+  rows.splits = 1;
+  rows.rows = static_cast<int>(out.rows);
+  rows.group = shape.group;
+  rows.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
+  const WindowKeys keys = {qkv.as<bf16>() + shape.q_cols(), shape.kv_cols(), qkv.stride, shape.head_dim, mask};
+  const dim3 grid((rows.rows + kRows - 1) / kRows, shape.kv_heads * shape.group);
   if (shape.head_dim == 64) return Launch<64>(device, grid, rows, keys);
   Launch<128>(device, grid, rows, keys);
 }

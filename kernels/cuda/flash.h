@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/attention.h"
+#include "kernels/backward.h"
 
 namespace duo::cuda {
 
@@ -42,5 +43,8 @@ void FlashDense(Device& device, const DenseAttention& args);
 // Streaming heads of every sequence of the batch, rows in blocks: AttendStreaming for many rows.
 void FlashStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
                     const RingKv& kv);
+
+// Streaming heads of one whole sequence in qkv; lse [q heads][rows] or null.
+void FlashWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask);
 
 }  // namespace duo::cuda

@@ -64,6 +64,13 @@ __device__ __forceinline__ void LoadMatrix4Transposed(uint32_t (&r)[4], uint32_t
                : "r"(address));
 }
 
+// The address of a 16-byte piece of a row of kCols 16-bit elements in shared memory, swizzled so that ldmatrix meets no
+// bank twice.
+template <int kCols>
+__device__ __forceinline__ uint32_t Swizzled(uint32_t base, int row, int piece) {
+  return base + row * (kCols * 2) + ((piece ^ (row & 7)) * 16);
+}
+
 // 16 bytes from global to shared memory; zeros when !valid.
 __device__ __forceinline__ void CopyAsync16(uint32_t shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0)

@@ -21,8 +21,9 @@ namespace cuda {
 struct CudnnAttention;  // attn_cudnn.cc
 void DestroyCudnnAttention(CudnnAttention*);
 
-// A GEMM as cuBLASLt's heuristic sees it: rows, outputs, inputs, row strides of x and out, f32 output, alignments.
-using GemmKey = std::array<int64_t, 7>;
+// A GEMM as cuBLASLt's heuristic sees it: rows, outputs, inputs, row strides of x and out, f32 output, transposed
+// weight, alignments.
+using GemmKey = std::array<int64_t, 8>;
 }  // namespace cuda
 
 struct Device::CudaState {
