@@ -44,17 +44,19 @@ void AddClientCommand(CLI::App& app, Launch& launch) {
       "  duo client ask book $'\\nQuestion: Who is the narrator?\\nAnswer: ' --stop $'\\n'\n"
       "  duo client ask book $'\\nQuestion: Where does it begin?\\nAnswer: ' --stop $'\\n'\n"
       "  duo client ask book $'\\nQuestion: How does it end?\\nAnswer: ' --stop $'\\n'\n"
-      "  duo client close book");
+      "  duo client close book\n"
+      "Help on one of them: duo client SUBCOMMAND --help");
 
-  auto verb = [&](const char* name, const char* help, Verb which) {
+  auto verb = [&](const char* name, const char* help, Verb which, const char* example) {
     CLI::App* command = client->add_subcommand(name, help);
+    command->footer(std::string("Example:\n  duo client ") + example);
     command->add_option("--server", c.server, "The server")->type_name("HOST:PORT")->capture_default_str();
     command->add_option("--tls-ca", c.tls_ca, "Use TLS; the server's certificate is signed by these, PEM")
         ->type_name("FILE");
     command->add_option("--tls-cert", c.tls_cert, "Own certificate (mTLS), PEM")->type_name("FILE");
     command->add_option("--tls-key", c.tls_key, "Its private key, PEM")->type_name("FILE");
     command->add_option("--token-file", flags->token_file, "Bearer token: the file's first line")->type_name("FILE");
-    command->add_option("--timeout", c.timeout, "Seconds that the call may take; 0: no limit");
+    command->add_option("--timeout", c.timeout, "Seconds that the call may take; 0: no limit")->capture_default_str();
     command->add_flag("--json", c.json, "Print the answer as one JSON object");
     command->callback([flags, which, &launch] {
       flags->verb.verb = which;
@@ -66,12 +68,12 @@ void AddClientCommand(CLI::App& app, Launch& launch) {
     command->add_option("session", v.session, "The session's id")->required()->type_name("ID");
   };
 
-  CLI::App* create = verb("create", "Open an empty session", Verb::kCreate);
+  CLI::App* create = verb("create", "Open an empty session", Verb::kCreate, "create book --max-tokens 200000");
   create->add_option("session", v.session, "Its id; made by the server if not given")->type_name("ID");
   create->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: the server's limit");
   create->add_flag("--durable", v.durable, "Appends write checkpoints");
 
-  CLI::App* append = verb("append", "Add a document to a session", Verb::kAppend);
+  CLI::App* append = verb("append", "Add a document to a session", Verb::kAppend, "append book --file book.txt");
   session(append);
   auto* file = append->add_option("--file", v.file, "The document; - reads stdin")->type_name("FILE");
   append->add_option("--text", v.text, "Or its text")->type_name("TEXT")->excludes(file);
@@ -80,7 +82,8 @@ void AddClientCommand(CLI::App& app, Launch& launch) {
   append->add_option("--retries", v.retries, "Times that a broken append is taken up again")->capture_default_str();
   append->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
 
-  CLI::App* ask = verb("ask", "Ask a question; the answer is printed as it comes", Verb::kAsk);
+  CLI::App* ask = verb("ask", "Ask a question; the answer is printed as it comes", Verb::kAsk,
+                       "ask book $'\\nQuestion: Who is the narrator?\\nAnswer: ' --stop $'\\n'");
   session(ask);
   auto* question = ask->add_option("text", v.text, "The question, as the model is to see it")->type_name("TEXT");
   ask->add_option("--file", v.file, "Or a file with it; - reads stdin")->type_name("FILE")->excludes(question);
@@ -97,35 +100,36 @@ void AddClientCommand(CLI::App& app, Launch& launch) {
   ask->add_flag("--keep", v.keep, "Question and answer become part of the session");
   ask->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
 
-  CLI::App* fork = verb("fork", "Make a session with the same content", Verb::kFork);
+  CLI::App* fork = verb("fork", "Make a session with the same content", Verb::kFork, "fork book draft");
   session(fork);
   fork->add_option("new", v.new_id, "Its id; made by the server if not given")->type_name("ID");
   fork->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as the session's");
 
-  CLI::App* rewind = verb("rewind", "Cut a session to its first tokens", Verb::kRewind);
+  CLI::App* rewind = verb("rewind", "Cut a session to its first tokens", Verb::kRewind, "rewind book 1000");
   session(rewind);
   rewind->add_option("tokens", v.tokens, "How many it keeps")->required();
 
-  session(verb("save", "Write a session to the server's save directory", Verb::kSave));
-  CLI::App* restore = verb("restore", "Open a saved session", Verb::kRestore);
+  session(verb("save", "Write a session to the server's save directory", Verb::kSave, "save book"));
+  CLI::App* restore = verb("restore", "Open a saved session", Verb::kRestore, "restore book --as again");
   session(restore);
   restore->add_option("--as", v.new_id, "Another id for it")->type_name("ID");
   restore->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as saved");
 
-  verb("list", "All sessions, open and saved", Verb::kList);
-  session(verb("get", "One session", Verb::kGet));
-  CLI::App* close = verb("close", "End a session", Verb::kClose);
+  verb("list", "All sessions, open and saved", Verb::kList, "list");
+  session(verb("get", "One session", Verb::kGet, "get book"));
+  CLI::App* close = verb("close", "End a session", Verb::kClose, "close book");
   session(close);
   close->add_flag("--delete-saved", v.delete_saved, "Also delete what is saved of it");
 
-  CLI::App* tokenize = verb("tokenize", "Text to token ids, one a line", Verb::kTokenize);
+  CLI::App* tokenize =
+      verb("tokenize", "Text to token ids, one a line", Verb::kTokenize, "tokenize 'How many tokens is this?'");
   auto* words = tokenize->add_option("text", v.text, "The text")->type_name("TEXT");
   tokenize->add_option("--file", v.file, "Or a file with it; - reads stdin")->type_name("FILE")->excludes(words);
   tokenize->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
 
-  verb("plan", "What the server runs and where it lives", Verb::kPlan);
-  verb("stats", "The server's counters", Verb::kStats);
-  verb("drain", "Finish what runs, save every session, end the server", Verb::kDrain)
+  verb("plan", "What the server runs and where it lives", Verb::kPlan, "plan");
+  verb("stats", "The server's counters", Verb::kStats, "stats");
+  verb("drain", "Finish what runs, save every session, end the server", Verb::kDrain, "drain --grace 60")
       ->add_option("--grace", v.grace, "Seconds that running questions get; 0: the server's --grace");
 }
 

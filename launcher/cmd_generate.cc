@@ -355,10 +355,12 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* command = app.add_subcommand("generate", "Read a prompt once, then continue it or answer questions on it");
   command->footer(
-      "Examples:\n  duo generate --model DIR --prompt-file report.txt --ask $'\\nQuestion: What was "
-      "decided?\\nAnswer:' "
-      "--stop $'\\n'\n"
-      "  duo generate --model DIR --chat --prompt-file report.txt --ask 'What was decided?' --ask 'Who was there?'");
+      "Examples:\n"
+      "  duo generate --model DIR --prompt 'Once upon a time'\n"
+      "  duo generate --model DIR --prompt-file report.txt \\\n"
+      "      --ask $'\\nQuestion: What was decided?\\nAnswer:' --stop $'\\n'\n"
+      "  duo generate --model DIR --chat --prompt-file report.txt \\\n"
+      "      --ask 'What was decided?' --ask 'Who was there?'");
   AddRuntimeFlags(*command, flags->runtime);
   auto* prompt = command->add_option("--prompt", flags->prompt, "The prompt")->type_name("TEXT");
   auto* file = command->add_option("--prompt-file", flags->prompt_file, "Or a file whose bytes are the prompt")
@@ -379,11 +381,15 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
       ->allow_extra_args(false);
   command->add_option("--temperature", flags->temperature, "0: the most likely token; above: sampling")
       ->check(CLI::Range(0.0, 100.0))
+      ->group("Sampling")
       ->capture_default_str();
   command->add_option("--top-p", flags->top_p, "Sample from the most likely tokens that make up this probability")
       ->check(CLI::Range(1e-6, 1.0))
+      ->group("Sampling")
       ->capture_default_str();
-  command->add_option("--seed", flags->seed, "Of sampling")->capture_default_str();
+  command->add_option("--seed", flags->seed, "Draws with the same seed are the same")
+      ->group("Sampling")
+      ->capture_default_str();
   auto* chat = command->add_flag(
       "--chat", flags->chat,
       "Talk in the turns of the model's chat template: the prompt is a user turn; each --ask is put into that turn "

@@ -122,67 +122,91 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
   c->footer(
       "Examples:\n"
       "  duo serve --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
-      "  duo serve --model DIR --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key --token-file tokens\n"
+      "  duo serve --model DIR --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key \\\n"
+      "      --token-file tokens\n"
       "  launcher/mpi/serve.sh 4 --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
-      "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the server; so "
-      "does\n"
-      "USR1 to mpirun, which passes it on (launcher/mpi/serve.sh sends it for TERM and INT).");
+      "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the\n"
+      "server; so does USR1 to mpirun, which passes it on (launcher/mpi/serve.sh sends it for TERM and\n"
+      "INT).");
   AddRuntimeFlags(*c, flags->runtime);
   c->add_option("--listen", s.listen, "Address; port 0 takes a free one")
       ->type_name("HOST:PORT")
       ->capture_default_str();
-  c->add_flag("--insecure", s.insecure, "Listen on a public address without TLS and tokens");
-  auto* cert = c->add_option("--tls-cert", s.tls.certificate, "Certificate chain, PEM")->type_name("FILE");
-  auto* key = c->add_option("--tls-key", s.tls.key, "Its private key, PEM")->type_name("FILE");
-  cert->needs(key);
-  key->needs(cert);
+  c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")->type_name("HOST:PORT");
+  c->add_option("--log", flags->log, "One line an event on stderr")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+
+  const char* callers = "Who may call";
+  c->add_flag("--insecure", s.insecure, "Listen on a public address without TLS and tokens")->group(callers);
+  auto* cert = c->add_option("--tls-cert", s.tls.certificate, "Certificate chain, PEM");
+  auto* key = c->add_option("--tls-key", s.tls.key, "Its private key, PEM");
+  cert->type_name("FILE")->group(callers)->needs(key);
+  key->type_name("FILE")->group(callers)->needs(cert);
   c->add_option("--tls-client-ca", s.tls.client_ca, "Clients must show a certificate signed by these, PEM (mTLS)")
       ->type_name("FILE")
+      ->group(callers)
       ->needs(cert);
   c->add_option("--token-file", s.token_file, "Clients must send one of these bearer tokens, one a line")
-      ->type_name("FILE");
-  c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")->type_name("HOST:PORT");
+      ->type_name("FILE")
+      ->group(callers);
+
+  const char* kept = "What is kept";
   c->add_option("--save-dir", s.save_dir,
                 "Where sessions are saved; on tmpfs (/dev/shm/..) idle sessions move to host memory instead of disk")
-      ->type_name("DIR");
+      ->type_name("DIR")
+      ->group(kept);
   c->add_option("--checkpoint-tokens", s.checkpoint_tokens, "Tokens between checkpoints of durable sessions")
       ->check(CLI::Range(int64_t{128}, int64_t{1} << 31))
+      ->group(kept)
       ->capture_default_str();
   c->add_option("--idle-out", s.idle_seconds,
                 "Move sessions out to --save-dir that were idle for so many seconds; 0: never")
       ->check(CLI::Range(0.0, 1e9))
+      ->group(kept)
       ->capture_default_str();
   c->add_option("--grace", s.grace_seconds, "Seconds that running questions get when the server drains")
       ->check(CLI::Range(0.0, 86400.0))
+      ->group(kept)
       ->capture_default_str();
+
+  const char* limits = "Limits";
   c->add_option("--sessions", flags->sessions, "Sessions open at once")
       ->check(CLI::Range(1, 4096))
+      ->group(limits)
       ->capture_default_str();
   c->add_option("--questions", flags->questions, "Questions running at once")
       ->check(CLI::Range(1, 1024))
+      ->group(limits)
       ->capture_default_str();
   c->add_option("--max-session-tokens", s.max_session_tokens, "Length of a session at most; 0: the model's positions")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 31));
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 31))
+      ->group(limits)
+      ->capture_default_str();
   c->add_option("--kv-tokens", flags->kv_tokens, "Tokens of KV cache in all; 0: what memory leaves")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->group(limits)
+      ->capture_default_str();
   c->add_option("--max-wait", flags->runtime.max_wait,
                 "Seconds that a step of a long append may take while others wait")
       ->check(CLI::Range(0.001, 3600.0))
+      ->group(limits)
       ->capture_default_str();
   c->add_option("--max-queue", s.max_queue, "Calls that may wait or run at once")
       ->check(CLI::Range(1, 100000))
+      ->group(limits)
       ->capture_default_str();
   c->add_option("--max-message-bytes", s.max_message_bytes, "Size of a message at most")
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 30))
+      ->group(limits)
       ->capture_default_str();
   c->add_option("--max-append-bytes", s.max_append_bytes, "Text of one append at most")
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 36))
+      ->group(limits)
       ->capture_default_str();
   c->add_option("--max-new-tokens", s.max_new_tokens, "Length of an answer at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
-      ->capture_default_str();
-  c->add_option("--log", flags->log, "text or json: one line an event on stderr")
-      ->check(CLI::IsMember({"text", "json"}))
+      ->group(limits)
       ->capture_default_str();
   c->callback([flags, &launch] { launch.chosen = [flags, &launch] { return RunServe(*flags, launch); }; });
 }

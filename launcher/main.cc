@@ -6,6 +6,7 @@
 
 #include "attn_patterns/lookup.h"
 #include "launcher/commands.h"
+#include "launcher/help.h"
 #include "parallel/mpi_session.h"
 
 int main(int argc, char** argv) {
@@ -18,16 +19,21 @@ int main(int argc, char** argv) {
   }
 
   CLI::App app(
-      "duo reads a very long document once, keeps it in memory, and answers questions on it for as long as you like.\n"
-      "It implements DuoAttention: a few attention heads keep the whole KV cache, the others a constant-size one.",
+      "duo reads a very long document once, keeps it in memory, and answers questions on it for as long\n"
+      "as you like. It implements DuoAttention: a few attention heads keep the whole KV cache, the others\n"
+      "a constant-size one.",
       "duo");
-  app.set_version_flag("--version", "duo 0.1.0");
+  app.formatter(std::make_shared<duo::HelpFormatter>());  // before the subcommands, which take it over
+  app.set_help_flag("-h,--help", "Print this help");
+  app.set_version_flag("--version", "duo 0.1.0", "Print the version");
   app.require_subcommand(1);
   app.footer(
       "Examples:\n"
       "  duo generate --model DIR --prompt-file book.txt --ask 'Who is the narrator?'\n"
       "  duo info --model DIR\n"
-      "Any of them under: mpirun -n N duo ...          Help on one: duo SUBCOMMAND --help");
+      "  duo plan --model DIR --world 8\n"
+      "  mpirun -n 4 duo generate --model DIR --prompt-file book.txt\n"
+      "Help on one of them: duo SUBCOMMAND --help");
   duo::AddGenerateCommand(app, launch);
   duo::AddInfoCommand(app, launch);
   duo::AddBenchCommand(app, launch);

@@ -10,6 +10,8 @@
 namespace duo {
 namespace {
 
+constexpr const char* kWhereGroup = "Where it runs";
+
 std::optional<KvFormat> KvNamed(const std::string& name) {
   for (KvFormat f : {KvFormat::kF32, KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8, KvFormat::kInt4}) {
     if (name == Name(f)) return f;
@@ -50,48 +52,77 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
   command.add_option("--model", f.model, "Model folder: config.json, tokenizer.json, *.safetensors")
       ->required(model_required)
       ->type_name("DIR");
+
+  const char* attention = "Attention";
   command
-      .add_option("--attention", f.attention,
-                  "duo: retrieval heads keep everything, streaming heads a window; full; streaming")
+      .add_option(
+          "--attention", f.attention,
+          "duo: retrieval heads keep everything, streaming heads the first and the last tokens; full: all heads "
+          "keep everything; streaming: none")
       ->check(CLI::IsMember({"duo", "full", "streaming"}))
-      ->capture_default_str();
-  command.add_option("--pattern", f.pattern, "Head pattern; default: looked up by the model's name")->type_name("DIR");
+      ->capture_default_str()
+      ->group(attention);
+  command
+      .add_option("--pattern", f.pattern,
+                  "Folder that says which heads are which (default: looked up by the model's name)")
+      ->type_name("DIR")
+      ->group(attention);
   auto* sparsity = command.add_option("--sparsity", f.sparsity, "Share of streaming heads, 0 to 1 (default 0.5)")
-                       ->check(CLI::Range(0.0, 1.0));
-  command.add_option("--threshold", f.threshold, "Or: keep heads whose gate is at least this")
+                       ->check(CLI::Range(0.0, 1.0))
+                       ->group(attention);
+  command.add_option("--threshold", f.threshold, "Instead: heads whose gate is at least this are retrieval heads")
       ->check(CLI::Range(0.0, 1.0))
-      ->excludes(sparsity);
+      ->excludes(sparsity)
+      ->group(attention);
   command.add_option("--sink", f.sink, "First tokens that streaming heads keep (default: the pattern's)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::NonNegativeNumber)
+      ->group(attention);
   command.add_option("--recent", f.recent, "Last tokens that streaming heads keep (default: the pattern's)")
-      ->check(CLI::PositiveNumber);
-  command.add_option("--kv", f.kv, "KV cache format; auto: bf16 on CUDA, f32 on the CPU")
+      ->check(CLI::PositiveNumber)
+      ->group(attention);
+
+  const char* memory = "Memory";
+  command.add_option("--kv", f.kv, "Format of the KV cache; auto: bf16 on CUDA, f32 on the CPU")
       ->check(CLI::IsMember(formats))
-      ->capture_default_str();
-  command.add_option("--weights", f.weights, "Weight format; auto: as stored")
+      ->capture_default_str()
+      ->group(memory);
+  command.add_option("--weights", f.weights, "Format of the weights; auto: as stored")
       ->check(CLI::IsMember(formats))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(memory);
   command
       .add_option("--weights-head", f.weights_head,
                   "Format of embedding and vocabulary head; auto: as stored, 16 bit on CUDA")
       ->check(CLI::IsMember(formats))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(memory);
   command.add_option("--chunk", f.chunk, "Prompt tokens a step at most (default 16384 on CUDA, 1024 on the CPU)")
-      ->check(CLI::Range(1, 1 << 20));
-  command.add_option("--device", f.device, "auto takes CUDA when there is a usable GPU")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->capture_default_str();
-  command.add_option("--comm", f.comm, "How ranks talk: nccl needs a GPU each, with mpi they may share one")
-      ->check(CLI::IsMember({"auto", "mpi", "nccl"}))
-      ->capture_default_str();
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(memory);
+
+  AddDeviceFlags(command, f);
   command.add_option("--strategy", f.strategy, "How heads are placed on ranks")
       ->check(CLI::IsMember({"auto", "contiguous", "heads", "split"}))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kWhereGroup);
   command.add_option("--rank-weights", f.rank_weights, "Unequal ranks: their shares, e.g. 2,1,1")
       ->delimiter(',')
-      ->type_name("W,W,...");
+      ->type_name("W,W,...")
+      ->group(kWhereGroup);
+}
+
+void AddDeviceFlags(CLI::App& command, RuntimeFlags& f) {
+  command.add_option("--device", f.device, "auto takes CUDA when there is a usable GPU")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str()
+      ->group(kWhereGroup);
   command.add_option("--threads", f.threads, "CPU threads of this process (default: cores / local ranks)")
-      ->check(CLI::Range(1, 4096));
+      ->check(CLI::Range(1, 4096))
+      ->group(kWhereGroup);
+  command.add_option("--comm", f.comm, "How ranks talk: nccl needs a GPU each, with mpi they may share one")
+      ->check(CLI::IsMember({"auto", "mpi", "nccl"}))
+      ->capture_default_str()
+      ->group(kWhereGroup);
 }
 
 absl::StatusOr<Runtime> OpenRuntime(const RuntimeFlags& flags, const Launch& launch) {

@@ -30,6 +30,8 @@ struct RuntimeFlags {
 
 // Registers them on a subcommand; bad values are usage errors (exit code 2).
 void AddRuntimeFlags(CLI::App& command, RuntimeFlags& flags, bool model_required = true);
+// Those of them that say where a process runs: --device, --comm, --threads.
+void AddDeviceFlags(CLI::App& command, RuntimeFlags& flags);
 
 // Where a process runs. Members are destroyed last to first: engine users, communicator, device, MPI.
 struct Runtime {

@@ -20,7 +20,6 @@ struct BenchFlags {
   int64_t most = 0;      // capacity: tokens at most; 0: what fits
   int steps = 32;        // decode: timed steps
   bool sample = false;   // prefill: chunks at five histories, integrated
-  bool layers = false;   // decode: seconds of each layer
   std::string simulate;  // decode: "r/N", this rank's share of N alone
   std::string text;      // perplexity: a file
   int window = 2048;     // perplexity: tokens
