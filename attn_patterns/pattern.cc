@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/check.h"
+#include "kernels/base/read_file.h"
 #include "nlohmann/json.hpp"
 
 namespace duo {
@@ -18,21 +19,6 @@ constexpr char kConfigFile[] = "config.json";
 constexpr size_t kMaxFile = 64 << 20;  // bytes; 4096 layers of 4096 heads have fewer than the heaviest real model
 constexpr int kMaxLayers = 4096, kMaxHeads = 4096;
 constexpr int64_t kMaxWindow = 1 << 24;  // tokens
-
-absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return absl::NotFoundError(absl::StrCat(path.string(), ": cannot be opened"));
-  std::string text;
-  char piece[65536];
-  while (in.read(piece, sizeof piece), in.gcount() > 0) {
-    text.append(piece, static_cast<size_t>(in.gcount()));
-    if (text.size() > kMaxFile) {
-      return absl::InvalidArgumentError(absl::StrCat(path.string(), ": larger than ", kMaxFile, " bytes"));
-    }
-  }
-  if (in.bad()) return absl::DataLossError(absl::StrCat(path.string(), ": cannot be read"));
-  return text;
-}
 
 // Whole or not at all: a reader never sees half a file.
 absl::Status WriteFile(const std::filesystem::path& path, const std::string& text) {
@@ -153,10 +139,10 @@ absl::StatusOr<Pattern> ReadPattern(const std::string& dir) {
   const std::filesystem::path gates = std::filesystem::path(dir) / kGatesFile;
   const std::filesystem::path config = std::filesystem::path(dir) / kConfigFile;
   Pattern pattern;
-  auto gates_text = ReadFile(gates);
+  auto gates_text = ReadFile(gates.string(), kMaxFile);
   if (!gates_text.ok()) return gates_text.status();
   if (absl::Status status = ParsePatternGates(*gates_text, gates.string(), &pattern); !status.ok()) return status;
-  auto config_text = ReadFile(config);
+  auto config_text = ReadFile(config.string(), kMaxFile);
   if (!config_text.ok()) return config_text.status();
   if (absl::Status status = ParsePatternConfig(*config_text, config.string(), &pattern); !status.ok()) return status;
   return pattern;

@@ -7,9 +7,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/read_file.h"
 #include "launcher/commands.h"
 #include "launcher/progress.h"
-#include "launcher/read_text.h"
 #include "launcher/runtime_flags.h"
 #include "runtime/chat_template.h"
 #include "runtime/text_stream.h"
@@ -82,7 +82,7 @@ absl::Status EncodeChat(const GenerateFlags& flags, const std::string& prompt, T
 
 absl::StatusOr<Texts> Tokenize(const GenerateFlags& flags) {
   Texts texts;
-  absl::StatusOr<std::string> prompt = flags.prompt_file.empty() ? flags.prompt : ReadText(flags.prompt_file);
+  absl::StatusOr<std::string> prompt = flags.prompt_file.empty() ? flags.prompt : ReadFile(flags.prompt_file);
   if (!prompt.ok()) return prompt.status();
   absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
   if (!config.ok()) return config.status();

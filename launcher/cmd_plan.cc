@@ -5,12 +5,12 @@
 #include <fstream>
 #include <map>
 #include <memory>
-#include <sstream>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "attn_patterns/head_plan.h"
 #include "attn_patterns/lookup.h"
+#include "kernels/base/read_file.h"
 #include "kernels/kv_codec.h"
 #include "launcher/commands.h"
 #include "launcher/runtime_flags.h"
@@ -36,12 +36,9 @@ struct PlanFlags {
 
 absl::StatusOr<ModelConfig> ReadConfig(const PlanFlags& flags) {
   if (!flags.model.empty()) return LoadConfig(flags.model);
-  std::ifstream file(flags.config);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) {
-    return absl::NotFoundError(absl::StrCat(flags.config, ": expected a model's config.json, found no readable file"));
-  }
-  return ParseConfig(text.str(), flags.config);
+  const absl::StatusOr<std::string> text = ReadFile(flags.config);
+  if (!text.ok()) return text.status();
+  return ParseConfig(*text, flags.config);
 }
 
 absl::StatusOr<int64_t> KvTokenBytesOf(const std::string& name, int head_dim) {

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "kernels/base/read_file.h"
 #include "runtime/chat_template.h"
 #include "runtime/json_fields.h"
 
@@ -126,7 +127,7 @@ absl::StatusOr<ChatTemplate> ChatTemplateFor(const std::string& model_dir) {
     return absl::NotFoundError(
         absl::StrCat(config_path, ": not found, and it would hold the chat template (is this a base model?)"));
   }
-  const absl::StatusOr<std::string> text = ReadTextFile(config_path, kMostBytes);
+  const absl::StatusOr<std::string> text = ReadFile(config_path, kMostBytes);
   if (!text.ok()) return text.status();
   const absl::StatusOr<nlohmann::json> config = ParseJsonObject(*text, config_path);
   if (!config.ok()) return config.status();
@@ -134,7 +135,7 @@ absl::StatusOr<ChatTemplate> ChatTemplateFor(const std::string& model_dir) {
   std::string name = config_path;
   std::error_code ignored;
   if (std::filesystem::exists(jinja_path, ignored)) {  // newer folders keep it apart
-    absl::StatusOr<std::string> jinja = ReadTextFile(jinja_path, kMostBytes);
+    absl::StatusOr<std::string> jinja = ReadFile(jinja_path, kMostBytes);
     if (!jinja.ok()) return jinja.status();
     source = *std::move(jinja);
     name = jinja_path;

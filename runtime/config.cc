@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/base/read_file.h"
 #include "runtime/json_fields.h"
 
 namespace duo {
@@ -327,8 +328,14 @@ absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, const std::string
 }
 
 absl::StatusOr<ModelConfig> LoadConfig(const std::string& model_dir) {
+  std::error_code code;
+  if (!std::filesystem::is_directory(model_dir, code)) {
+    return absl::NotFoundError(
+        absl::StrCat(model_dir, ": expected a model folder (config.json, tokenizer.json, *.safetensors), found ",
+                     std::filesystem::exists(model_dir, code) ? "a file" : "none"));
+  }
   const std::string file = (std::filesystem::path(model_dir) / "config.json").string();
-  auto text = ReadTextFile(file, kMaxFile);
+  auto text = ReadFile(file, kMaxFile);
   if (!text.ok()) return text.status();
   return ParseConfig(*text, file);
 }
@@ -352,7 +359,7 @@ absl::StatusOr<std::vector<int>> StopTokens(const std::string& model_dir, const 
   const std::filesystem::path path = std::filesystem::path(model_dir) / "generation_config.json";
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return ParseStopTokens("", path.string(), config);
-  auto text = ReadTextFile(path.string(), kMaxFile);
+  auto text = ReadFile(path.string(), kMaxFile);
   if (!text.ok()) return text.status();
   if (text->empty()) return absl::InvalidArgumentError(absl::StrCat(path.string(), ": expected JSON, found no bytes"));
   return ParseStopTokens(*text, path.string(), config);

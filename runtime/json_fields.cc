@@ -1,7 +1,6 @@
 #include "runtime/json_fields.h"
 
 #include <cmath>
-#include <fstream>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -36,21 +35,6 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text, const std:
     return absl::InvalidArgumentError(absl::StrCat(file, ": expected a JSON object, found ", Shown(value)));
   }
   return value;
-}
-
-absl::StatusOr<std::string> ReadTextFile(const std::string& file, size_t limit) {
-  std::ifstream in(file, std::ios::binary);
-  if (!in) return absl::NotFoundError(absl::StrCat(file, ": cannot be opened"));
-  std::string text;
-  char piece[65536];
-  while (in.read(piece, sizeof piece), in.gcount() > 0) {
-    text.append(piece, static_cast<size_t>(in.gcount()));
-    if (text.size() > limit) {
-      return absl::InvalidArgumentError(absl::StrCat(file, ": larger than ", limit, " bytes"));
-    }
-  }
-  if (in.bad()) return absl::DataLossError(absl::StrCat(file, ": cannot be read"));
-  return text;
 }
 
 std::string Shown(const nlohmann::json& value) {

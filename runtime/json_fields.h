@@ -20,9 +20,6 @@ namespace duo {
 // ours has and recursive code would not survive.
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text, const std::string& file);
 
-// The file's bytes; refused above `limit`.
-absl::StatusOr<std::string> ReadTextFile(const std::string& file, size_t limit);
-
 // The value as JSON, cut to a length that fits a sentence.
 std::string Shown(const nlohmann::json& value);
 

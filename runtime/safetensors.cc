@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/base/read_file.h"
 #include "runtime/json_fields.h"
 
 namespace duo {
@@ -169,7 +170,7 @@ absl::StatusOr<SafetensorsModel> SafetensorsModel::Open(const std::string& model
         model_dir, ": expected model.safetensors or model.safetensors.index.json, found neither", OtherWeights(dir)));
   }
 
-  auto text = ReadTextFile(index, kMaxIndex);
+  auto text = ReadFile(index, kMaxIndex);
   if (!text.ok()) return text.status();
   auto weight_map = ParseSafetensorsIndex(*text, index);
   if (!weight_map.ok()) return weight_map.status();

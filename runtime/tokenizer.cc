@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/base/read_file.h"
 #include "runtime/json_fields.h"
 #include "runtime/text_map.h"
 #include "runtime/tokenizer_json.h"
@@ -76,7 +77,7 @@ Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, std:
 
 absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& path) {
   constexpr size_t kMostBytes = size_t{1} << 30;  // the greatest known file has 35 MB
-  absl::StatusOr<std::string> json = ReadTextFile(path, kMostBytes);
+  absl::StatusOr<std::string> json = ReadFile(path, kMostBytes);
   if (!json.ok()) return json.status();
   return Parse(*json, path);
 }

@@ -9,9 +9,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/read_file.h"
 #include "launcher/bench/bench.h"
 #include "launcher/progress.h"
-#include "launcher/read_text.h"
 #include "runtime/tokenizer.h"
 
 namespace duo {
@@ -19,7 +19,7 @@ namespace {
 
 // Each window is read on its own, without a view of the one before it.
 absl::StatusOr<std::vector<std::vector<int32_t>>> Windows(const BenchFlags& flags) {
-  absl::StatusOr<std::string> text = ReadText(flags.text);
+  absl::StatusOr<std::string> text = ReadFile(flags.text);
   if (!text.ok()) return text.status();
   absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.runtime.model + "/tokenizer.json");
   if (!tokenizer.ok()) return tokenizer.status();

@@ -114,16 +114,55 @@ def main():
         bad_model("no tokenizer", ["tokenizer.json"], remove=["tokenizer.json"])
         bad_model("config that is no JSON", ["config.json"], config=lambda c: c[:50])
         bad_model("unknown architecture", ["config.json", "mamba", "llama"], config=with_keys(model_type="mamba"))
-        bad_model("mixture of experts", ["config.json"], config=with_keys(model_type="mixtral"))
+        for model_type, reason in (("mixtral", "mixture of experts"), ("qwen3_moe", "mixture of experts"),
+                                   ("deepseek_v3", "multi-head latent attention"), ("gpt2", "learned positions"),
+                                   ("bert", "encoder"), ("t5", "encoder with a decoder"), ("gpt_neox", "rotates only a part"),
+                                   ("bloom", "ALiBi"), ("mllama", "images"), ("rwkv", "without attention")):
+            bad_model(f"model type {model_type}", ["config.json", f'"{model_type}"', reason, "llama, "],
+                      config=with_keys(model_type=model_type))
+        bad_model("experts in a Llama", ["config.json", "mixture of experts", "num_local_experts"],
+                  config=with_keys(num_local_experts=8))
+        bad_model("latent attention in a Llama", ["config.json", "latent attention", "kv_lora_rank"],
+                  config=with_keys(kv_lora_rank=512))
+        bad_model("an encoder's head", ["config.json", "LlamaForSequenceClassification"],
+                  config=with_keys(architectures=["LlamaForSequenceClassification"]))
         for key, value in (("num_hidden_layers", 0), ("num_attention_heads", 0), ("num_key_value_heads", 3), ("hidden_size", -256),
                            ("hidden_size", 1 << 40), ("vocab_size", 0), ("intermediate_size", "many"), ("head_dim", 63),
                            ("rms_norm_eps", -1), ("rope_theta", 0), ("max_position_embeddings", -5)):
             bad_model(f"{key} = {value}", ["config.json"], config=with_keys(**{key: value}))
         bad_model("unknown rope type", ["config.json", "zigzag"], config=with_keys(rope_scaling={"rope_type": "zigzag", "factor": 2}))
-        bad_model("unknown quantisation", ["config.json", "hqq"], config=with_keys(quantization_config={"quant_method": "hqq"}))
+        for method in ("hqq", "bitsandbytes", "mxfp4", "exl2"):
+            bad_model(f"quantisation {method}", ["config.json", method],
+                      config=with_keys(quantization_config={"quant_method": method}))
         bad_model("AWQ for another kernel", ["config.json", "AWQ gemv", "gemm"], config=with_keys(quantization_config={
             "quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemv"}))
         bad_model("other activation", ["config.json", "gelu"], config=with_keys(hidden_act="gelu"))
+
+        def index(content):
+            """An index in place of the single file; its shard is not there."""
+            return json.dumps({"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}).encode()
+
+        shards = cases.model(remove=[st])
+        with open(os.path.join(shards, st + ".index.json"), "wb") as file:
+            file.write(index(b""))
+        cases.expect("shard missing", ["--model", shards, "--prompt", "x"], ["model-00001-of-00002.safetensors"])
+
+        def bad_tokenizer(name, words, change):
+            target = cases.model()
+            path = os.path.join(target, "tokenizer.json")
+            with open(path, encoding="utf-8") as file:
+                content = json.load(file)
+            change(content)
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(content, file)
+            cases.expect(name, ["--model", target, "--prompt", "x"], ["tokenizer.json"] + words)
+
+        bad_tokenizer("Unigram tokenizer", ["Unigram"], lambda t: t["model"].update(type="Unigram"))
+        bad_tokenizer("WordPiece tokenizer", ["WordPiece"], lambda t: t["model"].update(type="WordPiece"))
+        bad_tokenizer("tokenizer without a vocabulary", ["vocab"], lambda t: t["model"].pop("vocab"))
+        bad_tokenizer("unknown pre-tokenizer", ["Shredder"], lambda t: t.update(pre_tokenizer={"type": "Shredder"}))
+        bad_tokenizer("more tokens than the model has rows", ["vocabulary"],
+                      lambda t: t["model"]["vocab"].update({"x": 1 << 20}))
 
         def bad_pattern(name, gates, words=("full_attention_heads.tsv",)):
             target = os.path.join(folder, f"pattern{name.replace(' ', '_')}")
@@ -138,12 +177,20 @@ def main():
         bad_pattern("gate that is NaN", lambda t: "nan" + t[t.index("\t"):])
         bad_pattern("gate row missing", lambda t: t[t.index("\n") + 1:])
         bad_pattern("gate column missing", lambda t: t[t.index("\t") + 1:])
+        bad_pattern("gates of another model", lambda t: t * 2, ["12", "6 layers"])
         bad_pattern("gates that are words", lambda t: "many" + t[t.index("\t"):])
         cases.expect("no such pattern", ["--model", DEMO, "--pattern", folder + "/none", "--prompt", "Hello."], ["none"])
-        cases.expect("no such model", ["--model", folder + "/none", "--prompt", "Hello."], [folder + "/none"])
+        cases.expect("no such model", ["--model", folder + "/none", "--prompt", "Hello."], [folder + "/none: expected a model folder"])
+        gguf = os.path.join(folder, "model.gguf")
+        with open(gguf, "wb") as file:
+            file.write(b"GGUF" + bytes(64))
+        cases.expect("a GGUF file", ["--model", gguf, "--prompt", "Hello."], [gguf + ": expected a model folder", "found a file"])
 
         small = cases.model(config=with_keys(max_position_embeddings=64))
         cases.expect("prompt beyond the positions", ["--model", small, "--prompt", "word " * 300], ["64 positions"])
+        huge = cases.model(config=with_keys(max_position_embeddings=(1 << 31) - 1))
+        cases.expect("more than the memory", ["--model", huge, "--prompt", "x", "--max-new-tokens", str(1 << 30), "--device", "cpu",
+                                              "--attention", "full"], ["memory"])
         empty = os.path.join(folder, "empty.txt")
         open(empty, "wb").close()
         cases.expect("empty prompt file", ["--model", DEMO, "--prompt-file", empty], [empty, "empty"])

@@ -1,4 +1,6 @@
 // One document, however it is cut into steps, gives one answer (design: the test rule).
+#include <algorithm>
+
 #include "tests/equivalence/engine_fixture.h"
 
 namespace duo {
@@ -38,6 +40,40 @@ TEST_P(Chunking, ThreadsDoNotChangeTheAnswer) {
 INSTANTIATE_TEST_SUITE_P(Kv, Chunking,
                          testing::Values(KvFormat::kF32, KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8,
                                          KvFormat::kInt4),
+                         [](const auto& info) { return std::string(Name(info.param)); });
+
+// A document longer than the largest chunk, with the demo model, whose greedy tokens no chunking may change.
+class LongDocument : public EngineFixture, public testing::WithParamInterface<KvFormat> {};
+
+TEST_P(LongDocument, GivesTheSameTokensInChunksOfEverySize) {
+  const Golden demo = LoadGolden("needle-6m", scratch_.string());
+  EngineOptions options;
+  options.model_dir = demo.model_dir;
+  options.pattern_dir = demo.pattern_dir;
+  options.kv = GetParam();
+  options.max_session_tokens = 4608;
+  options.kv_tokens = 4608;
+  std::vector<int32_t> document(4300);
+  for (size_t i = 0; i < document.size(); ++i) {
+    document[i] = static_cast<int32_t>(SplitMix64(i) % 4096);
+  }
+  // What the golden was made of stands at the end, so that the answers mean something.
+  std::copy(demo.prompt.begin(), demo.prompt.end() - 1, document.end() - (demo.prompt.size() - 1));
+  std::vector<Reply> replies;
+  for (int chunk : {4096, 256, 7}) {
+    options.chunk = chunk;
+    Bench bench = Open(options);
+    const SessionId session = bench.Open(4400);
+    bench.Append(session, document);
+    replies.push_back(bench.AskNow(session, {demo.prompt.back()}));
+  }
+  EXPECT_EQ(replies[0].tokens, replies[1].tokens);
+  EXPECT_EQ(replies[0].tokens, replies[2].tokens);
+  ExpectSame(replies[0], replies[1], demo.duo.tolerance());
+  ExpectSame(replies[0], replies[2], demo.duo.tolerance());
+}
+
+INSTANTIATE_TEST_SUITE_P(Kv, LongDocument, testing::Values(KvFormat::kF32, KvFormat::kInt4),
                          [](const auto& info) { return std::string(Name(info.param)); });
 
 TEST_F(EngineFixture, TheSameRunGivesTheSameBits) {

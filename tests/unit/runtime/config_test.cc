@@ -229,7 +229,8 @@ TEST(Config, BrokenTextIsOneSentence) {
   EXPECT_TRUE(Contains(ParseConfig(R"({"model_type": "llama", "hidden_size": 1e999})", "f").status().message(), "f: "));
   const std::string deep = R"({"model_type": )" + std::string(100000, '[') + std::string(100000, ']') + "}";
   EXPECT_TRUE(Contains(ParseConfig(deep, "f").status().message(), "nested deeper"));
-  EXPECT_TRUE(Contains(LoadConfig("/nonexistent").status().message(), "/nonexistent/config.json: cannot be opened"));
+  EXPECT_TRUE(Contains(LoadConfig("/nonexistent").status().message(), "/nonexistent: expected a model folder"));
+  EXPECT_TRUE(Contains(LoadConfig(DUO_SOURCE_DIR "/README.md").status().message(), "*.safetensors), found a file"));
   EXPECT_TRUE(Contains(LoadConfig(DUO_SOURCE_DIR).status().message(), "config.json: cannot be opened"));
 }
 

@@ -1,0 +1,42 @@
+// The manifest of a saved session: any bytes, and any bytes with the right checksum behind them, which the parser's
+// first look would otherwise nearly always refuse. Whatever is accepted is consistent and survives writing and reading.
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/strings/str_format.h"
+#include "kernels/base/check.h"
+#include "runtime/crc32c.h"
+#include "runtime/session_manifest.h"
+
+namespace duo {
+namespace {
+
+void Check(std::string_view text) {
+  const auto manifest = ParseManifest(text, "manifest");
+  if (!manifest.ok()) {
+    DUO_CHECK(manifest.status().message().substr(0, 9) == "manifest:");
+    return;
+  }
+  DUO_CHECK(manifest->tokens >= 0 && manifest->tokens <= manifest->max_tokens);
+  DUO_CHECK_EQ(manifest->retrieval.size(), size_t(manifest->layers) * size_t(manifest->kv_heads));
+  for (const KvSection& s : manifest->sections) {
+    DUO_CHECK(s.layer >= 0 && s.layer < manifest->layers && s.head >= 0 && s.head < manifest->kv_heads);
+    DUO_CHECK(s.first >= 0 && s.count >= 1 && s.count <= kRangePages && s.offset >= 0);
+    DUO_CHECK_EQ(s.first / kRangePages, (s.first + int64_t{s.step} * (s.count - 1)) / kRangePages);
+  }
+  const std::string written = FormatManifest(*manifest);
+  const auto again = ParseManifest(written, "again");
+  DUO_CHECK(again.ok());
+  DUO_CHECK(FormatManifest(*again) == written);
+}
+
+}  // namespace
+}  // namespace duo
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string text(reinterpret_cast<const char*>(data), size);
+  duo::Check(text);
+  duo::Check(absl::StrFormat("%scrc32c %08x\n", text, duo::Crc32c(text.data(), text.size())));
+  return 0;
+}
