@@ -8,6 +8,7 @@
 #include "launcher/commands.h"
 #include "launcher/progress.h"
 #include "launcher/runtime_flags.h"
+#include "runtime/chat_template.h"
 #include "runtime/config.h"
 #include "runtime/safetensors.h"
 #include "runtime/tokenizer.h"
@@ -30,6 +31,20 @@ int64_t ParametersOf(const ModelConfig& c) {
   return c.layers * (attention + mlp + norms) + c.hidden + c.vocab * c.hidden * (c.tie_embeddings ? 1 : 2);
 }
 
+const char* Name(ChatFamily family) {
+  switch (family) {
+    case ChatFamily::kLlama2:
+      return "Llama-2";
+    case ChatFamily::kLlama3:
+      return "Llama-3";
+    case ChatFamily::kMistral:
+      return "Mistral";
+    case ChatFamily::kChatMl:
+      return "ChatML";
+  }
+  return "?";
+}
+
 int RunInfo(const InfoFlags& flags, const Launch& launch) {
   if (launch.rank != 0) return 0;  // reads files only: under mpirun one rank does
   absl::StatusOr<ModelConfig> config = LoadConfig(flags.model);
@@ -49,6 +64,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   if (quantised) parameters = ParametersOf(c);
   const absl::StatusOr<FoundPattern> pattern =
       FindPattern(flags.model, c.layers, c.kv_heads, PatternRoots(launch.program));
+  const absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(flags.model);
   const int64_t bf16 = int64_t{c.layers} * c.kv_heads * KvTokenBytes(KvFormat::kBF16, c.head_dim);
   const int64_t int4 = int64_t{c.layers} * c.kv_heads * KvTokenBytes(KvFormat::kInt4, c.head_dim);
   if (flags.json) {
@@ -71,6 +87,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
     if (quantised) out["quantization"] = Describe(c.quantization);
     out["kv_bytes_per_token_bf16"] = bf16;
     out["kv_bytes_per_token_int4"] = int4;
+    out["chat"] = chat.ok() ? nlohmann::ordered_json(Name(chat->family)) : nlohmann::ordered_json(nullptr);
     out["pattern"] = pattern.ok() ? nlohmann::ordered_json(pattern->dir) : nlohmann::ordered_json(nullptr);
     std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     return 0;
@@ -89,6 +106,9 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   if (c.sliding_window > 0) row("window", Grouped(c.sliding_window));
   row("KV cache", absl::StrFormat("%s a token in bf16, %s in int4, with full attention",
                                   ByteCount(static_cast<double>(bf16)), ByteCount(static_cast<double>(int4))));
+  row("chat", chat.ok()                         ? absl::StrFormat("turns of %s, with --chat", Name(chat->family))
+              : absl::IsNotFound(chat.status()) ? "no template, so without --chat (a base model?)"
+                                                : std::string(chat.status().message()));
   if (pattern.ok()) {
     int strong = 0;
     for (double gate : pattern->pattern.gates) strong += gate > 0.5;

@@ -1,7 +1,9 @@
 #include "launcher/progress.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 
 #include "absl/strings/str_format.h"
@@ -17,6 +19,15 @@ double Since(std::chrono::steady_clock::time_point from) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count();
 }
 
+// Of the terminal that stderr is; a line that is longer would wrap and could not be wiped.
+size_t Columns() {
+  winsize size{};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+// An estimate deserves no decimals.
+std::string TimeLeft(double seconds) { return seconds < 60 ? absl::StrFormat("%.0f s", seconds) : Duration(seconds); }
+
 }  // namespace
 
 std::string Grouped(int64_t n) {
@@ -27,7 +38,7 @@ std::string Grouped(int64_t n) {
 
 std::string Duration(double seconds) {
   if (seconds < 60) return absl::StrFormat("%.*f s", seconds < 10 ? 2 : 1, seconds);
-  const int64_t whole = static_cast<int64_t>(seconds + 0.5);
+  const int64_t whole = std::llround(seconds);
   if (whole < 3600) return absl::StrFormat("%d min %d s", whole / 60, whole % 60);
   return absl::StrFormat("%d h %d min", whole / 3600, whole % 3600 / 60);
 }
@@ -56,7 +67,7 @@ void Progress::Update(int64_t done, int64_t total) {
   drawn_ = true;
   const double share = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0;
   const double rate = static_cast<double>(done) / elapsed;
-  const std::string left = rate > 0 ? Duration(static_cast<double>(total - done) / rate) : "?";
+  const std::string left = rate > 0 ? TimeLeft(static_cast<double>(total - done) / rate) : "?";
   const bool bytes = unit_ == "B";
   const std::string amount = bytes
                                  ? ByteCount(static_cast<double>(done)) + " of " + ByteCount(static_cast<double>(total))
@@ -65,8 +76,9 @@ void Progress::Update(int64_t done, int64_t total) {
   if (terminal_) {
     constexpr int kWidth = 24;
     const int full = static_cast<int>(share * kWidth);
-    std::fprintf(stderr, "\r\033[K%s [%s%s] %3.0f%%  %s, %s, %s left", what_.c_str(), std::string(full, '#').c_str(),
-                 std::string(kWidth - full, '.').c_str(), 100 * share, amount.c_str(), speed.c_str(), left.c_str());
+    const std::string line = absl::StrFormat("%s [%s%s] %3.0f%%  %s, %s, %s left", what_, std::string(full, '#'),
+                                             std::string(kWidth - full, '.'), 100 * share, amount, speed, left);
+    std::fprintf(stderr, "\r\033[K%s", line.substr(0, Columns() - 1).c_str());
   } else {
     std::fprintf(stderr, "%s %.0f%%: %s, %s, %s left\n", what_.c_str(), 100 * share, amount.c_str(), speed.c_str(),
                  left.c_str());

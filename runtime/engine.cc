@@ -152,8 +152,8 @@ struct Engine::State {
   }
   void Send(Command command, const std::string& payload) {
     if (comm->size() == 1) return;
-    std::vector<uint8_t> message(1, static_cast<uint8_t>(command));
-    message.insert(message.end(), payload.begin(), payload.end());
+    std::vector<uint8_t> message(1 + payload.size(), static_cast<uint8_t>(command));
+    std::copy(payload.begin(), payload.end(), message.begin() + 1);
     SendMessage(*comm, message);
   }
 };
@@ -263,7 +263,9 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
 // Formats, limits and sizes: everything that is known before memory is taken.
 absl::Status Engine::State::Prepare() {
   if (absl::Status s = Decide(); !s.ok()) return s;
-  formats = WeightFormats{options.weights.value_or(DType::kBF16), options.weights_head.value_or(DType::kBF16)};
+  formats = WeightFormats();
+  formats.matrices = options.weights.value_or(DType::kBF16);
+  formats.vocabulary = options.weights_head.value_or(DType::kBF16);
   if (!options.shape.has_value()) {
     absl::StatusOr<SafetensorsModel> opened = SafetensorsModel::Open(options.model_dir);
     if (absl::Status s = Agree(*comm, opened.status()); !s.ok()) return s;
