@@ -14,6 +14,7 @@ int RunBench(const std::string& verb, BenchFlags& flags, const Launch& launch) {
                               : verb == "prefill"    ? BenchPrefill(flags, launch, *runtime)
                               : verb == "capacity"   ? BenchCapacity(flags, launch, *runtime)
                               : verb == "attention"  ? BenchAttention(flags, *runtime)
+                              : verb == "gradients"  ? BenchGradients(flags, *runtime)
                               : verb == "perplexity" ? BenchPerplexity(flags, launch, *runtime)
                                                      : BenchComm(flags, *runtime);
   return status.ok() ? 0 : Fail(status, launch.rank == 0);
@@ -91,6 +92,13 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
                              "Example:\n  duo bench attention --context 10000,100000 --device cpu");
   AddDeviceFlags(*attention, flags->runtime);
   AddContexts(*attention, *flags);
+
+  CLI::App* gradients = verb("gradients", "The gradients that identifying heads needs, each verified first",
+                             "Example:\n  duo bench gradients --shape smollm2-135m --tokens 4096 --device cpu");
+  AddDeviceFlags(*gradients, flags->runtime);
+  gradients->add_option("--shape", flags->shape, absl::StrCat("The model's sizes: ", ShapeNames()))
+      ->capture_default_str();
+  gradients->add_option("--tokens", flags->tokens, "Of the sequence (default: 32768)")->check(CLI::PositiveNumber);
 
   CLI::App* perplexity = verb(
       "perplexity", "How well a model predicts a text, for a format of weights and KV cache and a kind of attention",

@@ -23,7 +23,7 @@ struct BenchFlags {
   std::string simulate;  // decode: "r/N", this rank's share of N alone
   std::string text;      // perplexity: a file
   int window = 2048;     // perplexity: tokens
-  int64_t tokens = 0;    // perplexity: of the text at most; 0: all
+  int64_t tokens = 0;    // perplexity: of the text at most; 0: all. gradients: of the sequence; 0: 32,768
   bool json = false;
 };
 
@@ -67,6 +67,7 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
 absl::Status BenchCapacity(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime);
+absl::Status BenchGradients(const BenchFlags& flags, Runtime& runtime);
 absl::Status BenchPerplexity(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime);
 

@@ -1,0 +1,41 @@
+// `duo bench gradients`: the ops that carry gradients to the gates in `duo identify`, at a model's shape, each verified
+// against an f64 reference.
+
+#include "absl/strings/str_format.h"
+#include "launcher/bench/bench.h"
+#include "runtime/gradient_bench.h"
+
+namespace duo {
+
+absl::Status BenchGradients(const BenchFlags& flags, Runtime& runtime) {
+  absl::StatusOr<ModelConfig> config = ShapeNamed(flags.shape);
+  if (!config.ok()) return config.status();
+  Device& device = *runtime.device;
+  GradientBench bench;
+  bench.heads = {config->head_dim, config->heads / config->kv_heads, config->kv_heads};
+  bench.hidden = config->hidden;
+  bench.intermediate = config->intermediate;
+  if (flags.tokens > 0) bench.tokens = flags.tokens;
+  if (absl::Status s = CheckBackward(device, bench.heads.head_dim, bench.heads.group); !s.ok()) return s;
+  const Rates rates = RatesOf(device);
+  absl::StatusOr<std::vector<BenchRow>> rows =
+      BenchGradientOps(device, bench, {rates.copy, rates.gemm, rates.attention});
+  if (!rows.ok()) return rows.status();
+  std::vector<Measurement> measured;
+  for (const BenchRow& row : *rows) {
+    if (!row.verified) {
+      return absl::InternalError(
+          absl::StrFormat("%s %s: verification failed, error %.3g", row.what, row.shape, row.error));
+    }
+    Measurement m;
+    m.what = row.what + " " + row.shape;
+    m.seconds = row.seconds;
+    m.floor_seconds = row.floor;
+    m.details = {{"verified_error", row.error}};
+    measured.push_back(m);
+  }
+  PrintRows(flags, runtime, rates, measured, "gradients");
+  return absl::OkStatus();
+}
+
+}  // namespace duo
