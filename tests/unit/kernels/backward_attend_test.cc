@@ -219,5 +219,50 @@ TEST_P(BackwardAttention, CausalAttentionIsThatOfAWindowWithoutEnd) {
   }
 }
 
+// Two chunks' worth of rows and more, so that keys of one are seen from the next.
+TEST(BackwardOnTheCpu, DoesNotDependOnTheNumberOfThreads) {
+  const HeadShape shape{64, 2, 2};
+  const WindowMask mask{64, 256, 0};
+  const int rows = 1100, cols = shape.qkv_cols(), q_cols = shape.q_cols();
+  std::vector<float> grads[3], gates[3], dx[3];
+  const int threads[3] = {1, 2, 5};
+  for (int run = 0; run < 3; ++run) {
+    auto cpu = Device::Cpu(threads[run]);
+    std::mt19937 rng(4);
+    std::vector<float> qkv = Normal(rng, rows * cols), dout = Normal(rng, rows * q_cols), full = dout,
+                       out(rows * q_cols), lse(rows * 4), weights = Normal(rng, cols * 264);
+    const auto of = [&](std::vector<float>& x, int width) { return View(x.data(), DType::kF32, rows, width); };
+    grads[run].resize(rows * cols);
+    gates[run].assign(2, 0.5f);
+    dx[run].resize(rows * 264);
+    Weight weight;
+    weight.dtype = DType::kF32;
+    weight.rows = cols;
+    weight.cols = 264;
+    weight.data = weights.data();
+    Arena scratch = Scratch(*cpu, std::max({AttendWindowScratchBytes(*cpu, rows, shape),
+                                            AttendWindowBackwardScratchBytes(*cpu, rows, shape, mask),
+                                            LinearBackwardScratchBytes(*cpu, rows, weight)}));
+    AttendWindow(*cpu, of(out, q_cols), lse.data(), of(qkv, cols), shape, mask, scratch);
+    AttendWindowBackward(*cpu, of(grads[run], cols), of(dout, q_cols), of(out, q_cols), lse.data(), of(qkv, cols),
+                         shape, mask, scratch);
+    LinearBackward(*cpu, of(dx[run], 264), of(grads[run], cols), weight, scratch);
+    const std::vector<float> a = gates[run];
+    MixHeadsBackward(*cpu, of(dout, q_cols), gates[run].data(), of(dout, q_cols), of(out, q_cols), of(full, q_cols),
+                     a.data(), shape);
+    EXPECT_EQ(grads[run], grads[0]) << threads[run];
+    EXPECT_EQ(dx[run], dx[0]) << threads[run];
+    EXPECT_EQ(gates[run], gates[0]) << threads[run];
+  }
+}
+
+TEST_P(BackwardAttention, RefusesHeadSizesThatItCannotDo) {
+  EXPECT_TRUE(CheckBackward(device(), 64, 3).ok());
+  EXPECT_TRUE(CheckBackward(device(), 128, 8).ok());
+  const absl::Status refused = CheckBackward(device(), cuda() ? 80 : 258, 1);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_NE(refused.message().find(cuda() ? "80" : "258"), std::string::npos) << refused;
+}
+
 }  // namespace
 }  // namespace duo
