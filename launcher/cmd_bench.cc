@@ -11,6 +11,7 @@ int RunBench(const std::string& verb, BenchFlags& flags, const Launch& launch) {
   absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
   if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
   const absl::Status status = verb == "decode"       ? BenchDecode(flags, launch, *runtime)
+                              : verb == "balance"    ? BenchBalance(flags, launch, *runtime)
                               : verb == "prefill"    ? BenchPrefill(flags, launch, *runtime)
                               : verb == "capacity"   ? BenchCapacity(flags, launch, *runtime)
                               : verb == "attention"  ? BenchAttention(flags, *runtime)
@@ -72,6 +73,25 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
   decode->add_option("--steps", flags->steps, "Timed steps")->check(CLI::Range(8, 10000))->capture_default_str();
   decode->add_option("--simulate-rank", flags->simulate, "Time rank r's share of N alone, on this device")
       ->type_name("r/N");
+
+  CLI::App* balance =
+      verb("balance", "The busiest of N ranks in every layer of a decode step, measured on one device, and as modelled",
+           "Example:\n"
+           "  duo bench balance --shape llama-3-8b --pattern DIR --context 1000000 --kv int4 --world 2,4,8");
+  AddModelFlags(*balance, *flags, /*several=*/true);
+  AddContexts(*balance, *flags);
+  balance->add_option("--steps", flags->steps, "Timed steps of each rank")
+      ->check(CLI::Range(8, 10000))
+      ->capture_default_str();
+  balance->add_option("--world", flags->worlds, "Ranks; several: a,b,c")
+      ->delimiter(',')
+      ->check(CLI::Range(2, 4096))
+      ->capture_default_str();
+  balance->remove_option(balance->get_option("--strategy"));
+  balance->add_option("--strategy", flags->strategies, "How heads are placed on ranks; several: a,b")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"auto", "contiguous", "heads", "split"}))
+      ->capture_default_str();
 
   CLI::App* prefill = verb("prefill", "Reading a document of random tokens",
                            "Examples:\n"

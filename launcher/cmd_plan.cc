@@ -16,6 +16,7 @@
 #include "launcher/runtime_flags.h"
 #include "parallel/plan_render.h"
 #include "runtime/config.h"
+#include "runtime/model_shape.h"
 
 namespace duo {
 namespace {
@@ -61,13 +62,7 @@ absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const Launch&
   const absl::StatusOr<ModelConfig> config = ReadConfig(flags);
   if (!config.ok()) return config.status();
   PartitionRequest request;
-  request.shape = {.layers = config->layers,
-                   .hidden = static_cast<int>(config->hidden),
-                   .intermediate = static_cast<int>(config->intermediate),
-                   .heads = config->heads,
-                   .kv_heads = config->kv_heads,
-                   .head_dim = config->head_dim,
-                   .vocab = static_cast<int>(config->vocab)};
+  request.shape = ShapeOf(*config);
 
   const absl::StatusOr<FoundPattern> pattern =
       flags.pattern.empty() ? FindPattern(flags.model, config->layers, config->kv_heads, PatternRoots(launch.program))

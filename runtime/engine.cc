@@ -11,6 +11,7 @@
 #include "kernels/base/splitmix64.h"
 #include "parallel/shard.h"
 #include "runtime/key_bias.h"
+#include "runtime/model_shape.h"
 #include "runtime/quantize.h"
 #include "runtime/rope.h"
 #include "runtime/sampler.h"
@@ -21,16 +22,6 @@ namespace duo {
 namespace {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-ModelShape ShapeOf(const ModelConfig& config) {
-  return {config.layers,
-          static_cast<int>(config.hidden),
-          static_cast<int>(config.intermediate),
-          config.heads,
-          config.kv_heads,
-          config.head_dim,
-          static_cast<int>(config.vocab)};
-}
 
 absl::StatusOr<HeadPlan> ChooseHeads(const EngineOptions& options, const ModelConfig& config) {
   HeadPlan plan = FullPlan(config.layers, config.kv_heads);

@@ -120,6 +120,10 @@ absl::StatusOr<ModelConfig> ShapeNamed(const std::string& name) {
   return absl::InvalidArgumentError(absl::StrCat("--shape ", name, " is not known; there are ", ShapeNames()));
 }
 
+absl::StatusOr<ModelConfig> BenchModel(const BenchFlags& flags) {
+  return flags.runtime.model.empty() ? ShapeNamed(flags.shape) : LoadConfig(flags.runtime.model);
+}
+
 absl::StatusOr<EngineOptions> BenchEngine(const BenchFlags& flags, const Launch& launch, const std::string& attention,
                                           int64_t session_tokens) {
   RuntimeFlags runtime = flags.runtime;
@@ -200,6 +204,10 @@ void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rat
     for (const auto& [key, value] : row.details.items()) {
       if (value.is_number_float()) std::printf("  %s %.4g", key.c_str(), value.get<double>());
       if (value.is_string()) std::printf("  %s %s", key.c_str(), value.get<std::string>().c_str());
+      if (value.is_array()) {
+        std::printf("  %s", key.c_str());
+        for (const auto& number : value) std::printf(" %.4g", number.get<double>());
+      }
     }
     std::printf("\n");
   }

@@ -21,9 +21,12 @@ struct BenchFlags {
   int steps = 32;        // decode: timed steps
   bool sample = false;   // prefill: chunks at five histories, integrated
   std::string simulate;  // decode: "r/N", this rank's share of N alone
-  std::string text;      // perplexity: a file
-  int window = 2048;     // perplexity: tokens
-  int64_t tokens = 0;    // perplexity: of the text at most; 0: all. gradients: of the sequence; 0: 32,768
+  // balance: numbers of ranks and placements
+  std::vector<int> worlds = {2, 4, 8};
+  std::vector<std::string> strategies = {"contiguous", "split"};
+  std::string text;    // perplexity: a file
+  int window = 2048;   // perplexity: tokens
+  int64_t tokens = 0;  // perplexity: of the text at most; 0: all. gradients: of the sequence; 0: 32,768
   bool json = false;
 };
 
@@ -39,6 +42,9 @@ Rates RatesOf(Device& device);
 // The models of the paper and others, by name; refused with the list of names.
 absl::StatusOr<ModelConfig> ShapeNamed(const std::string& name);
 std::string ShapeNames();
+
+// The model that --shape or --model names.
+absl::StatusOr<ModelConfig> BenchModel(const BenchFlags& flags);
 
 // Engine options for one attention mode ("duo" or "full") at a context; with a shape, duo's heads come from --pattern
 // or, without one, are spread evenly by the tie rule at --sparsity.
@@ -64,6 +70,7 @@ void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rat
 double Median(std::vector<double> values);
 
 absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
+absl::Status BenchBalance(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchCapacity(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime);

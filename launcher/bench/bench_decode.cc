@@ -1,41 +1,24 @@
-// `duo bench decode`: the time of one decode step with the cache filled to a length by random codes.
+// `duo bench decode`: the time of one decode step with the cache filled to a length by random codes; of several ranks
+// also how long each was busy with its own share and how long it waited.
 
-#include <chrono>
+#include <algorithm>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "launcher/bench/bench.h"
-#include "launcher/bench/simulated_rank.h"
-#include "launcher/progress.h"
+#include "launcher/bench/rank_share.h"
 
 namespace duo {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, const std::string& attention,
-                                      int64_t context, const Rates& rates, int world) {
-  constexpr int kWarm = 4;
+                                      int64_t context, const Rates& rates, int world, Device& device,
+                                      int64_t free_before) {
   absl::StatusOr<double> error = VerifyEngine(engine);
   if (!error.ok()) return error.status();
-  absl::StatusOr<SessionId> session = engine.CreateFilledSession(context, context + flags.steps + kWarm + 2);
-  if (!session.ok()) return session.status();
-  GenerateParams params;
-  params.max_new_tokens = flags.steps + kWarm;
-  params.keep = true;
-  RequestResult result;
-  RequestEvents events;
-  events.on_done = [&](const RequestResult& done) { result = done; };
-  absl::StatusOr<RequestId> ask = engine.Ask(*session, {1}, params, events);
-  if (!ask.ok()) return ask.status();
-  std::vector<double> seconds;
-  while (true) {
-    const auto start = Clock::now();
-    if (!engine.Step()) break;
-    seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
-  }
-  if (!result.status.ok()) return result.status;
-  seconds.erase(seconds.begin(), seconds.begin() + std::min<size_t>(kWarm, seconds.size()));
+  absl::StatusOr<std::vector<double>> timed = TimeDecodeSteps(flags, engine, context, [] {});
+  if (!timed.ok()) return timed.status();
+  const std::vector<double>& seconds = *timed;
   Measurement row;
   row.what = absl::StrCat("decode ", attention, " kv ", Name(engine.kv_format()));
   row.context = context;
@@ -47,6 +30,7 @@ absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, c
                  {"weights_gb", weights / 1e9},
                  {"kv_gb", kv / 1e9},
                  {"plan_gib", static_cast<double>(engine.memory_plan().total()) / 0x1p30},
+                 {"driver_gib", static_cast<double>(free_before - device.FreeMemory()) / 0x1p30},
                  {"retrieval_heads", engine.heads().retrieval_heads()},
                  {"streaming_heads", engine.heads().streaming_heads()},
                  {"fastest_seconds", *std::min_element(seconds.begin(), seconds.end())},
@@ -57,14 +41,17 @@ absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, c
 }  // namespace
 
 absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime& runtime) {
-  const Rates rates = RatesOf(*runtime.device);
+  Device& device = *runtime.device;
+  const Rates rates = RatesOf(device);
   std::vector<Measurement> rows;
   int rank = 0, world = runtime.comm->size();
+  const absl::StatusOr<ModelConfig> config = BenchModel(flags);
+  if (!config.ok()) return config.status();
   if (!flags.simulate.empty()) {
     if (std::sscanf(flags.simulate.c_str(), "%d/%d", &rank, &world) != 2 || rank < 0 || world < 1 || rank >= world) {
       return absl::InvalidArgumentError("--simulate-rank wants r/N with 0 <= r < N, for example 0/4");
     }
-    runtime.comm = std::make_unique<SimulatedRank>(world);
+    runtime.comm = std::make_unique<SimulatedRank>(world, config->layers, device);
   }
   for (int64_t context : flags.contexts) {
     for (const std::string& attention : flags.attentions) {
@@ -72,15 +59,25 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
       if (!options.ok()) return options.status();
       options->act_as_rank = rank;
       if (options->chunk == 0) options->chunk = 512;
+      const int64_t free_before = device.FreeMemory();
       absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, *options, runtime);
       if (!engine.ok()) return engine.status();
-      if (!runtime.leader()) {
+      absl::StatusOr<Measurement> row = Measurement();
+      if (runtime.leader()) {
+        row = DecodeRow(flags, **engine, attention, context, rates, world, device, free_before);
+      } else {
         (*engine)->Follow();
-        continue;
       }
-      absl::StatusOr<Measurement> row = DecodeRow(flags, **engine, attention, context, rates, world);
-      if (!row.ok()) return row.status();
-      if (!flags.simulate.empty()) absl::StrAppend(&row->what, " rank ", flags.simulate);
+      engine->reset();  // ends the followers' loop, and makes room
+      if (absl::Status s = Agree(*runtime.comm, row.status()); !s.ok()) return s;
+      if (!flags.simulate.empty()) {
+        absl::StrAppend(&row->what, " rank ", flags.simulate);
+      } else if (world > 1) {
+        const absl::StatusOr<DecodeShare> share =
+            TimeDecodeShare(flags, *options, *config, device, context, runtime.comm->rank(), world);
+        const absl::StatusOr<double> alone = share.ok() ? absl::StatusOr<double>(share->step_seconds) : share.status();
+        if (absl::Status s = AddRankTimes(*runtime.comm, alone, &*row); !s.ok()) return s;
+      }
       rows.push_back(*row);
     }
   }

@@ -1,12 +1,13 @@
 // `duo bench prefill`: reading a document of random tokens, whole, or sampled: the time of a chunk is affine in the
-// history before it, so chunks timed at five histories on a filled cache, integrated, give the whole.
+// history before it, so chunks timed at five histories on a filled cache, integrated, give the whole. Of several ranks
+// also how long each was busy with its own share and how long it waited.
 
 #include <chrono>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/machine_rates.h"
-#include "launcher/bench/bench.h"
+#include "launcher/bench/rank_share.h"
 #include "launcher/progress.h"
 
 namespace duo {
@@ -21,8 +22,8 @@ std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab) {
 }
 
 // Seconds of appending `tokens` tokens to a session.
-absl::StatusOr<double> TimeAppend(Engine& engine, SessionId session, int64_t tokens, const char* label) {
-  Progress progress(label, "tokens", false);
+absl::StatusOr<double> TimeAppend(Engine& engine, SessionId session, int64_t tokens, bool quiet) {
+  Progress progress("prefill", "tokens", quiet);
   absl::Status status;
   RequestEvents events;
   events.on_progress = [&](int64_t done, int64_t total) { progress.Update(done, total); };
@@ -36,14 +37,15 @@ absl::StatusOr<double> TimeAppend(Engine& engine, SessionId session, int64_t tok
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-absl::StatusOr<double> Whole(Engine& engine, int64_t context) {
+absl::StatusOr<double> Whole(Engine& engine, int64_t context, bool quiet) {
   if (absl::Status s = engine.WarmUp(); !s.ok()) return s;
   absl::StatusOr<SessionId> session = engine.CreateSession(context);
   if (!session.ok()) return session.status();
-  return TimeAppend(engine, *session, context, "prefill");
+  return TimeAppend(engine, *session, context, quiet);
 }
 
-absl::StatusOr<double> Sampled(Engine& engine, int64_t context, int chunk, nlohmann::ordered_json* details) {
+absl::StatusOr<double> Sampled(Engine& engine, int64_t context, int chunk, bool quiet,
+                               nlohmann::ordered_json* details) {
   constexpr int kPoints = 5;
   std::vector<double> seconds;
   if (absl::Status s = engine.WarmUp(); !s.ok()) return s;
@@ -53,7 +55,7 @@ absl::StatusOr<double> Sampled(Engine& engine, int64_t context, int chunk, nlohm
     absl::StatusOr<SessionId> session =
         history == 0 ? engine.CreateSession(chunk) : engine.CreateFilledSession(history, history + chunk);
     if (!session.ok()) return session.status();
-    absl::StatusOr<double> time = TimeAppend(engine, *session, chunk, "prefill");
+    absl::StatusOr<double> time = TimeAppend(engine, *session, chunk, quiet);
     if (!time.ok()) return time;
     if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
     seconds.push_back(*time);
@@ -78,47 +80,72 @@ void AddCpuRates(Device& device, const ModelConfig& config, int chunk, nlohmann:
   (*details)["attention_share_of_fma"] = attention / MeasureFmaRate(device);
 }
 
+absl::StatusOr<Measurement> PrefillRow(const BenchFlags& flags, Engine& engine, const std::string& attention,
+                                       int64_t context, int chunk, const Rates& rates, int world) {
+  Measurement row;
+  row.what = absl::StrCat("prefill ", attention, " kv ", Name(engine.kv_format()), flags.sample ? " sampled" : "");
+  row.context = context;
+  absl::StatusOr<double> error = VerifyEngine(engine);
+  if (!error.ok()) return error.status();
+  row.details = {{"verified_error", *error}, {"chunk", chunk}};
+  absl::StatusOr<double> seconds =
+      flags.sample ? Sampled(engine, context, chunk, false, &row.details) : Whole(engine, context, false);
+  if (!seconds.ok()) return seconds.status();
+  row.seconds = *seconds;
+  const ModelConfig& c = engine.config();
+  const double d = c.head_dim, n = static_cast<double>(context);
+  const double parameters = c.layers * (c.hidden * d * 2.0 * (c.heads + c.kv_heads) + 3.0 * c.hidden * c.intermediate);
+  const double retrieval = static_cast<double>(engine.heads().retrieval_heads()) / (c.layers * c.kv_heads);
+  row.floor_seconds =
+      (2 * parameters * n / rates.gemm + 2.0 * c.layers * c.heads * d * n * n * retrieval / rates.attention) / world;
+  row.details["tokens_per_second"] = n / *seconds;
+  row.details["plan_gib"] = static_cast<double>(engine.memory_plan().total()) / 0x1p30;
+  return row;
+}
+
+// This rank's share of the same, alone.
+absl::StatusOr<double> ShareSeconds(const BenchFlags& flags, EngineOptions options, const ModelConfig& config,
+                                    Device& device, int64_t context, int rank, int world) {
+  options.act_as_rank = rank;
+  SimulatedRank alone(world, config.layers, device);
+  absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(options, device, alone);
+  if (!engine.ok()) return engine.status();
+  nlohmann::ordered_json unused;
+  return flags.sample ? Sampled(**engine, context, options.chunk, true, &unused) : Whole(**engine, context, true);
+}
+
 }  // namespace
 
 absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime& runtime) {
-  const Rates rates = RatesOf(*runtime.device);
+  Device& device = *runtime.device;
+  const Rates rates = RatesOf(device);
   const int world = runtime.comm->size();
+  const absl::StatusOr<ModelConfig> config = BenchModel(flags);
+  if (!config.ok()) return config.status();
   std::vector<Measurement> rows;
   for (int64_t context : flags.contexts) {
     for (const std::string& attention : flags.attentions) {
       absl::StatusOr<EngineOptions> options = BenchEngine(flags, launch, attention, context + 1024);
       if (!options.ok()) return options.status();
-      if (options->chunk == 0) options->chunk = runtime.device->is_cuda() ? 32768 : 1024;
+      if (options->chunk == 0) options->chunk = device.is_cuda() ? 32768 : 1024;
       options->chunk = static_cast<int>(std::min<int64_t>(options->chunk, context));
       absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, *options, runtime);
       if (!engine.ok()) return engine.status();
-      if (!runtime.leader()) {
+      absl::StatusOr<Measurement> row = Measurement();
+      if (runtime.leader()) {
+        row = PrefillRow(flags, **engine, attention, context, options->chunk, rates, world);
+      } else {
         (*engine)->Follow();
-        continue;
       }
-      Measurement row;
-      row.what =
-          absl::StrCat("prefill ", attention, " kv ", Name((*engine)->kv_format()), flags.sample ? " sampled" : "");
-      row.context = context;
-      absl::StatusOr<double> error = VerifyEngine(**engine);
-      if (!error.ok()) return error.status();
-      row.details = {{"verified_error", *error}, {"chunk", options->chunk}};
-      absl::StatusOr<double> seconds =
-          flags.sample ? Sampled(**engine, context, options->chunk, &row.details) : Whole(**engine, context);
-      if (!seconds.ok()) return seconds.status();
-      row.seconds = *seconds;
-      const ModelConfig& c = (*engine)->config();
-      const double d = c.head_dim, n = static_cast<double>(context);
-      const double parameters =
-          c.layers * (c.hidden * d * 2.0 * (c.heads + c.kv_heads) + 3.0 * c.hidden * c.intermediate);
-      const double retrieval = static_cast<double>((*engine)->heads().retrieval_heads()) / (c.layers * c.kv_heads);
-      row.floor_seconds =
-          (2 * parameters * n / rates.gemm + 2.0 * c.layers * c.heads * d * n * n * retrieval / rates.attention) /
-          world;
-      row.details["tokens_per_second"] = n / *seconds;
-      row.details["plan_gib"] = static_cast<double>((*engine)->memory_plan().total()) / 0x1p30;
-      if (!runtime.device->is_cuda()) AddCpuRates(*runtime.device, c, options->chunk, &row.details);
-      rows.push_back(row);
+      engine->reset();  // ends the followers' loop, and makes room
+      if (absl::Status s = Agree(*runtime.comm, row.status()); !s.ok()) return s;
+      if (world > 1) {
+        const absl::StatusOr<double> alone =
+            ShareSeconds(flags, *options, *config, device, context, runtime.comm->rank(), world);
+        if (absl::Status s = AddRankTimes(*runtime.comm, alone, &*row); !s.ok()) return s;
+      }
+      if (!device.is_cuda()) AddCpuRates(device, *config, options->chunk, &row->details);
+      rows.push_back(*row);
     }
   }
   if (runtime.leader()) PrintRows(flags, runtime, rates, rows, "prefill");

@@ -1,37 +1,45 @@
-// SimulatedRank: the communicator of one rank of a world whose other ranks are not there. Collectives give back what
-// this rank put in and cost nothing, so that one rank's share of the work can be timed alone. Results are not those of
-// the model; only times mean anything.
+// SimulatedRank: the communicator of one rank of a world whose other ranks are not there, so that one rank's share of
+// the work can be timed alone. Sums give back what this rank put in; of split heads this rank's piece alone counts, as
+// the others' lse read very low. So results are this share's and not the model's; only times mean anything.
+//
+// Every all-reduce but the first ends half a layer, so they are where the device's clock is read: LayerTimes. The ends
+// cost about what a small message costs, a launch; no time passes in them for the other ranks.
+// One thread. The device must outlive it.
 #pragma once
 
-#include <cstring>
+#include <vector>
 
-#include "kernels/base/check.h"
+#include "kernels/base/buffer.h"
 #include "parallel/communicator.h"
 
 namespace duo {
 
+struct LayerTime {
+  double attention = 0, feed_forward = 0;  // seconds
+};
+
 class SimulatedRank : public Communicator {
  public:
-  explicit SimulatedRank(int world) : world_(world) {}
-  int rank() const override { return 0; }  // Engine's act_as_rank says whose heads these are
+  // layers: of the model that will run.
+  SimulatedRank(int world, int layers, Device& device);
+
+  int rank() const override { return 0; }  // EngineOptions::act_as_rank says whose heads these are
   int size() const override { return world_; }
-  void AllReduceSum(View, Device&) override {}
-  void AllGather(void* out, const void* in, size_t bytes, Device& device) override {
-    for (int r = 0; r < world_; ++r) {
-      char* place = static_cast<char*>(out) + r * bytes;
-      if (place != in) device.Copy(place, in, bytes);
-    }
-  }
+  void AllReduceSum(View, Device& device) override;
+  void AllGather(void* out, const void* in, size_t bytes, Device& device) override;
   bool capturable() const override { return true; }
   void Broadcast(void*, size_t, int, const Wait&) override {}
-  void AllGatherHost(void* out, const void* in, size_t bytes) override {
-    for (int r = 0; r < world_; ++r) std::memcpy(static_cast<char*>(out) + r * bytes, in, bytes);
-  }
+  void AllGatherHost(void* out, const void* in, size_t bytes) override;
   void Barrier(const Wait&) override {}
-  [[noreturn]] void Abort(std::string_view message) override { CheckFailed(__FILE__, __LINE__, std::string(message)); }
+  [[noreturn]] void Abort(std::string_view message) override;
+
+  // Of the step before, which must have ended. With one rank there is no all-reduce: zeros.
+  std::vector<LayerTime> LayerTimes(Device& device) const;
 
  private:
   int world_;
+  Buffer stamps_;     // device int64 [1 + 2 layers]: nanoseconds at the embedding's sum, then at each half layer's end
+  int64_t next_ = 0;  // of stamps
 };
 
 }  // namespace duo

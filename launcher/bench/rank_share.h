@@ -1,0 +1,34 @@
+// What one rank's share of a step takes when nobody has to be waited for: its work is timed alone, on a SimulatedRank.
+// Shared by the verbs of `duo bench` that run under mpirun (busy and wait of each rank) or model several ranks on one
+// device. One thread.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "launcher/bench/bench.h"
+#include "launcher/bench/simulated_rank.h"
+
+namespace duo {
+
+struct DecodeShare {
+  double step_seconds = 0;        // median
+  std::vector<LayerTime> layers;  // medians
+  HeadPlan heads;                 // of the model
+  KvFormat kv = KvFormat::kBF16;
+};
+
+// Seconds of each of `flags.steps` decode steps behind `context` random tokens; `after` runs after each.
+absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Engine& engine, int64_t context,
+                                                    const std::function<void()>& after);
+
+// Share `rank` of `world`, on this process's device, whatever its own rank is.
+absl::StatusOr<DecodeShare> TimeDecodeShare(const BenchFlags& flags, EngineOptions options, const ModelConfig& config,
+                                            Device& device, int64_t context, int rank, int world);
+
+// Gathers what each rank's share took alone, `alone`, beside what the step took in all, and adds to the row:
+// rank_busy_seconds, rank_wait_seconds (messages and waiting for others) and busy_balance (busiest over mean).
+// Collective; row is used on rank 0.
+absl::Status AddRankTimes(Communicator& comm, const absl::StatusOr<double>& alone, Measurement* row);
+
+}  // namespace duo

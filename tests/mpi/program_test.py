@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""What users meet when `mpirun duo` ends otherwise than it should: a rank is killed, somebody presses Ctrl-C.
+
+    program_test.py --duo build/duo --mpirun mpirun CASE
+
+CASE: generate-prefill, generate-decode, serve-idle, serve-prefill, serve-decode: rank 2 of 3 is killed with -9 at that
+moment. Everything must be gone within 30 s, with an exit code other than 0 and exactly one line "error: ", which names
+the rank. serve-idle also measures that a rank at rest takes at most 2 % of a core. generate-term, generate-int: mpirun is
+told to stop, all ranks go, nothing hangs. hosts: the main job on two hosts of two ranks, over TCP, finds its fact
+(exit code 77, skipped, where network namespaces cannot be made). Standard library only.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+MODEL = os.path.join(ROOT, "launcher", "demo", "needle-6m")
+sys.path.insert(0, os.path.join(ROOT, "launcher", "demo"))
+from needle_document import build, read_text  # noqa: E402
+
+RANKS, VICTIM, LIMIT = 3, 2, 30  # LIMIT: seconds
+
+
+class Job:
+    """A command under mpirun, its output read line by line."""
+
+    def __init__(self, args, words):
+        command = [args.mpirun, "-n", str(RANKS), "--oversubscribe", "--allow-run-as-root", args.duo, *words, "--model",
+                   MODEL, "--device", "cpu", "--threads", "1"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        self.lines, self.written, self.readers = [], threading.Event(), []
+        for stream, act in ((self.process.stderr, self._line), (self.process.stdout, self._text)):
+            self.readers.append(threading.Thread(target=act, args=(stream,), daemon=True))
+            self.readers[-1].start()
+
+    def _line(self, stream):
+        for line in stream:
+            self.lines.append(line.decode(errors="replace").rstrip())
+
+    def _text(self, stream):
+        while stream.read(1):
+            self.written.set()
+
+    def wait_for_line(self, text, seconds=120):
+        deadline = time.time() + seconds
+        while not any(text in line for line in self.lines):
+            assert time.time() < deadline and self.process.poll() is None, f"no '{text}' came:\n" + "\n".join(self.lines)
+            time.sleep(0.02)
+        return next(line for line in self.lines if text in line)
+
+    def ranks(self):
+        """Process ids by rank."""
+        found = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                    parent = int(file.read().rsplit(")", 1)[1].split()[1])
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    variables = file.read().split(b"\0")
+            except OSError:
+                continue
+            for variable in variables:
+                if parent == self.process.pid and variable.startswith(b"OMPI_COMM_WORLD_RANK="):
+                    found[int(variable.split(b"=")[1])] = int(pid)
+        assert sorted(found) == list(range(RANKS)), found
+        return found
+
+    def end(self, pids, since):
+        """Waits for the end of all; the seconds it took."""
+        while self.process.poll() is None or any(alive(pid) for pid in pids.values()):
+            if time.time() - since > LIMIT:
+                left = [rank for rank, pid in pids.items() if alive(pid)]
+                os.killpg(self.process.pid, signal.SIGKILL)
+                raise AssertionError(f"after {LIMIT} s ranks {left} are still there:\n" + "\n".join(self.lines))
+            time.sleep(0.02)
+        for reader in self.readers:
+            reader.join(5)
+        return time.time() - since
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def kill_a_rank(job):
+    pids = job.ranks()
+    since = time.time()
+    os.kill(pids[VICTIM], signal.SIGKILL)
+    seconds = job.end(pids, since)
+    errors = [line for line in job.lines if line.startswith("error: ")]
+    print(f"all gone after {seconds:.2f} s, exit code {job.process.returncode}: {errors}")
+    assert job.process.returncode != 0
+    assert len(errors) == 1 and f"rank {VICTIM} " in errors[0], job.lines
+
+
+def stop(job, number):
+    """By mpirun, which ends its ranks itself."""
+    pids = job.ranks()
+    since = time.time()
+    job.process.send_signal(number)
+    seconds = job.end(pids, since)
+    errors = [line for line in job.lines if line.startswith("error: ")]
+    print(f"all gone after {seconds:.2f} s, exit code {job.process.returncode}: {errors}")
+    assert job.process.returncode != 0
+    assert len(errors) <= 1, job.lines
+
+
+def generate(args, folder, moment):
+    if moment == "decode":
+        job = Job(args, ["generate", "--prompt", "The licence says that", "--max-new-tokens", "200000"])
+        assert job.written.wait(120), job.lines
+    else:
+        document = os.path.join(folder, "document.txt")
+        with open(document, "w", encoding="utf-8") as file:
+            file.write(build(read_text([os.path.join(ROOT, "LICENSE")]), 1_000_000, 1, 1)["document"])
+        job = Job(args, ["generate", "--attention", "full", "--prompt-file", document])
+        job.wait_for_line("reading")
+    return job
+
+
+def serve(args, folder, moment):
+    job = Job(args, ["serve", "--listen", "127.0.0.1:0", "--log", "json"])
+    port = job.wait_for_line('"listening"').split('"port":')[1].split(",")[0].strip(' "}')
+
+    def client(*words):
+        return [args.duo, "client", *words, "--server", f"127.0.0.1:{port}"]
+
+    if moment == "idle":
+        pids = job.ranks()
+        time.sleep(2)  # past the moments of hot waiting
+        before, start = {rank: cpu_seconds(pid) for rank, pid in pids.items()}, time.time()
+        time.sleep(6)
+        for rank, pid in pids.items():
+            share = (cpu_seconds(pid) - before[rank]) / (time.time() - start)
+            print(f"rank {rank}: {100 * share:.2f} % of a core while idle")
+            assert share <= 0.02
+        return job
+    subprocess.run(client("create", "book", "--max-tokens", "400000"), check=True)
+    text = "The licence says that "
+    if moment == "prefill":
+        text = build(read_text([os.path.join(ROOT, "LICENSE")]), 1_000_000, 1, 1)["document"]
+    path = os.path.join(folder, "text.txt")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    append = subprocess.Popen(client("append", "book", "--file", path, "--timeout", "0"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if moment == "prefill":
+        time.sleep(3)
+        assert append.poll() is None, "the document was read too fast for this test"
+        return job
+    assert append.wait() == 0
+    ask = subprocess.Popen(client("ask", "book", "Note:", "--max-new-tokens", "4000", "--timeout", "0"), stdout=subprocess.PIPE,
+                           stderr=subprocess.DEVNULL)
+    assert ask.stdout.read(1), job.lines  # the first token is there
+    return job
+
+
+def hosts(args, folder):
+    made = build(read_text([os.path.join(ROOT, "LICENSE")]), 7000, 1, 3)
+    document = os.path.join(folder, "document.txt")
+    with open(document, "w", encoding="utf-8") as file:
+        file.write(made["document"])
+    done = subprocess.run(
+        [os.path.join(ROOT, "tests", "mpi", "hosts.sh"), "2", "2", args.duo, "generate", "--model", MODEL, "--prompt-file",
+         document, "--ask", made["questions"][0]["ask"], "--stop", "\n", "--max-new-tokens", "12", "--sparsity", "0.75",
+         "--strategy", "split", "--device", "cpu", "--threads", "1", "--json"], stdout=subprocess.PIPE, check=False)
+    if done.returncode == 77:
+        sys.exit(77)
+    out = json.loads(done.stdout)
+    print(f"{out['world']} ranks on 2 hosts: {out['text']}")
+    assert done.returncode == 0 and out["world"] == 4
+    assert out["answers"][0]["text"].rstrip(".") == made["questions"][0]["answer"], out
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--duo", required=True)
+    parser.add_argument("--mpirun", default="mpirun")
+    parser.add_argument("case")
+    args = parser.parse_args()
+    command, _, moment = args.case.partition("-")
+    with tempfile.TemporaryDirectory() as folder:
+        if command == "hosts":
+            hosts(args, folder)
+        elif moment in ("term", "int"):
+            stop(generate(args, folder, "prefill"), signal.SIGTERM if moment == "term" else signal.SIGINT)
+        else:
+            kill_a_rank({"generate": generate, "serve": serve}[command](args, folder, moment))
+
+
+if __name__ == "__main__":
+    main()
