@@ -7,13 +7,14 @@ namespace {
 
 // A matrix of `elements` weights times one token: reading it, or 2 FLOP an element.
 double GemmSeconds(const CostModel& model, double elements) {
-  return std::max(elements * model.weight_bits / 8 / model.rates.copy, 2 * elements / model.rates.gemm);
+  return std::max(elements * model.weight_bits / 8 / model.rates.weights, 2 * elements / model.rates.gemm);
 }
 
 // One token's queries of a KV head's group against `tokens` keys and values.
 double ScanSeconds(const CostModel& model, double tokens, double token_bytes) {
+  const bool codes = token_bytes < 4.0 * model.shape.head_dim;  // K and V in 16 bits take 4 bytes a dimension
   const double flop = 4.0 * model.shape.group() * model.shape.head_dim * tokens;
-  return std::max(tokens * token_bytes / model.rates.copy, flop / model.rates.attention);
+  return std::max(tokens * token_bytes / (codes ? model.rates.kv_codes : model.rates.kv), flop / model.rates.attention);
 }
 
 double ProjectionSeconds(const CostModel& model, int kv_heads) {  // q, o: group rows of d each; k, v: one each
@@ -21,27 +22,17 @@ double ProjectionSeconds(const CostModel& model, int kv_heads) {  // q, o: group
   return GemmSeconds(model, (2.0 * shape.group() + 2.0) * shape.head_dim * shape.hidden * kv_heads);
 }
 
-double UnsplitSeconds(const CostModel& model, const HeadLoad& load) {
-  // Rings hold f32 where the KV cache does, else bf16.
-  const double full = 8.0 * model.shape.head_dim;
-  const double ring_bytes = model.kv_token_bytes >= full ? full : full / 2;
-  return ScanSeconds(model, load.whole * model.context, model.kv_token_bytes) +
-         ScanSeconds(model, static_cast<double>(load.streaming) * model.ring_tokens, ring_bytes);
-}
-
-double SplitSeconds(const CostModel& model, const HeadLoad& load) {
-  return ScanSeconds(model, load.split * model.context, model.kv_token_bytes);
-}
-
 }  // namespace
 
 double AttentionSeconds(const CostModel& model, const HeadLoad& load) {
-  return ProjectionSeconds(model, load.kv_heads) + SplitSeconds(model, load) + UnsplitSeconds(model, load);
-}
-
-double AttentionSecondsWithExchange(const CostModel& model, const HeadLoad& load) {
-  return ProjectionSeconds(model, load.kv_heads) + SplitSeconds(model, load) +
-         std::max(UnsplitSeconds(model, load), model.rates.message_seconds);
+  // Rings hold f32 where the KV cache does, else bf16.
+  const double full = 8.0 * model.shape.head_dim;
+  const double ring_bytes = model.kv_token_bytes >= full ? full : full / 2;
+  const int launches = load.pieces == 0 ? 0 : load.pieces + (load.whole > 0);
+  return ProjectionSeconds(model, load.kv_heads) +
+         ScanSeconds(model, (load.split + load.whole) * model.context, model.kv_token_bytes) +
+         ScanSeconds(model, static_cast<double>(load.streaming) * model.ring_tokens, ring_bytes) +
+         launches * model.rates.split_seconds;
 }
 
 double FeedForwardSeconds(const CostModel& model, int64_t columns) {
@@ -51,6 +42,8 @@ double FeedForwardSeconds(const CostModel& model, int64_t columns) {
 double VocabularySeconds(const CostModel& model, int64_t rows) {
   return GemmSeconds(model, static_cast<double>(model.shape.hidden) * rows);
 }
+
+double FixedSeconds(const CostModel& model) { return model.rates.attention_seconds + model.rates.feed_forward_seconds; }
 
 double AllReduceSeconds(const CostModel& model, int world) {
   if (world == 1) return 0;

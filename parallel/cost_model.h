@@ -1,14 +1,17 @@
 // The planner's cost model: how long one decode step of one token takes, as modelled from bytes and FLOP of weights,
-// retrieval and streaming heads, and from message latency. It exists to choose between placements, so what all of them
-// share (norms, sampling, launches) is left out.
+// retrieval and streaming heads, from what a launch costs, and from message latency. It exists to choose between
+// placements; of what all of them share it has the layers' fixed part, but not embedding, sampling and the host.
 //
-// A layer costs what its busiest rank costs, because every layer ends in an all-reduce:
-//     layer = max over ranks (projections + split attention + max(whole + streaming attention, lse exchange) + output)
-//           + all-reduce + max over ranks (feed-forward) + all-reduce
-// and each term is max(bytes / copy rate, FLOP / its FLOP rate).
-// Rates default to one H100 80GB, measured (README, "Performance"): copy 3.03 TB/s, bf16 GEMM 768 TFLOP/s, causal
-// attention 640 TFLOP/s, 6.5 us for a small all-reduce of two GPUs inside a CUDA graph, 227 GB/s at 16 MB.
-// Pure functions of plain values; thread-safe.
+// A layer costs what its busiest rank costs, because each half of it ends in an all-reduce:
+//     layer = max over ranks (projections + pieces of split heads + whole heads + streaming heads) + lse exchange
+//           + all-reduce + max over ranks (feed-forward) + all-reduce + what is fixed
+// and each term is max(bytes / rate, FLOP / its FLOP rate).
+//
+// The rates are those of one H100 80GB. copy, gemm and attention are the floors' (README, "Performance"); the others
+// are fitted to what every rank of 2, 4 and 8 took for its share of Llama-3-8B at a million tokens, layer by layer,
+// with int4 and bf16 KV (`duo bench balance`, tests/bench/results/h100_balance.json), which the model then meets within
+// 6 %. Messages are those of two GPUs over NVLink: 6.5 us for a small one inside a CUDA graph, 227 GB/s at 16 MB. Pure
+// functions of plain values; thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -28,9 +31,14 @@ struct ModelShape {
 };
 
 struct MachineRates {
-  double copy = 3.03e12;            // bytes/s of device memory
-  double gemm = 768e12;             // FLOP/s
-  double attention = 640e12;        // FLOP/s
+  double weights = 2.8e12;             // bytes/s of a matrix times one token
+  double kv = 3.15e12;                 // bytes/s of attention over f32 or bf16 keys and values
+  double kv_codes = 2.7e12;            // bytes/s of attention over fp8, int8 and int4 ones
+  double gemm = 768e12;                // FLOP/s
+  double attention = 640e12;           // FLOP/s
+  double attention_seconds = 26e-6;    // of a layer's first half, whatever it holds: norm, RoPE, stores, launches
+  double feed_forward_seconds = 9e-6;  // of its second half
+  double split_seconds = 11e-6;  // of each attention launch where heads are split: one a piece, one for all whole heads
   double message_seconds = 6.5e-6;  // one small collective; does not grow with the ranks in this model
   double link = 227e9;              // bytes/s of an all-reduce
 };
@@ -47,19 +55,20 @@ struct CostModel {
 // What one rank holds of one layer. Loads are in retrieval heads: a piece of a split head counts its share.
 struct HeadLoad {
   int kv_heads = 0;  // all it computes q, k and v for: whole, streaming, and one for each piece
-  double split = 0;
+  int pieces = 0;    // of split heads
+  double split = 0;  // their load
   double whole = 0;
   int streaming = 0;
 };
 
-// Seconds of one rank's own work in one layer's attention block, messages left out.
+// Seconds of one rank's own work in the first half of a layer, but for what is fixed and for messages.
 double AttentionSeconds(const CostModel& model, const HeadLoad& load);
-// As above, with the lse exchange of the layer's split heads, as far as other attention does not hide it.
-double AttentionSecondsWithExchange(const CostModel& model, const HeadLoad& load);
-// Seconds of a rank that holds `columns` of the feed-forward layer.
+// Seconds of a rank that holds `columns` of the feed-forward layer, but for what is fixed.
 double FeedForwardSeconds(const CostModel& model, int64_t columns);
 // Seconds of a rank that holds `rows` of the vocabulary.
 double VocabularySeconds(const CostModel& model, int64_t rows);
+// Seconds of a layer that no placement changes.
+double FixedSeconds(const CostModel& model);
 // Seconds to add up one token's hidden state over `world` ranks; 0 for one rank.
 double AllReduceSeconds(const CostModel& model, int world);
 

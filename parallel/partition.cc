@@ -287,6 +287,7 @@ double RetrievalLoad(const RankHeads& heads) {
 HeadLoad LoadOf(const RankHeads& heads) {
   HeadLoad load;
   load.kv_heads = static_cast<int>(heads.whole.size() + heads.split.size() + heads.streaming.size());
+  load.pieces = static_cast<int>(heads.split.size());
   load.whole = static_cast<double>(heads.whole.size());
   load.split = RetrievalLoad(heads) - load.whole;
   load.streaming = static_cast<int>(heads.streaming.size());
@@ -335,13 +336,13 @@ double LayerSeconds(const CostModel& model, const std::vector<RankHeads>& layer,
   double attention = 0, feed_forward = 0;
   for (int r = 0; r < world; ++r) {
     const double speed = shares[r] * world;  // a rank of twice the mean weight is twice as fast
-    const HeadLoad load = LoadOf(layer[r]);
-    const double own = split ? AttentionSecondsWithExchange(model, load) : AttentionSeconds(model, load);
-    attention = std::max(attention, own / speed);
+    attention = std::max(attention, AttentionSeconds(model, LoadOf(layer[r])) / speed);
     const int64_t columns = ProportionalRange(model.shape.intermediate, shares, r, 1).size();
     feed_forward = std::max(feed_forward, FeedForwardSeconds(model, columns) / speed);
   }
-  return attention + feed_forward + 2 * AllReduceSeconds(model, world);
+  // The exchange of split heads' lse is on the same stream as the attention: nothing hides it.
+  const double exchange = split ? model.rates.message_seconds : 0;
+  return attention + exchange + feed_forward + FixedSeconds(model) + 2 * AllReduceSeconds(model, world);
 }
 
 absl::StatusOr<Partition> MakePartition(const PartitionRequest& request) {

@@ -1,0 +1,85 @@
+// The cost model against what was measured: it must put the sum over all layers of the busiest rank within 10 % of what
+// `duo bench balance` found on a GPU (tests/bench/results/h100_balance.json), and so rank placements as the GPU does.
+#include "parallel/cost_model.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "attn_patterns/head_plan.h"
+#include "attn_patterns/pattern.h"
+#include "parallel/partition.h"
+
+namespace duo {
+namespace {
+
+PartitionRequest Llama3(int64_t kv_token_bytes) {
+  PartitionRequest request;
+  request.shape = {.layers = 32,
+                   .hidden = 4096,
+                   .intermediate = 14336,
+                   .heads = 32,
+                   .kv_heads = 8,
+                   .head_dim = 128,
+                   .vocab = 128256};
+  request.kv_token_bytes = kv_token_bytes;
+  return request;
+}
+
+// All layers' busiest ranks, without messages.
+double BusiestSeconds(const PartitionRequest& request) {
+  const Partition partition = *MakePartition(request);
+  CostModel model = MakeCostModel(request);
+  model.rates.message_seconds = 0;
+  model.rates.link = INFINITY;
+  double seconds = 0;
+  for (const std::vector<RankHeads>& layer : partition.layers) seconds += LayerSeconds(model, layer, partition.shares);
+  return seconds;
+}
+
+TEST(CostModel, IsWithinTenPercentOfTheMeasuredBusiestRank) {
+  const std::filesystem::path folder =
+      std::filesystem::path(DUO_SOURCE_DIR) / "../shared/attn_patterns_published/Llama-3-8B-Instruct-Gradient-1048k";
+  if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is absent";
+  const absl::StatusOr<Pattern> pattern = ReadPattern(std::filesystem::directory_iterator(folder)->path());
+  ASSERT_TRUE(pattern.ok()) << pattern.status();
+  std::ifstream file(DUO_SOURCE_DIR "/tests/bench/results/h100_balance.json");
+  const nlohmann::json measured = nlohmann::json::parse(file);
+  for (const nlohmann::json& row : measured["rows"]) {
+    PartitionRequest request = Llama3(row["kv"] == "int4" ? 136 : 512);
+    request.heads = *PlanBySparsity(*pattern, 0.5);
+    request.world = row["world"];
+    request.context = row["context"];
+    request.strategy = *ParseStrategy(row["strategy"].get<std::string>());
+    const double seconds = row["seconds"];
+    EXPECT_NEAR(BusiestSeconds(request) / seconds, 1, 0.1) << row["kv"] << " " << row["world"] << row["strategy"];
+  }
+  EXPECT_EQ(measured["rows"].size(), 12u);
+}
+
+// By hand, from the header's formulas and rates.
+TEST(CostModel, AddsUpWhatARankHolds) {
+  PartitionRequest request = Llama3(512);
+  request.heads = FullPlan(32, 8);
+  request.heads.sink = 64;
+  request.heads.recent = 256;
+  CostModel model = MakeCostModel(request);
+  model.context = 1'000'000;
+  const double projection = (2 * 4 + 2) * 128 * 4096 * 2 / model.rates.weights;
+  const double head = 512e6 / model.rates.kv, ring = 321 * 512 / model.rates.kv;
+  EXPECT_NEAR(AttentionSeconds(model, {.kv_heads = 3, .whole = 2, .streaming = 1}), 3 * projection + 2 * head + ring,
+              1e-12);
+  // A piece is a launch of its own; so are then the whole heads.
+  EXPECT_NEAR(AttentionSeconds(model, {.kv_heads = 2, .pieces = 1, .split = 0.25, .whole = 1}),
+              2 * projection + 1.25 * head + 2 * model.rates.split_seconds, 1e-12);
+  model.kv_token_bytes = 136;  // int4
+  EXPECT_NEAR(AttentionSeconds(model, {.kv_heads = 1, .whole = 1}), projection + 136e6 / model.rates.kv_codes, 1e-12);
+  EXPECT_EQ(AllReduceSeconds(model, 1), 0);
+}
+
+}  // namespace
+}  // namespace duo
