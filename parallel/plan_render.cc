@@ -168,7 +168,12 @@ std::string PlanSvg(const PartitionRequest& request, const Partition& partition)
   const auto rect = [&](int x, int y, double w, const char* style) {
     absl::StrAppendFormat(&out, "<rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\" %s/>\n", x, y, w, kSquare, style);
   };
-  for (int r = 0; r < partition.world; ++r) text(kLeft + r * column, kTop - 8, absl::StrCat("rank ", r));
+  for (int r = 0; r < partition.world; ++r) {
+    const int x = kLeft + r * column;
+    absl::StrAppendFormat(&out, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"#f4f4f4\"/>\n", x - 4,
+                          kTop - 4, column - kColumnGap + 8 - kGap, layers * kStep + 8 - kGap);
+    text(x, kTop - 10, absl::StrCat("rank ", r));
+  }
   for (int l = 0; l < layers; ++l) {
     const int y = kTop + l * kStep;
     text(8, y + kSquare - 1, absl::StrCat(l));
