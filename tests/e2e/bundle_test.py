@@ -26,6 +26,9 @@ RUNTIMES = r"(ld-linux|linux-vdso|lib(c|m|dl|rt|util|pthread|resolv)\.so|libstdc
 OWN = RUNTIMES[:-1] + r"|libmpi|libopen-|libcu|libnv|libnccl)"
 
 
+PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}  # all of the environment
+
+
 def libraries(program):
     """Name to path of what the loader takes, all levels."""
     env = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
@@ -44,9 +47,9 @@ def run_alone(bundle, folder):
     root = os.path.join(folder, "root")
     os.makedirs(os.path.join(root, "tmp"))
     for path in runtime_files(os.path.join(bundle, "duo"), bundle):
-        target = root + os.path.realpath(path) if os.path.islink(os.path.dirname(path)) else root + path
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        shutil.copy(path, target)
+        target = root + os.path.realpath(os.path.dirname(path))  # /lib and /lib64 may be links into /usr
+        os.makedirs(target, exist_ok=True)
+        shutil.copy(path, os.path.join(target, os.path.basename(path)))
     for name in ("lib", "lib64"):  # a merged /usr
         if os.path.islink("/" + name) and not os.path.exists(os.path.join(root, name)):
             os.makedirs(os.path.join(root, "usr", name), exist_ok=True)
@@ -56,10 +59,14 @@ def run_alone(bundle, folder):
     made = build(read_text([os.path.join(ROOT, "LICENSE")]), 6000, 1, 5)
     with open(os.path.join(root, "document.txt"), "w", encoding="utf-8") as file:
         file.write(made["document"])
-    done = subprocess.run(["/duo/duo", "generate", "--model", "/needle-6m", "--prompt-file", "/document.txt", "--ask",
-                           made["questions"][0]["ask"], "--stop", "\n", "--json", "--device", "cpu"],
-                          executable="/duo/duo", preexec_fn=lambda: (os.chroot(root), os.chdir("/")), env={},
-                          stdout=subprocess.PIPE, check=True)
+    os.makedirs(os.path.join(root, "proc"))  # where the loader reads what $ORIGIN is
+    own_root = ["unshare", "--mount", "sh", "-c", 'mount --bind /proc "$0/proc" && exec chroot "$0" "$@"', root]
+    if subprocess.run([*own_root, "/duo/duo", "--version"], stdout=subprocess.DEVNULL, env=PATH).returncode == 1:
+        print("no mounts here: not run in a root folder of its own")
+        return
+    done = subprocess.run([*own_root, "/duo/duo", "generate", "--model", "/needle-6m", "--prompt-file", "/document.txt",
+                           "--ask", made["questions"][0]["ask"], "--stop", "\n", "--json", "--device", "cpu"],
+                          env=PATH, stdout=subprocess.PIPE, check=True)
     found = json.loads(done.stdout)["answers"][0]["text"].rstrip(".")
     print(f"in a root of its own: {found}")
     assert found == made["questions"][0]["answer"], found
