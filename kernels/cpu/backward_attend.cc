@@ -72,23 +72,22 @@ struct Cut {
 struct Tiles {
   float *k, *k_columns, *v, *v_columns;  // a block's keys, times 1 / sqrt(d), and values; [kTile][width] and transposed
   float *dk, *dv;                        // their gradients, [kTile][width], dk not yet times 1 / sqrt(d)
-  float *q, *dout;                       // query rows, [kTile][width]
   float *p, *ds;                         // [kTile rows][kTile keys]: scores, then probabilities; gradients of both
   float *p_columns, *ds_columns;
-  float* ones;   // [kTile]
-  float* delta;  // [group][chunk]: rowsum(dout * out)
-  float* dq;     // [group][chunk][width]
+  float* ones;           // [kTile]
+  float* delta;          // [group][chunk]: rowsum(dout * out)
+  float *q, *dout, *dq;  // the chunk's rows, [group][chunk][width]
 
   static size_t Floats(const Cut& cut, int group) {
-    return size_t{kTile} * (8 * cut.width + 4 * kTile + 1) + size_t(group) * cut.chunk * (1 + cut.width);
+    return size_t{kTile} * (6 * cut.width + 4 * kTile + 1) + size_t(group) * cut.chunk * (1 + 3 * cut.width);
   }
   Tiles(float* at, const Cut& cut, int group) {
     const auto take = [&](size_t floats) { return std::exchange(at, at + floats); };
-    for (float** x : {&k, &k_columns, &v, &v_columns, &dk, &dv, &q, &dout}) *x = take(size_t{kTile} * cut.width);
+    for (float** x : {&k, &k_columns, &v, &v_columns, &dk, &dv}) *x = take(size_t{kTile} * cut.width);
     for (float** x : {&p, &ds, &p_columns, &ds_columns}) *x = take(kTile * kTile);
     ones = take(kTile);
     delta = take(group * cut.chunk);
-    dq = take(group * cut.chunk * cut.width);
+    for (float** x : {&q, &dout, &dq}) *x = take(group * cut.chunk * cut.width);
     std::fill_n(ones, kTile, 1.0f);
   }
 };
@@ -117,6 +116,20 @@ void LoadVectors(const View& from, int64_t row, int64_t column, int count, int d
   }
 }
 
+// In f64, as independent sums that can be vectorised without changing the result.
+float Dot(const float* a, const float* b, int d) {
+  constexpr int kSums = 8;
+  double sums[kSums] = {};
+  int i = 0;
+  for (; i + kSums <= d; i += kSums) {
+    for (int k = 0; k < kSums; ++k) sums[k] += double{a[i + k]} * b[i + k];
+  }
+  for (; i < d; ++i) sums[0] += double{a[i]} * b[i];
+  double sum = 0;
+  for (double s : sums) sum += s;
+  return static_cast<float>(sum);
+}
+
 // The keys [first, first + count) against the chunk's rows: adds to the rows' dq, and leaves in t.dk and t.dv what
 // these rows give.
 void AddKeys(const Work& w, int head, int64_t c, int64_t first, int count, const Tiles& t) {
@@ -134,25 +147,25 @@ void AddKeys(const Work& w, int head, int64_t c, int64_t first, int count, const
   for (int64_t row = std::max(cut.begin(c), first / kTile * kTile); row <= last_row; row += kTile) {
     const int rows = static_cast<int>(std::min<int64_t>(kTile, cut.end(c) - row));
     for (int g = 0; g < w.shape.group; ++g) {
-      LoadVectors(w.qkv, row, w.q_column(head, g), rows, d, width, 1.0f, t.q);
-      LoadVectors(w.dout, row, w.q_column(head, g), rows, d, width, 1.0f, t.dout);
-      simd.multiply(rows, kTile, width, t.q, width, t.k_columns, kTile, t.p, kTile, nullptr);
-      simd.multiply(rows, kTile, width, t.dout, width, t.v_columns, kTile, t.ds, kTile, nullptr);
+      const int64_t in_chunk = g * cut.chunk + row - cut.begin(c);
+      const float *q = t.q + in_chunk * width, *dout = t.dout + in_chunk * width;
+      simd.multiply(rows, kTile, width, q, width, t.k_columns, kTile, t.p, kTile, nullptr);
+      simd.multiply(rows, kTile, width, dout, width, t.v_columns, kTile, t.ds, kTile, nullptr);
       for (int r = 0; r < rows; ++r) {
         const Cut::Seen seen = cut.SeenBy(row + r, first, count);
+        if (seen.first == 0 && seen.last == kTile) continue;
         float* s = t.p + r * kTile;
         std::fill(s, s + seen.first, -INFINITY);
         std::fill(s + seen.last, s + kTile, -INFINITY);
       }
-      const int64_t in_chunk = g * cut.chunk + row - cut.begin(c);
       simd.softmax_gradient(rows, t.p, t.ds, w.lse + (int64_t{head} * w.shape.group + g) * cut.rows + row,
                             t.delta + in_chunk);
       float* dq = t.dq + in_chunk * width;
       simd.multiply(rows, width, kTile, t.ds, kTile, t.k, width, dq, width, t.ones);
       simd.transpose(t.p, kTile, rows, kTile, t.p_columns);
       simd.transpose(t.ds, kTile, rows, kTile, t.ds_columns);
-      simd.multiply(kTile, width, rows, t.p_columns, kTile, t.dout, width, t.dv, width, t.ones);
-      simd.multiply(kTile, width, rows, t.ds_columns, kTile, t.q, width, t.dk, width, t.ones);
+      simd.multiply(kTile, width, rows, t.p_columns, kTile, dout, width, t.dv, width, t.ones);
+      simd.multiply(kTile, width, rows, t.ds_columns, kTile, q, width, t.dk, width, t.ones);
     }
   }
 }
@@ -162,12 +175,14 @@ void RunChunk(const Work& w, int head, int64_t c, const Tiles& t) {
   const int d = w.shape.head_dim, group = w.shape.group, width = cut.width;
   const int64_t begin = cut.begin(c), end = cut.end(c);
   for (int g = 0; g < group; ++g) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float* o = w.out.as<float>() + row * w.out.stride + w.q_column(head, g);
-      const float* grad = w.dout.as<float>() + row * w.dout.stride + w.q_column(head, g);
-      double sum = 0;
-      for (int i = 0; i < d; ++i) sum += double{o[i]} * grad[i];
-      t.delta[g * cut.chunk + row - begin] = static_cast<float>(sum);
+    const int64_t first = g * cut.chunk;
+    const int rows = static_cast<int>(end - begin);
+    LoadVectors(w.qkv, begin, w.q_column(head, g), rows, d, width, 1.0f, t.q + first * width);
+    LoadVectors(w.dout, begin, w.q_column(head, g), rows, d, width, 1.0f, t.dout + first * width);
+    for (int r = 0; r < rows; ++r) {
+      const float* o = w.out.as<float>() + (begin + r) * w.out.stride + w.q_column(head, g);
+      const float* grad = t.dout + (first + r) * width;
+      t.delta[first + r] = Dot(o, grad, d);
     }
   }
   std::fill_n(t.dq, group * cut.chunk * width, 0.0f);
