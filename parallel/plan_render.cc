@@ -151,7 +151,7 @@ std::string PlanSvg(const PartitionRequest& request, const Partition& partition)
   constexpr int kSquare = 10, kGap = 2, kStep = kSquare + kGap, kLeft = 48, kTop = 64, kColumnGap = 16;
   const int kv_heads = request.shape.kv_heads, layers = request.shape.layers;
   const int column = std::max(kv_heads * kStep, 5 * kSquare) + kColumnGap;
-  const int width = std::max(kLeft + partition.world * column, 640), height = kTop + layers * kStep + 40;
+  const int width = std::max(kLeft + partition.world * column, 640), height = kTop + layers * kStep + 56;
   std::string out = absl::StrFormat(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\" "
       "font-family=\"sans-serif\" font-size=\"11\" fill=\"#333\">\n<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n",
@@ -193,12 +193,13 @@ std::string PlanSvg(const PartitionRequest& request, const Partition& partition)
     }
   }
   const Balance& balance = partition.balance;
-  text(
-      8, height - 16,
-      absl::StrFormat("balance: time %.2f, memory %.2f (contiguous: %.2f, %.2f; best whole heads: %.2f); modelled step "
-                      "%.3f ms at %s tokens",
-                      balance.time, balance.memory, balance.naive_time, balance.naive_memory, balance.heads_time,
-                      partition.step_seconds * 1e3, Grouped(request.context)));
+  text(8, height - 32,
+       absl::StrFormat(
+           "balance (1 is perfect): time %.2f, memory %.2f; contiguous heads: %.2f, %.2f; best whole heads: %.2f",
+           balance.time, balance.memory, balance.naive_time, balance.naive_memory, balance.heads_time));
+  text(8, height - 14,
+       absl::StrFormat("modelled decode step at %s tokens: %.3f ms", Grouped(request.context),
+                       partition.step_seconds * 1e3));
   absl::StrAppend(&out, "</svg>\n");
   return out;
 }
