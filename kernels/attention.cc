@@ -122,6 +122,18 @@ size_t PrefillScratchBytes(const Device& device, int rows, int group, const Page
   return cpu::PrefillScratchBytes(device, rows, group, kv, max_tokens);
 }
 
+void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_dim, int64_t max_tokens) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) cuda::StartPrefillPlans(device, rows, heads, group, head_dim, max_tokens);
+  }
+}
+
+void WaitForPrefillPlans(Device& device) {
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) cuda::WaitForPrefillPlans(device);
+  }
+}
+
 void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                    const PagedKv& kv, bool own_square, Arena& scratch) {
   CheckAttend(device, out, qkv, shape, batch);

@@ -98,6 +98,12 @@ size_t PrefillScratchBytes(const Device& device, int rows, int group, const Page
 void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                    const PagedKv& kv, bool own_square, Arena& scratch);
 
+// Starts a thread that makes ready what AttendPrefill can need for up to `rows` rows and `heads` KV heads of sequences
+// up to max_tokens (on CUDA: compiled plans of a library; elsewhere nothing); without it the first calls are slow. Once
+// a Device. Wait ends when all is ready; it ends with the Device.
+void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_dim, int64_t max_tokens);
+void WaitForPrefillPlans(Device& device);
+
 // Streaming heads, any number of rows: rings as they were before this step, and the step's own tokens from qkv.
 void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
                      const RingKv& kv, Arena& scratch);

@@ -57,6 +57,22 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
   cpu::Linear(device, out, x, weight, scratch);
 }
 
+void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch) {
+  CheckWeight(weight);
+  DUO_CHECK_EQ(x.cols, weight.cols);
+  DUO_CHECK_EQ(gate_up.cols, weight.rows);
+  DUO_CHECK_EQ(2 * out.cols, weight.rows);
+  DUO_CHECK_EQ(out.rows, x.rows);
+  DUO_CHECK_EQ(gate_up.rows, x.rows);
+  for (const View& v : {x, gate_up, out}) DUO_CHECK(v.dtype == ActivationType(device));
+  if (out.empty()) return;
+  if constexpr (kHaveCuda) {
+    if (device.is_cuda()) return cuda::LinearSwiGlu(device, out, gate_up, x, weight, scratch);
+  }
+  cpu::Linear(device, gate_up, x, weight, scratch);
+  cpu::SwiGlu(device, out, gate_up);
+}
+
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id) {
   CheckWeight(table);
   DUO_CHECK(residual.dtype == DType::kF32);

@@ -38,6 +38,11 @@ struct Weight {
 size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weight);
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch);
 
+// out [rows, n] T = silu(gate) * up, where gate and up [rows, n] are x times the first and the last n rows of weight
+// [2 n, cols], rounded to T. gate_up [rows, 2 n] T is room for them; what it holds afterwards is not defined. Scratch
+// as for Linear.
+void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch);
+
 // residual [rows, hidden] f32 = table's row ids[i] - first_id; zero where the id is not in this shard of the
 // vocabulary.
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id);

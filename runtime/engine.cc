@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/attention.h"
 #include "kernels/base/splitmix64.h"
 #include "runtime/engine_state.h"
 
@@ -118,6 +119,7 @@ absl::StatusOr<SessionId> Engine::CreateFilledSession(int64_t tokens, int64_t ma
 }
 
 absl::Status Engine::WarmUp() {
+  WaitForPrefillPlans(*state_->device);
   constexpr int64_t kAnswer = 4;
   const int64_t room = std::min(state_->limits.max_tokens, state_->memory.kv_tokens) - kAnswer - 1;
   const int64_t tokens = std::min<int64_t>(2 * state_->limits.prefill_rows, room);

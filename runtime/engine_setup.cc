@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "attn_patterns/lookup.h"
+#include "kernels/attention.h"
 #include "runtime/engine_state.h"
 #include "runtime/key_bias.h"
 #include "runtime/model_shape.h"
@@ -75,6 +76,17 @@ int SplitSlots(const Partition& partition) {
     }
   }
   return 1;
+}
+
+// Of one layer.
+int MostWholeHeads(const RankShard& shard) {
+  int most = 0;
+  for (const std::vector<LocalHead>& layer : shard.layers) {
+    int whole = 0;
+    for (const LocalHead& head : layer) whole += head.kind == HeadKind::kWhole;
+    most = std::max(most, whole);
+  }
+  return most;
 }
 
 // The smallest of every rank's numbers.
@@ -242,6 +254,8 @@ absl::Status Engine::State::Prepare() {
 
 absl::Status Engine::State::Load() {
   if (absl::Status s = Prepare(); !s.ok()) return s;
+  StartPrefillPlans(*device, limits.prefill_rows, MostWholeHeads(shard), config.heads / config.kv_heads,
+                    config.head_dim, limits.max_tokens);
   absl::StatusOr<ModelWeights> weights =
       files.has_value() ? LoadWeights(*files, config, shard, formats, *device, *comm, options.on_load)
                         : RandomWeights(config, shard, formats, *device);

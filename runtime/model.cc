@@ -197,9 +197,8 @@ View Model::Mlp(int l, const Activations& a, View add, Arena& arena) {
       device.Fill(a.mlp.Rows(first, rows).data, 0, Bytes(a.mlp.dtype, rows * a.mlp.cols));
       continue;
     }
-    Linear(device, gate_up, a.normed.Rows(first, rows), w.gate_up, arena);
+    LinearSwiGlu(device, product, gate_up, a.normed.Rows(first, rows), w.gate_up, arena);
     arena.Rewind(mark);
-    SwiGlu(device, product, gate_up);
     Linear(device, a.mlp.Rows(first, rows), product, w.down, arena);
     arena.Rewind(mark);
   }

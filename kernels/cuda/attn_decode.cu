@@ -3,8 +3,8 @@
 // the arithmetic and decode_plan.cuh for the split.
 #include "kernels/base/cuda_check.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/decode_merge.cuh"
 #include "kernels/cuda/decode_plan.cuh"
-#include "kernels/cuda/decode_tile.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace duo::cuda {

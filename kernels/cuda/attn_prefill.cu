@@ -1,10 +1,8 @@
 // Prefill attention of retrieval heads. History is gathered from pages of any codec to contiguous bf16, a segment at a
 // time, and attended densely; the step's own tokens are attended from qkv; partials merge by their lse in f32.
 //
-// With cuDNN the rows are cut into slices whose capacities are powers of two, because cuDNN computes every row of a
-// plan and because few plans then serve all chunks. A slice sees the step's tokens before it as a rectangle, its own as
-// a causal square. Large slices go one KV head at a time: one plan serves layers of any number of heads, and 128 row
-// tiles of a head already fill the GPU.
+// With cuDNN the rows are cut into slices (prefill_shapes.h). A slice sees the step's tokens before it as a rectangle,
+// its own as a causal square.
 #include <algorithm>
 #include <vector>
 
@@ -13,17 +11,12 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/flash.h"
 #include "kernels/cuda/kv_gather.h"
+#include "kernels/cuda/prefill_shapes.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {
 namespace {
-
-constexpr int64_t kSegmentTokens = 65536;
-constexpr int64_t kLeastRows = 512;  // fewer are cheaper in the flash kernel; the rows left over are padded to it
-constexpr int64_t kMostRows = 32768;
-constexpr int64_t kLeastKeys = 1024;
-constexpr int64_t kTileRows = 128, kTilesToFill = 128;
 
 // Merges one partial into the running sum of a slice. One warp per (row, query head). First: the sum is empty. Last:
 // the result goes to `out`, bf16.
@@ -95,36 +88,6 @@ __global__ void EmptyKernel(bf16* out, int64_t stride, float* lse, int64_t rows,
   if (lse != nullptr && i < rows * heads) lse[i] = -INFINITY;
 }
 
-int64_t SegmentTokens(int64_t max_tokens) {
-  return std::min(kSegmentTokens, (std::max<int64_t>(max_tokens, 1) + kPageTokens - 1) / kPageTokens * kPageTokens);
-}
-int64_t PowerOfTwo(int64_t n, int64_t least) {
-  int64_t power = least;
-  while (power < n) power *= 2;
-  return power;
-}
-
-struct Slice {
-  int64_t first, rows, capacity;
-  int64_t partials = 0, done = 0;
-};
-std::vector<Slice> CutRows(int64_t rows, bool cudnn) {
-  if (!cudnn) return {{0, rows, rows}};
-  std::vector<Slice> slices;
-  for (int64_t first = 0; first < rows;) {
-    const int64_t left = rows - first;
-    int64_t capacity = kMostRows;
-    while (capacity > left && capacity > kLeastRows) capacity /= 2;
-    slices.push_back({first, std::min(left, capacity), capacity});
-    first += capacity;
-  }
-  return slices;
-}
-int64_t RowCapacity(int64_t rows) {
-  const Slice last = CutRows(rows, true).back();
-  return last.first + last.capacity;
-}
-
 // Runs that the flash kernel cuts keys into, so that few rows still fill the GPU.
 int Splits(const Device& device, int64_t rows, int64_t q_heads) {
   const int64_t blocks = (rows + kTileRows - 1) / kTileRows * q_heads;
@@ -141,10 +104,8 @@ struct Prefill {
   DenseAttention args;  // q of the step in qkv
   bool cudnn = false;
   std::vector<Slice> slices;
-  // One capacity for every history, so that one plan serves them all: lengths are read on the device, and keys that are
-  // not there cost nothing.
-  int64_t key_capacity = 0;
-  bf16* q = nullptr;  // with cuDNN: slices one after the other, each [query head][capacity][head_dim]
+  int64_t key_capacity = 0;  // of history
+  bf16* q = nullptr;         // with cuDNN: slices one after the other, each [query head][capacity][head_dim]
   bf16* part = nullptr;
   float* part_lse = nullptr;
   float* sum = nullptr;
@@ -177,40 +138,35 @@ struct Prefill {
       keys.q_head_stride = keys.out_head_stride = d;
       keys.out_stride = int64_t{q_heads} * d;
     }
-    for (int head = 0; head < args.heads;) head += AttendHeads(slice, keys, head, causal);
+    Attend(slice, keys, causal);
     Merge(slice, keys.splits);
   }
 
  private:
-  // Attends some heads from `head` on; returns how many.
-  int AttendHeads(const Slice& slice, DenseAttention some, int head, bool causal) {
-    const int left = args.heads - head;
-    int count = left;
-    if (cudnn) {
-      count = 1;
-      while (count * 2 <= left && count * args.group * slice.capacity < kTileRows * kTilesToFill) count *= 2;
+  void Attend(const Slice& slice, const DenseAttention& keys, bool causal) {
+    if (!cudnn) return FlashDense(device, keys);
+    CudnnShape shape;
+    shape.group = args.group;
+    shape.head_dim = args.head_dim;
+    shape.row_capacity = slice.capacity;
+    shape.key_capacity = causal ? slice.capacity : std::max(key_capacity, PowerOfTwo(keys.keys, kLeastKeys));
+    shape.causal = causal;
+    // A causal square hides the keys past the last row from all rows that count.
+    shape.whole = causal || keys.keys == shape.key_capacity;
+    CudnnCalls calls(device, static_cast<int>(slice.capacity), static_cast<int>(keys.keys), shape.whole);
+    for (int head = 0; head < args.heads; head += shape.heads) {
+      shape.heads = HeadsAtOnce(args.heads - head, args.group, slice.capacity);
+      shape.key_head_stride = shape.heads == 1 ? 0 : keys.head_stride / args.head_dim;
+      DenseAttention some = keys;
+      const int64_t first_q = int64_t{head} * args.group;
+      some.heads = shape.heads;
+      some.q += first_q * some.q_head_stride;
+      some.out += first_q * some.out_head_stride;
+      some.lse += first_q * some.lse_stride;
+      some.k += head * some.head_stride;
+      some.v += head * some.head_stride;
+      if (!calls.Attend(shape, some)) FlashDense(device, some);
     }
-    const int64_t first_q = int64_t{head} * args.group;
-    some.heads = count;
-    some.q += first_q * some.q_head_stride;
-    some.out += first_q * some.out_head_stride;
-    some.lse += first_q * some.lse_stride;
-    some.k += head * some.head_stride;
-    some.v += head * some.head_stride;
-    if (cudnn) {
-      CudnnShape shape;
-      shape.heads = count;
-      shape.group = args.group;
-      shape.head_dim = args.head_dim;
-      shape.row_capacity = slice.capacity;
-      shape.key_capacity = causal ? slice.capacity : std::max(key_capacity, PowerOfTwo(some.keys, kLeastKeys));
-      shape.key_head_stride = count == 1 ? 0 : some.head_stride / args.head_dim;
-      shape.causal = causal;
-      shape.whole = slice.rows == shape.row_capacity && some.keys == shape.key_capacity;
-      if (CudnnAttend(device, shape, some)) return count;
-    }
-    FlashDense(device, some);
-    return count;
   }
 
   void Merge(Slice& slice, int splits) {
@@ -241,13 +197,6 @@ struct Prefill {
     DUO_CUDA_CHECK(cudaGetLastError());
   }
 };
-
-// Tokens of K and V scratch per head: a segment's or the step's own, up to a plan's capacity.
-int64_t KeyTokens(int64_t rows, int64_t max_tokens, bool cudnn) {
-  const int64_t segment = SegmentTokens(max_tokens);
-  if (!cudnn) return segment;
-  return std::max(PowerOfTwo(RowCapacity(rows), kLeastKeys), PowerOfTwo(segment, kLeastKeys));
-}
 
 }  // namespace
 
@@ -299,8 +248,8 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
   p.args.first_position = span.history;
   p.args.window = kv.window;
   p.cudnn = kv.window == 0 && rows >= kLeastRows && CudnnUsable(device);
-  p.slices = CutRows(rows, p.cudnn);
-  p.key_capacity = PowerOfTwo(SegmentTokens(batch.max_tokens), kLeastKeys);
+  p.slices = p.cudnn ? CutRows(rows) : std::vector<Slice>{{0, rows, rows}};
+  p.key_capacity = KeyCapacity(batch.max_tokens);
   const int64_t row_capacity = p.slices.back().first + p.slices.back().capacity;
   int64_t most = 0;
   for (Slice& slice : p.slices) {
@@ -324,9 +273,9 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
     }
   }
   // The weight of a key past the last one is 0, and 0 times its V must be 0.
-  auto clear_tail = [&](int64_t keys) {
-    const int64_t tail = std::min(tokens, keys + 2 * kLeastRows) - keys;
-    if (!p.cudnn || tail == 0) return;
+  auto clear_tail = [&](int64_t keys, int64_t end) {
+    const int64_t tail = std::min(tokens, end) - keys;
+    if (!p.cudnn || tail <= 0) return;
     for (bf16* x : {k, v}) {
       DUO_CUDA_CHECK(cudaMemset2DAsync(x + keys * d, tokens * d * sizeof(bf16), 0, tail * d * sizeof(bf16), heads,
                                        Stream(device)));
@@ -345,7 +294,7 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
     if (p.cudnn) {
       SplitHeads(device, k, tokens, own.k, qkv.stride, rows, heads, d);
       SplitHeads(device, v, tokens, own.v, qkv.stride, rows, heads, d);
-      clear_tail(rows);
+      clear_tail(rows, row_capacity);
       own.token_stride = d;
       own.head_stride = tokens * d;
       own.k = k;
@@ -376,7 +325,7 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
     keys.first_slot = kv.first_slot;
     keys.num_slots = kv.num_slots;
     GatherPages(device, k, v, tokens, kv, kv.split ? span.split_table : span.table, first, keys.keys);
-    clear_tail(keys.keys);
+    clear_tail(keys.keys, keys.keys + kLeastKeys);
     for (Slice& slice : p.slices) p.Add(slice, keys, false);
   }
   scratch.Rewind(mark);

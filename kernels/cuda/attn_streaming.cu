@@ -2,7 +2,7 @@
 // few hundred keys; work and latency do not depend on the context. Many rows: flash.cu.
 #include "kernels/base/cuda_check.h"
 #include "kernels/cuda/cuda_ops.h"
-#include "kernels/cuda/decode_tile.cuh"
+#include "kernels/cuda/decode_merge.cuh"
 #include "kernels/cuda/flash.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/state.h"

@@ -12,6 +12,7 @@ namespace duo::cuda {
 
 size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weight);
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch);
+void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch);
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id);
 void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps);
 void SwiGlu(Device& device, View out, View gate_up);
@@ -35,6 +36,8 @@ void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape
 void AttendPlain(Device& device, float* out, View qkv, const HeadShape& shape, const PagedKv& kv, int table,
                  int64_t tokens);
 size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens);
+void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_dim, int64_t max_tokens);
+void WaitForPrefillPlans(Device& device);
 void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                    const PagedKv& kv, bool own_square, Arena& scratch);
 size_t StreamingScratchBytes(const Device& device, int rows, int group, const RingKv& kv);

@@ -87,8 +87,6 @@ __global__ void AddRmsNormAny(bf16* out, int64_t out_stride, float* residual, in
   }
 }
 
-__device__ __forceinline__ float Silu(float x) { return x / (1.0f + expf(-x)); }
-
 __global__ void SwiGluVectors(bf16* out, int64_t out_stride, const bf16* gate_up, int64_t stride, int vectors,
                               int64_t n) {
   const int v = blockIdx.x * blockDim.x + threadIdx.x;

@@ -63,4 +63,10 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
   scratch.Rewind(mark);
 }
 
+void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch) {
+  if (x.rows <= kSmallRows && UsesSmall(x.rows, weight)) return SmallLinearGated(device, out, x, weight, scratch);
+  cuda::Linear(device, gate_up, x, weight, scratch);
+  cuda::SwiGlu(device, out, gate_up);
+}
+
 }  // namespace duo::cuda

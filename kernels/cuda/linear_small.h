@@ -11,5 +11,7 @@ constexpr int kSmallRows = 16;
 bool SmallLinearFits(const Weight& weight);  // by type and shape; otherwise a GEMM does it
 size_t SmallLinearScratchBytes(const Device& device, int64_t rows, const Weight& weight);
 void SmallLinear(Device& device, View out, View x, const Weight& weight, Arena& scratch);
+// out [rows, weight.rows / 2] = silu(gate) * up, where weight holds gate's rows, then up's.
+void SmallLinearGated(Device& device, View out, View x, const Weight& weight, Arena& scratch);
 
 }  // namespace duo::cuda

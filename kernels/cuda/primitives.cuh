@@ -114,6 +114,8 @@ __device__ __forceinline__ void StartOverlapped() {
   WaitForDependency();
 }
 
+__device__ __forceinline__ float Silu(float x) { return x / (1.0f + expf(-x)); }
+
 __device__ __forceinline__ float WarpSum(float x) {
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);

@@ -39,8 +39,7 @@ struct Device::CudaState {
   void* partials = nullptr;
   static constexpr size_t kPartialBytes = size_t{1} << 20;
 
-  cuda::CudnnAttention* cudnn = nullptr;  // null where there is no usable cuDNN, or until first asked for
-  bool cudnn_tried = false;
+  cuda::CudnnAttention* cudnn = nullptr;  // null until first asked for
 };
 
 namespace cuda {

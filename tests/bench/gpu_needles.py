@@ -29,13 +29,14 @@ def main():
     parser.add_argument("--flags", default="", help="more flags for duo")
     parser.add_argument("--runs", default="0,1,2,3", help="which of: full bf16, full int4, duo 0.75 bf16, duo 0.75 int4")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--text", nargs="*", default=[], help="files to hide the facts in, instead of the licence texts")
     parser.add_argument("--out")
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for tokens in map(int, args.tokens.split(",")):
             document, questions = os.path.join(folder, "document.txt"), os.path.join(folder, "questions.json")
-            subprocess.run([sys.executable, os.path.join(ROOT, "launcher/demo/needle_document.py"), "--tokens", str(tokens),
+            subprocess.run([sys.executable, os.path.join(ROOT, "launcher/demo/needle_document.py"), *args.text, "--tokens", str(tokens),
                             "--facts", "8", "--seed", str(args.seed), "--out", document, "--json", questions], check=True)
             with open(questions, encoding="utf-8") as file:
                 asked = json.load(file)["questions"]

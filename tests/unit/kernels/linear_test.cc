@@ -51,6 +51,48 @@ TEST_P(Linears, MatchForEveryFormatAndNumberOfRows) {
   }
 }
 
+TEST_P(Linears, SwiGluOfAProductMatches) {
+  const DType type = activation();
+  for (DType dtype : kWeightTypes) {
+    for (int64_t rows : {1, 3, 8, 11, 40}) {
+      for (int64_t n : {8, 72, 2120}) {  // one tile, an odd number of tiles, more than one for each multiprocessor
+        const int64_t cols = n > 1000 ? 256 : 1280;
+        SCOPED_TRACE(testing::Message() << Name(dtype) << " rows " << rows << " outputs " << n);
+        std::mt19937 rng(static_cast<unsigned>(rows * 31 + n));
+        const TestWeight w = MakeWeight(device(), dtype, 2 * n, cols, 64, n == 72, rng);
+        std::vector<float> x = Normal(rng, rows * cols);
+        for (float& v : x) v = Rounded(type, v);
+        Buffer device_x = UploadAs(device(), type, x), out = Allocate(device(), Bytes(type, rows * n)),
+               room = Allocate(device(), Bytes(type, rows * 2 * n));
+        Arena scratch = Scratch(device(), LinearScratchBytes(device(), rows, w.weight));
+        LinearSwiGlu(device(), View(out.data(), type, rows, n), View(room.data(), type, rows, 2 * n),
+                     View(device_x.data(), type, rows, cols), w.weight, scratch);
+        std::vector<float> plain;
+        std::vector<double> truth;
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t o = 0; o < n; ++o) {
+            double exact[2];
+            float simple[2];
+            for (int half = 0; half < 2; ++half) {
+              const int64_t row = half * n + o;
+              exact[half] = w.bias[row];
+              simple[half] = 0;
+              for (int64_t c = 0; c < cols; ++c) {
+                exact[half] += w.values[row * cols + c] * x[r * cols + c];
+                simple[half] += Rounded(type, static_cast<float>(w.values[row * cols + c])) * x[r * cols + c];
+              }
+              simple[half] = Rounded(type, simple[half] + w.bias[row]);
+            }
+            truth.push_back(exact[0] / (1 + std::exp(-exact[0])) * exact[1]);
+            plain.push_back(Rounded(type, simple[0] / (1 + std::exp(-simple[0])) * simple[1]));
+          }
+        }
+        ExpectAsGoodAs(DownloadAs(device(), type, out.data(), rows * n), plain, truth, type, "SwiGLU of a product");
+      }
+    }
+  }
+}
+
 TEST_P(Linears, MatchForUglySizes) {
   if (cuda()) GTEST_SKIP() << "CUDA takes multiples of 8";
   for (DType dtype : kWeightTypes) {
