@@ -117,8 +117,9 @@ bool CudnnUsable(Device& device) {
 }
 
 void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_dim, int64_t max_tokens) {
+  if (rows < kLeastRows || heads == 0) return;
   CudnnAttention& a = Cudnn(device);
-  if (rows < kLeastRows || heads == 0 || a.builder.joinable()) return;
+  if (a.builder.joinable()) return;
   a.builder = std::thread([&a, &device, shapes = ShapesOf(rows, heads, group, head_dim, max_tokens)] {
     device.BindThread();
     for (const CudnnShape& shape : shapes) {
@@ -131,8 +132,8 @@ void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_
 }
 
 void WaitForPrefillPlans(Device& device) {
-  CudnnAttention& a = Cudnn(device);
-  if (a.builder.joinable()) a.builder.join();
+  CudnnAttention* a = State(device).cudnn;
+  if (a != nullptr && a->builder.joinable()) a->builder.join();
 }
 
 CudnnCalls::CudnnCalls(Device& device, int rows, int keys, bool whole) : device_(device) {
