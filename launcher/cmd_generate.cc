@@ -177,6 +177,7 @@ class Generation {
     RequestEvents events;
     events.on_progress = [&](int64_t done, int64_t total) { progress_->Update(done, total); };
     events.on_done = [&](const RequestResult& result) {
+      progress_->Done();
       read = result.status;
       prefill_seconds_ = result.prefill_seconds;
     };
@@ -206,7 +207,9 @@ class Generation {
       std::fflush(stdout);
     };
     RequestEvents events;
-    events.on_progress = [this](int64_t done, int64_t total) { progress_->Update(done, total); };
+    if (flags_.asks.empty()) {  // else the bar is the document's, not a question's
+      events.on_progress = [this](int64_t done, int64_t total) { progress_->Update(done, total); };
+    }
     events.on_token = [&answer, show](int32_t token) {
       answer.tokens.push_back(token);
       show(answer.stream->Push(token));
