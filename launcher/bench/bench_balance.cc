@@ -92,7 +92,7 @@ absl::Status BenchBalance(const BenchFlags& flags, const Launch& launch, Runtime
           absl::StatusOr<EngineOptions> options = BenchEngine(flags, launch, attention, context + flags.steps + 1024);
           if (!options.ok()) return options.status();
           options->strategy = *ParseStrategy(strategy);
-          if (options->chunk == 0) options->chunk = 512;
+          if (options->chunk == 0) options->chunk = 256;  // as in bench decode
           absl::StatusOr<Measurement> row = BalanceRow(flags, *options, *config, *runtime.device, context, world);
           if (!row.ok()) return row.status();
           row->what = absl::StrCat(attention, " ", row->what);

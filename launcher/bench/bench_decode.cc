@@ -58,7 +58,7 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
       absl::StatusOr<EngineOptions> options = BenchEngine(flags, launch, attention, context + flags.steps + 1024);
       if (!options.ok()) return options.status();
       options->act_as_rank = rank;
-      if (options->chunk == 0) options->chunk = 512;
+      if (options->chunk == 0) options->chunk = 256;  // so short that prefill's plans are not built beside
       const int64_t free_before = device.FreeMemory();
       absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, *options, runtime);
       if (!engine.ok()) return engine.status();

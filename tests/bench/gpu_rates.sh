@@ -24,5 +24,6 @@ run decode_llama2_bf16 60 bench decode --shape llama-2-7b --sparsity 0.75 --cont
 run prefill_llama3_320k 140 bench prefill --shape llama-3-8b --context 320000 --chunk 32768 --kv bf16 --attention duo,full
 run prefill_llama3_320k_sampled 60 bench prefill --shape llama-3-8b --context 320000 --chunk 32768 --kv bf16 --attention duo --sample
 run prefill_llama2_100k 60 bench prefill --shape llama-2-7b --sparsity 0.75 --context 100000 --chunk 10000 --kv bf16 --attention duo,full
+run prefill_llama2_100k_16384 60 bench prefill --shape llama-2-7b --sparsity 0.75 --context 100000 --chunk 16384 --kv bf16 --attention duo,full
 run prefill_llama3_1m_sampled 170 bench prefill --shape llama-3-8b --context 1000000 --chunk 32768 --kv int4 --attention duo,full --sample
 run attention 100 bench attention --context 131072,1000000
