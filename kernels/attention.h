@@ -59,9 +59,16 @@ struct HeadShape {
   int head_dim = 0;
   int group = 0;     // query heads per KV head
   int kv_heads = 0;  // on this rank, in this layer
+  // The first so many KV heads, their query heads included, are rotated by kernels/hadamard.h behind RoPE.
+  int hadamard_heads = 0;
   DUO_HD int q_cols() const { return kv_heads * group * head_dim; }
   DUO_HD int kv_cols() const { return kv_heads * head_dim; }
   DUO_HD int qkv_cols() const { return q_cols() + 2 * kv_cols(); }
+  // Is head h of [q heads | k heads] one of them?
+  DUO_HD bool hadamard(int h) const {
+    const int q_heads = kv_heads * group;
+    return h < q_heads ? h < hadamard_heads * group : h - q_heads < hadamard_heads;
+  }
 };
 
 // Fails with a sentence when this device's kernels cannot do a head_dim, group or format.
@@ -73,7 +80,7 @@ void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const do
                 double factor);
 
 // In place on qkv [rows, qkv_cols] T: optional RMS norm of each q and k head (weights f32 [head_dim], null = none),
-// then rotate-half RoPE of q and k.
+// then rotate-half RoPE of q and k, then the Hadamard rotation of `shape.hadamard_heads`.
 void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const float* q_norm, const float* k_norm,
               float eps);
 

@@ -8,7 +8,8 @@
 //   int8  round((x - min) / scale), scale = f16(range / 255)  d + 4              asymmetric, min as f16
 //   int4  round((x - min) / scale), scale = f16(range / 15)   d / 2 + 4          even index in the low nibble
 //
-// Decoding is code * scale (+ min, fused). Keys are coded after RoPE. Pure functions, thread-safe.
+// Decoding is code * scale (+ min, fused). Keys are coded after RoPE, int4 keys after a Hadamard rotation too
+// (kernels/hadamard.h), and met by queries rotated likewise. Pure functions, thread-safe.
 #pragma once
 
 #include <cmath>
@@ -64,6 +65,8 @@ DUO_HD constexpr int KvParamBytes(KvFormat f) {
   }
   return 0;
 }
+// Are keys rotated by kernels/hadamard.h before they are coded?
+DUO_HD constexpr bool KvRotatesKeys(KvFormat f) { return f == KvFormat::kInt4; }
 // K and V of one token and head.
 DUO_HD constexpr int KvTokenBytes(KvFormat f, int d) { return 2 * (KvCodeBytes(f, d) + KvParamBytes(f)); }
 

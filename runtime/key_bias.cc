@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/base/splitmix64.h"
+#include "kernels/hadamard.h"
 #include "runtime/families.h"
 #include "runtime/stored_matrix.h"
 
@@ -89,13 +90,11 @@ absl::StatusOr<KeyRounding> EstimateKeyRounding(const SafetensorsModel& files, c
         double mean_square = 0;
         for (int c = 0; c < d; ++c) mean_square += std::pow(double{keys[(first + c) * kInputs + i]}, 2) / d;
         const double scale = norm && mean_square > 0 ? 1 / std::sqrt(mean_square) : 1;
-        double low = INFINITY, high = -INFINITY;
-        for (int c = 0; c < d; ++c) {
-          const double x = keys[(first + c) * kInputs + i] * (norm ? scale * k_norm[c] : 1.0);
-          low = std::min(low, x);
-          high = std::max(high, x);
-        }
-        steps += std::pow((high - low) / 15, 2) / kInputs;
+        std::vector<float> key(d);  // as it is coded, but for RoPE, which moves no channel far
+        for (int c = 0; c < d; ++c) key[c] = keys[(first + c) * kInputs + i] * (norm ? scale * k_norm[c] : 1.0);
+        HadamardRotate(key.data(), d);
+        const auto [low, high] = std::minmax_element(key.begin(), key.end());
+        steps += std::pow(double{*high - *low} / 15, 2) / kInputs;
       }
       for (int64_t r = first * group; r < (first + d) * group; ++r) {
         query += (norm ? std::pow(double{q_norm[r % d]}, 2) : q_squares[r] + std::pow(double{q_bias[r]}, 2)) / group;

@@ -88,6 +88,8 @@ absl::StatusOr<KvCache> KvCache::Create(Device& device, const ModelConfig& confi
         if (layer.ring.num_heads++ == 0) layer.ring.first_head = i;
       }
     }
+    const int paged_heads = layer.shape.kv_heads - layer.ring.num_heads;
+    layer.shape.hadamard_heads = KvRotatesKeys(sizes.format) ? paged_heads : 0;
     if (whole.num_heads > 0) {
       whole.base = pages;
       whole.page = page;

@@ -14,7 +14,7 @@
 
 namespace duo {
 
-constexpr int kSessionFormatVersion = 1;
+constexpr int kSessionFormatVersion = 2;  // 1: int4 keys were not rotated by kernels/hadamard.h
 constexpr int64_t kRangePages = 512;  // pages of one page file: 65,536 tokens
 
 // An append that the session was in the middle of, or has last finished, as far as retries need it.

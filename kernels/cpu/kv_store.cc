@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/kv_vector.h"
+#include "kernels/hadamard.h"
 
 namespace duo::cpu {
 namespace {
@@ -55,6 +56,7 @@ void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, co
         x[i] = a * cos[i] - b * sin[i];
         x[half + i] = b * cos[i] + a * sin[i];
       }
+      if (shape.hadamard(h)) HadamardRotate(x, d);
     }
   });
 }

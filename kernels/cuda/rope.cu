@@ -21,34 +21,93 @@ __global__ void RopeAnglesKernel(float* cos_sin, int64_t stride, int64_t rows, i
   cos_sin[row * stride + half + k] = static_cast<float>(sine * factor);
 }
 
-// One warp per (row, q or k head); a lane takes pairs (k, k + half).
-__global__ void RotateQkKernel(bf16* qkv, int64_t stride, int64_t rows, int head_dim, int q_heads, int heads,
-                               const float* cos_sin, int64_t cs_stride, const float* q_norm, const float* k_norm,
-                               float eps) {
-  StartOverlapped();
-  const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
+// Multiplies a vector by the Hadamard matrix (kernels/hadamard.h), of which this lane holds elements lane + 32 j in
+// v[j].
+template <int kEach>
+__device__ void HadamardRotate(float (&v)[kEach]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int width = 1; width < 32; width *= 2) {
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      const float other = __shfl_xor_sync(~0u, v[j], width);
+      v[j] = (lane & width) != 0 ? other - v[j] : v[j] + other;
+    }
+  }
+#pragma unroll
+  for (int width = 1; width < kEach; width *= 2) {
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      if ((j & width) != 0) continue;
+      const float a = v[j], b = v[j + width];
+      v[j] = a + b;
+      v[j + width] = a - b;
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) v[j] *= rsqrtf(32.0f * kEach);
+}
+
+constexpr int kMostRotated = 128;  // head_dim of RotateHead
+
+// Optional RMS norm, rotate-half RoPE and, for head_dim 64 and 128, optional Hadamard rotation of a q or k vector, in
+// place. cos_sin: the row's cosines, then sines. A lane takes pairs (k, k + half).
+__device__ void RotateHead(bf16* x, int head_dim, const float* cos_sin, const float* norm, float eps, bool hadamard) {
+  constexpr int kPairs = kMostRotated / 64;
   const int lane = threadIdx.x % 32, half = head_dim / 2;
-  if (item >= rows * heads) return;
-  const int64_t row = item / heads;
-  const int head = item % heads;
-  bf16* x = qkv + row * stride + int64_t{head} * head_dim;  // k heads follow the q heads
-  const float* norm = head < q_heads ? q_norm : k_norm;
   float factor = 1;
   if (norm != nullptr) {
     float squares = 0;
     for (int k = lane; k < head_dim; k += 32) squares += ToFloat(x[k]) * ToFloat(x[k]);
     factor = 1.0f / sqrtf(WarpSum(squares) / head_dim + eps);
   }
-  for (int k = lane; k < half; k += 32) {
+  float first[kPairs], second[kPairs];
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const int k = lane + 32 * i;
+    if (k >= half) break;
     float a = ToFloat(x[k]), b = ToFloat(x[k + half]);
     if (norm != nullptr) {
       a *= factor * norm[k];
       b *= factor * norm[k + half];
     }
-    const float cosine = cos_sin[row * cs_stride + k], sine = cos_sin[row * cs_stride + half + k];
-    x[k] = ToBf16(a * cosine - b * sine);
-    x[k + half] = ToBf16(b * cosine + a * sine);
+    const float cosine = cos_sin[k], sine = cos_sin[half + k];
+    first[i] = a * cosine - b * sine;
+    second[i] = b * cosine + a * sine;
   }
+  if (hadamard && head_dim == 64) {
+    float v[2] = {first[0], second[0]};
+    HadamardRotate(v);
+    first[0] = v[0];
+    second[0] = v[1];
+  } else if (hadamard) {
+    float v[4] = {first[0], first[1], second[0], second[1]};
+    HadamardRotate(v);
+    first[0] = v[0];
+    first[1] = v[1];
+    second[0] = v[2];
+    second[1] = v[3];
+  }
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const int k = lane + 32 * i;
+    if (k >= half) break;
+    x[k] = ToBf16(first[i]);
+    x[k + half] = ToBf16(second[i]);
+  }
+}
+
+// One warp per (row, q or k head).
+__global__ void RotateQkKernel(bf16* qkv, int64_t stride, int64_t rows, HeadShape shape, const float* cos_sin,
+                               int64_t cs_stride, const float* q_norm, const float* k_norm, float eps) {
+  StartOverlapped();
+  const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
+  const int q_heads = shape.kv_heads * shape.group, heads = q_heads + shape.kv_heads;
+  if (item >= rows * heads) return;
+  const int64_t row = item / heads;
+  const int head = item % heads;  // k heads follow the q heads
+  RotateHead(qkv + row * stride + int64_t{head} * shape.head_dim, shape.head_dim, cos_sin + row * cs_stride,
+             head < q_heads ? q_norm : k_norm, eps, shape.hadamard(head));
 }
 
 }  // namespace
@@ -63,10 +122,12 @@ void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const do
 
 void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const float* q_norm, const float* k_norm,
               float eps) {
-  const int q_heads = shape.kv_heads * shape.group, heads = q_heads + shape.kv_heads;
+  DUO_CHECK_LE(shape.head_dim, kMostRotated);
+  DUO_CHECK(shape.hadamard_heads == 0 || shape.head_dim == 64 || shape.head_dim == 128);
+  const int64_t heads = shape.kv_heads * (shape.group + 1);
   const int64_t blocks = (qkv.rows * heads + 7) / 8;
-  LaunchOverlapped(device, RotateQkKernel, dim3(blocks), dim3(256), 0, qkv.as<bf16>(), qkv.stride, qkv.rows,
-                   shape.head_dim, q_heads, heads, cos_sin.as<float>(), cos_sin.stride, q_norm, k_norm, eps);
+  LaunchOverlapped(device, RotateQkKernel, dim3(blocks), dim3(256), 0, qkv.as<bf16>(), qkv.stride, qkv.rows, shape,
+                   cos_sin.as<float>(), cos_sin.stride, q_norm, k_norm, eps);
 }
 
 }  // namespace duo::cuda

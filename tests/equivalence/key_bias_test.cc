@@ -103,7 +103,7 @@ class KeyBiasTest : public testing::Test {
 };
 
 TEST_F(KeyBiasTest, LargeBiasesCostInt4MoreThanThreePerCentAndAreWarnedOf) {
-  for (const double ratio : {24.0, 48.0}) {
+  for (const double ratio : {64.0, 96.0}) {
     SetKeyBias(model_dir_, static_cast<float>(ratio * kSpread));
     const Outcome plain = Read(model_dir_, KvFormat::kF32), int4 = Read(model_dir_, KvFormat::kInt4);
     EXPECT_GT(PerplexityRatio(plain, int4), 1.03) << ratio;
@@ -117,7 +117,7 @@ TEST_F(KeyBiasTest, LargeBiasesCostInt4MoreThanThreePerCentAndAreWarnedOf) {
 }
 
 TEST_F(KeyBiasTest, SmallBiasesCostLittleAndAreNot) {
-  for (const double ratio : {0.0, 2.0}) {
+  for (const double ratio : {0.0, 8.0}) {
     SetKeyBias(model_dir_, static_cast<float>(ratio * kSpread));
     const Outcome plain = Read(model_dir_, KvFormat::kF32), int4 = Read(model_dir_, KvFormat::kInt4);
     EXPECT_LT(PerplexityRatio(plain, int4), 1.03) << ratio;

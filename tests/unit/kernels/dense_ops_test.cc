@@ -1,3 +1,5 @@
+#include <bit>
+
 #include "devices.h"
 #include "kernels/attention.h"
 #include "kernels/ops.h"
@@ -110,11 +112,18 @@ TEST_P(DenseOps, RopeAnglesAreExactAtFourMillion) {
   }
 }
 
+// Sylvester's matrix by its closed form, row i and column j: the sign is the parity of the bits that i and j share.
+double HadamardElement(int i, int j, int block) {
+  if (i / block != j / block) return 0;
+  return (std::popcount(static_cast<unsigned>(i % block & j % block)) % 2 == 0 ? 1 : -1) / std::sqrt(double(block));
+}
+
 TEST_P(DenseOps, RotateQkNormalisesAndRotatesQueriesAndKeysOnly) {
   const DType type = activation();
   for (bool normed : {false, true}) {
     for (int d : {64, 80, 128}) {
-      const HeadShape shape{d, 3, 2};
+      const bool hadamard = d != 80 || !device().is_cuda();  // CUDA's attention takes 64 and 128
+      const HeadShape shape{d, 3, 2, hadamard ? 1 : 0};
       const int rows = 37, cols = shape.qkv_cols(), half = d / 2;
       std::mt19937 rng(d);
       std::vector<float> x = Normal(rng, rows * cols), cs = Normal(rng, rows * d), qn = Normal(rng, d),
@@ -143,6 +152,14 @@ TEST_P(DenseOps, RotateQkNormalisesAndRotatesQueriesAndKeysOnly) {
                         fs = cs[r * d + half + i];
             plain[at + i] = Rounded(type, fa * fc - fb * fs);
             plain[at + half + i] = Rounded(type, fb * fc + fa * fs);
+          }
+          if (hadamard && (h < 3 || h == 6)) {  // the first KV head and its queries
+            const std::vector<double> rotated(truth.begin() + at, truth.begin() + at + d);
+            for (int i = 0; i < d; ++i) {
+              truth[at + i] = 0;
+              for (int j = 0; j < d; ++j) truth[at + i] += HadamardElement(i, j, d & -d) * rotated[j];
+              plain[at + i] = Rounded(type, static_cast<float>(truth[at + i]));
+            }
           }
         }
       }
