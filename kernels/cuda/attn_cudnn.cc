@@ -32,6 +32,14 @@ struct CudnnAttention {
 
   std::thread builder;
   std::atomic<bool> stop{false};
+  std::atomic<int> waiting{0};
+  // For the thread that drives the device: its turn comes before the builder's next plan.
+  std::unique_lock<std::mutex> LockFirst() {
+    ++waiting;
+    std::unique_lock lock(mutex);
+    --waiting;
+    return lock;
+  }
 
   int32_t* lengths = nullptr;  // device: rows, and 16 bytes further keys
   cudaStream_t beside[kPrefillStreams - 1] = {};
@@ -112,7 +120,7 @@ void DestroyCudnnAttention(CudnnAttention* a) {
 
 bool CudnnUsable(Device& device) {
   CudnnAttention& a = Cudnn(device);
-  const std::lock_guard lock(a.mutex);
+  const auto lock = a.LockFirst();
   return a.Usable();
 }
 
@@ -123,6 +131,7 @@ void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_
   a.builder = std::thread([&a, &device, shapes = ShapesOf(rows, heads, group, head_dim, max_tokens)] {
     device.BindThread();
     for (const CudnnShape& shape : shapes) {
+      while (a.waiting > 0) std::this_thread::yield();
       if (a.stop) return;
       const std::lock_guard lock(a.mutex);
       if (!a.Usable()) return;
@@ -155,7 +164,7 @@ CudnnCalls::~CudnnCalls() {
 
 bool CudnnCalls::Attend(const CudnnShape& shape, const DenseAttention& args) {
   CudnnAttention& a = Cudnn(device_);
-  const std::lock_guard lock(a.mutex);
+  const auto lock = a.LockFirst();
   if (!a.Usable()) return false;
   const Descriptor plan = a.Plan(shape);
   if (plan == nullptr) return false;

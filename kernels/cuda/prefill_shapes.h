@@ -29,8 +29,8 @@ struct Slice {
   int64_t first, rows, capacity;
   int64_t partials = 0, done = 0;
 };
-// Rows in slices whose capacities are powers of two. The last slice is padded where that wastes at most an eighth of
-// it; padding needs no mask, because nobody reads what becomes of those rows.
+// Rows in slices whose capacities are powers of two. The last slice is padded where that wastes less than an eighth of
+// it, or to the smallest capacity; padding needs no mask, because nobody reads what becomes of those rows.
 inline std::vector<Slice> CutRows(int64_t rows) {
   std::vector<Slice> slices;
   for (int64_t first = 0; first < rows;) {
