@@ -42,7 +42,9 @@ absl::StatusOr<DecodeShare> TimeDecodeShare(const BenchFlags& flags, EngineOptio
   absl::StatusOr<std::vector<double>> seconds =
       TimeDecodeSteps(flags, **engine, context, [&] { steps.push_back(comm.LayerTimes(device)); });
   if (!seconds.ok()) return seconds.status();
-  DecodeShare share{.heads = (*engine)->heads(), .kv = (*engine)->kv_format()};
+  DecodeShare share;
+  share.heads = (*engine)->heads();
+  share.kv = (*engine)->kv_format();
   share.step_seconds = Median(*seconds);
   share.layers.resize(steps[0].size());
   for (size_t l = 0; l < share.layers.size(); ++l) {
