@@ -1,116 +1,23 @@
 #include "runtime/kv_io.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <map>
 #include <mutex>
-#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/check.h"
 #include "runtime/crc32c.h"
+#include "runtime/file.h"
 #include "runtime/session_manifest.h"
 
 namespace duo {
 namespace {
-
-// --- The plan as bytes: plain values one after the other, vectors and strings behind their length.
-template <typename T>
-void Put(std::string& out, const T& value) {
-  if constexpr (requires { value.data(); }) {
-    static_assert(std::is_trivially_copyable_v<typename T::value_type>);
-    const int64_t count = value.size();
-    out.append(reinterpret_cast<const char*>(&count), sizeof count);
-    out.append(reinterpret_cast<const char*>(value.data()), count * sizeof(typename T::value_type));
-  } else {
-    static_assert(std::is_trivially_copyable_v<T>);
-    out.append(reinterpret_cast<const char*>(&value), sizeof value);
-  }
-}
-template <typename T>
-bool Take(std::string_view& in, T& value) {
-  if constexpr (requires { value.data(); }) {
-    int64_t count = 0;
-    constexpr size_t kItem = sizeof(typename T::value_type);
-    if (!Take(in, count) || count < 0 || static_cast<uint64_t>(count) > in.size() / kItem) return false;
-    value.resize(count);
-    if (count > 0) std::memcpy(value.data(), in.data(), count * kItem);
-    in.remove_prefix(count * kItem);
-  } else {
-    if (in.size() < sizeof value) return false;
-    std::memcpy(&value, in.data(), sizeof value);
-    in.remove_prefix(sizeof value);
-  }
-  return true;
-}
-template <typename Plan, typename Visit>
-bool EachField(Plan& p, Visit visit) {
-  return visit(p.kind) && visit(p.shared) && visit(p.dir) && visit(p.rings_file) && visit(p.ring) && visit(p.tokens) &&
-         visit(p.pages) && visit(p.split_pages) && visit(p.sections) && visit(p.rings);
-}
-
-// --- Files.
-class File {
- public:
-  static absl::StatusOr<File> Open(const std::string& name, int flags) {
-    File file;
-    file.name_ = name;
-    file.fd_ = open(name.c_str(), flags | O_CLOEXEC, 0640);
-    if (file.fd_ < 0) {
-      const bool missing = errno == ENOENT && (flags & O_CREAT) == 0;
-      if (missing) return absl::DataLossError(absl::StrCat(name, ": this part of the saved session is missing"));
-      return FileError(errno, name, "open it");
-    }
-    return file;
-  }
-  File() = default;
-  File(File&& other) noexcept : name_(std::move(other.name_)), fd_(std::exchange(other.fd_, -1)) {}
-  File& operator=(File&& other) noexcept {
-    std::swap(name_, other.name_);
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~File() {
-    if (fd_ >= 0) close(fd_);
-  }
-  absl::Status Write(const void* data, int64_t bytes, int64_t offset) const {
-    for (int64_t done = 0; done < bytes;) {
-      const ssize_t n = pwrite(fd_, static_cast<const char*>(data) + done, bytes - done, offset + done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) return FileError(n == 0 ? ENOSPC : errno, name_, absl::StrFormat("write %d bytes", bytes));
-      done += n;
-    }
-    return absl::OkStatus();
-  }
-  absl::Status Read(void* data, int64_t bytes, int64_t offset) const {
-    for (int64_t done = 0; done < bytes;) {
-      const ssize_t n = pread(fd_, static_cast<char*>(data) + done, bytes - done, offset + done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return FileError(errno, name_, "read it");
-      if (n == 0) {
-        return absl::DataLossError(
-            absl::StrFormat("%s: ends at byte %d, %d more were expected", name_, offset + done, bytes - done));
-      }
-      done += n;
-    }
-    return absl::OkStatus();
-  }
-  absl::Status Sync() const {
-    return fdatasync(fd_) == 0 ? absl::OkStatus() : FileError(errno, name_, "write it to the disk");
-  }
-  const std::string& name() const { return name_; }
-
- private:
-  std::string name_;
-  int fd_ = -1;
-};
 
 // The files of a plan, opened when first used. Thread-safe.
 class Files {
@@ -347,6 +254,11 @@ absl::Status ReadOwn(Context& c) {
   for (const KvSection& s : c.plan.sections) {
     if (c.local.HoldsAny(s)) own.push_back(&s);
   }
+  for (const KvSection* s : own) {
+    if (absl::StatusOr<const File*> file = files.Pages(*s); file.ok()) {
+      (*file)->Expect(SectionBytes(*s, c.page_bytes), s->offset);
+    }
+  }
   std::mutex feeding, mutex;
   absl::Status status;  // guarded by mutex, as is c.result
   std::vector<std::vector<uint8_t>> staging(c.device.pool().threads());
@@ -443,92 +355,6 @@ void ShareCrcs(Communicator& comm, const std::vector<Section>& sections, std::ve
 }
 
 }  // namespace
-
-absl::Status FileError(int error, const std::string& file, std::string_view what) {
-  const std::string sentence = file + ": cannot " + std::string(what) + ": " + std::strerror(error);
-  switch (error) {
-    case ENOSPC:
-    case EDQUOT:
-    case EFBIG:
-      return absl::ResourceExhaustedError(sentence);
-    case EACCES:
-    case EPERM:
-    case EROFS:
-      return absl::PermissionDeniedError(sentence);
-    case ENOENT:
-    case ENOTDIR:
-      return absl::NotFoundError(sentence);
-    default:
-      return absl::InternalError(sentence);
-  }
-}
-
-std::string Serialize(const KvIoPlan& plan) {
-  std::string out;
-  EachField(plan, [&](const auto& field) {
-    Put(out, field);
-    return true;
-  });
-  return out;
-}
-absl::StatusOr<KvIoPlan> ParseKvIoPlan(std::string_view bytes) {
-  KvIoPlan plan;
-  const bool whole = EachField(plan, [&](auto& field) { return Take(bytes, field); });
-  if (!whole || !bytes.empty()) return absl::DataLossError("a storage plan arrived damaged");
-  return plan;
-}
-
-int64_t SectionBytes(const KvSection& section, int64_t page_bytes) {
-  return section.count * (page_bytes + static_cast<int64_t>(sizeof(uint32_t)));
-}
-
-std::vector<KvSection> SectionsOf(const Partition& partition, int64_t begin, int64_t end, int64_t range_pages) {
-  std::vector<KvSection> sections;
-  auto add = [&](int layer, int head, int rank, int64_t first, int64_t last, int step) {
-    if (first >= last) return;
-    const int64_t count = (last - first + step - 1) / step;
-    sections.push_back({layer, head, static_cast<int32_t>(first), step, static_cast<int32_t>(count), rank, 0, 0, 1});
-  };
-  for (int64_t a = begin; a < end;) {
-    const int64_t b = std::min(end, (a / range_pages + 1) * range_pages);
-    for (int layer = 0; layer < static_cast<int>(partition.layers.size()); ++layer) {
-      std::vector<int> written;  // whole heads; with more ranks than heads several ranks hold copies
-      const std::vector<RankHeads>& ranks = partition.layers[layer];
-      for (int rank = 0; rank < static_cast<int>(ranks.size()); ++rank) {
-        for (int head : ranks[rank].whole) {
-          if (std::find(written.begin(), written.end(), head) != written.end()) continue;
-          written.push_back(head);
-          add(layer, head, rank, a, b, 1);
-        }
-        for (const SplitPiece& piece : ranks[rank].split) {
-          for (int slot = piece.first; slot < piece.last; ++slot) {
-            const int64_t first = a + ((slot - a) % piece.of + piece.of) % piece.of;
-            add(layer, piece.head, rank, first, b, piece.of);
-          }
-        }
-      }
-    }
-    a = b;
-  }
-  return sections;
-}
-
-std::vector<KvRingSection> RingSectionsOf(const Partition& partition, int64_t ring_bytes) {
-  std::vector<KvRingSection> rings;
-  int64_t offset = 0;
-  for (int layer = 0; layer < static_cast<int>(partition.layers.size()); ++layer) {
-    std::vector<int> written;
-    for (int rank = 0; rank < static_cast<int>(partition.layers[layer].size()); ++rank) {
-      for (int head : partition.layers[layer][rank].streaming) {
-        if (std::find(written.begin(), written.end(), head) != written.end()) continue;
-        written.push_back(head);
-        rings.push_back({layer, head, rank, 0, offset});
-        offset += ring_bytes;
-      }
-    }
-  }
-  return rings;
-}
 
 absl::StatusOr<KvIoResult> RunKvIo(const KvIoPlan& plan, Device& device, Communicator& comm, const RankShard& shard,
                                    const KvCache& cache) {

@@ -8,6 +8,8 @@
 namespace duo {
 namespace {
 
+constexpr double kMargin = 0.75;  // of max_wait that a chunk is planned for: on a busy machine some take longer
+
 double Seconds(std::chrono::steady_clock::time_point from, std::chrono::steady_clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
@@ -21,7 +23,7 @@ int Scheduler::ChunkRows(const Request& request) const {
   bool somebody = sessions_.size() > 1;
   for (const auto& [id, other] : requests_) somebody |= id != request.id && other.sequence != nullptr;
   if (!somebody) return static_cast<int>(rows);
-  return static_cast<int>(chunk_time_.RowsWithin(options_.max_wait, rows, request.sequence->length));
+  return static_cast<int>(chunk_time_.RowsWithin(kMargin * options_.max_wait, rows, request.sequence->length));
 }
 
 // Long questions and long appends take turns, and so do those of each kind, in order of their ids.

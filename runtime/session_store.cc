@@ -1,7 +1,5 @@
 #include "runtime/session_store.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,105 +7,20 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <set>
-#include <sstream>
-#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/crc32c.h"
+#include "runtime/file.h"
 #include "runtime/safetensors.h"
+#include "runtime/session_files.h"
 
 namespace duo {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr char kManifest[] = "/manifest";
 constexpr char kProbe[] = ".duo-probe";
-constexpr int64_t kPartBytes = int64_t{48} << 20;  // of one Step over all ranks
-
-absl::StatusOr<std::string> ReadAll(const std::string& file) {
-  std::ifstream in(file, std::ios::binary);
-  if (!in) return FileError(errno, file, "open it");
-  std::ostringstream text;
-  text << in.rdbuf();
-  if (in.bad()) return FileError(EIO, file, "read it");
-  return text.str();
-}
-
-absl::Status SyncDir(const std::string& dir) {
-  const int fd = open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return FileError(errno, dir, "open it");
-  const int failed = fsync(fd) == 0 ? 0 : errno;
-  close(fd);
-  return failed == 0 || failed == EINVAL ? absl::OkStatus() : FileError(failed, dir, "write it to the disk");
-}
-
-// The file holds exactly `text` and is on the disk when this returns OK.
-absl::Status WriteAll(const std::string& file, std::string_view text) {
-  const int fd = open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
-  if (fd < 0) return FileError(errno, file, "open it");
-  int failed = 0;
-  for (size_t done = 0; done < text.size() && failed == 0;) {
-    const ssize_t n = write(fd, text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) failed = n == 0 ? ENOSPC : errno;
-    if (n > 0) done += n;
-  }
-  if (failed == 0 && fdatasync(fd) != 0) failed = errno;
-  if (close(fd) != 0 && failed == 0) failed = errno;
-  return failed == 0 ? absl::OkStatus() : FileError(failed, file, absl::StrFormat("write %d bytes", text.size()));
-}
-
-// A new manifest takes the old one's place in one step.
-absl::Status ReplaceManifest(const std::string& dir, const SessionManifest& manifest) {
-  const std::string file = dir + kManifest, temporary = file + ".new";
-  if (absl::Status s = WriteAll(temporary, FormatManifest(manifest)); !s.ok()) {
-    unlink(temporary.c_str());
-    return s;
-  }
-  if (rename(temporary.c_str(), file.c_str()) != 0) return FileError(errno, file, "replace it");
-  return SyncDir(dir);
-}
-
-absl::StatusOr<SavedFile> WriteTokens(const std::string& dir, const std::string& name,
-                                      const std::vector<int32_t>& tokens) {
-  const std::string_view bytes(reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(int32_t));
-  if (absl::Status s = WriteAll(dir + "/" + name, bytes); !s.ok()) return s;
-  return SavedFile{name, static_cast<int64_t>(bytes.size()), Crc32c(bytes.data(), bytes.size())};
-}
-
-absl::StatusOr<std::vector<int32_t>> ReadTokens(const std::string& dir, const SavedFile& file, int64_t count) {
-  const std::string name = dir + "/" + file.name;
-  absl::StatusOr<std::string> bytes = ReadAll(name);
-  if (!bytes.ok()) return absl::DataLossError(std::string(bytes.status().message()));
-  if (static_cast<int64_t>(bytes->size()) != count * 4 || Crc32c(bytes->data(), bytes->size()) != file.crc) {
-    return absl::DataLossError(
-        absl::StrFormat("%s: damaged: its checksum is wrong (%d bytes, %d expected)", name, bytes->size(), count * 4));
-  }
-  std::vector<int32_t> tokens(count);
-  if (count > 0) std::memcpy(tokens.data(), bytes->data(), bytes->size());
-  return tokens;
-}
-
-// What a manifest names; everything else in its directory is left over.
-std::set<std::string> FilesOf(const SessionManifest& m) {
-  std::set<std::string> files = {"manifest", m.token_file.name};
-  if (!m.rings_file.empty()) files.insert(m.rings_file);
-  if (m.append.has_value() && !m.append_file.name.empty()) files.insert(m.append_file.name);
-  for (const KvSection& s : m.sections) files.insert(PageFileName(s.generation, s.first / kRangePages));
-  return files;
-}
-
-void RemoveLeftovers(const std::string& dir, const SessionManifest& manifest) {
-  const std::set<std::string> keep = FilesOf(manifest);
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(dir, ignored)) {
-    if (keep.count(entry.path().filename().string()) == 0) fs::remove(entry.path(), ignored);
-  }
-}
 
 // Which weights: names, types, shapes, and some bytes of every tensor.
 absl::StatusOr<std::string> Fingerprint(const std::string& model_dir) {
@@ -128,14 +41,6 @@ absl::StatusOr<std::string> Fingerprint(const std::string& model_dir) {
   return absl::StrFormat("%08x%08x%016x", shape_crc, byte_crc, model->bytes());
 }
 
-int64_t PageBytes(const Engine& engine) {
-  return PageLayout{engine.kv_format(), engine.config().head_dim}.page_bytes();
-}
-int64_t RingBytes(const Engine& engine) {
-  const HeadPlan& heads = engine.heads();
-  return int64_t{heads.sink + heads.recent + 1} *
-         KvTokenBytes(RingFormat(engine.kv_format()), engine.config().head_dim);
-}
 std::string RetrievalString(const HeadPlan& heads) {
   std::string text;
   for (uint8_t r : heads.retrieval) text += r != 0 ? '1' : '0';
@@ -143,6 +48,15 @@ std::string RetrievalString(const HeadPlan& heads) {
 }
 
 }  // namespace
+
+int64_t SavedPageBytes(const Engine& engine) {
+  return PageLayout{engine.kv_format(), engine.config().head_dim}.page_bytes();
+}
+int64_t SavedRingBytes(const Engine& engine) {
+  const HeadPlan& heads = engine.heads();
+  return int64_t{heads.sink + heads.recent + 1} *
+         KvTokenBytes(RingFormat(engine.kv_format()), engine.config().head_dim);
+}
 
 absl::StatusOr<std::unique_ptr<SessionStore>> SessionStore::Open(const std::string& dir, const std::string& model_dir,
                                                                  Engine& engine) {
@@ -181,11 +95,8 @@ std::vector<SessionStore::Listed> SessionStore::List() const {
 bool SessionStore::Exists(const std::string& id) const { return access((DirOf(id) + kManifest).c_str(), F_OK) == 0; }
 
 absl::StatusOr<SessionManifest> SessionStore::Find(const std::string& id) const {
-  const std::string file = DirOf(id) + kManifest;
   if (!Exists(id)) return absl::NotFoundError(absl::StrCat("there is no saved session ", id, " in ", dir_));
-  absl::StatusOr<std::string> text = ReadAll(file);
-  if (!text.ok()) return text.status();
-  return ParseManifest(*text, file);
+  return ReadManifest(DirOf(id));
 }
 
 absl::StatusOr<std::unique_ptr<SaveJob>> SessionStore::StartSave(const std::string& id, SessionId session,
@@ -247,103 +158,9 @@ absl::StatusOr<std::unique_ptr<SaveJob>> SessionStore::StartSave(const std::stri
   for (KvSection& s : job->to_write_) {
     int64_t& at = ends[PageFileName(m.generation, s.first / kRangePages)];
     s.offset = at;
-    at += SectionBytes(s, PageBytes(*engine_));
+    at += SectionBytes(s, SavedPageBytes(*engine_));
   }
   return job;
-}
-
-// The next sections, up to kPartBytes.
-absl::Status SaveJob::WritePart() {
-  Engine& engine = *store_->engine_;
-  absl::StatusOr<SessionKv> kv = engine.Kv(session_);
-  if (!kv.ok()) return kv.status();
-  KvIoPlan plan;
-  plan.kind = KvIoKind::kWrite;
-  plan.shared = store_->shared_;
-  plan.dir = dir_;
-  plan.tokens = manifest_.tokens;
-  plan.pages = kv->pages;
-  plan.split_pages = kv->split_pages;
-  for (int64_t bytes = 0; next_ < to_write_.size() && bytes < kPartBytes; ++next_) {
-    plan.sections.push_back(to_write_[next_]);
-    bytes += SectionBytes(to_write_[next_], PageBytes(engine));
-  }
-  absl::StatusOr<KvIoResult> result = engine.RunIo(plan);
-  if (!result.ok()) return result.status();
-  bytes_written_ += result->bytes;
-  for (size_t i = 0; i < plan.sections.size(); ++i) {
-    plan.sections[i].crc = result->section_crcs[i];
-    manifest_.sections.push_back(plan.sections[i]);
-  }
-  return absl::OkStatus();
-}
-
-// Rings, tokens, and the manifest that makes all of it count.
-absl::Status SaveJob::Finish() {
-  Engine& engine = *store_->engine_;
-  absl::StatusOr<SessionKv> kv = engine.Kv(session_);
-  if (!kv.ok()) return kv.status();
-  SessionManifest& m = manifest_;
-  KvIoPlan plan;
-  plan.kind = KvIoKind::kWrite;
-  plan.shared = store_->shared_;
-  plan.dir = dir_;
-  plan.ring = kv->ring;
-  plan.rings = RingSectionsOf(engine.partition(), RingBytes(engine));
-  if (!plan.rings.empty()) {
-    plan.rings_file = m.rings_file = absl::StrCat(m.generation, "-rings-", m.serial);
-    absl::StatusOr<KvIoResult> result = engine.RunIo(plan);
-    if (!result.ok()) return result.status();
-    bytes_written_ += result->bytes;
-    for (size_t i = 0; i < plan.rings.size(); ++i) plan.rings[i].crc = result->ring_crcs[i];
-    m.rings = plan.rings;
-  }
-  absl::StatusOr<SavedFile> tokens = WriteTokens(dir_, absl::StrCat(m.generation, "-tokens-", m.serial), kv->tokens);
-  if (!tokens.ok()) return tokens.status();
-  m.token_file = *tokens;
-  if (m.append.has_value() && !m.append->done) {
-    tokens = WriteTokens(dir_, absl::StrCat(m.generation, "-append-", m.serial), m.append->tokens);
-    if (!tokens.ok()) return tokens.status();
-    m.append_file = *tokens;
-  }
-  bytes_written_ += m.token_file.bytes + m.append_file.bytes;
-  m.bytes = m.token_file.bytes + m.append_file.bytes + static_cast<int64_t>(m.rings.size()) * RingBytes(engine);
-  for (const KvSection& s : m.sections) m.bytes += SectionBytes(s, PageBytes(engine));
-  if (absl::Status s = SyncDir(dir_); !s.ok()) return s;
-  if (absl::Status s = ReplaceManifest(dir_, m); !s.ok()) return s;
-  if (absl::Status s = SyncDir(store_->dir_); !s.ok()) return s;
-  done_ = true;
-  RemoveLeftovers(dir_, m);
-  SavedLineage& lineage = store_->lineages_[fs::path(dir_).filename().string()];
-  lineage = {session_, m.tokens, m};
-  if (m.append.has_value()) lineage.manifest.append->tokens.clear();
-  return absl::OkStatus();
-}
-
-absl::StatusOr<bool> SaveJob::Step() {
-  if (next_ < to_write_.size()) {
-    if (absl::Status s = WritePart(); !s.ok()) return s;
-    return false;
-  }
-  if (absl::Status s = Finish(); !s.ok()) return s;
-  return true;
-}
-
-SaveJob::~SaveJob() {
-  if (done_ || store_ == nullptr) return;
-  // What was written is not named by any manifest: files that are appended to get their old length back, new ones go.
-  for (const auto& [name, length] : old_lengths_) {
-    const std::string file = dir_ + "/" + name;
-    const int ignored = length > 0 ? truncate(file.c_str(), length) : unlink(file.c_str());
-    static_cast<void>(ignored);
-  }
-  const std::string id = fs::path(dir_).filename().string();
-  if (absl::StatusOr<SessionManifest> old = store_->Find(id); old.ok()) {
-    RemoveLeftovers(dir_, *old);
-  } else if (old.status().code() == absl::StatusCode::kNotFound) {
-    std::error_code ignored;
-    fs::remove_all(dir_, ignored);
-  }
 }
 
 absl::Status SessionStore::CheckFits(const SessionManifest& m, const std::string& dir) const {
@@ -419,47 +236,6 @@ absl::StatusOr<std::unique_ptr<RestoreJob>> SessionStore::StartRestore(const std
   job->manifest_ = std::move(*manifest);
   job->manifest_.max_tokens = max_tokens;
   return job;
-}
-
-absl::StatusOr<bool> RestoreJob::Step() {
-  Engine& engine = *store_->engine_;
-  absl::StatusOr<SessionKv> kv = engine.Kv(session_);
-  if (!kv.ok()) return kv.status();
-  KvIoPlan plan;
-  plan.kind = KvIoKind::kRead;
-  plan.shared = store_->shared_;
-  plan.dir = dir_;
-  plan.tokens = manifest_.tokens;
-  plan.pages = kv->pages;
-  plan.split_pages = kv->split_pages;
-  // Sections of one page must be read in order; within a part they are read at once, so a page may come only once.
-  std::set<std::tuple<int, int, int>> seen;
-  int64_t bytes = 0;
-  for (; next_ < manifest_.sections.size() && bytes < kPartBytes; ++next_) {
-    const KvSection& s = manifest_.sections[next_];
-    if (!seen.insert({s.layer, s.head, s.first / kRangePages * 4096 + s.first % s.step}).second) break;
-    plan.sections.push_back(s);
-    bytes += SectionBytes(s, PageBytes(engine));
-  }
-  const bool last = next_ == manifest_.sections.size();
-  if (last) {
-    plan.ring = kv->ring;
-    plan.rings = manifest_.rings;
-    plan.rings_file = manifest_.rings_file;
-  }
-  absl::StatusOr<KvIoResult> result = engine.RunIo(plan);
-  if (!result.ok()) return result.status();
-  bytes_read_ += result->bytes;
-  if (!last) return false;
-  done_ = true;
-  SessionManifest kept = manifest_;
-  if (kept.append.has_value()) kept.append->tokens.clear();
-  store_->lineages_[fs::path(dir_).filename().string()] = {session_, manifest_.tokens, std::move(kept)};
-  return true;
-}
-
-RestoreJob::~RestoreJob() {
-  if (!done_ && session_ != 0) store_->engine_->CloseSession(session_).IgnoreError();
 }
 
 void SessionStore::Rewound(const std::string& id, int64_t tokens) {

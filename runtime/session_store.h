@@ -1,13 +1,11 @@
 // SessionStore: sessions on disk, one directory each, readable by any number of ranks on any backend.
 //
 //   DIR/ID/manifest          JSON and a line with its CRC32C: format version, model fingerprint, head classes, KV
-//   format,
-//                            sizes and where every section lies. Replaced atomically; a directory without one is no
-//                            session. Whatever it does not name is left over from an interrupted save.
+//                            format, sizes and where every section lies. Replaced atomically; a directory without one
+//                            is no session. Whatever it does not name is left over from an interrupted save.
 //   DIR/ID/GEN-pages-RANGE   one file per 65,536 tokens, only ever appended to: sections of (layer, KV head, first
-//   page,
-//                            page step, page count): the pages, then a CRC32C of each. The manifest holds a CRC32C of
-//                            those CRCs. A later section of the same page counts.
+//                            page, page step, page count): the pages, then a CRC32C of each. The manifest holds a
+//                            CRC32C of those CRCs. A later section of the same page counts.
 //   DIR/ID/GEN-rings-N       the streaming heads' rings at that save, a CRC32C each in the manifest
 //   DIR/ID/GEN-tokens-N      token ids, int32 little-endian; and those of an append that is not finished
 //
@@ -41,6 +39,10 @@ struct SavedLineage {
   int64_t valid_tokens = 0;  // the saved pages are the open session's up to here
   SessionManifest manifest;
 };
+
+// Bytes of a page and of a ring of one head: those on the disk and those in memory are the same.
+int64_t SavedPageBytes(const Engine& engine);
+int64_t SavedRingBytes(const Engine& engine);
 
 class SessionStore;
 
