@@ -126,8 +126,8 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       "      --token-file tokens\n"
       "  launcher/mpi/serve.sh 4 --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
       "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the\n"
-      "server; so does USR1 to mpirun, which passes it on (launcher/mpi/serve.sh sends it for TERM and\n"
-      "INT).");
+      "server. Under mpirun use launcher/mpi/serve.sh, which makes of TERM and INT the USR1 that mpirun\n"
+      "passes on at once.");
   AddRuntimeFlags(*c, flags->runtime);
   c->add_option("--listen", s.listen, "Address; port 0 takes a free one")
       ->type_name("HOST:PORT")
@@ -188,7 +188,8 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       ->group(limits)
       ->capture_default_str();
   c->add_option("--max-wait", flags->runtime.max_wait,
-                "Seconds that a step of a long append may take while others wait")
+                "Seconds that a step of a long append may take while other sessions are open: no short question waits "
+                "longer for it (a step has at least 128 tokens)")
       ->check(CLI::Range(0.001, 3600.0))
       ->group(limits)
       ->capture_default_str();

@@ -1,14 +1,14 @@
 #include "launcher/serve/metrics.h"
 
 #include <prometheus/counter.h>
-#include <prometheus/exposer.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
 
 #include <cmath>
 
-#include "absl/strings/str_cat.h"
+#include "launcher/serve/metrics_page.h"
 
 namespace duo {
 namespace {
@@ -24,7 +24,7 @@ prometheus::Histogram::BucketBoundaries LatencyBuckets() {
 
 struct Metrics::State {
   std::shared_ptr<prometheus::Registry> registry = std::make_shared<prometheus::Registry>();
-  std::unique_ptr<prometheus::Exposer> exposer;
+  std::unique_ptr<MetricsPage> page;
 
   prometheus::Gauge& Gauge(const char* name, const char* help, const prometheus::Labels& labels = {}) {
     return prometheus::BuildGauge().Name(name).Help(help).Register(*registry).Add(labels);
@@ -107,21 +107,14 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Start(const std::string& addre
   m.Gauge("duo_balance", kBalance, {{"of", "memory"}}).Set(balance.memory);
   m.ranks = std::move(ranks);
   if (address.empty()) return metrics;
-  // prometheus-cpp reports a port that is taken by an exception of its own.
-  try {
-    m.exposer = std::make_unique<prometheus::Exposer>(address, 1);
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(absl::StrCat("--metrics ", address, ": cannot listen there: ", error.what()));
-  }
-  m.exposer->RegisterCollectable(m.registry);
+  absl::StatusOr<std::unique_ptr<MetricsPage>> page = MetricsPage::Listen(
+      address, [registry = m.registry] { return prometheus::TextSerializer().Serialize(registry->Collect()); });
+  if (!page.ok()) return page.status();
+  m.page = std::move(*page);
   return metrics;
 }
 
-int Metrics::port() const {
-  if (state_->exposer == nullptr) return 0;
-  const std::vector<int> ports = state_->exposer->GetListeningPorts();
-  return ports.empty() ? 0 : ports[0];
-}
+int Metrics::port() const { return state_->page == nullptr ? 0 : state_->page->port(); }
 
 void Metrics::CountCall(const std::string& method, const std::string& code) {
   state_->calls.Add({{"method", method}, {"code", code}}).Increment();

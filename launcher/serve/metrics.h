@@ -1,4 +1,4 @@
-// Metrics: the server's numbers for Prometheus, served by prometheus-cpp on an address of their own.
+// Metrics: the server's numbers for Prometheus, in prometheus-cpp's registry, served on an address of their own.
 // Observations may come from any thread; gauges and counters are set from a snapshot that the engine's thread makes.
 #pragma once
 
