@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "duo/v1/duo.grpc.pb.h"
+#include "launcher/client/print.h"
 #include "launcher/progress.h"
 
 namespace duo {
@@ -45,18 +46,6 @@ void PrintJson(const google::protobuf::Message& message) {
   options.preserve_proto_field_names = true;
   std::string json;
   if (google::protobuf::util::MessageToJsonString(message, &json, options).ok()) std::printf("%s\n", json.c_str());
-}
-
-void PrintSession(const pb::Session& s) {
-  static constexpr const char* kWhere[] = {"?", "open", "moved out", "saved"};
-  std::printf("%-24s %12s of %12s tokens  %10s  %s%s", s.id().c_str(), Grouped(s.tokens()).c_str(),
-              Grouped(s.max_tokens()).c_str(), Size(s.kv_bytes()).c_str(), kWhere[std::clamp<int>(s.residence(), 0, 3)],
-              s.durable() ? ", durable" : "");
-  if (s.has_append() && !s.append().done()) {
-    std::printf(", append \"%s\" at %s of %s tokens", s.append().append_id().c_str(),
-                Grouped(s.append().tokens()).c_str(), Grouped(s.append().total_tokens()).c_str());
-  }
-  std::printf("\n");
 }
 
 class Caller {
@@ -121,9 +110,7 @@ class Caller {
       case Verb::kList: {
         pb::ListResponse response;
         const grpc::Status status = sessions_->List(Context().get(), {}, &response);
-        return Shown(status, response, [&] {
-          for (const pb::Session& session : response.sessions()) PrintSession(session);
-        });
+        return Shown(status, response, [&] { PrintSessions(response); });
       }
       case Verb::kGet: {
         pb::GetRequest request;
@@ -143,12 +130,12 @@ class Caller {
       case Verb::kPlan: {
         pb::PlanResponse response;
         const grpc::Status status = cluster_->Plan(Context().get(), {}, &response);
-        return Shown(status, response, [&] { std::printf("%s", response.DebugString().c_str()); });
+        return Shown(status, response, [&] { PrintPlan(response); });
       }
       case Verb::kStats: {
         pb::StatsResponse response;
         const grpc::Status status = cluster_->Stats(Context().get(), {}, &response);
-        return Shown(status, response, [&] { std::printf("%s", response.DebugString().c_str()); });
+        return Shown(status, response, [&] { PrintStats(response); });
       }
       case Verb::kDrain:
         return Drain();
@@ -272,16 +259,26 @@ class Caller {
       stream->WritesDone();
     });
     {
-      Progress bar("reading", "tokens", false);
+      Progress sending("sending", "B", o_.json), reading("reading", "tokens", o_.json);
       do {
-        if (progress.total_tokens() > 0) bar.Update(progress.tokens(), progress.total_tokens());
+        if (progress.total_tokens() > 0) {
+          sending.Done();
+          reading.Update(progress.tokens(), progress.total_tokens());
+        } else {
+          sending.Update(progress.received_bytes(), static_cast<int64_t>(text.size()));
+        }
       } while (stream->Read(&progress));
     }
     writer.join();
     return Shown(stream->Finish(), progress, [&] {
       const pb::AppendStats& stats = progress.stats();
-      std::fprintf(stderr, "%s tokens in %s\n", Grouped(progress.tokens()).c_str(),
-                   Duration(stats.queue_seconds() + stats.read_seconds() + stats.checkpoint_seconds()).c_str());
+      std::string times =
+          absl::StrCat("waited ", Duration(stats.queue_seconds()), ", read for ", Duration(stats.read_seconds()));
+      if (stats.checkpoints() > 0) {
+        absl::StrAppend(&times, ", ", Duration(stats.checkpoint_seconds()), " for ", stats.checkpoints(),
+                        " checkpoints");
+      }
+      std::fprintf(stderr, "%s tokens: %s\n", Grouped(progress.tokens()).c_str(), times.c_str());
       PrintSession(progress.session());
     });
   }

@@ -8,9 +8,18 @@
 
 import argparse
 
-from duo_client import Client
+from duo_client import Client, pb
 
 FACTS = {"amber falcon": "402113", "quiet harbor": "771950", "velvet lantern": "083364"}
+
+
+def show(progress: pb.AppendProgress) -> None:
+    """One line that is written over: how far the server is, and how long it will take."""
+    if progress.total_tokens and not progress.done:
+        print(f"\r{progress.tokens:,} of {progress.total_tokens:,} tokens, {progress.seconds_left:.0f} s left ", end="",
+              flush=True)
+    elif progress.done:
+        print("\r\033[K", end="")
 
 
 def main() -> None:
@@ -26,10 +35,10 @@ def main() -> None:
 
     with Client(args.server) as client:
         session = client.create(max_tokens=len(client.tokenize(document)) + 1000)
-        done = client.append(session.id, document, on_progress=lambda p: print(f"\r{p.tokens} of {p.total_tokens} tokens", end=""))
-        print(f"\nread {done.tokens} tokens in {done.stats.read_seconds:.1f} s")
+        done = client.append(session.id, document, on_progress=show)
+        print(f"Read {done.tokens:,} tokens in {done.stats.read_seconds:.1f} s.")
         for key, value in FACTS.items():
-            print(f"What is the passcode for the {key}? ", end="")
+            print(f"What is the passcode for the {key}? ", end="", flush=True)
             question = f"\nQuestion: What is the passcode for the {key}?\nAnswer: "
             for part in client.stream(session.id, question, stop=["\n"], max_new_tokens=12):
                 print(part.text, end="", flush=True)

@@ -1,0 +1,111 @@
+#include "launcher/client/print.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "launcher/progress.h"
+
+namespace duo {
+namespace {
+
+std::string Size(int64_t bytes) { return ByteCount(static_cast<double>(bytes)); }
+
+const char* Where(const v1::Session& s) {
+  static constexpr const char* kWhere[] = {"?", "open", "moved out", "saved"};
+  return kWhere[std::clamp<int>(s.residence(), 0, 3)];
+}
+
+// What else there is to know of a session.
+std::string Notes(const v1::Session& s) {
+  std::string notes;
+  auto add = [&](const std::string& note) { absl::StrAppend(&notes, notes.empty() ? "" : ", ", note); };
+  if (s.durable()) {
+    add(s.durable_tokens() == s.tokens() ? "durable" : absl::StrCat("durable to ", Grouped(s.durable_tokens())));
+  }
+  if (s.has_append() && !s.append().done()) {
+    const v1::AppendState& a = s.append();
+    add(a.received_all() ? absl::StrCat("append ", a.append_id(), " at ", Grouped(a.tokens()), " of ",
+                                        Grouped(a.total_tokens()), " tokens")
+                         : absl::StrCat("append ", a.append_id(), " has sent ", Size(a.received_bytes())));
+  }
+  if (s.pending_calls() > 0) add(absl::StrCat(s.pending_calls(), s.pending_calls() == 1 ? " call" : " calls"));
+  return notes;
+}
+
+// "label      text"
+void Row(const char* label, const std::string& text) { std::printf("%-12s %s\n", label, text.c_str()); }
+
+}  // namespace
+
+void PrintSession(const v1::Session& s) {
+  const std::string notes = Notes(s);
+  std::printf("%s: %s of %s tokens, %s of KV cache, %s%s%s\n", s.id().c_str(), Grouped(s.tokens()).c_str(),
+              Grouped(s.max_tokens()).c_str(), Size(s.kv_bytes()).c_str(), Where(s), notes.empty() ? "" : ", ",
+              notes.c_str());
+}
+
+void PrintSessions(const v1::ListResponse& list) {
+  if (list.sessions().empty()) {
+    std::printf("no sessions\n");
+    return;
+  }
+  int width = 7;
+  int64_t tokens = 0, bytes = 0;
+  for (const v1::Session& s : list.sessions()) width = std::max(width, static_cast<int>(s.id().size()));
+  std::printf("%-*s  %12s  %12s  %9s  %-9s  %12s  %s\n", width, "SESSION", "TOKENS", "ROOM", "KV CACHE", "WHERE",
+              "IDLE", "NOTES");
+  for (const v1::Session& s : list.sessions()) {
+    const bool open = s.residence() == v1::RESIDENCE_OPEN;
+    const std::string idle = s.residence() == v1::RESIDENCE_SAVED ? "-" : Duration(s.idle_seconds());
+    std::printf("%-*s  %12s  %12s  %9s  %-9s  %12s  %s\n", width, s.id().c_str(), Grouped(s.tokens()).c_str(),
+                Grouped(s.max_tokens()).c_str(), Size(s.kv_bytes()).c_str(), Where(s), idle.c_str(), Notes(s).c_str());
+    if (open) tokens += s.tokens();
+    if (open) bytes += s.kv_bytes();
+  }
+  std::printf("%d sessions; those that are open hold %s tokens in %s\n", list.sessions_size(), Grouped(tokens).c_str(),
+              Size(bytes).c_str());
+}
+
+void PrintPlan(const v1::PlanResponse& p) {
+  Row("model", p.model());
+  Row("device", p.device());
+  Row("heads",
+      absl::StrFormat("%d layers of %d KV heads: %d keep everything, %d the first %d and the last %d tokens",
+                      p.layers(), p.kv_heads(), p.retrieval_heads(), p.streaming_heads(), p.sink(), p.recent()));
+  Row("KV cache", absl::StrFormat("%s, room for %s tokens in all, %s in a session", p.kv_format(),
+                                  Grouped(p.kv_tokens()), Grouped(p.max_session_tokens())));
+  Row("memory", p.memory());
+  Row("ranks", absl::StrFormat("%d, placed by \"%s\"; the busiest has %.2f times the mean's time, %.2f its memory",
+                               p.world(), p.strategy(), p.balance_time(), p.balance_memory()));
+  for (const v1::RankHeads& rank : p.ranks()) {
+    Row("", absl::StrFormat("rank %d: %d retrieval heads whole, %.1f in pieces, %d streaming heads", rank.rank(),
+                            rank.whole(), rank.split(), rank.streaming()));
+  }
+}
+
+void PrintStats(const v1::StatsResponse& s) {
+  auto used = [](int64_t all, int64_t free) {
+    return absl::StrCat(Grouped(all - free), " of ", Grouped(all), " in use");
+  };
+  Row("up", absl::StrCat(Duration(s.uptime_seconds()), s.draining() ? ", draining" : ""));
+  Row("tokens", absl::StrCat(Grouped(s.prefill_tokens()), " read, ", Grouped(s.decode_tokens()), " written"));
+  Row("steps", absl::StrFormat("%s, busy %.0f %% of the time", Grouped(s.steps()),
+                               s.uptime_seconds() > 0 ? 100 * s.busy_seconds() / s.uptime_seconds() : 0.0));
+  Row("sessions", absl::StrCat(s.sessions_open(), " open, ", s.sessions_moved_out(), " moved out"));
+  Row("requests", absl::StrFormat("%d running, %d waiting; a question's longest wait was %.2f s", s.requests_running(),
+                                  s.requests_waiting(), s.longest_wait_seconds()));
+  if (s.pages() > 0) {
+    Row("KV pages", absl::StrCat(used(s.pages(), s.pages_free()), ", ", Grouped(s.pages_available()),
+                                 " neither used nor promised (128 tokens each)"));
+  }
+  if (s.split_pages() > 0) Row("split pages", used(s.split_pages(), s.split_pages_free()));
+  Row("ring sets", used(s.rings(), s.rings_free()));
+  Row("calls", absl::StrCat(Grouped(s.calls()), " answered, ", Grouped(s.calls_refused()), " refused"));
+  Row("disk", absl::StrCat(s.checkpoints(), " checkpoints, ", Size(s.saved_bytes()), " written, ",
+                           Size(s.restored_bytes()), " read"));
+}
+
+}  // namespace duo

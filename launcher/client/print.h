@@ -1,0 +1,16 @@
+// What `duo client` prints for people: sessions as lines and tables, the server's plan and counters.
+// Everything goes to stdout. One thread.
+#pragma once
+
+#include "duo/v1/duo.pb.h"
+
+namespace duo {
+
+// One line: id, tokens, memory, where it is, what is unfinished.
+void PrintSession(const v1::Session& session);
+// A table with a heading and a line that adds up.
+void PrintSessions(const v1::ListResponse& list);
+void PrintPlan(const v1::PlanResponse& plan);
+void PrintStats(const v1::StatsResponse& stats);
+
+}  // namespace duo
