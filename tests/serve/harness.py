@@ -104,19 +104,19 @@ def code_of(call):
 
 
 class Server:
-    """`duo serve` on a free port of 127.0.0.1, its log read line by line."""
+    """`duo serve` on a free port of 127.0.0.1, its log read line by line. user: who runs it, a number."""
 
-    def __init__(self, duo, *more, ranks=1, model=MODEL, threads=2):
-        command = [duo, "serve", "--model", model, "--listen", "127.0.0.1:0", "--log", "json", "--threads",
-                   str(threads), *more]
-        if "--device" not in more:
-            command += ["--device", "cpu"]
+    def __init__(self, duo, *more, ranks=1, model=MODEL, threads=2, device="cpu", user=None):
+        command = [duo, "serve", "--model", model, "--log", "json", "--threads", str(threads), "--device", device, *more]
+        if "--listen" not in more:
+            command += ["--listen", "127.0.0.1:0"]
         env = dict(os.environ)
-        if ranks > 1:  # by the script that users have
+        if ranks > 1:  # by the script that users have; on one GPU they share it
             env["DUO"] = duo
             command = [os.path.join(SOURCE, "launcher", "mpi", "serve.sh"), str(ranks), "--allow-run-as-root",
-                       "--oversubscribe", "--", *command[2:]]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env)
+                       "--oversubscribe", "--", *command[2:], "--comm", "mpi"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env,
+                                        user=user)
         self.events, self.lines = queue.Queue(), []
         threading.Thread(target=self._read, daemon=True).start()
         self.port = self.wait_for("listening")["port"]

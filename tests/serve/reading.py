@@ -1,0 +1,183 @@
+"""Documents go in, answers come out: whoever asks, however the text comes, whatever runs beside."""
+
+import concurrent.futures
+import random
+import threading
+import time
+
+import grpc
+from cases import ARGS, ask_all, case, check, equal, free_counters, serve
+from harness import code_of, needles
+
+
+@case
+def reflection():
+    """A client that knows nothing lists services, ingests a document, asks 8 questions on forks."""
+    tokens = 32000 if ARGS.full else 6000
+    document, questions = needles(tokens)
+    with serve("--sessions", "12", "--max-session-tokens", str(2 * tokens)) as server:
+        client = server.client()
+        for name in ("duo.v1.Sessions", "duo.v1.Cluster", "grpc.health.v1.Health"):
+            check(name in client.services, f"{name} is not among {client.services}")
+        equal(client.health("duo.v1.Sessions"), 1, "health")
+        client.Create(id="book", max_tokens=tokens + tokens // 4)
+        seen = []
+        done = client.append("book", document, on_progress=lambda p: seen.append(p.tokens))
+        check(seen == sorted(seen) and len(seen) >= 3, f"progress {seen}")
+        equal(done.session.tokens, done.total_tokens, "tokens of the session")
+        answers = []
+        for i, (question, _) in enumerate(questions):
+            client.Fork(session_id="book", new_id=f"fork-{i}")
+            answers.append(client.ask(f"fork-{i}", question)[0])
+        right = sum(a.startswith(e) for a, (_, e) in zip(answers, questions))
+        print(f"{done.total_tokens} tokens, {right} of {len(questions)} right, read in {done.stats.read_seconds:.1f} s")
+        equal(right, len(questions), f"right answers ({answers})")
+        equal(server.stop(), 0, "exit code")
+
+
+@case
+def append_retry():
+    """Pieces repeated at their offset are added once; an append that is complete answers at once; pieces are one text."""
+    document, questions = needles(2000, 4)
+    long_tokens = 12000 if ARGS.device == "cpu" else 400000
+    long_document, _ = needles(long_tokens, 1, seed=5)
+    room = 10000 + 2 * long_tokens
+    with serve("--sessions", "4", "--max-session-tokens", str(room), "--kv-tokens", str(2 * room)) as server:
+        client = server.client()
+        client.Create(id="whole", max_tokens=room)
+        client.append("whole", document)
+        expected = ask_all(client, "whole", questions)
+        client.Create(id="pieces", max_tokens=6000)
+
+        def broken():
+            yield client.message("Append", session_id="pieces", append_id="a", text=document[:1001])
+            yield client.message("Append", offset=1001, text=document[1001:1777])
+            time.sleep(1)
+            raise RuntimeError("the client breaks")
+        code_of(lambda: client.call("Append", broken()))
+        deadline = time.time() + 20
+        while client.Get(session_id="pieces").append.received_bytes != 1777:
+            check(time.time() < deadline, "the server kept what it had")
+            time.sleep(0.1)
+        state = client.Get(session_id="pieces")
+        equal(state.tokens, 0, "nothing is read before all is there")
+        done = client.append("pieces", document, append_id="a", piece=333, offset=1500)
+        equal(done.session.tokens, client.Get(session_id="whole").tokens, "tokens, however cut")
+        again = client.append("pieces", document, append_id="a")
+        equal(again.session.tokens, done.session.tokens, "tokens after repeating a complete append")
+        equal(ask_all(client, "pieces", questions), expected, "answers")
+
+        def gap():
+            yield client.message("Append", session_id="pieces", append_id="b", offset=5, text=b"later")
+        equal(code_of(lambda: client.call("Append", gap()))[0], grpc.StatusCode.INVALID_ARGUMENT, "a gap")
+
+        def differs():
+            yield client.message("Append", session_id="pieces", append_id="c", text=b"abcdef")
+            yield client.message("Append", offset=3, text=b"xyz")
+        code, sentence = code_of(lambda: client.call("Append", differs()))
+        equal(code, grpc.StatusCode.INVALID_ARGUMENT, f"other text at a known offset ({sentence})")
+        # A cancelled append without an id leaves nothing behind; with an id it goes on where it stopped.
+        before = client.Get(session_id="whole").tokens
+        for name in ("", "again"):
+            def slow():
+                yield client.message("Append", session_id="whole", append_id=name, text=long_document)
+            call = client.call("Append", slow())
+            for progress in call:
+                if progress.total_tokens:
+                    call.cancel()
+                    break
+            deadline = time.time() + 30
+            while client.Get(session_id="whole").pending_calls:
+                check(time.time() < deadline, "the cancelled append stops")
+                time.sleep(0.05)
+            session = client.Get(session_id="whole")
+            if not name:
+                equal(session.tokens, before, "tokens after an anonymous append was cancelled")
+        check(before < session.tokens or session.append.total_tokens > 0, "what was read of a named append stays")
+        equal(code_of(lambda: client.ask("whole", "x"))[0], grpc.StatusCode.FAILED_PRECONDITION, "a half-read document")
+        done = client.append("whole", long_document, append_id="again")
+        equal(done.session.tokens - before, len(client.Tokenize(text=long_document.decode()).tokens), "tokens of the text")
+
+
+@case
+def many():
+    """16 sessions of different lengths at once, 4 ingesting: each answer is as when asked alone."""
+    unit, count = (1500, 16) if ARGS.full else (400, 8)
+    long_tokens = 20000 if ARGS.full else 6000
+    room = 10 * unit + long_tokens + 4000
+    with serve("--sessions", str(count), "--max-session-tokens", str(room), "--kv-tokens",
+               str(room * (count + 8))) as server:
+        client = server.client()
+        questions, alone = {}, {}
+        for i in range(count):
+            document, asked = needles(unit * (1 + i % 8), 3, seed=i + 1)
+            name = f"s{i}"
+            client.Create(id=name, max_tokens=room)
+            client.append(name, document)
+            questions[name] = asked
+            alone[name] = ask_all(client, name, asked)
+        long_text, _ = needles(long_tokens, 1, seed=99)
+        ingesting = [f"s{i}" for i in range(0, count, 4)]
+        stop = threading.Event()
+
+        def ingest(name):
+            c = server.client()
+            client_done = c.append(name, long_text)
+            return client_done.total_tokens
+
+        def questioner(name):
+            c, first = server.client(), []
+            for _ in range(4):
+                for (question, _), expected in zip(questions[name], alone[name]):
+                    answer, last = c.ask(name, question)
+                    equal(answer, expected, f"{name}: answer beside others")
+                    first.append(last.stats)
+                if stop.is_set():
+                    break
+            return first
+
+        asking = [n for n in questions if n not in ingesting]
+        with concurrent.futures.ThreadPoolExecutor(32) as pool:
+            reads = [pool.submit(ingest, n) for n in ingesting]
+            time.sleep(0.5)
+            asks = [pool.submit(questioner, n) for n in asking]
+            stats = [s for a in asks for s in a.result()]
+            stop.set()
+            for r in reads:
+                r.result()
+        waits = sorted(s.queue_seconds for s in stats)
+        check(all(s.history_tokens > 0 for s in stats), "the statistics of each question")
+        print(f"{len(stats)} answers beside {len(ingesting)} ingests, as alone; they waited {waits[len(waits) // 2]:.3f} s "
+              f"in the median, {waits[-1]:.3f} s at most")
+
+
+@case
+def rewind():
+    """Rewound to random positions, then appended to and asked: as a session that never went further."""
+    count, tokens = (20, 8000) if ARGS.full else (4, 2500)
+    document, _ = needles(tokens, 4, seed=3)
+    tail, questions = needles(600, 2, seed=4)
+    rng = random.Random(8)
+    with serve("--sessions", "3", "--max-session-tokens", str(tokens * 2)) as server:
+        client = server.client()
+        ids = list(client.Tokenize(text=document.decode(), begin_of_text=True).tokens)
+        client.Create(id="doc", max_tokens=tokens * 2)
+        client.append("doc", document)
+        for _ in range(count):
+            at = rng.randrange(1, len(ids))
+            client.Create(id="fresh", max_tokens=tokens * 2)
+
+            def as_tokens():
+                yield client.message("Append", session_id="fresh", tokens=ids[1:at] if at > 1 else ids[:1])
+            list(client.call("Append", as_tokens()))
+            at = client.Get(session_id="fresh").tokens
+            client.Fork(session_id="doc", new_id="cut")
+            client.Rewind(session_id="cut", tokens=at)
+            for name in ("fresh", "cut"):
+                client.append(name, tail)
+            equal(ask_all(client, "cut", questions), ask_all(client, "fresh", questions), f"answers at {at}")
+            for name in ("fresh", "cut"):
+                client.Close(session_id=name)
+        equal(code_of(lambda: client.Rewind(session_id="doc", tokens=len(ids) + 1))[0],
+              grpc.StatusCode.INVALID_ARGUMENT, "rewinding beyond the end")
+        print(f"{count} positions")
