@@ -18,6 +18,7 @@ struct Launch {
 
 void AddBenchCommand(CLI::App& app, Launch& launch);
 void AddGenerateCommand(CLI::App& app, Launch& launch);
+void AddIdentifyCommand(CLI::App& app, Launch& launch);
 void AddInfoCommand(CLI::App& app, Launch& launch);
 void AddPlanCommand(CLI::App& app, Launch& launch);
 void AddServeCommand(CLI::App& app, Launch& launch);

@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
       "  mpirun -n 4 duo generate --model DIR --prompt-file book.txt\n"
       "Help on one of them: duo SUBCOMMAND --help");
   duo::AddGenerateCommand(app, launch);
+  duo::AddIdentifyCommand(app, launch);
   duo::AddInfoCommand(app, launch);
   duo::AddBenchCommand(app, launch);
   duo::AddPlanCommand(app, launch);

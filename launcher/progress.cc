@@ -72,16 +72,19 @@ void Progress::Update(int64_t done, int64_t total) {
   const std::string amount = bytes
                                  ? ByteCount(static_cast<double>(done)) + " of " + ByteCount(static_cast<double>(total))
                                  : Grouped(done) + " of " + Grouped(total) + " " + unit_;
-  const std::string speed = bytes ? ByteCount(rate) + "/s" : Grouped(static_cast<int64_t>(rate)) + " " + unit_ + "/s";
+  const std::string speed = bytes       ? ByteCount(rate) + "/s"
+                            : rate < 10 ? absl::StrFormat("%.2f %s/s", rate, unit_)
+                                        : Grouped(static_cast<int64_t>(rate)) + " " + unit_ + "/s";
+  const std::string note = note_.empty() ? "" : "; " + note_;
   if (terminal_) {
     constexpr int kWidth = 20;
     const int full = static_cast<int>(share * kWidth);
-    const std::string line = absl::StrFormat("%s [%s%s] %3.0f%%, %s left  %s, %s", what_, std::string(full, '#'),
-                                             std::string(kWidth - full, '.'), 100 * share, left, amount, speed);
+    const std::string line = absl::StrFormat("%s [%s%s] %3.0f%%, %s left%s  %s, %s", what_, std::string(full, '#'),
+                                             std::string(kWidth - full, '.'), 100 * share, left, note, amount, speed);
     std::fprintf(stderr, "\r\033[K%s", line.substr(0, Columns() - 1).c_str());
   } else {
-    std::fprintf(stderr, "%s %.0f%%: %s, %s, %s left\n", what_.c_str(), 100 * share, amount.c_str(), speed.c_str(),
-                 left.c_str());
+    std::fprintf(stderr, "%s %.0f%%: %s, %s, %s left%s\n", what_.c_str(), 100 * share, amount.c_str(), speed.c_str(),
+                 left.c_str(), note.c_str());
   }
   std::fflush(stderr);
 }

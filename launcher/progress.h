@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace duo {
 
@@ -15,11 +16,12 @@ class Progress {
   ~Progress();  // wipes the bar
 
   void Update(int64_t done, int64_t total);
-  void Done();  // wipes the bar; later updates are ignored
+  void Note(std::string note) { note_ = std::move(note); }  // shown at the end of the line from the next update on
+  void Done();                                              // wipes the bar; later updates are ignored
 
  private:
   using Clock = std::chrono::steady_clock;
-  std::string what_, unit_;
+  std::string what_, unit_, note_;
   bool quiet_, terminal_, drawn_ = false, finished_ = false;
   Clock::time_point start_, last_;
 };

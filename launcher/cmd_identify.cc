@@ -1,0 +1,545 @@
+// `duo identify`: finds a model's retrieval heads by training gates, or measures a pattern that exists (--evaluate).
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "attn_patterns/lookup.h"
+#include "attn_patterns/pattern_svg.h"
+#include "launcher/commands.h"
+#include "launcher/identify_report.h"
+#include "launcher/progress.h"
+#include "launcher/read_text.h"
+#include "launcher/runtime_flags.h"
+#include "runtime/identify.h"
+
+namespace duo {
+namespace {
+
+constexpr size_t kSystemText = 4 << 20;  // bytes of the default haystack at most
+constexpr int kHeldOutWords = 8;         // of a held-out passkey, as in the paper's ablation
+constexpr double kSparsities[] = {0.25, 0.5, 0.75, 0.9};
+constexpr int kLengthsReported = 4;
+
+struct IdentifyFlags {
+  RuntimeFlags runtime;
+  std::string out, haystack, task = "auto", evaluate;
+  int steps = 0, samples = 0, facts = 10, words = 32, documents = 2, sink = 64, recent = 256;
+  double rate = 0.02, reg = 0.05;
+  int64_t min_length = 0, max_length = 0, perplexity_tokens = 16384;
+  uint64_t seed = 0;
+  bool json = false;
+};
+
+// What all ranks read for themselves; the files must be visible to each.
+struct Inputs {
+  ModelConfig config;
+  Tokenizer tokenizer;
+  std::optional<ChatTemplate> chat;
+  std::string haystack;
+  std::vector<int32_t> end_tokens;
+  std::string name;  // the model folder's
+};
+
+std::string FolderName(const std::string& dir) {
+  std::error_code error;
+  std::filesystem::path path = std::filesystem::weakly_canonical(dir, error);
+  if (error) path = dir;
+  return path.filename().empty() ? path.parent_path().filename().string() : path.filename().string();
+}
+
+absl::StatusOr<Inputs> ReadInputs(const IdentifyFlags& flags) {
+  Inputs inputs;
+  const std::string& dir = flags.runtime.model;
+  absl::StatusOr<ModelConfig> config = LoadConfig(dir);
+  if (!config.ok()) return config.status();
+  inputs.config = *config;
+  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(dir + "/tokenizer.json");
+  if (!tokenizer.ok()) return tokenizer.status();
+  inputs.tokenizer = *tokenizer;
+  absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(dir);
+  if (chat.ok()) inputs.chat = *chat;
+  absl::StatusOr<std::string> text =
+      flags.haystack.empty() ? absl::StatusOr<std::string>(SystemText(kSystemText)) : ReadText(flags.haystack);
+  if (!text.ok()) return text.status();
+  if (text->empty()) {
+    return absl::NotFoundError(
+        "no text in /usr/share/common-licenses or /usr/share/perl/*/pod to hide facts in; give one with --haystack "
+        "FILE");
+  }
+  inputs.haystack = *text;
+  absl::StatusOr<std::vector<int>> stops = StopTokens(dir, *config);
+  if (!stops.ok()) return stops.status();
+  inputs.end_tokens.assign(stops->begin(), stops->end());
+  if (inputs.chat.has_value()) {
+    if (std::optional<int32_t> id = inputs.tokenizer.IdOf(inputs.chat->EndOfTurn())) inputs.end_tokens.push_back(*id);
+  }
+  inputs.name = FolderName(dir);
+  return inputs;
+}
+
+absl::StatusOr<PasskeyData> MakeData(const IdentifyFlags& flags, const Inputs& inputs, RecallTask task, int words) {
+  PasskeyOptions options;
+  options.task = task;
+  options.facts = flags.facts;
+  options.words = words;
+  return PasskeyData::Create(inputs.tokenizer, inputs.chat, inputs.haystack, options);
+}
+
+// The documents' lengths: as asked, else as long as the device is good for and the model's positions allow.
+struct Lengths {
+  int64_t least = 0, most = 0;
+};
+absl::StatusOr<Lengths> ChooseLengths(const IdentifyFlags& flags, const Inputs& inputs, const PasskeyData& data,
+                                      bool cuda) {
+  const int64_t opening = 64, room = MaxPositions(inputs.config) - data.max_question_tokens() - opening;
+  Lengths lengths;
+  lengths.most = flags.max_length > 0 ? flags.max_length : std::min<int64_t>(cuda ? 32000 : 3000, room);
+  lengths.least = flags.min_length > 0 ? flags.min_length
+                                       : std::min(std::max<int64_t>(1000, data.min_document_tokens()), lengths.most);
+  if (lengths.most > room) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "--max-length %d: with its questions a document of this model may have %d tokens at most", lengths.most, room));
+  }
+  if (lengths.least > lengths.most || lengths.least < data.min_document_tokens()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("documents of %d to %d tokens: expected --min-length <= --max-length and at least %d tokens, "
+                        "which %d facts and as much text take (fewer with --facts or --words)",
+                        lengths.least, lengths.most, data.min_document_tokens(), data.options().facts));
+  }
+  return lengths;
+}
+
+// Share of the answers' tokens that the model, with full attention, predicts.
+double Recall(IdentifyModel& model, const PasskeyData& data, uint64_t seed, int64_t length) {
+  int64_t right = 0, all = 0;
+  for (int64_t index = 0; index < 2; ++index) {
+    const PasskeySample sample = data.Sample(seed ^ 0x5eed, index, length);
+    const int64_t first = sample.first_label - 1;
+    const auto rows = static_cast<int64_t>(sample.tokens.size());
+    const std::vector<int32_t> choices = model.TeacherChoices(sample.tokens, first, rows - first);
+    for (const PasskeySample::Range& answer : sample.answers) {
+      for (int64_t at = answer.begin; at < answer.end; ++at) {
+        right += choices[at - 1 - first] == sample.tokens[at];
+        ++all;
+      }
+    }
+  }
+  return static_cast<double>(right) / static_cast<double>(std::max<int64_t>(all, 1));
+}
+
+absl::Status WriteFile(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << text;
+  file.flush();
+  return file ? absl::OkStatus() : absl::DataLossError(absl::StrCat(path, ": cannot be written"));
+}
+
+class Identification {
+ public:
+  Identification(const IdentifyFlags& flags, const Launch& launch, Runtime& runtime, Inputs inputs)
+      : flags_(flags), launch_(launch), runtime_(runtime), inputs_(std::move(inputs)) {}
+
+  absl::Status Run() {
+    if (absl::Status s = flags_.evaluate.empty() ? Train() : OpenGiven(); !s.ok()) return s;
+    if (absl::Status s = Report(); !s.ok()) return s;
+    if (!runtime_.leader()) return absl::OkStatus();
+    return Write();
+  }
+
+ private:
+  bool cuda() const { return runtime_.device->is_cuda(); }
+
+  // Opens the model for sequences of the longest document of any of these kinds of data.
+  absl::StatusOr<IdentifyModel> OpenModel(int64_t max_tokens) {
+    Progress progress("loading weights", "B", !runtime_.leader());
+    IdentifyModel::Sizes sizes;
+    sizes.sink = flags_.sink;
+    sizes.recent = flags_.recent;
+    sizes.max_tokens = max_tokens;
+    absl::StatusOr<IdentifyModel> model =
+        IdentifyModel::Load(flags_.runtime.model, sizes, *runtime_.device,
+                            [&](int64_t done, int64_t total) { progress.Update(done, total); });
+    if (absl::Status s = Agree(*runtime_.comm, model.status()); !s.ok()) return s;
+    return model;
+  }
+
+  // The tasks to choose from, lengths for each, and the model; then the task that the model answers best.
+  absl::StatusOr<IdentifyModel> Prepare() {
+    std::vector<PasskeyData> all;
+    std::vector<Lengths> lengths;
+    int64_t max_tokens = 0;
+    absl::Status status;
+    for (const RecallTask task : {RecallTask::kPasskey, RecallTask::kNeedle}) {
+      if (flags_.task != "auto" && flags_.task != Name(task)) continue;
+      absl::StatusOr<PasskeyData> data = MakeData(flags_, inputs_, task, flags_.words);
+      absl::StatusOr<Lengths> chosen =
+          data.ok() ? ChooseLengths(flags_, inputs_, *data, cuda()) : absl::StatusOr<Lengths>(data.status());
+      if (!chosen.ok()) {
+        status = chosen.status();
+        continue;
+      }
+      all.push_back(std::move(*data));
+      lengths.push_back(*chosen);
+      // Lines are kept whole and openings differ: a little air.
+      max_tokens = std::max(max_tokens, chosen->most + all.back().max_question_tokens() + 128);
+    }
+    if (absl::Status s = Agree(*runtime_.comm, all.empty() ? status : absl::OkStatus()); !s.ok()) return s;
+    absl::StatusOr<IdentifyModel> model = OpenModel(max_tokens);
+    if (!model.ok()) return model;
+    size_t best = 0;
+    for (size_t i = 0; i < all.size(); ++i) {
+      recalls_.push_back(Recall(*model, all[i], flags_.seed, lengths[i].least));
+      // Passkeys are longer and say more: needles only where the model does not know what to do with them.
+      if (i > 0 && recalls_[0] < 0.5 && recalls_[i] > recalls_[best]) best = i;
+    }
+    data_ = std::move(all[best]);
+    lengths_ = lengths[best];
+    recall_ = recalls_[best];
+    return model;
+  }
+
+  absl::Status Train() {
+    absl::StatusOr<IdentifyModel> model = Prepare();
+    if (!model.ok()) return model.status();
+    options_.steps = flags_.steps > 0 ? flags_.steps : cuda() ? 2000 : 400;
+    options_.samples = flags_.samples > 0 ? flags_.samples : runtime_.comm->size();
+    options_.rate = flags_.rate;
+    options_.reg = flags_.reg;
+    options_.min_length = lengths_.least;
+    options_.max_length = lengths_.most;
+    options_.seed = flags_.seed;
+    options_.state_file = flags_.out + "/identify_state.json";
+    options_.fingerprint = absl::StrFormat(
+        "model %s, task %s, %d facts of %d words, sink %d, recent %d, haystack of %d bytes", inputs_.name,
+        Name(data_->options().task), flags_.facts, flags_.words, flags_.sink, flags_.recent, inputs_.haystack.size());
+    if (runtime_.leader()) {
+      std::error_code error;
+      std::filesystem::create_directories(flags_.out, error);
+      std::fprintf(
+          stderr,
+          "task %s%s: the model predicts %.0f %% of the answers' tokens; %d steps, documents of %s to %s tokens, "
+          "%s of workspace\n",
+          Name(data_->options().task), inputs_.chat.has_value() ? " in chat turns" : "", 100 * recall_, options_.steps,
+          Grouped(lengths_.least).c_str(), Grouped(lengths_.most).c_str(),
+          ByteCount(static_cast<double>(model->workspace_bytes())).c_str());
+      if (recall_ < 0.5) {
+        std::fprintf(stderr, "warning: with so few answers the gates will say little about retrieval\n");
+      }
+    }
+    Progress progress("identifying", "steps", !runtime_.leader());
+    int first = -1;
+    absl::StatusOr<Identified> trained =
+        IdentifyGates(*model, *data_, options_, *runtime_.comm, [&](const IdentifyProgress& p) {
+          if (first < 0) first = p.step - 1;
+          progress.Note(
+              absl::StrFormat("loss %.5f, mean gate %.3f", p.distillation + options_.reg * p.mean_gate, p.mean_gate));
+          progress.Update(p.step - first, options_.steps - first);
+          return true;
+        });
+    progress.Done();
+    if (!trained.ok()) return trained.status();
+    trained_ = std::move(*trained);
+    pattern_.layers = inputs_.config.layers;
+    pattern_.kv_heads = inputs_.config.kv_heads;
+    pattern_.gates = trained_.gates;
+    pattern_.sink = flags_.sink;
+    pattern_.recent = flags_.recent;
+    pattern_.models = {inputs_.name};
+    // What took hours is safe before the report begins.
+    const absl::Status written =
+        runtime_.leader() ? WritePattern(pattern_, ConfigJson(), flags_.out) : absl::OkStatus();
+    return Agree(*runtime_.comm, written);
+  }
+
+  // --evaluate: the pattern of that folder, and where streaming heads would have looked.
+  absl::Status OpenGiven() {
+    absl::StatusOr<FoundPattern> found = OpenPattern(flags_.evaluate, inputs_.config.layers, inputs_.config.kv_heads);
+    if (absl::Status s = Agree(*runtime_.comm, found.status()); !s.ok()) return s;
+    pattern_ = found->pattern;
+    pattern_.sink = flags_.runtime.sink.value_or(pattern_.sink);
+    pattern_.recent = flags_.runtime.recent.value_or(pattern_.recent);
+    absl::StatusOr<IdentifyModel> model = Prepare();
+    if (!model.ok()) return model.status();
+    const PasskeySample sample = data_->Sample(flags_.seed, 0, std::min<int64_t>(lengths_.most, 4096));
+    mass_outside_ = model->MassOutside(sample.tokens);
+    return absl::OkStatus();
+  }
+
+  std::string ConfigJson() const {
+    nlohmann::ordered_json config = nlohmann::ordered_json::parse(PatternConfigJson(pattern_));
+    config["model_name"] = inputs_.name;
+    config["dataset_name"] =
+        flags_.haystack.empty() ? "licences and Perl pods of the system" : FolderName(flags_.haystack);
+    config["dataset_format"] = data_->options().task == RecallTask::kPasskey ? "multiple_passkey" : "multiple_needle";
+    config["lr"] = options_.rate;
+    config["num_steps"] = options_.steps;
+    config["batch_size"] = options_.samples;
+    config["context_length_min"] = options_.min_length;
+    config["context_length_max"] = options_.max_length;
+    config["context_lengths_num_intervals"] = kLengths;
+    config["num_passkeys"] = data_->options().facts;
+    if (data_->options().task == RecallTask::kPasskey) config["passkey_length"] = data_->options().words;
+    config["min_needle_depth_ratio"] = data_->options().min_depth;
+    config["max_needle_depth_ratio"] = data_->options().max_depth;
+    config["reg_weight"] = options_.reg;
+    config["initial_value"] = 1.0;
+    config["supervision"] = "distill";
+    config["seed"] = options_.seed;
+    config["program"] = "duo identify";
+    config["device"] = runtime_.device->info().name;
+    config["seconds"] = trained_.seconds;
+    return config.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
+  }
+
+  absl::Status Report() {
+    absl::StatusOr<PasskeyData> held_out =
+        MakeData(flags_, inputs_, data_->options().task, std::min(flags_.words, kHeldOutWords));
+    if (absl::Status s = Agree(*runtime_.comm, held_out.status()); !s.ok()) return s;
+    std::vector<int64_t> lengths;
+    for (int i = kLengthsReported - 1; i >= 0; --i) {
+      const int64_t length = std::max(lengths_.most >> i, held_out->min_document_tokens());
+      if (lengths.empty() || length > lengths.back()) lengths.push_back(length);
+    }
+    suite_ = MakeRecallSuite(*held_out, flags_.seed, lengths, flags_.documents);
+    std::vector<int32_t> text = held_out->HeldOutText();
+    text.resize(std::min<size_t>(text.size(), flags_.perplexity_tokens));
+    report_.window = static_cast<int>(std::min<int64_t>(2048, MaxPositions(inputs_.config)));
+    windows_ = PerplexityWindows(text, inputs_.tokenizer.bos_id(), report_.window);
+    report_.model = inputs_.name;
+    report_.task = Name(data_->options().task);
+    report_.device = runtime_.device->info().name;
+    report_.lengths = lengths;
+
+    const HeadPlan full = FullPlan(pattern_.layers, pattern_.kv_heads),
+                   streaming = StreamingPlan(pattern_.layers, pattern_.kv_heads, pattern_.sink, pattern_.recent);
+    std::vector<std::tuple<std::string, double, HeadPlan>> choices = {{"full", 0.0, full}};
+    const std::vector<double> sparsities = flags_.runtime.sparsity.has_value()
+                                               ? std::vector<double>{*flags_.runtime.sparsity}
+                                               : std::vector<double>(std::begin(kSparsities), std::end(kSparsities));
+    for (const double sparsity : sparsities) {
+      absl::StatusOr<HeadPlan> plan = PlanBySparsity(pattern_, sparsity);
+      if (!plan.ok()) return plan.status();
+      choices.emplace_back(absl::StrFormat("duo %g", sparsity), sparsity, *plan);
+    }
+    choices.emplace_back("streaming", 1.0, streaming);
+    for (size_t i = 0; i < choices.size(); ++i) {
+      const auto& [name, sparsity, plan] = choices[i];
+      ReportRow row;
+      row.name = name;
+      row.sparsity = sparsity;
+      row.retrieval = plan.retrieval_heads();
+      row.streaming = plan.streaming_heads();
+      if (absl::Status s = Measure(plan, absl::StrCat("measuring ", name), &row); !s.ok()) return s;
+      report_.rows.push_back(std::move(row));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Measure(const HeadPlan& plan, const std::string& label, ReportRow* row) {
+    const auto start = std::chrono::steady_clock::now();
+    EngineOptions options = MakeEngineOptions(flags_.runtime, launch_);
+    MakeRoom(suite_, &options);
+    options.max_session_tokens = std::max<int64_t>(options.max_session_tokens, report_.window);
+    options.kv_tokens = std::max<int64_t>(options.kv_tokens, report_.window);
+    options.append_logits = true;
+    options.heads = plan;
+    absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags_.runtime, options, runtime_);
+    if (!engine.ok()) return engine.status();
+    if (!runtime_.leader()) {
+      (*engine)->Follow();
+      return absl::OkStatus();
+    }
+    Progress progress(label, "questions", false);
+    absl::StatusOr<std::vector<std::vector<RecallCount>>> recall =
+        MeasureRecall(**engine, inputs_.tokenizer, suite_, inputs_.end_tokens,
+                      [&](int64_t done, int64_t total) { progress.Update(done, total); });
+    if (!recall.ok()) return recall.status();
+    row->recall = std::move(*recall);
+    absl::StatusOr<Perplexity> perplexity =
+        MeasurePerplexity(**engine, windows_, runtime_.device->pool(), [](int64_t, int64_t) {});
+    if (!perplexity.ok()) return perplexity.status();
+    row->perplexity = *perplexity;
+    row->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return absl::OkStatus();
+  }
+
+  absl::Status Write() {
+    nlohmann::ordered_json json = ReportJson(report_);
+    std::string text = ReportTable(report_);
+    const ReportRow& chosen = report_.rows[report_.rows.size() > 3 ? 2 : 1];  // sparsity 0.5, or the one asked for
+    absl::StrAppend(&text, "\n", DepthTable(report_, chosen));
+    json["teacher_recall"] = recall_;
+    if (!trained_.gates.empty()) {
+      json["identification"] = {{"steps", options_.steps},
+                                {"samples_a_step", options_.samples},
+                                {"document_tokens", {options_.min_length, options_.max_length}},
+                                {"seed", options_.seed},
+                                {"seconds", trained_.seconds},
+                                {"distillation", trained_.distillation}};
+    }
+    if (!mass_outside_.empty()) {
+      json["attention_mass_outside_window"] = nlohmann::ordered_json::array();
+      absl::StrAppendFormat(
+          &text,
+          "\nAttention that a window of %d + %d tokens would miss, %% of each KV head's (layers down, "
+          "heads across; * = retrieval head at sparsity %g):\n\n",
+          pattern_.sink, pattern_.recent, chosen.sparsity);
+      absl::StatusOr<HeadPlan> plan = PlanBySparsity(pattern_, chosen.sparsity);
+      for (int l = 0; plan.ok() && l < pattern_.layers; ++l) {
+        absl::StrAppendFormat(&text, "%4d ", l);
+        nlohmann::ordered_json of_layer = nlohmann::ordered_json::array();
+        for (int h = 0; h < pattern_.kv_heads; ++h) {
+          const double mass = mass_outside_[l * pattern_.kv_heads + h];
+          of_layer.push_back(mass);
+          absl::StrAppendFormat(&text, "%6.1f%s", 100 * mass, plan->is_retrieval(l, h) ? "*" : " ");
+        }
+        json["attention_mass_outside_window"].push_back(of_layer);
+        absl::StrAppend(&text, "\n");
+      }
+    }
+    const std::string table = text;
+    if (flags_.json) {
+      std::printf("%s\n", json.dump(2).c_str());
+    } else {
+      std::printf("%s", table.c_str());
+    }
+    if (flags_.out.empty()) return absl::OkStatus();
+    if (!flags_.evaluate.empty()) {
+      std::error_code error;
+      std::filesystem::create_directories(flags_.out, error);
+    }
+    const std::string title = inputs_.name + (flags_.evaluate.empty() ? ": identified gates" : ": gates");
+    for (const auto& [name, content] :
+         std::vector<std::pair<const char*, std::string>>{{"report.json", json.dump(1) + "\n"},
+                                                          {"report.txt", table},
+                                                          {"heads.svg", PatternSvg(pattern_, title)},
+                                                          {"sparsity.svg", ReportSvg(report_)}}) {
+      if (absl::Status s = WriteFile(absl::StrCat(flags_.out, "/", name), content); !s.ok()) return s;
+    }
+    return absl::OkStatus();
+  }
+
+  const IdentifyFlags& flags_;
+  const Launch& launch_;
+  Runtime& runtime_;
+  Inputs inputs_;
+  std::optional<PasskeyData> data_;
+  Lengths lengths_;
+  std::vector<double> recalls_;
+  double recall_ = 0;  // of the chosen task, by full attention
+  IdentifyOptions options_;
+  Identified trained_;
+  Pattern pattern_;
+  std::vector<double> mass_outside_;
+  RecallSuite suite_;
+  std::vector<std::vector<int32_t>> windows_;
+  IdentifyReport report_;
+};
+
+int RunIdentify(const IdentifyFlags& flags, const Launch& launch) {
+  absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
+  if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
+  absl::StatusOr<Inputs> inputs = ReadInputs(flags);
+  if (absl::Status s = Agree(*runtime->comm, inputs.status()); !s.ok()) return Fail(s, runtime->leader());
+  const absl::Status status = Identification(flags, launch, *runtime, std::move(*inputs)).Run();
+  return status.ok() ? 0 : Fail(status, runtime->leader());
+}
+
+}  // namespace
+
+void AddIdentifyCommand(CLI::App& app, Launch& launch) {
+  auto flags = std::make_shared<IdentifyFlags>();
+  CLI::App* command = app.add_subcommand("identify", "Find which heads of a model must keep everything");
+  command->footer(
+      "Hides facts in a text, and trains one gate per KV head until only those heads keep full attention that the\n"
+      "answers need; then measures the result at several sparsities. Writes to --out: full_attention_heads.tsv and\n"
+      "config.json (the pattern, for --pattern), heads.svg, report.txt, report.json, sparsity.svg, and\n"
+      "identify_state.json, from which the same command goes on after an interruption.\n"
+      "Examples:\n"
+      "  duo identify --model DIR --out attn_patterns/NAME\n"
+      "  duo identify --model DIR --out OUT --haystack book.txt --steps 500 --max-length 16000\n"
+      "  duo identify --model DIR --evaluate attn_patterns/NAME\n"
+      "  mpirun -n 8 duo identify --model DIR --out OUT      a sample on each rank in every step");
+  RuntimeFlags& r = flags->runtime;
+  command->add_option("--model", r.model, "Model folder: config.json, tokenizer.json, *.safetensors")
+      ->required()
+      ->type_name("DIR");
+  auto* out = command->add_option("--out", flags->out, "Folder for the pattern and its report")->type_name("DIR");
+  auto* evaluate =
+      command
+          ->add_option("--evaluate", flags->evaluate,
+                       "Train nothing: measure this pattern, and what its heads attend to outside a window")
+          ->type_name("DIR");
+  command
+      ->add_option("--haystack", flags->haystack,
+                   "Text to hide facts in (default: the system's licences and Perl pods)")
+      ->type_name("FILE");
+  command
+      ->add_option(
+          "--task", flags->task,
+          "passkey: words of the spelling alphabet, for instruct models; needle: six-digit passcodes, what the "
+          "demo model was trained on; auto: passkey, if the model can answer it, else the better one")
+      ->check(CLI::IsMember({"auto", "passkey", "needle"}))
+      ->capture_default_str();
+  auto* steps = command->add_option("--steps", flags->steps, "Training steps (default 2000 on a GPU, 400 on the CPU)")
+                    ->check(CLI::Range(1, 1 << 20));
+  auto* samples =
+      command->add_option("--samples", flags->samples, "Samples a step, over all ranks (default: one a rank)")
+          ->check(CLI::Range(1, 1 << 16));
+  auto* rate = command->add_option("--lr", flags->rate, "Learning rate at its height")
+                   ->check(CLI::PositiveNumber)
+                   ->capture_default_str();
+  auto* reg = command->add_option("--reg", flags->reg, "Weight of the mean gate in the loss: higher keeps fewer heads")
+                  ->check(CLI::NonNegativeNumber)
+                  ->capture_default_str();
+  command->add_option("--min-length", flags->min_length, "Tokens of the shortest document (default 1000)")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option(
+          "--max-length", flags->max_length,
+          "Tokens of the longest (default 32000 on a GPU, 3000 on the CPU, at most what the model's positions hold)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--facts", flags->facts, "Facts in a document")->check(CLI::Range(1, 20))->capture_default_str();
+  command->add_option("--words", flags->words, "Words of a training passkey; held-out ones have at most 8")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  command->add_option("--seed", flags->seed, "Of the samples")->capture_default_str();
+  command
+      ->add_option("--sink", r.sink, "First tokens that streaming heads keep (default 64; --evaluate: the pattern's)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--recent", r.recent, "Last tokens that they keep (default 256; --evaluate: the pattern's)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--documents", flags->documents, "Held-out documents of each length in the report")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command
+      ->add_option("--perplexity-tokens", flags->perplexity_tokens, "Held-out tokens to predict in the report, at most")
+      ->check(CLI::Range(2, 1 << 24))
+      ->capture_default_str();
+  command->add_option("--sparsity", r.sparsity, "Report on this sparsity alone, beside full attention and streaming")
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_option("--device", r.device, "auto takes CUDA when there is a usable GPU")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command->add_option("--comm", r.comm, "How ranks talk: nccl needs a GPU each, with mpi they may share one")
+      ->check(CLI::IsMember({"auto", "mpi", "nccl"}))
+      ->capture_default_str();
+  command->add_option("--threads", r.threads, "CPU threads of this process (default: cores / local ranks)")
+      ->check(CLI::Range(1, 4096));
+  command->add_flag("--json", flags->json, "Print the report as one JSON object");
+  for (CLI::Option* training : {steps, samples, rate, reg}) evaluate->excludes(training);
+  command->callback([flags, out, evaluate, &launch] {
+    if (out->count() + evaluate->count() == 0) throw CLI::RequiredError("--out (or --evaluate)");
+    flags->sink = flags->runtime.sink.value_or(flags->sink);
+    flags->recent = flags->runtime.recent.value_or(flags->recent);
+    launch.chosen = [flags, &launch] { return RunIdentify(*flags, launch); };
+  });
+}
+
+}  // namespace duo
