@@ -17,6 +17,7 @@ int RunBench(const std::string& verb, BenchFlags& flags, const Launch& launch) {
                               : verb == "attention"  ? BenchAttention(flags, *runtime)
                               : verb == "gradients"  ? BenchGradients(flags, *runtime)
                               : verb == "perplexity" ? BenchPerplexity(flags, launch, *runtime)
+                              : verb == "identify"   ? BenchIdentify(flags, *runtime)
                                                      : BenchComm(flags, *runtime);
   return status.ok() ? 0 : Fail(status, launch.rank == 0);
 }
@@ -135,6 +136,25 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
       ->capture_default_str();
   perplexity->add_option("--tokens", flags->tokens, "Of the text's tokens at most (default: all)")
       ->check(CLI::PositiveNumber);
+
+  CLI::App* identify =
+      verb("identify", "One training step of duo identify, its memory, and what the paper's run would take",
+           "Example:\n  duo bench identify --shape llama-3-8b --context 32000");
+  identify->add_option("--shape", flags->shape, absl::StrCat("Random weights of this shape: ", ShapeNames()))
+      ->capture_default_str();
+  identify
+      ->add_option("--context", flags->length, "Tokens of the longest sequence; a half and a quarter are timed, too")
+      ->check(CLI::Range(64, 1 << 24))
+      ->capture_default_str();
+  identify
+      ->add_option("--sink", flags->runtime.sink, "First tokens that the student's streaming heads keep (default 64)")
+      ->check(CLI::NonNegativeNumber);
+  identify->add_option("--recent", flags->runtime.recent, "Last tokens that they keep (default 256)")
+      ->check(CLI::PositiveNumber);
+  identify->add_option("--repeat", flags->repeat, "Timed steps of each length")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  AddDeviceFlags(*identify, flags->runtime);
 
   CLI::App* comm =
       verb("comm", "Latency and bandwidth of the collectives (under mpirun)", "Example:\n  mpirun -n 2 duo bench comm");

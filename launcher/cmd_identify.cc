@@ -11,10 +11,10 @@
 #include "absl/strings/str_format.h"
 #include "attn_patterns/lookup.h"
 #include "attn_patterns/pattern_svg.h"
+#include "kernels/base/read_file.h"
 #include "launcher/commands.h"
 #include "launcher/identify_report.h"
 #include "launcher/progress.h"
-#include "launcher/read_text.h"
 #include "launcher/runtime_flags.h"
 #include "runtime/identify.h"
 
@@ -65,7 +65,7 @@ absl::StatusOr<Inputs> ReadInputs(const IdentifyFlags& flags) {
   absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(dir);
   if (chat.ok()) inputs.chat = *chat;
   absl::StatusOr<std::string> text =
-      flags.haystack.empty() ? absl::StatusOr<std::string>(SystemText(kSystemText)) : ReadText(flags.haystack);
+      flags.haystack.empty() ? absl::StatusOr<std::string>(SystemText(kSystemText)) : ReadFile(flags.haystack);
   if (!text.ok()) return text.status();
   if (text->empty()) {
     return absl::NotFoundError(
@@ -457,83 +457,97 @@ void AddIdentifyCommand(CLI::App& app, Launch& launch) {
   auto flags = std::make_shared<IdentifyFlags>();
   CLI::App* command = app.add_subcommand("identify", "Find which heads of a model must keep everything");
   command->footer(
-      "Hides facts in a text, and trains one gate per KV head until only those heads keep full attention that the\n"
-      "answers need; then measures the result at several sparsities. Writes to --out: full_attention_heads.tsv and\n"
-      "config.json (the pattern, for --pattern), heads.svg, report.txt, report.json, sparsity.svg, and\n"
-      "identify_state.json, from which the same command goes on after an interruption.\n"
-      "Examples:\n"
+      "Hides facts in a text and trains one gate per KV head until only those heads keep full attention that\n"
+      "the answers need; then measures the result at several sparsities. Writes to --out:\n"
+      "full_attention_heads.tsv and config.json (the pattern, for --pattern), heads.svg, report.txt,\n"
+      "report.json, sparsity.svg, and identify_state.json, from which the same command goes on after an\n"
+      "interruption. Under mpirun each rank takes a sample of its own in every step.\n"
+      "\nExamples:\n"
       "  duo identify --model DIR --out attn_patterns/NAME\n"
       "  duo identify --model DIR --out OUT --haystack book.txt --steps 500 --max-length 16000\n"
       "  duo identify --model DIR --evaluate attn_patterns/NAME\n"
-      "  mpirun -n 8 duo identify --model DIR --out OUT      a sample on each rank in every step");
+      "  mpirun -n 8 duo identify --model DIR --out OUT");
   RuntimeFlags& r = flags->runtime;
   command->add_option("--model", r.model, "Model folder: config.json, tokenizer.json, *.safetensors")
       ->required()
       ->type_name("DIR");
   auto* out = command->add_option("--out", flags->out, "Folder for the pattern and its report")->type_name("DIR");
-  auto* evaluate =
-      command
-          ->add_option("--evaluate", flags->evaluate,
-                       "Train nothing: measure this pattern, and what its heads attend to outside a window")
-          ->type_name("DIR");
+  auto* evaluate = command
+                       ->add_option("--evaluate", flags->evaluate,
+                                    "Train nothing: measure this pattern, and what heads attend to outside the window")
+                       ->type_name("DIR");
+
+  const char* data = "Data";
   command
       ->add_option("--haystack", flags->haystack,
-                   "Text to hide facts in (default: the system's licences and Perl pods)")
-      ->type_name("FILE");
+                   "Text to hide facts in (default: licences and Perl pods that the system carries)")
+      ->type_name("FILE")
+      ->group(data);
   command
       ->add_option(
           "--task", flags->task,
-          "passkey: words of the spelling alphabet, for instruct models; needle: six-digit passcodes, what the "
-          "demo model was trained on; auto: passkey, if the model can answer it, else the better one")
+          "passkey: words of the spelling alphabet, for instruct models; needle: six-digit passcodes, which the "
+          "demo model was trained on; auto: passkey if the model can answer it, else the better one")
       ->check(CLI::IsMember({"auto", "passkey", "needle"}))
-      ->capture_default_str();
-  auto* steps = command->add_option("--steps", flags->steps, "Training steps (default 2000 on a GPU, 400 on the CPU)")
-                    ->check(CLI::Range(1, 1 << 20));
-  auto* samples =
-      command->add_option("--samples", flags->samples, "Samples a step, over all ranks (default: one a rank)")
-          ->check(CLI::Range(1, 1 << 16));
-  auto* rate = command->add_option("--lr", flags->rate, "Learning rate at its height")
-                   ->check(CLI::PositiveNumber)
-                   ->capture_default_str();
-  auto* reg = command->add_option("--reg", flags->reg, "Weight of the mean gate in the loss: higher keeps fewer heads")
-                  ->check(CLI::NonNegativeNumber)
-                  ->capture_default_str();
+      ->capture_default_str()
+      ->group(data);
   command->add_option("--min-length", flags->min_length, "Tokens of the shortest document (default 1000)")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::PositiveNumber)
+      ->group(data);
   command
       ->add_option(
           "--max-length", flags->max_length,
-          "Tokens of the longest (default 32000 on a GPU, 3000 on the CPU, at most what the model's positions hold)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--facts", flags->facts, "Facts in a document")->check(CLI::Range(1, 20))->capture_default_str();
+          "Tokens of the longest (default 32000 on a GPU, 3000 on the CPU, or what the model's positions hold)")
+      ->check(CLI::PositiveNumber)
+      ->group(data);
+  command->add_option("--facts", flags->facts, "Facts in a document")
+      ->check(CLI::Range(1, 20))
+      ->capture_default_str()
+      ->group(data);
   command->add_option("--words", flags->words, "Words of a training passkey; held-out ones have at most 8")
       ->check(CLI::Range(1, 256))
-      ->capture_default_str();
-  command->add_option("--seed", flags->seed, "Of the samples")->capture_default_str();
-  command
-      ->add_option("--sink", r.sink, "First tokens that streaming heads keep (default 64; --evaluate: the pattern's)")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--recent", r.recent, "Last tokens that they keep (default 256; --evaluate: the pattern's)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--documents", flags->documents, "Held-out documents of each length in the report")
+      ->capture_default_str()
+      ->group(data);
+  command->add_option("--seed", flags->seed, "Of the samples")->capture_default_str()->group(data);
+
+  const char* training = "Training";
+  auto* steps = command->add_option("--steps", flags->steps, "Steps (default 2000 on a GPU, 400 on the CPU)")
+                    ->check(CLI::Range(1, 1 << 20))
+                    ->group(training);
+  auto* samples =
+      command->add_option("--samples", flags->samples, "Samples a step, over all ranks (default: one a rank)")
+          ->check(CLI::Range(1, 1 << 16))
+          ->group(training);
+  auto* rate = command->add_option("--lr", flags->rate, "Learning rate at its height")
+                   ->check(CLI::PositiveNumber)
+                   ->capture_default_str()
+                   ->group(training);
+  auto* reg = command->add_option("--reg", flags->reg, "Weight of the mean gate in the loss: higher keeps fewer heads")
+                  ->check(CLI::NonNegativeNumber)
+                  ->capture_default_str()
+                  ->group(training);
+  command->add_option("--sink", r.sink, "First tokens that streaming heads keep (default 64, or the pattern's)")
+      ->check(CLI::NonNegativeNumber)
+      ->group(training);
+  command->add_option("--recent", r.recent, "Last tokens that they keep (default 256, or the pattern's)")
+      ->check(CLI::PositiveNumber)
+      ->group(training);
+
+  const char* report = "Report";
+  command->add_option("--documents", flags->documents, "Held-out documents of each length")
       ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  command
-      ->add_option("--perplexity-tokens", flags->perplexity_tokens, "Held-out tokens to predict in the report, at most")
+      ->capture_default_str()
+      ->group(report);
+  command->add_option("--perplexity-tokens", flags->perplexity_tokens, "Held-out tokens to predict, at most")
       ->check(CLI::Range(2, 1 << 24))
-      ->capture_default_str();
-  command->add_option("--sparsity", r.sparsity, "Report on this sparsity alone, beside full attention and streaming")
-      ->check(CLI::Range(0.0, 1.0));
-  command->add_option("--device", r.device, "auto takes CUDA when there is a usable GPU")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->capture_default_str();
-  command->add_option("--comm", r.comm, "How ranks talk: nccl needs a GPU each, with mpi they may share one")
-      ->check(CLI::IsMember({"auto", "mpi", "nccl"}))
-      ->capture_default_str();
-  command->add_option("--threads", r.threads, "CPU threads of this process (default: cores / local ranks)")
-      ->check(CLI::Range(1, 4096));
-  command->add_flag("--json", flags->json, "Print the report as one JSON object");
-  for (CLI::Option* training : {steps, samples, rate, reg}) evaluate->excludes(training);
+      ->capture_default_str()
+      ->group(report);
+  command->add_option("--sparsity", r.sparsity, "This sparsity alone, beside full attention and streaming")
+      ->check(CLI::Range(0.0, 1.0))
+      ->group(report);
+  command->add_flag("--json", flags->json, "Print the report as one JSON object")->group(report);
+  AddDeviceFlags(*command, r);
+  for (CLI::Option* option : {steps, samples, rate, reg}) evaluate->excludes(option);
   command->callback([flags, out, evaluate, &launch] {
     if (out->count() + evaluate->count() == 0) throw CLI::RequiredError("--out (or --evaluate)");
     flags->sink = flags->runtime.sink.value_or(flags->sink);

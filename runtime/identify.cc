@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/read_file.h"
 #include "runtime/json_fields.h"
 
 namespace duo {
@@ -69,7 +70,7 @@ absl::StatusOr<RunState> Resume(const IdentifyOptions& options, size_t gates) {
   state.optimizer = GateOptimizer(gates);
   std::error_code error;
   if (options.state_file.empty() || !std::filesystem::exists(options.state_file, error)) return state;
-  absl::StatusOr<std::string> text = ReadTextFile(options.state_file, kMostStateBytes);
+  absl::StatusOr<std::string> text = ReadFile(options.state_file, kMostStateBytes);
   if (!text.ok()) return text.status();
   absl::StatusOr<nlohmann::json> object = ParseJsonObject(*text, options.state_file);
   if (!object.ok()) return object.status();

@@ -9,8 +9,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/check.h"
+#include "kernels/base/read_file.h"
 #include "kernels/base/splitmix64.h"
-#include "runtime/json_fields.h"
 
 namespace duo {
 namespace {
@@ -304,7 +304,7 @@ std::string SystemText(size_t bytes) {
   std::sort(files.begin(), files.end());
   std::string text;
   for (const fs::path& file : files) {
-    const absl::StatusOr<std::string> content = ReadTextFile(file.string(), bytes);
+    const absl::StatusOr<std::string> content = ReadFile(file.string(), bytes);
     if (!content.ok()) continue;  // one of them is as good as another
     absl::StrAppend(&text, *content, "\n");
     if (text.size() >= bytes) break;

@@ -24,9 +24,11 @@ struct BenchFlags {
   // balance: numbers of ranks and placements
   std::vector<int> worlds = {2, 4, 8};
   std::vector<std::string> strategies = {"contiguous", "split"};
-  std::string text;    // perplexity: a file
-  int window = 2048;   // perplexity: tokens
-  int64_t tokens = 0;  // perplexity: of the text at most; 0: all. gradients: of the sequence; 0: 32,768
+  std::string text;        // perplexity: a file
+  int window = 2048;       // perplexity: tokens
+  int64_t tokens = 0;      // perplexity: of the text at most; 0: all. gradients: of the sequence; 0: 32,768
+  int64_t length = 32000;  // identify: tokens of the longest sequence
+  int repeat = 2;          // identify: timed steps of each length
   bool json = false;
 };
 
@@ -76,6 +78,7 @@ absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime
 absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime);
 absl::Status BenchGradients(const BenchFlags& flags, Runtime& runtime);
 absl::Status BenchPerplexity(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
+absl::Status BenchIdentify(const BenchFlags& flags, Runtime& runtime);
 absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime);
 
 }  // namespace duo

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Score a model's KV heads by ablation and write the scores as an attention pattern.
+"""Cross-check a pattern by ablation: what does the model lose without each of its KV heads?
 
-    score_heads.py --model needle-6m --out ../../attn_patterns/needle-6m [--text FILE...] [--verify]
+    score_heads.py --model needle-6m --pattern ../../attn_patterns/needle-6m [--text FILE...] [--verify]
 
 Each (layer, KV head) in turn sees only the sinks and the recent tokens, everything else sees all; its score is the increase
-of the loss on the answers' digits, over documents of several lengths with facts hidden in them. A gate is
-1 - exp(-max(0, increase) / SCALE), which rises with the increase from 0 to 1. This is the honest, slow way to find the heads
-of a model that answers needle questions; `duo identify` trains gates instead.
+of the loss on the answers' digits, over documents of several lengths with facts hidden in them. `duo identify` trains gates
+instead; this independent and much slower way is there to see that no head which matters alone got a low gate. The scores
+are written to ablation.json beside the pattern.
 
---verify answers questions at 8 K tokens with the written gates: full attention, duo at sparsity 0.75 and 0.5, streaming only.
+--verify answers questions at 8 K tokens with the pattern's gates: full attention, duo at sparsity 0.75 and 0.5, streaming only.
 
 Needs pip packages torch, safetensors, tokenizers, numpy. Runs on CPU or, when there is one, on a GPU. The forward below is
 a plain eager one for the Hugging Face Llama layout without RoPE scaling, in float32, with exact masks: query p sees key j
@@ -29,7 +29,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from needle_document import BYTES_PER_TOKEN, build, read_text  # noqa: E402
 
 SINK, RECENT = 64, 256
-SCALE = 0.001  # nats a digit: a head whose absence costs this much gets gate 0.63
 
 
 class Llama:
@@ -164,48 +163,42 @@ def count_found(model, tokenizer, built, streaming):
     return found
 
 
-def write_pattern(folder, gates, increase, model_name, lengths):
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "full_attention_heads.tsv"), "w", encoding="utf-8") as file:
-        for row in gates.tolist():
-            file.write("\t".join(f"{gate:.18e}" for gate in row) + "\n")
-    config = {
-        "model_name": model_name, "models": [model_name], "sink_size": SINK, "recent_size": RECENT,
-        "method": "ablation",
-        "method_description": "Each (layer, KV head) was made streaming in turn, all others left whole; the increase of the "
-                              "mean loss on the answers' digits (nats) over needle documents is in `loss_increase`. "
-                              f"gate = 1 - exp(-max(0, increase) / {SCALE}). Scores are by ablation, not trained gates.",
-        "document_tokens": lengths,
-        "loss_increase": [[round(value, 6) for value in row] for row in increase.tolist()],
-    }
-    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-        json.dump(config, file)
+def read_gates(folder):
+    with open(os.path.join(folder, "full_attention_heads.tsv"), encoding="utf-8") as file:
+        return torch.tensor([[float(v) for v in line.split("\t")] for line in file], dtype=torch.float64)
+
+
+def write_scores(folder, increase, lengths):
+    scores = {"description": "Each (layer, KV head) was made streaming in turn, all others left whole: the increase of the mean "
+                             "loss on the answers' digits, in nats, over needle documents.",
+              "sink": SINK, "recent": RECENT, "document_tokens": lengths,
+              "loss_increase": [[round(value, 6) for value in row] for row in increase.tolist()]}
+    with open(os.path.join(folder, "ablation.json"), "w", encoding="utf-8") as file:
+        json.dump(scores, file, indent=1)
+        file.write("\n")
 
 
 def main():
     here = os.path.dirname(os.path.abspath(__file__))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=os.path.join(here, "needle-6m"))
-    parser.add_argument("--out", default=os.path.join(here, "../../attn_patterns/needle-6m"))
+    parser.add_argument("--pattern", default=os.path.join(here, "../../attn_patterns/needle-6m"))
     parser.add_argument("--text", nargs="+", default=["/usr/share/common-licenses"])
     parser.add_argument("--lengths", type=int, nargs="+", default=[2000, 3000, 4000, 8000], help="tokens a document")
-    parser.add_argument("--verify", action="store_true", help="only check the pattern in --out at 8 K tokens")
+    parser.add_argument("--verify", action="store_true", help="only answer questions with it, at 8 K tokens")
     args = parser.parse_args()
     torch.set_grad_enabled(False)
     model = Llama(args.model, "cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = Tokenizer.from_file(os.path.join(args.model, "tokenizer.json"))
     text = read_text(args.text)
+    gates = read_gates(args.pattern)
     if not args.verify:
         built = [build(text, n * BYTES_PER_TOKEN, 8, seed) for seed, n in enumerate(args.lengths, 100)]
         samples = [encode_sample(tokenizer, b, model.device) for b in built]
         increase = ablate(model, samples)
-        gates = 1 - torch.exp(-increase.clamp(min=0) / SCALE)
-        name = os.path.basename(os.path.normpath(args.model))
-        write_pattern(args.out, gates, increase, name, [len(ids) for ids, _ in samples])
+        write_scores(args.pattern, increase, [len(ids) for ids, _ in samples])
         for row, values in zip(gates.tolist(), increase.tolist()):
             print("  ".join(f"{gate:.4f} ({value:+.4f})" for gate, value in zip(row, values)))
-    with open(os.path.join(args.out, "full_attention_heads.tsv"), encoding="utf-8") as file:
-        gates = torch.tensor([[float(v) for v in line.split("\t")] for line in file], dtype=torch.float64)
     built = build(text, 8000 * BYTES_PER_TOKEN, 8, 7)
     for name, sparsity in (("full attention", 0.0), ("duo, sparsity 0.5", 0.5), ("duo, sparsity 0.75", 0.75), ("streaming only", 1.0)):
         found = count_found(model, tokenizer, built, streaming_heads(gates, sparsity))
