@@ -99,7 +99,7 @@ absl::StatusOr<Lengths> ChooseLengths(const IdentifyFlags& flags, const Inputs& 
                                       bool cuda) {
   const int64_t opening = 64, room = MaxPositions(inputs.config) - data.max_question_tokens() - opening;
   Lengths lengths;
-  lengths.most = flags.max_length > 0 ? flags.max_length : std::min<int64_t>(cuda ? 32000 : 3000, room);
+  lengths.most = flags.max_length > 0 ? flags.max_length : std::min<int64_t>(cuda ? 32000 : 2000, room);
   lengths.least = flags.min_length > 0 ? flags.min_length
                                        : std::min(std::max<int64_t>(1000, data.min_document_tokens()), lengths.most);
   if (lengths.most > room) {
@@ -207,7 +207,7 @@ class Identification {
   absl::Status Train() {
     absl::StatusOr<IdentifyModel> model = Prepare();
     if (!model.ok()) return model.status();
-    options_.steps = flags_.steps > 0 ? flags_.steps : cuda() ? 2000 : 400;
+    options_.steps = flags_.steps > 0 ? flags_.steps : cuda() ? 2000 : 200;
     options_.samples = flags_.samples > 0 ? flags_.samples : runtime_.comm->size();
     options_.rate = flags_.rate;
     options_.reg = flags_.reg;
@@ -457,8 +457,8 @@ void AddIdentifyCommand(CLI::App& app, Launch& launch) {
   auto flags = std::make_shared<IdentifyFlags>();
   CLI::App* command = app.add_subcommand("identify", "Find which heads of a model must keep everything");
   command->footer(
-      "Hides facts in a text and trains one gate per KV head until only those heads keep full attention that\n"
-      "the answers need; then measures the result at several sparsities. Writes to --out:\n"
+      "Hides facts in a text and trains one gate per KV head until only those heads keep full attention\n"
+      "that the answers need; then measures the result at several sparsities. Writes to --out:\n"
       "full_attention_heads.tsv and config.json (the pattern, for --pattern), heads.svg, report.txt,\n"
       "report.json, sparsity.svg, and identify_state.json, from which the same command goes on after an\n"
       "interruption. Under mpirun each rank takes a sample of its own in every step.\n"
@@ -497,7 +497,7 @@ void AddIdentifyCommand(CLI::App& app, Launch& launch) {
   command
       ->add_option(
           "--max-length", flags->max_length,
-          "Tokens of the longest (default 32000 on a GPU, 3000 on the CPU, or what the model's positions hold)")
+          "Tokens of the longest (default 32000 on a GPU, 2000 on the CPU, or what the model's positions hold)")
       ->check(CLI::PositiveNumber)
       ->group(data);
   command->add_option("--facts", flags->facts, "Facts in a document")
@@ -511,7 +511,7 @@ void AddIdentifyCommand(CLI::App& app, Launch& launch) {
   command->add_option("--seed", flags->seed, "Of the samples")->capture_default_str()->group(data);
 
   const char* training = "Training";
-  auto* steps = command->add_option("--steps", flags->steps, "Steps (default 2000 on a GPU, 400 on the CPU)")
+  auto* steps = command->add_option("--steps", flags->steps, "Steps (default 2000 on a GPU, 200 on the CPU)")
                     ->check(CLI::Range(1, 1 << 20))
                     ->group(training);
   auto* samples =

@@ -95,6 +95,10 @@ std::vector<PasskeyData::Fact> PasskeyData::MakeFacts(uint64_t seed) const {
     const std::string value = absl::StrFormat("%06d", draws.Below(1000000));
     facts[i] = {absl::StrCat("Note: the passcode for the ", key, " is ", value, "."),
                 absl::StrCat("What is the passcode for the ", key, "?"), "", value};
+    if (chat_.has_value()) {  // an assistant would say more than the digits
+      facts[i].lead = absl::StrCat("The passcode for the ", key, " is");
+      facts[i].answer = absl::StrCat(" ", value);
+    }
   }
   return facts;
 }

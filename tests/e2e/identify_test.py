@@ -47,7 +47,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as work:
         out = os.path.join(work, "out")
-        short = ["--min-length", "500", "--max-length", "700", "--device", "cpu"]
+        short = ["--min-length", "520", "--max-length", "700", "--device", "cpu"]
         report_flags = ["--documents", "1", "--perplexity-tokens", "512", "--sparsity", "0.5"]
         done = run([args.duo, "identify", "--model", model, "--out", out, "--steps", "24", "--lr", "0.1", "--json", *short,
                     *report_flags])
