@@ -14,7 +14,6 @@ import tempfile
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from needle_document import BYTES_PER_TOKEN, build, read_text  # noqa: E402
 
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 LICENSES = "/usr/share/common-licenses"
 SPARSITY = 0.75  # of needle-6m's 24 KV heads, six keep everything
 SMOLLM2_BYTES = 27000  # about 5,800 tokens; the model's positions end at 8,192
@@ -82,13 +81,8 @@ def smollm2(args):
     text, source = (read_text([args.document]), args.document) if args.document else system_text("GPL-3")
     text = text.encode()[:SMOLLM2_BYTES].decode(errors="ignore")
     print(f"\nDocument: {source}, {len(text.encode()):,} bytes. Model: SmolLM2-135M-Instruct, dequantised from 4 bits.")
-    pattern = os.path.join(ROOT, "attn_patterns", "SmolLM2-135M-Instruct")
-    attention = ["--attention", "duo", "--pattern", pattern]
-    if not os.path.isdir(pattern):
-        print("No head pattern is shipped for this model, so every head keeps the whole KV cache (--attention full).")
-        attention = ["--attention", "full"]
     print(flush=True)
-    result = generate(args.duo, args.model, text, SMOLLM2_QUESTIONS, ["--chat", "--max-new-tokens", "96", "--stop", "\n\n", *attention])
+    result = generate(args.duo, args.model, text, SMOLLM2_QUESTIONS, ["--chat", "--max-new-tokens", "96", "--stop", "\n\n"])
     for question, answer in zip(SMOLLM2_QUESTIONS, result["answers"]):
         print(f"Question: {question}\nAnswer:   {answer['text'].strip()}\n")
     print(f"{result['prompt_tokens']:,} tokens on {result['device']}, read in {result['prefill_seconds']:.1f} s, "
