@@ -11,8 +11,8 @@
 #include "absl/strings/str_format.h"
 #include "attn_patterns/lookup.h"
 #include "attn_patterns/pattern_svg.h"
-#include "kernels/base/read_file.h"
 #include "launcher/commands.h"
+#include "launcher/identify_inputs.h"
 #include "launcher/identify_report.h"
 #include "launcher/progress.h"
 #include "launcher/runtime_flags.h"
@@ -21,99 +21,9 @@
 namespace duo {
 namespace {
 
-constexpr size_t kSystemText = 4 << 20;  // bytes of the default haystack at most
-constexpr int kHeldOutWords = 8;         // of a held-out passkey, as in the paper's ablation
+constexpr int kHeldOutWords = 8;  // of a held-out passkey, as in the paper's ablation
 constexpr double kSparsities[] = {0.25, 0.5, 0.75, 0.9};
 constexpr int kLengthsReported = 4;
-
-struct IdentifyFlags {
-  RuntimeFlags runtime;
-  std::string out, haystack, task = "auto", evaluate;
-  int steps = 0, samples = 0, facts = 10, words = 32, documents = 2, sink = 64, recent = 256;
-  double rate = 0.02, reg = 0.05;
-  int64_t min_length = 0, max_length = 0, perplexity_tokens = 16384;
-  uint64_t seed = 0;
-  bool json = false;
-};
-
-// What all ranks read for themselves; the files must be visible to each.
-struct Inputs {
-  ModelConfig config;
-  Tokenizer tokenizer;
-  std::optional<ChatTemplate> chat;
-  std::string haystack;
-  std::vector<int32_t> end_tokens;
-  std::string name;  // the model folder's
-};
-
-std::string FolderName(const std::string& dir) {
-  std::error_code error;
-  std::filesystem::path path = std::filesystem::weakly_canonical(dir, error);
-  if (error) path = dir;
-  return path.filename().empty() ? path.parent_path().filename().string() : path.filename().string();
-}
-
-absl::StatusOr<Inputs> ReadInputs(const IdentifyFlags& flags) {
-  Inputs inputs;
-  const std::string& dir = flags.runtime.model;
-  absl::StatusOr<ModelConfig> config = LoadConfig(dir);
-  if (!config.ok()) return config.status();
-  inputs.config = *config;
-  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(dir + "/tokenizer.json");
-  if (!tokenizer.ok()) return tokenizer.status();
-  inputs.tokenizer = *tokenizer;
-  absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(dir);
-  if (chat.ok()) inputs.chat = *chat;
-  absl::StatusOr<std::string> text =
-      flags.haystack.empty() ? absl::StatusOr<std::string>(SystemText(kSystemText)) : ReadFile(flags.haystack);
-  if (!text.ok()) return text.status();
-  if (text->empty()) {
-    return absl::NotFoundError(
-        "no text in /usr/share/common-licenses or /usr/share/perl/*/pod to hide facts in; give one with --haystack "
-        "FILE");
-  }
-  inputs.haystack = *text;
-  absl::StatusOr<std::vector<int>> stops = StopTokens(dir, *config);
-  if (!stops.ok()) return stops.status();
-  inputs.end_tokens.assign(stops->begin(), stops->end());
-  if (inputs.chat.has_value()) {
-    if (std::optional<int32_t> id = inputs.tokenizer.IdOf(inputs.chat->EndOfTurn())) inputs.end_tokens.push_back(*id);
-  }
-  inputs.name = FolderName(dir);
-  return inputs;
-}
-
-absl::StatusOr<PasskeyData> MakeData(const IdentifyFlags& flags, const Inputs& inputs, RecallTask task, int words) {
-  PasskeyOptions options;
-  options.task = task;
-  options.facts = flags.facts;
-  options.words = words;
-  return PasskeyData::Create(inputs.tokenizer, inputs.chat, inputs.haystack, options);
-}
-
-// The documents' lengths: as asked, else as long as the device is good for and the model's positions allow.
-struct Lengths {
-  int64_t least = 0, most = 0;
-};
-absl::StatusOr<Lengths> ChooseLengths(const IdentifyFlags& flags, const Inputs& inputs, const PasskeyData& data,
-                                      bool cuda) {
-  const int64_t opening = 64, room = MaxPositions(inputs.config) - data.max_question_tokens() - opening;
-  Lengths lengths;
-  lengths.most = flags.max_length > 0 ? flags.max_length : std::min<int64_t>(cuda ? 32000 : 2000, room);
-  lengths.least = flags.min_length > 0 ? flags.min_length
-                                       : std::min(std::max<int64_t>(1000, data.min_document_tokens()), lengths.most);
-  if (lengths.most > room) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "--max-length %d: with its questions a document of this model may have %d tokens at most", lengths.most, room));
-  }
-  if (lengths.least > lengths.most || lengths.least < data.min_document_tokens()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("documents of %d to %d tokens: expected --min-length <= --max-length and at least %d tokens, "
-                        "which %d facts and as much text take (fewer with --facts or --words)",
-                        lengths.least, lengths.most, data.min_document_tokens(), data.options().facts));
-  }
-  return lengths;
-}
 
 // Share of the answers' tokens that the model, with full attention, predicts.
 double Recall(IdentifyModel& model, const PasskeyData& data, uint64_t seed, int64_t length) {
@@ -142,7 +52,7 @@ absl::Status WriteFile(const std::string& path, const std::string& text) {
 
 class Identification {
  public:
-  Identification(const IdentifyFlags& flags, const Launch& launch, Runtime& runtime, Inputs inputs)
+  Identification(const IdentifyFlags& flags, const Launch& launch, Runtime& runtime, IdentifyInputs inputs)
       : flags_(flags), launch_(launch), runtime_(runtime), inputs_(std::move(inputs)) {}
 
   absl::Status Run() {
@@ -155,12 +65,11 @@ class Identification {
  private:
   bool cuda() const { return runtime_.device->is_cuda(); }
 
-  // Opens the model for sequences of the longest document of any of these kinds of data.
   absl::StatusOr<IdentifyModel> OpenModel(int64_t max_tokens) {
     Progress progress("loading weights", "B", !runtime_.leader());
     IdentifyModel::Sizes sizes;
-    sizes.sink = flags_.sink;
-    sizes.recent = flags_.recent;
+    sizes.sink = flags_.evaluate.empty() ? flags_.sink : pattern_.sink;
+    sizes.recent = flags_.evaluate.empty() ? flags_.recent : pattern_.recent;
     sizes.max_tokens = max_tokens;
     absl::StatusOr<IdentifyModel> model =
         IdentifyModel::Load(flags_.runtime.model, sizes, *runtime_.device,
@@ -172,14 +81,14 @@ class Identification {
   // The tasks to choose from, lengths for each, and the model; then the task that the model answers best.
   absl::StatusOr<IdentifyModel> Prepare() {
     std::vector<PasskeyData> all;
-    std::vector<Lengths> lengths;
+    std::vector<DocumentLengths> lengths;
     int64_t max_tokens = 0;
     absl::Status status;
     for (const RecallTask task : {RecallTask::kPasskey, RecallTask::kNeedle}) {
       if (flags_.task != "auto" && flags_.task != Name(task)) continue;
-      absl::StatusOr<PasskeyData> data = MakeData(flags_, inputs_, task, flags_.words);
-      absl::StatusOr<Lengths> chosen =
-          data.ok() ? ChooseLengths(flags_, inputs_, *data, cuda()) : absl::StatusOr<Lengths>(data.status());
+      absl::StatusOr<PasskeyData> data = MakePasskeyData(flags_, inputs_, task, flags_.words);
+      absl::StatusOr<DocumentLengths> chosen = data.ok() ? ChooseDocumentLengths(flags_, inputs_, *data, cuda())
+                                                         : absl::StatusOr<DocumentLengths>(data.status());
       if (!chosen.ok()) {
         status = chosen.status();
         continue;
@@ -299,7 +208,7 @@ class Identification {
 
   absl::Status Report() {
     absl::StatusOr<PasskeyData> held_out =
-        MakeData(flags_, inputs_, data_->options().task, std::min(flags_.words, kHeldOutWords));
+        MakePasskeyData(flags_, inputs_, data_->options().task, std::min(flags_.words, kHeldOutWords));
     if (absl::Status s = Agree(*runtime_.comm, held_out.status()); !s.ok()) return s;
     std::vector<int64_t> lengths;
     for (int i = kLengthsReported - 1; i >= 0; --i) {
@@ -428,9 +337,9 @@ class Identification {
   const IdentifyFlags& flags_;
   const Launch& launch_;
   Runtime& runtime_;
-  Inputs inputs_;
+  IdentifyInputs inputs_;
   std::optional<PasskeyData> data_;
-  Lengths lengths_;
+  DocumentLengths lengths_;
   std::vector<double> recalls_;
   double recall_ = 0;  // of the chosen task, by full attention
   IdentifyOptions options_;
@@ -445,7 +354,7 @@ class Identification {
 int RunIdentify(const IdentifyFlags& flags, const Launch& launch) {
   absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
   if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
-  absl::StatusOr<Inputs> inputs = ReadInputs(flags);
+  absl::StatusOr<IdentifyInputs> inputs = ReadIdentifyInputs(flags);
   if (absl::Status s = Agree(*runtime->comm, inputs.status()); !s.ok()) return Fail(s, runtime->leader());
   const absl::Status status = Identification(flags, launch, *runtime, std::move(*inputs)).Run();
   return status.ok() ? 0 : Fail(status, runtime->leader());

@@ -1,0 +1,52 @@
+// What `duo identify` works on: its flags, what they name, and the documents that follow from both. Every rank reads
+// for itself, so the files must be visible to each. Errors name the file or the flag. One thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "launcher/runtime_flags.h"
+#include "runtime/config.h"
+#include "runtime/passkey_data.h"
+
+namespace duo {
+
+struct IdentifyFlags {
+  RuntimeFlags runtime;
+  std::string out, haystack, task = "auto", evaluate;
+  int steps = 0, samples = 0, facts = 10, words = 32, documents = 2, sink = 64, recent = 256;
+  double rate = 0.02, reg = 0.05;
+  int64_t min_length = 0, max_length = 0, perplexity_tokens = 16384;
+  uint64_t seed = 0;
+  bool json = false;
+};
+
+struct IdentifyInputs {
+  ModelConfig config;
+  Tokenizer tokenizer;
+  std::optional<ChatTemplate> chat;
+  std::string haystack;
+  std::vector<int32_t> end_tokens;
+  std::string name;  // the model folder's
+};
+
+// A path's last name, links and a trailing slash resolved.
+std::string FolderName(const std::string& dir);
+
+absl::StatusOr<IdentifyInputs> ReadIdentifyInputs(const IdentifyFlags& flags);
+
+// words: of a passkey.
+absl::StatusOr<PasskeyData> MakePasskeyData(const IdentifyFlags& flags, const IdentifyInputs& inputs, RecallTask task,
+                                            int words);
+
+// The documents' lengths: as asked, else as long as the device is good for and the model's positions allow.
+struct DocumentLengths {
+  int64_t least = 0, most = 0;
+};
+absl::StatusOr<DocumentLengths> ChooseDocumentLengths(const IdentifyFlags& flags, const IdentifyInputs& inputs,
+                                                      const PasskeyData& data, bool cuda);
+
+}  // namespace duo
