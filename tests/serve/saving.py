@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -198,7 +199,7 @@ def damage():
                 refused([grpc.StatusCode.DATA_LOSS, grpc.StatusCode.NOT_FOUND], f"{name} missing")
                 os.rename(os.path.join(path, "away"), os.path.join(path, name))
             good = read_file(path, "manifest")
-            newer = good[:good.rindex(b"crc32c")].replace(b'"version": 1', b'"version": 2')
+            newer = re.sub(rb'"version": [0-9]+', b'"version": 1000', good[:good.rindex(b"crc32c")])
             write_file(newer + b"crc32c %08x\n" % crc32c(newer), path, "manifest")
             sentence = refused([grpc.StatusCode.FAILED_PRECONDITION], "a format of the future")
             check("version" in sentence, sentence)
