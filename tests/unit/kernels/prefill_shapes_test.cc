@@ -18,8 +18,12 @@ TEST(PrefillShapes, SlicesCoverTheRowsAndWasteLittle) {
       ASSERT_TRUE(std::has_single_bit(static_cast<uint64_t>(slice.capacity))) << rows;
       ASSERT_GE(slice.capacity, kLeastRows) << rows;
       ASSERT_LE(slice.capacity, kMostRows) << rows;
-      if (slice.capacity > kLeastRows) ASSERT_LT(slice.capacity - slice.rows, slice.capacity / 8) << rows;
-      if (slice.rows < slice.capacity) ASSERT_EQ(slice.first + slice.rows, rows) << "only the last slice is padded";
+      if (slice.capacity > kLeastRows) {
+        ASSERT_LT(slice.capacity - slice.rows, slice.capacity / 8) << rows;
+      }
+      if (slice.rows < slice.capacity) {
+        ASSERT_EQ(slice.first + slice.rows, rows) << "only the last slice is padded";
+      }
       next = slice.first + slice.rows;
     }
     ASSERT_EQ(next, rows);
