@@ -40,7 +40,10 @@ absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime) {
                          gathered = Buffer::Allocate(device, largest * world, "the gathered messages");
   if (absl::Status s = Agree(comm, data.ok() ? gathered.status() : data.status()); !s.ok()) return s;
   std::vector<Measurement> rows;
-  for (size_t bytes = 8 << 10; bytes <= largest; bytes *= 8) {
+  std::vector<size_t> sizes;
+  for (size_t bytes = 8 << 10; bytes < largest; bytes *= 8) sizes.push_back(bytes);
+  sizes.push_back(largest);
+  for (const size_t bytes : sizes) {
     const auto count = static_cast<int64_t>(bytes / 4);
     const View view(data->data(), DType::kF32, 1, count);
     FillFloats(device, data->as<float>(), count, static_cast<float>(comm.rank() + 1));
