@@ -119,7 +119,10 @@ void AddDeviceFlags(CLI::App& command, RuntimeFlags& f) {
   command.add_option("--threads", f.threads, "CPU threads of this process (default: cores / local ranks)")
       ->check(CLI::Range(1, 4096))
       ->group(kWhereGroup);
-  command.add_option("--comm", f.comm, "How ranks talk: nccl needs a GPU each, with mpi they may share one")
+  command
+      .add_option("--comm", f.comm,
+                  "How ranks talk: auto is nccl between GPUs, on one host with small messages through "
+                  "their memory; nccl needs a GPU each, with mpi they may share one")
       ->check(CLI::IsMember({"auto", "mpi", "nccl"}))
       ->capture_default_str()
       ->group(kWhereGroup);

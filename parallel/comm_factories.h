@@ -9,7 +9,8 @@
 namespace duo {
 
 std::unique_ptr<Communicator> MakeMpiCommunicator(MpiSession& session);
-// Only in programs built with NCCL. `device` is a CUDA device that no other rank uses.
-std::unique_ptr<Communicator> MakeNcclCommunicator(MpiSession& session, Device& device);
+// Only in programs built with NCCL. `device` is a CUDA device that no other rank uses. peer_memory: on one host small
+// messages go through peer_memory.h, where the GPUs can.
+std::unique_ptr<Communicator> MakeNcclCommunicator(MpiSession& session, Device& device, bool peer_memory);
 
 }  // namespace duo

@@ -1,5 +1,5 @@
 // Collectives between GPUs over NCCL, on the device's stream, so they can be recorded into a graph with the step around
-// them. Host memory goes over MPI.
+// them; small ones through peer_memory.h where it can be had. Host memory goes over MPI.
 #include <cuda_runtime.h>
 #include <nccl.h>
 
@@ -8,6 +8,7 @@
 
 #include "kernels/base/check.h"
 #include "parallel/comm_factories.h"
+#include "parallel/peer_memory.h"
 
 namespace duo {
 namespace {
@@ -18,14 +19,18 @@ void Check(ncclResult_t result, const char* call) {
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(MpiSession& session, Device& device) : host_(MakeMpiCommunicator(session)) {
+  NcclCommunicator(MpiSession& session, Device& device, bool peer_memory) : host_(MakeMpiCommunicator(session)) {
     ncclUniqueId id{};
     if (rank() == 0) Check(ncclGetUniqueId(&id), "ncclGetUniqueId");
     host_->Broadcast(&id, sizeof(id), 0);
     DUO_CHECK_EQ(cudaSetDevice(device.ordinal()), cudaSuccess);
     Check(ncclCommInitRank(&comm_, size(), id, rank()), "ncclCommInitRank");
+    if (peer_memory && session.local_size() == size()) peers_ = PeerMemory::Open(*host_, device);
   }
-  ~NcclCommunicator() override { Check(ncclCommDestroy(comm_), "ncclCommDestroy"); }
+  ~NcclCommunicator() override {
+    peers_.reset();
+    Check(ncclCommDestroy(comm_), "ncclCommDestroy");
+  }
 
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
@@ -38,12 +43,20 @@ class NcclCommunicator final : public Communicator {
   void AllReduceSum(View data, Device& device) override {
     DUO_CHECK(data.dtype == DType::kF32 || data.dtype == DType::kBF16);
     DUO_CHECK(data.rows <= 1 || data.stride == data.cols);
+    if (peers_ != nullptr && PeerMemory::Takes(Bytes(data.dtype, data.rows * data.cols))) {
+      peers_->AllReduceSum(data);
+      return;
+    }
     Check(ncclAllReduce(data.data, data.data, data.rows * data.cols,
                         data.dtype == DType::kBF16 ? ncclBfloat16 : ncclFloat32, ncclSum, comm_, Stream(device)),
           "ncclAllReduce");
   }
 
   void AllGather(void* out, const void* in, size_t bytes, Device& device) override {
+    if (peers_ != nullptr && PeerMemory::Takes(bytes)) {
+      peers_->AllGather(out, in, bytes);
+      return;
+    }
     Check(ncclAllGather(in, out, bytes, ncclUint8, comm_, Stream(device)), "ncclAllGather");
   }
 
@@ -60,12 +73,13 @@ class NcclCommunicator final : public Communicator {
 
   std::unique_ptr<Communicator> host_;
   ncclComm_t comm_ = nullptr;
+  std::unique_ptr<PeerMemory> peers_;  // null: everything goes over NCCL
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> MakeNcclCommunicator(MpiSession& session, Device& device) {
-  return std::make_unique<NcclCommunicator>(session, device);
+std::unique_ptr<Communicator> MakeNcclCommunicator(MpiSession& session, Device& device, bool peer_memory) {
+  return std::make_unique<NcclCommunicator>(session, device, peer_memory);
 }
 
 }  // namespace duo

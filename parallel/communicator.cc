@@ -50,7 +50,9 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeCommunicator(CommKind kind, Mp
         "--comm nccl: expected a program built with NCCL, found one built without; use --comm mpi");
   }
 #ifdef DUO_HAVE_NCCL
-  if (kind != CommKind::kMpi && device.is_cuda()) return MakeNcclCommunicator(*session, device);
+  if (kind != CommKind::kMpi && device.is_cuda()) {
+    return MakeNcclCommunicator(*session, device, kind == CommKind::kAuto);
+  }
 #endif
   return MakeMpiCommunicator(*session);
 }

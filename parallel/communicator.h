@@ -42,7 +42,8 @@ class Communicator {
   virtual int size() const = 0;
 
   // data: device memory, dense, f32 or bf16; becomes the sum over all ranks, the same bytes everywhere.
-  // mpi: f32 sums in rank order, rounded once, so the result does not depend on timing. nccl: in NCCL's own order.
+  // mpi, and small messages of auto between the GPUs of a host: f32 sums in rank order, rounded once, so the result
+  // does not depend on timing. nccl: in NCCL's own order.
   virtual void AllReduceSum(View data, Device& device) = 0;
   // in: device, `bytes` of this rank. out: device, [size()][bytes] in rank order; in may be out + rank() * bytes.
   virtual void AllGather(void* out, const void* in, size_t bytes, Device& device) = 0;
@@ -67,8 +68,8 @@ absl::StatusOr<CommKind> ParseCommKind(std::string_view name);  // "auto", "mpi"
 std::unique_ptr<Communicator> MakeSelfCommunicator();
 
 // session: null for a plain single process, which never starts MPI. With one rank always self. auto: nccl on CUDA where
-// this program was built with it, else mpi. Fails when nccl is asked for and cannot be had.
-// Collective: every rank must call it with the same kind.
+// this program was built with it, on one host with small messages through the GPUs' memory (peer_memory.h), else mpi.
+// Fails when nccl is asked for and cannot be had. Collective: every rank must call it with the same kind.
 absl::StatusOr<std::unique_ptr<Communicator>> MakeCommunicator(CommKind kind, MpiSession* session, Device& device);
 
 // The GPU of this rank: one each among the ranks of a host; with `mpi` they may share. Fails, naming --comm mpi, when

@@ -11,6 +11,7 @@
 #include <string>
 #include <thread>
 
+#include "kernels/base/buffer.h"
 #include "parallel/communicator.h"
 #include "parallel/mpi_session.h"
 
@@ -81,6 +82,62 @@ void GathersInRankOrder(Communicator& c, Device& device) {
   }
 }
 
+// Messages of a decode step's sizes, one after another without a pause, between ranks that come early and late: sums in
+// rank order, f32, rounded once, and gathers, alone and replayed from a graph.
+void SmallMessagesBetweenGpus(Communicator& c, Device& device) {
+  constexpr int64_t kMost = 16384;  // words of a message
+  std::mt19937 sizes(5), delays(c.rank());
+  Buffer data = Buffer::Allocate(device, kMost * 4, "data").value(),
+         all = Buffer::Allocate(device, kMost * 4 * c.size(), "gathered").value();
+  std::vector<uint32_t> got(kMost * c.size());
+  for (int round = 0; round < 300; ++round) {
+    const int64_t words = round < 4 ? round + 1 : round < 8 ? 508 + round : 1 + sizes() % (round % 3 ? 2048 : kMost);
+    std::vector<std::vector<float>> parts;
+    for (int r = 0; r < c.size(); ++r) parts.push_back(RandomVector(r, 2 * words + round));
+    if (delays() % 4 == 0) std::this_thread::sleep_for(std::chrono::microseconds(delays() % 300));
+    const bool narrow = round % 2 == 0;
+    std::vector<uint32_t> own(words), sum(words);
+    for (int64_t i = 0; i < words; ++i) {
+      float low = 0, high = 0;
+      for (int r = 0; r < c.size(); ++r) {
+        const float *part = parts[r].data() + 2 * i, a = ToFloat(ToBf16(part[0])), b = ToFloat(ToBf16(part[1]));
+        low = r == 0 ? (narrow ? a : part[0]) : low + (narrow ? a : part[0]);
+        high = r == 0 ? b : high + b;
+      }
+      const float* part = parts[c.rank()].data() + 2 * i;
+      const bf16 pair[2] = {ToBf16(part[0]), ToBf16(part[1])}, sums[2] = {ToBf16(low), ToBf16(high)};
+      std::memcpy(&own[i], narrow ? static_cast<const void*>(pair) : part, 4);
+      std::memcpy(&sum[i], narrow ? static_cast<const void*>(sums) : &low, 4);
+    }
+    const View view(data.data(), narrow ? DType::kBF16 : DType::kF32, 1, narrow ? 2 * words : words);
+    device.Upload(data.data(), own.data(), words * 4);
+    device.Fill(all.data(), 0xee, all.size());
+    const auto exchange = [&] {
+      c.AllGather(all.data(), data.data(), words * 4, device);
+      c.AllReduceSum(view, device);
+    };
+    if (round % 5 == 4 && c.capturable()) {
+      device.Launch(device.Capture(exchange));
+      device.Synchronize();
+    } else {
+      exchange();
+    }
+    device.Download(got.data(), all.data(), words * 4 * c.size());
+    EXPECT(std::memcmp(got.data() + c.rank() * words, own.data(), words * 4) == 0);
+    for (int r = 0; r < c.size(); ++r) {
+      const float* part = parts[r].data();
+      const bf16 pair[2] = {ToBf16(part[0]), ToBf16(part[1])};
+      EXPECT(std::memcmp(got.data() + r * words, narrow ? static_cast<const void*>(pair) : part, 4) == 0);
+    }
+    if (c.size() * words < kMost * c.size()) {  // nothing past the end
+      device.Download(got.data(), all.as<uint32_t>() + c.size() * words, 4);
+      EXPECT(got[0] == 0xeeeeeeeeu);
+    }
+    device.Download(got.data(), data.data(), words * 4);
+    EXPECT(std::memcmp(got.data(), sum.data(), words * 4) == 0);
+  }
+}
+
 void BroadcastsFromAnyRoot(Communicator& c) {
   for (int root = 0; root < c.size(); ++root) {
     std::vector<int> data(5003, c.rank() == root ? 100 + root : -1);
@@ -137,6 +194,10 @@ void RestsWhileIdle(Communicator& c) {
 int Run(const std::string& mode) {
   std::unique_ptr<MpiSession> session = MpiSession::Start(mode != "silent");
   std::unique_ptr<Device> device = Device::Cpu(2);
+  if (mode == "gpus") {
+    if (Device::CudaDeviceCount() < session->local_size()) return 77;  // skipped
+    device = Device::Cuda(session->local_rank(), 1).value();
+  }
   absl::StatusOr<std::unique_ptr<Communicator>> made = MakeCommunicator(CommKind::kAuto, session.get(), *device);
   if (!made.ok()) return 1;
   Communicator& c = **made;
@@ -152,6 +213,8 @@ int Run(const std::string& mode) {
     EXPECT(LocalGpu(CommKind::kMpi, session.get(), 1).value() == 0);
     EXPECT(LocalGpu(CommKind::kNccl, session.get(), 1).status().message().find("--comm mpi") != std::string::npos);
     EXPECT(LocalGpu(CommKind::kNccl, session.get(), 3).value() == session->local_rank());
+  } else if (mode == "gpus") {
+    SmallMessagesBetweenGpus(c, *device);
   } else if (mode == "idle") {
     RestsWhileIdle(c);
   } else if (mode == "killed-idle") {  // the followers wait for a message, the leader is busy elsewhere

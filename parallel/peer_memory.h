@@ -1,0 +1,53 @@
+// Small messages between the GPUs of one host, written straight into each other's memory: a decode step adds up a
+// hidden state of a few KB twice a layer, and there latency is all that counts. NCCL does everything else.
+//
+// Every rank has an inbox that its peers map (CUDA IPC). A message travels in units of eight bytes, each half beside
+// the number of its message (as in NCCL's LL protocol, arXiv 2507.04786): a receiver polls the data itself, so no
+// flag follows and no fence. Each unit is one thread's; inboxes hold the last message and the one before, which is
+// enough, because a rank that sends message n + 2 has seen every peer's n + 1, sent after that peer had read n.
+// The kernel's launch may overlap with the work before it, and the work after it may fetch weights meanwhile
+// (programmatic dependent launch).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/base/buffer.h"
+#include "kernels/base/device.h"
+#include "kernels/base/view.h"
+#include "parallel/communicator.h"
+
+namespace duo {
+
+class PeerMemory {
+ public:
+  static constexpr size_t kLargest = 64 << 10;  // bytes of a message
+
+  // Collective over `ranks`, which all run on this host. Null on every rank where one of them cannot map another's
+  // memory: GPUs without a path between them, or hidden from one another.
+  static std::unique_ptr<PeerMemory> Open(Communicator& ranks, Device& device);
+  ~PeerMemory();  // collective: no rank may unmap what another still writes to
+  PeerMemory(const PeerMemory&) = delete;
+  PeerMemory& operator=(const PeerMemory&) = delete;
+
+  // Whether it takes a message of `bytes`: the same answer on every rank.
+  static bool Takes(size_t bytes) { return bytes > 0 && bytes <= kLargest && bytes % 4 == 0; }
+
+  // As Communicator's, on the device's stream, recordable; a message must be one it takes and start on four bytes.
+  // Sums are made in rank order in f32 and rounded once.
+  void AllReduceSum(View data);
+  void AllGather(void* out, const void* in, size_t bytes);
+
+ private:
+  PeerMemory(Communicator& ranks, Device& device) : ranks_(ranks), device_(device) {}
+
+  Communicator& ranks_;
+  Device& device_;
+  Buffer inbox_;                // [2][ranks][units of kLargest] of 16 bytes
+  Buffer counts_;               // [blocks] messages that a block has sent
+  Buffer table_;                // [ranks] inboxes, as this rank maps them
+  std::vector<void*> inboxes_;  // the same on the host; null: not mapped
+};
+
+}  // namespace duo
