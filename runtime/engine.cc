@@ -134,6 +134,7 @@ absl::Status Engine::WarmUp() {
   while (Step()) {
   }
   if (absl::Status s = CloseSession(*session); !s.ok()) return s;
+  state_->scheduler->ForgetSteps();
   return append.ok() ? ask.status() : append.status();
 }
 

@@ -162,7 +162,7 @@ class Engine {
   absl::StatusOr<std::vector<int32_t>> Tokens(SessionId id) const;
 
   // Reads two chunks of nonsense and answers once, so that what libraries choose, compile and record on first use is
-  // ready before the first request. Only while no session is open.
+  // ready before the first request. Its steps are not counted in stats(). Only while no session is open.
   absl::Status WarmUp();
   // For benchmarks: a session of `tokens` random tokens whose pages and rings hold random codes. Overwrites the whole
   // cache, so no other session may be open.

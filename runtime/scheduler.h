@@ -65,6 +65,7 @@ class Scheduler {
   void Complete(const StepResult& result, double seconds);
 
   EngineStats stats() const;
+  void ForgetSteps() { stats_ = EngineStats(); }  // what was counted of the steps so far
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -129,6 +129,18 @@ TEST_F(EngineFixture, BadRequestsAreRefused) {
   EXPECT_EQ(bench.engine->Cancel(99).code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(EngineFixture, WarmingUpLeavesNoTrace) {
+  Bench bench = Open(Options());
+  const EngineStats before = bench.engine->stats();
+  ASSERT_TRUE(bench.engine->WarmUp().ok());
+  const EngineStats after = bench.engine->stats();
+  EXPECT_EQ(after.steps, 0);
+  EXPECT_EQ(after.prefill_tokens + after.decode_tokens, 0);
+  EXPECT_EQ(after.busy_seconds, 0);
+  EXPECT_EQ(after.pages_free, before.pages_free);
+  EXPECT_EQ(after.sessions, 0);
+}
+
 TEST_F(EngineFixture, NoPageIsLostInAThousandRandomOperations) {
   EngineOptions options = Options();
   options.kv_tokens = 2048;
