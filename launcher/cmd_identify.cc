@@ -71,6 +71,7 @@ class Identification {
     sizes.sink = flags_.evaluate.empty() ? flags_.sink : pattern_.sink;
     sizes.recent = flags_.evaluate.empty() ? flags_.recent : pattern_.recent;
     sizes.max_tokens = max_tokens;
+    if (flags_.evaluate.empty() && flags_.full_branch == "student") sizes.full_branch = FullBranch::kStudent;
     absl::StatusOr<IdentifyModel> model =
         IdentifyModel::Load(flags_.runtime.model, sizes, *runtime_.device,
                             [&](int64_t done, int64_t total) { progress.Update(done, total); });
@@ -125,8 +126,9 @@ class Identification {
     options_.seed = flags_.seed;
     options_.state_file = flags_.out + "/identify_state.json";
     options_.fingerprint = absl::StrFormat(
-        "model %s, task %s, %d facts of %d words, sink %d, recent %d, haystack of %d bytes", inputs_.name,
-        Name(data_->options().task), flags_.facts, flags_.words, flags_.sink, flags_.recent, inputs_.haystack.size());
+        "model %s, task %s, %d facts of %d words, sink %d, recent %d, full branch of the %s, haystack of %d bytes",
+        inputs_.name, Name(data_->options().task), flags_.facts, flags_.words, flags_.sink, flags_.recent,
+        flags_.full_branch, inputs_.haystack.size());
     if (runtime_.leader()) {
       std::error_code error;
       std::filesystem::create_directories(flags_.out, error);
@@ -199,6 +201,7 @@ class Identification {
     config["reg_weight"] = options_.reg;
     config["initial_value"] = 1.0;
     config["supervision"] = "distill";
+    config["full_branch"] = flags_.full_branch;
     config["seed"] = options_.seed;
     config["program"] = "duo identify";
     config["device"] = runtime_.device->info().name;
@@ -435,6 +438,16 @@ void AddIdentifyCommand(CLI::App& app, Launch& launch) {
                   ->check(CLI::NonNegativeNumber)
                   ->capture_default_str()
                   ->group(training);
+  auto* full_branch =
+      command
+          ->add_option(
+              "--full-branch", flags->full_branch,
+              "Whose full attention a half-open head mixes in. teacher: the untouched model's, as DuoAttention's "
+              "released code has it. student: its own, so that gates also pay for what streaming heads do to "
+              "later layers; slower on long documents")
+          ->check(CLI::IsMember({"teacher", "student"}))
+          ->capture_default_str()
+          ->group(training);
   command->add_option("--sink", r.sink, "First tokens that streaming heads keep (default 64, or the pattern's)")
       ->check(CLI::NonNegativeNumber)
       ->group(training);
@@ -456,7 +469,7 @@ void AddIdentifyCommand(CLI::App& app, Launch& launch) {
       ->group(report);
   command->add_flag("--json", flags->json, "Print the report as one JSON object")->group(report);
   AddDeviceFlags(*command, r);
-  for (CLI::Option* option : {steps, samples, rate, reg}) evaluate->excludes(option);
+  for (CLI::Option* option : {steps, samples, rate, reg, full_branch}) evaluate->excludes(option);
   command->callback([flags, out, evaluate, &launch] {
     if (out->count() + evaluate->count() == 0) throw CLI::RequiredError("--out (or --evaluate)");
     flags->sink = flags->runtime.sink.value_or(flags->sink);

@@ -16,7 +16,7 @@ namespace duo {
 
 struct IdentifyFlags {
   RuntimeFlags runtime;
-  std::string out, haystack, task = "auto", evaluate;
+  std::string out, haystack, task = "auto", evaluate, full_branch = "teacher";
   int steps = 0, samples = 0, facts = 10, words = 32, documents = 2, sink = 64, recent = 256;
   double rate = 0.02, reg = 0.05;
   int64_t min_length = 0, max_length = 0, perplexity_tokens = 16384;

@@ -88,18 +88,19 @@ IdentifyModel::Workspace IdentifyModel::LayOut(Arena& arena) const {
   for (View* v : {&w.qkv, &w.dqkv}) *v = arena.Matrix(t, n, qkv);
   if (config_.qk_norm) w.before = arena.Matrix(t, n, qkv);
   for (View* v : {&w.streaming, &w.mixed}) *v = arena.Matrix(t, n, q);
+  const bool own_full = sizes_.full_branch == FullBranch::kStudent;
+  if (own_full) w.dfull = arena.Matrix(t, n, q);
   w.gate_up = arena.Matrix(t, block, 2 * ffn);
   w.product = arena.Matrix(t, block, ffn);
   w.cos_sin = arena.Matrix(DType::kF32, n, config_.head_dim);
   for (int l = 0; l < config_.layers; ++l) {
     w.inputs.push_back(arena.Matrix(DType::kF32, n, h));
-    w.full.push_back(arena.Matrix(t, n, q));
+    w.full.push_back(own_full && l > 0 ? w.full[0] : arena.Matrix(t, n, q));
   }
   auto floats = [&](int64_t count) { return static_cast<float*>(arena.Take(sizeof(float) * count)); };
   w.lse = floats(n * config_.heads);
   w.full_lse = floats(n * config_.heads);
-  w.gates = floats(gates());
-  w.gate_gradient = floats(gates());
+  for (float** list : {&w.gates, &w.closed, &w.gate_gradient, &w.unused}) *list = floats(gates());
   w.losses = floats(n);
   w.row_weights = floats(n);
   w.tokens = static_cast<int32_t*>(arena.Take(sizeof(int32_t) * n));
@@ -123,6 +124,9 @@ size_t IdentifyModel::ScratchBytes() const {
   most = std::max(most, AttendCausalScratchBytes(*device_, n, shape_));
   most = std::max(most, AttendWindowScratchBytes(*device_, n, shape_));
   most = std::max(most, AttendWindowBackwardScratchBytes(*device_, n, shape_, Window(0)));
+  if (sizes_.full_branch == FullBranch::kStudent) {
+    most = std::max(most, AttendWindowBackwardScratchBytes(*device_, n, shape_, Whole(0)));
+  }
   return most + 64 * Arena::kAlignment;  // several pieces are taken, each rounded up
 }
 
@@ -154,6 +158,8 @@ int IdentifyModel::WindowOf(int layer) const {
 
 WindowMask IdentifyModel::Window(int layer) const { return {sizes_.sink, sizes_.recent, WindowOf(layer)}; }
 
+WindowMask IdentifyModel::Whole(int layer) const { return {0, static_cast<int>(sizes_.max_tokens), WindowOf(layer)}; }
+
 void IdentifyModel::Start(const std::vector<int32_t>& tokens) {
   const auto n = static_cast<int64_t>(tokens.size());
   DUO_CHECK_LE(n, sizes_.max_tokens);
@@ -173,9 +179,14 @@ void IdentifyModel::Project(int l, int64_t rows, View add) {
 
 void IdentifyModel::Mix(int l, int64_t rows) {
   const View streaming = First(w_.streaming, rows);
+  const View full = First(w_.full[l], rows);
   AttendWindow(*device_, streaming, w_.lse, First(w_.qkv, rows), shape_, Window(l), arena_);
   arena_.Rewind(scratch_);
-  MixHeads(*device_, First(w_.mixed, rows), streaming, First(w_.full[l], rows), w_.gates + l * shape_.kv_heads, shape_);
+  if (sizes_.full_branch == FullBranch::kStudent) {
+    AttendWindow(*device_, full, w_.full_lse, First(w_.qkv, rows), shape_, Whole(l), arena_);
+    arena_.Rewind(scratch_);
+  }
+  MixHeads(*device_, First(w_.mixed, rows), streaming, full, w_.gates + l * shape_.kv_heads, shape_);
 }
 
 View IdentifyModel::OutputOf(int l, View attention) {
@@ -261,6 +272,19 @@ void IdentifyModel::MlpBackward(int l, int64_t rows, int64_t first) {
   }
 }
 
+void IdentifyModel::BranchBackward(int l, int64_t rows, View dout, View out, const float* lse, const WindowMask& mask) {
+  const LayerWeights& w = weights_.layers[l];
+  const float eps = static_cast<float>(config_.rms_norm_eps);
+  const View dqkv = First(w_.dqkv, rows), dnormed = First(w_.normed, rows);
+  AttendWindowBackward(*device_, dqkv, dout, out, lse, First(w_.qkv, rows), shape_, mask, arena_);
+  arena_.Rewind(scratch_);
+  const View before = config_.qk_norm ? First(w_.before, rows) : View();
+  RotateQkBackward(*device_, dqkv, before, shape_, First(w_.cos_sin, rows), w.q_norm, w.k_norm, eps);
+  LinearBackward(*device_, dnormed, dqkv, w.qkv, arena_);
+  arena_.Rewind(scratch_);
+  RmsNormBackward(*device_, First(w_.gradient, rows), dnormed, First(w_.inputs[l], rows), w.input_norm, eps);
+}
+
 void IdentifyModel::Backward(int64_t rows, int64_t first_label) {
   const float eps = static_cast<float>(config_.rms_norm_eps);
   const View gradient = First(w_.gradient, rows), dmixed = First(w_.mixed, rows);
@@ -276,22 +300,20 @@ void IdentifyModel::Backward(int64_t rows, int64_t first_label) {
                w.post_norm, eps);
     MlpBackward(l, rows, first);
 
-    const View branch = First(w_.branch, rows), streaming = First(w_.streaming, rows);
+    const View branch = First(w_.branch, rows), streaming = First(w_.streaming, rows), full = First(w_.full[l], rows);
     RoundToActivations(*device_, branch, gradient);
     LinearBackward(*device_, dmixed, branch, w.o, arena_);
     arena_.Rewind(scratch_);
-    MixHeadsBackward(*device_, dmixed, w_.gate_gradient + l * shape_.kv_heads, dmixed, streaming,
-                     First(w_.full[l], rows), w_.gates + l * shape_.kv_heads, shape_);
+    const int64_t at = int64_t{l} * shape_.kv_heads;
+    const bool own_full = sizes_.full_branch == FullBranch::kStudent && l > 0;
+    if (own_full) {  // dfull = a * dmixed: the full branch is to 1 - a what the streaming branch is to a
+      MixHeadsBackward(*device_, First(w_.dfull, rows), w_.unused + at, dmixed, full, streaming, w_.closed + at,
+                       shape_);
+    }
+    MixHeadsBackward(*device_, dmixed, w_.gate_gradient + at, dmixed, streaming, full, w_.gates + at, shape_);
     if (l == 0) return;  // nothing before the first layer depends on a gate
-    const View dqkv = First(w_.dqkv, rows), qkv = First(w_.qkv, rows);
-    AttendWindowBackward(*device_, dqkv, dmixed, streaming, w_.lse, qkv, shape_, Window(l), arena_);
-    arena_.Rewind(scratch_);
-    const View before = config_.qk_norm ? First(w_.before, rows) : View();
-    RotateQkBackward(*device_, dqkv, before, shape_, First(w_.cos_sin, rows), w.q_norm, w.k_norm, eps);
-    const View dnormed = First(w_.normed, rows);
-    LinearBackward(*device_, dnormed, dqkv, w.qkv, arena_);
-    arena_.Rewind(scratch_);
-    RmsNormBackward(*device_, gradient, dnormed, First(w_.inputs[l], rows), w.input_norm, eps);
+    BranchBackward(l, rows, dmixed, streaming, w_.lse, Window(l));
+    if (own_full) BranchBackward(l, rows, First(w_.dfull, rows), full, w_.full_lse, Whole(l));
   }
 }
 
@@ -299,8 +321,10 @@ double IdentifyModel::Loss(const std::vector<int32_t>& tokens, int64_t first_lab
   const auto rows = static_cast<int64_t>(tokens.size());
   DUO_CHECK_EQ(static_cast<int>(gates.size()), this->gates());
   DUO_CHECK_LT(first_label, rows);
-  const std::vector<float> host(gates.begin(), gates.end());
+  std::vector<float> host(gates.begin(), gates.end());
   device_->Upload(w_.gates, host.data(), sizeof(float) * host.size());
+  for (float& gate : host) gate = 1 - gate;
+  device_->Upload(w_.closed, host.data(), sizeof(float) * host.size());
   Start(tokens);
   Teacher(rows, first_label);
   device_->Copy(w_.teacher.data, w_.residual.data, sizeof(float) * rows * config_.hidden);
@@ -313,7 +337,7 @@ GateGradient IdentifyModel::LossAndGradient(const std::vector<int32_t>& tokens, 
   const auto rows = static_cast<int64_t>(tokens.size());
   GateGradient result;
   device_->Fill(w_.gradient.data, 0, sizeof(float) * rows * config_.hidden);  // rows without a label stay zero
-  device_->Fill(w_.gate_gradient, 0, sizeof(float) * gates.size());
+  for (float* list : {w_.gate_gradient, w_.unused}) device_->Fill(list, 0, sizeof(float) * gates.size());
   result.loss = Loss(tokens, first_label, gates);
   Backward(rows, first_label);
   std::vector<float> host(gates.size());
@@ -358,9 +382,7 @@ std::vector<double> IdentifyModel::MassOutside(const std::vector<int32_t>& token
     Project(l, rows, add);
     AttendWindow(*device_, First(w_.mixed, rows), w_.lse, First(w_.qkv, rows), shape_, Window(l), arena_);
     arena_.Rewind(scratch_);
-    // Full attention as a window whose sinks are all tokens: the one op that gives an lse for a whole sequence.
-    const WindowMask all = {static_cast<int>(rows), 0, WindowOf(l)};
-    AttendWindow(*device_, First(w_.streaming, rows), w_.full_lse, First(w_.qkv, rows), shape_, all, arena_);
+    AttendWindow(*device_, First(w_.streaming, rows), w_.full_lse, First(w_.qkv, rows), shape_, Whole(l), arena_);
     arena_.Rewind(scratch_);
     device_->Download(part.data(), w_.lse, sizeof(float) * part.size());
     device_->Download(whole.data(), w_.full_lse, sizeof(float) * whole.size());

@@ -2,16 +2,18 @@
 // whose KV head j attends with (1 - a_j) * streaming + a_j * full, and the gradient of their difference with respect to
 // the gates a. What `duo identify` trains with (arXiv 2410.10819 section 2.3, as the released code does it):
 //
-//   - the full branch is the teacher's own attention output, without gradient; the streaming branch is of the student's
-//     q, k and v, with the exact window of README ("What attention means here");
+//   - the streaming branch is of the student's q, k and v, with the exact window of README ("What attention means
+//     here"). The full branch is either the teacher's own attention output, without gradient, or of the student's q, k
+//     and v too (FullBranch);
 //   - loss = mean over label rows and hidden channels of (student - teacher)^2 of the last hidden state, after the
 //     final norm.
 //
-// Weights have no gradient, so the way back carries one residual gradient and, of attention, the streaming branch's
-// alone. Memory is bounded by recomputing each layer on the way back from its input. What is kept for every layer:
+// Weights have no gradient, so the way back carries one residual gradient and, of attention, those of the student's
+// own branches. Memory is bounded by recomputing each layer on the way back from its input. What is kept for every
+// layer:
 //   - the student's input residual, f32 [tokens][hidden];
-//   - the teacher's attention output, T [tokens][q columns]. Recomputing it instead would need the teacher's residuals,
-//     which are larger, and cost the quadratic part of the work once more.
+//   - the teacher's attention output, if that is the full branch, T [tokens][q columns]. Recomputing it instead would
+//     need the teacher's residuals, which are larger, and cost the quadratic part of the work once more.
 //
 // Every rank holds the whole model (data parallel). Owns weights and workspace, borrows the device; allocates nothing
 // after it is made. Not thread-safe.
@@ -30,6 +32,13 @@
 
 namespace duo {
 
+// Whose states a mixed head's full attention is of.
+enum class FullBranch {
+  kTeacher,  // the released code's: cheap on the way back, but blind to what streaming heads of earlier layers do to
+             // the queries, keys and values that retrieval heads will find when the pattern is used
+  kStudent,  // the paper's formula: what will be computed when the pattern is used; quadratic work on the way back
+};
+
 struct GateGradient {
   double loss = 0;               // of distillation alone
   std::vector<double> gradient;  // [layers][kv_heads]
@@ -40,6 +49,7 @@ class IdentifyModel {
   struct Sizes {
     int sink = 64, recent = 256;  // the student's streaming window
     int64_t max_tokens = 0;       // of one sequence
+    FullBranch full_branch = FullBranch::kTeacher;
   };
 
   // Weights as stored (f32 and f16 become bf16 on CUDA). progress: bytes loaded, bytes in all.
@@ -70,17 +80,19 @@ class IdentifyModel {
  private:
   // Views of max_tokens rows; a pass takes the first n of each.
   struct Workspace {
-    View residual, gradient, teacher;                  // f32 [tokens][hidden]
-    View normed, branch;                               // T [tokens][hidden]
-    View qkv, before, dqkv, streaming, mixed;          // T; `before` only with q and k norms
-    View gate_up, product;                             // T, of a block of rows
-    View cos_sin;                                      // f32 [tokens][head_dim]
-    std::vector<View> inputs, full;                    // [layers]
-    float *lse = nullptr, *full_lse = nullptr;         // [q heads][tokens]
-    float *gates = nullptr, *gate_gradient = nullptr;  // [layers][kv_heads]
-    float *losses = nullptr, *row_weights = nullptr;   // [tokens]
-    int32_t *tokens = nullptr, *positions = nullptr;   // [tokens]
-    double* frequencies = nullptr;                     // [head_dim / 2]
+    View residual, gradient, teacher;           // f32 [tokens][hidden]
+    View normed, branch;                        // T [tokens][hidden]
+    View qkv, before, dqkv, streaming, mixed;   // T; `before` only with q and k norms
+    View dfull;                                 // T, only where the full branch is the student's
+    View gate_up, product;                      // T, of a block of rows
+    View cos_sin;                               // f32 [tokens][head_dim]
+    std::vector<View> inputs, full;             // [layers]; the student's full branch is one view for all
+    float *lse = nullptr, *full_lse = nullptr;  // [q heads][tokens]
+    float *gates = nullptr, *closed = nullptr;  // [layers][kv_heads]: a and 1 - a
+    float *gate_gradient = nullptr, *unused = nullptr;
+    float *losses = nullptr, *row_weights = nullptr;  // [tokens]
+    int32_t *tokens = nullptr, *positions = nullptr;  // [tokens]
+    double* frequencies = nullptr;                    // [head_dim / 2]
   };
 
   explicit IdentifyModel(const ModelConfig& config, const Sizes& sizes, Device& device);
@@ -99,11 +111,15 @@ class IdentifyModel {
 
   // normed = norm(residual + add), qkv = its rotated projections; `residual` takes `add`.
   void Project(int layer, int64_t rows, View add);
-  void Mix(int layer, int64_t rows);                           // streaming attention, then the student's mix
+  void Mix(int layer, int64_t rows);  // the student's attention, then its mix
+  // w_.gradient += through one of the student's branches, `out`, from its gradient `dout`, to the layer's input.
+  void BranchBackward(int layer, int64_t rows, View dout, View out, const float* lse, const WindowMask& mask);
   View OutputOf(int layer, View attention);                    // o_proj
   View Mlp(int layer, int64_t rows, int64_t first, View add);  // of residual + add, for rows from `first` on
   void MlpBackward(int layer, int64_t rows, int64_t first);
   WindowMask Window(int layer) const;
+  // Full attention as a window: the op that gives an lse and has a gradient.
+  WindowMask Whole(int layer) const;
   int WindowOf(int layer) const;
   // In the last layer only label rows count behind attention.
   int64_t FirstRow(int layer, int64_t first_label) const { return layer + 1 == config_.layers ? first_label : 0; }

@@ -28,11 +28,12 @@ class IdentifyTest : public testing::Test {
   void TearDown() override { std::filesystem::remove_all(scratch_); }
 
   // A window much shorter than the text, so that streaming and full attention differ everywhere.
-  IdentifyModel Open(const std::string& model_dir, int64_t max_tokens) {
+  IdentifyModel Open(const std::string& model_dir, int64_t max_tokens, FullBranch full = FullBranch::kTeacher) {
     IdentifyModel::Sizes sizes;
     sizes.sink = 3;
     sizes.recent = 12;
     sizes.max_tokens = max_tokens;
+    sizes.full_branch = full;
     auto model = IdentifyModel::Load(model_dir, sizes, *device_, [](int64_t, int64_t) {});
     EXPECT_TRUE(model.ok()) << model.status();
     return std::move(*model);
@@ -51,11 +52,13 @@ class IdentifyTest : public testing::Test {
 // an error of h^4. What remains is rounding. A hidden state of size 1 carries an error of about 2^-22 (some dozen f32
 // operations a layer); through (s - t)^2 it moves the loss by at most 2 sqrt(loss) 2^-22, and a difference over 2h by
 // that over h. 16 of these, for sums that do not all cancel, is the tolerance; a wrong gradient is off by its own size.
-TEST_F(IdentifyTest, GradientIsThatOfFiniteDifferences) {
+class IdentifyGradientTest : public IdentifyTest, public testing::WithParamInterface<FullBranch> {};
+
+TEST_P(IdentifyGradientTest, IsThatOfFiniteDifferences) {
   for (const char* name : {"llama_gqa_tied_biases_sharded", "qwen3_norms", "mistral_window"}) {
     SCOPED_TRACE(name);
     const Golden golden = LoadGolden(name, scratch_.string());
-    IdentifyModel model = Open(golden.model_dir, 200);
+    IdentifyModel model = Open(golden.model_dir, 200, GetParam());
     std::vector<int32_t> tokens = golden.prompt;
     tokens.resize(std::min<size_t>(tokens.size(), 150));
     const int64_t first_label = 90;
@@ -82,6 +85,26 @@ TEST_F(IdentifyTest, GradientIsThatOfFiniteDifferences) {
     EXPECT_GT(largest, 20 * tolerance) << "the differences say nothing";
     RecordProperty("tolerance_over_largest_gradient", std::to_string(tolerance / largest));
   }
+}
+
+INSTANTIATE_TEST_SUITE_P(FullBranch, IdentifyGradientTest, testing::Values(FullBranch::kTeacher, FullBranch::kStudent),
+                         [](const auto& info) { return info.param == FullBranch::kTeacher ? "Teacher" : "Student"; });
+
+// What the pattern will be used with: closed gates are streaming heads, open ones are retrieval heads of the student's
+// own states. The two branches differ where something was closed before: with the first layer's gates closed the
+// teacher's branch hides what that does to the attention of the others.
+TEST_F(IdentifyTest, OnlyTheStudentsOwnFullBranchFeelsWhatEarlierLayersLost) {
+  const Golden golden = LoadGolden("llama_gqa_tied_biases_sharded", scratch_.string());
+  IdentifyModel teacher = Open(golden.model_dir, 256), student = Open(golden.model_dir, 256, FullBranch::kStudent);
+  std::vector<double> gates(teacher.gates(), 1.0);
+  // Both take full attention, by other kernels: of hidden states of size 1 only rounding differs, about 2^-22 squared.
+  EXPECT_LT(student.Loss(golden.prompt, 100, gates), std::ldexp(1.0, -40));
+  for (int head = 0; head < teacher.config().kv_heads; ++head) gates[head] = 0;
+  const double own = student.Loss(golden.prompt, 100, gates), borrowed = teacher.Loss(golden.prompt, 100, gates);
+  EXPECT_GT(std::abs(own - borrowed), 1e-3 * borrowed);
+  // With every gate closed there is no full branch, and the two are one.
+  std::fill(gates.begin(), gates.end(), 0.0);
+  EXPECT_EQ(student.Loss(golden.prompt, 100, gates), teacher.Loss(golden.prompt, 100, gates));
 }
 
 TEST_F(IdentifyTest, AStudentOfOpenGatesIsItsTeacher) {

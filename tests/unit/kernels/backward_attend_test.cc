@@ -178,9 +178,9 @@ TEST_P(BackwardAttention, MatchesForUglyLengths) {
 
 TEST_P(BackwardAttention, MatchesWhereSinksAndWindowMeet) {
   for (int rows : {40, 200}) {
-    for (const WindowMask& mask :
-         {WindowMask{64, 256, 0}, WindowMask{64, 0, 0}, WindowMask{0, 0, 0}, WindowMask{0, 33, 0},
-          WindowMask{65, 63, 0}, WindowMask{1, 1, 0}, WindowMask{500, 3, 0}, WindowMask{64, 500, 0}}) {
+    for (const WindowMask& mask : {WindowMask{64, 256, 0}, WindowMask{64, 0, 0}, WindowMask{0, 0, 0},
+                                   WindowMask{0, 33, 0}, WindowMask{65, 63, 0}, WindowMask{1, 1, 0},
+                                   WindowMask{500, 3, 0}, WindowMask{64, 500, 0}, WindowMask{0, 4000, 0}}) {
       Run({rows, 1, 2, 64, mask});
     }
   }
@@ -195,6 +195,7 @@ TEST_P(BackwardAttention, MatchesOnLongSequences) {
   Run({1153, 1, 4, 128, {128, 256, 0}});
   Run({1100, 1, 1, 64, {600, 20, 0}});
   Run({1400, 1, 1, 64, {10, 650, 0}});
+  Run({1100, 2, 3, 64, {0, 4000, 0}});  // all keys: a student's own full attention
   Run({1100, 1, 1, 64, {64, 100, 300}});
 }
 
