@@ -434,10 +434,15 @@ void AddIdentifyCommand(CLI::App& app, Launch& launch) {
                    ->check(CLI::PositiveNumber)
                    ->capture_default_str()
                    ->group(training);
-  auto* reg = command->add_option("--reg", flags->reg, "Weight of the mean gate in the loss: higher keeps fewer heads")
-                  ->check(CLI::NonNegativeNumber)
-                  ->capture_default_str()
-                  ->group(training);
+  auto* reg =
+      command
+          ->add_option("--reg", flags->reg,
+                       "Weight of the mean gate in the loss: higher keeps fewer heads. A gate pays reg / gates: the "
+                       "paper's 0.05 is for 256 gates and more; models of fewer need less, or most gates end at zero "
+                       "and rank by chance")
+          ->check(CLI::NonNegativeNumber)
+          ->capture_default_str()
+          ->group(training);
   auto* full_branch =
       command
           ->add_option(
