@@ -228,10 +228,12 @@ class Bench {
 
   void Linears() {
     const HeadShape& shape = b_.heads;
-    for (auto [outputs, inputs] : {std::pair<int64_t, int64_t>(shape.qkv_cols(), b_.hidden),
-                                   std::pair<int64_t, int64_t>(b_.hidden, shape.q_cols()),
-                                   std::pair<int64_t, int64_t>(2 * b_.intermediate, b_.hidden),
-                                   std::pair<int64_t, int64_t>(b_.hidden, b_.intermediate)}) {
+    struct Shape {
+      int64_t outputs, inputs;
+    };
+    for (const Shape& linear : {Shape{shape.qkv_cols(), b_.hidden}, Shape{b_.hidden, shape.q_cols()},
+                                Shape{2 * b_.intermediate, b_.hidden}, Shape{b_.hidden, b_.intermediate}}) {
+      const int64_t outputs = linear.outputs, inputs = linear.inputs;
       buffers_.clear();
       const Filled values = Random(DType::kBF16, outputs, inputs), dout = Random(outputs);
       const View dx = Matrix(type(), inputs);
