@@ -75,7 +75,4 @@ int64_t SectionBytes(const KvSection& section, int64_t page_bytes);
 absl::StatusOr<KvIoResult> RunKvIo(const KvIoPlan& plan, Device& device, Communicator& comm, const RankShard& shard,
                                    const KvCache& cache);
 
-// An errno as a Status with a sentence: "FILE: cannot WHAT: REASON".
-absl::Status FileError(int error, const std::string& file, std::string_view what);
-
 }  // namespace duo

@@ -213,6 +213,25 @@ void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rat
   }
 }
 
+absl::Status PrintKernelRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates,
+                             const std::vector<BenchRow>& rows, const char* verb) {
+  std::vector<Measurement> measured;
+  for (const BenchRow& row : rows) {
+    if (!row.verified) {
+      return absl::InternalError(
+          absl::StrFormat("%s %s: verification failed, error %.3g", row.what, row.shape, row.error));
+    }
+    Measurement m;
+    m.what = row.what + " " + row.shape;
+    m.seconds = row.seconds;
+    m.floor_seconds = row.floor;
+    m.details = {{"verified_error", row.error}};
+    measured.push_back(m);
+  }
+  PrintRows(flags, runtime, rates, measured, verb);
+  return absl::OkStatus();
+}
+
 double Median(std::vector<double> values) {
   if (values.empty()) return 0;
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());

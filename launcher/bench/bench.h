@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "launcher/runtime_flags.h"
+#include "runtime/kernel_bench.h"
 
 namespace duo {
 
@@ -68,6 +69,9 @@ struct Measurement {
 // A table for people, or one JSON object with the machine, the flags and the rows.
 void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates,
                const std::vector<Measurement>& rows, const char* verb);
+// The same of single kernels; an error if a row's result was wrong.
+absl::Status PrintKernelRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates,
+                             const std::vector<BenchRow>& rows, const char* verb);
 
 double Median(std::vector<double> values);
 

@@ -1,11 +1,7 @@
 // `duo bench attention`: single kernels, attention and decode's matrices, at the shapes of real models, each verified
 // against an f64 reference.
 
-#include <cstdio>
-
-#include "absl/strings/str_format.h"
 #include "launcher/bench/bench.h"
-#include "runtime/kernel_bench.h"
 
 namespace duo {
 
@@ -62,20 +58,7 @@ absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime) {
     }
   }
   if (!failed.ok()) return failed;
-  std::vector<Measurement> measured;
-  for (const BenchRow& row : rows) {
-    if (!row.verified)
-      return absl::InternalError(
-          absl::StrFormat("%s %s: verification failed, error %.3g", row.what, row.shape, row.error));
-    Measurement m;
-    m.what = row.what + " " + row.shape;
-    m.seconds = row.seconds;
-    m.floor_seconds = row.floor;
-    m.details = {{"verified_error", row.error}};
-    measured.push_back(m);
-  }
-  PrintRows(flags, runtime, rates, measured, "attention");
-  return absl::OkStatus();
+  return PrintKernelRows(flags, runtime, rates, rows, "attention");
 }
 
 }  // namespace duo

@@ -1,7 +1,6 @@
 // `duo bench gradients`: the ops that carry gradients to the gates in `duo identify`, at a model's shape, each verified
 // against an f64 reference.
 
-#include "absl/strings/str_format.h"
 #include "launcher/bench/bench.h"
 #include "runtime/gradient_bench.h"
 
@@ -21,21 +20,7 @@ absl::Status BenchGradients(const BenchFlags& flags, Runtime& runtime) {
   absl::StatusOr<std::vector<BenchRow>> rows =
       BenchGradientOps(device, bench, {rates.copy, rates.gemm, rates.attention});
   if (!rows.ok()) return rows.status();
-  std::vector<Measurement> measured;
-  for (const BenchRow& row : *rows) {
-    if (!row.verified) {
-      return absl::InternalError(
-          absl::StrFormat("%s %s: verification failed, error %.3g", row.what, row.shape, row.error));
-    }
-    Measurement m;
-    m.what = row.what + " " + row.shape;
-    m.seconds = row.seconds;
-    m.floor_seconds = row.floor;
-    m.details = {{"verified_error", row.error}};
-    measured.push_back(m);
-  }
-  PrintRows(flags, runtime, rates, measured, "gradients");
-  return absl::OkStatus();
+  return PrintKernelRows(flags, runtime, rates, *rows, "gradients");
 }
 
 }  // namespace duo
