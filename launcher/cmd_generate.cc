@@ -7,25 +7,23 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "kernels/base/read_file.h"
 #include "launcher/commands.h"
+#include "launcher/generate_texts.h"
 #include "launcher/progress.h"
 #include "launcher/runtime_flags.h"
-#include "runtime/chat_template.h"
 #include "runtime/text_stream.h"
-#include "runtime/tokenizer.h"
 
 namespace duo {
 namespace {
 
 struct GenerateFlags {
   RuntimeFlags runtime;
-  std::string prompt, prompt_file, system;
-  bool chat = false, special = false, json = false;
-  std::vector<std::string> asks, stops;
+  TextFlags text;
+  std::vector<std::string> stops;
   int64_t max_new_tokens = 128;
   double temperature = 0, top_p = 1;
   uint64_t seed = 0;
+  bool json = false;
 };
 
 // One text to be continued: the prompt, or an --ask on a fork of it.
@@ -36,81 +34,6 @@ struct Answer {
   RequestResult result;
   bool done = false;
 };
-
-// The prompt and the questions as tokens. Rank 0 only: the others never see the text.
-struct Texts {
-  Tokenizer tokenizer;
-  std::vector<int32_t> prompt;
-  std::vector<std::vector<int32_t>> asks;
-  std::vector<int32_t> end_tokens;
-};
-
-absl::Status EncodePlain(const GenerateFlags& flags, const std::string& prompt, Texts* texts) {
-  texts->prompt = texts->tokenizer.Encode(prompt, {.parse_special = flags.special});
-  if (texts->prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
-  for (const std::string& ask : flags.asks) {
-    texts->asks.push_back(texts->tokenizer.Encode(ask, {.parse_special = flags.special, .add_special_tokens = false}));
-    if (texts->asks.back().empty()) return absl::InvalidArgumentError("--ask: the text is empty");
-  }
-  return absl::OkStatus();
-}
-
-// The prompt is a user turn; with questions each of them ends that turn instead, on a fork of what is before it.
-absl::Status EncodeChat(const GenerateFlags& flags, const std::string& prompt, Texts* texts) {
-  absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(flags.runtime.model);
-  if (!chat.ok()) return chat.status();
-  auto encode = [&](std::vector<TextSegment> segments) {
-    for (TextSegment& segment : segments) segment.parse_special |= flags.special;
-    return texts->tokenizer.EncodeSegments(segments);
-  };
-  if (flags.asks.empty()) {
-    std::vector<Message> messages;
-    if (!flags.system.empty()) messages.push_back({ChatRole::kSystem, flags.system});
-    messages.push_back({ChatRole::kUser, prompt});
-    absl::StatusOr<std::vector<TextSegment>> turns = chat->Render(messages, true);
-    if (!turns.ok()) return turns.status();
-    texts->prompt = encode(*turns);
-  } else {
-    absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat, flags.system, prompt, flags.asks);
-    if (!turns.ok()) return absl::Status(turns.status().code(), absl::StrCat("--ask: ", turns.status().message()));
-    texts->prompt = encode(turns->document);
-    for (const std::vector<TextSegment>& question : turns->questions) texts->asks.push_back(encode(question));
-  }
-  if (std::optional<int32_t> id = texts->tokenizer.IdOf(chat->EndOfTurn())) texts->end_tokens.push_back(*id);
-  return absl::OkStatus();
-}
-
-absl::StatusOr<Texts> Tokenize(const GenerateFlags& flags) {
-  Texts texts;
-  absl::StatusOr<std::string> prompt = flags.prompt_file.empty() ? flags.prompt : ReadFile(flags.prompt_file);
-  if (!prompt.ok()) return prompt.status();
-  absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
-  if (!config.ok()) return config.status();
-  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.runtime.model + "/tokenizer.json");
-  if (!tokenizer.ok()) return tokenizer.status();
-  texts.tokenizer = std::move(*tokenizer);
-  if (prompt->empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flags.prompt_file.empty() ? std::string("--prompt") : flags.prompt_file, ": the prompt is empty"));
-  }
-  absl::Status encoded = flags.chat ? EncodeChat(flags, *prompt, &texts) : EncodePlain(flags, *prompt, &texts);
-  if (!encoded.ok()) return encoded;
-  std::vector<std::vector<int32_t>> all = texts.asks;
-  all.push_back(texts.prompt);
-  for (const std::vector<int32_t>& ids : all) {
-    for (int32_t id : ids) {
-      if (id >= config->vocab) {
-        return absl::InvalidArgumentError(
-            absl::StrFormat("%s/tokenizer.json: token %d is outside the model's vocabulary of %d", flags.runtime.model,
-                            id, config->vocab));
-      }
-    }
-  }
-  absl::StatusOr<std::vector<int>> stops = StopTokens(flags.runtime.model, *config);
-  if (!stops.ok()) return stops.status();
-  texts.end_tokens.insert(texts.end_tokens.end(), stops->begin(), stops->end());
-  return texts;
-}
 
 // What the engine must have room for; the same on every rank.
 struct Room {
@@ -148,7 +71,7 @@ class Generation {
   int Run() {
     const auto start = std::chrono::steady_clock::now();
     progress_ = std::make_unique<Progress>("reading", "tokens", false);
-    const absl::Status status = flags_.asks.empty() ? Continue() : AskAll();
+    const absl::Status status = flags_.text.asks.empty() ? Continue() : AskAll();
     progress_.reset();
     if (!status.ok()) return Fail(status);
     seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -207,7 +130,7 @@ class Generation {
       std::fflush(stdout);
     };
     RequestEvents events;
-    if (flags_.asks.empty()) {  // else the bar is the document's, not a question's
+    if (flags_.text.asks.empty()) {  // else the bar is the document's, not a question's
       events.on_progress = [this](int64_t done, int64_t total) { progress_->Update(done, total); };
     }
     events.on_token = [&answer, show](int32_t token) {
@@ -253,7 +176,7 @@ class Generation {
   void Print() {
     if (flags_.json) {
       std::cout << Json().dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
-    } else if (flags_.asks.empty()) {
+    } else if (flags_.text.asks.empty()) {
       std::fputc('\n', stdout);
     } else {
       for (const Answer& answer : answers_) std::fprintf(stdout, "%s\n", answer.stream->text().c_str());
@@ -299,11 +222,11 @@ class Generation {
     out["streaming_heads"] = engine_.heads().streaming_heads();
     out["device"] = runtime_.device->info().name;
     out["world"] = runtime_.comm->size();
-    if (!flags_.asks.empty()) {
+    if (!flags_.text.asks.empty()) {
       out["answers"] = nlohmann::ordered_json::array();
       for (size_t i = 0; i < answers_.size(); ++i) {
         const Answer& answer = answers_[i];
-        out["answers"].push_back({{"ask", flags_.asks[i]},
+        out["answers"].push_back({{"ask", flags_.text.asks[i]},
                                   {"text", answer.stream->text()},
                                   {"token_ids", Reported(answer)},
                                   {"new_tokens", answer.stream->tokens()},
@@ -331,7 +254,7 @@ int RunGenerate(const GenerateFlags& flags, const Launch& launch) {
   absl::StatusOr<Texts> texts = Texts();
   absl::StatusOr<Room> room = Room();
   if (runtime->leader()) {
-    texts = Tokenize(flags);
+    texts = EncodeTexts(flags.runtime.model, flags.text);
     if (texts.ok()) room = Plan(flags, *texts);
   }
   if (absl::Status s = Agree(comm, texts.ok() ? room.status() : texts.status()); !s.ok())
@@ -365,11 +288,11 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
       "  duo generate --model DIR --chat --prompt-file report.txt \\\n"
       "      --ask 'What was decided?' --ask 'Who was there?'");
   AddRuntimeFlags(*command, flags->runtime);
-  auto* prompt = command->add_option("--prompt", flags->prompt, "The prompt")->type_name("TEXT");
-  auto* file = command->add_option("--prompt-file", flags->prompt_file, "Or a file whose bytes are the prompt")
+  auto* prompt = command->add_option("--prompt", flags->text.prompt, "The prompt")->type_name("TEXT");
+  auto* file = command->add_option("--prompt-file", flags->text.prompt_file, "Or a file whose bytes are the prompt")
                    ->type_name("FILE");
   prompt->excludes(file);
-  command->add_option("--ask", flags->asks, "A question, put after the prompt on a fork; repeat for more")
+  command->add_option("--ask", flags->text.asks, "A question, put after the prompt on a fork; repeat for more")
       ->type_name("TEXT")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->expected(1)
@@ -394,13 +317,13 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
       ->group("Sampling")
       ->capture_default_str();
   auto* chat = command->add_flag(
-      "--chat", flags->chat,
+      "--chat", flags->text.chat,
       "Talk in the turns of the model's chat template: the prompt is a user turn; each --ask is put into that turn "
       "instead, after a blank line");
-  command->add_option("--system", flags->system, "With --chat: the system turn (default: the template's own)")
+  command->add_option("--system", flags->text.system, "With --chat: the system turn (default: the template's own)")
       ->type_name("TEXT")
       ->needs(chat);
-  command->add_flag("--special", flags->special,
+  command->add_flag("--special", flags->text.special,
                     "Read the text of special tokens in prompt and questions as those tokens");
   command->add_flag("--json", flags->json, "Print one JSON object");
   command->callback([flags, prompt, file, &launch] {

@@ -1,0 +1,83 @@
+#include "launcher/generate_texts.h"
+
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/read_file.h"
+#include "runtime/chat_template.h"
+#include "runtime/config.h"
+
+namespace duo {
+namespace {
+
+absl::Status EncodePlain(const TextFlags& flags, const std::string& prompt, Texts* texts) {
+  texts->prompt = texts->tokenizer.Encode(prompt, {.parse_special = flags.special});
+  if (texts->prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
+  for (const std::string& ask : flags.asks) {
+    texts->asks.push_back(texts->tokenizer.Encode(ask, {.parse_special = flags.special, .add_special_tokens = false}));
+    if (texts->asks.back().empty()) return absl::InvalidArgumentError("--ask: the text is empty");
+  }
+  return absl::OkStatus();
+}
+
+// The prompt is a user turn; with questions each of them ends that turn instead, on a fork of what is before it.
+absl::Status EncodeChat(const std::string& model, const TextFlags& flags, const std::string& prompt, Texts* texts) {
+  absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(model);
+  if (!chat.ok()) return chat.status();
+  auto encode = [&](std::vector<TextSegment> segments) {
+    for (TextSegment& segment : segments) segment.parse_special |= flags.special;
+    return texts->tokenizer.EncodeSegments(segments);
+  };
+  if (flags.asks.empty()) {
+    std::vector<Message> messages;
+    if (!flags.system.empty()) messages.push_back({ChatRole::kSystem, flags.system});
+    messages.push_back({ChatRole::kUser, prompt});
+    absl::StatusOr<std::vector<TextSegment>> turns = chat->Render(messages, true);
+    if (!turns.ok()) return turns.status();
+    texts->prompt = encode(*turns);
+  } else {
+    absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat, flags.system, prompt, flags.asks);
+    if (!turns.ok()) return absl::Status(turns.status().code(), absl::StrCat("--ask: ", turns.status().message()));
+    texts->prompt = encode(turns->document);
+    for (const std::vector<TextSegment>& question : turns->questions) texts->asks.push_back(encode(question));
+  }
+  if (std::optional<int32_t> id = texts->tokenizer.IdOf(chat->EndOfTurn())) texts->end_tokens.push_back(*id);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Texts> EncodeTexts(const std::string& model, const TextFlags& flags) {
+  Texts texts;
+  absl::StatusOr<std::string> prompt = flags.prompt_file.empty() ? flags.prompt : ReadFile(flags.prompt_file);
+  if (!prompt.ok()) return prompt.status();
+  absl::StatusOr<ModelConfig> config = LoadConfig(model);
+  if (!config.ok()) return config.status();
+  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(model + "/tokenizer.json");
+  if (!tokenizer.ok()) return tokenizer.status();
+  texts.tokenizer = std::move(*tokenizer);
+  if (prompt->empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flags.prompt_file.empty() ? std::string("--prompt") : flags.prompt_file, ": the prompt is empty"));
+  }
+  absl::Status encoded = flags.chat ? EncodeChat(model, flags, *prompt, &texts) : EncodePlain(flags, *prompt, &texts);
+  if (!encoded.ok()) return encoded;
+  std::vector<std::vector<int32_t>> all = texts.asks;
+  all.push_back(texts.prompt);
+  for (const std::vector<int32_t>& ids : all) {
+    for (int32_t id : ids) {
+      if (id >= config->vocab) {
+        return absl::InvalidArgumentError(absl::StrFormat(
+            "%s/tokenizer.json: token %d is outside the model's vocabulary of %d", model, id, config->vocab));
+      }
+    }
+  }
+  absl::StatusOr<std::vector<int>> stops = StopTokens(model, *config);
+  if (!stops.ok()) return stops.status();
+  texts.end_tokens.insert(texts.end_tokens.end(), stops->begin(), stops->end());
+  return texts;
+}
+
+}  // namespace duo

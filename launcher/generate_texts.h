@@ -1,0 +1,34 @@
+// What `duo generate` reads, as tokens: a prompt and the questions on it, plain or in the turns of the model's chat
+// template. One thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/tokenizer.h"
+
+namespace duo {
+
+struct TextFlags {
+  std::string prompt, prompt_file;  // one of them
+  std::vector<std::string> asks;
+  bool chat = false;
+  std::string system;    // with chat; empty: the template's own
+  bool special = false;  // the text of special tokens is read as those tokens
+};
+
+// On rank 0 only: the others never see the text.
+struct Texts {
+  Tokenizer tokenizer;
+  std::vector<int32_t> prompt;
+  std::vector<std::vector<int32_t>> asks;  // each continues the prompt
+  std::vector<int32_t> end_tokens;         // the model's, and with chat the end of its turn
+};
+
+// Errors: a file that cannot be read, an empty text, a model without a chat template, a tokenizer whose tokens the
+// model at `model` does not have.
+absl::StatusOr<Texts> EncodeTexts(const std::string& model, const TextFlags& flags);
+
+}  // namespace duo
