@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/cuda/backward_tile.cuh"
 #include "kernels/cuda/cuda_backward.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/flash.h"
@@ -55,52 +56,6 @@ __global__ void DeltaKernel(float* delta, const bf16* dout, int64_t dout_stride,
   }
   sum = WarpSum(sum);
   if (lane == 0) delta[head * rows + row] = sum;
-}
-
-// Copies rows [first, first + kRows) of head_dim elements to a tile in shared memory; zeros from `limit` on.
-template <int kHeadDim, int kRows, int kThreads>
-__device__ __forceinline__ void LoadRows(uint32_t tile, const bf16* from, int64_t stride, int64_t first,
-                                         int64_t limit) {
-  constexpr int kPieces = kHeadDim / 8;
-#pragma unroll
-  for (int i = threadIdx.x; i < kRows * kPieces; i += kThreads) {
-    const int row = i / kPieces, piece = i % kPieces;
-    const bool valid = first + row < limit;
-    CopyAsync16(Swizzled<kHeadDim>(tile, row, piece), from + (valid ? first + row : 0) * stride + piece * 8, valid);
-  }
-}
-
-// Fragments of 16 rows of a tile as the left factor, columns [16 step, 16 step + 16).
-template <int kHeadDim>
-__device__ __forceinline__ void LoadLeft(uint32_t (&a)[4], uint32_t tile, int row, int step, int lane) {
-  LoadMatrix4(a, Swizzled<kHeadDim>(tile, row + (lane & 15), step * 2 + (lane >> 4)));
-}
-// c [16 x 16] += a times the transpose of the tile's rows [row, row + 16).
-template <int kHeadDim>
-__device__ __forceinline__ void MmaTransposed(float (&c0)[4], float (&c1)[4], const uint32_t (&a)[4], uint32_t tile,
-                                              int row, int step, int lane) {
-  uint32_t b[4];
-  LoadMatrix4(b, Swizzled<kHeadDim>(tile, row + (lane & 7) + (lane >> 4) * 8, step * 2 + ((lane >> 3) & 1)));
-  Mma(c0, a[0], a[1], a[2], a[3], b[0], b[1]);
-  Mma(c1, a[0], a[1], a[2], a[3], b[2], b[3]);
-}
-// c [16 x head_dim] += x [16 x kPart], rounded to bf16, times the tile's rows [row, row + kPart).
-template <int kHeadDim>
-__device__ __forceinline__ void MmaPart(float (&c)[kHeadDim / 8][4], const float (&x)[kPart / 8][4], uint32_t tile,
-                                        int row, int lane) {
-#pragma unroll
-  for (int step = 0; step < kPart / 16; ++step) {
-    const float(&low)[4] = x[2 * step], (&high)[4] = x[2 * step + 1];
-    const uint32_t a0 = PackBf16(low[0], low[1]), a1 = PackBf16(low[2], low[3]);
-    const uint32_t a2 = PackBf16(high[0], high[1]), a3 = PackBf16(high[2], high[3]);
-#pragma unroll
-    for (int n = 0; n < kHeadDim / 16; ++n) {
-      uint32_t b[4];
-      LoadMatrix4Transposed(b, Swizzled<kHeadDim>(tile, row + step * 16 + (lane & 15), n * 2 + (lane >> 4)));
-      Mma(c[2 * n], a0, a1, a2, a3, b[0], b[1]);
-      Mma(c[2 * n + 1], a0, a1, a2, a3, b[2], b[3]);
-    }
-  }
 }
 
 // 128 rows of a query head: dq = sum over tiles of keys of dS K / sqrt(d).
@@ -189,7 +144,7 @@ __global__ void __launch_bounds__(32 * kRowWarps, 1) QueryGradientKernel(Args ar
           ds[n][j] = p * (ds[n][j] - delta[j / 2]);
         }
       }
-      MmaPart<kHeadDim>(dq, ds, k_tile, part, lane);
+      MmaRounded<kHeadDim>(dq, ds, k_tile, part, lane);
     }
   }
 #pragma unroll
@@ -294,8 +249,8 @@ __global__ void __launch_bounds__(32 * kKeyWarps, 2) KeyGradientKernel(Args args
           ds[n][j] = probability * (ds[n][j] - delta[in_tile]);
         }
       }
-      MmaPart<kHeadDim>(dv, p, dout_tile, part, lane);
-      MmaPart<kHeadDim>(dk, ds, q_tile, part, lane);
+      MmaRounded<kHeadDim>(dv, p, dout_tile, part, lane);
+      MmaRounded<kHeadDim>(dk, ds, q_tile, part, lane);
     }
   }
 #pragma unroll
