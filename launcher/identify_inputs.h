@@ -1,4 +1,4 @@
-// What `duo identify` works on: its flags, what they name, and the documents that follow from both. Every rank reads
+// What `duo identify` works on: what its flags name, and the documents that follow from both. Every rank reads
 // for itself, so the files must be visible to each. Errors name the file or the flag. One thread.
 #pragma once
 
@@ -8,21 +8,11 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "launcher/runtime_flags.h"
+#include "launcher/identify_flags.h"
 #include "runtime/config.h"
 #include "runtime/passkey_data.h"
 
 namespace duo {
-
-struct IdentifyFlags {
-  RuntimeFlags runtime;
-  std::string out, haystack, task = "auto", evaluate, full_branch = "teacher";
-  int steps = 0, samples = 0, facts = 10, words = 32, documents = 2, sink = 64, recent = 256;
-  double rate = 0.02, reg = 0.05;
-  int64_t min_length = 0, max_length = 0, perplexity_tokens = 16384;
-  uint64_t seed = 0;
-  bool json = false;
-};
 
 struct IdentifyInputs {
   ModelConfig config;
