@@ -29,7 +29,9 @@ def main():
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--patience", type=float, default=1, help="how many times as long to wait before giving up")
     parser.parse_args(namespace=ARGS)
+    harness.patience = ARGS.patience
     if ARGS.list:
         print("\n".join(CASES))
         return 0
