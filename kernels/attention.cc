@@ -188,11 +188,4 @@ void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id)
   cpu::CopyPage(device, kv, from_id, to_id);
 }
 
-void CopyRing(Device& device, const RingKv& kv, int32_t from_ring, int32_t to_ring) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::CopyRing(device, kv, from_ring, to_ring);
-  }
-  cpu::CopyRing(device, kv, from_ring, to_ring);
-}
-
 }  // namespace duo

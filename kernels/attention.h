@@ -134,8 +134,7 @@ DUO_HD inline MergedWeights MergeWeights(float lse_a, float lse_b) {
 void ScaleSplitHeads(Device& device, View out /*[rows, heads * d] T*/, int head_dim, int heads, const float* all_lse,
                      const int32_t* ids, int ranks, int entries, int rank);
 
-// Page and ring upkeep. Page copies are for copy-on-write of a fork's last page.
+// For copy-on-write of a fork's last, partly filled page.
 void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id);
-void CopyRing(Device& device, const RingKv& kv, int32_t from_ring, int32_t to_ring);
 
 }  // namespace duo

@@ -120,10 +120,4 @@ void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id)
   });
 }
 
-void CopyRing(Device& device, const RingKv& kv, int32_t from_ring, int32_t to_ring) {
-  device.pool().ParallelFor(kv.num_heads, [&](int64_t h, int) {
-    std::memcpy(kv.k_at(to_ring, h, 0), kv.k_at(from_ring, h, 0), kv.ring_bytes());
-  });
-}
-
 }  // namespace duo::cpu

@@ -47,7 +47,6 @@ void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const fl
                      int ranks, int entries, int rank);
 
 void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id);
-void CopyRing(Device& device, const RingKv& kv, int32_t from_ring, int32_t to_ring);
 
 void FillElements(Device& device, const FillRun& run, uint64_t seed);
 

@@ -183,9 +183,4 @@ void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id)
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 
-void CopyRing(Device& device, const RingKv& kv, int32_t from_ring, int32_t to_ring) {
-  if (kv.num_heads == 0) return;
-  device.Copy(kv.base + to_ring * kv.ring_stride, kv.base + from_ring * kv.ring_stride, kv.num_heads * kv.ring_bytes());
-}
-
 }  // namespace duo::cuda

@@ -229,7 +229,7 @@ TEST(MergeWeights, OfPartsIsTheWholeAndEmptyPartsCountNothing) {
   EXPECT_NEAR(two.lse, std::log(4.0f), 1e-6);
 }
 
-TEST_P(DenseOps, PagesAndRingsAreCopiedForEveryHeadOfTheLayer) {
+TEST_P(DenseOps, PagesAreCopiedForEveryHeadOfTheLayer) {
   PagedKv pages;
   pages.page = {KvFormat::kInt4, 64};
   pages.num_heads = 3;
@@ -248,21 +248,6 @@ TEST_P(DenseOps, PagesAndRingsAreCopiedForEveryHeadOfTheLayer) {
                 bytes.begin() + h * pages.head_stride + pages.id_stride());
   }
   EXPECT_EQ(Download<uint8_t>(device(), pages.base, bytes.size()), bytes);
-
-  RingKv rings;
-  rings.format = KvFormat::kBF16;
-  rings.head_dim = 64;
-  rings.num_heads = 2;
-  rings.sink = 3;
-  rings.recent = 9;
-  rings.ring_stride = 2 * rings.ring_bytes() + 128;
-  bytes.resize(4 * rings.ring_stride);
-  for (uint8_t& b : bytes) b = static_cast<uint8_t>(rng());
-  Buffer ring_memory = Upload(device(), bytes);
-  rings.base = ring_memory.as<uint8_t>();
-  CopyRing(device(), rings, 0, 2);
-  std::copy_n(bytes.begin(), 2 * rings.ring_bytes(), bytes.begin() + 2 * rings.ring_stride);
-  EXPECT_EQ(Download<uint8_t>(device(), rings.base, bytes.size()), bytes);
 }
 
 }  // namespace
