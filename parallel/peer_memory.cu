@@ -1,6 +1,9 @@
+#include <cuda_bf16.h>
+
 #include <algorithm>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/overlapped_launch.cuh"
 #include "parallel/peer_memory.h"
 
 namespace duo {
@@ -51,18 +54,14 @@ __device__ __forceinline__ void Add(float (&sum)[4], uint2 part, Out out) {
   }
 }
 
-__device__ __forceinline__ uint32_t Pack(float low, float high) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
+__device__ __forceinline__ uint32_t Rounded(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
 template <Out kOut>
 __global__ void __launch_bounds__(kThreads) ExchangeKernel(Exchange e) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
+  cuda::StartOverlapped();
   const int unit = blockIdx.x * kThreads + threadIdx.x, first = 2 * unit;
   const uint32_t number = e.counts[blockIdx.x] + 1;
   if (first < e.words) {
@@ -88,8 +87,8 @@ __global__ void __launch_bounds__(kThreads) ExchangeKernel(Exchange e) {
       e.out[first] = __float_as_uint(sum[0]);
       if (whole) e.out[first + 1] = __float_as_uint(sum[1]);
     } else if constexpr (kOut == Out::kSumBf16) {
-      e.out[first] = Pack(sum[0], sum[1]);
-      if (whole) e.out[first + 1] = Pack(sum[2], sum[3]);
+      e.out[first] = Rounded(sum[0], sum[1]);
+      if (whole) e.out[first + 1] = Rounded(sum[2], sum[3]);
     }
   }
   __syncthreads();  // every thread has read the count
@@ -98,16 +97,8 @@ __global__ void __launch_bounds__(kThreads) ExchangeKernel(Exchange e) {
 
 template <Out kOut>
 void Launch(const Device& device, const Exchange& exchange) {
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = (exchange.words + 2 * kThreads - 1) / (2 * kThreads);
-  config.blockDim = kThreads;
-  config.stream = static_cast<cudaStream_t>(device.stream());
-  config.attrs = &overlap;
-  config.numAttrs = device.info().capability >= 90 ? 1 : 0;
-  DUO_CUDA_CHECK(cudaLaunchKernelEx(&config, ExchangeKernel<kOut>, exchange));
+  const int blocks = (exchange.words + 2 * kThreads - 1) / (2 * kThreads);
+  cuda::LaunchOverlapped(device, ExchangeKernel<kOut>, blocks, kThreads, 0, exchange);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // CUDA calls either succeed or end the program: their errors are sticky, nothing can be mended. For .cc and .cu files
-// of kernels/ and parallel/comm_nccl only.
+// of kernels/, and of parallel/ where it drives GPUs (comm_nccl, peer_memory).
 #pragma once
 
 #include <cuda_runtime.h>

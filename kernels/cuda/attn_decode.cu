@@ -2,10 +2,10 @@
 // the partials of a fixed grid of blocks, then their merge. Bound by the bytes of codes read; see decode_tile.cuh for
 // the arithmetic and decode_plan.cuh for the split.
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/decode_merge.cuh"
 #include "kernels/cuda/decode_plan.cuh"
-#include "kernels/cuda/launch.h"
 
 namespace duo::cuda {
 namespace {

@@ -1,10 +1,10 @@
 // Streaming heads. Few rows (decode): one block per (sequence, KV head, block of query columns), its warps sharing the
 // few hundred keys; work and latency do not depend on the context. Many rows: flash.cu.
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/decode_merge.cuh"
 #include "kernels/cuda/flash.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/state.h"
 #include "kernels/cuda/streaming_keys.cuh"
 

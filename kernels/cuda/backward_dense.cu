@@ -1,8 +1,8 @@
 // Gradients of the element-wise and row-wise ops, the mix of heads and the distillation loss. Bound by memory: eight
 // elements at a time where rows are aligned.
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/cuda_backward.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 

@@ -1,8 +1,8 @@
 // Element-wise and row-wise ops: embedding, residual + RMS norm, SwiGLU, row gathers. All are bound by memory: 16-byte
 // accesses where rows allow it.
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/cuda_ops.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 #include "kernels/cuda/weight_value.cuh"

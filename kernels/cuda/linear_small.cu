@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "kernels/base/cuda_check.h"
-#include "kernels/cuda/launch.h"
+#include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/linear_small.cuh"
 #include "kernels/cuda/linear_small.h"
 #include "kernels/cuda/state.h"

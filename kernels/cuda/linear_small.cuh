@@ -8,6 +8,7 @@
 // leave blocks idle: the last part of a tile to arrive adds the others up in a fixed order.
 #pragma once
 
+#include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/ops.h"
 

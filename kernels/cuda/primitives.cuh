@@ -97,23 +97,6 @@ __device__ __forceinline__ void LoadStreaming(uint32_t* r, const void* p) {
   }
 }
 
-// Programmatic dependent launch (sm_90): a kernel lets the next one start early; that one waits for all of it.
-__device__ __forceinline__ void LetDependentsStart() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-__device__ __forceinline__ void WaitForDependency() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-// How a kernel that does nothing before its wait begins: only its start overlaps with the end of the one before.
-__device__ __forceinline__ void StartOverlapped() {
-  LetDependentsStart();
-  WaitForDependency();
-}
-
 __device__ __forceinline__ float Silu(float x) { return x / (1.0f + expf(-x)); }
 
 __device__ __forceinline__ float WarpSum(float x) {
