@@ -1,4 +1,4 @@
-// Tests of the MPI communicator, run by ctest as `mpirun -n 3 comm_test MODE`. Each mode is one behaviour; the program
+// Tests of the communicators, run by ctest as `mpirun -n 3 comm_test MODE`. Each mode is one behaviour; the program
 // exits with 0 when every rank saw it. The modes that end in a death are judged from outside, by dies.sh.
 #include <signal.h>
 #include <sys/resource.h>
@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <string>
 #include <thread>
@@ -35,113 +36,114 @@ std::vector<float> RandomVector(int rank, int64_t n) {
   return values;
 }
 
-template <typename T>
-bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
-  if (a.empty()) return b.empty();  // no pointers to compare at
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+// Numbers as they lie in memory, f32 or bf16.
+std::vector<uint8_t> Encoded(const std::vector<float>& values, DType type) {
+  std::vector<uint8_t> bytes(Bytes(type, values.size()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const bf16 narrow = ToBf16(values[i]);
+    std::memcpy(bytes.data() + Bytes(type, i), type == DType::kBF16 ? static_cast<const void*>(&narrow) : &values[i],
+                Bytes(type, 1));
+  }
+  return bytes;
 }
 
-// Bit-equal to adding in rank order, f32, rounded once; both algorithms and the block limit are crossed.
-void SumsInRankOrder(Communicator& c, Device& device) {
-  for (const int64_t n : {0, 1, 3, 257, 16384, 16385, 70001, (1 << 20) + 5}) {
-    std::vector<float> sum(n), data = RandomVector(c.rank(), n);
-    for (int r = 0; r < c.size(); ++r) {
-      const std::vector<float> part = RandomVector(r, n);
-      for (int64_t i = 0; i < n; ++i) sum[i] = r == 0 ? part[i] : sum[i] + part[i];
-    }
-    c.AllReduceSum(View(data.data(), DType::kF32, 1, n), device);
-    EXPECT(SameBits(data, sum));
+// A message in the device's memory, with bytes behind it that nobody may touch.
+class Message {
+ public:
+  Message(Device& device, const std::vector<uint8_t>& bytes) : device_(device), size_(bytes.size()) {
+    buffer_ = Buffer::Allocate(device, size_ + kGuard, "a message").value();
+    device.Fill(data(), 0xee, size_ + kGuard);
+    if (size_ > 0) device.Upload(data(), bytes.data(), size_);
+  }
+  uint8_t* data() const { return buffer_.as<uint8_t>(); }
+  bool Is(std::vector<uint8_t> expected) const {
+    expected.insert(expected.end(), kGuard, 0xee);
+    std::vector<uint8_t> found(size_ + kGuard);
+    device_.Download(found.data(), data(), found.size());
+    return found == expected;
+  }
 
-    std::vector<bf16> narrow(n), narrow_sum(n);
-    std::vector<float> wide_sum(n);
-    for (int r = 0; r < c.size(); ++r) {
-      const std::vector<float> part = RandomVector(r, n);
-      for (int64_t i = 0; i < n; ++i) {
-        const bf16 rounded = ToBf16(part[i]);
-        wide_sum[i] = r == 0 ? ToFloat(rounded) : wide_sum[i] + ToFloat(rounded);
-        if (r == c.rank()) narrow[i] = rounded;
-      }
+ private:
+  static constexpr size_t kGuard = 16;
+  Device& device_;
+  size_t size_;
+  Buffer buffer_;
+};
+
+// Runs an exchange at once, or records and replays it.
+void Do(Device& device, bool record, const std::function<void()>& exchange) {
+  record ? device.Launch(device.Capture(exchange)) : exchange();
+  device.Synchronize();
+}
+
+// Bit-equal to adding in rank order, f32, rounded once.
+void SumsInRankOrder(Communicator& c, Device& device, int64_t n, DType type, bool record) {
+  std::vector<float> sum(n), own(n);
+  for (int r = 0; r < c.size(); ++r) {
+    std::vector<float> part = RandomVector(r, n);
+    for (int64_t i = 0; i < n; ++i) {
+      if (type == DType::kBF16) part[i] = ToFloat(ToBf16(part[i]));
+      sum[i] = r == 0 ? part[i] : sum[i] + part[i];
     }
-    for (int64_t i = 0; i < n; ++i) narrow_sum[i] = ToBf16(wide_sum[i]);
-    c.AllReduceSum(View(narrow.data(), DType::kBF16, 1, n), device);
-    EXPECT(SameBits(narrow, narrow_sum));
+    if (r == c.rank()) own = part;
+  }
+  const Message data(device, Encoded(own, type));
+  Do(device, record, [&] { c.AllReduceSum(View(data.data(), type, 1, n), device); });
+  EXPECT(data.Is(Encoded(sum, type)));
+}
+
+void GathersInRankOrder(Communicator& c, Device& device, size_t bytes, bool in_place, bool record) {
+  std::vector<uint8_t> all(bytes * c.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<uint8_t>(i * 31 + i / bytes);
+  const std::vector<uint8_t> own(all.begin() + c.rank() * bytes, all.begin() + (c.rank() + 1) * bytes);
+  std::vector<uint8_t> before(all.size(), 0xee);
+  if (in_place) std::copy(own.begin(), own.end(), before.begin() + c.rank() * bytes);
+  const Message in(device, own), out(device, before);
+  const uint8_t* from = in_place ? out.data() + c.rank() * bytes : in.data();
+  Do(device, record, [&] { c.AllGather(out.data(), from, bytes, device); });
+  EXPECT(out.Is(all));
+  std::vector<uint8_t> host(all.size(), 0xee);
+  c.AllGatherHost(host.data(), own.data(), bytes);
+  EXPECT(host == all);
+}
+
+// Both algorithms over MPI and the block limit are crossed.
+void ExchangesOfAllSizes(Communicator& c, Device& device) {
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    for (const int64_t n : {0, 1, 3, 257, 16384, 16385, 70001, (1 << 20) + 5})
+      SumsInRankOrder(c, device, n, type, false);
+  }
+  for (const bool in_place : {false, true}) {
+    for (const size_t bytes : {1, 13, 100003}) GathersInRankOrder(c, device, bytes, in_place, false);
   }
 }
 
-void GathersInRankOrder(Communicator& c, Device& device) {
-  for (const size_t bytes : {size_t{1}, size_t{13}, size_t{100003}}) {
-    std::vector<uint8_t> out(bytes * c.size(), 0xee), in(bytes, static_cast<uint8_t>(c.rank() + 1));
-    c.AllGather(out.data(), in.data(), bytes, device);
-    std::vector<uint8_t> host(bytes * c.size(), 0xee);
-    c.AllGatherHost(host.data(), in.data(), bytes);
-    for (size_t i = 0; i < out.size(); ++i) {
-      if (out[i] == i / bytes + 1 && host[i] == out[i]) continue;
-      EXPECT(out[i] == i / bytes + 1);
-      EXPECT(host[i] == out[i]);
-      break;
-    }
-    // In place: this rank's part already lies where it belongs.
-    std::vector<uint8_t> same(bytes * c.size(), 0xee);
-    std::memset(same.data() + c.rank() * bytes, c.rank() + 1, bytes);
-    c.AllGather(same.data(), same.data() + c.rank() * bytes, bytes, device);
-    EXPECT(same == out);
-  }
-}
-
-// Messages of a decode step's sizes, one after another without a pause, between ranks that come early and late: sums in
-// rank order, f32, rounded once, and gathers, alone and replayed from a graph.
-void SmallMessagesBetweenGpus(Communicator& c, Device& device) {
-  constexpr int64_t kMost = 16384;  // words of a message
+// Messages of a decode step's sizes between ranks that come early and late, alone and replayed from a graph.
+void SmallExchanges(Communicator& c, Device& device) {
   std::mt19937 sizes(5), delays(c.rank());
-  Buffer data = Buffer::Allocate(device, kMost * 4, "data").value(),
-         all = Buffer::Allocate(device, kMost * 4 * c.size(), "gathered").value();
-  std::vector<uint32_t> got(kMost * c.size());
   for (int round = 0; round < 300; ++round) {
-    const int64_t words = round < 4 ? round + 1 : round < 8 ? 508 + round : 1 + sizes() % (round % 3 ? 2048 : kMost);
-    std::vector<std::vector<float>> parts;
-    for (int r = 0; r < c.size(); ++r) parts.push_back(RandomVector(r, 2 * words + round));
+    const int64_t words = round < 4 ? round + 1 : round < 8 ? 508 + round : 1 + sizes() % (round % 3 ? 2048 : 16384);
+    const bool record = round % 5 == 4 && device.is_cuda();
     if (delays() % 4 == 0) std::this_thread::sleep_for(std::chrono::microseconds(delays() % 300));
-    const bool narrow = round % 2 == 0;
-    std::vector<uint32_t> own(words), sum(words);
-    for (int64_t i = 0; i < words; ++i) {
-      float low = 0, high = 0;
-      for (int r = 0; r < c.size(); ++r) {
-        const float *part = parts[r].data() + 2 * i, a = ToFloat(ToBf16(part[0])), b = ToFloat(ToBf16(part[1]));
-        low = r == 0 ? (narrow ? a : part[0]) : low + (narrow ? a : part[0]);
-        high = r == 0 ? b : high + b;
-      }
-      const float* part = parts[c.rank()].data() + 2 * i;
-      const bf16 pair[2] = {ToBf16(part[0]), ToBf16(part[1])}, sums[2] = {ToBf16(low), ToBf16(high)};
-      std::memcpy(&own[i], narrow ? static_cast<const void*>(pair) : part, 4);
-      std::memcpy(&sum[i], narrow ? static_cast<const void*>(sums) : &low, 4);
-    }
-    const View view(data.data(), narrow ? DType::kBF16 : DType::kF32, 1, narrow ? 2 * words : words);
-    device.Upload(data.data(), own.data(), words * 4);
-    device.Fill(all.data(), 0xee, all.size());
-    const auto exchange = [&] {
-      c.AllGather(all.data(), data.data(), words * 4, device);
-      c.AllReduceSum(view, device);
-    };
-    if (round % 5 == 4 && c.capturable()) {
-      device.Launch(device.Capture(exchange));
-      device.Synchronize();
-    } else {
-      exchange();
-    }
-    device.Download(got.data(), all.data(), words * 4 * c.size());
-    EXPECT(std::memcmp(got.data() + c.rank() * words, own.data(), words * 4) == 0);
-    for (int r = 0; r < c.size(); ++r) {
-      const float* part = parts[r].data();
-      const bf16 pair[2] = {ToBf16(part[0]), ToBf16(part[1])};
-      EXPECT(std::memcmp(got.data() + r * words, narrow ? static_cast<const void*>(pair) : part, 4) == 0);
-    }
-    if (c.size() * words < kMost * c.size()) {  // nothing past the end
-      device.Download(got.data(), all.as<uint32_t>() + c.size() * words, 4);
-      EXPECT(got[0] == 0xeeeeeeeeu);
-    }
-    device.Download(got.data(), data.data(), words * 4);
-    EXPECT(std::memcmp(got.data(), sum.data(), words * 4) == 0);
+    GathersInRankOrder(c, device, words * 4, round % 7 == 0, record);
+    if (delays() % 4 == 0) std::this_thread::sleep_for(std::chrono::microseconds(delays() % 300));
+    if (round % 2 == 0) SumsInRankOrder(c, device, 2 * words, DType::kBF16, record);
+    if (round % 2 == 1) SumsInRankOrder(c, device, words, DType::kF32, record);
   }
+}
+
+// One sum right after another: a message that ran into the next one would show in what all of them took part in.
+void SumsInARow(Communicator& c, Device& device) {
+  constexpr int kTimes = 40, kNumbers = 4096;
+  const Message data(device, Encoded(std::vector<float>(kNumbers, 1), DType::kF32));
+  Do(device, device.is_cuda(), [&] {
+    for (int i = 0; i < kTimes; ++i) c.AllReduceSum(View(data.data(), DType::kF32, 1, 1 + i * 997 % kNumbers), device);
+  });
+  std::vector<float> expected(kNumbers, 1);
+  for (int i = 0; i < kTimes; ++i) {
+    for (int k = 0; k < 1 + i * 997 % kNumbers; ++k) expected[k] *= static_cast<float>(c.size());  // exact
+  }
+  EXPECT(data.Is(Encoded(expected, DType::kF32)));
 }
 
 void BroadcastsFromAnyRoot(Communicator& c) {
@@ -209,8 +211,9 @@ int Run(const std::string& mode) {
   Communicator& c = **made;
   const int victim = c.size() - 1;
   if (mode == "collectives") {
-    SumsInRankOrder(c, *device);
-    GathersInRankOrder(c, *device);
+    ExchangesOfAllSizes(c, *device);
+    SmallExchanges(c, *device);
+    SumsInARow(c, *device);
     BroadcastsFromAnyRoot(c);
     MessagesArriveWholeBetweenHeartbeats(c);
     AgreesOnTheFirstError(c);
@@ -220,7 +223,8 @@ int Run(const std::string& mode) {
     EXPECT(LocalGpu(CommKind::kNccl, session.get(), 1).status().message().find("--comm mpi") != std::string::npos);
     EXPECT(LocalGpu(CommKind::kNccl, session.get(), 3).value() == session->local_rank());
   } else if (mode == "gpus") {
-    SmallMessagesBetweenGpus(c, *device);
+    SmallExchanges(c, *device);
+    SumsInARow(c, *device);
   } else if (mode == "idle") {
     RestsWhileIdle(c);
   } else if (mode == "killed-idle") {  // the followers wait for a message, the leader is busy elsewhere
