@@ -10,10 +10,16 @@
 namespace duo::cuda {
 namespace {
 
+// The rows that a kernel is made for.
+int MostRows(int64_t rows, DType type) {
+  const bool integer = type == DType::kI8 || type == DType::kI4;
+  return integer && rows <= 4 ? 4 : rows <= 8 ? 8 : 16;
+}
+
 // Bytes of x beside the warps' sums: what 227 KB a multiprocessor leave, on sm_80 what 163 KB leave.
-size_t SharedXFor(const Device& device, int eights) {
-  if (device.info().capability < 90) return size_t{eights == 1 ? 64u : 120u} << 10;
-  return size_t{eights == 1 ? 90u : 190u} << 10;
+size_t SharedXFor(const Device& device, int most_rows) {
+  if (device.info().capability < 90) return size_t{most_rows <= 8 ? 64u : 120u} << 10;
+  return size_t{most_rows <= 8 ? 90u : 190u} << 10;
 }
 constexpr int kMostParts = 16;
 constexpr double kBytesPerSecond = 2.7e12, kPartSeconds = 1.5e-6;  // measured on an H100, for PlanSmall
@@ -31,8 +37,7 @@ SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
   SmallPlan plan = {};
   plan.tiles = static_cast<int>((weight.rows + 15) / 16);
   plan.blocks = static_cast<int>(weight.cols / BlockColumns(weight.dtype));
-  const int eights = rows <= 8 ? 1 : 2;
-  const int grid = BlocksFor(eights) * device.info().multiprocessors;
+  const int most_rows = MostRows(rows, weight.dtype), grid = BlocksFor(most_rows) * device.info().multiprocessors;
   auto shared_bytes = [&](int parts) {
     const size_t blocks = (plan.blocks + parts - 1) / parts;
     const size_t sums = weight.dtype == DType::kI4 ? blocks * (128 / weight.group) * rows * sizeof(float) : 0;
@@ -41,12 +46,13 @@ SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
   int best = 0;
   double best_time = 0;
   for (int parts = 1; parts <= std::min(kMostParts, plan.blocks); ++parts) {
-    if (shared_bytes(parts) > SharedXFor(device, eights)) continue;
+    if (shared_bytes(parts) > SharedXFor(device, most_rows)) continue;
     const int64_t units = int64_t{plan.tiles} * parts;
-    // Time by the bytes, the blocks left idle in the last round, and what a unit's partial sum costs.
-    const double share = static_cast<double>(units) / ((units + grid - 1) / grid * grid);
-    const double time =
-        weight.bytes() / (kBytesPerSecond * share) + (parts > 1 ? kPartSeconds * ((units + grid - 1) / grid) : 0);
+    // Time by the bytes, the blocks left idle in the last round, and what a unit's partial sum costs. Half of the
+    // blocks can still read at the full rate.
+    const int64_t rounds = (units + grid - 1) / grid;
+    const double share = std::min(1.0, 2.0 * units / (rounds * grid));
+    const double time = weight.bytes() / (kBytesPerSecond * share) + (parts > 1 ? kPartSeconds * rounds : 0);
     if (best == 0 || time < best_time) best = parts, best_time = time;
   }
   plan.parts = best;
@@ -55,27 +61,35 @@ SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
   return plan;
 }
 
-template <DType kType, int kGroup, int kN, SmallOut kOut>
+template <DType kType, int kGroup, int kRows, SmallOut kOut>
 void Launch(Device& device, const SmallArgs& args, const SmallPlan& plan) {
-  const auto kernel = SmallLinearKernel<kType, kGroup, kN, kOut>;
-  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedXFor(device, kN)));
-  LaunchOverlapped(device, kernel, dim3(plan.grid), dim3(32 * WarpsFor(kN)), plan.shared, args);
+  const auto kernel = SmallLinearKernel<kType, kGroup, kRows, kOut>;
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedXFor(device, kRows)));
+  LaunchOverlapped(device, kernel, dim3(plan.grid), dim3(32 * WarpsFor(kRows)), plan.shared, args);
 }
-template <DType kType, int kGroup, int kN>
+template <DType kType, int kGroup, int kRows>
 void LaunchRows(Device& device, const SmallArgs& args, const SmallPlan& plan, SmallOut out) {
   switch (out) {
     case SmallOut::kFloat:
-      return Launch<kType, kGroup, kN, SmallOut::kFloat>(device, args, plan);
+      return Launch<kType, kGroup, kRows, SmallOut::kFloat>(device, args, plan);
     case SmallOut::kActivation:
-      return Launch<kType, kGroup, kN, SmallOut::kActivation>(device, args, plan);
+      return Launch<kType, kGroup, kRows, SmallOut::kActivation>(device, args, plan);
     case SmallOut::kGated:
-      return Launch<kType, kGroup, kN, SmallOut::kGated>(device, args, plan);
+      return Launch<kType, kGroup, kRows, SmallOut::kGated>(device, args, plan);
   }
 }
 template <DType kType, int kGroup>
 void LaunchType(Device& device, const SmallArgs& args, const SmallPlan& plan, SmallOut out) {
-  if (args.rows <= 8) return LaunchRows<kType, kGroup, 1>(device, args, plan, out);
-  LaunchRows<kType, kGroup, 2>(device, args, plan, out);
+  switch (MostRows(args.rows, kType)) {
+    case 4:
+      if constexpr (BlockShape<kType, kGroup>::kInteger) LaunchRows<kType, kGroup, 4>(device, args, plan, out);
+      break;
+    case 8:
+      LaunchRows<kType, kGroup, 8>(device, args, plan, out);
+      break;
+    default:
+      LaunchRows<kType, kGroup, 16>(device, args, plan, out);
+  }
 }
 
 void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, Arena& scratch) {

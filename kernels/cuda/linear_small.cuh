@@ -1,7 +1,5 @@
-// The kernel behind linear_small.h: out^T [16 outputs x 8 rows] = W [16 x k] * x^T [k x 8] by mma.m16n8k16: weights are
-// the A operand, so no row of the product is padding and a lane's weights are 16 consecutive bytes of two output rows.
-// Which k sits in which fragment slot is free as long as x is laid out alike; x goes through shared memory in fragment
-// order.
+// The kernel behind linear_small.h: out^T [16 outputs x 8 rows] = W [16 x k] * x^T [k x 8] on tensor cores, by the
+// products of linear_products.cuh.
 //
 // Work is cut into units of (part of k, 16 outputs), dealt to two blocks a multiprocessor in equal runs; the eight
 // warps of a block share a unit's k. Several parts are used when x would not fit or when 16-output tiles alone would
@@ -9,47 +7,17 @@
 #pragma once
 
 #include "kernels/base/overlapped_launch.cuh"
-#include "kernels/cuda/primitives.cuh"
-#include "kernels/ops.h"
+#include "kernels/cuda/linear_products.cuh"
 
 namespace duo::cuda {
 
 // Two blocks of 8 warps a multiprocessor for up to 8 rows; one of 16 for more, whose x needs the room.
-constexpr int WarpsFor(int eights) { return eights == 1 ? 8 : 16; }
-constexpr int BlocksFor(int eights) { return eights == 1 ? 2 : 1; }
+constexpr int WarpsFor(int most_rows) { return most_rows <= 8 ? 8 : 16; }
+constexpr int BlocksFor(int most_rows) { return most_rows <= 8 ? 2 : 1; }
 
 // What becomes of the products: rounded or not, or silu(gate) * up of a matrix that holds gate then up. A tile of the
 // latter takes eight outputs of each half.
 enum class SmallOut { kFloat, kActivation, kGated };
-
-// A k-block: 16 bytes of codes in each lane, of two output rows. Int4 in groups smaller than 128 is read in pieces, so
-// that a piece's four lanes lie in one group.
-template <DType kType, int kGroup>
-struct BlockShape {
-  static constexpr int kBits = kType == DType::kI4 ? 4 : kType == DType::kBF16 || kType == DType::kF16 ? 16 : 8;
-  static constexpr int kColumns = 4 * 128 / kBits;  // k's of a block: 32, 64 or 128
-  static constexpr int kSteps = kColumns / 16;
-  static constexpr int kPieces = kType == DType::kI4 ? 128 / kGroup : 1;
-  static constexpr int kPieceBytes = 16 / kPieces;
-  static constexpr int kStepsPerPiece = kSteps / kPieces;
-  static constexpr int kDepth = kBits == 8 ? 8 : 4;  // k-blocks in flight per warp
-  static constexpr int kUnits = kSteps / 2;          // 16-byte pieces of x per (row, lane quarter)
-};
-
-template <DType kType>
-__device__ __forceinline__ uint32_t WeightPair(uint32_t word, int u) {
-  if constexpr (kType == DType::kBF16) return word;
-  if constexpr (kType == DType::kF16) {
-    float low, high;
-    asm("{ .reg .b16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b; }"
-        : "=f"(low), "=f"(high)
-        : "r"(word));
-    return PackBf16(low, high);
-  }
-  if constexpr (kType == DType::kI4) return NibblesPlus128(word >> (4 * u));
-  if constexpr (kType == DType::kF8E4M3) return F8HighBytes(u == 0 ? word << 8 : word);
-  return SignedBytes(word >> (8 * u));
-}
 
 struct SmallArgs {
   void* out;
@@ -93,18 +61,13 @@ __device__ __forceinline__ bool TileHas(int64_t rows, int tile, int output) {
   return int64_t{tile} * 16 + output < rows;
 }
 
-template <DType kType, int kGroup>
-struct RawBlock {
+// kRows: the most rows, 4 (int8 and int4 alone), 8 or 16.
+template <DType kType, int kGroup, int kRows, SmallOut kOut>
+__global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallLinearKernel(SmallArgs args) {
   using S = BlockShape<kType, kGroup>;
-  uint32_t w[2][4];
-  uint32_t params[kType == DType::kI4 ? S::kPieces : 1][2];
-};
-
-template <DType kType, int kGroup, int kN, SmallOut kOut>
-__global__ void __launch_bounds__(32 * WarpsFor(kN), BlocksFor(kN)) SmallLinearKernel(SmallArgs args) {
-  using S = BlockShape<kType, kGroup>;
-  constexpr int kWarps = WarpsFor(kN);
-  constexpr int kTile = 16 * 8 * kN, kDepth = S::kDepth;
+  using Products =
+      std::conditional_t<S::kInteger, IntegerProducts<kType, kGroup, kRows>, FloatProducts<kType, std::max(kRows, 8)>>;
+  constexpr int kWarps = WarpsFor(kRows), kTile = 16 * kRows, kDepth = S::kDepth;
   extern __shared__ uint4 shared[];
   __shared__ float reduce[2][kWarps][kTile];
   __shared__ bool last_to_arrive;
@@ -125,68 +88,29 @@ __global__ void __launch_bounds__(32 * WarpsFor(kN), BlocksFor(kN)) SmallLinearK
     place.part = part;
     place.tile = tile;
     place.blocks = share.count;
-    const int64_t first = share.begin + share.first;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int64_t at = TileRow<kOut>(weight.rows, tile, g + 8 * h) * args.blocks + first;
-      place.codes[h] = static_cast<const uint8_t*>(weight.data) + at * 64;
+      const int64_t block = TileRow<kOut>(weight.rows, tile, g + 8 * h) * args.blocks + share.begin + share.first;
+      place.codes[h] = static_cast<const uint8_t*>(weight.data) + block * 64 + c * S::kPieceBytes;
       if constexpr (kType == DType::kI4) {
-        place.params[h] = reinterpret_cast<const uint32_t*>(weight.groups) + at * S::kPieces;
+        place.params[h] = reinterpret_cast<const uint32_t*>(weight.groups) + block * S::kPieces;
       }
     }
     return place;
   };
   RawBlock<kType, kGroup> raw[kDepth];
-  auto load = [&](RawBlock<kType, kGroup>& r, const Place& place, int index) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const uint8_t* codes = place.codes[h] + index * 64;
-#pragma unroll
-      for (int p = 0; p < S::kPieces; ++p) {
-        LoadStreaming<S::kPieceBytes>(&r.w[h][p * S::kPieceBytes / 4], codes + (p * 4 + c) * S::kPieceBytes);
-        if constexpr (kType == DType::kI4) r.params[p][h] = __ldg(place.params[h] + index * S::kPieces + p);
-      }
-    }
-  };
+  GroupParams<kType, kGroup> params = {}, next_params = {};
 
-  // x of a part, in fragment order: [block][unit of 16 bytes][row][lane quarter]; then sums of x per int4 group.
-  const int rows = args.rows;
-  float* x_sums =
-      reinterpret_cast<float*>(shared + int64_t{(args.blocks + args.parts - 1) / args.parts} * S::kUnits * rows * 4);
-  // Eight consecutive x make one 16-byte unit; the lanes that hold an int4 group's units add up its sum.
+  // Every warp has its own x: the k's that it multiplies, of the part that it is in.
+  const int rows = args.rows, most_blocks = (args.blocks + args.parts - 1) / args.parts;
+  Products products;
+  SharedX x = {};
   auto stage = [&](const PartShare& share) {
-    constexpr int kChunks = S::kColumns / 8, kUnitsPerPiece = S::kUnits / S::kPieces;
-    constexpr int kGroupLanes = kType == DType::kI4 ? kGroup / 8 : 1;
-    const int chunks = share.blocks * kChunks;
-    for (int row = 0; row < rows; ++row) {
-      const bf16* x = args.x + row * args.x_stride + int64_t{share.begin} * S::kColumns;
-      // Whole warps go round together: the sums shuffle.
-      for (int i = threadIdx.x; i < (chunks + 31) / 32 * 32; i += 32 * kWarps) {
-        const int block = i / kChunks, chunk = i % kChunks;
-        uint4 v = i < chunks ? *reinterpret_cast<const uint4*>(x + i * 8) : make_uint4(0, 0, 0, 0);
-        if constexpr (kType == DType::kI4) {
-          float sum = LowBf16(v.x) + HighBf16(v.x) + LowBf16(v.y) + HighBf16(v.y) + LowBf16(v.z) + HighBf16(v.z) +
-                      LowBf16(v.w) + HighBf16(v.w);
-#pragma unroll
-          for (int lanes = 1; lanes < kGroupLanes; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-          if (i < chunks && i % kGroupLanes == 0) x_sums[i / kGroupLanes * rows + row] = sum;
-          // A word holds codes 0-7; its pairs are (0, 4), (1, 5), (2, 6), (3, 7).
-          v = {__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632), __byte_perm(v.y, v.w, 0x5410),
-               __byte_perm(v.y, v.w, 0x7632)};
-        } else if constexpr (S::kBits == 8) {  // a word holds codes 0-3; its pairs are (0, 2), (1, 3)
-          v = {__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x5410),
-               __byte_perm(v.z, v.w, 0x7632)};
-        }
-        if constexpr (kType == DType::kF8E4M3) {
-          auto scaled = [](uint32_t pair) { return PackBf16(LowBf16(pair) * 0x1p64f, HighBf16(pair) * 0x1p64f); };
-          v = {scaled(v.x), scaled(v.y), scaled(v.z), scaled(v.w)};
-        }
-        if (i >= chunks) continue;
-        const int piece = chunk / (4 * kUnitsPerPiece), in_piece = chunk % (4 * kUnitsPerPiece);
-        const int quarter = in_piece / kUnitsPerPiece, unit = piece * kUnitsPerPiece + in_piece % kUnitsPerPiece;
-        shared[((block * S::kUnits + unit) * rows + row) * 4 + quarter] = v;
-      }
-    }
+    x.elements = reinterpret_cast<uint8_t*>(shared) + share.first * S::kXBytes * rows;
+    x.sums = reinterpret_cast<float*>(reinterpret_cast<uint8_t*>(shared) + most_blocks * S::kXBytes * rows) +
+             share.first * S::kXSums * rows;
+    const int64_t first = int64_t{share.begin} + share.first;
+    products.Stage(args.x + first * S::kColumns, args.x_stride, rows, share.count, x, lane);
   };
 
   int staged = -1;
@@ -195,17 +119,18 @@ __global__ void __launch_bounds__(32 * WarpsFor(kN), BlocksFor(kN)) SmallLinearK
   Place place = find(first_part, begin - first_part * args.tiles, share);
 #pragma unroll
   for (int i = 0; i < kDepth; ++i) {
-    if (i < place.blocks) load(raw[i], place, i);
+    if (i < place.blocks) raw[i].Load(place.codes, i);
   }
+  params.Load(place.params, 0, place.blocks, c);
   // The weights above do not depend on earlier kernels; x and everything written does.
   LetDependentsStart();
   WaitForDependency();
   for (int unit = begin; unit < end; ++unit) {
     const int part = place.part, tile = place.tile;
     if (part != staged) {
-      __syncthreads();
+      // The last part's x may lie there; the barrier behind its last unit's sums says that every warp is done with it.
       stage(share);
-      __syncthreads();
+      __syncwarp();
       staged = part;
     }
     // What finishes this thread's output is fetched before the weights are waited for.
@@ -218,7 +143,7 @@ __global__ void __launch_bounds__(32 * WarpsFor(kN), BlocksFor(kN)) SmallLinearK
       if constexpr (kType == DType::kF8E4M3 || kType == DType::kI8) scale = weight.scales[output];
       if (weight.bias != nullptr) bias = weight.bias[output];
     }
-    float acc[kN][4] = {};
+    products.Clear();
     const int mine = place.blocks;
     Place next = {};
     if (unit + 1 < end) {
@@ -228,74 +153,29 @@ __global__ void __launch_bounds__(32 * WarpsFor(kN), BlocksFor(kN)) SmallLinearK
     }
     // At least one round, so that a warp without blocks here still fetches those of the next unit.
     for (int base = 0; base == 0 || base < mine; base += kDepth) {
+      // A slot is refilled as soon as it was used: from this unit, or in its last round from the next one.
+      const bool last_round = base + kDepth >= mine;
+      if (last_round) {
+        next_params.Load(next.params, 0, next.blocks, c);
+      } else {
+        next_params.Load(place.params, base + kDepth, mine, c);
+      }
 #pragma unroll
       for (int i = 0; i < kDepth; ++i) {
-        if (base + i < mine) {
-          const int block = share.first + base + i;  // inside the part
-#pragma unroll
-          for (int p = 0; p < S::kPieces; ++p) {
-            float part_sum[2][kN][4] = {};  // two chains of products
-#pragma unroll
-            for (int unit_in = p * S::kStepsPerPiece / 2; unit_in < (p + 1) * S::kStepsPerPiece / 2; ++unit_in) {
-              uint4 b[kN];
-#pragma unroll
-              for (int n = 0; n < kN; ++n) {
-                b[n] = 8 * n + g < rows ? shared[((block * S::kUnits + unit_in) * rows + 8 * n + g) * 4 + c]
-                                        : make_uint4(0, 0, 0, 0);
-              }
-#pragma unroll
-              for (int half = 0; half < 2; ++half) {
-                constexpr int kPairs = S::kBits == 16 ? 1 : S::kBits == 8 ? 2 : 4;
-                const int r0 = unit_in * 4 + half * 2, r1 = r0 + 1;
-                const uint32_t a0 = WeightPair<kType>(raw[i].w[0][r0 / kPairs], r0 % kPairs);
-                const uint32_t a1 = WeightPair<kType>(raw[i].w[1][r0 / kPairs], r0 % kPairs);
-                const uint32_t a2 = WeightPair<kType>(raw[i].w[0][r1 / kPairs], r1 % kPairs);
-                const uint32_t a3 = WeightPair<kType>(raw[i].w[1][r1 / kPairs], r1 % kPairs);
-#pragma unroll
-                for (int n = 0; n < kN; ++n) {
-                  float(&target)[kN][4] = kType == DType::kI4 ? part_sum[half] : acc;
-                  Mma(target[n], a0, a1, a2, a3, half == 0 ? b[n].x : b[n].z, half == 0 ? b[n].y : b[n].w);
-                }
-              }
-            }
-            if constexpr (kType == DType::kI4) {
-#pragma unroll
-              for (int h = 0; h < 2; ++h) {
-                const uint32_t bits = raw[i].params[p][h];
-                const float scale = F16Value(bits);
-                const float zero = F16Value(bits >> 16) - 128.0f * scale;
-#pragma unroll
-                for (int n = 0; n < kN; ++n) {
-#pragma unroll
-                  for (int j = 0; j < 2; ++j) {
-                    const int row = 8 * n + 2 * c + j;
-                    const float sum = row < rows ? x_sums[(block * S::kPieces + p) * rows + row] : 0.0f;
-                    acc[n][2 * h + j] += scale * (part_sum[0][n][2 * h + j] + part_sum[1][n][2 * h + j]) + zero * sum;
-                  }
-                }
-              }
-            }
-          }
-        }
-        // Refill the slot: from this unit, or in its last round from the next one.
-        if (base + kDepth < mine) {
-          if (base + kDepth + i < mine) load(raw[i], place, base + kDepth + i);
+        if (base + i < mine) products.Multiply(raw[i], params, x, rows, base + i, i, lane);
+        if (!last_round) {
+          if (base + kDepth + i < mine) raw[i].Load(place.codes, base + kDepth + i);
         } else if (i < next.blocks) {
-          load(raw[i], next, i);
+          raw[i].Load(next.codes, i);
         }
       }
+      params = next_params;
     }
 
     place = next;
     share = next_share;
     float(&buffer)[kWarps][kTile] = reduce[(unit - begin) % 2];
-#pragma unroll
-    for (int n = 0; n < kN; ++n) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        buffer[w][(8 * n + 2 * c + j % 2) * 16 + g + 8 * (j / 2)] = acc[n][j];  // [row][output]
-      }
-    }
+    products.Store(buffer[w], lane);
     __syncthreads();
     float total = 0;
     if (mine_to_write) {
@@ -320,7 +200,6 @@ __global__ void __launch_bounds__(32 * WarpsFor(kN), BlocksFor(kN)) SmallLinearK
         for (int p = 0; p < args.parts; ++p) total += __ldcg(slots + p * stride);
       }
     }
-    if constexpr (kType == DType::kF8E4M3) total *= 0x1p56f;
     total = total * scale + bias;
     if constexpr (kOut == SmallOut::kGated) {
       // Both halves rounded first, as a matrix product of many rows leaves them.

@@ -1,0 +1,396 @@
+// What a warp of linear_small.cuh does with its share of k: it lays x out in shared memory as fragments want it, and
+// multiplies raw weights by it. Weights are the A operand [16 outputs x k], x the B operand, so no row of the product
+// is padding. Which k sits in which fragment slot is free as long as x is laid out alike: a lane's weights are
+// consecutive bytes of two output rows.
+//
+//   bf16, fp8   meet x as it is, fp8 codes as bf16; a row of x is a column of B.
+//   f16         meets x as f16, scaled by a power of two that loses nothing larger than 2^-29 of a row's largest.
+//   int8, int4  meet x as 16-bit fixed point on the integer tensor cores, two columns of B a row of x: its high and its
+//               low bytes. int8 codes are operands as they lie in memory, int4 codes after two operations a word. x is
+//               rounded to max |x| / 65,278 of the warp's share, little against the bf16 rounding of every output; the
+//               sums are exact.
+#pragma once
+
+#include "kernels/cuda/primitives.cuh"
+#include "kernels/ops.h"
+
+namespace duo::cuda {
+
+// A k-block: 16 bytes of codes in each lane, of two output rows. Int4 in groups smaller than 128 is read in pieces, so
+// that a piece's four lanes lie in one group.
+template <DType kType, int kGroup>
+struct BlockShape {
+  static constexpr bool kInteger = kType == DType::kI8 || kType == DType::kI4;
+  static constexpr int kBits = kType == DType::kI4 ? 4 : kType == DType::kBF16 || kType == DType::kF16 ? 16 : 8;
+  static constexpr int kColumns = 4 * 128 / kBits;  // k's of a block: 32, 64 or 128
+  static constexpr int kPieces = kType == DType::kI4 ? 128 / kGroup : 1;
+  static constexpr int kPieceBytes = 16 / kPieces;
+  static constexpr int kChunks = kColumns / 8;                      // 8 consecutive x
+  static constexpr int kLaneChunks = kChunks / kPieces / 4;         // of a piece, that meet one lane's weights
+  static constexpr int kXBytes = kColumns * 2;                      // x of a block and row: bf16, or high and low bytes
+  static constexpr int kXSums = kType == DType::kI4 ? kPieces : 0;  // and the sums of its groups, f32
+  static constexpr int kDepth = kType == DType::kI8 ? 8 : 4;        // k-blocks in flight per warp
+};
+
+template <DType kType, int kGroup>
+struct RawBlock {
+  using S = BlockShape<kType, kGroup>;
+  uint32_t w[2][4];
+
+  // codes: of the lane's two output rows, its own bytes of the share's first block.
+  __device__ __forceinline__ void Load(const uint8_t* const (&codes)[2], int block) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int p = 0; p < S::kPieces; ++p) {
+        LoadStreaming<S::kPieceBytes>(&w[h][p * S::kPieceBytes / 4], codes[h] + block * 64 + p * 4 * S::kPieceBytes);
+      }
+    }
+  }
+};
+
+// int4: the (scale, min) pairs of four blocks' groups, f16. A lane quarter holds one block's, and gives them to its
+// neighbours: loads of every block's by every lane took a fifth of the kernel's time.
+template <DType kType, int kGroup>
+struct GroupParams {
+  using S = BlockShape<kType, kGroup>;
+  static_assert(kType != DType::kI4 || S::kDepth == 4);
+  uint32_t own[2][S::kPieces];
+
+  // params: of the lane's two output rows, those of the share's first block.
+  __device__ __forceinline__ void Load(const uint32_t* const (&params)[2], int block, int blocks, int c) {
+    if constexpr (kType == DType::kI4) {
+      if (block + c >= blocks) return;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) LoadStreaming<4 * S::kPieces>(own[h], params[h] + (block + c) * S::kPieces);
+    }
+  }
+  __device__ __forceinline__ uint32_t Of(int block_of_four, int h, int piece, int lane) const {
+    return __shfl_sync(0xffffffffu, own[h][piece], lane / 4 * 4 + block_of_four);
+  }
+};
+
+// A warp's x in shared memory.
+struct SharedX {
+  uint8_t* elements;  // [block] kXBytes a row
+  float* sums;        // int4: [block][piece][row]
+};
+
+// Where a chunk of x (8 consecutive k) of a block goes: lane quarter c, the c's `index`-th chunk.
+template <DType kType, int kGroup>
+struct ChunkPlace {
+  int c, index;
+  __device__ __forceinline__ explicit ChunkPlace(int chunk) {
+    using S = BlockShape<kType, kGroup>;
+    const int piece = chunk / (4 * S::kLaneChunks), in_piece = chunk % (4 * S::kLaneChunks);
+    c = in_piece / S::kLaneChunks;
+    index = piece * S::kLaneChunks + in_piece % S::kLaneChunks;
+  }
+};
+
+// The largest |x| of row lane % 4, of the kRows (1 or 4) rows of `chunks` that there are; of a NaN, a NaN.
+template <int kRows>
+__device__ __forceinline__ float LargestOf(const bf16* x, int64_t stride, int rows, int chunks, int lane) {
+  constexpr uint32_t kMagnitude = 0x7fff7fffu;
+  uint32_t most[kRows] = {};  // of the magnitudes' bits
+#pragma unroll(4 / kRows)
+  for (int i = lane; i < chunks; i += 32) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= rows) break;
+      const uint4 v = *reinterpret_cast<const uint4*>(x + r * stride + i * 8);
+      most[r] = __vmaxu2(__vmaxu2(most[r], __vmaxu2(v.x & kMagnitude, v.y & kMagnitude)),
+                         __vmaxu2(v.z & kMagnitude, v.w & kMagnitude));
+    }
+  }
+  uint32_t mine = 0;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (r >= rows) break;
+    const uint32_t largest = __reduce_max_sync(0xffffffffu, max(most[r] & 0xffffu, most[r] >> 16));
+    if (lane % 4 == r) mine = largest;
+  }
+  return __uint_as_float(mine << 16);
+}
+__device__ __forceinline__ float LargestOf(const bf16* x, int64_t stride, int rows, int chunks, int lane) {
+  return rows == 1 ? LargestOf<1>(x, stride, rows, chunks, lane) : LargestOf<4>(x, stride, rows, chunks, lane);
+}
+
+// The products of one tile, weights as 16-bit floats. kRows: the most rows, 8 or 16.
+template <DType kType, int kRows>
+class FloatProducts {
+ public:
+  using S = BlockShape<kType, 0>;
+  static constexpr int kEights = kRows / 8;
+
+  // `x` is the share's first column, `blocks` long. Elements lie [block][16-byte unit][row][lane quarter].
+  __device__ __forceinline__ void Stage(const bf16* x, int64_t stride, int rows, int blocks, const SharedX& shared,
+                                        int lane) {
+    const int chunks = blocks * S::kChunks;
+    for (int row = 0; row < rows; row += 4, x += 4 * stride) {
+      const int count = min(4, rows - row);
+      uint32_t exponent = 0;
+      if constexpr (kHalf) {
+        exponent = max(__float_as_uint(LargestOf(x, stride, count, chunks, lane)) >> 23, 15u);
+        const float unit = __uint_as_float((exponent - 14) << 23);  // its inverse makes the largest 2^14 to 2^15
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const float of_column = __shfl_sync(0xffffffffu, unit, 2 * lane % 4 + j);
+#pragma unroll
+          for (int n = 0; n < kEights; ++n) {
+            if (8 * n + 2 * (lane % 4) / 4 * 4 == row) units_[n][j] = of_column;
+          }
+        }
+      }
+      for (int r = 0; r < count; ++r) {
+        const float factor = __uint_as_float((268 - __shfl_sync(0xffffffffu, exponent, r)) << 23);
+#pragma unroll 4
+        for (int i = lane; i < chunks; i += 32) {
+          uint4 v = *reinterpret_cast<const uint4*>(x + r * stride + i * 8);
+          if constexpr (S::kBits == 8) {  // a word holds codes 0-3; its pairs are (0, 2), (1, 3)
+            v = {__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x5410),
+                 __byte_perm(v.z, v.w, 0x7632)};
+          }
+          if constexpr (kType == DType::kF8E4M3) {
+            auto scaled = [](uint32_t pair) { return PackBf16(LowBf16(pair) * 0x1p64f, HighBf16(pair) * 0x1p64f); };
+            v = {scaled(v.x), scaled(v.y), scaled(v.z), scaled(v.w)};
+          }
+          if constexpr (kHalf) v = {Half(v.x, factor), Half(v.y, factor), Half(v.z, factor), Half(v.w, factor)};
+          const ChunkPlace<kType, 0> place(i % S::kChunks);
+          const int unit = i / S::kChunks * S::kLaneChunks + place.index;
+          reinterpret_cast<uint4*>(shared.elements)[(unit * rows + row + r) * 4 + place.c] = v;
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Clear() {
+#pragma unroll
+    for (int n = 0; n < kEights; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums_[0][n][i] = sums_[1][n][i] = 0;
+    }
+  }
+
+  __device__ __forceinline__ void Multiply(const RawBlock<kType, 0>& raw, const GroupParams<kType, 0>&,
+                                           const SharedX& shared, int rows, int block, int, int lane) {
+    const int g = lane / 4, c = lane % 4;
+#pragma unroll
+    for (int unit = 0; unit < S::kLaneChunks; ++unit) {
+      uint4 b[kEights];
+#pragma unroll
+      for (int n = 0; n < kEights; ++n) {  // columns past the last row repeat it; nobody reads their sums
+        const int row = min(8 * n + g, rows - 1);
+        b[n] = reinterpret_cast<const uint4*>(shared.elements)[((block * S::kLaneChunks + unit) * rows + row) * 4 + c];
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        constexpr int kPairs = 16 / S::kBits;
+        const int r0 = unit * 4 + half * 2, r1 = r0 + 1;
+        const uint32_t a0 = Pair(raw.w[0][r0 / kPairs], r0 % kPairs), a1 = Pair(raw.w[1][r0 / kPairs], r0 % kPairs);
+        const uint32_t a2 = Pair(raw.w[0][r1 / kPairs], r1 % kPairs), a3 = Pair(raw.w[1][r1 / kPairs], r1 % kPairs);
+#pragma unroll
+        for (int n = 0; n < kEights; ++n) {
+          const uint32_t b0 = half == 0 ? b[n].x : b[n].z, b1 = half == 0 ? b[n].y : b[n].w;
+          if constexpr (kHalf) {
+            MmaF16(sums_[half][n], a0, a1, a2, a3, b0, b1);
+          } else {
+            Mma(sums_[half][n], a0, a1, a2, a3, b0, b1);
+          }
+        }
+      }
+    }
+  }
+
+  // sums [row][16 outputs]
+  __device__ __forceinline__ void Store(float* sums, int lane) const {
+#pragma unroll
+    for (int n = 0; n < kEights; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = 8 * n + 2 * (lane % 4) + i % 2;
+        float value = sums_[0][n][i] + sums_[1][n][i];
+        if constexpr (kHalf) value *= units_[n][i % 2];
+        if constexpr (kType == DType::kF8E4M3) value *= 0x1p56f;  // of fp8's 2^-120 and of x's 2^64
+        sums[row * 16 + lane / 4 + 8 * (i / 2)] = value;
+      }
+    }
+  }
+
+ private:
+  static constexpr bool kHalf = kType == DType::kF16;
+
+  static __device__ __forceinline__ uint32_t Half(uint32_t pair, float factor) {
+    return PackF16(LowBf16(pair) * factor, HighBf16(pair) * factor);
+  }
+  static __device__ __forceinline__ uint32_t Pair(uint32_t word, int u) {
+    if constexpr (kType == DType::kF8E4M3) return F8HighBytes(u == 0 ? word << 8 : word);
+    return word;
+  }
+
+  float sums_[2][kEights][4];     // two chains
+  float units_[kEights][2] = {};  // f16: what 1 of a row's scaled x stands for
+};
+
+// The products of one tile, weights as integers. kRows: the most rows, 4, 8 or 16.
+template <DType kType, int kGroup, int kRows>
+class IntegerProducts {
+ public:
+  using S = BlockShape<kType, kGroup>;
+  static constexpr int kFours = kRows / 4;  // eight columns of B
+
+  // `x` is the share's first column, `blocks` long. Elements lie [block][64 k][row][high, low][lane quarter][chunk].
+  // Every row is scaled so that its largest |x| of the share becomes kMost.
+  __device__ __forceinline__ void Stage(const bf16* x, int64_t stride, int rows, int blocks, const SharedX& shared,
+                                        int lane) {
+    const int chunks = blocks * S::kChunks;
+    for (int row = 0; row < rows; row += 4, x += 4 * stride) {
+      const int count = min(4, rows - row);
+      const float largest = LargestOf(x, stride, count, chunks, lane),
+                  unit = (largest < kTiny ? kTiny : largest) / kMost;
+#pragma unroll
+      for (int n = 0; n < kFours; ++n) {
+        if (4 * n == row) units_[n] = unit;
+      }
+      for (int r = 0; r < count; ++r) {
+        const float factor = 1 / __shfl_sync(0xffffffffu, unit, r);
+        // Whole warps go round together: the sums shuffle.
+#pragma unroll 2
+        for (int i = lane; i < (chunks + 31) / 32 * 32; i += 32) {
+          const uint4 v = i < chunks ? *reinterpret_cast<const uint4*>(x + r * stride + i * 8) : make_uint4(0, 0, 0, 0);
+          const uint32_t fixed[8] = {Fixed(LowBf16(v.x), factor), Fixed(HighBf16(v.x), factor),
+                                     Fixed(LowBf16(v.y), factor), Fixed(HighBf16(v.y), factor),
+                                     Fixed(LowBf16(v.z), factor), Fixed(HighBf16(v.z), factor),
+                                     Fixed(LowBf16(v.w), factor), Fixed(HighBf16(v.w), factor)};
+          uint2 high, low;  // int4: a word holds codes 0-7, of which its low nibbles are 0, 2, 4, 6
+          if constexpr (kType == DType::kI4) {
+            Bytes(fixed[0], fixed[2], fixed[4], fixed[6], high.x, low.x);
+            Bytes(fixed[1], fixed[3], fixed[5], fixed[7], high.y, low.y);
+            const int ones = 0x01010101;
+            int sum = 256 * __dp4a(static_cast<int>(high.x), ones, __dp4a(static_cast<int>(high.y), ones, 0)) +
+                      __dp4a(static_cast<int>(low.x), ones, __dp4a(static_cast<int>(low.y), ones, 0));
+#pragma unroll
+            for (int lanes = 1; lanes < kGroup / 8; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+            if (i < chunks && i % (kGroup / 8) == 0) {
+              shared.sums[i / (kGroup / 8) * rows + row + r] = static_cast<float>(sum);
+            }
+          } else {
+            Bytes(fixed[0], fixed[1], fixed[2], fixed[3], high.x, low.x);
+            Bytes(fixed[4], fixed[5], fixed[6], fixed[7], high.y, low.y);
+          }
+          if (i < chunks) {
+            const ChunkPlace<kType, kGroup> place(i % S::kChunks);
+            uint8_t* line = shared.elements + ((i / S::kChunks * kLines + place.index / 2) * rows + row + r) * 128;
+            *reinterpret_cast<uint2*>(line + place.c * 16 + place.index % 2 * 8) = high;
+            *reinterpret_cast<uint2*>(line + 64 + place.c * 16 + place.index % 2 * 8) = low;
+          }
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Clear() {
+#pragma unroll
+    for (int n = 0; n < kFours; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) codes_[0][n][i] = codes_[1][n][i] = 0;
+      sums_[n][0] = sums_[n][1] = 0;
+    }
+  }
+
+  // Block `block` of the share, whose parameters are those of block `of_four` of `params`.
+  __device__ __forceinline__ void Multiply(const RawBlock<kType, kGroup>& raw, const GroupParams<kType, kGroup>& params,
+                                           const SharedX& shared, int rows, int block, int of_four, int lane) {
+    const int g = lane / 4, c = lane % 4;
+    int products[kFours][4] = {};
+#pragma unroll
+    for (int line = 0; line < kLines; ++line) {
+      uint4 b[kFours];
+#pragma unroll
+      for (int n = 0; n < kFours; ++n) {  // columns past the last row repeat it; nobody reads their sums
+        const int column = min(8 * n + g, 2 * rows - 1);
+        b[n] = *reinterpret_cast<const uint4*>(shared.elements + column * 64 + c * 16 +
+                                               (block * kLines + line) * (rows * 128));
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int chunk = 2 * line + half;
+#pragma unroll
+        for (int n = 0; n < kFours; ++n) {
+          const uint32_t b0 = half == 0 ? b[n].x : b[n].z, b1 = half == 0 ? b[n].y : b[n].w;
+          if constexpr (kType == DType::kI8) {
+            MmaS8(codes_[half][n], raw.w[0][2 * chunk], raw.w[1][2 * chunk], raw.w[0][2 * chunk + 1],
+                  raw.w[1][2 * chunk + 1], b0, b1);
+          } else {
+            const uint32_t w0 = raw.w[0][chunk], w1 = raw.w[1][chunk];
+            MmaU8S8(products[n], w0 & kNibbles, w1 & kNibbles, w0 >> 4 & kNibbles, w1 >> 4 & kNibbles, b0, b1);
+          }
+        }
+        if constexpr (kType == DType::kI4) {
+          if (chunk % S::kLaneChunks == S::kLaneChunks - 1) {  // a group's end
+            const int piece = chunk / S::kLaneChunks;
+            const uint32_t pairs[2] = {params.Of(of_four, 0, piece, lane), params.Of(of_four, 1, piece, lane)};
+            AddGroup(products, pairs, shared.sums + (block * S::kPieces + piece) * rows, rows, c);
+          }
+        }
+      }
+    }
+  }
+
+  // sums [row][16 outputs]
+  __device__ __forceinline__ void Store(float* sums, int lane) const {
+#pragma unroll
+    for (int n = 0; n < kFours; ++n) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float value = sums_[n][h];
+        if constexpr (kType == DType::kI8) {
+          const int high = codes_[0][n][2 * h] + codes_[1][n][2 * h];
+          const int low = codes_[0][n][2 * h + 1] + codes_[1][n][2 * h + 1];
+          value = fmaf(256.0f, static_cast<float>(high), static_cast<float>(low));
+        }
+        sums[(4 * n + lane % 4) * 16 + lane / 4 + 8 * h] = value * units_[n];
+      }
+    }
+  }
+
+ private:
+  static constexpr int kLines = S::kColumns / 64;
+  static constexpr uint32_t kNibbles = 0x0f0f0f0fu;
+  static constexpr float kMost = 32639;  // so that the high byte, rounded, is 127 at most
+  static constexpr float kTiny = 1e-30f;
+
+  // x as an integer, plus 128 so that its second byte is the rounded high byte: 1.5 * 2^23 rounds it into the low
+  // bits.
+  static __device__ __forceinline__ uint32_t Fixed(float x, float factor) {
+    return __float_as_uint(fmaf(x, factor, 12582912.0f + 128));
+  }
+  // The high and the low bytes of four rounded x: x = 256 * high + low, both signed.
+  static __device__ __forceinline__ void Bytes(uint32_t x0, uint32_t x1, uint32_t x2, uint32_t x3, uint32_t& high,
+                                               uint32_t& low) {
+    const uint32_t a = __byte_perm(x0, x1, 0x5140), b = __byte_perm(x2, x3, 0x5140);
+    high = __byte_perm(a, b, 0x7632);
+    low = __byte_perm(a, b, 0x5410) ^ 0x80808080u;
+  }
+
+  // A group's products into the sums: scale * codes + min, times x.
+  __device__ __forceinline__ void AddGroup(int (&products)[kFours][4], const uint32_t (&pairs)[2], const float* x_sums,
+                                           int rows, int c) {
+#pragma unroll
+    for (int n = 0; n < kFours; ++n) {
+      const float x_sum = x_sums[min(4 * n + c, rows - 1)];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float product = static_cast<float>(256 * products[n][2 * h] + products[n][2 * h + 1]);
+        sums_[n][h] = fmaf(F16Value(pairs[h]), product, fmaf(F16Value(pairs[h] >> 16), x_sum, sums_[n][h]));
+        products[n][2 * h] = products[n][2 * h + 1] = 0;
+      }
+    }
+  }
+
+  int codes_[2][kFours][4];   // int8, two chains: [output g][high, low], [output g + 8][high, low]
+  float sums_[kFours][2];     // int4: [output g, g + 8]
+  float units_[kFours] = {};  // what 1 of a row's fixed point stands for
+};
+
+}  // namespace duo::cuda
