@@ -10,7 +10,7 @@
 // The rates are those of one H100 80GB. copy, gemm and attention are the floors' (README, "Performance"); the others
 // are fitted to what every rank of 2, 4 and 8 took for its share of Llama-3-8B at a million tokens, layer by layer,
 // with int4 and bf16 KV (`duo bench balance`, tests/bench/results/h100_balance.json), which the model then meets within
-// 6 %. Messages are those of two GPUs of a host over NVLink: 2.2 us for a small one inside a CUDA graph (peer_memory.h;
+// 3 %. Messages are those of two GPUs of a host over NVLink: 2.2 us for a small one inside a CUDA graph (peer_memory.h;
 // 6.5 us over NCCL), 227 GB/s at 16 MB. Steps on two GPUs then took within 2 % of what the model says
 // (tests/bench/results/h100_x2.json). Pure functions of plain values; thread-safe.
 #pragma once
@@ -32,14 +32,14 @@ struct ModelShape {
 };
 
 struct MachineRates {
-  double weights = 2.8e12;             // bytes/s of a matrix times one token
-  double kv = 3.15e12;                 // bytes/s of attention over f32 or bf16 keys and values
+  double weights = 2.9e12;             // bytes/s of a matrix times one token
+  double kv = 3.2e12;                  // bytes/s of attention over f32 or bf16 keys and values
   double kv_codes = 2.7e12;            // bytes/s of attention over fp8, int8 and int4 ones
   double gemm = 768e12;                // FLOP/s
   double attention = 640e12;           // FLOP/s
-  double attention_seconds = 26e-6;    // of a layer's first half, whatever it holds: norm, RoPE, stores, launches
-  double feed_forward_seconds = 9e-6;  // of its second half
-  double split_seconds = 11e-6;  // of each attention launch where heads are split: one a piece, one for all whole heads
+  double attention_seconds = 24e-6;    // of a layer's first half, whatever it holds: norm, RoPE, stores, launches
+  double feed_forward_seconds = 6e-6;  // of its second half
+  double split_seconds = 12e-6;  // of each attention launch where heads are split: one a piece, one for all whole heads
   double message_seconds = 2.2e-6;  // one small collective; does not grow with the ranks in this model
   double link = 227e9;              // bytes/s of an all-reduce
 };
