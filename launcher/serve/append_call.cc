@@ -43,11 +43,12 @@ class AppendCall final : public grpc::ServerBidiReactor<pb::AppendRequest, pb::A
       absl::StatusOr<Sessions::Opened> opened = c_.sessions->OpenAppend(session_id_, append_id_);
       if (!opened.ok()) return Fail(opened.status());
       text_ = opened->text;
+      const int64_t received = Received(opened->session);  // the text's lock comes before the call's, as in Piece
       {
         std::lock_guard lock(mutex_);
         if (finishing_) return;
         Fill(opened->session, pending_.mutable_session());
-        pending_.set_received_bytes(Received(opened->session));
+        pending_.set_received_bytes(received);
         has_pending_ = true;
         WriteSome();
       }

@@ -11,12 +11,10 @@ EngineThread::EngineThread(Work work, int limit)
 EngineThread::~EngineThread() { Stop(); }
 
 bool EngineThread::Enqueue(std::function<void()> closure, size_t limit) {
-  {
-    std::lock_guard lock(mutex_);
-    if (stop_ || queue_.size() >= limit) return false;
-    queue_.push_back(std::move(closure));
-  }
-  wake_.notify_one();
+  std::lock_guard lock(mutex_);
+  if (stop_ || queue_.size() >= limit) return false;
+  queue_.push_back(std::move(closure));
+  wake_.notify_one();  // under the lock: a drain is the last thing posted, and who waits for its end destroys this
   return true;
 }
 
