@@ -62,6 +62,9 @@ struct Server::State {
   std::unique_ptr<grpc::Server> server;
   int port = 0;
 
+  // Of the server. On the engine's thread, and null there until Start has handed it over: a call may come before.
+  grpc::HealthCheckServiceInterface* health = nullptr;
+
   // The drain; on the engine's thread but for `drained`.
   enum class Phase { kServing, kFinishing, kSaving, kDone } phase = Phase::kServing;
   Clock::time_point drain_begun;
@@ -90,7 +93,7 @@ void Server::State::BeginDrain(double grace_seconds, std::function<void(const Dr
   drain_begun = Clock::now();
   grace = grace_seconds > 0 ? grace_seconds : options.grace_seconds;
   log->Event("draining", {{"grace_seconds", grace}});
-  server->GetHealthCheckService()->SetServingStatus(false);
+  if (health != nullptr) health->SetServingStatus(false);
   sessions->StartDraining();
 }
 
@@ -230,9 +233,14 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
     s.drained = true;
     return e;
   }
-  s.server->GetHealthCheckService()->SetServingStatus(true);
-  s.server->GetHealthCheckService()->SetServingStatus("duo.v1.Sessions", true);
-  s.server->GetHealthCheckService()->SetServingStatus("duo.v1.Cluster", true);
+  grpc::HealthCheckServiceInterface* health = s.server->GetHealthCheckService();
+  health->SetServingStatus(true);
+  health->SetServingStatus("duo.v1.Sessions", true);
+  health->SetServingStatus("duo.v1.Cluster", true);
+  s.thread->Urgent([&s, health] {
+    s.health = health;
+    if (s.phase != State::Phase::kServing) health->SetServingStatus(false);
+  });
   log.Event("listening", {{"address", options.listen}, {"port", s.port}, {"tls", options.tls.on() ? "on" : "off"}});
   if (!options.metrics.empty()) log.Event("metrics", {{"address", options.metrics}, {"port", s.metrics->port()}});
   return server;
