@@ -6,6 +6,8 @@
 // leave blocks idle: the last part of a tile to arrive adds the others up in a fixed order.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/linear_products.cuh"
 
@@ -65,8 +67,7 @@ __device__ __forceinline__ bool TileHas(int64_t rows, int tile, int output) {
 template <DType kType, int kGroup, int kRows, SmallOut kOut>
 __global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallLinearKernel(SmallArgs args) {
   using S = BlockShape<kType, kGroup>;
-  using Products =
-      std::conditional_t<S::kInteger, IntegerProducts<kType, kGroup, kRows>, FloatProducts<kType, std::max(kRows, 8)>>;
+  using Products = std::conditional_t<S::kInteger, IntegerProducts<kType, kGroup, kRows>, FloatProducts<kType, kRows>>;
   constexpr int kWarps = WarpsFor(kRows), kTile = 16 * kRows, kDepth = S::kDepth;
   extern __shared__ uint4 shared[];
   __shared__ float reduce[2][kWarps][kTile];

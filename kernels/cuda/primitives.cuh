@@ -160,14 +160,6 @@ __device__ __forceinline__ uint32_t BytesMinus128(uint32_t x) {
   return *reinterpret_cast<uint32_t*>(&r);
 }
 
-// Signed bytes (bits 0-7 of each half) -> their values, exactly: (128 + low seven bits) - (sign ? 256 : 128).
-__device__ __forceinline__ uint32_t SignedBytes(uint32_t x) {
-  const uint32_t low = (x & 0x007f007fu) | 0x43004300u, bias = (x & 0x00800080u) ^ 0xc300c300u;
-  __nv_bfloat162 r =
-      __hadd2(*reinterpret_cast<const __nv_bfloat162*>(&low), *reinterpret_cast<const __nv_bfloat162*>(&bias));
-  return *reinterpret_cast<uint32_t*>(&r);
-}
-
 // e4m3 in bits 8-15 of each half -> the value times 2^-120 (bf16's exponent bias less e4m3's), exactly.
 constexpr float kF8Rebias = 1.329227995784916e36f;  // 2^120
 __device__ __forceinline__ uint32_t F8HighBytes(uint32_t x) { return ((x >> 4) & 0x07f007f0u) | (x & 0x80008000u); }

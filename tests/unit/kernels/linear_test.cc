@@ -9,6 +9,22 @@ constexpr DType kWeightTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType:
 
 class Linears : public DeviceTest {
  protected:
+  // One output of one row of x, bias included: exactly, and by the plain path, whose weights are activations.
+  struct Output {
+    double exact;
+    float plain;
+  };
+  Output Product(const TestWeight& w, int64_t output, const float* x) {
+    Output y = {w.bias[output], 0};
+    const double* values = &w.values[output * w.weight.cols];
+    for (int64_t c = 0; c < w.weight.cols; ++c) {
+      y.exact += values[c] * x[c];
+      y.plain += Rounded(activation(), static_cast<float>(values[c])) * x[c];
+    }
+    y.plain += w.bias[output];
+    return y;
+  }
+
   // x and out lie in wider matrices, whose other columns must stay as they were.
   void Run(DType dtype, int64_t rows, int64_t outs, int64_t cols, int group, bool bias, DType out_type) {
     SCOPED_TRACE(testing::Message() << Name(dtype) << " rows " << rows << " outputs " << outs << " inputs " << cols);
@@ -28,14 +44,9 @@ class Linears : public DeviceTest {
     std::vector<double> truth;
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t o = 0; o < outs; ++o) {
-        double exact = w.bias[o];
-        float simple = 0;
-        for (int64_t c = 0; c < cols; ++c) {
-          exact += w.values[o * cols + c] * x[r * x_stride + c];
-          simple += Rounded(type, static_cast<float>(w.values[o * cols + c])) * x[r * x_stride + c];
-        }
+        const auto [exact, simple] = Product(w, o, &x[r * x_stride]);
         truth.push_back(exact);
-        plain.push_back(Rounded(out_type, simple + w.bias[o]));
+        plain.push_back(Rounded(out_type, simple));
         got.push_back(padded[r * out_stride + o]);
       }
       for (int64_t o = outs; o < out_stride; ++o) ASSERT_TRUE(std::isnan(padded[r * out_stride + o]));
@@ -75,14 +86,9 @@ TEST_P(Linears, SwiGluOfAProductMatches) {
             double exact[2];
             float simple[2];
             for (int half = 0; half < 2; ++half) {
-              const int64_t row = half * n + o;
-              exact[half] = w.bias[row];
-              simple[half] = 0;
-              for (int64_t c = 0; c < cols; ++c) {
-                exact[half] += w.values[row * cols + c] * x[r * cols + c];
-                simple[half] += Rounded(type, static_cast<float>(w.values[row * cols + c])) * x[r * cols + c];
-              }
-              simple[half] = Rounded(type, simple[half] + w.bias[row]);
+              const Output y = Product(w, half * n + o, &x[r * cols]);
+              exact[half] = y.exact;
+              simple[half] = Rounded(type, y.plain);
             }
             truth.push_back(exact[0] / (1 + std::exp(-exact[0])) * exact[1]);
             plain.push_back(Rounded(type, simple[0] / (1 + std::exp(-simple[0])) * simple[1]));
@@ -127,12 +133,7 @@ TEST_P(Linears, TakeRowsOfAnySize) {
         std::vector<float> plain;
         std::vector<double> truth;
         for (int64_t o = 0; o < kOuts; ++o) {
-          double exact = 0;
-          float simple = 0;
-          for (int64_t c = 0; c < kCols; ++c) {
-            exact += w.values[o * kCols + c] * x[r * kCols + c];
-            simple += Rounded(type, static_cast<float>(w.values[o * kCols + c])) * x[r * kCols + c];
-          }
+          const auto [exact, simple] = Product(w, o, &x[r * kCols]);
           truth.push_back(exact);
           plain.push_back(Rounded(type, simple));
         }
