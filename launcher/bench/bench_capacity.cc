@@ -17,21 +17,29 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr int64_t kRead = 8192, kDecoded = 64;  // and one token between them, the question
 
-// The options with the largest session that the plan admits. A longer session needs longer tables and more scratch, so
-// the plan is made again for what the one before left room for, until nothing changes.
+// The options with the largest session that the plan and the model's positions admit. A longer session needs longer
+// tables and more scratch, so the plan is made again for what the one before left room for, until nothing changes.
 absl::StatusOr<EngineOptions> Largest(const BenchFlags& flags, const Launch& launch, const std::string& attention,
                                       Runtime& runtime) {
+  absl::StatusOr<ModelConfig> model = BenchModel(flags);
+  if (!model.ok()) return model.status();
+  int64_t longest = MaxPositions(*model);
+  if (flags.most > 0) longest = std::min(longest, flags.most);
+  if (longest < 2 * kRead) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("bench capacity needs room for %d tokens, %s %d", 2 * kRead,
+                        flags.most == longest ? "--most is" : "the model's positions are", longest));
+  }
   int64_t tokens = 0;
   for (int round = 0; round < 8; ++round) {
     absl::StatusOr<EngineOptions> options = BenchEngine(flags, launch, attention, tokens);
     if (!options.ok()) return options;
     options->kv_tokens = 0;
-    if (flags.most > 0 && tokens == 0) options->max_session_tokens = flags.most;
-    if (options->chunk == 0) options->chunk = kRead;
+    if (tokens == 0) options->max_session_tokens = longest;
+    if (options->chunk == 0 && runtime.device->is_cuda()) options->chunk = kRead;
     absl::StatusOr<MemoryPlan> plan = Engine::PlanMemory(*options, *runtime.device, *runtime.comm);
     if (!plan.ok()) return plan.status();
-    const int64_t most = options->max_session_tokens > 0 ? options->max_session_tokens : plan->kv_tokens;
-    const int64_t next = std::min(plan->kv_tokens, most) / kPageTokens * kPageTokens;
+    const int64_t next = std::min(plan->kv_tokens, options->max_session_tokens) / kPageTokens * kPageTokens;
     if (next == tokens) {
       options->max_session_tokens = options->kv_tokens = tokens;
       return options;
@@ -65,9 +73,13 @@ absl::StatusOr<Measurement> Prove(Engine& engine, Runtime& runtime, int64_t free
   events.on_done = [&](const RequestResult& done) { status.Update(done.status); };
   std::vector<int32_t> text(kRead);
   for (int64_t i = 0; i < kRead; ++i) text[i] = static_cast<int32_t>((i * 2654435761u + 12345) % engine.config().vocab);
+  Progress progress("reading the last", "tokens", false);
+  events.on_progress = [&](int64_t done, int64_t total) { progress.Update(done, total); };
   if (auto append = engine.Append(*session, std::move(text), events); !append.ok()) return append.status();
   const auto start = Clock::now();
   run(nullptr);
+  progress.Done();
+  events.on_progress = nullptr;
   const double read_seconds = std::chrono::duration<double>(Clock::now() - start).count();
   GenerateParams params;
   params.max_new_tokens = kDecoded;
