@@ -9,6 +9,8 @@
 namespace duo::cpu {
 namespace {
 
+constexpr int kFewRows = 8;  // up to so many query rows a tile costs more than it saves
+
 // One thread's tiles. Rows of q, scores and o are query rows: token-major, the heads of the group innermost. Vectors
 // of the head are padded with zeros to `width`.
 struct Tiles {
@@ -101,6 +103,23 @@ void LoadBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run
   Simd().transpose(t.rows, t.width, block.count, t.width, t.keys);
 }
 
+// A block's keys or values in its page.
+CodedVectors InPage(const AttendWork& work, const AttendItem& item, const KeyBlock& block, int64_t n, bool values) {
+  const PagedKv& kv = *work.pages;
+  const PageLayout& page = kv.page;
+  const SeqSpan& span = work.batch->spans[item.span];
+  const uint8_t* at = kv.page_at(item.head, kv.split ? span.split_table : span.table, kv.held(n / kPageTokens));
+  const int token = static_cast<int>(block.position % kPageTokens);
+  return {CodeOf(page.format), at + (values ? page.v_codes(token) : page.k_codes(token)),
+          page.code_bytes(),   at + (values ? page.v_params(token) : page.k_params(token)),
+          block.count,         page.head_dim};
+}
+
+void Prefetch(const CodedVectors& x) {
+  for (int64_t i = 0; i < x.count * x.stride; i += 64) __builtin_prefetch(x.codes + i, 0, 2);
+  for (int64_t i = 0; i < x.count * int64_t{sizeof(KvParams)}; i += 64) __builtin_prefetch(x.params + i, 0, 2);
+}
+
 // The keys [first, last) of a block that position p sees. One interval: no block lies across the end of the sinks.
 struct Seen {
   int first, last;
@@ -113,11 +132,12 @@ Seen SeenOf(const Mask& mask, const KeyBlock& block, int64_t p) {
   return {static_cast<int>(std::min<int64_t>(first - block.position, last)), last};
 }
 
-// One block of keys for the query rows that see any of it.
-void AddBlock(const AttendWork& work, const KeyBlock& block, int64_t first_position, int tokens, const Tiles& t) {
+// One block of keys for the query rows that see any of it: the block at number n of its run.
+void AddBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run, const KeyBlock& block, int64_t n,
+              int64_t first_position, const Tiles& t) {
   const SimdKernels& simd = Simd();
   const int group = work.shape.group;
-  int begin = 0, end = tokens;  // tokens that see something; positions ascend, so they are consecutive
+  int begin = 0, end = item.rows;  // tokens that see something; positions ascend, so they are consecutive
   const auto sees = [&](int token) {
     const Seen seen = SeenOf(work.mask, block, first_position + token);
     return seen.first < seen.last;
@@ -127,8 +147,22 @@ void AddBlock(const AttendWork& work, const KeyBlock& block, int64_t first_posit
   if (begin == end) return;
   const int first = begin * group, rows = (end - begin) * group;
   float* scores = t.scores + first * kTileKeys;
-  simd.multiply(rows, kTileKeys, t.width, t.q + first * t.width, t.width, t.keys, kTileKeys, scores, kTileKeys,
-                nullptr);
+  const float* q = t.q + first * t.width;
+  float* o = t.o + first * t.width;
+  const bool few = run.place == KeyRun::Place::kPages && rows <= kFewRows && work.shape.head_dim % kFewRowsUnit == 0;
+  if (few) {
+    // While this block is worked on, the next one comes: the processor's own prefetchers begin anew with each.
+    const int64_t next = n - n % kTileKeys + kTileKeys;
+    if (int64_t number = next; next < run.end) {
+      const KeyBlock coming = NextBlock(work, run, number);
+      Prefetch(InPage(work, item, coming, next, false));
+      Prefetch(InPage(work, item, coming, next, true));
+    }
+    simd.dot_codes(InPage(work, item, block, n, false), rows, q, t.width, scores);
+  } else {
+    LoadBlock(work, item, run, block, n, t);
+    simd.multiply(rows, kTileKeys, t.width, q, t.width, t.keys, kTileKeys, scores, kTileKeys, nullptr);
+  }
   for (int token = begin; token < end; ++token) {
     const Seen seen = SeenOf(work.mask, block, first_position + token);
     if (seen.first == 0 && seen.last == kTileKeys) continue;
@@ -139,8 +173,11 @@ void AddBlock(const AttendWork& work, const KeyBlock& block, int64_t first_posit
     }
   }
   simd.softmax(rows, scores, t.top + first, t.sum + first, t.shrink + first);
-  simd.multiply(rows, t.width, block.count, scores, kTileKeys, t.values, t.width, t.o + first * t.width, t.width,
-                t.shrink + first);
+  if (few) {
+    simd.add_codes(InPage(work, item, block, n, true), rows, scores, t.shrink + first, o, t.width);
+  } else {
+    simd.multiply(rows, t.width, block.count, scores, kTileKeys, t.values, t.width, o, t.width, t.shrink + first);
+  }
 }
 
 void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, float* partials, float* partial_lse) {
@@ -163,8 +200,7 @@ void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, flo
       const int64_t at = n;
       const KeyBlock block = NextBlock(work, item.runs[run], n);
       if (block.count == 0) continue;
-      LoadBlock(work, item, item.runs[run], block, at, t);
-      AddBlock(work, block, first_position, item.rows, t);
+      AddBlock(work, item, item.runs[run], block, at, first_position, t);
     }
   }
   for (int r = 0; r < rows; ++r) {

@@ -5,7 +5,6 @@
 #include "kernels/cpu/simd.h"
 
 namespace duo::cpu {
-namespace {
 
 Code CodeOf(KvFormat format) {
   switch (format) {
@@ -22,8 +21,6 @@ Code CodeOf(KvFormat format) {
   }
   return Code::kF32;
 }
-
-}  // namespace
 
 void EncodeKvVector(KvFormat format, const float* x, int d, uint8_t* codes, uint8_t* params) {
   const SimdKernels& simd = Simd();

@@ -4,11 +4,15 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/simd.h"
 #include "kernels/kv_codec.h"
 
 namespace duo::cpu {
 
 constexpr int kMaxHeadDim = 256;
+
+// How a format's codes are made into numbers.
+Code CodeOf(KvFormat format);
 
 // x [d] f32 to codes [KvCodeBytes] and params [KvParamBytes]; params may be null where the format has none.
 void EncodeKvVector(KvFormat format, const float* x, int d, uint8_t* codes, uint8_t* params);

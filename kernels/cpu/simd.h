@@ -27,6 +27,7 @@ constexpr int kMaxGemvRows = 8;    // activation rows that Gemv takes at once
 constexpr int kColumnBlock = 64;   // Gemv's x is padded with zeros to a multiple of this many columns
 constexpr int kKeyBlock = 64;      // keys of one attention tile
 constexpr int kVectorFloats = 16;  // rows of attention tiles are padded to a multiple of this
+constexpr int kFewRowsUnit = 32;   // what a head's size must be a multiple of for dot_codes and add_codes
 
 // y[i][o] = sum over c of x[i][c] * value(o, c): one pass over the codes for all rows of x.
 struct GemvWork {
@@ -42,6 +43,17 @@ struct GemvWork {
   int64_t x_stride;
   float* y;  // [rows][y_stride]
   int64_t y_stride;
+};
+
+// Stored vectors of one head: codes [count][stride bytes], d of them in each. params: f16, one vector's after the
+// other's, its scale (kF8) or its scale and min (kU8, kU4).
+struct CodedVectors {
+  Code code;  // kF32, kBF16, kF8, kU8, kU4
+  const uint8_t* codes;
+  int64_t stride;
+  const uint8_t* params;
+  int count;  // at most kKeyBlock
+  int d;      // a multiple of kFewRowsUnit
 };
 
 struct SimdKernels {
@@ -64,6 +76,12 @@ struct SimdKernels {
   // keys [d][kKeyBlock] = the transpose of rows [count][stride]; d is a multiple of kVectorFloats, and so many rows
   // as kVectorFloats divides may be read beyond count.
   void (*transpose)(const float* rows, int stride, int count, int d, float* keys);
+  // The two products of attention for a few rows, straight from the codes:
+  // scores [rows][kKeyBlock] = q [rows][q_stride] times the keys, 0 beyond their count, and
+  // o [rows][o_stride] = shrink[row] * o + weights [rows][kKeyBlock] times the values.
+  void (*dot_codes)(const CodedVectors& keys, int rows, const float* q, int q_stride, float* scores);
+  void (*add_codes)(const CodedVectors& values, int rows, const float* weights, const float* shrink, float* o,
+                    int o_stride);
   // For each row of scores [rows][kKeyBlock]: top = max(top, scores); shrink = exp(old top - top); scores become
   // exp(score - top); sum = sum * shrink + their sum. A row that has seen nothing keeps top = -inf and scores 0.
   void (*softmax)(int rows, float* scores, float* top, float* sum, float* shrink);

@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "devices.h"
@@ -128,6 +130,87 @@ TEST(Simd, MultiplyIsAMatrixProductForEveryNumberOfRows) {
                   ASSERT_NEAR(c[r * 133 + i], sum, (depth + 2) * 6e-8 * size) << simd->name;
                 }
               }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Poison lies behind the last vector, and in what must not be read or must be overwritten.
+TEST(Simd, ProductsOfAFewRowsWithCodesMatchThoseWithTheirValues) {
+  std::mt19937 rng(7);
+  const auto random = [&] { return static_cast<float>(rng()) / 4294967296.0f - 0.5f; };
+  const struct {
+    Code code;
+    int bits, params;
+  } formats[] = {{Code::kF32, 32, 0}, {Code::kBF16, 16, 0}, {Code::kF8, 8, 1}, {Code::kU8, 8, 2}, {Code::kU4, 4, 2}};
+  for (const SimdKernels* simd : Tables()) {
+    for (const auto& format : formats) {
+      for (int d : {32, 64, 96, 160, 256}) {
+        for (int count : {1, 3, 17, 63, 64}) {
+          for (int rows : {1, 2, 3, 4, 7, 8}) {
+            const int bytes = d * format.bits / 8, stride = bytes + 12, width = d + 16;
+            std::vector<uint8_t> codes(count * stride, 0xff), params(count * format.params * 2 + 1, 0xff);
+            std::vector<float> values(count * d);  // as `decode` has them, which has a test of its own
+            for (int i = 0; i < count; ++i) {
+              const f16 p[2] = {ToF16(0.01f + 0.1f * std::abs(random())), ToF16(random())};
+              std::memcpy(params.data() + i * format.params * 2, p, format.params * 2);
+              std::vector<float> x(d);
+              for (float& v : x) v = random();
+              const float scale = format.params > 0 ? ToFloat(p[0]) : 1.0f,
+                          min = format.params > 1 ? ToFloat(p[1]) : 0.0f;
+              if (format.code == Code::kF32) {
+                std::memcpy(codes.data() + i * stride, x.data(), bytes);
+              } else {
+                simd->encode(format.code, x.data(), 1 / scale, min, d, codes.data() + i * stride);
+              }
+              simd->decode(format.code, codes.data() + i * stride, scale, min, d, values.data() + i * d);
+            }
+            const CodedVectors coded{format.code, codes.data(), stride, params.data(), count, d};
+            const std::string what = std::string(simd->name) + " code " +
+                                     std::to_string(static_cast<int>(format.code)) + " d " + std::to_string(d) +
+                                     " count " + std::to_string(count) + " rows " + std::to_string(rows);
+
+            std::vector<float> q(rows * width, NAN), scores(rows * kKeyBlock + 1, NAN);
+            for (int r = 0; r < rows; ++r) {
+              for (int i = 0; i < d; ++i) q[r * width + i] = random();
+            }
+            simd->dot_codes(coded, rows, q.data(), width, scores.data());
+            ASSERT_TRUE(std::isnan(scores.back())) << what;
+            for (int r = 0; r < rows; ++r) {
+              for (int key = 0; key < kKeyBlock; ++key) {
+                double sum = 0, size = 0;
+                for (int i = 0; key < count && i < d; ++i) {
+                  const double term = double{q[r * width + i]} * values[key * d + i];
+                  sum += term;
+                  size += std::abs(term);
+                }
+                // d / 16 and more partial sums, each rounded once per term.
+                ASSERT_NEAR(scores[r * kKeyBlock + key], sum, size * d * 0x1p-24) << what << " key " << key;
+              }
+            }
+
+            std::vector<float> weights(rows * kKeyBlock, NAN), shrink(rows), o(rows * width, NAN);
+            for (int r = 0; r < rows; ++r) {
+              shrink[r] = r % 3 == 0 ? 0.0f : std::abs(random());
+              for (int key = 0; key < count; ++key) weights[r * kKeyBlock + key] = std::abs(random());
+              for (int i = 0; i < d; ++i) o[r * width + i] = random();
+            }
+            const std::vector<float> before = o;
+            simd->add_codes(coded, rows, weights.data(), shrink.data(), o.data(), width);
+            for (int r = 0; r < rows; ++r) {
+              for (int i = 0; i < d; ++i) {
+                double sum = double{shrink[r]} * before[r * width + i], size = std::abs(sum);
+                for (int key = 0; key < count; ++key) {
+                  const double term = double{weights[r * kKeyBlock + key]} * values[key * d + i];
+                  sum += term;
+                  size += std::abs(term);
+                }
+                ASSERT_NEAR(o[r * width + i], sum, size * (count + 1) * 0x1p-24) << what << " channel " << i;
+              }
+              for (int i = d; i < width; ++i) ASSERT_TRUE(std::isnan(o[r * width + i])) << what;
             }
           }
         }
