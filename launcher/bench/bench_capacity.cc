@@ -26,9 +26,9 @@ absl::StatusOr<EngineOptions> Largest(const BenchFlags& flags, const Launch& lau
   int64_t longest = MaxPositions(*model);
   if (flags.most > 0) longest = std::min(longest, flags.most);
   if (longest < 2 * kRead) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("bench capacity needs room for %d tokens, %s %d", 2 * kRead,
-                        flags.most == longest ? "--most is" : "the model's positions are", longest));
+    return absl::InvalidArgumentError(absl::StrFormat("bench capacity needs room for %d tokens, %s %d", 2 * kRead,
+                                                      flags.most == longest ? "--most is" : "the model's positions are",
+                                                      longest));
   }
   int64_t tokens = 0;
   for (int round = 0; round < 8; ++round) {
