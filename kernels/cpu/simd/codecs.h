@@ -55,6 +55,22 @@ DUO_INLINE Nibbles LoadNibbles(const uint8_t* p) {
   return {__builtin_convertvector(c & 15, F), __builtin_convertvector(c >> 4, F)};
 }
 
+// kLanes values, scaled; for kU4 see below. scale holds kCodeScale.
+template <Code code>
+DUO_INLINE F LoadValues(const uint8_t* p, F scale, F min) {
+  const F v = LoadCodes<code>(p);
+  if constexpr (code == Code::kU8) return Fma(v, scale, min);
+  if constexpr (code == Code::kF8 || code == Code::kI8) return v * scale;
+  return v;
+}
+// 2 * kLanes values of kU4, in their order.
+DUO_INLINE void LoadNibbleValues(const uint8_t* p, F scale, F min, F values[2]) {
+  const Nibbles n = LoadNibbles(p);
+  const F even = Fma(n.even, scale, min), odd = Fma(n.odd, scale, min);
+  values[0] = InterleaveLow(even, odd);
+  values[1] = InterleaveHigh(even, odd);
+}
+
 // out = codes * scale + min. code * scale is exact in f32 (at most 8 + 11 bits) wherever a minimum is added, so fusing
 // changes nothing.
 template <Code code>
@@ -64,16 +80,12 @@ void DecodeAll(const uint8_t* codes, float scale, float min, int64_t count, floa
   const F s = Splat(scale * kCodeScale<code>), m = Splat(min);
   const auto unit = [&](const uint8_t* p, float* o) __attribute__((always_inline)) {
     if constexpr (code == Code::kU4) {
-      const Nibbles n = LoadNibbles(p);
-      const F even = Fma(n.even, s, m), odd = Fma(n.odd, s, m);
-      StoreAs(o, InterleaveLow(even, odd));
-      StoreAs(o + kLanes, InterleaveHigh(even, odd));
-    } else if constexpr (code == Code::kU8) {
-      StoreAs(o, Fma(LoadCodes<code>(p), s, m));
-    } else if constexpr (code == Code::kF8 || code == Code::kI8) {
-      StoreAs(o, LoadCodes<code>(p) * s);
+      F values[2];
+      LoadNibbleValues(p, s, m, values);
+      StoreAs(o, values[0]);
+      StoreAs(o + kLanes, values[1]);
     } else {
-      StoreAs(o, LoadCodes<code>(p));
+      StoreAs(o, LoadValues<code>(p, s, m));
     }
   };
   int64_t i = 0;

@@ -13,16 +13,10 @@ namespace {
 template <Code code>
 DUO_INLINE void LoadPair(const uint8_t* p, F scale, F min, F pair[2]) {
   if constexpr (code == Code::kU4) {
-    const Nibbles n = LoadNibbles(p);
-    const F even = Fma(n.even, scale, min), odd = Fma(n.odd, scale, min);
-    pair[0] = InterleaveLow(even, odd);
-    pair[1] = InterleaveHigh(even, odd);
+    LoadNibbleValues(p, scale, min, pair);
   } else {
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      const F v = LoadCodes<code>(p + i * kLanes * CodeBits(code) / 8);
-      pair[i] = code == Code::kU8 ? Fma(v, scale, min) : code == Code::kF8 ? v * scale : v;
-    }
+    pair[0] = LoadValues<code>(p, scale, min);
+    pair[1] = LoadValues<code>(p + kLanes * CodeBits(code) / 8, scale, min);
   }
 }
 
