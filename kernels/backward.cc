@@ -2,7 +2,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backward.h"
-#include "kernels/cuda/cuda_backward.h"
+#include "kernels/cuda/backward/cuda_backward.h"
 
 namespace duo {
 namespace {

@@ -2,7 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "launcher/bench/bench.h"
-#include "launcher/commands.h"
+#include "launcher/terminal/commands.h"
 
 namespace duo {
 namespace {

@@ -4,8 +4,8 @@
 #include <fstream>
 
 #include "launcher/client/client.h"
-#include "launcher/commands.h"
-#include "launcher/runtime_flags.h"
+#include "launcher/terminal/commands.h"
+#include "launcher/terminal/runtime_flags.h"
 
 namespace duo {
 namespace {

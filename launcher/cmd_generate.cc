@@ -7,11 +7,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "launcher/commands.h"
 #include "launcher/generate_texts.h"
-#include "launcher/progress.h"
-#include "launcher/runtime_flags.h"
-#include "runtime/text_stream.h"
+#include "launcher/terminal/commands.h"
+#include "launcher/terminal/progress.h"
+#include "launcher/terminal/runtime_flags.h"
+#include "runtime/text/text_stream.h"
 
 namespace duo {
 namespace {

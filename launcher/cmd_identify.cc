@@ -10,14 +10,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "attn_patterns/lookup.h"
-#include "attn_patterns/pattern_svg.h"
-#include "launcher/commands.h"
-#include "launcher/identify_flags.h"
-#include "launcher/identify_inputs.h"
-#include "launcher/identify_report.h"
-#include "launcher/progress.h"
-#include "launcher/runtime_flags.h"
-#include "runtime/identify.h"
+#include "launcher/identify/identify_flags.h"
+#include "launcher/identify/identify_inputs.h"
+#include "launcher/identify/identify_report.h"
+#include "launcher/identify/pattern_svg.h"
+#include "launcher/terminal/commands.h"
+#include "launcher/terminal/progress.h"
+#include "launcher/terminal/runtime_flags.h"
+#include "runtime/identify/identify.h"
 
 namespace duo {
 namespace {

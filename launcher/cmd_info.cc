@@ -5,13 +5,13 @@
 
 #include "absl/strings/str_format.h"
 #include "attn_patterns/lookup.h"
-#include "launcher/commands.h"
-#include "launcher/progress.h"
-#include "launcher/runtime_flags.h"
-#include "runtime/chat_template.h"
-#include "runtime/config.h"
-#include "runtime/safetensors.h"
-#include "runtime/tokenizer.h"
+#include "launcher/terminal/commands.h"
+#include "launcher/terminal/progress.h"
+#include "launcher/terminal/runtime_flags.h"
+#include "runtime/text/chat_template.h"
+#include "runtime/text/tokenizer.h"
+#include "runtime/weights/config.h"
+#include "runtime/weights/safetensors.h"
 
 namespace duo {
 namespace {

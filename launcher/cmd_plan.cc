@@ -12,11 +12,11 @@
 #include "attn_patterns/lookup.h"
 #include "kernels/base/read_file.h"
 #include "kernels/kv_codec.h"
-#include "launcher/commands.h"
-#include "launcher/runtime_flags.h"
-#include "parallel/plan_render.h"
-#include "runtime/config.h"
-#include "runtime/model_shape.h"
+#include "launcher/plan_render.h"
+#include "launcher/terminal/commands.h"
+#include "launcher/terminal/runtime_flags.h"
+#include "runtime/weights/config.h"
+#include "runtime/weights/model_shape.h"
 
 namespace duo {
 namespace {

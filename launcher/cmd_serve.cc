@@ -7,11 +7,11 @@
 #include <cstdlib>
 #include <thread>
 
-#include "launcher/commands.h"
-#include "launcher/runtime_flags.h"
-#include "launcher/serve/server.h"
-#include "runtime/config.h"
-#include "runtime/tokenizer.h"
+#include "launcher/serve/grpc/server.h"
+#include "launcher/terminal/commands.h"
+#include "launcher/terminal/runtime_flags.h"
+#include "runtime/text/tokenizer.h"
+#include "runtime/weights/config.h"
 
 namespace duo {
 namespace {

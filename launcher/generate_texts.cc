@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/read_file.h"
-#include "runtime/chat_template.h"
-#include "runtime/config.h"
+#include "runtime/text/chat_template.h"
+#include "runtime/weights/config.h"
 
 namespace duo {
 namespace {

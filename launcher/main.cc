@@ -5,8 +5,8 @@
 #include <cstdlib>
 
 #include "attn_patterns/lookup.h"
-#include "launcher/commands.h"
-#include "launcher/help.h"
+#include "launcher/terminal/commands.h"
+#include "launcher/terminal/help.h"
 #include "parallel/mpi_session.h"
 
 int main(int argc, char** argv) {

@@ -1,4 +1,4 @@
-#include "kernels/cpu/machine_rates.h"
+#include "kernels/machine_rates.h"
 
 #include <omp.h>
 

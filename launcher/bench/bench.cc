@@ -8,8 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "attn_patterns/lookup.h"
-#include "kernels/cpu/machine_rates.h"
-#include "launcher/progress.h"
+#include "kernels/machine_rates.h"
+#include "launcher/terminal/progress.h"
 
 namespace duo {
 namespace {

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "launcher/runtime_flags.h"
-#include "runtime/kernel_bench.h"
+#include "launcher/bench/kernel_bench.h"
+#include "launcher/terminal/runtime_flags.h"
 
 namespace duo {
 

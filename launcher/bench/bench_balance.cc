@@ -8,9 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "launcher/bench/rank_share.h"
-#include "launcher/progress.h"
+#include "launcher/terminal/progress.h"
 #include "parallel/partition.h"
-#include "runtime/model_shape.h"
+#include "runtime/weights/model_shape.h"
 
 namespace duo {
 namespace {

@@ -9,7 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/kv_layout.h"
 #include "launcher/bench/bench.h"
-#include "launcher/progress.h"
+#include "launcher/terminal/progress.h"
 
 namespace duo {
 namespace {

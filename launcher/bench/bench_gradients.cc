@@ -2,7 +2,7 @@
 // against an f64 reference.
 
 #include "launcher/bench/bench.h"
-#include "runtime/gradient_bench.h"
+#include "launcher/bench/gradient_bench.h"
 
 namespace duo {
 

@@ -11,9 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "launcher/bench/bench.h"
-#include "launcher/progress.h"
-#include "runtime/identify_model.h"
-#include "runtime/passkey_data.h"
+#include "launcher/terminal/progress.h"
+#include "runtime/identify/identify_model.h"
+#include "runtime/identify/passkey_data.h"
 
 namespace duo {
 namespace {

@@ -9,9 +9,9 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/read_file.h"
 #include "launcher/bench/bench.h"
-#include "launcher/progress.h"
-#include "runtime/perplexity.h"
-#include "runtime/tokenizer.h"
+#include "launcher/terminal/progress.h"
+#include "runtime/identify/perplexity.h"
+#include "runtime/text/tokenizer.h"
 
 namespace duo {
 namespace {

@@ -6,9 +6,9 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/cpu/machine_rates.h"
+#include "kernels/machine_rates.h"
 #include "launcher/bench/rank_share.h"
-#include "launcher/progress.h"
+#include "launcher/terminal/progress.h"
 
 namespace duo {
 namespace {

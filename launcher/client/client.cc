@@ -18,7 +18,7 @@
 #include "absl/strings/str_format.h"
 #include "duo/v1/duo.grpc.pb.h"
 #include "launcher/client/print.h"
-#include "launcher/progress.h"
+#include "launcher/terminal/progress.h"
 
 namespace duo {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "launcher/progress.h"
+#include "launcher/terminal/progress.h"
 
 namespace duo {
 namespace {

@@ -1,6 +1,6 @@
 // Identification on tiny random models, f32 on the CPU: the gradient of every gate against finite differences of the
 // loss, a student that is its teacher, and runs that are interrupted.
-#include "runtime/identify.h"
+#include "runtime/identify/identify.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -13,7 +13,7 @@
 
 #include "kernels/base/splitmix64.h"
 #include "parallel/communicator.h"
-#include "runtime/identify_model.h"
+#include "runtime/identify/identify_model.h"
 #include "tests/golden/golden_model.h"
 
 namespace duo {

@@ -15,7 +15,7 @@
 
 #include "kernels/base/splitmix64.h"
 #include "parallel/communicator.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 #include "tests/golden/golden_model.h"
 
 namespace duo {

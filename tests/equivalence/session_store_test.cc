@@ -1,6 +1,6 @@
 // Saved sessions: what comes back is what was saved, bit for bit; every flipped bit is found; a failure changes
 // nothing.
-#include "runtime/session_store.h"
+#include "runtime/saved/session_store.h"
 
 #include <fstream>
 

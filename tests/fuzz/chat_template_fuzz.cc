@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
-#include "runtime/chat_template.h"
+#include "runtime/text/chat_template.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace duo;

@@ -4,8 +4,8 @@
 #include <string_view>
 
 #include "kernels/base/check.h"
-#include "runtime/config.h"
-#include "runtime/rope.h"
+#include "runtime/model/rope.h"
+#include "runtime/weights/config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace duo;

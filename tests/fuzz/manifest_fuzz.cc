@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_format.h"
 #include "kernels/base/check.h"
-#include "runtime/crc32c.h"
-#include "runtime/session_manifest.h"
+#include "runtime/files/crc32c.h"
+#include "runtime/saved/session_manifest.h"
 
 namespace duo {
 namespace {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
-#include "runtime/safetensors.h"
+#include "runtime/weights/safetensors.h"
 
 namespace duo {
 namespace {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
-#include "runtime/tokenizer.h"
+#include "runtime/text/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto tokenizer = duo::Tokenizer::Parse(std::string_view(reinterpret_cast<const char*>(data), size), "input");

@@ -16,7 +16,7 @@
 
 #include "kernels/base/device.h"
 #include "parallel/communicator.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 #include "tests/golden/golden_model.h"
 
 namespace duo {

@@ -9,7 +9,7 @@
 
 #include "kernels/base/device.h"
 #include "parallel/communicator.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 
 int main(int argc, char** argv) {
   if (argc != 2) {

@@ -19,8 +19,8 @@
 #include <vector>
 
 #include "kernels/base/check.h"
-#include "runtime/chat_template.h"
-#include "runtime/tokenizer.h"
+#include "runtime/text/chat_template.h"
+#include "runtime/text/tokenizer.h"
 
 namespace {
 

@@ -19,8 +19,8 @@
 #include "kernels/base/splitmix64.h"
 #include "parallel/communicator.h"
 #include "parallel/mpi_session.h"
-#include "runtime/engine.h"
-#include "runtime/session_store.h"
+#include "runtime/engine/engine.h"
+#include "runtime/saved/session_store.h"
 #include "tests/golden/golden_model.h"
 
 namespace duo {

@@ -1,5 +1,5 @@
 // How prefill attention cuts rows and heads for plans of static shapes; plain arithmetic, on every machine.
-#include "kernels/cuda/prefill_shapes.h"
+#include "kernels/cuda/attention/prefill_shapes.h"
 
 #include <gtest/gtest.h>
 

@@ -10,7 +10,7 @@
 
 #include "attn_patterns/head_plan.h"
 #include "attn_patterns/pattern.h"
-#include "parallel/plan_render.h"
+#include "launcher/plan_render.h"
 
 namespace duo {
 namespace {

@@ -1,5 +1,5 @@
 // What ChunkTime predicts, learns and cuts.
-#include "runtime/chunk_time.h"
+#include "runtime/scheduler/chunk_time.h"
 
 #include "gtest/gtest.h"
 

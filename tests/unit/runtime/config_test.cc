@@ -1,4 +1,4 @@
-#include "runtime/config.h"
+#include "runtime/weights/config.h"
 
 #include <filesystem>
 #include <fstream>

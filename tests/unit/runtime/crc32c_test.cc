@@ -1,4 +1,4 @@
-#include "runtime/crc32c.h"
+#include "runtime/files/crc32c.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "runtime/gate_optimizer.h"
+#include "runtime/identify/gate_optimizer.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "runtime/identify_evaluate.h"
+#include "runtime/identify/identify_evaluate.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "runtime/passkey_data.h"
+#include "runtime/identify/passkey_data.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "runtime/rope.h"
+#include "runtime/model/rope.h"
 
 #include <cmath>
 #include <fstream>
@@ -6,7 +6,7 @@
 
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
-#include "runtime/config.h"
+#include "runtime/weights/config.h"
 
 namespace duo {
 namespace {

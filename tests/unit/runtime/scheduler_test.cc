@@ -1,5 +1,5 @@
 // What the scheduler promises about the length of a prefill step, and so about how long a question waits.
-#include "runtime/scheduler.h"
+#include "runtime/scheduler/scheduler.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "runtime/step_plan.h"
+#include "runtime/model/step_plan.h"
 
 #include <gtest/gtest.h>
 

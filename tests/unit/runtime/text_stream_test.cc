@@ -1,5 +1,5 @@
 // What a reader of a streamed answer sees: certain text only, and nothing of a stop text, however tokens cut it.
-#include "runtime/text_stream.h"
+#include "runtime/text/text_stream.h"
 
 #include <gtest/gtest.h>
 

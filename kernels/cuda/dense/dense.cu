@@ -1,0 +1,162 @@
+// Element-wise and row-wise ops: embedding, residual + RMS norm, SwiGLU, row gathers. All are bound by memory: 16-byte
+// accesses where rows allow it.
+#include "kernels/base/cuda_check.h"
+#include "kernels/base/overlapped_launch.cuh"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/linear/weight_value.cuh"
+#include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/state.h"
+
+namespace duo::cuda {
+namespace {
+
+__global__ void EmbedKernel(float* residual, int64_t stride, const int32_t* ids, Weight table, int32_t first_id) {
+  const int64_t id = int64_t{ids[blockIdx.x]} - first_id;
+  float* out = residual + blockIdx.x * stride;
+  const bool here = id >= 0 && id < table.rows;
+  for (int64_t c = threadIdx.x; c < table.cols; c += blockDim.x) out[c] = here ? WeightValue(table, id, c) : 0.0f;
+}
+
+// One block a row; each thread keeps its columns in registers between the two passes when the row is short enough.
+constexpr int kNormThreads = 512;
+constexpr int kNormVectors = 4;  // 4 x 512 x 4 = rows of up to 8192 stay in registers
+
+__device__ __forceinline__ float BlockSum(float x) {
+  __shared__ float sums[32];
+  x = WarpSum(x);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
+  __syncthreads();
+  return WarpSum(threadIdx.x % 32 < blockDim.x / 32 ? sums[threadIdx.x % 32] : 0.0f);
+}
+
+// dim % 4 == 0 and rows 16-byte (residual) and 8-byte (bf16) aligned.
+__global__ void __launch_bounds__(kNormThreads)
+    AddRmsNormVectors(bf16* out, int64_t out_stride, float* residual, int64_t stride, const bf16* add,
+                      int64_t add_stride, const float* weight, int dim, float eps) {
+  StartOverlapped();
+  float4* row = reinterpret_cast<float4*>(residual + blockIdx.x * stride);
+  const uint2* added = add == nullptr ? nullptr : reinterpret_cast<const uint2*>(add + blockIdx.x * add_stride);
+  const int vectors = dim / 4;
+  float4 kept[kNormVectors];
+  float sum = 0;
+  auto read = [&](int v) {
+    float4 x = row[v];
+    if (added != nullptr) {
+      const uint2 a = added[v];
+      x.x += LowBf16(a.x), x.y += HighBf16(a.x), x.z += LowBf16(a.y), x.w += HighBf16(a.y);
+      row[v] = x;
+    }
+    sum += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+    return x;
+  };
+#pragma unroll
+  for (int i = 0; i < kNormVectors; ++i) {
+    const int v = threadIdx.x + i * kNormThreads;
+    if (v < vectors) kept[i] = read(v);
+  }
+  for (int v = threadIdx.x + kNormVectors * kNormThreads; v < vectors; v += kNormThreads) read(v);
+  if (out == nullptr) return;
+  const float factor = 1.0f / sqrtf(BlockSum(sum) / dim + eps);
+  uint2* target = reinterpret_cast<uint2*>(out + blockIdx.x * out_stride);
+  auto write = [&](int v, float4 x) {
+    const float4 w = reinterpret_cast<const float4*>(weight)[v];
+    target[v] = {PackBf16(x.x * factor * w.x, x.y * factor * w.y), PackBf16(x.z * factor * w.z, x.w * factor * w.w)};
+  };
+#pragma unroll
+  for (int i = 0; i < kNormVectors; ++i) {
+    const int v = threadIdx.x + i * kNormThreads;
+    if (v < vectors) write(v, kept[i]);
+  }
+  for (int v = threadIdx.x + kNormVectors * kNormThreads; v < vectors; v += kNormThreads) write(v, row[v]);
+}
+
+__global__ void AddRmsNormAny(bf16* out, int64_t out_stride, float* residual, int64_t stride, const bf16* add,
+                              int64_t add_stride, const float* weight, int dim, float eps) {
+  StartOverlapped();
+  float* row = residual + blockIdx.x * stride;
+  float sum = 0;
+  for (int c = threadIdx.x; c < dim; c += blockDim.x) {
+    float x = row[c];
+    if (add != nullptr) row[c] = x += ToFloat(add[blockIdx.x * add_stride + c]);
+    sum += x * x;
+  }
+  if (out == nullptr) return;
+  const float factor = 1.0f / sqrtf(BlockSum(sum) / dim + eps);
+  for (int c = threadIdx.x; c < dim; c += blockDim.x) {
+    out[blockIdx.x * out_stride + c] = ToBf16(row[c] * factor * weight[c]);
+  }
+}
+
+__global__ void SwiGluVectors(bf16* out, int64_t out_stride, const bf16* gate_up, int64_t stride, int vectors,
+                              int64_t n) {
+  const int v = blockIdx.x * blockDim.x + threadIdx.x;
+  StartOverlapped();
+  if (v >= vectors) return;
+  for (int64_t row = blockIdx.y; row < n; row += gridDim.y) {
+    const uint4* in = reinterpret_cast<const uint4*>(gate_up + row * stride);
+    const uint4 g = in[v], u = in[v + vectors];
+    auto one = [](uint32_t a, uint32_t b) {
+      return PackBf16(Silu(LowBf16(a)) * LowBf16(b), Silu(HighBf16(a)) * HighBf16(b));
+    };
+    reinterpret_cast<uint4*>(out + row * out_stride)[v] = {one(g.x, u.x), one(g.y, u.y), one(g.z, u.z), one(g.w, u.w)};
+  }
+}
+
+__global__ void SwiGluAny(bf16* out, int64_t out_stride, const bf16* gate_up, int64_t stride, int cols, int64_t n) {
+  const int c = blockIdx.x * blockDim.x + threadIdx.x;
+  StartOverlapped();
+  if (c >= cols) return;
+  for (int64_t row = blockIdx.y; row < n; row += gridDim.y) {
+    const float g = ToFloat(gate_up[row * stride + c]), u = ToFloat(gate_up[row * stride + cols + c]);
+    out[row * out_stride + c] = ToBf16(Silu(g) * u);
+  }
+}
+
+__global__ void GatherRowsKernel(uint8_t* out, int64_t out_stride, const uint8_t* in, int64_t in_stride,
+                                 const int32_t* rows, int64_t bytes) {
+  const uint8_t* from = in + rows[blockIdx.x] * in_stride;
+  uint8_t* to = out + blockIdx.x * out_stride;
+  for (int64_t i = threadIdx.x; i < bytes; i += blockDim.x) to[i] = from[i];
+}
+
+bool Aligned(const View& v, int bytes) {
+  return reinterpret_cast<uintptr_t>(v.data) % bytes == 0 && v.stride * (Bits(v.dtype) / 8) % bytes == 0;
+}
+
+}  // namespace
+
+void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id) {
+  EmbedKernel<<<residual.rows, 256, 0, Stream(device)>>>(residual.as<float>(), residual.stride, ids, table, first_id);
+  DUO_CUDA_CHECK(cudaGetLastError());
+}
+
+void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps) {
+  const bool vectors = residual.cols % 4 == 0 && Aligned(residual, 16) && (add.empty() || Aligned(add, 8)) &&
+                       (out.empty() || Aligned(out, 8)) && reinterpret_cast<uintptr_t>(weight) % 16 == 0;
+  const auto kernel = vectors ? AddRmsNormVectors : AddRmsNormAny;
+  LaunchOverlapped(device, kernel, dim3(residual.rows), dim3(kNormThreads), 0, out.empty() ? nullptr : out.as<bf16>(),
+                   out.stride, residual.as<float>(), residual.stride, add.empty() ? nullptr : add.as<bf16>(),
+                   add.stride, weight, residual.cols, eps);
+}
+
+void SwiGlu(Device& device, View out, View gate_up) {
+  const int64_t rows = out.rows;
+  const unsigned grid_rows = static_cast<unsigned>(rows < 32768 ? rows : 32768);
+  if (out.cols % 8 == 0 && Aligned(out, 16) && Aligned(gate_up, 16)) {
+    const int vectors = out.cols / 8;
+    LaunchOverlapped(device, SwiGluVectors, dim3((vectors + 127) / 128, grid_rows), dim3(128), 0, out.as<bf16>(),
+                     out.stride, gate_up.as<bf16>(), gate_up.stride, vectors, rows);
+  } else {
+    LaunchOverlapped(device, SwiGluAny, dim3((out.cols + 127) / 128, grid_rows), dim3(128), 0, out.as<bf16>(),
+                     out.stride, gate_up.as<bf16>(), gate_up.stride, out.cols, rows);
+  }
+}
+
+void GatherRows(Device& device, View out, View in, const int32_t* rows, int count) {
+  const int64_t size = Bits(in.dtype) / 8;
+  GatherRowsKernel<<<count, 256, 0, Stream(device)>>>(out.as<uint8_t>(), out.stride * size, in.as<const uint8_t>(),
+                                                      in.stride * size, rows, in.cols * size);
+  DUO_CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace duo::cuda

@@ -1,0 +1,168 @@
+// Chooses how a product of a few rows is cut, and launches linear_small.cuh's kernel.
+#include <algorithm>
+
+#include "kernels/base/cuda_check.h"
+#include "kernels/base/overlapped_launch.cuh"
+#include "kernels/cuda/linear/linear_small.cuh"
+#include "kernels/cuda/linear/linear_small.h"
+#include "kernels/cuda/state.h"
+
+namespace duo::cuda {
+namespace {
+
+// The rows that a kernel is made for.
+int MostRows(int64_t rows, DType type) {
+  const bool integer = type == DType::kI8 || type == DType::kI4;
+  return integer && rows <= 4 ? 4 : rows <= 8 ? 8 : 16;
+}
+
+// Bytes of x beside the warps' sums: what 227 KB a multiprocessor leave, on sm_80 what 163 KB leave.
+size_t SharedXFor(const Device& device, int most_rows) {
+  if (device.info().capability < 90) return size_t{most_rows <= 8 ? 64u : 120u} << 10;
+  return size_t{most_rows <= 8 ? 90u : 190u} << 10;
+}
+constexpr int kMostParts = 16;
+constexpr double kBytesPerSecond = 2.7e12, kPartSeconds = 1.5e-6;  // measured on an H100, for PlanSmall
+constexpr int64_t kMostColumns = 32768;                            // 16 rows of a sixteenth of them fit
+
+int BlockColumns(DType type) {
+  return type == DType::kI4 ? 128 : type == DType::kF8E4M3 || type == DType::kI8 ? 64 : 32;
+}
+
+struct SmallPlan {
+  int tiles, parts, blocks, grid;
+  size_t shared;
+};
+SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
+  SmallPlan plan = {};
+  plan.tiles = static_cast<int>((weight.rows + 15) / 16);
+  plan.blocks = static_cast<int>(weight.cols / BlockColumns(weight.dtype));
+  const int most_rows = MostRows(rows, weight.dtype), grid = BlocksFor(most_rows) * device.info().multiprocessors;
+  auto shared_bytes = [&](int parts) {
+    const size_t blocks = (plan.blocks + parts - 1) / parts;
+    const size_t sums = weight.dtype == DType::kI4 ? blocks * (128 / weight.group) * rows * sizeof(float) : 0;
+    return blocks * BlockColumns(weight.dtype) * rows * sizeof(bf16) + sums;
+  };
+  int best = 0;
+  double best_time = 0;
+  for (int parts = 1; parts <= std::min(kMostParts, plan.blocks); ++parts) {
+    if (shared_bytes(parts) > SharedXFor(device, most_rows)) continue;
+    const int64_t units = int64_t{plan.tiles} * parts;
+    // Time by the bytes, the blocks left idle in the last round, and what a unit's partial sum costs. Half of the
+    // blocks can still read at the full rate.
+    const int64_t rounds = (units + grid - 1) / grid;
+    const double share = std::min(1.0, 2.0 * units / (rounds * grid));
+    const double time = weight.bytes() / (kBytesPerSecond * share) + (parts > 1 ? kPartSeconds * rounds : 0);
+    if (best == 0 || time < best_time) best = parts, best_time = time;
+  }
+  plan.parts = best;
+  plan.grid = static_cast<int>(std::min<int64_t>(grid, int64_t{plan.tiles} * plan.parts));
+  plan.shared = best == 0 ? 0 : (shared_bytes(best) + 15) / 16 * 16;
+  return plan;
+}
+
+template <DType kType, int kGroup, int kRows, SmallOut kOut>
+void Launch(Device& device, const SmallArgs& args, const SmallPlan& plan) {
+  const auto kernel = SmallLinearKernel<kType, kGroup, kRows, kOut>;
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedXFor(device, kRows)));
+  LaunchOverlapped(device, kernel, dim3(plan.grid), dim3(32 * WarpsFor(kRows)), plan.shared, args);
+}
+template <DType kType, int kGroup, int kRows>
+void LaunchRows(Device& device, const SmallArgs& args, const SmallPlan& plan, SmallOut out) {
+  switch (out) {
+    case SmallOut::kFloat:
+      return Launch<kType, kGroup, kRows, SmallOut::kFloat>(device, args, plan);
+    case SmallOut::kActivation:
+      return Launch<kType, kGroup, kRows, SmallOut::kActivation>(device, args, plan);
+    case SmallOut::kGated:
+      return Launch<kType, kGroup, kRows, SmallOut::kGated>(device, args, plan);
+  }
+}
+template <DType kType, int kGroup>
+void LaunchType(Device& device, const SmallArgs& args, const SmallPlan& plan, SmallOut out) {
+  switch (MostRows(args.rows, kType)) {
+    case 4:
+      if constexpr (BlockShape<kType, kGroup>::kInteger) LaunchRows<kType, kGroup, 4>(device, args, plan, out);
+      break;
+    case 8:
+      LaunchRows<kType, kGroup, 8>(device, args, plan, out);
+      break;
+    default:
+      LaunchRows<kType, kGroup, 16>(device, args, plan, out);
+  }
+}
+
+void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, Arena& scratch) {
+  const size_t mark = scratch.used();
+  const SmallPlan plan = PlanSmall(device, x.rows, weight);
+  DUO_CHECK_GT(plan.parts, 0);
+  DUO_CHECK(reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.stride % 8 == 0);
+  SmallArgs args = {};
+  args.out = out.data;
+  args.out_stride = out.stride;
+  args.x = x.as<bf16>();
+  args.x_stride = x.stride;
+  args.rows = static_cast<int>(x.rows);
+  args.weight = weight;
+  args.tiles = plan.tiles;
+  args.parts = plan.parts;
+  args.blocks = plan.blocks;
+  if (plan.parts > 1) {
+    args.partial = static_cast<float*>(scratch.Take(size_t{256} * plan.tiles * plan.parts * sizeof(float)));
+  }
+  args.arrivals = State(device).counters;
+  switch (weight.dtype) {
+    case DType::kBF16:
+      LaunchType<DType::kBF16, 0>(device, args, plan, kind);
+      break;
+    case DType::kF16:
+      LaunchType<DType::kF16, 0>(device, args, plan, kind);
+      break;
+    case DType::kF8E4M3:
+      LaunchType<DType::kF8E4M3, 0>(device, args, plan, kind);
+      break;
+    case DType::kI8:
+      LaunchType<DType::kI8, 0>(device, args, plan, kind);
+      break;
+    default:
+      if (weight.group == 128) LaunchType<DType::kI4, 128>(device, args, plan, kind);
+      if (weight.group == 64) LaunchType<DType::kI4, 64>(device, args, plan, kind);
+      if (weight.group == 32) LaunchType<DType::kI4, 32>(device, args, plan, kind);
+  }
+  scratch.Rewind(mark);
+}
+
+}  // namespace
+
+bool SmallLinearFits(const Weight& weight) {
+  switch (weight.dtype) {
+    case DType::kBF16:
+    case DType::kF16:
+    case DType::kF8E4M3:
+    case DType::kI8:
+    case DType::kI4:
+      return weight.cols % BlockColumns(weight.dtype) == 0 && weight.cols <= kMostColumns &&
+             weight.rows <= 16 * Device::CudaState::kCounters && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
+    default:
+      return false;
+  }
+}
+
+size_t SmallLinearScratchBytes(const Device& device, int64_t rows, const Weight& weight) {
+  size_t most = 0;
+  for (int64_t r = 1; r <= rows; ++r) {  // parts, and with them the partial sums, are not monotonic in the rows
+    const SmallPlan plan = PlanSmall(device, r, weight);
+    if (plan.parts > 1) most = std::max(most, size_t{256} * plan.tiles * plan.parts * sizeof(float));
+  }
+  return Arena::Rounded(most);
+}
+
+void SmallLinear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
+  Run(device, out, x, weight, out.dtype == DType::kF32 ? SmallOut::kFloat : SmallOut::kActivation, scratch);
+}
+
+void SmallLinearGated(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
+  Run(device, out, x, weight, SmallOut::kGated, scratch);
+}
+
+}  // namespace duo::cuda

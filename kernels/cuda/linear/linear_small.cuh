@@ -1,0 +1,218 @@
+// The kernel behind linear_small.h: out^T [16 outputs x 8 rows] = W [16 x k] * x^T [k x 8] on tensor cores, by the
+// products of linear_products.cuh.
+//
+// Work is cut into units of (part of k, 16 outputs), dealt to two blocks a multiprocessor in equal runs; the eight
+// warps of a block share a unit's k. Several parts are used when x would not fit or when 16-output tiles alone would
+// leave blocks idle: the last part of a tile to arrive adds the others up in a fixed order.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/base/overlapped_launch.cuh"
+#include "kernels/cuda/linear/linear_products.cuh"
+
+namespace duo::cuda {
+
+// Two blocks of 8 warps a multiprocessor for up to 8 rows; one of 16 for more, whose x needs the room.
+constexpr int WarpsFor(int most_rows) { return most_rows <= 8 ? 8 : 16; }
+constexpr int BlocksFor(int most_rows) { return most_rows <= 8 ? 2 : 1; }
+
+// What becomes of the products: rounded or not, or silu(gate) * up of a matrix that holds gate then up. A tile of the
+// latter takes eight outputs of each half.
+enum class SmallOut { kFloat, kActivation, kGated };
+
+struct SmallArgs {
+  void* out;
+  int64_t out_stride;
+  const bf16* x;
+  int64_t x_stride;
+  int rows;
+  Weight weight;
+  int tiles, parts, blocks;  // of 16 outputs; of k; k-blocks in all
+  float* partial;            // [part][tile][256]
+  uint32_t* arrivals;        // [tile]
+};
+
+// A part of k: its k-blocks, and which of them are a warp's. They are consecutive: a row's bytes are then read in
+// order. Made once a part, not once a tile, for its divisions.
+struct PartShare {
+  int begin, blocks;  // of the part
+  int first, count;   // of the warp, inside the part
+  __device__ PartShare(const SmallArgs& args, int part, int warp) : begin(0), blocks(args.blocks) {
+    const int warps = blockDim.x / 32;
+    if (args.parts > 1) {
+      begin = static_cast<int>(int64_t{args.blocks} * part / args.parts);
+      blocks = static_cast<int>(int64_t{args.blocks} * (part + 1) / args.parts) - begin;
+    }
+    first = blocks * warp / warps;
+    count = blocks * (warp + 1) / warps - first;
+  }
+};
+
+// The matrix row of a tile's output (0-15); past the last one, the last one.
+template <SmallOut kOut>
+__device__ __forceinline__ int64_t TileRow(int64_t rows, int tile, int output) {
+  if constexpr (kOut == SmallOut::kGated) {
+    return min(int64_t{tile} * 8 + output % 8, rows / 2 - 1) + (output < 8 ? 0 : rows / 2);
+  }
+  return min(int64_t{tile} * 16 + output, rows - 1);
+}
+template <SmallOut kOut>
+__device__ __forceinline__ bool TileHas(int64_t rows, int tile, int output) {
+  if constexpr (kOut == SmallOut::kGated) return int64_t{tile} * 8 + output % 8 < rows / 2;
+  return int64_t{tile} * 16 + output < rows;
+}
+
+// kRows: the most rows, 4 (int8 and int4 alone), 8 or 16.
+template <DType kType, int kGroup, int kRows, SmallOut kOut>
+__global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallLinearKernel(SmallArgs args) {
+  using S = BlockShape<kType, kGroup>;
+  using Products = std::conditional_t<S::kInteger, IntegerProducts<kType, kGroup, kRows>, FloatProducts<kType, kRows>>;
+  constexpr int kWarps = WarpsFor(kRows), kTile = 16 * kRows, kDepth = S::kDepth;
+  extern __shared__ uint4 shared[];
+  __shared__ float reduce[2][kWarps][kTile];
+  __shared__ bool last_to_arrive;
+  const Weight& weight = args.weight;
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
+  const int units = args.tiles * args.parts;
+  const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
+  const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
+  if (begin == end) return;
+  // Where a unit's weights lie for this lane: worked out once a unit, so that a load is an addition.
+  struct Place {
+    const uint8_t* codes[2];
+    const uint32_t* params[2];
+    int part, tile, blocks;  // blocks: of this warp
+  };
+  auto find = [&](int part, int tile, const PartShare& share) {
+    Place place = {};
+    place.part = part;
+    place.tile = tile;
+    place.blocks = share.count;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int64_t block = TileRow<kOut>(weight.rows, tile, g + 8 * h) * args.blocks + share.begin + share.first;
+      place.codes[h] = static_cast<const uint8_t*>(weight.data) + block * 64 + c * S::kPieceBytes;
+      if constexpr (kType == DType::kI4) {
+        place.params[h] = reinterpret_cast<const uint32_t*>(weight.groups) + block * S::kPieces;
+      }
+    }
+    return place;
+  };
+  RawBlock<kType, kGroup> raw[kDepth];
+  GroupParams<kType, kGroup> params = {}, next_params = {};
+
+  // Every warp has its own x: the k's that it multiplies, of the part that it is in.
+  const int rows = args.rows, most_blocks = (args.blocks + args.parts - 1) / args.parts;
+  Products products;
+  SharedX x = {};
+  auto stage = [&](const PartShare& share) {
+    x.elements = reinterpret_cast<uint8_t*>(shared) + share.first * S::kXBytes * rows;
+    x.sums = reinterpret_cast<float*>(reinterpret_cast<uint8_t*>(shared) + most_blocks * S::kXBytes * rows) +
+             share.first * S::kXSums * rows;
+    const int64_t first = int64_t{share.begin} + share.first;
+    products.Stage(args.x + first * S::kColumns, args.x_stride, rows, share.count, x, lane);
+  };
+
+  int staged = -1;
+  const int first_part = args.parts == 1 ? 0 : begin / args.tiles;
+  PartShare share(args, first_part, w), next_share = share;
+  Place place = find(first_part, begin - first_part * args.tiles, share);
+#pragma unroll
+  for (int i = 0; i < kDepth; ++i) {
+    if (i < place.blocks) raw[i].Load(place.codes, i);
+  }
+  params.Load(place.params, 0, place.blocks, c);
+  // The weights above do not depend on earlier kernels; x and everything written does.
+  LetDependentsStart();
+  WaitForDependency();
+  for (int unit = begin; unit < end; ++unit) {
+    const int part = place.part, tile = place.tile;
+    if (part != staged) {
+      // The last part's x may lie there; the barrier behind its last unit's sums says that every warp is done with it.
+      stage(share);
+      __syncwarp();
+      staged = part;
+    }
+    // What finishes this thread's output is fetched before the weights are waited for.
+    const int row = threadIdx.x / 16, in_tile = threadIdx.x % 16;
+    const int64_t output = TileRow<kOut>(weight.rows, tile, in_tile);
+    const bool mine_to_write =
+        static_cast<int>(threadIdx.x) < kTile && row < rows && TileHas<kOut>(weight.rows, tile, in_tile);
+    float scale = 1, bias = 0;
+    if (mine_to_write) {
+      if constexpr (kType == DType::kF8E4M3 || kType == DType::kI8) scale = weight.scales[output];
+      if (weight.bias != nullptr) bias = weight.bias[output];
+    }
+    products.Clear();
+    const int mine = place.blocks;
+    Place next = {};
+    if (unit + 1 < end) {
+      const bool new_part = tile + 1 == args.tiles;
+      if (new_part) next_share = PartShare(args, part + 1, w);
+      next = find(new_part ? part + 1 : part, new_part ? 0 : tile + 1, next_share);
+    }
+    // At least one round, so that a warp without blocks here still fetches those of the next unit.
+    for (int base = 0; base == 0 || base < mine; base += kDepth) {
+      // A slot is refilled as soon as it was used: from this unit, or in its last round from the next one.
+      const bool last_round = base + kDepth >= mine;
+      if (last_round) {
+        next_params.Load(next.params, 0, next.blocks, c);
+      } else {
+        next_params.Load(place.params, base + kDepth, mine, c);
+      }
+#pragma unroll
+      for (int i = 0; i < kDepth; ++i) {
+        if (base + i < mine) products.Multiply(raw[i], params, x, rows, base + i, i, lane);
+        if (!last_round) {
+          if (base + kDepth + i < mine) raw[i].Load(place.codes, base + kDepth + i);
+        } else if (i < next.blocks) {
+          raw[i].Load(next.codes, i);
+        }
+      }
+      params = next_params;
+    }
+
+    place = next;
+    share = next_share;
+    float(&buffer)[kWarps][kTile] = reduce[(unit - begin) % 2];
+    products.Store(buffer[w], lane);
+    __syncthreads();
+    float total = 0;
+    if (mine_to_write) {
+#pragma unroll
+      for (int v = 0; v < kWarps; ++v) total += buffer[v][threadIdx.x];
+    }
+    bool write = mine_to_write;
+    if (args.parts > 1) {
+      float* slots = args.partial + int64_t{tile} * 256 + threadIdx.x;
+      const int64_t stride = int64_t{args.tiles} * 256;
+      if (mine_to_write) slots[part * stride] = total;
+      __threadfence();
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        last_to_arrive = atomicInc(&args.arrivals[tile], args.parts - 1) == static_cast<uint32_t>(args.parts - 1);
+      }
+      __syncthreads();
+      write = mine_to_write && last_to_arrive;
+      if (write) {
+        __threadfence();
+        total = 0;
+        for (int p = 0; p < args.parts; ++p) total += __ldcg(slots + p * stride);
+      }
+    }
+    total = total * scale + bias;
+    if constexpr (kOut == SmallOut::kGated) {
+      // Both halves rounded first, as a matrix product of many rows leaves them.
+      const float value = ToFloat(ToBf16(total));
+      const float up = __shfl_down_sync(0xffffffffu, value, 8);
+      if (write && in_tile < 8) static_cast<bf16*>(args.out)[row * args.out_stride + output] = ToBf16(Silu(value) * up);
+    } else if constexpr (kOut == SmallOut::kFloat) {
+      if (write) static_cast<float*>(args.out)[row * args.out_stride + output] = total;
+    } else {
+      if (write) static_cast<bf16*>(args.out)[row * args.out_stride + output] = ToBf16(total);
+    }
+  }
+}
+
+}  // namespace duo::cuda

@@ -1,0 +1,107 @@
+// kernel_bench.h: matrices of few rows.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "launcher/bench/kernel_bench.h"
+#include "launcher/bench/kernel_bench_parts.h"
+
+namespace duo {
+
+absl::StatusOr<BenchRow> BenchLinear(Device& device, const LinearBench& b, const BenchRates& rates) {
+  std::mt19937 rng(4);
+  Memory memory;
+  const DType type = ActivationType(device);
+  Weight weight;
+  weight.dtype = b.type;
+  weight.rows = b.outputs;
+  weight.cols = b.inputs;
+  weight.group = b.type == DType::kI4 ? 128 : 0;
+  const int64_t bytes = Bytes(b.type, b.outputs * b.inputs), row_bytes = Bytes(b.type, b.inputs);
+  const int rounds = static_cast<int>(std::max<int64_t>(1, kRotation / bytes));
+  // A block of random rows, repeated.
+  const int64_t pattern_rows = std::min<int64_t>(b.outputs, 61);
+  std::vector<uint8_t> pattern(pattern_rows * row_bytes);
+  std::vector<float> dense(pattern_rows * b.inputs);
+  const bool floating = b.type == DType::kBF16 || b.type == DType::kF16;
+  std::vector<uint16_t> pair = {ToF16(0.01f).bits, ToF16(-0.07f).bits};
+  for (int64_t i = 0; i < pattern_rows * b.inputs; ++i) {
+    if (floating) {
+      const float x = std::normal_distribution<float>(0, 0.02f)(rng);
+      const uint16_t bits = b.type == DType::kBF16 ? ToBf16(x).bits : ToF16(x).bits;
+      std::memcpy(&pattern[2 * i], &bits, 2);
+      dense[i] = b.type == DType::kBF16 ? ToFloat(bf16{bits}) : ToFloat(f16{bits});
+    } else if (b.type == DType::kI4) {
+      const uint8_t code = rng() % 16;
+      pattern[i / 2] = i % 2 == 0 ? code : pattern[i / 2] | code << 4;
+      dense[i] = code * ToFloat(f16{pair[0]}) + ToFloat(f16{pair[1]});
+    } else if (b.type == DType::kI8) {
+      const int8_t code = static_cast<int8_t>(rng() % 255 - 127);
+      std::memcpy(&pattern[i], &code, 1);
+      dense[i] = code * 0.001f;
+    } else {
+      uint8_t code = rng() % 256;
+      if ((code & 0x7f) == 0x7f) code ^= 1;
+      pattern[i] = code;
+      dense[i] = F8ToFloat(code) * 0.001f;
+    }
+  }
+  auto* codes = static_cast<uint8_t*>(memory.Take(device, rounds * bytes));
+  std::vector<float> scales(b.outputs, 0.001f);
+  const int64_t groups = b.type == DType::kI4 ? b.outputs * (b.inputs / weight.group) : 0;
+  std::vector<uint16_t> pairs;
+  for (int64_t i = 0; i < groups; ++i) pairs.insert(pairs.end(), pair.begin(), pair.end());
+  void* device_scales = memory.Take(device, scales.size() * 4);
+  void* device_pairs = memory.Take(device, pairs.size() * 2);
+  std::vector<float> values = Normal(rng, b.rows * b.inputs);
+  const std::vector<uint8_t> x_bytes = ToActivations(type, values);
+  const size_t out_bytes = Bytes(type, b.rows * b.outputs);
+  void* x_data = memory.Take(device, x_bytes.size());
+  void* out_data = memory.Take(device, out_bytes);
+  auto scratch_buffer =
+      Buffer::Allocate(device, std::max<size_t>(256, LinearScratchBytes(device, b.rows, weight)), "benchmark scratch");
+  if (!scratch_buffer.ok()) return scratch_buffer.status();
+  if (!memory.status.ok()) return memory.status;
+  Arena scratch(std::move(*scratch_buffer));
+  device.Upload(codes, pattern.data(), pattern.size());
+  Repeat(device, codes, pattern.size(), bytes);
+  for (int i = 1; i < rounds; ++i) device.Copy(codes + i * bytes, codes, bytes);
+  device.Upload(device_scales, scales.data(), scales.size() * 4);
+  device.Upload(device_pairs, pairs.data(), pairs.size() * 2);
+  device.Upload(x_data, x_bytes.data(), x_bytes.size());
+  device.Fill(out_data, 0xff, out_bytes);
+  if (!floating && b.type != DType::kI4) weight.scales = static_cast<const float*>(device_scales);
+  if (b.type == DType::kI4) weight.groups = static_cast<const uint16_t*>(device_pairs);
+  const View x(x_data, type, b.rows, b.inputs), out(out_data, type, b.rows, b.outputs);
+  auto call = [&](int i) {
+    Weight w = weight;
+    w.data = codes + i % rounds * bytes;
+    Linear(device, out, x, w, scratch);
+  };
+  BenchRow row;
+  row.what = "linear";
+  row.shape = absl::StrCat(Name(b.type), " rows ", b.rows, " outputs ", b.outputs, " inputs ", b.inputs);
+  call(0);
+  std::vector<uint8_t> got(out_bytes);
+  device.Download(got.data(), out_data, out_bytes);
+  double worst = 0, largest = 0;
+  for (int sample = 0; sample < 256; ++sample) {
+    const int64_t r = sample % b.rows, o = (sample * 7919 + sample / 16) % b.outputs;
+    double exact = 0;
+    for (int64_t c = 0; c < b.inputs; ++c) {
+      exact += double{dense[o % pattern_rows * b.inputs + c]} * values[r * b.inputs + c];
+    }
+    const double error = std::abs(Activation(type, got, r * b.outputs + o) - exact);
+    worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+    largest = std::max(largest, std::abs(exact));
+  }
+  row.error = worst / largest;
+  row.verified = row.error < kAllowed;
+  row.floor = std::max((bytes + groups * 4.0) / rates.copy, 2.0 * b.rows * b.outputs * b.inputs / rates.gemm);
+  row.seconds = Time(device, std::max(rounds, Calls(row.floor)), true, call);
+  return row;
+}
+
+}  // namespace duo

@@ -1,0 +1,103 @@
+#include "launcher/identify/identify_flags.h"
+
+namespace duo {
+
+void AddIdentifyFlags(CLI::App& command, IdentifyFlags& flags) {
+  RuntimeFlags& r = flags.runtime;
+  command.add_option("--model", r.model, "Model folder: config.json, tokenizer.json, *.safetensors")
+      ->required()
+      ->type_name("DIR");
+  command.add_option("--out", flags.out, "Folder for the pattern and its report")->type_name("DIR");
+  auto* evaluate = command
+                       .add_option("--evaluate", flags.evaluate,
+                                   "Train nothing: measure this pattern, and what heads attend to outside the window")
+                       ->type_name("DIR");
+
+  const char* data = "Data";
+  command
+      .add_option("--haystack", flags.haystack,
+                  "Text to hide facts in (default: licences and Perl pods that the system carries)")
+      ->type_name("FILE")
+      ->group(data);
+  command
+      .add_option(
+          "--task", flags.task,
+          "passkey: words of the spelling alphabet, for instruct models; needle: six-digit passcodes, which the "
+          "demo model was trained on; auto: passkey if the model can answer it, else the better one")
+      ->check(CLI::IsMember({"auto", "passkey", "needle"}))
+      ->capture_default_str()
+      ->group(data);
+  command.add_option("--min-length", flags.min_length, "Tokens of the shortest document (default 1000)")
+      ->check(CLI::PositiveNumber)
+      ->group(data);
+  command
+      .add_option("--max-length", flags.max_length,
+                  "Tokens of the longest (default 32000 on a GPU, 2000 on the CPU, or what the model's positions hold)")
+      ->check(CLI::PositiveNumber)
+      ->group(data);
+  command.add_option("--facts", flags.facts, "Facts in a document")
+      ->check(CLI::Range(1, 20))
+      ->capture_default_str()
+      ->group(data);
+  command.add_option("--words", flags.words, "Words of a training passkey; held-out ones have at most 8")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str()
+      ->group(data);
+  command.add_option("--seed", flags.seed, "Of the samples")->capture_default_str()->group(data);
+
+  const char* training = "Training";
+  auto* steps = command.add_option("--steps", flags.steps, "Steps (default 2000 on a GPU, 200 on the CPU)")
+                    ->check(CLI::Range(1, 1 << 20))
+                    ->group(training);
+  auto* samples =
+      command.add_option("--samples", flags.samples, "Samples a step, over all ranks (default: one a rank)")
+          ->check(CLI::Range(1, 1 << 16))
+          ->group(training);
+  auto* rate = command.add_option("--lr", flags.rate, "Learning rate at its height")
+                   ->check(CLI::PositiveNumber)
+                   ->capture_default_str()
+                   ->group(training);
+  auto* reg =
+      command
+          .add_option("--reg", flags.reg,
+                      "Weight of the mean gate in the loss: higher keeps fewer heads. A gate pays reg / gates: the "
+                      "paper's 0.05 is for 256 gates and more; models of fewer need less, or most gates end at zero "
+                      "and rank by chance")
+          ->check(CLI::NonNegativeNumber)
+          ->capture_default_str()
+          ->group(training);
+  auto* full_branch =
+      command
+          .add_option(
+              "--full-branch", flags.full_branch,
+              "Whose full attention a half-open head mixes in. teacher: the untouched model's, as DuoAttention's "
+              "released code has it. student: its own, so that gates also pay for what streaming heads do to "
+              "later layers; slower on long documents")
+          ->check(CLI::IsMember({"teacher", "student"}))
+          ->capture_default_str()
+          ->group(training);
+  command.add_option("--sink", r.sink, "First tokens that streaming heads keep (default 64, or the pattern's)")
+      ->check(CLI::NonNegativeNumber)
+      ->group(training);
+  command.add_option("--recent", r.recent, "Last tokens that they keep (default 256, or the pattern's)")
+      ->check(CLI::PositiveNumber)
+      ->group(training);
+
+  const char* report = "Report";
+  command.add_option("--documents", flags.documents, "Held-out documents of each length")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str()
+      ->group(report);
+  command.add_option("--perplexity-tokens", flags.perplexity_tokens, "Held-out tokens to predict, at most")
+      ->check(CLI::Range(2, 1 << 24))
+      ->capture_default_str()
+      ->group(report);
+  command.add_option("--sparsity", r.sparsity, "This sparsity alone, beside full attention and streaming")
+      ->check(CLI::Range(0.0, 1.0))
+      ->group(report);
+  command.add_flag("--json", flags.json, "Print the report as one JSON object")->group(report);
+  AddDeviceFlags(command, r);
+  for (CLI::Option* option : {steps, samples, rate, reg, full_branch}) evaluate->excludes(option);
+}
+
+}  // namespace duo

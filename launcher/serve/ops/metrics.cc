@@ -1,0 +1,163 @@
+#include "launcher/serve/ops/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <cmath>
+
+#include "launcher/serve/ops/metrics_page.h"
+
+namespace duo {
+namespace {
+
+// 1 ms to about a quarter of an hour, factor 2.
+prometheus::Histogram::BucketBoundaries LatencyBuckets() {
+  prometheus::Histogram::BucketBoundaries bounds;
+  for (int i = 0; i <= 20; ++i) bounds.push_back(0.001 * std::exp2(i));
+  return bounds;
+}
+
+}  // namespace
+
+struct Metrics::State {
+  std::shared_ptr<prometheus::Registry> registry = std::make_shared<prometheus::Registry>();
+  std::unique_ptr<MetricsPage> page;
+
+  prometheus::Gauge& Gauge(const char* name, const char* help, const prometheus::Labels& labels = {}) {
+    return prometheus::BuildGauge().Name(name).Help(help).Register(*registry).Add(labels);
+  }
+  prometheus::Counter& Counter(const char* name, const char* help, const prometheus::Labels& labels = {}) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(*registry).Add(labels);
+  }
+  prometheus::Histogram& Histogram(const char* name, const char* help, const prometheus::Labels& labels = {}) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry).Add(labels, LatencyBuckets());
+  }
+  prometheus::Family<prometheus::Counter>& calls =
+      prometheus::BuildCounter().Name("duo_calls_total").Help("RPCs by method and code").Register(*registry);
+  prometheus::Histogram& first_token =
+      Histogram("duo_first_token_seconds", "From a question's call to its first token");
+  prometheus::Histogram& token = Histogram("duo_token_seconds", "Mean time per token of an answer");
+  prometheus::Histogram& queue = Histogram("duo_queue_seconds", "What a question waited for its first step");
+  prometheus::Histogram& append = Histogram("duo_append_seconds", "What an append waited and was read");
+  prometheus::Histogram& chunk_step =
+      Histogram("duo_step_seconds", "Time of a step: a chunk of one long text, or rows of many", {{"kind", "chunk"}});
+  prometheus::Histogram& rows_step = Histogram("duo_step_seconds", "", {{"kind", "rows"}});
+  prometheus::Counter& steps = Counter("duo_steps_total", "Engine steps");
+  prometheus::Counter& prefill = Counter("duo_tokens_total", "Tokens run through the model", {{"kind", "prefill"}});
+  prometheus::Counter& decode = Counter("duo_tokens_total", "Tokens run through the model", {{"kind", "decode"}});
+  prometheus::Counter& busy = Counter("duo_busy_seconds_total", "Time spent in steps");
+  prometheus::Counter& checkpoints = Counter("duo_checkpoints_total", "Durable checkpoints of appends");
+  prometheus::Counter& saved = Counter("duo_saved_bytes_total", "Bytes written by saves");
+  prometheus::Counter& restored = Counter("duo_restored_bytes_total", "Bytes read by restores");
+  prometheus::Gauge& running = Gauge("duo_requests", "Requests in the engine", {{"state", "running"}});
+  prometheus::Gauge& waiting = Gauge("duo_requests", "Requests in the engine", {{"state", "waiting"}});
+  prometheus::Gauge& calls_now = Gauge("duo_calls_in_progress", "Calls that wait or run");
+  prometheus::Gauge& open = Gauge("duo_sessions", "Sessions", {{"residence", "open"}});
+  prometheus::Gauge& moved_out = Gauge("duo_sessions", "Sessions", {{"residence", "moved_out"}});
+  prometheus::Gauge& whole_used = Gauge("duo_kv_bytes", "KV cache in use", {{"class", "retrieval"}});
+  prometheus::Gauge& split_used = Gauge("duo_kv_bytes", "KV cache in use", {{"class", "retrieval_split"}});
+  prometheus::Gauge& rings_used = Gauge("duo_kv_bytes", "KV cache in use", {{"class", "streaming"}});
+  std::vector<RankKv> ranks;
+  std::vector<prometheus::Gauge*> rank_used;
+  prometheus::Gauge& pages_free = Gauge("duo_pages", "Pages of the whole heads", {{"state", "free"}});
+  prometheus::Gauge& pages_available = Gauge("duo_pages", "Pages of the whole heads", {{"state", "available"}});
+
+  static void RaiseTo(prometheus::Counter& counter, double value) {
+    if (value > counter.Value()) counter.Increment(value - counter.Value());
+  }
+};
+
+std::vector<RankKv> RankKvOf(const Engine& engine) {
+  const Partition& partition = engine.partition();
+  const HeadPlan& heads = engine.heads();
+  const int d = engine.config().head_dim;
+  const int64_t page = kPageTokens * KvTokenBytes(engine.kv_format(), d);
+  const int64_t ring = (heads.sink + heads.recent + 1) * KvTokenBytes(RingFormat(engine.kv_format()), d);
+  std::vector<RankKv> ranks(partition.world);
+  for (const std::vector<RankHeads>& layer : partition.layers) {
+    for (int rank = 0; rank < partition.world; ++rank) {
+      RankKv& kv = ranks[rank];
+      kv.retrieval_heads += RetrievalLoad(layer[rank]);
+      kv.page_bytes += static_cast<int64_t>(layer[rank].whole.size()) * page;
+      for (const SplitPiece& piece : layer[rank].split) kv.split_page_bytes += (piece.last - piece.first) * page;
+      kv.ring_bytes += static_cast<int64_t>(layer[rank].streaming.size()) * ring;
+    }
+  }
+  return ranks;
+}
+
+Metrics::Metrics() : state_(std::make_unique<State>()) {}
+Metrics::~Metrics() = default;
+
+absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Start(const std::string& address, std::vector<RankKv> ranks,
+                                                        const Balance& balance) {
+  std::unique_ptr<Metrics> metrics(new Metrics());
+  State& m = *metrics->state_;
+  for (size_t rank = 0; rank < ranks.size(); ++rank) {
+    const prometheus::Labels labels = {{"rank", std::to_string(rank)}};
+    m.Gauge("duo_rank_retrieval_heads", "Retrieval heads of a rank, split ones in parts", labels)
+        .Set(ranks[rank].retrieval_heads);
+    m.rank_used.push_back(&m.Gauge("duo_rank_kv_bytes", "KV cache in use on a rank", labels));
+  }
+  constexpr char kBalance[] = "The busiest rank over the mean, by the plan: time of decode attention, KV memory";
+  m.Gauge("duo_balance", kBalance, {{"of", "time"}}).Set(balance.time);
+  m.Gauge("duo_balance", kBalance, {{"of", "memory"}}).Set(balance.memory);
+  m.ranks = std::move(ranks);
+  if (address.empty()) return metrics;
+  absl::StatusOr<std::unique_ptr<MetricsPage>> page = MetricsPage::Listen(
+      address, [registry = m.registry] { return prometheus::TextSerializer().Serialize(registry->Collect()); });
+  if (!page.ok()) return page.status();
+  m.page = std::move(*page);
+  return metrics;
+}
+
+int Metrics::port() const { return state_->page == nullptr ? 0 : state_->page->port(); }
+
+void Metrics::CountCall(const std::string& method, const std::string& code) {
+  state_->calls.Add({{"method", method}, {"code", code}}).Increment();
+}
+void Metrics::ObserveFirstToken(double seconds) { state_->first_token.Observe(seconds); }
+void Metrics::ObserveToken(double seconds) { state_->token.Observe(seconds); }
+void Metrics::ObserveQueue(double seconds) { state_->queue.Observe(seconds); }
+void Metrics::ObserveAppend(double seconds) { state_->append.Observe(seconds); }
+void Metrics::ObserveStep(bool prefill, double seconds) {
+  (prefill ? state_->chunk_step : state_->rows_step).Observe(seconds);
+}
+
+void Metrics::Update(const MetricsSnapshot& s) {
+  State& m = *state_;
+  State::RaiseTo(m.steps, static_cast<double>(s.engine.steps));
+  State::RaiseTo(m.prefill, static_cast<double>(s.engine.prefill_tokens));
+  State::RaiseTo(m.decode, static_cast<double>(s.engine.decode_tokens));
+  State::RaiseTo(m.busy, s.engine.busy_seconds);
+  State::RaiseTo(m.checkpoints, static_cast<double>(s.sessions.checkpoints));
+  State::RaiseTo(m.saved, static_cast<double>(s.sessions.saved_bytes));
+  State::RaiseTo(m.restored, static_cast<double>(s.sessions.restored_bytes));
+  m.running.Set(s.engine.running);
+  m.waiting.Set(s.engine.waiting);
+  m.calls_now.Set(s.sessions.calls);
+  m.open.Set(s.sessions.open);
+  m.moved_out.Set(s.sessions.moved_out);
+  const int64_t pages = s.engine.pages - s.engine.pages_free;
+  const int64_t split_pages = s.engine.split_pages - s.engine.split_pages_free;
+  const int64_t rings = s.engine.rings - s.engine.rings_free;
+  int64_t whole_used = 0, split_used = 0, rings_used = 0;
+  for (size_t rank = 0; rank < m.ranks.size(); ++rank) {
+    const RankKv& kv = m.ranks[rank];
+    m.rank_used[rank]->Set(
+        static_cast<double>(pages * kv.page_bytes + split_pages * kv.split_page_bytes + rings * kv.ring_bytes));
+    whole_used += pages * kv.page_bytes;
+    split_used += split_pages * kv.split_page_bytes;
+    rings_used += rings * kv.ring_bytes;
+  }
+  m.whole_used.Set(static_cast<double>(whole_used));
+  m.split_used.Set(static_cast<double>(split_used));
+  m.rings_used.Set(static_cast<double>(rings_used));
+  m.pages_free.Set(static_cast<double>(s.engine.pages_free));
+  m.pages_available.Set(static_cast<double>(s.engine.pages_available));
+}
+
+}  // namespace duo

@@ -1,0 +1,207 @@
+#include "launcher/terminal/runtime_flags.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "launcher/terminal/progress.h"
+
+namespace duo {
+namespace {
+
+constexpr const char* kWhereGroup = "Where it runs";
+
+std::optional<KvFormat> KvNamed(const std::string& name) {
+  for (KvFormat f : {KvFormat::kF32, KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8, KvFormat::kInt4}) {
+    if (name == Name(f)) return f;
+  }
+  return std::nullopt;
+}
+std::optional<DType> WeightsNamed(const std::string& name) {
+  for (DType t : {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4}) {
+    if (name == Name(t)) return t;
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const RuntimeFlags& flags, const MpiSession* mpi, int threads,
+                                                   std::string* note) {
+  if (flags.device == "cpu") return Device::Cpu(threads);
+  absl::StatusOr<CommKind> kind = ParseCommKind(flags.comm);
+  if (!kind.ok()) return kind.status();
+  const int gpus = Device::CudaDeviceCount();
+  absl::Status why = absl::UnavailableError("no GPU");
+  absl::StatusOr<int> ordinal = 0;
+  if (gpus > 0) {
+    // Ranks without a GPU of their own are a mistake to be told about, not a reason to fall back.
+    ordinal = LocalGpu(*kind, mpi, gpus);
+    if (!ordinal.ok()) return ordinal.status();
+  }
+  absl::StatusOr<std::unique_ptr<Device>> cuda = Device::Cuda(*ordinal, threads);
+  if (cuda.ok()) return cuda;
+  if (flags.device == "cuda") return cuda.status();
+  *note = std::string(cuda.status().message());
+  return Device::Cpu(threads);
+}
+
+}  // namespace
+
+void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
+  const std::vector<std::string> formats = {"auto", "f32", "bf16", "fp8", "int8", "int4"};
+  command.add_option("--model", f.model, "Model folder: config.json, tokenizer.json, *.safetensors")
+      ->required(model_required)
+      ->type_name("DIR");
+
+  const char* attention = "Attention";
+  command
+      .add_option(
+          "--attention", f.attention,
+          "duo: retrieval heads keep everything, streaming heads the first and the last tokens; full: all heads "
+          "keep everything; streaming: none")
+      ->check(CLI::IsMember({"duo", "full", "streaming"}))
+      ->capture_default_str()
+      ->group(attention);
+  command
+      .add_option("--pattern", f.pattern,
+                  "Folder that says which heads are which (default: looked up by the model's name)")
+      ->type_name("DIR")
+      ->group(attention);
+  auto* sparsity = command.add_option("--sparsity", f.sparsity, "Share of streaming heads, 0 to 1 (default 0.5)")
+                       ->check(CLI::Range(0.0, 1.0))
+                       ->group(attention);
+  command.add_option("--threshold", f.threshold, "Instead: heads whose gate is at least this are retrieval heads")
+      ->check(CLI::Range(0.0, 1.0))
+      ->excludes(sparsity)
+      ->group(attention);
+  command.add_option("--sink", f.sink, "First tokens that streaming heads keep (default: the pattern's)")
+      ->check(CLI::NonNegativeNumber)
+      ->group(attention);
+  command.add_option("--recent", f.recent, "Last tokens that streaming heads keep (default: the pattern's)")
+      ->check(CLI::PositiveNumber)
+      ->group(attention);
+
+  const char* memory = "Memory";
+  command.add_option("--kv", f.kv, "Format of the KV cache; auto: bf16 on CUDA, f32 on the CPU")
+      ->check(CLI::IsMember(formats))
+      ->capture_default_str()
+      ->group(memory);
+  command.add_option("--weights", f.weights, "Format of the weights; auto: as stored")
+      ->check(CLI::IsMember(formats))
+      ->capture_default_str()
+      ->group(memory);
+  command
+      .add_option("--weights-head", f.weights_head,
+                  "Format of embedding and vocabulary head; auto: as stored, 16 bit on CUDA")
+      ->check(CLI::IsMember(formats))
+      ->capture_default_str()
+      ->group(memory);
+  command.add_option("--chunk", f.chunk, "Prompt tokens a step at most (default 16384 on CUDA, 1024 on the CPU)")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(memory);
+
+  AddDeviceFlags(command, f);
+  command.add_option("--strategy", f.strategy, "How heads are placed on ranks")
+      ->check(CLI::IsMember({"auto", "contiguous", "heads", "split"}))
+      ->capture_default_str()
+      ->group(kWhereGroup);
+  command.add_option("--rank-weights", f.rank_weights, "Unequal ranks: their shares, e.g. 2,1,1")
+      ->delimiter(',')
+      ->type_name("W,W,...")
+      ->group(kWhereGroup);
+}
+
+void AddDeviceFlags(CLI::App& command, RuntimeFlags& f) {
+  command.add_option("--device", f.device, "auto takes CUDA when there is a usable GPU")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str()
+      ->group(kWhereGroup);
+  command.add_option("--threads", f.threads, "CPU threads of this process (default: cores / local ranks)")
+      ->check(CLI::Range(1, 4096))
+      ->group(kWhereGroup);
+  command
+      .add_option("--comm", f.comm,
+                  "How ranks talk: auto is nccl between GPUs, on one host with small messages through "
+                  "their memory; nccl needs a GPU each, with mpi they may share one")
+      ->check(CLI::IsMember({"auto", "mpi", "nccl"}))
+      ->capture_default_str()
+      ->group(kWhereGroup);
+}
+
+absl::StatusOr<Runtime> OpenRuntime(const RuntimeFlags& flags, const Launch& launch) {
+  Runtime runtime;
+  if (launch.under_mpirun) runtime.mpi = MpiSession::Start();
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int local = runtime.mpi == nullptr ? 1 : runtime.mpi->local_size();
+  const int threads = flags.threads > 0 ? flags.threads : std::max(1, cores / local);
+  absl::StatusOr<std::unique_ptr<Device>> device = OpenDevice(flags, runtime.mpi.get(), threads, &runtime.device_note);
+  if (!device.ok()) return device.status();
+  runtime.device = std::move(*device);
+  absl::StatusOr<CommKind> kind = ParseCommKind(flags.comm);
+  if (!kind.ok()) return kind.status();
+  absl::StatusOr<std::unique_ptr<Communicator>> comm = MakeCommunicator(*kind, runtime.mpi.get(), *runtime.device);
+  if (!comm.ok()) return comm.status();
+  runtime.comm = std::move(*comm);
+  return runtime;
+}
+
+EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch) {
+  EngineOptions options;
+  options.model_dir = flags.model;
+  options.program = launch.program;
+  options.attention = flags.attention == "full"        ? AttentionMode::kFull
+                      : flags.attention == "streaming" ? AttentionMode::kStreaming
+                                                       : AttentionMode::kDuo;
+  options.pattern_dir = flags.pattern;
+  options.sparsity = flags.sparsity;
+  options.threshold = flags.threshold;
+  options.sink = flags.sink;
+  options.recent = flags.recent;
+  options.kv = KvNamed(flags.kv);
+  options.weights = WeightsNamed(flags.weights);
+  options.weights_head = WeightsNamed(flags.weights_head);
+  options.strategy = *ParseStrategy(flags.strategy);
+  options.rank_weights = flags.rank_weights;
+  options.chunk = flags.chunk;
+  options.max_wait = flags.max_wait;
+  return options;
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, EngineOptions options, Runtime& runtime) {
+  auto create = [&]() -> absl::StatusOr<std::unique_ptr<Engine>> {
+    Progress progress("loading weights", "B", !runtime.leader());
+    options.on_load = [&](int64_t done, int64_t total) { progress.Update(done, total); };
+    absl::StatusOr<std::unique_ptr<Engine>> made = Engine::Create(options, *runtime.device, *runtime.comm);
+    progress.Done();
+    for (size_t i = 0; made.ok() && runtime.leader() && i < (*made)->notes().size(); ++i) {
+      std::fprintf(stderr, "%s\n", (*made)->notes()[i].c_str());
+    }
+    return made;
+  };
+  absl::StatusOr<std::unique_ptr<Engine>> engine = create();
+  const bool no_room = absl::IsResourceExhausted(engine.status());
+  if (engine.ok() || flags.device != "auto" || !runtime.device->is_cuda() || !no_room) {
+    if (!runtime.device_note.empty() && runtime.leader() && flags.device == "auto" && engine.ok()) {
+      std::fprintf(stderr, "running on the CPU: %s\n", runtime.device_note.c_str());
+    }
+    return engine;
+  }
+  // The same on every rank: the engine's refusals are agreed on.
+  if (runtime.leader())
+    std::fprintf(stderr, "running on the CPU: %s\n", std::string(engine.status().message()).c_str());
+  const int threads = runtime.device->pool().threads();
+  runtime.comm.reset();
+  runtime.device = Device::Cpu(threads);
+  absl::StatusOr<std::unique_ptr<Communicator>> comm =
+      MakeCommunicator(CommKind::kMpi, runtime.mpi.get(), *runtime.device);
+  if (!comm.ok()) return comm.status();
+  runtime.comm = std::move(*comm);
+  return create();
+}
+
+int Fail(const absl::Status& status, bool leader) {
+  if (leader) std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+}  // namespace duo

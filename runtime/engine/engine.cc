@@ -1,0 +1,209 @@
+#include "runtime/engine/engine.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/attention.h"
+#include "kernels/base/splitmix64.h"
+#include "runtime/engine/engine_state.h"
+
+namespace duo {
+
+Engine::Engine() : state_(std::make_unique<State>()) {}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, Device& device,
+                                                       Communicator& comm) {
+  std::unique_ptr<Engine> engine(new Engine());
+  engine->state_->options = options;
+  engine->state_->device = &device;
+  engine->state_->comm = &comm;
+  if (absl::Status s = engine->state_->Load(); !s.ok()) {
+    engine->state_->scheduler.reset();
+    return s;
+  }
+  return engine;
+}
+
+Engine::~Engine() {
+  if (state_->scheduler != nullptr) state_->Send(Command::kEnd, "");
+}
+
+void Engine::Follow() {
+  while (true) {
+    const std::vector<uint8_t> message = ReceiveMessage(*state_->comm);
+    DUO_CHECK(!message.empty());
+    const std::string_view payload(reinterpret_cast<const char*>(message.data()) + 1, message.size() - 1);
+    switch (static_cast<Command>(message[0])) {
+      case Command::kEnd:
+        return;
+      case Command::kFill:
+        state_->worker->FillCache();
+        break;
+      case Command::kStep: {
+        absl::StatusOr<StepPlan> plan = ParseStepPlan(payload);
+        DUO_CHECK_MSG(plan.ok(), std::string(plan.status().message()));
+        state_->worker->Execute(*plan);
+        break;
+      }
+      case Command::kIo: {
+        absl::StatusOr<KvIoPlan> plan = ParseKvIoPlan(payload);
+        DUO_CHECK_MSG(plan.ok(), std::string(plan.status().message()));
+        // Its errors reach rank 0, which tells the user.
+        state_->Io(*plan).status().IgnoreError();
+        break;
+      }
+    }
+  }
+}
+
+bool Engine::Step() {
+  StepPlan plan;
+  if (!state_->scheduler->Next(&plan)) return false;
+  const auto start = std::chrono::steady_clock::now();
+  if (state_->comm->size() > 1) state_->Send(Command::kStep, Serialize(plan));
+  const StepResult result = state_->worker->Execute(plan);
+  state_->scheduler->Complete(result, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return true;
+}
+
+absl::StatusOr<SessionId> Engine::CreateSession(int64_t max_tokens) {
+  return state_->scheduler->CreateSession(max_tokens);
+}
+absl::Status Engine::CloseSession(SessionId id) { return state_->scheduler->CloseSession(id); }
+absl::StatusOr<SessionId> Engine::Fork(SessionId id, int64_t max_tokens) {
+  return state_->scheduler->Fork(id, max_tokens);
+}
+absl::Status Engine::Rewind(SessionId id, int64_t tokens) { return state_->scheduler->Rewind(id, tokens); }
+absl::StatusOr<std::vector<int32_t>> Engine::Tokens(SessionId id) const { return state_->scheduler->Tokens(id); }
+
+absl::StatusOr<MemoryPlan> Engine::PlanMemory(const EngineOptions& options, Device& device, Communicator& comm) {
+  State state;
+  state.options = options;
+  state.device = &device;
+  state.comm = &comm;
+  if (absl::Status s = state.Prepare(); !s.ok()) return s;
+  return state.memory;
+}
+
+absl::StatusOr<double> Engine::CompareWithPlainAttention(SessionId id) {
+  const Sequence* sequence = state_->scheduler->FindSequence(id);
+  if (sequence == nullptr) return absl::NotFoundError(absl::StrCat("there is no session ", id));
+  state_->Settle();
+  return state_->worker->CompareWithPlainAttention(sequence->table, sequence->length);
+}
+
+absl::StatusOr<SessionId> Engine::CreateFilledSession(int64_t tokens, int64_t max_tokens) {
+  if (state_->scheduler->stats().sessions > 0) {
+    return absl::FailedPreconditionError("the cache can be filled only while no session is open");
+  }
+  state_->Send(Command::kFill, "");
+  state_->worker->FillCache();
+  std::vector<int32_t> ids(tokens);
+  for (int64_t i = 0; i < tokens; ++i)
+    ids[i] = static_cast<int32_t>(SplitMix64(i) % static_cast<uint64_t>(state_->config.vocab));
+  return state_->scheduler->AdoptSession(max_tokens, std::move(ids), true);
+}
+
+absl::Status Engine::WarmUp() {
+  WaitForPrefillPlans(*state_->device);
+  constexpr int64_t kAnswer = 4;
+  const int64_t room = std::min(state_->limits.max_tokens, state_->memory.kv_tokens) - kAnswer - 1;
+  const int64_t tokens = std::min<int64_t>(2 * state_->limits.prefill_rows, room);
+  if (tokens < 1) return absl::OkStatus();  // nothing long will be read either
+  absl::StatusOr<SessionId> session = CreateSession(tokens + kAnswer + 1);
+  if (!session.ok()) return session.status();
+  GenerateParams params;
+  params.max_new_tokens = kAnswer;
+  params.keep = true;
+  absl::StatusOr<RequestId> append = Append(*session, std::vector<int32_t>(tokens, 0), {});
+  absl::StatusOr<RequestId> ask = Ask(*session, {0}, params, {});
+  while (Step()) {
+  }
+  if (absl::Status s = CloseSession(*session); !s.ok()) return s;
+  state_->scheduler->ForgetSteps();
+  return append.ok() ? ask.status() : append.status();
+}
+
+int64_t Engine::DecodeWeightBytes() const {
+  const ModelWeights& weights = state_->worker->model().weights();
+  int64_t bytes = weights.head.bytes();
+  for (const LayerWeights& w : weights.layers)
+    bytes += w.qkv.bytes() + w.o.bytes() + w.gate_up.bytes() + w.down.bytes();
+  return bytes;
+}
+
+absl::StatusOr<SessionInfo> Engine::Get(SessionId id) const {
+  absl::StatusOr<SessionInfo> info = state_->scheduler->Get(id);
+  if (info.ok()) info->kv_bytes = KvBytes(info->tokens);
+  return info;
+}
+
+std::vector<SessionInfo> Engine::List() const {
+  std::vector<SessionInfo> all;
+  for (SessionId id : state_->scheduler->List()) all.push_back(*Get(id));
+  return all;
+}
+
+absl::StatusOr<RequestId> Engine::Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events) {
+  if (events.on_logits && !state_->options.append_logits) {
+    return absl::FailedPreconditionError("logits of appended tokens need an engine made with append_logits");
+  }
+  return state_->scheduler->Append(id, std::move(tokens), std::move(events));
+}
+absl::StatusOr<RequestId> Engine::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
+                                      RequestEvents events) {
+  return state_->scheduler->Ask(id, std::move(tokens), params, std::move(events));
+}
+absl::Status Engine::Cancel(RequestId id) { return state_->scheduler->Cancel(id); }
+
+void Engine::KeepAlive() {
+  if (state_->comm->size() > 1) SendHeartbeat(*state_->comm);
+}
+
+absl::StatusOr<SessionKv> Engine::Kv(SessionId id) {
+  const Sequence* sequence = state_->scheduler->FindSequence(id);
+  if (sequence == nullptr) return absl::NotFoundError(absl::StrCat("there is no session ", id));
+  state_->Settle();
+  return SessionKv{sequence->tokens, sequence->pages, sequence->split_pages, sequence->ring,
+                   sequence->rings_at == sequence->length};
+}
+
+absl::StatusOr<SessionId> Engine::Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid) {
+  for (int32_t token : tokens) {
+    if (token < 0 || token >= state_->config.vocab) {
+      return absl::DataLossError(
+          absl::StrFormat("token %d is not in the vocabulary of %d", token, state_->config.vocab));
+    }
+  }
+  absl::StatusOr<SessionId> id = state_->scheduler->AdoptSession(max_tokens, std::move(tokens), rings_valid);
+  state_->Settle();
+  return id;
+}
+
+absl::StatusOr<KvIoResult> Engine::RunIo(const KvIoPlan& plan) {
+  state_->Send(Command::kIo, Serialize(plan));
+  return state_->Io(plan);
+}
+
+const ModelConfig& Engine::config() const { return state_->config; }
+const HeadPlan& Engine::heads() const { return state_->heads; }
+const Partition& Engine::partition() const { return state_->partition; }
+const MemoryPlan& Engine::memory_plan() const { return state_->memory; }
+const std::vector<std::string>& Engine::notes() const { return state_->notes; }
+KvFormat Engine::kv_format() const { return state_->kv; }
+EngineStats Engine::stats() const { return state_->scheduler->stats(); }
+
+int64_t Engine::KvBytes(int64_t tokens) const {
+  const HeadPlan& heads = state_->heads;
+  const int d = state_->config.head_dim;
+  return tokens * heads.retrieval_heads() * KvTokenBytes(state_->kv, d) +
+         int64_t{heads.streaming_heads()} * (heads.sink + heads.recent + 1) * KvTokenBytes(RingFormat(state_->kv), d);
+}
+int64_t Engine::KvBytesFull(int64_t tokens) const {
+  const ModelConfig& config = state_->config;
+  return tokens * config.layers * config.kv_heads * KvTokenBytes(state_->kv, config.head_dim);
+}
+
+}  // namespace duo

@@ -1,0 +1,164 @@
+// Engine: the runtime behind `duo generate`, `duo serve` and `duo bench`. It owns the model's weights, the KV cache and
+// the sessions, and turns requests into steps. Rank 0 schedules and broadcasts; the other ranks call Follow() and
+// execute.
+//
+// A session is a document's state: tokens, pages, rings. Requests on one session take effect in the order they were
+// submitted; a question runs on a fork of the session as it is when its turn comes, and leaves the session unchanged
+// unless `keep` is set. Requests of different sessions run side by side: rows of many sequences in one step, long
+// appends in chunks in turn.
+//
+// Admission is exact: Create and Fork reserve every page that max_tokens can need, a question those of its own tokens
+// and its answer. What does not fit now but would fit an emptier engine waits; what can never fit is refused with the
+// numbers.
+//
+// Threads: none inside. One thread owns an Engine and calls everything on it, Step() included; callbacks run in Step()
+// (or in Cancel/Close) on that thread and must not call back into the Engine. Errors are absl::Status with a sentence
+// for the user: NOT_FOUND (no such session), RESOURCE_EXHAUSTED (with the numbers), INVALID_ARGUMENT,
+// FAILED_PRECONDITION.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attn_patterns/head_plan.h"
+#include "kernels/base/device.h"
+#include "kernels/kv_codec.h"
+#include "parallel/communicator.h"
+#include "parallel/partition.h"
+#include "runtime/engine/memory_plan.h"
+#include "runtime/kv/kv_io.h"
+#include "runtime/scheduler/request.h"
+#include "runtime/weights/config.h"
+
+namespace duo {
+
+enum class AttentionMode { kDuo, kFull, kStreaming };
+
+struct EngineOptions {
+  std::string model_dir;
+  std::string program;  // argv[0]'s file, for the pattern look-up; may be empty
+
+  AttentionMode attention = AttentionMode::kDuo;
+  std::string pattern_dir;                    // empty: looked up
+  std::optional<double> sparsity, threshold;  // neither: sparsity 0.5
+  std::optional<int> sink, recent;            // neither: the pattern's, else 64 and 256
+
+  std::optional<KvFormat> kv;         // unset: bf16 on CUDA, f32 on the CPU
+  std::optional<DType> weights;       // unset: as stored
+  std::optional<DType> weights_head;  // embedding and vocabulary head; unset: 16 bit (as stored)
+  Strategy strategy = Strategy::kAuto;
+  std::vector<double> rank_weights;
+
+  int chunk = 0;          // tokens of a prefill step at most; 0: chosen for the device
+  double max_wait = 0.5;  // seconds that a prefill step may take while other sessions are open
+
+  // What the KV cache is made for. sessions and questions bound the ring sets, max_session_tokens the page tables.
+  int sessions = 1;                // open at once
+  int questions = 16;              // running at once, on forks
+  int64_t max_session_tokens = 0;  // 0: the model's positions
+  int64_t kv_tokens = 0;           // tokens of retrieval KV in all; 0: what the device's memory leaves
+
+  // For benchmarks: a model of this shape with random weights instead of model_dir's, and its heads instead of a
+  // pattern's.
+  std::optional<ModelConfig> shape;
+  std::optional<HeadPlan> heads;
+  // For benchmarks on one device: do this rank's share of the communicator's world (which then answers for all).
+  int act_as_rank = 0;
+
+  // Appends may ask for the logits after each of their tokens (RequestEvents::on_logits). A chunk then has at most 256
+  // tokens, whose logits are held at once.
+  bool append_logits = false;
+
+  // Called on every rank while weights load: bytes done, bytes in all.
+  std::function<void(int64_t, int64_t)> on_load;
+};
+
+// What a session is made of in device memory, for the session store.
+struct SessionKv {
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> pages, split_pages;  // ids, from the first token on
+  int32_t ring = 0;                         // ring set
+  bool rings_valid = false;                 // the rings are those of all tokens; otherwise only their sinks count
+};
+
+class Engine {
+ public:
+  // Every rank calls it with the same options; it loads this rank's weights and allocates everything. `device` and
+  // `comm` must outlive the engine.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options, Device& device,
+                                                        Communicator& comm);
+  ~Engine();  // on rank 0 ends the other ranks' Follow()
+
+  void Follow();  // ranks other than 0: executes until rank 0's engine ends
+
+  absl::StatusOr<SessionId> CreateSession(int64_t max_tokens);
+  absl::Status CloseSession(SessionId id);  // its requests end with CANCELLED
+  // A session of its own with the same content; shares full pages. max_tokens >= its tokens.
+  absl::StatusOr<SessionId> Fork(SessionId id, int64_t max_tokens);
+  // Cuts the session to its first `tokens` tokens. Rings are rebuilt by re-feeding when next needed. Refused while
+  // requests of the session are pending.
+  absl::Status Rewind(SessionId id, int64_t tokens);
+  absl::StatusOr<SessionInfo> Get(SessionId id) const;
+  std::vector<SessionInfo> List() const;
+  absl::StatusOr<std::vector<int32_t>> Tokens(SessionId id) const;
+
+  // Reads two chunks of nonsense and answers once, so that what libraries choose, compile and record on first use is
+  // ready before the first request. Its steps are not counted in stats(). Only while no session is open.
+  absl::Status WarmUp();
+  // For benchmarks: a session of `tokens` random tokens whose pages and rings hold random codes. Overwrites the whole
+  // cache, so no other session may be open.
+  absl::StatusOr<SessionId> CreateFilledSession(int64_t tokens, int64_t max_tokens);
+  // For benchmarks: the memory plan that Create would make, without loading anything. Every rank calls it.
+  static absl::StatusOr<MemoryPlan> PlanMemory(const EngineOptions& options, Device& device, Communicator& comm);
+  // For benchmarks: the decode kernels against plain attention on this session's pages, relative L2 difference, on
+  // rank 0 and there for whole heads.
+  absl::StatusOr<double> CompareWithPlainAttention(SessionId id);
+
+  // Both check what can be checked and queue; the rest comes through the events.
+  absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events);
+  absl::StatusOr<RequestId> Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
+                                RequestEvents events);
+  absl::Status Cancel(RequestId id);  // takes effect before the next step; tokens already fed by an append stay
+
+  // Runs one step if any request can run. False: nothing to do.
+  bool Step();
+
+  // For whoever has had nothing to step for a while: shows the other ranks that this one lives, and checks them.
+  void KeepAlive();
+
+  // --- For the session store (session_store.h), between steps.
+  // Copies that forks and rewinds have asked for are done when it returns.
+  absl::StatusOr<SessionKv> Kv(SessionId id);
+  // A session of these tokens; the caller fills its pages and rings by RunIo. rings_valid: as in SessionKv.
+  absl::StatusOr<SessionId> Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid);
+  // On every rank.
+  absl::StatusOr<KvIoResult> RunIo(const KvIoPlan& plan);
+
+  const ModelConfig& config() const;
+  const HeadPlan& heads() const;
+  const Partition& partition() const;
+  const MemoryPlan& memory_plan() const;
+  KvFormat kv_format() const;
+  // What the user should know about this model in these formats, a sentence each. On rank 0.
+  const std::vector<std::string>& notes() const;
+  EngineStats stats() const;
+  // Bytes of this rank's weights that one decode step reads: everything but the embedding, of which it takes one row.
+  int64_t DecodeWeightBytes() const;
+
+  // KV bytes of n tokens over all ranks, without page rounding: n * retrieval bytes + rings; and with full attention.
+  int64_t KvBytes(int64_t tokens) const;
+  int64_t KvBytesFull(int64_t tokens) const;
+
+ private:
+  Engine();
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace duo

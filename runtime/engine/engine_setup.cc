@@ -1,0 +1,279 @@
+// How an engine comes to be: heads, partition, formats, sizes, then memory.
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "attn_patterns/lookup.h"
+#include "kernels/attention.h"
+#include "runtime/engine/engine_state.h"
+#include "runtime/model/rope.h"
+#include "runtime/model/sampler.h"
+#include "runtime/weights/key_bias.h"
+#include "runtime/weights/model_shape.h"
+#include "runtime/weights/quantize.h"
+
+namespace duo {
+namespace {
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+absl::StatusOr<HeadPlan> ChooseHeads(const EngineOptions& options, const ModelConfig& config) {
+  HeadPlan plan = FullPlan(config.layers, config.kv_heads);
+  if (options.attention == AttentionMode::kStreaming) plan = StreamingPlan(config.layers, config.kv_heads);
+  if (options.attention == AttentionMode::kDuo) {
+    absl::StatusOr<FoundPattern> found =
+        options.pattern_dir.empty()
+            ? FindPattern(options.model_dir, config.layers, config.kv_heads, PatternRoots(options.program))
+            : OpenPattern(options.pattern_dir, config.layers, config.kv_heads);
+    if (!found.ok()) return found.status();
+    absl::StatusOr<HeadPlan> duo = options.threshold.has_value()
+                                       ? PlanByThreshold(found->pattern, *options.threshold)
+                                       : PlanBySparsity(found->pattern, options.sparsity.value_or(0.5));
+    if (!duo.ok()) return duo.status();
+    plan = *duo;
+  }
+  plan.sink = options.sink.value_or(plan.sink);
+  plan.recent = options.recent.value_or(plan.recent);
+  if (plan.sink < 0 || plan.recent < 1 || plan.sink > 1 << 20 || plan.recent > 1 << 20) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "--sink %d and --recent %d must be at least 0 and 1, and at most 1,048,576", plan.sink, plan.recent));
+  }
+  return plan;
+}
+
+// Rank 0's head plan for all: only rank 0 needs the pattern's files.
+void ShareHeads(Communicator& comm, HeadPlan* plan) {
+  if (comm.size() == 1) return;
+  int32_t sizes[4] = {plan->layers, plan->kv_heads, plan->sink, plan->recent};
+  comm.Broadcast(sizes, sizeof sizes, 0);
+  plan->layers = sizes[0];
+  plan->kv_heads = sizes[1];
+  plan->sink = sizes[2];
+  plan->recent = sizes[3];
+  plan->retrieval.resize(int64_t{sizes[0]} * sizes[1]);
+  comm.Broadcast(plan->retrieval.data(), plan->retrieval.size(), 0);
+}
+
+bool AnySplit(const Partition& partition) {
+  for (const auto& layer : partition.layers) {
+    if (!SplitHeads(layer).empty()) return true;
+  }
+  return false;
+}
+bool AnyWhole(const Partition& partition) {
+  for (const auto& layer : partition.layers) {
+    for (const RankHeads& rank : layer) {
+      if (!rank.whole.empty()) return true;
+    }
+  }
+  return false;
+}
+int SplitSlots(const Partition& partition) {
+  for (const auto& layer : partition.layers) {
+    for (const RankHeads& rank : layer) {
+      if (!rank.split.empty()) return rank.split[0].of;
+    }
+  }
+  return 1;
+}
+
+// Of one layer.
+int MostWholeHeads(const RankShard& shard) {
+  int most = 0;
+  for (const std::vector<LocalHead>& layer : shard.layers) {
+    int whole = 0;
+    for (const LocalHead& head : layer) whole += head.kind == HeadKind::kWhole;
+    most = std::max(most, whole);
+  }
+  return most;
+}
+
+// The smallest of every rank's numbers.
+int64_t MinOverRanks(Communicator& comm, int64_t value) {
+  std::vector<int64_t> all(comm.size());
+  comm.AllGatherHost(all.data(), &value, sizeof value);
+  return *std::min_element(all.begin(), all.end());
+}
+
+}  // namespace
+
+// What follows from options and files alone, on every rank alike.
+absl::Status Engine::State::Decide() {
+  absl::StatusOr<ModelConfig> loaded =
+      options.shape.has_value() ? absl::StatusOr<ModelConfig>(*options.shape) : LoadConfig(options.model_dir);
+  absl::Status status = loaded.status();
+  if (loaded.ok()) config = *loaded;
+  if (loaded.ok()) status = CheckSupported(config.quantization, options.model_dir + "/config.json");
+  if (status.ok() && comm->rank() == 0) {
+    absl::StatusOr<HeadPlan> chosen =
+        options.heads.has_value() ? absl::StatusOr<HeadPlan>(*options.heads) : ChooseHeads(options, config);
+    status = chosen.status();
+    if (chosen.ok()) heads = *chosen;
+  }
+  if (absl::Status s = Agree(*comm, status); !s.ok()) return s;
+  ShareHeads(*comm, &heads);
+
+  kv = options.kv.value_or(device->is_cuda() ? KvFormat::kBF16 : KvFormat::kF32);
+  if (absl::Status s = CheckAttention(*device, config.head_dim, config.heads / config.kv_heads, kv); !s.ok()) return s;
+  PartitionRequest request;
+  request.shape = ShapeOf(config);
+  request.heads = heads;
+  request.world = comm->size();
+  request.rank_weights = options.rank_weights;
+  request.kv_token_bytes = KvTokenBytes(kv, config.head_dim);
+  request.weight_bits = Bits(options.weights.value_or(DType::kBF16));
+  request.strategy = options.strategy;
+  absl::StatusOr<Partition> made = MakePartition(request);
+  if (!made.ok()) return made.status();
+  partition = std::move(*made);
+  if (const int other = options.act_as_rank; other != 0) {
+    for (std::vector<RankHeads>& layer : partition.layers) std::swap(layer[0], layer[other]);
+    std::swap(partition.shares[0], partition.shares[other]);
+  }
+  // int4 groups must not change with the number of ranks, so the MLP is then cut at the bounds of the largest.
+  const bool int4 = options.weights.value_or(DType::kI4) == DType::kI4 &&
+                    (options.weights.has_value() || config.quantization.weights.bits == 4);
+  const int64_t ffn_unit = std::max<int64_t>(PreferredGranularity(config.intermediate, comm->size()),
+                                             int4 ? Int4Group(config.intermediate) : 1);
+  shard = MakeShard(partition, request.shape, comm->rank(), ffn_unit, 1);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const StepLimits& limits) {
+  const KvUnitBytes unit = UnitBytes(config, shard, heads, kv);
+  KvSizes sizes;
+  sizes.format = kv;
+  sizes.slots = SplitSlots(partition);
+  sizes.rings = options.sessions + options.questions + 1;
+  sizes.tables = options.sessions + options.questions;
+  sizes.table_pages = CeilDiv(limits.max_tokens, kPageTokens);
+  memory.device_free = device->FreeMemory();
+  memory.reserve = device->is_cuda() ? int64_t{256} << 20 : memory.device_free / 32;
+  memory.weights = WeightBytes(config, shard, formats);
+  memory.rings = sizes.rings * unit.ring;
+  memory.tables = 4 * sizes.tables * (sizes.table_pages + CeilDiv(sizes.table_pages, sizes.slots));
+  memory.workspace =
+      std::max(Model::WorkspaceBytes(config, partition, shard, formats, kv, heads, limits, *device),
+               Bytes(DType::kF32, limits.samples * shard.vocab.size()) + DrawScratchBytes(*device, shard.vocab.size()));
+  // Every sequence may end inside a page, and a fork copies one: rounding beside the tokens themselves.
+  const int64_t rounding = 2 * sizes.tables;
+  auto pages_for = [&](int64_t tokens) {
+    sizes.pages = AnyWhole(partition) ? CeilDiv(tokens, kPageTokens) + rounding : 0;
+    sizes.split_pages = AnySplit(partition) ? CeilDiv(tokens, int64_t{kPageTokens} * sizes.slots) + rounding : 0;
+    return sizes.pages * unit.page + sizes.split_pages * unit.split_page;
+  };
+  int64_t tokens = options.kv_tokens;
+  if (tokens == 0) {
+    const int64_t fixed = memory.total() + memory.reserve + pages_for(0);
+    const double per_token = static_cast<double>(unit.page) / kPageTokens +
+                             static_cast<double>(unit.split_page) / (static_cast<double>(kPageTokens) * sizes.slots);
+    // No more than every sequence at its longest; on the CPU at most half of the memory, which is also the user's.
+    int64_t most = limits.max_tokens * sizes.tables;
+    if (per_token > 0) {
+      const double room = static_cast<double>(memory.device_free - fixed) * (device->is_cuda() ? 1.0 : 0.5);
+      most = std::min(most, static_cast<int64_t>(std::max(0.0, room / per_token)));
+    }
+    tokens = MinOverRanks(*comm, most) / kPageTokens * kPageTokens;
+  }
+  memory.kv_pages = pages_for(tokens);
+  memory.kv_tokens = tokens;
+  if (absl::Status s = Agree(*comm, CheckFits(memory)); !s.ok()) return s;
+  return sizes;
+}
+
+void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
+  SchedulerOptions s;
+  s.chunk = chunk;
+  s.max_wait = options.max_wait;
+  s.max_batch = Worker::kMaxBatch;
+  s.refeed = heads.streaming_heads() == 0 ? 0 : int64_t{config.layers} * heads.recent;
+  s.sessions = options.sessions;
+  s.questions = options.questions;
+  const double d = config.head_dim;
+  s.flop_per_token =
+      2.0 * config.layers *
+      (config.hidden * d * 2.0 * (config.heads + config.kv_heads) + 3.0 * config.hidden * config.intermediate) /
+      comm->size();
+  s.flop_per_token_pair = 4.0 * d * (config.heads / config.kv_heads) * heads.retrieval_heads() / comm->size();
+  s.flop_rate = device->is_cuda() ? 4e14 : 3e10 * device->pool().threads();
+  scheduler = std::make_unique<Scheduler>(s, sizes, AnyWhole(partition), AnySplit(partition));
+}
+
+// Formats, limits and sizes: everything that is known before memory is taken.
+absl::Status Engine::State::Prepare() {
+  if (absl::Status s = Decide(); !s.ok()) return s;
+  formats = WeightFormats();
+  formats.matrices = options.weights.value_or(DType::kBF16);
+  formats.vocabulary = options.weights_head.value_or(DType::kBF16);
+  if (!options.shape.has_value()) {
+    absl::StatusOr<SafetensorsModel> opened = SafetensorsModel::Open(options.model_dir);
+    if (absl::Status s = Agree(*comm, opened.status()); !s.ok()) return s;
+    files.emplace(std::move(*opened));
+    absl::StatusOr<WeightFormats> chosen =
+        ChooseFormats(*files, config, *device, options.weights, options.weights_head);
+    if (absl::Status s = Agree(*comm, chosen.status()); !s.ok()) return s;
+    formats = *chosen;
+    if (!formats.note.empty()) notes.push_back(formats.note);
+    if (kv == KvFormat::kInt4 && comm->rank() == 0) {
+      const absl::StatusOr<KeyRounding> keys = EstimateKeyRounding(*files, config, device->pool());
+      if (keys.ok() && keys->bias_ratio >= kLargeKeyBias) {  // what is missing, the loader will say
+        notes.push_back(
+            absl::StrFormat("warning: this model's key biases are large (layer %d, KV head %d: %.0f times the spread "
+                            "of its keys), so an "
+                            "int4 KV cache costs it accuracy; --kv int8 or bf16 does not",
+                            keys->layer, keys->kv_head, keys->bias_ratio));
+      } else if (keys.ok() && keys->logit_noise >= kLargeLogitNoise) {
+        notes.push_back(absl::StrFormat(
+            "warning: by this model's weights int4 keys move its attention logits by about %.2f, so an int4 KV cache "
+            "may "
+            "cost it more than 3 %% of perplexity (measure it: duo bench perplexity); --kv int8 or bf16 does not",
+            keys->logit_noise));
+      }
+    }
+  } else {
+    formats.int4_group = config.hidden < 2048 ? 32 : 128;
+  }
+
+  const int64_t positions = MaxPositions(config);
+  if (options.max_session_tokens > positions) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: the model has %d positions, %d tokens were asked for",
+                                                      options.model_dir, positions, options.max_session_tokens));
+  }
+  chunk = options.chunk > 0 ? options.chunk : device->is_cuda() ? 16384 : 1024;
+  if (options.append_logits) chunk = std::min(chunk, 256);
+  limits.max_tokens = options.max_session_tokens > 0 ? options.max_session_tokens : positions;
+  limits.prefill_rows = static_cast<int>(std::min<int64_t>(chunk, limits.max_tokens));
+  limits.rows = SchedulerOptions().max_rows;
+  limits.samples = options.append_logits ? std::max(chunk, limits.rows) : Worker::kMaxBatch;
+  absl::StatusOr<KvSizes> sized = Size(formats, limits);
+  if (!sized.ok()) return sized.status();
+  sizes = *sized;
+  return absl::OkStatus();
+}
+
+absl::Status Engine::State::Load() {
+  if (absl::Status s = Prepare(); !s.ok()) return s;
+  StartPrefillPlans(*device, limits.prefill_rows, MostWholeHeads(shard), config.heads / config.kv_heads,
+                    config.head_dim, limits.max_tokens);
+  absl::StatusOr<ModelWeights> weights =
+      files.has_value() ? LoadWeights(*files, config, shard, formats, *device, *comm, options.on_load)
+                        : RandomWeights(config, shard, formats, *device);
+  if (absl::Status s = Agree(*comm, weights.status()); !s.ok()) return s;
+  absl::StatusOr<Model> model = Model::Create(config, partition, shard, std::move(*weights),
+                                              ComputeRopeFrequencies(config, limits.max_tokens), *device, *comm);
+  if (absl::Status s = Agree(*comm, model.status()); !s.ok()) return s;
+  absl::StatusOr<KvCache> cache = KvCache::Create(*device, config, shard, heads, sizes);
+  if (absl::Status s = Agree(*comm, cache.status()); !s.ok()) return s;
+  absl::StatusOr<Buffer> workspace = Buffer::Allocate(*device, memory.workspace, "the workspace");
+  if (absl::Status s = Agree(*comm, workspace.status()); !s.ok()) return s;
+  absl::StatusOr<std::unique_ptr<Worker>> made =
+      Worker::Create(std::move(*model), std::move(*cache), Arena(std::move(*workspace)), limits, *device, *comm);
+  if (absl::Status s = Agree(*comm, made.status()); !s.ok()) return s;
+  worker = std::move(*made);
+  if (comm->rank() == 0) MakeScheduler(sizes, chunk);
+  files.reset();
+  return absl::OkStatus();
+}
+
+}  // namespace duo

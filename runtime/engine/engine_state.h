@@ -1,0 +1,65 @@
+// Engine::State: what an engine owns on one rank, and how it comes to be. For engine.cc and engine_setup.cc alone.
+//
+// Setting up goes from what is known for nothing to what takes memory, the same on every rank: Prepare (config, heads,
+// partition, formats, sizes; Decide and Size are its parts), then Load (weights, cache, workspace; on rank 0 a
+// scheduler). Every error is agreed on, so that all ranks end alike.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "parallel/shard.h"
+#include "runtime/engine/engine.h"
+#include "runtime/model/worker.h"
+#include "runtime/scheduler/scheduler.h"
+
+namespace duo {
+
+struct Engine::State {
+  EngineOptions options;
+  ModelConfig config;
+  HeadPlan heads;
+  Partition partition;
+  RankShard shard;
+  KvFormat kv = KvFormat::kBF16;
+  std::vector<std::string> notes;
+  MemoryPlan memory;
+  StepLimits limits;
+  Device* device = nullptr;
+  Communicator* comm = nullptr;
+  std::unique_ptr<Worker> worker;
+  std::unique_ptr<Scheduler> scheduler;  // rank 0
+
+  std::optional<SafetensorsModel> files;  // open while loading
+  WeightFormats formats;
+  KvSizes sizes;
+  int chunk = 0;
+
+  absl::Status Prepare();
+  absl::Status Load();
+  absl::Status Decide();
+  absl::StatusOr<KvSizes> Size(const WeightFormats& formats, const StepLimits& limits);
+  void MakeScheduler(const KvSizes& sizes, int chunk);
+  absl::StatusOr<KvIoResult> Io(const KvIoPlan& plan) {
+    device->BindThread();
+    return RunKvIo(plan, *device, *comm, shard, worker->cache());
+  }
+  // Rank 0: page and ring copies that wait for the next step are done now.
+  void Settle() {
+    StepPlan plan;
+    if (!scheduler->TakeUpkeep(&plan)) return;
+    if (comm->size() > 1) Send(Command::kStep, Serialize(plan));
+    worker->Execute(plan);
+  }
+  void Send(Command command, const std::string& payload) {
+    if (comm->size() == 1) return;
+    std::vector<uint8_t> message(1 + payload.size(), static_cast<uint8_t>(command));
+    std::copy(payload.begin(), payload.end(), message.begin() + 1);
+    SendMessage(*comm, message);
+  }
+};
+
+}  // namespace duo

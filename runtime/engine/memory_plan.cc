@@ -1,0 +1,36 @@
+#include "runtime/engine/memory_plan.h"
+
+#include "absl/strings/str_format.h"
+
+namespace duo {
+namespace {
+
+double GiB(int64_t bytes) { return static_cast<double>(bytes) / 0x1p30; }
+
+std::string Grouped(int64_t n) {
+  std::string digits = std::to_string(n);
+  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) digits.insert(at, ",");
+  return digits;
+}
+
+}  // namespace
+
+std::string Describe(const MemoryPlan& plan) {
+  return absl::StrFormat("weights %.2f + KV %.2f (%s tokens) + rings %.2f + workspace %.2f = %.2f of %.2f GiB free",
+                         GiB(plan.weights), GiB(plan.kv_pages), Grouped(plan.kv_tokens), GiB(plan.rings + plan.tables),
+                         GiB(plan.workspace), GiB(plan.total()), GiB(plan.device_free));
+}
+
+absl::Status CheckFits(const MemoryPlan& plan) {
+  if (plan.total() + plan.reserve <= plan.device_free) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrFormat("not enough memory: weights %.2f GiB, KV of %s tokens %.2f GiB, rings and tables %.2f GiB, "
+                      "workspace %.2f GiB and a "
+                      "reserve of %.2f GiB make %.2f GiB, but %.2f GiB are free; use fewer tokens, a smaller --kv or "
+                      "--weights format, or "
+                      "more GPUs",
+                      GiB(plan.weights), Grouped(plan.kv_tokens), GiB(plan.kv_pages), GiB(plan.rings + plan.tables),
+                      GiB(plan.workspace), GiB(plan.reserve), GiB(plan.total() + plan.reserve), GiB(plan.device_free)));
+}
+
+}  // namespace duo

@@ -1,0 +1,110 @@
+#include "runtime/model/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace duo {
+namespace {
+
+struct Candidate {
+  float logit;
+  int32_t id;
+};
+
+float LogSumExp(const std::vector<float>& parts) {
+  const float top = *std::max_element(parts.begin(), parts.end());
+  if (std::isinf(top)) return top;
+  double sum = 0;
+  for (float part : parts) sum += std::exp(static_cast<double>(part) - top);
+  return top + static_cast<float>(std::log(sum));
+}
+
+// The `count` largest logits of each rank's shard, most likely first.
+std::vector<Candidate> GatherCandidates(Device& device, Communicator& comm, View logits, int32_t first_id, int count,
+                                        Arena& arena) {
+  const size_t mark = arena.used();
+  const int mine = static_cast<int>(std::min<int64_t>(count, logits.cols));
+  std::vector<float> values(count, -std::numeric_limits<float>::infinity());
+  std::vector<int32_t> ids(count, -1);
+  if (mine > 0) {
+    auto* device_values = static_cast<float*>(arena.Take(4 * mine));
+    auto* device_ids = static_cast<int32_t*>(arena.Take(4 * mine));
+    TopLogits(device, device_values, device_ids, logits, first_id, mine, arena);
+    device.Download(values.data(), device_values, 4 * mine);
+    device.Download(ids.data(), device_ids, 4 * mine);
+  }
+  arena.Rewind(mark);
+  std::vector<float> all_values(values.size() * comm.size());
+  std::vector<int32_t> all_ids(ids.size() * comm.size());
+  comm.AllGatherHost(all_values.data(), values.data(), 4 * values.size());
+  comm.AllGatherHost(all_ids.data(), ids.data(), 4 * ids.size());
+  std::vector<Candidate> candidates;
+  for (size_t i = 0; i < all_ids.size(); ++i) {
+    if (all_ids[i] >= 0) candidates.push_back({all_values[i], all_ids[i]});
+  }
+  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+  });
+  return candidates;
+}
+
+int32_t DrawFromNucleus(Device& device, Communicator& comm, View logits, int32_t first_id, const SampleParams& p,
+                        float lse, Arena& arena) {
+  int64_t widest = logits.cols;
+  std::vector<int64_t> widths(comm.size());
+  comm.AllGatherHost(widths.data(), &widest, sizeof widest);
+  widest = *std::max_element(widths.begin(), widths.end());
+  for (int64_t count = std::min<int64_t>(1024, widest);; count = std::min(2 * count, widest)) {
+    const std::vector<Candidate> candidates =
+        GatherCandidates(device, comm, logits, first_id, static_cast<int>(count), arena);
+    // Below the largest of the ranks' smallest candidates some shard may hide a better one, but what is before it is
+    // the true order; it is enough that the nucleus ends within the first `count`, which are right on every rank.
+    double mass = 0;
+    float best = -std::numeric_limits<float>::infinity();
+    int32_t best_id = candidates.front().id;
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      if (static_cast<int64_t>(i) >= count && count < widest) break;
+      const float scaled = candidates[i].logit / p.temperature;
+      const float value = scaled + SampleNoise(p.seed, p.position, candidates[i].id);
+      if (value > best || (value == best && candidates[i].id < best_id)) {
+        best = value;
+        best_id = candidates[i].id;
+      }
+      mass += std::exp(static_cast<double>(scaled) - lse);
+      if (mass >= p.top_p) return best_id;
+    }
+    if (count == widest) return best_id;  // rounding kept the whole vocabulary just below top_p
+  }
+}
+
+}  // namespace
+
+std::vector<int32_t> DrawTokens(Device& device, Communicator& comm, const std::vector<ShardSample>& shards, View logits,
+                                int32_t first_id, const std::vector<SampleParams>& params, Arena& arena) {
+  const size_t rows = shards.size();
+  std::vector<ShardSample> all(rows * comm.size());
+  comm.AllGatherHost(all.data(), shards.data(), rows * sizeof(ShardSample));
+  std::vector<int32_t> tokens(rows);
+  for (size_t i = 0; i < rows; ++i) {
+    ShardSample best{0, -std::numeric_limits<float>::infinity(), -1};
+    std::vector<float> parts;
+    for (int r = 0; r < comm.size(); ++r) {
+      const ShardSample& s = all[r * rows + i];
+      parts.push_back(s.lse);
+      if (s.id >= 0 && (best.id < 0 || s.value > best.value || (s.value == best.value && s.id < best.id))) best = s;
+    }
+    tokens[i] = best.id;
+    if (params[i].top_p < 1.0f && params[i].temperature > 0.0f) {
+      tokens[i] = DrawFromNucleus(device, comm, logits.Rows(i, 1), first_id, params[i], LogSumExp(parts), arena);
+    }
+  }
+  return tokens;
+}
+
+size_t DrawScratchBytes(const Device& device, int64_t shard) {
+  const int count = static_cast<int>(shard);
+  return 2 * Arena::Rounded(4 * shard) + TopLogitsScratchBytes(device, 1, shard, count) + 8 * Arena::kAlignment;
+}
+
+}  // namespace duo

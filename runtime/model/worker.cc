@@ -1,0 +1,249 @@
+#include "runtime/model/worker.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/attention_plain.h"
+#include "kernels/random_fill.h"
+#include "runtime/model/sampler.h"
+
+namespace duo {
+namespace {
+
+// Lays arrays one after the other, each aligned for 16-byte loads.
+struct Packer {
+  std::vector<uint8_t>& bytes;
+  template <typename T>
+  size_t Put(const std::vector<T>& values) {
+    const size_t at = (bytes.size() + 15) / 16 * 16;
+    bytes.resize(at + values.size() * sizeof(T));
+    if (!values.empty()) std::memcpy(bytes.data() + at, values.data(), values.size() * sizeof(T));
+    return at;
+  }
+};
+
+int Bucket(int batch) {
+  int bucket = 1;
+  while (bucket < batch) bucket *= 2;
+  return bucket;
+}
+
+bool OneRowEach(const StepPlan& plan) {
+  return plan.kind == StepKind::kRows && plan.tokens.size() == plan.spans.size() &&
+         plan.sample_rows.size() == plan.spans.size() && plan.spans.size() <= Worker::kMaxBatch;
+}
+
+// Rows that read one token of table 0 and the last ring set, and write nothing but that ring.
+StepPlan PadToBucket(StepPlan plan, int spare_ring) {
+  const int bucket = Bucket(static_cast<int>(plan.spans.size()));
+  while (static_cast<int>(plan.spans.size()) < bucket) {
+    const auto row = static_cast<int32_t>(plan.spans.size());
+    SeqSpan span;
+    span.first_row = row;
+    span.num_rows = 1;
+    span.ring = spare_ring;
+    span.keep_pages = 1;
+    plan.spans.push_back(span);
+    plan.tokens.push_back(0);
+    plan.positions.push_back(0);
+    plan.row_seq.push_back(row);
+    plan.sample_rows.push_back(row);
+    plan.samples.push_back({});
+  }
+  return plan;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(Model model, KvCache cache, Arena workspace,
+                                                       const StepLimits& limits, Device& device, Communicator& comm) {
+  std::unique_ptr<Worker> worker(new Worker(std::move(model), std::move(cache), std::move(workspace)));
+  worker->limits_ = limits;
+  worker->device_ = &device;
+  worker->comm_ = &comm;
+  const size_t rows = std::max(limits.prefill_rows, limits.rows);
+  const size_t input_bytes = rows * (3 * sizeof(int32_t) + sizeof(SeqSpan)) +
+                             limits.samples * (sizeof(int32_t) + sizeof(SampleParams)) + 16 * 8;
+  absl::StatusOr<Buffer> input = Buffer::Allocate(device, input_bytes, "the step's input");
+  if (!input.ok()) return input.status();
+  absl::StatusOr<Buffer> samples =
+      Buffer::Allocate(device, std::max(limits.samples, 1) * sizeof(ShardSample), "the drawn tokens");
+  if (!samples.ok()) return samples.status();
+  worker->input_ = std::move(*input);
+  worker->samples_ = std::move(*samples);
+  return worker;
+}
+
+StepInput Worker::Upload(const StepPlan& plan) {
+  staging_.clear();
+  Packer pack{staging_};
+  const size_t tokens = pack.Put(plan.tokens), positions = pack.Put(plan.positions), row_seq = pack.Put(plan.row_seq),
+               spans = pack.Put(plan.spans), sample_rows = pack.Put(plan.sample_rows), params = pack.Put(plan.samples);
+  DUO_CHECK_LE(staging_.size(), input_.size());
+  device_->Upload(input_.data(), staging_.data(), staging_.size());
+  host_spans_ = plan.spans;
+
+  const uint8_t* base = input_.as<uint8_t>();
+  StepInput input;
+  input.tokens = reinterpret_cast<const int32_t*>(base + tokens);
+  input.sample_rows = reinterpret_cast<const int32_t*>(base + sample_rows);
+  input.num_samples = static_cast<int>(plan.sample_rows.size());
+  input.prefill = plan.kind == StepKind::kPrefill;
+  SeqBatch& batch = input.batch;
+  batch.spans = reinterpret_cast<const SeqSpan*>(base + spans);
+  batch.row_seq = reinterpret_cast<const int32_t*>(base + row_seq);
+  batch.positions = reinterpret_cast<const int32_t*>(base + positions);
+  batch.host_spans = host_spans_.data();
+  batch.num_seqs = static_cast<int>(plan.spans.size());
+  batch.num_rows = static_cast<int>(plan.tokens.size());
+  for (const SeqSpan& span : plan.spans) batch.max_rows = std::max(batch.max_rows, span.num_rows);
+  // A chunk is sized for the longest session from the start: one set of the kernels' plans serves all its histories.
+  batch.max_tokens = input.prefill ? limits_.max_tokens : plan.max_tokens;
+  device_params_ = reinterpret_cast<const SampleParams*>(base + params);
+  return input;
+}
+
+void Worker::RunModel(const StepInput& input) {
+  logits_ = model_.Forward(input, cache_, arena_);
+  if (input.num_samples > 0) {
+    SampleShard(*device_, samples_.as<ShardSample>(), logits_, model_.weights().first_id, device_params_);
+  }
+}
+
+// Rank 0 gets [rows][vocab]; the shards lie in rank order, so a row is their concatenation.
+std::vector<float> Worker::GatherLogits(int rows) {
+  const int64_t mine = logits_.cols, vocab = model_.config().vocab;
+  std::vector<float> shard(rows * mine);
+  device_->Download(shard.data(), logits_.data, 4 * shard.size());
+  std::vector<int64_t> widths(comm_->size());
+  comm_->AllGatherHost(widths.data(), &mine, sizeof mine);
+  const int64_t widest = *std::max_element(widths.begin(), widths.end());
+  std::vector<float> padded(rows * widest), all(rows * widest * comm_->size());
+  for (int r = 0; r < rows; ++r) std::copy_n(shard.data() + r * mine, mine, padded.data() + r * widest);
+  comm_->AllGatherHost(all.data(), padded.data(), 4 * padded.size());
+  std::vector<float> logits(rows * vocab);
+  int64_t first = 0;
+  for (int rank = 0; rank < comm_->size(); ++rank) {
+    for (int r = 0; r < rows; ++r) {
+      std::copy_n(all.data() + (rank * rows + r) * widest, widths[rank], logits.data() + r * vocab + first);
+    }
+    first += widths[rank];
+  }
+  return logits;
+}
+
+void Worker::FillCache() {
+  uint64_t seed = comm_->rank();
+  for (const LayerKv& layer : cache_.layers()) {
+    for (const PagedKv& kv : layer.paged) {
+      FillPages(*device_, kv, 0, kv.split ? cache_.sizes().split_pages : cache_.sizes().pages, ++seed << 32);
+    }
+    for (int ring = 0; layer.ring.num_heads > 0 && ring < cache_.sizes().rings; ++ring) {
+      FillRing(*device_, layer.ring, ring, ++seed << 32);
+    }
+  }
+  device_->Synchronize();
+}
+
+double Worker::CompareWithPlainAttention(int32_t table, int64_t tokens) {
+  device_->BindThread();
+  const LayerKv* layer = nullptr;
+  for (const LayerKv& l : cache_.layers()) {
+    if (l.paged.empty() || l.paged.back().split) continue;
+    if (layer == nullptr || l.paged.back().num_heads > layer->paged.back().num_heads) layer = &l;
+  }
+  if (layer == nullptr) return 0;
+  const PagedKv& kv = layer->paged.back();
+  const HeadShape& shape = layer->shape;
+  const DType type = ActivationType(*device_);
+  StepPlan plan;
+  plan.kind = StepKind::kRows;
+  plan.tokens = {0};
+  plan.positions = {static_cast<int32_t>(tokens - 1)};
+  plan.row_seq = {0};
+  SeqSpan span;
+  span.num_rows = 1;
+  span.history = static_cast<int32_t>(tokens - 1);
+  span.table = table;
+  span.keep_pages = 1;
+  plan.spans = {span};
+  plan.max_tokens = tokens;
+  const StepInput input = Upload(plan);
+
+  arena_.Rewind(0);
+  const View qkv = arena_.Matrix(type, 1, shape.qkv_cols()), out = arena_.Matrix(type, 1, shape.q_cols());
+  const int64_t count = int64_t{kv.num_heads} * shape.group * shape.head_dim;
+  auto* plain = static_cast<float*>(arena_.Take(sizeof(float) * count));
+  FillRun random;
+  random.data = qkv.as<uint8_t>();
+  random.count = qkv.cols;
+  random.kind = type == DType::kBF16 ? FillKind::kBF16 : FillKind::kF32;
+  random.amplitude = 4;  // scores that differ: some keys count much more than others
+  FillElements(*device_, random, 1);
+  AttendPages(*device_, out, nullptr, qkv, shape, input.batch, kv, arena_);
+  AttendPlain(*device_, plain, qkv, shape, kv, table, tokens);
+  std::vector<float> expected(count);
+  std::vector<uint8_t> found(Bytes(type, shape.q_cols()));
+  device_->Download(expected.data(), plain, sizeof(float) * count);
+  device_->Download(found.data(), out.data, found.size());
+  const int64_t first = int64_t{kv.first_head} * shape.group * shape.head_dim;
+  double difference = 0, norm = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const float x = type == DType::kBF16 ? ToFloat(reinterpret_cast<const bf16*>(found.data())[first + i])
+                                         : reinterpret_cast<const float*>(found.data())[first + i];
+    difference += (x - expected[i]) * (x - expected[i]);
+    norm += expected[i] * expected[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+StepResult Worker::Execute(const StepPlan& plan) {
+  device_->BindThread();
+  const int32_t* ids = plan.table_ids.data();
+  for (const TableWrite& write : plan.table_writes) {
+    cache_.WriteTable(*device_, write.split != 0, write.table, write.first, ids, write.count);
+    ids += write.count;
+  }
+  for (const IdCopy& copy : plan.page_copies) cache_.CopyPages(*device_, copy.split != 0, copy.from, copy.to);
+  for (const IdCopy& copy : plan.ring_copies) cache_.CopyRings(*device_, copy.from, copy.to);
+  StepResult result;
+  if (plan.kind == StepKind::kUpkeep || plan.tokens.empty()) {
+    device_->Synchronize();
+    return result;
+  }
+
+  const int wanted = static_cast<int>(plan.sample_rows.size());
+  DUO_CHECK_LE(wanted, limits_.samples);
+  if (device_->is_cuda() && comm_->capturable() && OneRowEach(plan)) {
+    const StepPlan padded = PadToBucket(plan, cache_.sizes().rings - 1);
+    StepInput input = Upload(padded);
+    // A recorded step serves every length: it must not look at the host's copy of the lengths.
+    input.batch.host_spans = nullptr;
+    input.batch.max_tokens = limits_.max_tokens;
+    Graph& graph = graphs_[input.batch.num_seqs];
+    if (!graph.graph.valid()) {
+      // Once directly: libraries choose their algorithms outside the recording. It computes the same step, so nothing
+      // is changed by running it again: pages and rings are written with the same values.
+      RunModel(input);
+      graph.graph = device_->Capture([&] { RunModel(input); });
+      graph.logits = logits_;
+    }
+    device_->Launch(graph.graph);
+    logits_ = graph.logits;
+  } else {
+    RunModel(Upload(plan));
+  }
+  if (wanted == 0) {
+    device_->Synchronize();
+    return result;
+  }
+  std::vector<ShardSample> shards(wanted);
+  device_->Download(shards.data(), samples_.data(), shards.size() * sizeof(ShardSample));
+  if (plan.want_logits != 0) result.logits = GatherLogits(wanted);
+  arena_.Rewind(Arena::Rounded(Bytes(DType::kF32, logits_.rows * logits_.cols)));  // logits lie at the arena's start
+  result.tokens = DrawTokens(*device_, *comm_, shards, logits_, model_.weights().first_id, plan.samples, arena_);
+  return result;
+}
+
+}  // namespace duo

@@ -1,0 +1,73 @@
+// Worker: one rank's executor of step plans. It owns this rank's model, KV cache and workspace, and knows nothing of
+// requests. Every rank executes the same plans in the same order.
+//
+// On CUDA a step in which every sequence has one row is recorded as a graph, one per batch bucket (1, 2, 4, 8, 16), the
+// batch being padded to the bucket with rows that touch nothing; where the communicator cannot be recorded, and for
+// every other step, the same code runs directly. Not thread-safe.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/kv/kv_cache.h"
+#include "runtime/model/model.h"
+#include "runtime/model/step_plan.h"
+
+namespace duo {
+
+// The first byte of every message from rank 0 to the others.
+enum class Command : uint8_t {
+  kStep = 1,  // a StepPlan follows
+  kEnd = 2,   // the follower's loop ends
+  kFill = 3,  // the whole cache becomes random (benchmarks)
+  kIo = 4,    // a KvIoPlan follows
+};
+
+class Worker {
+ public:
+  static constexpr int kMaxBatch = 16;  // sequences of a rows step
+
+  // sizes.tables and sizes.rings already count the one of each that padding rows use.
+  static absl::StatusOr<std::unique_ptr<Worker>> Create(Model model, KvCache cache, Arena workspace,
+                                                        const StepLimits& limits, Device& device, Communicator& comm);
+
+  StepResult Execute(const StepPlan& plan);
+
+  void FillCache();
+  // The fast decode kernels against the plain one (kernels/attention_plain.h) on the first `tokens` tokens of a table,
+  // in the layer with the most whole heads, for a random query: relative L2 difference. 0 without whole heads.
+  double CompareWithPlainAttention(int32_t table, int64_t tokens);
+
+  KvCache& cache() { return cache_; }
+  Model& model() { return model_; }
+
+ private:
+  Worker(Model model, KvCache cache, Arena workspace)
+      : model_(std::move(model)), cache_(std::move(cache)), arena_(std::move(workspace)) {}
+  // The plan's arrays in device memory at fixed places; one upload.
+  StepInput Upload(const StepPlan& plan);
+  void RunModel(const StepInput& input);
+  std::vector<float> GatherLogits(int rows);
+
+  Model model_;
+  KvCache cache_;
+  Arena arena_;
+  StepLimits limits_;
+  Buffer input_;    // tokens, positions, row_seq, spans, sample rows and parameters of a step
+  Buffer samples_;  // device ShardSample [samples]
+  std::vector<uint8_t> staging_;
+  std::vector<SeqSpan> host_spans_;
+  const SampleParams* device_params_ = nullptr;
+  View logits_;
+  struct Graph {
+    DeviceGraph graph;
+    View logits;
+  };
+  std::map<int, Graph> graphs_;  // by bucket
+  Device* device_ = nullptr;
+  Communicator* comm_ = nullptr;
+};
+
+}  // namespace duo

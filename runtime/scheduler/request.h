@@ -1,0 +1,67 @@
+// Requests as their callers see them: ids, parameters, events, results, and the counts of what an engine did. Plain
+// values; callbacks run on the engine's thread and must not call back into the engine.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace duo {
+
+using SessionId = int64_t;
+using RequestId = int64_t;
+
+struct GenerateParams {
+  int64_t max_new_tokens = 128;
+  float temperature = 0;
+  float top_p = 1;
+  uint64_t seed = 0;
+  std::vector<int32_t> end_tokens;  // a drawn token of these ends the answer and is not reported
+  bool keep = false;                // the question and its answer become part of the session
+  bool want_logits = false;         // on_logits is called; for tests, perplexity and debugging
+};
+
+enum class Finish { kStop, kEos, kLength };  // the callback said so; an end token; max_new_tokens
+const char* Name(Finish finish);             // "stop", "eos", "length"
+
+struct RequestResult {
+  absl::Status status;  // CANCELLED after Cancel or Close
+  Finish finish = Finish::kLength;
+  int64_t prompt_tokens = 0;   // fed by this request
+  int64_t new_tokens = 0;      // reported by on_token
+  double queue_seconds = 0;    // until its first step
+  double prefill_seconds = 0;  // from its first step to its last prompt token
+  double decode_seconds = 0;   // from then to its last new token
+};
+
+struct RequestEvents {
+  std::function<void(int64_t done, int64_t total)> on_progress;  // prompt tokens fed
+  std::function<bool(int32_t token)> on_token;                   // false ends the answer (Finish::kStop)
+  // [vocab]. Of a question: before each on_token, if wanted. Of an append, which needs EngineOptions::append_logits: of
+  // what follows each token fed, in order.
+  std::function<void(const std::vector<float>& logits)> on_logits;
+  std::function<void(const RequestResult&)> on_done;  // always called once
+};
+
+struct SessionInfo {
+  SessionId id = 0;
+  int64_t tokens = 0;  // in the KV cache
+  int64_t max_tokens = 0;
+  int64_t kv_bytes = 0;  // over all ranks, without page rounding (SessionKvBytes)
+  int pending_requests = 0;
+};
+
+struct EngineStats {
+  int64_t steps = 0, prefill_tokens = 0, decode_tokens = 0;
+  int64_t pages = 0, pages_free = 0, pages_available = 0;  // whole-head page ids; available = neither used nor promised
+  int64_t split_pages = 0, split_pages_free = 0;
+  int rings = 0, rings_free = 0;
+  int sessions = 0, running = 0, waiting = 0;  // requests
+  double busy_seconds = 0;                     // spent in steps
+  double last_step_seconds = 0;
+  bool last_step_prefill = false;  // it was a chunk of one long text, not rows of many
+};
+
+}  // namespace duo

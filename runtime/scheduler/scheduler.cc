@@ -1,0 +1,293 @@
+#include "runtime/scheduler/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "runtime/model/worker.h"
+
+namespace duo {
+namespace {
+
+double Seconds(std::chrono::steady_clock::time_point from, std::chrono::steady_clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+absl::Status NoSession(SessionId id) { return absl::NotFoundError(absl::StrCat("there is no session ", id)); }
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerOptions& options, const KvSizes& sizes, bool has_whole, bool has_split)
+    : options_(options),
+      pool_(sizes, has_whole, has_split),
+      chunk_time_(options.flop_per_token, options.flop_per_token_pair, options.flop_rate) {}
+
+Scheduler::~Scheduler() = default;
+
+absl::StatusOr<SessionId> Scheduler::CreateSession(int64_t max_tokens) {
+  if (max_tokens < 1) return absl::InvalidArgumentError("a session needs max_tokens of at least 1");
+  if (static_cast<int>(sessions_.size()) >= options_.sessions) {
+    return absl::ResourceExhaustedError(absl::StrFormat("all %d sessions are open; close one", options_.sessions));
+  }
+  Sequence sequence;
+  if (absl::Status s = pool_.Open(max_tokens, &sequence); !s.ok()) return s;
+  Session& session = sessions_[next_session_];
+  session.id = next_session_++;
+  session.max_tokens = max_tokens;
+  session.sequence = std::move(sequence);
+  return session.id;
+}
+
+absl::StatusOr<SessionId> Scheduler::AdoptSession(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid) {
+  absl::StatusOr<SessionId> id = CreateSession(std::max<int64_t>(max_tokens, tokens.size()));
+  if (!id.ok()) return id;
+  Sequence& sequence = sessions_[*id].sequence;
+  sequence.length = static_cast<int64_t>(tokens.size());
+  sequence.tokens = std::move(tokens);
+  pool_.Grow(&sequence, sequence.length, &upkeep_);
+  sequence.rings_at = rings_valid ? sequence.length : std::max<int64_t>(0, sequence.length - options_.refeed);
+  sequence.ring_begin = rings_valid ? 0 : sequence.rings_at;
+  return id;
+}
+
+absl::Status Scheduler::CloseSession(SessionId id) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  const std::deque<RequestId> queue = found->second.queue;
+  for (RequestId request : queue) {
+    Finish(requests_.at(request), absl::CancelledError("the session was closed"), Finish::kStop);
+  }
+  pool_.Close(&found->second.sequence);
+  sessions_.erase(found);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SessionId> Scheduler::Fork(SessionId id, int64_t max_tokens) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  const Session& parent = found->second;
+  if (max_tokens < parent.sequence.length) {
+    return absl::InvalidArgumentError(absl::StrFormat("session %d holds %d tokens, a fork's max_tokens of %d is less",
+                                                      id, parent.sequence.length, max_tokens));
+  }
+  if (static_cast<int>(sessions_.size()) >= options_.sessions) {
+    return absl::ResourceExhaustedError(absl::StrFormat("all %d sessions are open; close one", options_.sessions));
+  }
+  Sequence sequence;
+  if (absl::Status s = pool_.Fork(parent.sequence, max_tokens, &sequence, &upkeep_); !s.ok()) return s;
+  sequence.tokens = parent.sequence.tokens;
+  Session& session = sessions_[next_session_];
+  session.id = next_session_++;
+  session.max_tokens = max_tokens;
+  session.sequence = std::move(sequence);
+  return session.id;
+}
+
+absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  Session& session = found->second;
+  Sequence& sequence = session.sequence;
+  if (tokens < 0 || tokens > sequence.length) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("session %d holds %d tokens, it cannot be rewound to %d", id, sequence.length, tokens));
+  }
+  if (!session.queue.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("session %d has %d requests pending; rewind it when they are done", id, session.queue.size()));
+  }
+  if (tokens == sequence.length) return absl::OkStatus();
+  if (absl::Status s = pool_.Shrink(&sequence, tokens, &upkeep_); !s.ok()) return s;
+  sequence.tokens.resize(tokens);
+  sequence.length = tokens;
+  // Rings that are being rebuilt already hold nothing before ring_begin: begin again where this position needs it.
+  sequence.rings_at = options_.refeed == 0 ? tokens : std::max<int64_t>(0, tokens - options_.refeed);
+  sequence.ring_begin = sequence.rings_at;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SessionInfo> Scheduler::Get(SessionId id) const {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  const Session& session = found->second;
+  SessionInfo info;
+  info.id = id;
+  info.tokens = session.sequence.length;
+  info.max_tokens = session.max_tokens;
+  info.pending_requests = static_cast<int>(session.queue.size());
+  return info;
+}
+
+std::vector<SessionId> Scheduler::List() const {
+  std::vector<SessionId> ids;
+  for (const auto& [id, session] : sessions_) ids.push_back(id);
+  return ids;
+}
+
+absl::StatusOr<std::vector<int32_t>> Scheduler::Tokens(SessionId id) const {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  return found->second.sequence.tokens;
+}
+
+const Sequence* Scheduler::FindSequence(SessionId id) const {
+  auto found = sessions_.find(id);
+  return found == sessions_.end() ? nullptr : &found->second.sequence;
+}
+
+absl::StatusOr<RequestId> Scheduler::Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  Request request;
+  request.tokens = std::move(tokens);
+  request.events = std::move(events);
+  return Submit(&found->second, std::move(request));
+}
+
+absl::StatusOr<RequestId> Scheduler::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
+                                         RequestEvents events) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  if (params.max_new_tokens < 1) return absl::InvalidArgumentError("max_new_tokens must be at least 1");
+  if (params.temperature < 0) return absl::InvalidArgumentError("temperature must not be negative");
+  if (params.top_p <= 0 || params.top_p > 1) return absl::InvalidArgumentError("top_p must be above 0 and at most 1");
+  Request request;
+  request.ask = true;
+  request.tokens = std::move(tokens);
+  request.params = params;
+  request.events = std::move(events);
+  return Submit(&found->second, std::move(request));
+}
+
+absl::StatusOr<RequestId> Scheduler::Submit(Session* session, Request request) {
+  if (request.tokens.empty()) return absl::InvalidArgumentError("there is no text: at least one token is needed");
+  if (static_cast<int64_t>(requests_.size()) >= options_.max_pending) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("%d requests are pending already; try again later", requests_.size()));
+  }
+  const int64_t tokens =
+      static_cast<int64_t>(request.tokens.size()) + (request.ask ? request.params.max_new_tokens : 0);
+  const int64_t before = session->sequence.length + session->promised;
+  if (ExtendsSession(request)) {
+    if (before + tokens > session->max_tokens) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("session %d holds %d tokens (%d more are pending) of at most %d; %d more do not fit",
+                          session->id, session->sequence.length, session->promised, session->max_tokens, tokens));
+    }
+    session->promised += tokens;
+  } else {
+    // A fork shares the session's full pages; what it needs besides must fit an otherwise empty cache.
+    const int64_t pages = pool_.PagesFor(before + tokens);
+    if (pages > 0 && pages + (before > 0 ? 1 : 0) > pool_.pages().size()) {
+      return absl::ResourceExhaustedError(absl::StrFormat(
+          "the question and its answer need %d pages of %d tokens with their document, the cache has %d", pages,
+          kPageTokens, pool_.pages().size()));
+    }
+  }
+  request.id = next_request_++;
+  request.session = session;
+  request.submitted = Clock::now();
+  session->queue.push_back(request.id);
+  const RequestId id = request.id;
+  requests_.emplace(id, std::move(request));
+  return id;
+}
+
+absl::Status Scheduler::Cancel(RequestId id) {
+  auto found = requests_.find(id);
+  if (found == requests_.end()) return absl::NotFoundError(absl::StrCat("there is no request ", id));
+  Finish(found->second, absl::CancelledError("the request was cancelled"), Finish::kStop);
+  return absl::OkStatus();
+}
+
+// Requests of a session run in order: an append or a kept answer alone, questions on forks side by side, each on the
+// session as the requests before it left it.
+void Scheduler::StartWhatCan() {
+  for (auto& [id, request] : requests_) {  // ascending ids: first come, first served
+    if (request.sequence != nullptr) continue;
+    bool blocked = false;
+    for (RequestId earlier : request.session->queue) {
+      if (earlier == id) break;
+      const Request& other = requests_.at(earlier);
+      // A question that has its fork no longer needs the session to stand still.
+      blocked |= ExtendsSession(other) || other.sequence == nullptr;
+    }
+    if (!blocked) TryStart(request);
+  }
+}
+
+bool Scheduler::TryStart(Request& request) {
+  Session& session = *request.session;
+  // Rings that must be rebuilt are rebuilt on the session, once, not on every fork.
+  if (NeedsRebuild(session.sequence)) return false;
+  if (ExtendsSession(request)) {
+    request.sequence = &session.sequence;
+  } else {
+    if (running_questions_ >= options_.questions) return false;
+    const int64_t tokens = session.sequence.length + request.tokens.size() + request.params.max_new_tokens;
+    if (!pool_.Fork(session.sequence, tokens, &request.fork, &upkeep_).ok()) return false;
+    request.sequence = &request.fork;
+    ++running_questions_;
+  }
+  return true;
+}
+
+void Scheduler::Drew(Request& request, int32_t token) {
+  if (!request.drawing) {
+    request.drawing = true;
+    request.prompt_done = Clock::now();
+    request.result.prefill_seconds = Seconds(request.started, request.prompt_done);
+  }
+  const std::vector<int32_t>& ends = request.params.end_tokens;
+  if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
+    return Finish(request, absl::OkStatus(), Finish::kEos);
+  }
+  ++request.result.new_tokens;
+  const bool go_on = !request.events.on_token || request.events.on_token(token);
+  request.tokens.push_back(token);
+  if (go_on && request.result.new_tokens < request.params.max_new_tokens) return;
+  request.result.finish = go_on ? Finish::kLength : Finish::kStop;
+  if (request.params.keep) {
+    request.closing = true;  // one more step feeds the last token, so that the session has it
+  } else {
+    Finish(request, absl::OkStatus(), request.result.finish);
+  }
+}
+
+void Scheduler::Finish(Request& request, absl::Status status, duo::Finish finish) {
+  request.result.status = std::move(status);
+  request.result.finish = finish;
+  if (request.drawing) request.result.decode_seconds = Seconds(request.prompt_done, Clock::now());
+  Session& session = *request.session;
+  if (ExtendsSession(request)) {
+    // What was promised and not fed: the rest of the text, and of the answer's budget.
+    const int64_t total = static_cast<int64_t>(request.tokens.size()) - (request.ask ? request.result.new_tokens : 0) +
+                          (request.ask ? request.params.max_new_tokens : 0);
+    session.promised -= total - static_cast<int64_t>(request.fed);
+  } else if (request.sequence != nullptr) {
+    pool_.Close(&request.fork);
+    --running_questions_;
+  }
+  session.queue.erase(std::find(session.queue.begin(), session.queue.end(), request.id));
+  const RequestEvents events = std::move(request.events);
+  const RequestResult result = std::move(request.result);
+  requests_.erase(request.id);
+  if (events.on_done) events.on_done(result);
+}
+
+EngineStats Scheduler::stats() const {
+  EngineStats stats = stats_;
+  stats.pages = pool_.pages().size();
+  stats.pages_free = pool_.pages().free();
+  stats.pages_available = pool_.pages().available();
+  stats.split_pages = pool_.split_pages().size();
+  stats.split_pages_free = pool_.split_pages().free();
+  stats.rings = pool_.rings();
+  stats.rings_free = pool_.rings_free();
+  stats.sessions = static_cast<int>(sessions_.size());
+  for (const auto& [id, request] : requests_) ++(request.sequence != nullptr ? stats.running : stats.waiting);
+  return stats;
+}
+
+}  // namespace duo

@@ -1,0 +1,135 @@
+// Scheduler: rank 0's sessions and requests, turned into one StepPlan after another. Continuous batching: a step is
+// either rows of many sequences (answers being written, short appends, rings being rebuilt) or one chunk of one long
+// append or question; the two alternate, and long texts take turns. While another session is open, or a question
+// runs, a chunk is cut so that its predicted time stays within max_wait: a question with a short text then gets its
+// first token after at most one chunk, the rows step that was running when it came, and its own.
+//
+// Knows nothing of devices or ranks. Not thread-safe; owned by the engine. Events are called from Complete, Cancel and
+// CloseSession.
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "runtime/scheduler/chunk_time.h"
+#include "runtime/scheduler/request.h"
+#include "runtime/scheduler/sequence.h"
+
+namespace duo {
+
+struct SchedulerOptions {
+  int chunk = 1024;       // tokens of a prefill step at most
+  double max_wait = 0.5;  // seconds
+  int max_batch = 16;     // sequences of a rows step
+  int max_rows = 128;     // rows of a rows step
+  int64_t refeed = 0;     // tokens before a position that rebuild its rings: layers * recent; 0 without streaming heads
+  int sessions = 1;       // open at once
+  int questions = 16;     // running at once on forks
+  int64_t max_pending = 1024;  // requests waiting or running
+  // For the first prediction of a chunk's time; measured afterwards.
+  double flop_per_token = 0;       // dense work of one row
+  double flop_per_token_pair = 0;  // attention of one row to one token of history
+  double flop_rate = 1e11;         // FLOP/s, a guess
+};
+
+class Scheduler {
+ public:
+  Scheduler(const SchedulerOptions& options, const KvSizes& sizes, bool has_whole, bool has_split);
+  ~Scheduler();
+
+  absl::StatusOr<SessionId> CreateSession(int64_t max_tokens);
+  absl::Status CloseSession(SessionId id);
+  absl::StatusOr<SessionId> Fork(SessionId id, int64_t max_tokens);
+  absl::Status Rewind(SessionId id, int64_t tokens);
+  absl::StatusOr<SessionInfo> Get(SessionId id) const;  // kv_bytes is left 0
+  std::vector<SessionId> List() const;
+  absl::StatusOr<std::vector<int32_t>> Tokens(SessionId id) const;
+  const Sequence* FindSequence(SessionId id) const;  // null when there is none
+  // A session of `tokens` whose pages are taken and whose rings hold them up to `rings_at`; what the pages contain is
+  // the caller's business (restore, benchmarks).
+  absl::StatusOr<SessionId> AdoptSession(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid);
+
+  absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events);
+  absl::StatusOr<RequestId> Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
+                                RequestEvents events);
+  absl::Status Cancel(RequestId id);
+
+  // The next step, or false when nothing can run. Upkeep that earlier calls asked for (forks, rewinds) comes with it.
+  bool Next(StepPlan* plan);
+  // The pending upkeep alone, for those who look at pages and rings between steps. False: there is none.
+  bool TakeUpkeep(StepPlan* plan);
+  // What the step gave, and how long it took. Must follow every Next that returned true.
+  void Complete(const StepResult& result, double seconds);
+
+  EngineStats stats() const;
+  void ForgetSteps() { stats_ = EngineStats(); }  // what was counted of the steps so far
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Session {
+    SessionId id = 0;
+    int64_t max_tokens = 0;
+    int64_t promised = 0;  // tokens of requests that will extend it
+    Sequence sequence;
+    std::deque<RequestId>
+        queue;  // in order of submission; the front one, and any questions before the next append, may run
+  };
+  struct Request {
+    RequestId id = 0;
+    Session* session = nullptr;
+    bool ask = false;
+    std::vector<int32_t> tokens;
+    GenerateParams params;
+    RequestEvents events;
+    RequestResult result;
+    Sequence fork;                 // of a question that does not keep
+    Sequence* sequence = nullptr;  // null until it starts
+    size_t fed = 0;                // of `tokens`
+    bool drawing = false;          // prompt fed; tokens.back() is the last drawn token, to be fed next
+    bool closing = false;          // an answer that is kept: its last token is still to be fed
+    Clock::time_point submitted, started, prompt_done;
+  };
+  // Rows of the step that was planned last: a request's, or of a session whose rings are being rebuilt.
+  struct Part {
+    RequestId request = 0;
+    SessionId rebuilt = 0;
+    int rows = 0;
+    int samples = 0;  // of the plan's sampled rows
+  };
+
+  absl::StatusOr<RequestId> Submit(Session* session, Request request);
+  bool ExtendsSession(const Request& r) const { return !r.ask || r.params.keep; }
+  int64_t Remaining(const Request& r) const { return static_cast<int64_t>(r.tokens.size() - r.fed); }
+  void StartWhatCan();
+  bool TryStart(Request& request);
+  static bool NeedsRebuild(const Sequence& s) { return s.rings_at < s.length; }
+  bool IsLong(const Request& r) const { return std::min<int64_t>(Remaining(r), options_.chunk) > kMaxDecodeRows; }
+  void AddSpan(const Sequence& sequence, int64_t first, const int32_t* tokens, int rows, bool refeed, StepPlan* plan);
+  void AddRows(Request& request, int rows, StepPlan* plan);
+  void AddRebuild(Session& session, int rows, StepPlan* plan);
+  int ChunkRows(const Request& request) const;
+  Request* ChooseChunk(const std::vector<Request*>& chunks);
+  void Drew(Request& request, int32_t token);
+  void Finish(Request& request, absl::Status status, Finish finish);
+
+  SchedulerOptions options_;
+  SequencePool pool_;
+  std::map<SessionId, Session> sessions_;
+  std::map<RequestId, Request> requests_;
+  SessionId next_session_ = 1;
+  RequestId next_request_ = 1;
+  StepPlan upkeep_;          // table writes and copies that the next plan carries
+  std::vector<Part> parts_;  // of the last plan
+  bool planned_prefill_ = false;
+  int64_t planned_rows_ = 0, planned_history_ = 0;
+  RequestId last_chunk_[2] = {0, 0};  // an append's, a question's
+  bool last_chunk_asked_ = false;
+  int running_questions_ = 0;
+  ChunkTime chunk_time_;
+  EngineStats stats_;
+};
+
+}  // namespace duo

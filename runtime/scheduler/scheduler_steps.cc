@@ -1,0 +1,208 @@
+// From requests to steps: who runs next, how many rows of it, and what a step that ran means for them.
+#include <algorithm>
+#include <utility>
+
+#include "runtime/model/worker.h"
+#include "runtime/scheduler/scheduler.h"
+
+namespace duo {
+namespace {
+
+constexpr double kMargin = 0.75;  // of max_wait that a chunk is planned for: on a busy machine some take longer
+
+double Seconds(std::chrono::steady_clock::time_point from, std::chrono::steady_clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+}  // namespace
+
+int Scheduler::ChunkRows(const Request& request) const {
+  const int64_t rows = std::min<int64_t>(Remaining(request), options_.chunk);
+  // A step cannot be interrupted, so while other sessions are open, whose questions may come at any moment, a chunk is
+  // short. What waits for this very append, behind it on its session, gains nothing from shorter chunks.
+  bool somebody = sessions_.size() > 1;
+  for (const auto& [id, other] : requests_) somebody |= id != request.id && other.sequence != nullptr;
+  if (!somebody) return static_cast<int>(rows);
+  return static_cast<int>(chunk_time_.RowsWithin(kMargin * options_.max_wait, rows, request.sequence->length));
+}
+
+// Long questions and long appends take turns, and so do those of each kind, in order of their ids.
+Scheduler::Request* Scheduler::ChooseChunk(const std::vector<Request*>& chunks) {
+  for (const bool ask : {!last_chunk_asked_, last_chunk_asked_}) {
+    Request* chosen = nullptr;
+    for (Request* request : chunks) {
+      if (request->ask != ask) continue;
+      if (chosen == nullptr) chosen = request;
+      if (request->id <= last_chunk_[ask]) continue;
+      chosen = request;
+      break;
+    }
+    if (chosen == nullptr) continue;
+    last_chunk_asked_ = ask;
+    last_chunk_[ask] = chosen->id;
+    return chosen;
+  }
+  return nullptr;
+}
+
+void Scheduler::AddSpan(const Sequence& sequence, int64_t first, const int32_t* tokens, int rows, bool refeed,
+                        StepPlan* plan) {
+  SeqSpan span;
+  span.first_row = static_cast<int32_t>(plan->tokens.size());
+  span.num_rows = rows;
+  span.history = static_cast<int32_t>(first);
+  span.table = span.split_table = sequence.table;
+  span.ring = sequence.ring;
+  span.ring_begin = static_cast<int32_t>(sequence.ring_begin);
+  span.keep_pages = refeed ? 1 : 0;
+  const auto seq = static_cast<int32_t>(plan->spans.size());
+  plan->spans.push_back(span);
+  for (int i = 0; i < rows; ++i) {
+    plan->tokens.push_back(tokens[i]);
+    plan->positions.push_back(static_cast<int32_t>(first + i));
+    plan->row_seq.push_back(seq);
+  }
+  plan->max_tokens = std::max(plan->max_tokens, first + rows);
+}
+
+void Scheduler::AddRows(Request& request, int rows, StepPlan* plan) {
+  Sequence& sequence = *request.sequence;
+  if (request.fed == 0) {
+    request.started = Clock::now();
+    request.result.queue_seconds = Seconds(request.submitted, request.started);
+  }
+  pool_.Grow(&sequence, sequence.length + rows, plan);
+  AddSpan(sequence, sequence.length, request.tokens.data() + request.fed, rows, false, plan);
+  const bool draws = request.ask && !request.closing && rows == Remaining(request);
+  if (draws) {
+    plan->sample_rows.push_back(static_cast<int32_t>(plan->tokens.size()) - 1);
+    plan->samples.push_back(
+        {request.params.temperature, request.params.top_p, request.params.seed, sequence.length + rows});
+    if (request.params.want_logits) plan->want_logits = 1;
+  }
+  const bool scored = !request.ask && request.events.on_logits;
+  for (int row = 0; scored && row < rows; ++row) {
+    plan->sample_rows.push_back(static_cast<int32_t>(plan->tokens.size()) - rows + row);
+    plan->samples.push_back({});
+    plan->want_logits = 1;
+  }
+  parts_.push_back({request.id, 0, rows, draws ? 1 : scored ? rows : 0});
+}
+
+void Scheduler::AddRebuild(Session& session, int rows, StepPlan* plan) {
+  const Sequence& sequence = session.sequence;
+  AddSpan(sequence, sequence.rings_at, sequence.tokens.data() + sequence.rings_at, rows, true, plan);
+  parts_.push_back({0, session.id, rows, 0});
+}
+
+bool Scheduler::TakeUpkeep(StepPlan* plan) {
+  *plan = std::exchange(upkeep_, StepPlan());
+  plan->kind = StepKind::kUpkeep;
+  return !plan->table_writes.empty() || !plan->page_copies.empty() || !plan->ring_copies.empty();
+}
+
+bool Scheduler::Next(StepPlan* plan) {
+  *plan = StepPlan();
+  parts_.clear();
+  StartWhatCan();
+  std::vector<Request*> rows, chunks;
+  for (auto& [id, request] : requests_) {
+    if (request.sequence != nullptr) (IsLong(request) ? chunks : rows).push_back(&request);
+  }
+  const bool upkeep = TakeUpkeep(plan);
+  std::vector<Session*> rebuilds;  // somebody waits for their rings
+  for (auto& [id, session] : sessions_) {
+    if (NeedsRebuild(session.sequence) && !session.queue.empty()) rebuilds.push_back(&session);
+  }
+  if (rows.empty() && chunks.empty() && rebuilds.empty()) {
+    return upkeep;
+  }
+  plan->kind = StepKind::kRows;
+
+  // Rows first; then a chunk, if one waits; then rows again.
+  if (!chunks.empty() && ((rows.empty() && rebuilds.empty()) || !planned_prefill_)) {
+    Request* chosen = ChooseChunk(chunks);
+    planned_prefill_ = true;
+    planned_history_ = chosen->sequence->length;
+    planned_rows_ = ChunkRows(*chosen);
+    plan->kind = planned_rows_ > kMaxDecodeRows ? StepKind::kPrefill : StepKind::kRows;
+    AddRows(*chosen, static_cast<int>(planned_rows_), plan);
+    return true;
+  }
+  planned_prefill_ = false;
+  // Answers being written come before appends and rebuilding, which can take what room is left.
+  std::stable_sort(rows.begin(), rows.end(),
+                   [](const Request* a, const Request* b) { return a->drawing > b->drawing; });
+  int room = options_.max_rows;
+  for (Request* request : rows) {
+    if (static_cast<int>(plan->spans.size()) == options_.max_batch || room == 0) break;
+    const int count = static_cast<int>(std::min<int64_t>({Remaining(*request), options_.chunk, kMaxDecodeRows, room}));
+    AddRows(*request, count, plan);
+    room -= count;
+  }
+  for (Session* session : rebuilds) {
+    if (static_cast<int>(plan->spans.size()) == options_.max_batch || room == 0) break;
+    const Sequence& s = session->sequence;
+    const int count = static_cast<int>(std::min<int64_t>({s.length - s.rings_at, kMaxDecodeRows, room}));
+    AddRebuild(*session, count, plan);
+    room -= count;
+  }
+  return true;
+}
+
+void Scheduler::Complete(const StepResult& result, double seconds) {
+  ++stats_.steps;
+  stats_.busy_seconds += seconds;
+  stats_.last_step_seconds = seconds;
+  stats_.last_step_prefill = planned_prefill_ && !parts_.empty();
+  if (planned_prefill_ && parts_.size() == 1) {
+    chunk_time_.Measured(planned_rows_, planned_history_, seconds);
+  }
+  size_t sample = 0;
+  const int64_t vocab = result.tokens.empty() ? 0 : static_cast<int64_t>(result.logits.size() / result.tokens.size());
+  const std::vector<Part> parts = std::move(parts_);
+  parts_.clear();
+  for (const Part& part : parts) {
+    const size_t drawn = sample;
+    sample += part.samples;
+    if (part.rebuilt != 0) {
+      auto session = sessions_.find(part.rebuilt);
+      if (session == sessions_.end()) continue;
+      Sequence& rebuilt = session->second.sequence;
+      rebuilt.rings_at += part.rows;
+      if (rebuilt.rings_at == rebuilt.length) rebuilt.ring_begin = 0;
+      continue;
+    }
+    auto found = requests_.find(part.request);
+    if (found == requests_.end()) continue;
+    Request& request = found->second;
+    Sequence& sequence = *request.sequence;
+    sequence.tokens.insert(sequence.tokens.end(), request.tokens.begin() + request.fed,
+                           request.tokens.begin() + request.fed + part.rows);
+    request.fed += part.rows;
+    sequence.length += part.rows;
+    sequence.rings_at = sequence.length;
+    if (ExtendsSession(request)) request.session->promised -= part.rows;
+    (request.drawing ? stats_.decode_tokens : stats_.prefill_tokens) += part.rows;
+    if (!request.drawing && !request.closing) {
+      request.result.prompt_tokens = static_cast<int64_t>(request.fed);
+      if (request.events.on_progress) request.events.on_progress(request.fed, request.tokens.size());
+    }
+    if (!request.ask && request.events.on_logits) {
+      for (size_t row = drawn; row < sample && vocab > 0; ++row) {
+        request.events.on_logits({result.logits.begin() + row * vocab, result.logits.begin() + (row + 1) * vocab});
+      }
+    }
+    if (request.closing || (!request.ask && Remaining(request) == 0)) {
+      if (!request.ask) request.result.prefill_seconds = Seconds(request.started, Clock::now());
+      Finish(request, absl::OkStatus(), request.result.finish);
+    } else if (request.ask && part.samples > 0) {
+      if (request.params.want_logits && request.events.on_logits && vocab > 0) {
+        request.events.on_logits({result.logits.begin() + drawn * vocab, result.logits.begin() + (drawn + 1) * vocab});
+      }
+      Drew(request, result.tokens[drawn]);
+    }
+  }
+}
+
+}  // namespace duo

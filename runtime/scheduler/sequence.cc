@@ -1,0 +1,175 @@
+#include "runtime/scheduler/sequence.h"
+
+#include "absl/strings/str_format.h"
+
+namespace duo {
+namespace {
+
+void WriteTable(StepPlan* plan, bool split, int table, int64_t first, const std::vector<int32_t>& ids) {
+  const auto count = static_cast<int32_t>(ids.size() - first);
+  if (count <= 0) return;
+  plan->table_writes.push_back({split ? 1 : 0, table, static_cast<int32_t>(first), count});
+  plan->table_ids.insert(plan->table_ids.end(), ids.begin() + first, ids.end());
+}
+
+}  // namespace
+
+SequencePool::SequencePool(const KvSizes& sizes, bool has_whole, bool has_split)
+    : has_whole_(has_whole),
+      has_split_(has_split),
+      slots_(sizes.slots),
+      table_tokens_(sizes.table_pages * kPageTokens),
+      pages_(sizes.pages),
+      split_pages_(sizes.split_pages),
+      total_rings_(sizes.rings - 1) {
+  for (int table = sizes.tables; table-- > 0;) tables_.push_back(table);
+  for (int ring = total_rings_; ring-- > 0;) rings_.push_back(ring);
+}
+
+absl::Status SequencePool::ReserveOrExplain(int64_t pages, int64_t split_pages, int64_t tokens) {
+  if (tokens > table_tokens_) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("%d tokens were asked for, this server's sessions hold at most %d", tokens, table_tokens_));
+  }
+  if (!pages_.Reserve(pages)) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "KV memory: %d tokens need %d pages of %d tokens, %d of %d are available (the others are in use or promised)",
+        tokens, pages, kPageTokens, pages_.available(), pages_.size()));
+  }
+  if (!split_pages_.Reserve(split_pages)) {
+    pages_.Unreserve(pages);
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "KV memory: %d tokens need %d split pages of %d tokens, %d of %d are available (the others are in "
+        "use or promised)",
+        tokens, split_pages, kPageTokens * slots_, split_pages_.available(), split_pages_.size()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SequencePool::TakeSlot(Sequence* sequence) {
+  if (tables_.empty() || rings_.empty()) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("all %d session and question slots are in use; close a session or wait", total_rings_));
+  }
+  sequence->table = tables_.back();
+  tables_.pop_back();
+  sequence->ring = rings_.back();
+  rings_.pop_back();
+  return absl::OkStatus();
+}
+
+absl::Status SequencePool::Open(int64_t max_tokens, Sequence* sequence) {
+  Sequence opened;
+  opened.reserved = PagesFor(max_tokens);
+  opened.split_reserved = SplitPagesFor(max_tokens);
+  if (absl::Status s = ReserveOrExplain(opened.reserved, opened.split_reserved, max_tokens); !s.ok()) return s;
+  if (absl::Status s = TakeSlot(&opened); !s.ok()) {
+    pages_.Unreserve(opened.reserved);
+    split_pages_.Unreserve(opened.split_reserved);
+    return s;
+  }
+  *sequence = std::move(opened);
+  return absl::OkStatus();
+}
+
+absl::Status SequencePool::Fork(const Sequence& parent, int64_t max_tokens, Sequence* fork, StepPlan* plan) {
+  Sequence child;
+  child.length = parent.length;
+  child.rings_at = parent.rings_at;
+  child.ring_begin = parent.ring_begin;
+  const int64_t full = has_whole_ ? parent.length / kPageTokens : 0;
+  const int64_t split_full = has_split_ ? parent.length / (int64_t{kPageTokens} * slots_) : 0;
+  child.reserved = PagesFor(max_tokens) - full;
+  child.split_reserved = SplitPagesFor(max_tokens) - split_full;
+  if (absl::Status s = ReserveOrExplain(child.reserved, child.split_reserved, max_tokens); !s.ok()) return s;
+  if (absl::Status s = TakeSlot(&child); !s.ok()) {
+    pages_.Unreserve(child.reserved);
+    split_pages_.Unreserve(child.split_reserved);
+    return s;
+  }
+  child.pages.assign(parent.pages.begin(), parent.pages.begin() + full);
+  child.split_pages.assign(parent.split_pages.begin(), parent.split_pages.begin() + split_full);
+  for (int32_t id : child.pages) pages_.Share(id);
+  for (int32_t id : child.split_pages) split_pages_.Share(id);
+  // The partly filled last page: a copy of its own, now, so that parent and fork can both go on writing.
+  if (static_cast<int64_t>(parent.pages.size()) > full && parent.length % kPageTokens != 0) {
+    child.pages.push_back(pages_.Take());
+    --child.reserved;
+    plan->page_copies.push_back({0, parent.pages[full], child.pages.back()});
+  }
+  if (static_cast<int64_t>(parent.split_pages.size()) > split_full &&
+      parent.length % (int64_t{kPageTokens} * slots_) != 0) {
+    child.split_pages.push_back(split_pages_.Take());
+    --child.split_reserved;
+    plan->page_copies.push_back({1, parent.split_pages[split_full], child.split_pages.back()});
+  }
+  plan->ring_copies.push_back({0, parent.ring, child.ring});
+  WriteTable(plan, false, child.table, 0, child.pages);
+  WriteTable(plan, true, child.table, 0, child.split_pages);
+  *fork = std::move(child);
+  return absl::OkStatus();
+}
+
+void SequencePool::Close(Sequence* sequence) {
+  for (int32_t id : sequence->pages) pages_.Drop(id);
+  for (int32_t id : sequence->split_pages) split_pages_.Drop(id);
+  pages_.Unreserve(sequence->reserved);
+  split_pages_.Unreserve(sequence->split_reserved);
+  if (sequence->table >= 0) tables_.push_back(sequence->table);
+  if (sequence->ring >= 0) rings_.push_back(sequence->ring);
+  *sequence = Sequence();
+}
+
+void SequencePool::Grow(Sequence* sequence, int64_t length, StepPlan* plan) {
+  const auto first = static_cast<int64_t>(sequence->pages.size()),
+             split_first = static_cast<int64_t>(sequence->split_pages.size());
+  while (static_cast<int64_t>(sequence->pages.size()) < PagesFor(length)) {
+    sequence->pages.push_back(pages_.Take());
+    DUO_CHECK_GE(--sequence->reserved, 0);
+  }
+  while (static_cast<int64_t>(sequence->split_pages.size()) < SplitPagesFor(length)) {
+    sequence->split_pages.push_back(split_pages_.Take());
+    DUO_CHECK_GE(--sequence->split_reserved, 0);
+  }
+  WriteTable(plan, false, sequence->table, first, sequence->pages);
+  WriteTable(plan, true, sequence->table, split_first, sequence->split_pages);
+}
+
+absl::Status SequencePool::Shrink(Sequence* sequence, int64_t length, StepPlan* plan) {
+  const int64_t keep = PagesFor(length), split_keep = SplitPagesFor(length);
+  // A page that a fork shares is not ours to write again: what follows the cut needs a new one, and so does a shared
+  // page that the cut leaves partly filled.
+  auto shared_after = [](const std::vector<int32_t>& ids, const PagePool& pool, int64_t from) {
+    int64_t shared = 0;
+    for (size_t i = from; i < ids.size(); ++i) shared += pool.references(ids[i]) > 1;
+    return shared;
+  };
+  const bool copy = length % kPageTokens != 0 && keep > 0 && pages_.references(sequence->pages[keep - 1]) > 1;
+  const bool split_copy = length % (int64_t{kPageTokens} * slots_) != 0 && split_keep > 0 &&
+                          split_pages_.references(sequence->split_pages[split_keep - 1]) > 1;
+  const int64_t needed = shared_after(sequence->pages, pages_, keep) + copy;
+  const int64_t split_needed = shared_after(sequence->split_pages, split_pages_, split_keep) + split_copy;
+  if (absl::Status s = ReserveOrExplain(needed, split_needed, length); !s.ok()) return s;
+
+  auto drop = [](std::vector<int32_t>& ids, PagePool& pool, int64_t from, int64_t* reserved) {
+    while (static_cast<int64_t>(ids.size()) > from) {
+      if (pool.Drop(ids.back())) DUO_CHECK(pool.Reserve(1));  // it just became free
+      ids.pop_back();
+      ++*reserved;
+    }
+  };
+  drop(sequence->pages, pages_, keep, &sequence->reserved);
+  drop(sequence->split_pages, split_pages_, split_keep, &sequence->split_reserved);
+  auto own_last = [&](bool split, std::vector<int32_t>& ids, PagePool& pool) {
+    const int32_t shared = ids.back();
+    ids.back() = pool.Take();
+    pool.Drop(shared);
+    plan->page_copies.push_back({split ? 1 : 0, shared, ids.back()});
+    WriteTable(plan, split, sequence->table, static_cast<int64_t>(ids.size()) - 1, ids);
+  };
+  if (copy) own_last(false, sequence->pages, pages_);
+  if (split_copy) own_last(true, sequence->split_pages, split_pages_);
+  return absl::OkStatus();
+}
+
+}  // namespace duo

@@ -1,0 +1,72 @@
+// Sequence: rank 0's record of one run of tokens in the KV cache (a session, or the fork that a question runs on), and
+// SequencePool, which hands out what a sequence is made of: pages, a table, a ring set. Upkeep that device memory needs
+// (table entries, page and ring copies) is written into the next StepPlan.
+// Not thread-safe; owned by the scheduler.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runtime/kv/kv_cache.h"
+#include "runtime/kv/page_pool.h"
+#include "runtime/model/step_plan.h"
+
+namespace duo {
+
+struct Sequence {
+  std::vector<int32_t>
+      tokens;          // of a session: those whose K and V are in the pages; of a question's fork: its own only
+  int64_t length = 0;  // tokens whose K and V are in the pages
+  // Rings hold the positions up to here; less than length after a rewind, until they are rebuilt by re-feeding.
+  int64_t rings_at = 0;
+  int64_t ring_begin = 0;  // first position that a rebuilding began with
+  std::vector<int32_t> pages, split_pages;
+  int64_t reserved = 0, split_reserved = 0;  // page ids promised to it and not yet taken
+  int32_t table = -1, ring = -1;
+};
+
+class SequencePool {
+ public:
+  // sizes.rings counts one ring set that stays unused here (the worker's padding rows).
+  SequencePool(const KvSizes& sizes, bool has_whole, bool has_split);
+
+  // Page ids that `tokens` tokens need.
+  int64_t PagesFor(int64_t tokens) const { return has_whole_ ? CeilDiv(tokens, kPageTokens) : 0; }
+  int64_t SplitPagesFor(int64_t tokens) const {
+    return has_split_ ? CeilDiv(tokens, int64_t{kPageTokens} * slots_) : 0;
+  }
+  bool HasSlot() const { return !tables_.empty() && !rings_.empty(); }
+
+  // An empty sequence with room for max_tokens. RESOURCE_EXHAUSTED with the numbers when there is no table or ring set
+  // left, or fewer pages are available.
+  absl::Status Open(int64_t max_tokens, Sequence* sequence);
+  // A fork of `parent` with room for max_tokens (at least its length): shares full pages, copies the last one if it is
+  // partly filled, and the rings.
+  absl::Status Fork(const Sequence& parent, int64_t max_tokens, Sequence* fork, StepPlan* plan);
+  void Close(Sequence* sequence);
+  // Takes the pages that tokens up to `length` need out of the sequence's reservation.
+  void Grow(Sequence* sequence, int64_t length, StepPlan* plan);
+  // Gives back the pages beyond `length` and promises as many again. RESOURCE_EXHAUSTED, and nothing changes, when the
+  // pages are shared and cannot be had again.
+  absl::Status Shrink(Sequence* sequence, int64_t length, StepPlan* plan);
+
+  const PagePool& pages() const { return pages_; }
+  const PagePool& split_pages() const { return split_pages_; }
+  int rings_free() const { return static_cast<int>(rings_.size()); }
+  int rings() const { return total_rings_; }
+
+ private:
+  static int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+  absl::Status ReserveOrExplain(int64_t pages, int64_t split_pages, int64_t tokens);
+  absl::Status TakeSlot(Sequence* sequence);
+
+  bool has_whole_, has_split_;
+  int slots_;
+  int64_t table_tokens_;
+  PagePool pages_, split_pages_;
+  std::vector<int32_t> tables_, rings_;
+  int total_rings_;
+};
+
+}  // namespace duo

@@ -1,0 +1,180 @@
+#include "runtime/text/tokenizer.h"
+
+#include <utility>
+
+#include "kernels/base/read_file.h"
+#include "runtime/files/json_fields.h"
+#include "runtime/text/text_map.h"
+#include "runtime/text/tokenizer_json.h"
+#include "runtime/text/unicode.h"
+
+namespace duo {
+namespace {
+
+// Encodes words, each distinct one once a call.
+class WordEncoder {
+ public:
+  WordEncoder(const BpeModel& model, std::vector<int32_t>* out) : model_(model), out_(out) {}
+
+  // A word of the pre-tokenizer. Where no merge can cross a word marker it is cut there, which changes no token and
+  // lets a whole SentencePiece document use the cache.
+  void Encode(std::string_view word) {
+    if (!model_.words_split_at_marker) return EncodeCached(word);
+    size_t begin = 0;
+    for (size_t at = word.find(kWordMarker, 1); at != std::string_view::npos;
+         at = word.find(kWordMarker, at + kWordMarker.size())) {
+      if (word.substr(begin, at - begin).ends_with(kWordMarker)) continue;
+      EncodeCached(word.substr(begin, at - begin));
+      begin = at;
+    }
+    EncodeCached(word.substr(begin));
+  }
+
+ private:
+  void EncodeCached(std::string_view word) {
+    constexpr size_t kLongestCached = 64;  // bytes; longer words hardly repeat
+    if (word.size() > kLongestCached) return EncodeWord(model_, word, &scratch_, out_);
+    const auto [entry, fresh] = cache_.try_emplace(word);
+    if (fresh) {
+      entry->second.first = out_->size();
+      EncodeWord(model_, word, &scratch_, out_);
+      entry->second.second = out_->size() - entry->second.first;
+      return;
+    }
+    // The word's tokens already stand in the output, where it came first.
+    const auto [begin, count] = entry->second;
+    for (size_t i = 0; i < count; ++i) out_->push_back((*out_)[begin + i]);
+  }
+
+  const BpeModel& model_;
+  std::vector<int32_t>* out_;
+  TextViewMap<std::pair<size_t, size_t>> cache_;  // word -> first, count in *out_
+  BpeScratch scratch_;
+};
+
+// The text cut at its added tokens, normalised; pieces in order.
+Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, std::span<const TextRange> special) {
+  Pieces pieces;
+  const bool all_special = special.size() == 1 && special[0].end - special[0].begin == text.size();
+  for (const AddedTokenMatcher::Segment& raw : parts.raw_added.Cut(text, special)) {
+    if (raw.token >= 0) {
+      pieces.list.push_back({0, 0, false, raw.token});
+      continue;
+    }
+    const std::string normalized = Normalize(parts.normalizer, text.substr(raw.begin, raw.end - raw.begin));
+    const size_t base = pieces.text.size();
+    pieces.text += normalized;
+    const TextRange whole{0, normalized.size()};
+    for (const AddedTokenMatcher::Segment& s :
+         parts.normalized_added.Cut(normalized, {&whole, all_special ? 1u : 0u})) {
+      pieces.list.push_back({base + s.begin, base + s.end, raw.begin == 0 && s.begin == 0, s.token});
+    }
+  }
+  return pieces;
+}
+
+}  // namespace
+
+absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& path) {
+  constexpr size_t kMostBytes = size_t{1} << 30;  // the greatest known file has 35 MB
+  absl::StatusOr<std::string> json = ReadFile(path, kMostBytes);
+  if (!json.ok()) return json.status();
+  return Parse(*json, path);
+}
+
+absl::StatusOr<Tokenizer> Tokenizer::Parse(std::string_view json, const std::string& name) {
+  absl::StatusOr<TokenizerParts> parts = ParseTokenizerJson(json, name);
+  if (!parts.ok()) return parts.status();
+  Tokenizer tokenizer;
+  tokenizer.parts_ = std::make_shared<const TokenizerParts>(*std::move(parts));
+  return tokenizer;
+}
+
+std::vector<int32_t> Tokenizer::Encode(std::string_view bytes, EncodeOptions options) const {
+  std::string repaired;
+  if (!IsValidUtf8(bytes)) {
+    repaired = ReplaceInvalidUtf8(bytes);
+    bytes = repaired;
+  }
+  const TextRange whole{0, bytes.size()};
+  return EncodeText(bytes, {&whole, options.parse_special ? 1u : 0u}, options.add_special_tokens);
+}
+
+std::vector<int32_t> Tokenizer::EncodeSegments(std::span<const TextSegment> segments, bool add_special_tokens) const {
+  std::string text;
+  std::vector<TextRange> special;  // neighbours joined
+  for (const TextSegment& segment : segments) {
+    const size_t begin = text.size();
+    text += ReplaceInvalidUtf8(segment.text);
+    if (!segment.parse_special || text.size() == begin) continue;
+    if (!special.empty() && special.back().end == begin) {
+      special.back().end = text.size();
+    } else {
+      special.push_back({begin, text.size()});
+    }
+  }
+  return EncodeText(text, special, add_special_tokens);
+}
+
+std::vector<int32_t> Tokenizer::EncodeText(std::string_view text, std::span<const TextRange> special,
+                                           bool add_special_tokens) const {
+  std::vector<int32_t> ids;
+  ids.reserve(text.size() / 4 + 8);
+  if (add_special_tokens) ids.insert(ids.end(), parts_->prefix.begin(), parts_->prefix.end());
+  Pieces pieces = CutAtAddedTokens(*parts_, text, special);
+  PreTokenize(parts_->pre_tokenizer, &pieces);
+  WordEncoder encoder(parts_->model, &ids);
+  for (const Piece& piece : pieces.list) {
+    if (piece.token >= 0) {
+      ids.push_back(piece.token);
+    } else {
+      encoder.Encode(std::string_view(pieces.text).substr(piece.begin, piece.end - piece.begin));
+    }
+  }
+  if (add_special_tokens) ids.insert(ids.end(), parts_->suffix.begin(), parts_->suffix.end());
+  return ids;
+}
+
+std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special) const {
+  StreamDecoder decoder(*this, skip_special);
+  std::string text;
+  for (const int32_t id : ids) text += decoder.Push(id);
+  return text += decoder.Flush();
+}
+
+int32_t Tokenizer::vocab_size() const { return static_cast<int32_t>(parts_->texts.size()); }
+
+std::optional<int32_t> Tokenizer::bos_id() const {
+  if (parts_->prefix.empty()) return std::nullopt;
+  return parts_->prefix.front();
+}
+
+std::optional<int32_t> Tokenizer::IdOf(std::string_view text) const {
+  const auto found = parts_->ids.find(text);
+  if (found == parts_->ids.end()) return std::nullopt;
+  return found->second;
+}
+
+std::string_view Tokenizer::TextOf(int32_t id) const {
+  return id >= 0 && id < vocab_size() ? std::string_view(parts_->texts[id]) : std::string_view();
+}
+
+bool Tokenizer::is_special(int32_t id) const { return id >= 0 && id < vocab_size() && parts_->special[id]; }
+
+StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special)
+    : parts_(tokenizer.parts_), skip_special_(skip_special), detokenizer_(parts_->decoder) {}
+
+std::string StreamDecoder::Push(int32_t id) {
+  std::string out;
+  if (id < 0 || static_cast<size_t>(id) >= parts_->texts.size() || parts_->texts[id].empty()) return out;
+  if (!skip_special_ || !parts_->special[id]) detokenizer_.Push(parts_->texts[id], &out);
+  return out;
+}
+
+std::string StreamDecoder::Flush() {
+  std::string out;
+  detokenizer_.Flush(&out);
+  return out;
+}
+
+}  // namespace duo

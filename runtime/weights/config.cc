@@ -1,0 +1,378 @@
+#include "runtime/weights/config.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/read_file.h"
+#include "runtime/files/json_fields.h"
+
+namespace duo {
+namespace {
+
+constexpr size_t kMaxFile = 16 << 20;  // bytes of a config; real ones have a few thousand
+constexpr int64_t kMaxTokens = (int64_t{1} << 31) - 1;
+
+// Why a well-known model type is not one of ours, so that the refusal says more than "unknown". Prefixes, longest first
+// where one begins with another.
+struct Reason {
+  std::string_view prefix, reason;
+};
+constexpr Reason kReasons[] = {
+    {"deepseek", "it uses multi-head latent attention and a mixture of experts"},
+    {"kimi", "it uses multi-head latent attention and a mixture of experts"},
+    {"mixtral", "it is a mixture of experts"},
+    {"qwen2_moe", "it is a mixture of experts"},
+    {"qwen3_moe", "it is a mixture of experts"},
+    {"qwen3_next", "it mixes linear and full attention"},
+    {"qwen2_vl", "it takes images"},
+    {"qwen2_5_vl", "it takes images"},
+    {"mistral3", "it takes images"},
+    {"mllama", "it takes images"},
+    {"llava", "it takes images"},
+    {"llama4", "it is a mixture of experts"},
+    {"gpt_oss", "it is a mixture of experts"},
+    {"olmoe", "it is a mixture of experts"},
+    {"dbrx", "it is a mixture of experts"},
+    {"gpt2", "it has learned positions instead of RoPE"},
+    {"opt", "it has learned positions instead of RoPE"},
+    {"gpt_neox", "it rotates only a part of each head and is not a SwiGLU model"},
+    {"gptj", "it rotates only a part of each head and is not a SwiGLU model"},
+    {"bloom", "it has ALiBi positions instead of RoPE"},
+    {"mpt", "it has ALiBi positions instead of RoPE"},
+    {"bert", "it is an encoder"},
+    {"roberta", "it is an encoder"},
+    {"xlm", "it is an encoder"},
+    {"distilbert", "it is an encoder"},
+    {"modernbert", "it is an encoder"},
+    {"deberta", "it is an encoder"},
+    {"electra", "it is an encoder"},
+    {"t5", "it is an encoder with a decoder"},
+    {"mt5", "it is an encoder with a decoder"},
+    {"bart", "it is an encoder with a decoder"},
+    {"whisper", "it is an encoder with a decoder"},
+    {"mamba", "it is a state-space model without attention"},
+    {"rwkv", "it is a recurrent model without attention"},
+    {"gemma", "its norms, activation and embedding scale differ"},
+    {"phi", "its layers differ"},
+};
+
+absl::Status UnknownModelType(const std::string& file, const std::string& type) {
+  std::string why;
+  for (const Reason& reason : kReasons) {
+    if (std::string_view(type).substr(0, reason.prefix.size()) == reason.prefix) {
+      why = absl::StrCat(" (", std::string(reason.reason), ")");
+      break;
+    }
+  }
+  return absl::UnimplementedError(
+      absl::StrCat(file, ": model_type \"", type, "\" is not supported", why, "; supported are ", KnownModelTypes()));
+}
+
+// Things that a file of a known model_type may ask for and that the forward does not do.
+void RefuseUnsupported(JsonFields& fields, const FamilySpec& spec) {
+  for (const char* key : {"num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size"}) {
+    if (fields.Int(key, 0, kMaxTokens, 0) > 0)
+      fields.Fail(absl::StrCat("mixture of experts is not supported (", key, ")"));
+  }
+  for (const char* key : {"kv_lora_rank", "q_lora_rank"}) {
+    if (fields.Has(key)) fields.Fail(absl::StrCat("multi-head latent attention is not supported (", key, ")"));
+  }
+  if (fields.Bool("is_encoder_decoder", false)) fields.Fail("encoder-decoder models are not supported");
+  if (fields.Bool("add_cross_attention", false)) fields.Fail("cross-attention is not supported");
+  const std::string activation = fields.String("hidden_act", "silu");
+  if (activation != "silu" && activation != "swish") {
+    fields.Fail(absl::StrCat("hidden_act \"", activation, "\" is not supported; expected silu"));
+  }
+  if (fields.Number("partial_rotary_factor", 0, 1, 1) != 1) {
+    fields.Fail("partial_rotary_factor below 1 is not supported");
+  }
+  const std::vector<std::string> architectures = fields.Strings("architectures");
+  const std::string_view suffix = "ForCausalLM";
+  if (!architectures.empty()) {
+    const std::string_view name = architectures[0];
+    if (name.size() < suffix.size() || name.substr(name.size() - suffix.size()) != suffix) {
+      fields.Fail(absl::StrCat("architecture \"", architectures[0], "\" is not supported; expected a ", spec.model_type,
+                               " model for causal language modelling (..ForCausalLM)"));
+    }
+  }
+  if (spec.qkv_bias == BiasRule::kNever && fields.Bool("attention_bias", false)) {
+    fields.Fail(absl::StrCat("attention_bias is not supported for ", spec.model_type));
+  }
+  if (spec.mlp_bias == BiasRule::kNever && fields.Bool("mlp_bias", false)) {
+    fields.Fail(absl::StrCat("mlp_bias is not supported for ", spec.model_type));
+  }
+}
+
+bool Bias(BiasRule rule, bool configured) {
+  return rule == BiasRule::kAlways || (rule == BiasRule::kConfig && configured);
+}
+
+void ReadWindow(JsonFields& fields, const FamilySpec& spec, ModelConfig& config) {
+  if (spec.window == WindowRule::kNone) return;
+  const bool by_layer = spec.window == WindowRule::kByLayer;
+  const std::vector<std::string> types = fields.Strings("layer_types");
+  if (!types.empty() && types.size() != static_cast<size_t>(config.layers)) {
+    fields.Fail(absl::StrCat("layer_types must have ", config.layers, " entries, one a layer, found ", types.size()));
+    return;
+  }
+  for (const std::string& type : types) {
+    if (type != "full_attention" && type != "sliding_attention") {
+      fields.Fail(
+          absl::StrCat("layer type \"", type, "\" is not supported; expected full_attention or sliding_attention"));
+      return;
+    }
+  }
+  int64_t window = 0;
+  if (!by_layer || fields.Bool("use_sliding_window", false)) {
+    // A null says "no window"; a missing key says "the class's default".
+    window =
+        fields.IsNull("sliding_window") ? 0 : fields.Int("sliding_window", 1, kMaxTokens, spec.default_sliding_window);
+  }
+  config.window_layers.assign(static_cast<size_t>(config.layers), 0);
+  const int64_t first = by_layer ? fields.Int("max_window_layers", 0, 1 << 20, 28) : 0;
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const bool sliding = types.empty() ? window > 0 && layer >= first : types[layer] == "sliding_attention";
+    config.window_layers[layer] = sliding;
+  }
+  const auto sliding = std::count(config.window_layers.begin(), config.window_layers.end(), 1);
+  if (sliding > 0 && window == 0 && by_layer) {
+    fields.Fail("layer_types has sliding_attention layers, but there is no sliding_window in use");
+  }
+  if (!by_layer && !types.empty() && window > 0 && sliding != config.layers) {
+    fields.Fail(absl::StrCat("a ", spec.model_type, " model whose layer_types mixes windows is not supported"));
+  }
+  config.sliding_window = sliding > 0 ? window : 0;
+  if (config.sliding_window == 0) config.window_layers.clear();
+}
+
+void ReadRope(JsonFields& top, const std::string& file, ModelConfig& config) {
+  RopeConfig& rope = config.rope;
+  const int64_t positions = config.max_position_embeddings;
+  // transformers' order: rope_scaling where it says anything, else rope_parameters.
+  const char* key = "rope_scaling";
+  const nlohmann::json* found = top.Find(key);
+  if (!found || (found->is_object() && found->empty())) found = top.Find(key = "rope_parameters");
+  const nlohmann::json none = nlohmann::json::object();
+  if (found && !found->is_object()) {
+    top.Fail(absl::StrCat(key, " must be an object, found ", Shown(*found)));
+    return;
+  }
+  const nlohmann::json& object = found ? *found : none;
+  JsonFields fields(object, file, absl::StrCat(key, "."));
+  if (object.contains("full_attention") || object.contains("sliding_attention")) {
+    top.Fail(absl::StrCat("RoPE parameters by layer type (", key, ") are not supported"));
+    return;
+  }
+  const double theta = top.Number("rope_theta", 1.001, 1e18, 10000);
+  rope.theta = fields.Number("rope_theta", 1.001, 1e18, theta);
+  if (fields.Number("partial_rotary_factor", 0, 1, 1) != 1)
+    fields.Fail("partial_rotary_factor below 1 is not supported");
+
+  const std::string type = fields.String("rope_type", fields.String("type", "default"));
+  const auto factor = [&] { return fields.Number("factor", 1, 1e6); };
+  const auto original = [&] {
+    const int64_t inner = fields.Int("original_max_position_embeddings", 1, kMaxTokens, positions);
+    return top.Int("original_max_position_embeddings", 1, kMaxTokens, inner);
+  };
+  if (type == "default") {
+    rope.scaling = RopeScaling::kNone;
+  } else if (type == "linear") {
+    rope.scaling = RopeScaling::kLinear;
+    rope.factor = factor();
+  } else if (type == "dynamic") {
+    rope.scaling = RopeScaling::kDynamic;
+    rope.factor = factor();
+    if (config.head_dim < 4) fields.Fail("dynamic scaling needs a head_dim of 4 or more");
+  } else if (type == "llama3") {
+    rope.scaling = RopeScaling::kLlama3;
+    rope.factor = factor();
+    rope.original_max_position_embeddings = original();
+    rope.low_freq_factor = fields.Number("low_freq_factor", 1e-6, 1e6);
+    rope.high_freq_factor = fields.Number("high_freq_factor", 1e-6, 1e6);
+    if (fields.ok() && rope.high_freq_factor <= rope.low_freq_factor) {
+      fields.Fail(absl::StrCat("rope high_freq_factor must be above low_freq_factor, found ", rope.high_freq_factor,
+                               " and ", rope.low_freq_factor));
+    }
+  } else if (type == "yarn") {
+    rope.scaling = RopeScaling::kYarn;
+    rope.original_max_position_embeddings = original();
+    // A null factor means the ratio of the two lengths (DeepSeek's habit).
+    const double ratio = static_cast<double>(positions) / static_cast<double>(rope.original_max_position_embeddings);
+    rope.factor = fields.Has("factor") ? factor() : ratio;
+    rope.attention_factor = fields.Has("attention_factor") ? fields.Number("attention_factor", 1e-6, 1e6) : 0;
+    const auto optional = [&](const char* name, double fallback) {  // transformers reads 0 as "not given"
+      const double x = fields.Number(name, 0, 1e9, fallback);
+      return x == 0 ? fallback : x;
+    };
+    rope.beta_fast = optional("beta_fast", 32);
+    rope.beta_slow = optional("beta_slow", 1);
+    rope.mscale = optional("mscale", 0);
+    rope.mscale_all_dim = optional("mscale_all_dim", 0);
+    rope.truncate = fields.Bool("truncate", true);
+    if (rope.factor < 1) fields.Fail(absl::StrCat("rope factor must be 1 or more, found ", rope.factor));
+    if (rope.beta_fast < rope.beta_slow) {
+      fields.Fail(
+          absl::StrCat("rope beta_fast must not be below beta_slow, found ", rope.beta_fast, " and ", rope.beta_slow));
+    }
+  } else {
+    fields.Fail(absl::StrCat("RoPE scaling \"", type, "\" is not supported; supported are default, linear, dynamic, ",
+                             "llama3, yarn"));
+  }
+  top.Adopt(fields.status());
+}
+
+DType ReadDType(JsonFields& fields) {
+  std::string name = fields.String("dtype", fields.String("torch_dtype", "float32"));
+  if (name.rfind("torch.", 0) == 0) name = name.substr(6);
+  if (name == "float32") return DType::kF32;
+  if (name == "float16") return DType::kF16;
+  if (name == "bfloat16") return DType::kBF16;
+  fields.Fail(absl::StrCat("dtype \"", name, "\" is not supported; supported are float32, float16, bfloat16"));
+  return DType::kF32;
+}
+
+}  // namespace
+
+const char* Name(RopeScaling scaling) {
+  switch (scaling) {
+    case RopeScaling::kNone:
+      return "none";
+    case RopeScaling::kLinear:
+      return "linear";
+    case RopeScaling::kDynamic:
+      return "dynamic";
+    case RopeScaling::kLlama3:
+      return "llama3";
+    case RopeScaling::kYarn:
+      return "yarn";
+  }
+  return "?";
+}
+
+absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, const std::string& file) {
+  auto root = ParseJsonObject(text, file);
+  if (!root.ok()) return root.status();
+  JsonFields fields(*root, file);
+
+  const std::string type = fields.String("model_type", "");
+  if (!fields.ok()) return fields.status();
+  if (type.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": has no model_type; supported are ", KnownModelTypes()));
+  }
+  const FamilySpec* spec = FindFamily(type);
+  if (!spec) return UnknownModelType(file, type);
+  RefuseUnsupported(fields, *spec);
+  if (!fields.ok()) return absl::UnimplementedError(fields.status().message());
+
+  ModelConfig config;
+  config.family = spec->family;
+  config.hidden = fields.Int("hidden_size", 1, 1 << 20);
+  config.intermediate = fields.Int("intermediate_size", 1, 1 << 22);
+  config.layers = static_cast<int>(fields.Int("num_hidden_layers", 1, 4096));
+  config.heads = static_cast<int>(fields.Int("num_attention_heads", 1, 4096));
+  const int kv_default = spec->default_kv_heads ? spec->default_kv_heads : config.heads;
+  // A null means "as many as query heads" in every family; only a missing key takes the class's default.
+  config.kv_heads = fields.IsNull("num_key_value_heads")
+                        ? config.heads
+                        : static_cast<int>(fields.Int("num_key_value_heads", 1, 4096, kv_default));
+  if (fields.ok() && config.heads % config.kv_heads != 0) {
+    fields.Fail(absl::StrCat("num_attention_heads must be a multiple of num_key_value_heads, found ", config.heads,
+                             " and ", config.kv_heads));
+  }
+  if (!fields.Has("head_dim") && spec->default_head_dim == 0) {
+    if (fields.ok() && config.hidden % config.heads != 0) {
+      fields.Fail(
+          absl::StrCat("hidden_size must be a multiple of num_attention_heads where head_dim is not given, found ",
+                       config.hidden, " and ", config.heads));
+    }
+    config.head_dim = static_cast<int>(config.hidden / config.heads);
+    if (config.head_dim > 1024) fields.Fail(absl::StrCat("head_dim must be at most 1024, found ", config.head_dim));
+  } else {
+    config.head_dim = static_cast<int>(fields.Int("head_dim", 1, 1024, spec->default_head_dim));
+  }
+  if (fields.ok() && config.head_dim % 2 != 0) {
+    fields.Fail(absl::StrCat("head_dim must be even, found ", config.head_dim));
+  }
+  config.vocab = fields.Int("vocab_size", 1, 1 << 24);
+  config.rms_norm_eps = fields.Number("rms_norm_eps", 0, 1, 1e-6);
+  config.tie_embeddings = fields.Bool("tie_word_embeddings", false);
+  config.max_position_embeddings =
+      fields.Int("max_position_embeddings", 1, kMaxTokens, spec->default_max_position_embeddings);
+  config.max_sequence_length = fields.Int("max_sequence_length", 0, kMaxTokens, 0);
+
+  const bool attention_bias = fields.Bool("attention_bias", false), mlp_bias = fields.Bool("mlp_bias", false);
+  config.attention_bias = Bias(spec->qkv_bias, attention_bias);
+  config.o_bias = Bias(spec->o_bias, attention_bias);
+  config.mlp_bias = Bias(spec->mlp_bias, mlp_bias);
+  config.qk_norm = spec->qk_norm;
+  config.dtype = ReadDType(fields);
+  config.bos_ids = fields.Ids("bos_token_id");
+  config.eos_ids = fields.Ids("eos_token_id");
+  if (!fields.ok()) return fields.status();
+
+  ReadWindow(fields, *spec, config);
+  ReadRope(fields, file, config);
+  if (!fields.ok()) return fields.status();
+
+  const nlohmann::json* quantization = fields.Find("quantization_config");
+  if (!quantization) quantization = fields.Find("compression_config");
+  if (quantization) {
+    auto parsed = ParseQuantizationConfig(quantization->dump(), file);
+    if (!parsed.ok()) return parsed.status();
+    config.quantization = *parsed;
+  }
+  return config;
+}
+
+absl::StatusOr<ModelConfig> LoadConfig(const std::string& model_dir) {
+  std::error_code code;
+  if (!std::filesystem::is_directory(model_dir, code)) {
+    return absl::NotFoundError(
+        absl::StrCat(model_dir, ": expected a model folder (config.json, tokenizer.json, *.safetensors), found ",
+                     std::filesystem::exists(model_dir, code) ? "a file" : "none"));
+  }
+  const std::string file = (std::filesystem::path(model_dir) / "config.json").string();
+  auto text = ReadFile(file, kMaxFile);
+  if (!text.ok()) return text.status();
+  return ParseConfig(*text, file);
+}
+
+absl::StatusOr<std::vector<int>> ParseStopTokens(std::string_view text, const std::string& file,
+                                                 const ModelConfig& config) {
+  std::vector<int> ids = config.eos_ids;
+  if (!text.empty()) {
+    auto root = ParseJsonObject(text, file);
+    if (!root.ok()) return root.status();
+    JsonFields fields(*root, file);
+    if (fields.Has("eos_token_id")) ids = fields.Ids("eos_token_id");
+    if (!fields.ok()) return fields.status();
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+absl::StatusOr<std::vector<int>> StopTokens(const std::string& model_dir, const ModelConfig& config) {
+  const std::filesystem::path path = std::filesystem::path(model_dir) / "generation_config.json";
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return ParseStopTokens("", path.string(), config);
+  auto text = ReadFile(path.string(), kMaxFile);
+  if (!text.ok()) return text.status();
+  if (text->empty()) return absl::InvalidArgumentError(absl::StrCat(path.string(), ": expected JSON, found no bytes"));
+  return ParseStopTokens(*text, path.string(), config);
+}
+
+int64_t MaxPositions(const ModelConfig& config) {
+  const RopeConfig& rope = config.rope;
+  double scaled = 0;
+  if (rope.scaling == RopeScaling::kYarn)
+    scaled = rope.factor * static_cast<double>(rope.original_max_position_embeddings);
+  if (rope.scaling == RopeScaling::kDynamic) scaled = rope.factor * static_cast<double>(config.max_position_embeddings);
+  const int64_t extended = static_cast<int64_t>(std::min(scaled, static_cast<double>(kMaxTokens)));
+  return std::max({extended, config.max_position_embeddings, config.max_sequence_length});
+}
+
+}  // namespace duo

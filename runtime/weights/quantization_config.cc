@@ -1,0 +1,178 @@
+#include "runtime/weights/quantization_config.h"
+
+#include "absl/strings/str_cat.h"
+#include "runtime/files/json_fields.h"
+
+namespace duo {
+namespace {
+
+constexpr int64_t kMaxGroup = 1 << 20;
+
+void SetGroup(int64_t group, QuantizationScheme& scheme) {  // AWQ and GPTQ: -1 is one group a channel
+  scheme.granularity = group > 0 ? QuantizationGranularity::kGroup : QuantizationGranularity::kChannel;
+  scheme.group_size = group > 0 ? static_cast<int>(group) : 0;
+}
+
+QuantizationConfig ParseAwq(JsonFields& fields) {
+  QuantizationConfig config;
+  config.kind = QuantizationKind::kAwq;
+  config.format = fields.String("version", "gemm");
+  config.weights.bits = static_cast<int>(fields.Int("bits", 2, 8, 4));
+  SetGroup(fields.Int("group_size", -1, kMaxGroup, 128), config.weights);
+  config.weights.symmetric = !fields.Bool("zero_point", true);
+  config.ignore = fields.Strings("modules_to_not_convert");
+  return config;
+}
+
+QuantizationConfig ParseGptq(JsonFields& fields) {
+  QuantizationConfig config;
+  config.kind = QuantizationKind::kGptq;
+  config.format = fields.String("checkpoint_format", "gptq");
+  config.weights.bits = static_cast<int>(fields.Int("bits", 2, 8));
+  SetGroup(fields.Int("group_size", -1, kMaxGroup, 128), config.weights);
+  config.weights.symmetric = fields.Bool("sym", true);
+  config.activation_order = fields.Bool("desc_act", false);
+  if (fields.Has("dynamic") && !fields.Find("dynamic")->empty()) {
+    fields.Fail("quantization_config.dynamic (modules with settings of their own) is not supported");
+  }
+  return config;
+}
+
+QuantizationScheme ParseScheme(const nlohmann::json& value, const std::string& file, const std::string& inside,
+                               JsonFields& errors) {
+  QuantizationScheme scheme;
+  if (!value.is_object()) {
+    errors.Fail(absl::StrCat(inside, " must be an object, found ", Shown(value)));
+    return scheme;
+  }
+  JsonFields fields(value, file, inside + ".");
+  scheme.bits = static_cast<int>(fields.Int("num_bits", 2, 16, 8));
+  const std::string type = fields.String("type", "int");
+  if (type == "float") {
+    scheme.type = QuantizationType::kFloat;
+  } else if (type != "int") {
+    fields.Fail(absl::StrCat(inside, ".type \"", type, "\" is not supported; supported are int, float"));
+  }
+  const int64_t group = fields.Int("group_size", -1, kMaxGroup, 0);
+  const std::string strategy = fields.String("strategy", group > 0 ? "group" : group < 0 ? "channel" : "tensor");
+  if (strategy == "tensor") {
+    scheme.granularity = QuantizationGranularity::kTensor;
+  } else if (strategy == "channel" || strategy == "token") {
+    // A token is the channel of an activation: one scale a row.
+    scheme.granularity = QuantizationGranularity::kChannel;
+  } else if (strategy == "group") {
+    scheme.granularity = QuantizationGranularity::kGroup;
+    if (group <= 0) fields.Fail(absl::StrCat(inside, ".group_size must be positive for groups, found ", group));
+    scheme.group_size = static_cast<int>(group);
+  } else {
+    fields.Fail(absl::StrCat(inside, ".strategy \"", strategy, "\" is not supported; supported are tensor, channel, ",
+                             "token, group"));
+  }
+  scheme.symmetric = fields.Bool("symmetric", true);
+  // true, false or "local", which recomputes within a group.
+  const nlohmann::json* dynamic = fields.Find("dynamic");
+  scheme.dynamic = dynamic && (dynamic->is_string() || fields.Bool("dynamic", false));
+  errors.Adopt(fields.status());
+  return scheme;
+}
+
+QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string& file) {
+  QuantizationConfig config;
+  config.kind = QuantizationKind::kCompressedTensors;
+  config.format = fields.String("format", "dense");
+  config.ignore = fields.Strings("ignore");
+  const nlohmann::json* groups = fields.Find("config_groups");
+  if (!groups || !groups->is_object() || groups->empty()) {
+    fields.Fail("quantization_config.config_groups must be an object with one group, found none");
+    return config;
+  }
+  if (groups->size() > 1) {
+    fields.Fail(
+        absl::StrCat("quantization_config with ", groups->size(), " config_groups is not supported; expected 1"));
+    return config;
+  }
+  const nlohmann::json& group = groups->begin().value();
+  const std::string inside = absl::StrCat("quantization_config.config_groups.", groups->begin().key());
+  if (!group.is_object()) {
+    fields.Fail(absl::StrCat(inside, " must be an object, found ", Shown(group)));
+    return config;
+  }
+  JsonFields inner(group, file, inside + ".");
+  config.targets = inner.Strings("targets");
+  config.format = inner.String("format", config.format);
+  if (const nlohmann::json* weights = inner.Find("weights")) {
+    config.weights = ParseScheme(*weights, file, inside + ".weights", inner);
+    // "group" permutes the columns; "weight" and "static" only chose the order in which they were rounded.
+    config.activation_order = weights->is_object() && weights->value("actorder", nlohmann::json()) == "group";
+  } else {
+    inner.Fail(absl::StrCat(inside, ".weights must be an object, found none"));
+  }
+  if (const nlohmann::json* activations = inner.Find("input_activations")) {
+    config.activations = ParseScheme(*activations, file, inside + ".input_activations", inner);
+  }
+  if (inner.Has("output_activations")) inner.Fail(absl::StrCat(inside, ".output_activations is not supported"));
+  fields.Adopt(inner.status());
+  if (fields.Has("kv_cache_scheme")) fields.Fail("quantization_config.kv_cache_scheme is not supported; duo has --kv");
+  const nlohmann::json* sparsity = fields.Find("sparsity_config");
+  if (sparsity && sparsity->is_object() && sparsity->value("format", nlohmann::json("dense")) != "dense") {
+    fields.Fail("quantization_config.sparsity_config (sparse weights) is not supported");
+  }
+  return config;
+}
+
+}  // namespace
+
+absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json, const std::string& file) {
+  auto root = ParseJsonObject(json, absl::StrCat(file, ": quantization_config"));
+  if (!root.ok()) return root.status();
+  JsonFields fields(*root, file, "quantization_config.");
+  const std::string method = fields.String("quant_method", "");
+  QuantizationConfig config;
+  if (method == "awq") {
+    config = ParseAwq(fields);
+  } else if (method == "gptq") {
+    config = ParseGptq(fields);
+  } else if (method == "compressed-tensors") {
+    config = ParseCompressedTensors(fields, file);
+  } else if (fields.ok()) {
+    return absl::UnimplementedError(absl::StrCat(file, ": quantization \"", method,
+                                                 "\" is not supported; supported are compressed-tensors, awq, gptq"));
+  }
+  if (!fields.ok()) return fields.status();
+  return config;
+}
+
+std::string Describe(const QuantizationConfig& config) {
+  std::string kind;
+  switch (config.kind) {
+    case QuantizationKind::kNone:
+      return "none";
+    case QuantizationKind::kCompressedTensors:
+      kind = "compressed-tensors";
+      break;
+    case QuantizationKind::kAwq:
+      kind = "AWQ";
+      break;
+    case QuantizationKind::kGptq:
+      kind = "GPTQ";
+      break;
+  }
+  const auto scheme = [](const QuantizationScheme& s) {
+    std::string text = absl::StrCat(s.bits, "-bit ", s.type == QuantizationType::kInt ? "int" : "float");
+    switch (s.granularity) {
+      case QuantizationGranularity::kTensor:
+        return text + " per tensor";
+      case QuantizationGranularity::kChannel:
+        return text + " per channel";
+      case QuantizationGranularity::kGroup:
+        return absl::StrCat(text, " in groups of ", s.group_size);
+    }
+    return text;
+  };
+  std::string text = absl::StrCat(kind, " ", config.format, ", weights ", scheme(config.weights));
+  if (!config.weights.symmetric) text += " with zero points";
+  if (config.activations.bits > 0) absl::StrAppend(&text, ", activations ", scheme(config.activations));
+  return text;
+}
+
+}  // namespace duo

@@ -1,0 +1,310 @@
+#include "runtime/weights/stored_matrix.h"
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+
+namespace duo {
+namespace {
+
+constexpr StoredDType kPlain[] = {StoredDType::kF32, StoredDType::kF16, StoredDType::kBF16};
+
+// AWQ puts column kAwqOrder[i] of eight into nibble i; this is the reverse.
+constexpr int kAwqNibble[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+
+uint32_t WordAt(const TensorInfo& tensor, int64_t index) {
+  uint32_t word;
+  std::memcpy(&word, tensor.data + 4 * index, 4);
+  return word;
+}
+
+float FloatAt(const TensorInfo& tensor, int64_t index) {
+  if (tensor.dtype == StoredDType::kF32) return BitsFloat(WordAt(tensor, index));
+  uint16_t bits;
+  std::memcpy(&bits, tensor.data + 2 * index, 2);
+  return tensor.dtype == StoredDType::kBF16 ? ToFloat(bf16{bits}) : ToFloat(f16{bits});
+}
+
+// A tensor of one of the float types; of these shapes any will do.
+absl::StatusOr<TensorInfo> RequireScales(const SafetensorsModel& files, const std::string& name,
+                                         std::vector<std::vector<int64_t>> shapes) {
+  const TensorInfo* found = files.Find(name);
+  for (const std::vector<int64_t>& shape : shapes) {
+    if (found != nullptr && found->shape == shape) return files.Require(name, kPlain, shape);
+  }
+  return files.Require(name, kPlain, shapes.front());
+}
+
+}  // namespace
+
+void ReadFloats(const TensorInfo& tensor, int64_t first, int64_t count, float* out) {
+  if (tensor.dtype == StoredDType::kF32) {
+    std::memcpy(out, tensor.data + 4 * first, 4 * count);
+    return;
+  }
+  DUO_CHECK_MSG(tensor.dtype == StoredDType::kBF16 || tensor.dtype == StoredDType::kF16, Name(tensor.dtype));
+  for (int64_t i = 0; i < count; ++i) out[i] = FloatAt(tensor, first + i);
+}
+
+absl::Status CheckSupported(const QuantizationConfig& config, const std::string& file) {
+  const QuantizationScheme& weights = config.weights;
+  std::string why;
+  switch (config.kind) {
+    case QuantizationKind::kNone:
+      return absl::OkStatus();
+    case QuantizationKind::kCompressedTensors:
+      if (config.format == "float-quantized" || config.format == "int-quantized" ||
+          config.format == "naive-quantized") {
+        if (weights.bits != 8) why = "8 bits are";
+        if (weights.granularity == QuantizationGranularity::kGroup) why = "scales per tensor or channel are";
+        if (!weights.symmetric) why = "symmetric weights are";
+      } else if (config.format == "pack-quantized") {
+        if (weights.type != QuantizationType::kInt || (weights.bits != 4 && weights.bits != 8))
+          why = "4 and 8 bit int are";
+      } else {
+        why = "float-quantized, int-quantized, naive-quantized and pack-quantized are";
+      }
+      break;
+    case QuantizationKind::kAwq:
+      if (!absl::EqualsIgnoreCase(config.format, "gemm")) why = "version gemm is";
+      if (weights.bits != 4) why = "4 bits are";
+      break;
+    case QuantizationKind::kGptq:
+      if (config.format != "gptq" && config.format != "gptq_v2") why = "checkpoint_format gptq and gptq_v2 are";
+      if (weights.bits != 4 && weights.bits != 8) why = "4 and 8 bits are";
+      break;
+  }
+  if (why.empty()) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat(file, ": quantisation ", Describe(config), " is not supported: ", why,
+                   "; use another edition of the checkpoint, for example in 16 bits with --weights int8 or int4"));
+}
+
+absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, const QuantizationConfig& config,
+                                                const std::string& name, int64_t rows, int64_t cols) {
+  StoredMatrix matrix;
+  matrix.name_ = name;
+  matrix.rows_ = rows;
+  matrix.cols_ = cols;
+  const std::string stem = name.substr(0, name.size() - std::string_view("weight").size());
+  const TensorInfo* plain = files.Find(name);
+  absl::Status status;
+  if (config.kind == QuantizationKind::kNone ||
+      (plain != nullptr && plain->dtype != StoredDType::kI8 && plain->dtype != StoredDType::kF8E4M3)) {
+    absl::StatusOr<TensorInfo> tensor = files.Require(name, kPlain, {rows, cols});
+    status = tensor.status();
+    if (tensor.ok()) matrix.codes_ = *std::move(tensor);
+  } else if (config.kind != QuantizationKind::kCompressedTensors) {
+    status = matrix.FindTransposed(files, stem, config);
+  } else if (config.format == "pack-quantized") {
+    status = matrix.FindPacked(files, stem, config.weights);
+  } else {
+    status = matrix.FindRowCodes(files, stem, config.weights);
+  }
+  if (!status.ok()) return status;
+  matrix.file_ = matrix.codes_.file;
+  return matrix;
+}
+
+absl::Status StoredMatrix::SetGroups(int group_size, const std::string& stem) {
+  group_ = group_size > 0 ? group_size : static_cast<int>(cols_);
+  groups_ = (cols_ + group_ - 1) / group_;
+  if (cols_ % group_ == 0 && rows_ % 8 == 0 && cols_ % 8 == 0) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(stem, "*: quantised groups of ", group_, " do not divide [", rows_, ", ",
+                                               cols_, "], which is not supported"));
+}
+
+absl::Status StoredMatrix::FindRowCodes(const SafetensorsModel& files, const std::string& stem,
+                                        const QuantizationScheme& scheme) {
+  layout_ = Layout::kRowCodes;
+  const bool is_float = scheme.type == QuantizationType::kFloat;
+  absl::StatusOr<TensorInfo> codes =
+      files.Require(stem + "weight", {is_float ? StoredDType::kF8E4M3 : StoredDType::kI8}, {rows_, cols_});
+  if (!codes.ok()) return codes.status();
+  codes_ = *std::move(codes);
+  absl::StatusOr<TensorInfo> scales =
+      RequireScales(files, stem + "weight_scale", {{rows_, 1}, {rows_}, {1}, {}, {1, 1}});
+  if (!scales.ok()) return scales.status();
+  scales_ = *std::move(scales);
+  bits_ = 8;
+  group_ = static_cast<int>(cols_);
+  groups_ = 1;
+  return absl::OkStatus();
+}
+
+absl::Status StoredMatrix::FindPacked(const SafetensorsModel& files, const std::string& stem,
+                                      const QuantizationScheme& scheme) {
+  layout_ = Layout::kPacked;
+  bits_ = scheme.bits;
+  symmetric_ = scheme.symmetric;
+  if (absl::Status s = SetGroups(scheme.group_size, stem); !s.ok()) return s;
+  const int64_t in_word = 32 / bits_;
+  absl::StatusOr<TensorInfo> codes =
+      files.Require(stem + "weight_packed", {StoredDType::kI32}, {rows_, cols_ / in_word});
+  if (!codes.ok()) return codes.status();
+  codes_ = *std::move(codes);
+  std::vector<std::vector<int64_t>> shapes = {{rows_, groups_}};
+  if (groups_ == 1) shapes.insert(shapes.end(), {{rows_}, {1}, {}});
+  absl::StatusOr<TensorInfo> scales = RequireScales(files, stem + "weight_scale", shapes);
+  if (!scales.ok()) return scales.status();
+  scales_ = *std::move(scales);
+  if (!symmetric_) {
+    absl::StatusOr<TensorInfo> zeros =
+        files.Require(stem + "weight_zero_point", {StoredDType::kI32}, {rows_ / in_word, groups_});
+    if (!zeros.ok()) return zeros.status();
+    zeros_ = *std::move(zeros);
+  }
+  if (files.Find(stem + "weight_g_idx") == nullptr) return absl::OkStatus();
+  absl::StatusOr<TensorInfo> order = files.Require(stem + "weight_g_idx", {StoredDType::kI32}, {cols_});
+  if (!order.ok()) return order.status();
+  order_ = *std::move(order);
+  return CheckOrder();
+}
+
+absl::Status StoredMatrix::FindTransposed(const SafetensorsModel& files, const std::string& stem,
+                                          const QuantizationConfig& config) {
+  const bool awq = config.kind == QuantizationKind::kAwq;
+  layout_ = awq ? Layout::kAwq : Layout::kGptq;
+  bits_ = config.weights.bits;
+  if (absl::Status s = SetGroups(config.weights.group_size, stem); !s.ok()) return s;
+  const int64_t in_word = 32 / bits_;
+  struct Wanted {
+    TensorInfo* out;
+    const char* name;
+    std::vector<int64_t> shape;
+  };
+  std::vector<Wanted> wanted = {
+      {&codes_, "qweight", awq ? std::vector<int64_t>{cols_, rows_ / 8} : std::vector<int64_t>{cols_ / in_word, rows_}},
+      {&zeros_, "qzeros", {groups_, rows_ / in_word}}};
+  if (!awq && files.Find(stem + "g_idx") != nullptr) wanted.push_back({&order_, "g_idx", {cols_}});
+  for (const Wanted& w : wanted) {
+    absl::StatusOr<TensorInfo> tensor = files.Require(stem + w.name, {StoredDType::kI32}, w.shape);
+    if (!tensor.ok()) return tensor.status();
+    *w.out = *std::move(tensor);
+  }
+  absl::StatusOr<TensorInfo> scales = files.Require(stem + "scales", kPlain, {groups_, rows_});
+  if (!scales.ok()) return scales.status();
+  scales_ = *std::move(scales);
+  zero_offset_ = !awq && config.format != "gptq_v2" ? 1 : 0;
+  return CheckOrder();
+}
+
+absl::Status StoredMatrix::CheckOrder() {
+  if (order_.data == nullptr) return absl::OkStatus();
+  bool unset = true;  // some writers leave -1 where there is no order
+  for (int64_t c = 0; c < cols_; ++c) unset &= static_cast<int32_t>(WordAt(order_, c)) == -1;
+  for (int64_t c = 0; c < cols_ && !unset; ++c) {
+    const auto group = static_cast<int32_t>(WordAt(order_, c));
+    if (group < 0 || group >= groups_) {
+      return absl::InvalidArgumentError(absl::StrCat(order_.file, ": tensor ", order_.name,
+                                                     ": expected groups from 0 to ", groups_ - 1, ", found ", group,
+                                                     " at column ", c));
+    }
+    permuted_ |= group != c / group_;
+  }
+  if (!permuted_) order_ = TensorInfo();
+  return absl::OkStatus();
+}
+
+std::optional<DType> StoredMatrix::native() const {
+  switch (layout_) {
+    case Layout::kPlain:
+    case Layout::kRowCodes:
+      return ToDType(codes_.dtype);
+    default:
+      // duo's groups are of at least 32 columns in a row.
+      return bits_ == 4 && !permuted_ && group_ % 32 == 0 ? std::optional(DType::kI4) : std::nullopt;
+  }
+}
+
+int StoredMatrix::CodeAt(int64_t row, int64_t col) const {
+  const int64_t in_word = 32 / bits_;
+  const uint32_t mask = (1u << bits_) - 1;
+  switch (layout_) {
+    case Layout::kPacked:
+      return static_cast<int>(WordAt(codes_, row * (cols_ / in_word) + col / in_word) >> bits_ * (col % in_word) &
+                              mask);
+    case Layout::kAwq:
+      return static_cast<int>(WordAt(codes_, col * (rows_ / 8) + row / 8) >> 4 * kAwqNibble[row % 8] & mask);
+    default:
+      return static_cast<int>(WordAt(codes_, col / in_word * rows_ + row) >> bits_ * (col % in_word) & mask);
+  }
+}
+
+int64_t StoredMatrix::GroupOf(int64_t col) const {
+  return permuted_ ? static_cast<int32_t>(WordAt(order_, col)) : col / group_;
+}
+
+float StoredMatrix::ScaleAt(int64_t row, int64_t group) const {
+  if (layout_ == Layout::kPacked)
+    return FloatAt(scales_, scales_.bytes / (Bits(scales_.dtype) / 8) > 1 ? row * groups_ + group : 0);
+  return FloatAt(scales_, group * rows_ + row);
+}
+
+int StoredMatrix::ZeroAt(int64_t row, int64_t group) const {
+  const int64_t in_word = 32 / bits_;
+  const uint32_t mask = (1u << bits_) - 1;
+  switch (layout_) {
+    case Layout::kPacked:
+      if (symmetric_) return 1 << (bits_ - 1);
+      return static_cast<int>(WordAt(zeros_, row / in_word * groups_ + group) >> bits_ * (row % in_word) & mask);
+    case Layout::kAwq:
+      return static_cast<int>(WordAt(zeros_, group * (rows_ / 8) + row / 8) >> 4 * kAwqNibble[row % 8] & mask);
+    default:
+      return zero_offset_ +
+             static_cast<int>(WordAt(zeros_, group * (rows_ / in_word) + row / in_word) >> bits_ * (row % in_word) &
+                              mask);
+  }
+}
+
+float StoredMatrix::RowScale(int64_t row) const {
+  return FloatAt(scales_, scales_.bytes / (Bits(scales_.dtype) / 8) > 1 ? row : 0);
+}
+
+void StoredMatrix::Codes(int64_t row, int64_t first, int64_t count, uint8_t* out) const {
+  std::memcpy(out, codes_.data + row * cols_ + first, count);
+}
+
+void StoredMatrix::Group(int64_t row, int64_t first, int64_t count, uint8_t* codes, uint16_t* scale_and_min) const {
+  const int64_t group = first / group_;
+  DUO_CHECK_EQ((first + count - 1) / group_, group);
+  for (int64_t i = 0; i < count; i += 2) {
+    codes[i / 2] = static_cast<uint8_t>(CodeAt(row, first + i) | CodeAt(row, first + i + 1) << 4);
+  }
+  const float scale = ScaleAt(row, group);
+  scale_and_min[0] = ToF16(scale).bits;
+  scale_and_min[1] = ToF16(-scale * static_cast<float>(ZeroAt(row, group))).bits;
+}
+
+void StoredMatrix::Values(int64_t row, int64_t first, int64_t count, float* out) const {
+  if (layout_ == Layout::kPlain) {
+    ReadFloats(codes_, row * cols_ + first, count, out);
+    return;
+  }
+  if (layout_ == Layout::kRowCodes) {
+    const float scale = RowScale(row);
+    const uint8_t* codes = codes_.data + row * cols_ + first;
+    const bool is_float = codes_.dtype == StoredDType::kF8E4M3;
+    for (int64_t i = 0; i < count; ++i) {
+      out[i] = scale * (is_float ? F8ToFloat(codes[i]) : static_cast<float>(static_cast<int8_t>(codes[i])));
+    }
+    return;
+  }
+  int64_t group = -1;
+  float scale = 0;
+  int zero = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (const int64_t own = GroupOf(first + i); own != group) {
+      group = own;
+      scale = ScaleAt(row, group);
+      zero = ZeroAt(row, group);
+    }
+    out[i] = scale * static_cast<float>(CodeAt(row, first + i) - zero);
+  }
+}
+
+}  // namespace duo

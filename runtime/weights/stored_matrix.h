@@ -1,0 +1,85 @@
+// StoredMatrix: a weight matrix [rows = outputs, cols = inputs] as a checkpoint stores it, plain or quantised, read row
+// by row. What: f32, f16 and bf16; compressed-tensors' float-quantized, int-quantized, naive-quantized and
+// pack-quantized; AWQ (gemm); GPTQ of 4 and 8 bits with or without activation order. Why: checkpoints that come
+// quantised become duo's own formats while loading, code by code where those can hold them, else by value. value(r, c)
+// =
+//   float or int, scale per tensor or row   code * scale[r]
+//   int in groups of columns                (code - zero[r][g]) * scale[r][g], g = c / group, or g_idx[c]
+// Layouts: the packages that write them: compressed-tensors (compressors/quantized_compressors, pack_quantized),
+// AutoAWQ (utils/packing_utils), AutoGPTQ and GPTQModel (nn_modules/qlinear). Ownership: views into the
+// SafetensorsModel, which must live as long. Threads: const calls from any thread. Errors: a Status that names the
+// tensor.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/base/dtype.h"
+#include "runtime/weights/quantization_config.h"
+#include "runtime/weights/safetensors.h"
+
+namespace duo {
+
+// Whether checkpoints of this quantisation can be read; the refusal says in one sentence what is not supported. `file`
+// is what it calls config.json.
+absl::Status CheckSupported(const QuantizationConfig& config, const std::string& file);
+
+// `count` values of an f32, f16 or bf16 tensor, from element `first` on.
+void ReadFloats(const TensorInfo& tensor, int64_t first, int64_t count, float* out);
+
+class StoredMatrix {
+ public:
+  // name: the plain tensor's, "model.layers.0.mlp.up_proj.weight". What is stored beside it under the quantised names
+  // decides, so modules that stayed unquantised need no list.
+  static absl::StatusOr<StoredMatrix> Find(const SafetensorsModel& files, const QuantizationConfig& config,
+                                           const std::string& name, int64_t rows, int64_t cols);
+
+  const std::string& file() const { return file_; }
+  const std::string& name() const { return name_; }
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+
+  // The format of duo's that holds the stored codes as they are; nothing where only the values can be taken. int4: with
+  // groups of group() columns or of a divisor of it; scales that f16 cannot hold, and zeros times scales, are rounded
+  // to it.
+  std::optional<DType> native() const;
+  int group() const { return group_; }
+
+  // Values of columns [first, first + count) of a row.
+  void Values(int64_t row, int64_t first, int64_t count, float* out) const;
+
+  // native() fp8 or int8: the codes, and the row's scale.
+  void Codes(int64_t row, int64_t first, int64_t count, uint8_t* out) const;
+  float RowScale(int64_t row) const;
+
+  // native() int4, columns within one stored group: two codes a byte, and scale and minimum in f16.
+  void Group(int64_t row, int64_t first, int64_t count, uint8_t* codes, uint16_t* scale_and_min) const;
+
+ private:
+  enum class Layout : uint8_t { kPlain, kRowCodes, kPacked, kAwq, kGptq };
+
+  absl::Status FindRowCodes(const SafetensorsModel& files, const std::string& stem, const QuantizationScheme& scheme);
+  absl::Status FindPacked(const SafetensorsModel& files, const std::string& stem, const QuantizationScheme& scheme);
+  absl::Status FindTransposed(const SafetensorsModel& files, const std::string& stem, const QuantizationConfig& config);
+  absl::Status SetGroups(int group_size, const std::string& stem);
+  absl::Status CheckOrder();
+  int CodeAt(int64_t row, int64_t col) const;  // unsigned
+  int64_t GroupOf(int64_t col) const;
+  float ScaleAt(int64_t row, int64_t group) const;
+  int ZeroAt(int64_t row, int64_t group) const;  // of the unsigned codes
+
+  Layout layout_ = Layout::kPlain;
+  std::string name_, file_;
+  int64_t rows_ = 0, cols_ = 0;
+  int bits_ = 0;
+  int group_ = 0;           // columns that share a scale
+  int64_t groups_ = 0;      // of a row
+  bool symmetric_ = false;  // the zero is the middle of the codes
+  bool permuted_ = false;   // columns have a g_idx that is not c / group
+  int zero_offset_ = 0;     // AutoGPTQ stores zeros less one
+  TensorInfo codes_, scales_, zeros_, order_;
+};
+
+}  // namespace duo
