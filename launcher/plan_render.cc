@@ -40,30 +40,12 @@ std::string Grouped(int64_t n) {  // 1000000 -> "1,000,000"
   return digits;
 }
 
-std::vector<Strategy> ReadingOrder() {
-  return {Strategy::kContiguous, Strategy::kHeads, Strategy::kSplit, Strategy::kAuto};
-}
-
 const Partition& Find(const std::vector<Partition>& strategies, Strategy strategy) {
   return *std::find_if(strategies.begin(), strategies.end(),
                        [&](const Partition& p) { return p.strategy == strategy; });
 }
 
 }  // namespace
-
-absl::StatusOr<std::vector<Partition>> AllStrategies(const PartitionRequest& request) {
-  std::vector<Strategy> order = ReadingOrder();
-  std::stable_partition(order.begin(), order.end(), [&](Strategy s) { return s == request.strategy; });
-  std::vector<Partition> partitions;
-  for (const Strategy strategy : order) {
-    PartitionRequest one = request;
-    one.strategy = strategy;
-    absl::StatusOr<Partition> partition = MakePartition(one);
-    if (!partition.ok()) return partition.status();
-    partitions.push_back(*std::move(partition));
-  }
-  return partitions;
-}
 
 std::string PlanTable(const PartitionRequest& request, const std::vector<Partition>& strategies) {
   const Partition& partition = strategies.front();

@@ -5,13 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "parallel/partition.h"
 
 namespace duo {
-
-// The request's own strategy first, then the other three: what a reader compares.
-absl::StatusOr<std::vector<Partition>> AllStrategies(const PartitionRequest& request);
 
 // One row a layer, one column a rank. A cell has one character for each KV head in the model's order: '#' a whole
 // retrieval head, 1..9 the tenths of a split one (rounded), '.' a streaming head, blank = held elsewhere. Where that

@@ -384,4 +384,22 @@ absl::StatusOr<Partition> MakePartition(const PartitionRequest& request) {
   return partition;
 }
 
+std::vector<Strategy> ReadingOrder() {
+  return {Strategy::kContiguous, Strategy::kHeads, Strategy::kSplit, Strategy::kAuto};
+}
+
+absl::StatusOr<std::vector<Partition>> AllStrategies(const PartitionRequest& request) {
+  std::vector<Strategy> order = ReadingOrder();
+  std::stable_partition(order.begin(), order.end(), [&](Strategy s) { return s == request.strategy; });
+  std::vector<Partition> partitions;
+  for (const Strategy strategy : order) {
+    PartitionRequest one = request;
+    one.strategy = strategy;
+    absl::StatusOr<Partition> partition = MakePartition(one);
+    if (!partition.ok()) return partition.status();
+    partitions.push_back(*std::move(partition));
+  }
+  return partitions;
+}
+
 }  // namespace duo

@@ -80,6 +80,11 @@ struct PartitionRequest {
 // Fails when the sizes contradict each other: heads not a multiple of KV heads, a plan of another shape, a weight <= 0.
 absl::StatusOr<Partition> MakePartition(const PartitionRequest& request);
 
+// The strategies from the simplest to the cheapest.
+std::vector<Strategy> ReadingOrder();
+// The request's own strategy first, then the other three: what a reader compares.
+absl::StatusOr<std::vector<Partition>> AllStrategies(const PartitionRequest& request);
+
 // A rank's retrieval load in a layer, in heads.
 double RetrievalLoad(const RankHeads& heads);
 HeadLoad LoadOf(const RankHeads& heads);

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <random>
 
+#include "attn_patterns/head_plan.h"
 #include "parallel/communicator.h"
 
 namespace duo {
@@ -18,6 +20,20 @@ std::vector<Partition> Plan(PartitionRequest& request) {
   request.kv_token_bytes = 64;
   request.strategy = Strategy::kSplit;
   return *AllStrategies(request);
+}
+
+TEST(PlanRender, IsTheSameForEqualWeightsAsForNone) {
+  PartitionRequest request;
+  request.shape = {
+      .layers = 8, .hidden = 256, .intermediate = 512, .heads = 32, .kv_heads = 8, .head_dim = 16, .vocab = 100};
+  request.heads = FullPlan(8, 8);
+  std::mt19937 rng(6);
+  for (uint8_t& retrieval : request.heads.retrieval) retrieval = rng() % 2;
+  request.world = 3;
+  request.kv_token_bytes = 64;
+  const std::string without = PlanJson(*AllStrategies(request));
+  request.rank_weights = {7, 7, 7};
+  EXPECT_EQ(PlanJson(*AllStrategies(request)), without);
 }
 
 TEST(PlanRender, WritesTheJsonThatProgramsReadBack) {

@@ -10,7 +10,6 @@
 
 #include "attn_patterns/head_plan.h"
 #include "attn_patterns/pattern.h"
-#include "launcher/plan_render.h"
 
 namespace duo {
 namespace {
@@ -175,15 +174,6 @@ TEST(Partition, KeepsSharesWithinOneSlotOfTheWeights) {
       for (const SplitPiece& piece : partition.layers[l][r].split) EXPECT_EQ(piece.of, 64);
     }
   }
-}
-
-TEST(Partition, GivesEqualWeightsWhatNoWeightsGet) {
-  std::mt19937 rng(6);
-  const HeadPlan plan = RandomPlan(rng, 8, 8, 0.5);
-  PartitionRequest request = RequestOf(plan, 3, Strategy::kAuto);
-  const std::string without = PlanJson(*AllStrategies(request));
-  request.rank_weights = {7, 7, 7};
-  EXPECT_EQ(PlanJson(*AllStrategies(request)), without);
 }
 
 TEST(Partition, NeverChoosesWorseThanTheOtherStrategies) {
