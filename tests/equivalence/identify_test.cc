@@ -15,6 +15,7 @@
 #include "parallel/communicator.h"
 #include "runtime/identify/identify_model.h"
 #include "tests/golden/golden_model.h"
+#include "tests/support/source_dir.h"
 
 namespace duo {
 namespace {
@@ -146,7 +147,7 @@ TEST_F(IdentifyTest, MassOutsideIsNothingForAWindowThatSeesAll) {
 class IdentifyRunTest : public IdentifyTest {
  protected:
   static constexpr int kSteps = 6;
-  const std::string model_dir_ = DUO_SOURCE_DIR "/launcher/demo/needle-6m";
+  const std::string model_dir_ = SourceDir() + "/launcher/demo/needle-6m";
 
   PasskeyData Data() {
     auto tokenizer = Tokenizer::Load(model_dir_ + "/tokenizer.json");

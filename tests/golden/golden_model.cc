@@ -12,6 +12,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/dtype.h"
 #include "kernels/base/splitmix64.h"
+#include "tests/support/source_dir.h"
 
 namespace duo {
 namespace {
@@ -19,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-const char* const kFolder = DUO_SOURCE_DIR "/tests/golden/models";
+std::string ModelsFolder() { return SourceDir() + "/tests/golden/models"; }
 
 uint64_t Fnv1a64(std::string_view text) {
   uint64_t hash = 0xCBF29CE484222325u;
@@ -110,13 +111,13 @@ GoldenRun ReadRun(const Json& json) {
 
 std::vector<std::string> GoldenNames() {
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(kFolder)) names.push_back(entry.path().stem().string());
+  for (const auto& entry : fs::directory_iterator(ModelsFolder())) names.push_back(entry.path().stem().string());
   std::sort(names.begin(), names.end());
   return names;
 }
 
 Golden LoadGolden(const std::string& name, const std::string& scratch) {
-  std::ifstream file(fs::path(kFolder) / (name + ".json"));
+  std::ifstream file(fs::path(ModelsFolder()) / (name + ".json"));
   DUO_CHECK(file.good());
   const Json json = Json::parse(file);
   Golden golden;
@@ -130,7 +131,7 @@ Golden LoadGolden(const std::string& name, const std::string& scratch) {
   const fs::path dir = fs::path(scratch) / name;
   fs::create_directories(dir);
   if (json.contains("model")) {
-    golden.model_dir = (fs::path(DUO_SOURCE_DIR) / json["model"].get<std::string>()).string();
+    golden.model_dir = (fs::path(SourceDir()) / json["model"].get<std::string>()).string();
   } else {
     golden.model_dir = (dir / "model").string();
     WriteModel(json, golden.model_dir);

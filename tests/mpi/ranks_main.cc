@@ -29,6 +29,7 @@
 #include "parallel/mpi_session.h"
 #include "runtime/engine/engine.h"
 #include "tests/golden/golden_model.h"
+#include "tests/support/source_dir.h"
 
 namespace duo {
 namespace {
@@ -238,7 +239,7 @@ void Needle(Judge& judge, bool all, const std::string& scratch) {
       c.prompt = golden.prompt;
       c.new_tokens = static_cast<int64_t>(golden.full.greedy.size());
       c.attention = sparsity < 0 ? AttentionMode::kFull : AttentionMode::kDuo;
-      c.pattern = DUO_SOURCE_DIR "/attn_patterns/needle-6m";
+      c.pattern = SourceDir() + "/attn_patterns/needle-6m";
       c.sparsity = sparsity;
       c.kv = kv;
       Expected expected;

@@ -7,6 +7,7 @@
 
 #include "attn_patterns/head_plan.h"
 #include "gtest/gtest.h"
+#include "tests/support/source_dir.h"
 #include "tests/unit/expect.h"
 
 namespace duo {
@@ -24,7 +25,7 @@ std::string Slurp(const fs::path& file) {
 // The patterns released with the paper, if this checkout has a `shared` folder in or above it; they are not part of the
 // project.
 fs::path Published() {
-  for (fs::path dir = DUO_SOURCE_DIR; dir.has_relative_path(); dir = dir.parent_path()) {
+  for (fs::path dir = SourceDir(); dir.has_relative_path(); dir = dir.parent_path()) {
     if (fs::is_directory(dir / "shared" / "attn_patterns_published")) return dir / "shared" / "attn_patterns_published";
   }
   return {};

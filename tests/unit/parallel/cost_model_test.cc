@@ -13,6 +13,7 @@
 #include "attn_patterns/head_plan.h"
 #include "attn_patterns/pattern.h"
 #include "parallel/partition.h"
+#include "tests/support/source_dir.h"
 
 namespace duo {
 namespace {
@@ -43,11 +44,11 @@ double BusiestSeconds(const PartitionRequest& request) {
 
 TEST(CostModel, IsWithinTenPercentOfTheMeasuredBusiestRank) {
   const std::filesystem::path folder =
-      std::filesystem::path(DUO_SOURCE_DIR) / "../shared/attn_patterns_published/Llama-3-8B-Instruct-Gradient-1048k";
+      std::filesystem::path(SourceDir()) / "../shared/attn_patterns_published/Llama-3-8B-Instruct-Gradient-1048k";
   if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is absent";
   const absl::StatusOr<Pattern> pattern = ReadPattern(std::filesystem::directory_iterator(folder)->path());
   ASSERT_TRUE(pattern.ok()) << pattern.status();
-  std::ifstream file(DUO_SOURCE_DIR "/tests/bench/results/h100_balance.json");
+  std::ifstream file(SourceDir() + "/tests/bench/results/h100_balance.json");
   const nlohmann::json measured = nlohmann::json::parse(file);
   for (const nlohmann::json& row : measured["rows"]) {
     PartitionRequest request = Llama3(row["kv"] == "int4" ? 136 : 512);

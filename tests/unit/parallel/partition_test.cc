@@ -10,6 +10,7 @@
 
 #include "attn_patterns/head_plan.h"
 #include "attn_patterns/pattern.h"
+#include "tests/support/source_dir.h"
 
 namespace duo {
 namespace {
@@ -288,7 +289,7 @@ class PublishedPattern : public testing::TestWithParam<Published> {
  protected:
   void SetUp() override {
     const std::filesystem::path folder =
-        std::filesystem::path(DUO_SOURCE_DIR) / "../shared/attn_patterns_published" / GetParam().name;
+        std::filesystem::path(SourceDir()) / "../shared/attn_patterns_published" / GetParam().name;
     if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is absent";
     absl::StatusOr<Pattern> pattern = ReadPattern(std::filesystem::directory_iterator(folder)->path());
     ASSERT_TRUE(pattern.ok()) << pattern.status();

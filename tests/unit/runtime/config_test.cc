@@ -6,6 +6,7 @@
 
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/support/source_dir.h"
 #include "tests/unit/expect.h"
 
 namespace duo {
@@ -230,8 +231,8 @@ TEST(Config, BrokenTextIsOneSentence) {
   const std::string deep = R"({"model_type": )" + std::string(100000, '[') + std::string(100000, ']') + "}";
   EXPECT_TRUE(Contains(ParseConfig(deep, "f").status().message(), "nested deeper"));
   EXPECT_TRUE(Contains(LoadConfig("/nonexistent").status().message(), "/nonexistent: expected a model folder"));
-  EXPECT_TRUE(Contains(LoadConfig(DUO_SOURCE_DIR "/README.md").status().message(), "*.safetensors), found a file"));
-  EXPECT_TRUE(Contains(LoadConfig(DUO_SOURCE_DIR).status().message(), "config.json: cannot be opened"));
+  EXPECT_TRUE(Contains(LoadConfig(SourceDir() + "/README.md").status().message(), "*.safetensors), found a file"));
+  EXPECT_TRUE(Contains(LoadConfig(SourceDir()).status().message(), "config.json: cannot be opened"));
 }
 
 TEST(Config, MaxPositionsGrowWithYarnAndDynamic) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "tests/support/source_dir.h"
 #include "tests/unit/expect.h"
 
 namespace duo {
@@ -20,7 +21,7 @@ std::string Haystack() {
 }
 
 const Tokenizer& DemoTokenizer() {
-  static const auto tokenizer = Tokenizer::Load(DUO_SOURCE_DIR "/launcher/demo/needle-6m/tokenizer.json");
+  static const auto tokenizer = Tokenizer::Load(SourceDir() + "/launcher/demo/needle-6m/tokenizer.json");
   EXPECT_TRUE(tokenizer.ok());
   return *tokenizer;
 }

@@ -7,12 +7,13 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "runtime/weights/config.h"
+#include "tests/support/source_dir.h"
 
 namespace duo {
 namespace {
 
 nlohmann::json Golden() {
-  std::ifstream in(DUO_SOURCE_DIR "/tests/golden/rope.json");
+  std::ifstream in(SourceDir() + "/tests/golden/rope.json");
   return nlohmann::json::parse(in);
 }
 
