@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the packages that duo is built from, on Debian 12 and Ubuntu 24.04. Does nothing when all are there, so it can
-# be run as often as one likes and without rights once they are. Uses sudo only if it is not run by root.
+# be run as often as one likes and without rights once they are. Uses sudo only if it is not run by root. Arguments are
+# further packages, which tests/run.sh names.
 set -eu
 
 # ocl-icd-opencl-dev: Debian 12's oneDNN is built with OpenCL, its CMake files ask for it, and the package only recommends it.
@@ -15,7 +16,7 @@ if ! command -v dpkg-query >/dev/null; then
 fi
 
 missing=""
-for package in $PACKAGES; do
+for package in $PACKAGES "$@"; do
   case "$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)" in
     *"ok installed"*) ;;
     *) missing="$missing $package" ;;

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Builds and runs the tests on a fresh Debian 12 or Ubuntu 24.04, with one command.
+# Builds and runs the tests on a fresh Debian 12 or Ubuntu 24.04, with one command, all set-up included.
 #
 #   tests/run.sh [release|cpu|debug|asan|tsan] [ctest arguments...]
 #
-# The default preset is release where there are a CUDA compiler and a GPU, else cpu. Python parity tests run where their packages are
-# (set DUO_PYTHON to an interpreter that has them) and are counted as skipped elsewhere. Ends with one line that counts, and
-# with exit status 1 if a test failed.
+# The default preset is release where there are a CUDA compiler and a GPU, else cpu. The packages of the Python tests
+# (tests/requirements.txt) go into a virtual environment in the build folder, unless DUO_PYTHON names an interpreter that
+# has them; what is missing where there is no network is skipped and named. Ends with the ten slowest tests, what was
+# skipped and why, and one line that counts; with exit status 1 if a test failed.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,7 +21,33 @@ case "${1:-}" in
 esac
 case "$preset" in release) build=$root/build ;; *) build=$root/build-$preset ;; esac
 
-launcher/install_deps.sh
+# The tests want some programs besides: network namespaces are the hosts of tests/mpi, certificates are made by openssl.
+note=
+test_packages="python3-venv iproute2 openssl"
+if ! launcher/install_deps.sh $test_packages; then
+  launcher/install_deps.sh
+  note="not all of these packages are there: $test_packages"
+fi
+
+if [ -z "${DUO_PYTHON:-}" ]; then
+  venv=$build/venv
+  if ! cmp -s tests/requirements.txt "$venv/requirements.txt"; then
+    echo "Installing the Python packages of the tests into $venv" >&2
+    rm -rf "$venv"
+    mkdir -p "$build"
+    if ! python3 -m venv "$venv" >"$build/venv.log" 2>&1; then
+      note="no Python environment could be made ($build/venv.log)"
+      rm -rf "$venv"
+    elif timeout 900 "$venv/bin/python" -m pip install -q --disable-pip-version-check --retries 2 --no-deps \
+      -r tests/requirements.txt >"$build/venv.log" 2>&1; then
+      cp tests/requirements.txt "$venv/requirements.txt"
+    else
+      note="not all packages of tests/requirements.txt could be installed ($build/venv.log)"
+    fi
+  fi
+  [ ! -x "$venv/bin/python" ] || DUO_PYTHON=$venv/bin/python
+fi
+
 cmake --preset "$preset" -DDUO_TESTS=ON ${DUO_PYTHON:+-DPython3_EXECUTABLE="$DUO_PYTHON"}
 cmake --build "$build" -j "$(nproc)"
 
@@ -40,16 +67,11 @@ for tool in lsan tsan ubsan; do
   fi
 done
 
-log=$build/tests.log
+rm -f "$build/tests.xml"
 status=0
-ctest --test-dir "$build" --output-on-failure -j "$(nproc)" "$@" >"$log" 2>&1 || status=$?
-cat "$log"
-skipped=$(grep -c '\*\*\*Skipped' "$log" || true)
-run=$(sed -n 's/.*tests failed out of \([0-9]*\).*/\1/p' "$log" | tail -n 1)
-if [ -z "$run" ]; then
+ctest --test-dir "$build" --output-on-failure --output-junit "$build/tests.xml" -j "$(nproc)" "$@" || status=$?
+if [ ! -f "$build/tests.xml" ]; then
   echo "error: no test was run" >&2
   exit 1
 fi
-failed=$(sed -n 's/.* \([0-9]*\) tests failed out of.*/\1/p' "$log" | tail -n 1)
-echo "$preset: $((run - failed - skipped)) passed, $failed failed, $skipped skipped, $run in all"
-[ "$status" = 0 ] && [ "$failed" = 0 ]
+python3 tests/summary.py --name "$preset" ${note:+--note "$note"} "$build/tests.xml" && [ "$status" = 0 ]

@@ -29,16 +29,29 @@ RANKS, VICTIM, LIMIT = 3, 2, 30  # LIMIT: seconds
 
 
 class Job:
-    """A command under mpirun, its output read line by line."""
+    """A command under mpirun, its output read line by line. end_all() ends those that a failed test left."""
+
+    started = []
 
     def __init__(self, args, words):
         command = [args.mpirun, "-n", str(RANKS), "--oversubscribe", "--allow-run-as-root", args.duo, *words, "--model",
                    MODEL, "--device", "cpu", "--threads", "1"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        Job.started.append(self.process)
         self.lines, self.written, self.readers = [], threading.Event(), []
         for stream, act in ((self.process.stderr, self._line), (self.process.stdout, self._text)):
             self.readers.append(threading.Thread(target=act, args=(stream,), daemon=True))
             self.readers[-1].start()
+
+    @staticmethod
+    def end_all():
+        for process in Job.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)  # mpirun ends its ranks
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
 
     def _line(self, stream):
         for line in stream:
@@ -54,6 +67,11 @@ class Job:
             assert time.time() < deadline and self.process.poll() is None, f"no '{text}' came:\n" + "\n".join(self.lines)
             time.sleep(0.02)
         return next(line for line in self.lines if text in line)
+
+    def wait_for_text(self, seconds=120):
+        deadline = time.time() + seconds
+        while not self.written.wait(0.1):
+            assert time.time() < deadline and self.process.poll() is None, "no text came:\n" + "\n".join(self.lines)
 
     def ranks(self):
         """Process ids by rank."""
@@ -125,7 +143,7 @@ def stop(job, number):
 def generate(args, folder, moment):
     if moment == "decode":
         job = Job(args, ["generate", "--prompt", "The licence says that", "--max-new-tokens", "200000"])
-        assert job.written.wait(120), job.lines
+        job.wait_for_text()
     else:
         document = os.path.join(folder, "document.txt")
         with open(document, "w", encoding="utf-8") as file:
@@ -195,13 +213,16 @@ def main():
     parser.add_argument("case")
     args = parser.parse_args()
     command, _, moment = args.case.partition("-")
-    with tempfile.TemporaryDirectory() as folder:
-        if command == "hosts":
-            hosts(args, folder)
-        elif moment in ("term", "int"):
-            stop(generate(args, folder, "prefill"), signal.SIGTERM if moment == "term" else signal.SIGINT)
-        else:
-            kill_a_rank({"generate": generate, "serve": serve}[command](args, folder, moment))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            if command == "hosts":
+                hosts(args, folder)
+            elif moment in ("term", "int"):
+                stop(generate(args, folder, "prefill"), signal.SIGTERM if moment == "term" else signal.SIGINT)
+            else:
+                kill_a_rank({"generate": generate, "serve": serve}[command](args, folder, moment))
+    finally:
+        Job.end_all()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import time
 import grpc
 import harness
 from cases import ARGS, ask_all, case, check, equal, free_counters, serve
-from harness import Client, code_of, needles
+from harness import Client, Server, code_of, needles
 
 
 @case
@@ -282,3 +282,21 @@ def auth():
             kept_out(server, stranger, "a client whose certificate others signed")
             kept_out(server, grpc.ssl_channel_credentials(read("server.pem")), "a client without a certificate")
             kept_out(server, None, "a client without TLS")
+
+
+@case
+def dead_server():
+    """The tests' own waits: they end when the server does, also while something it started holds its log open."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "duo")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("#!/bin/sh\nsleep 30 &\necho '{\"event\": \"model loaded\"}' >&2\nexit 3\n")
+        os.chmod(path, 0o755)
+        begun = time.time()
+        try:
+            Server(path)
+        except AssertionError as error:
+            check("ended with 3 before 'listening'" in str(error) and "model loaded" in str(error), str(error))
+        else:
+            raise AssertionError("a server that ended was taken for one that listens")
+        check(time.time() - begun < 15, f"noticed after {time.time() - begun:.1f} s")

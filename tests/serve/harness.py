@@ -104,6 +104,17 @@ def code_of(call):
     raise AssertionError("the call succeeded")
 
 
+def descendants(pid):
+    found = []
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            for child in map(int, file.read().split()):
+                found += [child, *descendants(child)]
+    except OSError:
+        pass
+    return found
+
+
 class Server:
     """`duo serve` on a free port of 127.0.0.1, its log read line by line. user: who runs it, a number."""
 
@@ -119,8 +130,13 @@ class Server:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env,
                                         user=user)
         self.events, self.lines = queue.Queue(), []
-        threading.Thread(target=self._read, daemon=True).start()
-        self.port = self.wait_for("listening")["port"]
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        try:
+            self.port = self.wait_for("listening")["port"]
+        except BaseException:
+            self.kill()
+            raise
         self.address = f"127.0.0.1:{self.port}"
 
     def _read(self):
@@ -130,16 +146,23 @@ class Server:
                 self.events.put(json.loads(line))
             except ValueError:
                 pass
-        self.events.put({"event": "end"})
 
     def wait_for(self, event, timeout=120):
+        """The next event of this name. Fails as soon as the process has ended without it, whoever still holds its stderr."""
         deadline = time.time() + timeout * patience
         while True:
-            found = self.events.get(timeout=max(0.1, deadline - time.time()))
+            ended = self.process.poll() is not None
+            if ended:
+                self.reader.join(2)  # what it wrote last
+            try:
+                found = self.events.get(block=not ended, timeout=0.2)
+            except queue.Empty:
+                what = f"the server ended with {self.process.returncode} before" if ended else f"{timeout} s without"
+                if ended or time.time() > deadline:
+                    raise AssertionError(f"{what} '{event}':\n" + "".join(self.lines[-20:])) from None
+                continue
             if found["event"] == event:
                 return found
-            if found["event"] == "end":
-                raise AssertionError(f"the server ended before '{event}':\n" + "".join(self.lines[-20:]))
 
     def client(self, **more):
         return Client(self.address, **more)
@@ -148,8 +171,15 @@ class Server:
         self.process.send_signal(number)
 
     def kill(self):
+        """At once, and with it the mpirun and the ranks that a script started."""
+        started = descendants(self.process.pid)
         self.process.kill()
         self.process.wait()
+        for pid in started:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def stop(self, timeout=60):
         """TERM, and the exit code."""

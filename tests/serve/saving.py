@@ -43,6 +43,7 @@ def crash():
                     lambda: code_of(lambda: client.append("doc", document, append_id="a")))
                 moment, killed_at = rng.uniform(0.02, 0.95) * total, 0
                 while killed_at < moment:
+                    check(not failed.done(), "the document was read or refused before the server could be killed")
                     killed_at = client.Get(session_id="doc").tokens
                     time.sleep(rng.uniform(0, 0.05))
                 server.kill()
