@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "tests/support/source_dir.h"
 #include "tests/unit/expect.h"
+#include "tests/unit/published_heads.h"
 
 namespace duo {
 namespace {
@@ -134,43 +135,72 @@ TEST(Pattern, AnotherShapeIsRefused) {
             "dir/full_attention_heads.tsv: expected a pattern of 3 layers x 2 KV heads, the model's, found 2 x 3");
 }
 
+// Folders in the published format: ours, one written by numpy.savetxt and json.dump as the released code does, and the
+// published ones where they are at hand.
+std::vector<fs::path> PatternFolders() {
+  const fs::path source = SourceDir();
+  std::vector<fs::path> folders = {source / "attn_patterns/needle-6m", source / "attn_patterns/SmolLM2-135M-Instruct",
+                                   source / "tests/golden/pattern"};
+  if (const fs::path root = Published(); !root.empty()) {
+    for (const auto& model : fs::directory_iterator(root)) {
+      if (model.is_directory()) folders.push_back(RunOf(model.path()));
+    }
+  }
+  return folders;
+}
+
 TEST(PublishedPatterns, ReadingThenWritingGivesTheSameBytes) {
-  const fs::path root = Published();
-  if (root.empty()) GTEST_SKIP() << "needs shared/attn_patterns_published";
-  int models = 0;
-  for (const auto& model : fs::directory_iterator(root)) {
-    if (!model.is_directory()) continue;
-    ++models;
-    const fs::path run = RunOf(model.path());
+  for (const fs::path& run : PatternFolders()) {
     SCOPED_TRACE(run.string());
     const auto pattern = ReadPattern(run.string());
     ASSERT_TRUE(pattern.ok()) << pattern.status();
-    EXPECT_EQ(pattern->layers, 32);
-    EXPECT_EQ(pattern->sink, 128);
-    EXPECT_EQ(pattern->recent, 256);
     const fs::path copy = fs::path(testing::TempDir()) / "published_copy";
     fs::remove_all(copy);
     ASSERT_TRUE(WritePattern(*pattern, Slurp(run / "config.json"), copy.string()).ok());
     EXPECT_EQ(Slurp(copy / "full_attention_heads.tsv"), Slurp(run / "full_attention_heads.tsv"));
     EXPECT_EQ(Slurp(copy / "config.json"), Slurp(run / "config.json"));
   }
-  EXPECT_EQ(models, 6);
+}
+
+TEST(PublishedPatterns, ReadWhatNumpyWrote) {
+  const auto pattern = ReadPattern(SourceDir() + "/tests/golden/pattern");
+  ASSERT_TRUE(pattern.ok()) << pattern.status();
+  EXPECT_EQ(pattern->layers, 4);
+  EXPECT_EQ(pattern->kv_heads, 6);
+  EXPECT_EQ(pattern->sink, 12);
+  EXPECT_EQ(pattern->recent, 40);
+  EXPECT_EQ(pattern->gates[2], 1.0);
+  EXPECT_EQ(pattern->gates[16], -0.00144195556640625);
 }
 
 // At sparsity 0.5 these three do not depend on the rule for ties. The counts were made with the released code's rule.
 TEST(PublishedPatterns, HalfSparseMasksHaveTheReleasedCodesCounts) {
-  const fs::path root = Published();
-  if (root.empty()) GTEST_SKIP() << "needs shared/attn_patterns_published";
-  const auto counts = [&](const char* model) {
-    const auto pattern = ReadPattern(RunOf(root / model).string());
-    return pattern.ok() ? PerLayer(*PlanBySparsity(*pattern, 0.5)) : std::vector<int>();
-  };
+  const auto counts = [](const char* model) { return PerLayer(PublishedHeads(model, 0.5)); };
   EXPECT_TRUE(Holds(counts("Llama-2-7B-32K-Instruct"), 12, 21, 4, 10, 4, 11, 14, 13, 14, 13, 18, 17, 18, 19, 23, 20, 21,
                     20, 21, 19, 19, 15, 20, 9, 17, 14, 20, 9, 12, 15, 22, 28));
   EXPECT_TRUE(Holds(counts("Meta-Llama-3.1-8B-Instruct"), 2, 3, 4, 1, 4, 2, 2, 6, 4, 6, 5, 5, 2, 8, 4, 5, 4, 6, 3, 4, 5,
                     2, 4, 5, 3, 3, 3, 4, 5, 5, 8, 1));
   EXPECT_TRUE(Holds(counts("Mistral-7B-Instruct-v0.3"), 2, 3, 5, 2, 3, 4, 3, 4, 1, 2, 3, 5, 5, 1, 5, 5, 4, 2, 7, 5, 5,
                     6, 3, 4, 4, 3, 6, 3, 4, 7, 6, 6));
+}
+
+// The masks that tests work with are what the patterns give, where those are at hand.
+TEST(PublishedPatterns, MasksFollowFromThePatterns) {
+  const fs::path root = Published();
+  for (const char* model :
+       {"Llama-2-7B-32K-Instruct", "Llama-3-8B-Instruct-Gradient-1048k", "Llama-3-8B-Instruct-Gradient-4194k",
+        "Meta-Llama-3.1-8B-Instruct", "Mistral-7B-Instruct-v0.2", "Mistral-7B-Instruct-v0.3"}) {
+    for (const double sparsity : {0.5, 0.75}) {
+      SCOPED_TRACE(model);
+      const HeadPlan plan = PublishedHeads(model, sparsity);
+      EXPECT_EQ(plan.layers, 32);
+      EXPECT_EQ(plan.sparsity(), sparsity);
+      if (root.empty()) continue;
+      const auto pattern = ReadPattern(RunOf(root / model).string());
+      ASSERT_TRUE(pattern.ok()) << pattern.status();
+      EXPECT_EQ(*PlanBySparsity(*pattern, sparsity), plan);
+    }
+  }
 }
 
 }  // namespace

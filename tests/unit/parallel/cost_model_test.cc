@@ -5,15 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "attn_patterns/head_plan.h"
-#include "attn_patterns/pattern.h"
 #include "parallel/partition.h"
 #include "tests/support/source_dir.h"
+#include "tests/unit/published_heads.h"
 
 namespace duo {
 namespace {
@@ -43,16 +42,11 @@ double BusiestSeconds(const PartitionRequest& request) {
 }
 
 TEST(CostModel, IsWithinTenPercentOfTheMeasuredBusiestRank) {
-  const std::filesystem::path folder =
-      std::filesystem::path(SourceDir()) / "../shared/attn_patterns_published/Llama-3-8B-Instruct-Gradient-1048k";
-  if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is absent";
-  const absl::StatusOr<Pattern> pattern = ReadPattern(std::filesystem::directory_iterator(folder)->path());
-  ASSERT_TRUE(pattern.ok()) << pattern.status();
   std::ifstream file(SourceDir() + "/tests/bench/results/h100_balance.json");
   const nlohmann::json measured = nlohmann::json::parse(file);
   for (const nlohmann::json& row : measured["rows"]) {
     PartitionRequest request = Llama3(row["kv"] == "int4" ? 136 : 512);
-    request.heads = *PlanBySparsity(*pattern, 0.5);
+    request.heads = PublishedHeads("Llama-3-8B-Instruct-Gradient-1048k", 0.5);
     request.world = row["world"];
     request.context = row["context"];
     request.strategy = *ParseStrategy(row["strategy"].get<std::string>());

@@ -3,14 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <random>
 #include <set>
 
 #include "attn_patterns/head_plan.h"
-#include "attn_patterns/pattern.h"
-#include "tests/support/source_dir.h"
+#include "tests/unit/published_heads.h"
 
 namespace duo {
 namespace {
@@ -285,21 +283,10 @@ constexpr Published kPublished[] = {
     {"Mistral-7B-Instruct-v0.3", false, {1.31, 1.72, 2.00}, {1.06, 1.12, 1.12}, {1.14, 1.41, 2.00}},
 };
 
-class PublishedPattern : public testing::TestWithParam<Published> {
- protected:
-  void SetUp() override {
-    const std::filesystem::path folder =
-        std::filesystem::path(SourceDir()) / "../shared/attn_patterns_published" / GetParam().name;
-    if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is absent";
-    absl::StatusOr<Pattern> pattern = ReadPattern(std::filesystem::directory_iterator(folder)->path());
-    ASSERT_TRUE(pattern.ok()) << pattern.status();
-    pattern_ = *std::move(pattern);
-  }
-  Pattern pattern_;
-};
+class PublishedPattern : public testing::TestWithParam<Published> {};
 
 TEST_P(PublishedPattern, MatchesTheReferenceForWholeHeads) {
-  const HeadPlan plan = *PlanBySparsity(pattern_, 0.5);
+  const HeadPlan plan = PublishedHeads(GetParam().name, 0.5);
   const Published& expected = GetParam();
   for (int i = 0; i < 3; ++i) {
     const int world = 2 << i;
@@ -315,7 +302,7 @@ TEST_P(PublishedPattern, MatchesTheReferenceForWholeHeads) {
 
 TEST_P(PublishedPattern, IsBalancedBySplittingAndCheapestByAuto) {
   for (const double sparsity : {0.5, 0.75}) {
-    const HeadPlan plan = *PlanBySparsity(pattern_, sparsity);
+    const HeadPlan plan = PublishedHeads(GetParam().name, sparsity);
     for (const int world : {2, 3, 4, 8, 16}) {
       const std::vector<Partition> all = *AllStrategies(RequestOf(plan, world, Strategy::kAuto));
       for (const Partition& other : all) {
