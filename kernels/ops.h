@@ -60,6 +60,8 @@ void GatherRows(Device& device, View out, View in, const int32_t* rows, int coun
 // Sampling, exact and independent of how the vocabulary is cut. For row i with temperature t > 0 the token is
 // argmax over id of logit(id) / t + Gumbel(seed, position, id), a draw from softmax(logits / t); with t = 0, argmax
 // logit; equal values go to the lowest id. The Gumbel noise is counter-based: SampleNoise below.
+constexpr float kGreedyBelow =
+    1e-6f;  // a temperature below this is 0: no noise could turn the order, but rounding could
 struct SampleParams {
   float temperature = 0;
   float top_p = 1;
@@ -67,7 +69,7 @@ struct SampleParams {
   int64_t position = 0;  // of the token being drawn
 };
 struct ShardSample {
-  float lse = 0;    // log sum exp of logits / max(t, tiny) over this shard (t = 0: of the logits)
+  float lse = 0;  // log sum exp of logits / t over this shard (t = 0: of the logits); NaN where one is NaN or +infinity
   float value = 0;  // the best perturbed logit
   int32_t id = 0;   // its token
 };

@@ -1,5 +1,7 @@
 #include "parallel/communicator.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -27,7 +29,8 @@ static_assert(sizeof(FirstBlock) == 4096);
 // A rank's part in Agree.
 struct Verdict {
   int32_t code = 0;
-  char message[1020];
+  char host[64];
+  char message[956];
 };
 
 }  // namespace
@@ -56,6 +59,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeCommunicator(CommKind kind, Mp
 #endif
   return MakeMpiCommunicator(*session);
 }
+
+std::unique_ptr<Communicator> MakeHostCommunicator(MpiSession& session) { return MakeMpiCommunicator(session); }
 
 absl::StatusOr<int> LocalGpu(CommKind kind, const MpiSession* session, int gpus) {
   if (gpus < 1) return absl::FailedPreconditionError("GPU: expected at least one on this host, found none");
@@ -115,13 +120,14 @@ absl::Status Agree(Communicator& comm, const absl::Status& status) {
   if (comm.size() == 1) return status;
   Verdict mine{};
   mine.code = static_cast<int32_t>(status.code());
+  gethostname(mine.host, sizeof(mine.host) - 1);
   const std::string text(status.message());
   std::memcpy(mine.message, text.data(), std::min(text.size(), sizeof(mine.message) - 1));
   std::vector<Verdict> all(comm.size());
   comm.AllGatherHost(all.data(), &mine, sizeof(mine));
   for (int r = 0; r < comm.size(); ++r) {
     if (all[r].code == 0) continue;
-    const std::string rank = r == 0 ? "" : absl::StrCat("rank ", r, ": ");
+    const std::string rank = r == 0 ? "" : absl::StrCat("rank ", r, " on ", all[r].host, ": ");
     return absl::Status(static_cast<absl::StatusCode>(all[r].code), absl::StrCat(rank, all[r].message));
   }
   return absl::OkStatus();

@@ -72,6 +72,9 @@ std::unique_ptr<Communicator> MakeSelfCommunicator();
 // Fails when nccl is asked for and cannot be had. Collective: every rank must call it with the same kind.
 absl::StatusOr<std::unique_ptr<Communicator>> MakeCommunicator(CommKind kind, MpiSession* session, Device& device);
 
+// Between the same ranks, over MPI and host memory alone: for what must be agreed on before devices are. Collective.
+std::unique_ptr<Communicator> MakeHostCommunicator(MpiSession& session);
+
 // The GPU of this rank: one each among the ranks of a host; with `mpi` they may share. Fails, naming --comm mpi, when
 // this host has more ranks than GPUs.
 absl::StatusOr<int> LocalGpu(CommKind kind, const MpiSession* session, int gpus);
@@ -88,7 +91,8 @@ void SendHeartbeat(Communicator& comm);
 // Others: waits for the next message, answering heartbeats. Aborts after kSilenceSeconds without either.
 std::vector<uint8_t> ReceiveMessage(Communicator& comm);
 
-// Every rank gives its own status; all return OK, or the first failing rank's error, led by "rank N: " unless N is 0.
+// Every rank gives its own status; all return OK, or the first failing rank's error, led by "rank N on HOST: " unless N
+// is 0.
 absl::Status Agree(Communicator& comm, const absl::Status& status);
 
 }  // namespace duo

@@ -187,6 +187,15 @@ double MemoryBalance(const std::vector<Layer>& layers, const std::vector<double>
   return all == 0 ? 1 : busiest / all;
 }
 
+// Every rank's part of the work; they add up to 1.
+std::vector<double> SharesOf(const PartitionRequest& request) {
+  std::vector<double> shares = request.rank_weights;
+  if (shares.empty()) shares.assign(request.world, 1.0);
+  const double sum = std::accumulate(shares.begin(), shares.end(), 0.0);
+  for (double& share : shares) share /= sum;
+  return shares;
+}
+
 absl::Status Validate(const PartitionRequest& request) {
   const ModelShape& shape = request.shape;
   if (shape.layers < 1 || shape.kv_heads < 1 || shape.heads < 1 || shape.heads % shape.kv_heads != 0) {
@@ -210,6 +219,13 @@ absl::Status Validate(const PartitionRequest& request) {
     if (!(weight > 0) || std::isinf(weight)) {
       return absl::InvalidArgumentError(absl::StrCat("rank weights: expected numbers above 0, found ", weight));
     }
+  }
+  const std::vector<double> shares = SharesOf(request);
+  for (int r = 0; r < request.world; ++r) {
+    if (ProportionalRange(shape.vocab, shares, r, 1).size() > 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat("rank weights: rank ", r, "'s share of ", shares[r],
+                                                   " leaves it none of the vocabulary's ", shape.vocab,
+                                                   " tokens; give it a larger weight, or start fewer ranks"));
   }
   return absl::OkStatus();
 }
@@ -350,10 +366,7 @@ absl::StatusOr<Partition> MakePartition(const PartitionRequest& request) {
   Partition partition;
   partition.strategy = request.strategy;
   partition.world = request.world;
-  partition.shares = request.rank_weights;
-  if (partition.shares.empty()) partition.shares.assign(request.world, 1.0);
-  const double sum = std::accumulate(partition.shares.begin(), partition.shares.end(), 0.0);
-  for (double& share : partition.shares) share /= sum;
+  partition.shares = SharesOf(request);
 
   const CostModel model = MakeCostModel(request);
   const std::vector<double>& shares = partition.shares;

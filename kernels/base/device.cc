@@ -6,11 +6,10 @@
 #include <fstream>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "kernels/base/check.h"
 #include "kernels/base/device_memory.h"
+#include "kernels/base/host_memory.h"
 
 #ifdef DUO_HAVE_CUDA
 #include <cuda_runtime.h>
@@ -27,20 +26,6 @@ std::string ProcessorName() {
     if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
   }
   return "CPU";
-}
-
-// What the kernel calls available: free memory and caches that it would give up.
-int64_t AvailableHostMemory() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);) {
-    absl::string_view text = line;
-    int64_t kib = 0;
-    if (absl::ConsumePrefix(&text, "MemAvailable:") && absl::ConsumeSuffix(&text, "kB") &&
-        absl::SimpleAtoi(text, &kib)) {
-      return kib * 1024;
-    }
-  }
-  return int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE);
 }
 
 }  // namespace
@@ -141,10 +126,10 @@ int64_t Device::FreeMemory() const {
   if (is_cuda()) {
     size_t free = 0, total = 0;
     DUO_CUDA_CHECK(cudaMemGetInfo(&free, &total));
-    return static_cast<int64_t>(free);
+    return static_cast<int64_t>(free) / sharers_;
   }
 #endif
-  return AvailableHostMemory();
+  return AvailableHostMemory() / sharers_;
 }
 
 void Device::BindThread() const {

@@ -55,8 +55,11 @@ class Device {
   int ordinal() const { return ordinal_; }
   void* stream() const { return stream_; }  // cudaStream_t; null on the CPU
 
-  // Bytes that can be allocated now: free device memory, or on the CPU the memory the system calls available.
+  // Bytes that this process may allocate now: free device memory, or on the CPU what host_memory.h finds; where several
+  // processes share the device, an equal part of it.
   int64_t FreeMemory() const;
+  // How many processes share the device's memory, this one included: ranks of one host on its CPU, or on one GPU.
+  void ShareMemory(int processes) { sharers_ = processes; }
 
   // A CUDA device is current per thread: call it on a thread that drives the device and did not open it.
   void BindThread() const;
@@ -90,6 +93,7 @@ class Device {
   DeviceInfo info_;
   std::unique_ptr<ThreadPool> pool_;
   int ordinal_ = 0;
+  int sharers_ = 1;
   void* stream_ = nullptr;
   void* beside_ = nullptr;                           // cudaStream_t of forked work
   void *forked_ = nullptr, *beside_done_ = nullptr;  // cudaEvent_t

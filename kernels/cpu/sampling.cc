@@ -1,7 +1,6 @@
 // Sampling from one shard of the vocabulary.
 #include <algorithm>
 #include <bit>
-#include <cfloat>
 #include <cmath>
 #include <numeric>
 
@@ -18,8 +17,8 @@ float NoiseBound(uint64_t bits) {
 }
 
 ShardSample SampleRow(const float* logits, int64_t count, int32_t first_id, const SampleParams& p) {
-  const bool greedy = p.temperature <= 0;
-  const float t = greedy ? 1.0f : std::max(p.temperature, FLT_MIN);
+  const bool greedy = p.temperature < kGreedyBelow;
+  const float t = greedy ? 1.0f : p.temperature;
   float top = -INFINITY;
   for (int64_t i = 0; i < count; ++i) top = std::max(top, logits[i] / t);
   ShardSample best{-INFINITY, -INFINITY, first_id};
@@ -28,7 +27,7 @@ ShardSample SampleRow(const float* logits, int64_t count, int32_t first_id, cons
   for (int64_t i = 0; i < count; ++i) {
     const float x = logits[i] / t;
     const int32_t id = first_id + static_cast<int32_t>(i);
-    if (top > -INFINITY) sum += std::exp(x - top);
+    sum += top > -INFINITY ? std::exp(x - top) : std::isnan(x) ? x : 0;  // a NaN reaches lse, wherever it stands
     if (!greedy && x + NoiseBound(SplitMix64(key ^ static_cast<uint64_t>(id))) < best.value) continue;
     const float value = greedy ? x : x + SampleNoise(p.seed, p.position, id);
     if (value > best.value) {
@@ -36,7 +35,7 @@ ShardSample SampleRow(const float* logits, int64_t count, int32_t first_id, cons
       best.id = id;
     }
   }
-  if (top > -INFINITY) best.lse = top + static_cast<float>(std::log(sum));
+  if (top > -INFINITY || std::isnan(sum)) best.lse = top + static_cast<float>(std::log(sum));
   return best;
 }
 

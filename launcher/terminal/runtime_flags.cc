@@ -5,7 +5,9 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/math.h"
 #include "launcher/terminal/progress.h"
+#include "parallel/agreement.h"
 
 namespace duo {
 namespace {
@@ -128,15 +130,47 @@ void AddDeviceFlags(CLI::App& command, RuntimeFlags& f) {
       ->group(kWhereGroup);
 }
 
+namespace {
+
+// What the ranks must have in common before they can talk at all; the engine compares the rest.
+std::vector<Fact> CommonFacts(const RuntimeFlags& flags, const Device& device, const std::string& device_note) {
+  std::string kind = device.is_cuda() ? "a GPU" : "the CPU";
+  if (!device_note.empty()) absl::StrAppend(&kind, " (", device_note, ")");
+  return {{"the program (its build id)", BuildId()}, {"the device", kind}, {"--comm", flags.comm}};
+}
+
+// CPU ranks of one host share its memory, ranks on one GPU that GPU's.
+int MemorySharers(const MpiSession& mpi, const Device& device) {
+  if (!device.is_cuda()) return mpi.local_size();
+  const int gpus = std::max(1, Device::CudaDeviceCount());
+  return CeilDiv(mpi.local_size() - mpi.local_rank() % gpus, gpus);
+}
+
+// Opens this rank's device. Every rank must call it; all fail alike when one cannot, or has another command line.
+absl::Status OpenDeviceOnAllRanks(const RuntimeFlags& flags, int threads, Runtime& runtime) {
+  absl::StatusOr<std::unique_ptr<Device>> device = OpenDevice(flags, runtime.mpi.get(), threads, &runtime.device_note);
+  absl::Status status = device.status();
+  std::unique_ptr<Communicator> host;
+  if (runtime.mpi != nullptr) {
+    host = MakeHostCommunicator(*runtime.mpi);
+    status = Agree(*host, status);
+  }
+  if (!status.ok()) return status;
+  runtime.device = std::move(*device);
+  if (host == nullptr) return status;
+  runtime.device->ShareMemory(MemorySharers(*runtime.mpi, *runtime.device));
+  return AgreeOnFacts(*host, CommonFacts(flags, *runtime.device, runtime.device_note));
+}
+
+}  // namespace
+
 absl::StatusOr<Runtime> OpenRuntime(const RuntimeFlags& flags, const Launch& launch) {
   Runtime runtime;
   if (launch.under_mpirun) runtime.mpi = MpiSession::Start();
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const int local = runtime.mpi == nullptr ? 1 : runtime.mpi->local_size();
   const int threads = flags.threads > 0 ? flags.threads : std::max(1, cores / local);
-  absl::StatusOr<std::unique_ptr<Device>> device = OpenDevice(flags, runtime.mpi.get(), threads, &runtime.device_note);
-  if (!device.ok()) return device.status();
-  runtime.device = std::move(*device);
+  if (absl::Status s = OpenDeviceOnAllRanks(flags, threads, runtime); !s.ok()) return s;
   absl::StatusOr<CommKind> kind = ParseCommKind(flags.comm);
   if (!kind.ok()) return kind.status();
   absl::StatusOr<std::unique_ptr<Communicator>> comm = MakeCommunicator(*kind, runtime.mpi.get(), *runtime.device);
@@ -192,6 +226,7 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, En
   const int threads = runtime.device->pool().threads();
   runtime.comm.reset();
   runtime.device = Device::Cpu(threads);
+  if (runtime.mpi != nullptr) runtime.device->ShareMemory(MemorySharers(*runtime.mpi, *runtime.device));
   absl::StatusOr<std::unique_ptr<Communicator>> comm =
       MakeCommunicator(CommKind::kMpi, runtime.mpi.get(), *runtime.device);
   if (!comm.ok()) return comm.status();

@@ -4,11 +4,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "attn_patterns/lookup.h"
 #include "kernels/attention.h"
+#include "kernels/base/read_file.h"
+#include "parallel/agreement.h"
 #include "runtime/engine/engine_state.h"
 #include "runtime/model/rope.h"
 #include "runtime/model/sampler.h"
+#include "runtime/weights/fingerprint.h"
 #include "runtime/weights/key_bias.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/quantize.h"
@@ -89,6 +93,41 @@ int MostWholeHeads(const RankShard& shard) {
   return most;
 }
 
+// What shapes a step on every rank, and so must be equal everywhere: in the flags' names, which is what users set.
+std::vector<Fact> CommonFacts(const EngineOptions& o) {
+  auto optional = [](const auto& value) { return value.has_value() ? absl::StrCat(*value) : std::string(); };
+  auto named = [](const auto& value) { return value.has_value() ? std::string(Name(*value)) : std::string("auto"); };
+  return {{"--attention", absl::StrCat(static_cast<int>(o.attention))},
+          {"--sparsity", optional(o.sparsity)},
+          {"--threshold", optional(o.threshold)},
+          {"--sink", optional(o.sink)},
+          {"--recent", optional(o.recent)},
+          {"--kv", named(o.kv)},
+          {"--weights", named(o.weights)},
+          {"--weights-head", named(o.weights_head)},
+          {"--chunk", absl::StrCat(o.chunk)},
+          {"--strategy", Name(o.strategy)},
+          {"--rank-weights", absl::StrJoin(o.rank_weights, ",")},
+          {"--sessions", absl::StrCat(o.sessions)},
+          {"--questions", absl::StrCat(o.questions)},
+          {"--max-session-tokens", absl::StrCat(o.max_session_tokens)},
+          {"--kv-tokens", absl::StrCat(o.kv_tokens)}};
+}
+
+// Ranks may read folders of their own: the same model must be in them.
+absl::Status AgreeOnConfig(Communicator& comm, const EngineOptions& options) {
+  if (comm.size() == 1 || options.shape.has_value()) return absl::OkStatus();
+  const std::string path = options.model_dir + "/config.json";
+  const absl::StatusOr<std::string> text = ReadFile(path);
+  if (absl::Status s = Agree(comm, text.status()); !s.ok()) return s;
+  return AgreeOnFacts(comm, {{absl::StrCat(path, " (its fingerprint)"), TextFingerprint(*text)}});
+}
+absl::Status AgreeOnWeights(Communicator& comm, const std::string& model_dir, const SafetensorsModel& files) {
+  if (comm.size() == 1) return absl::OkStatus();
+  return AgreeOnFacts(
+      comm, {{absl::StrCat("the weights in ", model_dir, " (their fingerprint)"), WeightsFingerprint(files)}});
+}
+
 // The smallest of every rank's numbers.
 int64_t MinOverRanks(Communicator& comm, int64_t value) {
   std::vector<int64_t> all(comm.size());
@@ -100,6 +139,8 @@ int64_t MinOverRanks(Communicator& comm, int64_t value) {
 
 // What follows from options and files alone, on every rank alike.
 absl::Status Engine::State::Decide() {
+  if (absl::Status s = AgreeOnFacts(*comm, CommonFacts(options)); !s.ok()) return s;
+  if (absl::Status s = AgreeOnConfig(*comm, options); !s.ok()) return s;
   absl::StatusOr<ModelConfig> loaded =
       options.shape.has_value() ? absl::StatusOr<ModelConfig>(*options.shape) : LoadConfig(options.model_dir);
   absl::Status status = loaded.status();
@@ -210,6 +251,7 @@ absl::Status Engine::State::Prepare() {
     absl::StatusOr<SafetensorsModel> opened = SafetensorsModel::Open(options.model_dir);
     if (absl::Status s = Agree(*comm, opened.status()); !s.ok()) return s;
     files.emplace(std::move(*opened));
+    if (absl::Status s = AgreeOnWeights(*comm, options.model_dir, *files); !s.ok()) return s;
     absl::StatusOr<WeightFormats> chosen =
         ChooseFormats(*files, config, *device, options.weights, options.weights_head);
     if (absl::Status s = Agree(*comm, chosen.status()); !s.ok()) return s;

@@ -94,9 +94,11 @@ std::vector<int32_t> DrawTokens(Device& device, Communicator& comm, const std::v
       parts.push_back(s.lse);
       if (s.id >= 0 && (best.id < 0 || s.value > best.value || (s.value == best.value && s.id < best.id))) best = s;
     }
-    tokens[i] = best.id;
-    if (params[i].top_p < 1.0f && params[i].temperature > 0.0f) {
-      tokens[i] = DrawFromNucleus(device, comm, logits.Rows(i, 1), first_id, params[i], LogSumExp(parts), arena);
+    const float lse = LogSumExp(parts);
+    tokens[i] = std::isfinite(lse) ? best.id : kNoToken;
+    if (tokens[i] == kNoToken) continue;
+    if (params[i].top_p < 1.0f && params[i].temperature >= kGreedyBelow) {
+      tokens[i] = DrawFromNucleus(device, comm, logits.Rows(i, 1), first_id, params[i], lse, arena);
     }
   }
   return tokens;

@@ -11,6 +11,10 @@
 
 namespace duo {
 
+// Drawn where a logit of the row is NaN or +infinity, on every rank alike: the model, its weights or its KV cache are
+// at fault, and no token would mean anything.
+constexpr int32_t kNoToken = -1;
+
 // shards: this rank's ShardSample of every row, host [rows]. logits: device [rows, shard] f32, read again only for rows
 // with top_p < 1. arena: free scratch.
 std::vector<int32_t> DrawTokens(Device& device, Communicator& comm, const std::vector<ShardSample>& shards, View logits,

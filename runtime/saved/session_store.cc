@@ -13,6 +13,7 @@
 #include "runtime/files/crc32c.h"
 #include "runtime/files/file.h"
 #include "runtime/saved/session_files.h"
+#include "runtime/weights/fingerprint.h"
 #include "runtime/weights/safetensors.h"
 
 namespace duo {
@@ -21,25 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kProbe[] = ".duo-probe";
-
-// Which weights: names, types, shapes, and some bytes of every tensor.
-absl::StatusOr<std::string> Fingerprint(const std::string& model_dir) {
-  absl::StatusOr<SafetensorsModel> model = SafetensorsModel::Open(model_dir);
-  if (!model.ok()) return model.status();
-  uint32_t shape_crc = 0, byte_crc = 0;
-  for (const std::string& name : model->names()) {
-    const TensorInfo& t = *model->Find(name);
-    shape_crc = Crc32c(name.data(), name.size(), shape_crc);
-    shape_crc = Crc32c(Name(t.dtype), std::strlen(Name(t.dtype)), shape_crc);
-    shape_crc = Crc32c(t.shape.data(), t.shape.size() * sizeof(int64_t), shape_crc);
-    constexpr size_t kSample = 4096;
-    const size_t n = std::min(t.bytes, kSample);
-    byte_crc = Crc32c(t.data, n, byte_crc);
-    byte_crc = Crc32c(t.data + (t.bytes - n) / 2, n, byte_crc);
-    byte_crc = Crc32c(t.data + t.bytes - n, n, byte_crc);
-  }
-  return absl::StrFormat("%08x%08x%016x", shape_crc, byte_crc, model->bytes());
-}
 
 std::string RetrievalString(const HeadPlan& heads) {
   std::string text;
@@ -63,9 +45,9 @@ absl::StatusOr<std::unique_ptr<SessionStore>> SessionStore::Open(const std::stri
   std::unique_ptr<SessionStore> store(new SessionStore());
   store->dir_ = dir;
   store->engine_ = &engine;
-  absl::StatusOr<std::string> fingerprint = Fingerprint(model_dir);
-  if (!fingerprint.ok()) return fingerprint.status();
-  store->fingerprint_ = *fingerprint;
+  absl::StatusOr<SafetensorsModel> model = SafetensorsModel::Open(model_dir);
+  if (!model.ok()) return model.status();
+  store->fingerprint_ = WeightsFingerprint(*model);
   std::error_code error;
   fs::create_directories(dir, error);
   if (error) return FileError(error.value(), dir, "make this directory");

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "runtime/model/sampler.h"
 #include "runtime/model/worker.h"
 
 namespace duo {
@@ -234,6 +235,14 @@ bool Scheduler::TryStart(Request& request) {
 }
 
 void Scheduler::Drew(Request& request, int32_t token) {
+  if (token == kNoToken) {
+    return Finish(request,
+                  absl::InternalError(absl::StrFormat(
+                      "the model's output after %d tokens is no number (NaN or infinity): its weights are "
+                      "damaged, or too coarse a format (--weights, --kv) overflows",
+                      request.sequence->length)),
+                  Finish::kStop);
+  }
   if (!request.drawing) {
     request.drawing = true;
     request.prompt_done = Clock::now();

@@ -22,7 +22,8 @@ struct Part {
 
 __device__ __forceinline__ Part Merge(Part a, Part b) {
   const float top = fmaxf(a.top, b.top);
-  const float sum = top == -INFINITY ? 0.0f : a.sum * expf(a.top - top) + b.sum * expf(b.top - top);
+  // Sums of nothing are 0, of a NaN NaN: that one reaches the row's lse, wherever it stands.
+  const float sum = top == -INFINITY ? a.sum + b.sum : a.sum * expf(a.top - top) + b.sum * expf(b.top - top);
   const bool take_b = b.value > a.value || (b.value == a.value && b.id < a.id);
   return {top, sum, take_b ? b.value : a.value, take_b ? b.id : a.id};
 }
@@ -46,10 +47,11 @@ __global__ void __launch_bounds__(kSampleThreads)
   constexpr int32_t kNoId = 0x7fffffff;
   Part best = {-INFINITY, 0.0f, -INFINITY, kNoId};
   for (int64_t i = begin + threadIdx.x; i < end; i += kSampleThreads) {
-    const float scaled = p.temperature > 0 ? x[i] / p.temperature : x[i];
+    const float scaled = p.temperature >= kGreedyBelow ? x[i] / p.temperature : x[i];
     const int32_t id = first_id + static_cast<int32_t>(i);
-    const float value = p.temperature > 0 ? scaled + SampleNoise(p.seed, p.position, id) : scaled;
-    best = Merge(best, {scaled, scaled == -INFINITY ? 0.0f : 1.0f, value, id});
+    const float value = p.temperature >= kGreedyBelow ? scaled + SampleNoise(p.seed, p.position, id) : scaled;
+    const bool nan = isnan(scaled);
+    best = Merge(best, {nan ? -INFINITY : scaled, nan ? scaled : scaled == -INFINITY ? 0.0f : 1.0f, value, id});
   }
   __shared__ Part warps[kSampleThreads / 32];
   __shared__ bool last;

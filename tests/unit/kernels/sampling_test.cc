@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "devices.h"
@@ -38,6 +39,43 @@ TEST_P(Sampling, GreedyTakesTheLargestLogitAndTheLowestIdOfEquals) {
     EXPECT_EQ(got[r].value, 9.0f);
   }
   EXPECT_EQ(got[2].lse, -INFINITY);
+}
+
+// A row whose lse is no finite number has no token: the caller's sign that the model is at fault.
+TEST_P(Sampling, OneLogitThatIsNoNumberShowsInTheRowsLse) {
+  const int vocabulary = 1000;
+  std::mt19937 rng(9);
+  for (const float temperature : {0.0f, 0.7f}) {
+    for (const float bad : {NAN, INFINITY}) {
+      for (const int place : {0, 1, 31, 500, 999}) {
+        std::vector<float> x = Normal(rng, 2 * vocabulary);
+        x[place] = bad;
+        SampleParams p;
+        p.temperature = temperature;
+        const std::vector<ShardSample> got = Sample(x, 2, 0, vocabulary, vocabulary, {p, p});
+        EXPECT_TRUE(std::isnan(got[0].lse)) << bad << " at " << place << ", temperature " << temperature;
+        EXPECT_TRUE(std::isfinite(got[1].lse));
+      }
+    }
+    const std::vector<ShardSample> got =
+        Sample(std::vector<float>(vocabulary, NAN), 1, 0, vocabulary, vocabulary, std::vector<SampleParams>(1));
+    EXPECT_TRUE(std::isnan(got[0].lse));
+  }
+}
+
+TEST_P(Sampling, ATinyTemperatureIsGreedy) {
+  const int vocabulary = 1000;
+  std::mt19937 rng(10);
+  const std::vector<float> x = Normal(rng, 3 * vocabulary);
+  std::vector<SampleParams> params(3);
+  params[1].temperature = 2e-38f;
+  params[2].temperature = 1e-12f;
+  for (int r = 0; r < 3; ++r) {
+    std::vector<float> row(x.begin(), x.begin() + vocabulary);
+    const ShardSample got = Sample(row, 1, 0, vocabulary, vocabulary, {params[r]})[0];
+    EXPECT_EQ(got.id, std::max_element(row.begin(), row.end()) - row.begin()) << params[r].temperature;
+    EXPECT_TRUE(std::isfinite(got.lse));
+  }
 }
 
 TEST_P(Sampling, TheTokenDoesNotDependOnHowTheVocabularyIsCut) {

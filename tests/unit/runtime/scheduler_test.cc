@@ -5,6 +5,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/base/splitmix64.h"
+#include "runtime/model/sampler.h"
 
 namespace duo {
 namespace {
@@ -74,6 +75,30 @@ TEST(Scheduler, ASessionThatMayBeAskedShortensChunksBeforeItIs) {
   plans.scheduler.Complete({}, 1);
   ASSERT_TRUE(plans.scheduler.CloseSession(other).ok());
   EXPECT_EQ(plans.RowsOfNextStep(), kChunk);
+}
+
+TEST(Scheduler, AnAnswerEndsWithAnErrorWhereNoTokenCanBeDrawn) {
+  Plans plans;
+  const SessionId session = *plans.scheduler.CreateSession(100);
+  absl::Status status;
+  std::vector<int32_t> tokens;
+  RequestEvents events;
+  events.on_token = [&](int32_t token) {
+    tokens.push_back(token);
+    return true;
+  };
+  events.on_done = [&](const RequestResult& result) { status = result.status; };
+  ASSERT_TRUE(plans.scheduler.Ask(session, {1, 2, 3}, GenerateParams(), events).ok());
+  for (const int32_t drawn : {7, kNoToken}) {
+    plans.RowsOfNextStep();
+    StepResult result;
+    result.tokens = {drawn};
+    plans.scheduler.Complete(result, 1);
+  }
+  EXPECT_EQ(tokens, std::vector<int32_t>{7});
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_NE(status.message().find("NaN"), absl::string_view::npos) << status;
+  EXPECT_EQ(plans.scheduler.stats().running, 0);
 }
 
 // A scheduler on a machine whose clock is counted, not read: a chunk takes what `machine` says, a step of rows kRows.
