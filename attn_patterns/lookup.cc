@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
+#include <optional>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 
 namespace duo {
 namespace {
@@ -69,6 +71,35 @@ bool SameName(const std::string& a, const std::string& b) {
   return absl::AsciiStrToLower(a) == absl::AsciiStrToLower(b);
 }
 
+bool AnyName(const std::vector<std::string>& names, const std::string& name) {
+  return std::any_of(names.begin(), names.end(), [&](const std::string& n) { return SameName(n, name); });
+}
+
+// The pattern of a root that belongs to the model by its folder's name, or by a list of its config.json; null where
+// none does. `fingerprint`: empty where only names count.
+std::optional<absl::StatusOr<FoundPattern>> FindIn(const std::string& root, const std::vector<std::string>& names,
+                                                   const std::string& fingerprint, int layers, int kv_heads) {
+  const std::vector<fs::path> folders = Subfolders(root);
+  for (const fs::path& folder : folders) {
+    if (!AnyName(names, folder.filename().string())) continue;
+    const std::vector<fs::path> runs = Runs(folder);
+    if (!runs.empty()) return ReadOnly(folder, runs, layers, kv_heads);
+  }
+  for (const fs::path& folder : folders) {
+    for (const fs::path& run : Runs(folder)) {
+      auto pattern = ReadPattern(run.string());
+      if (!pattern.ok()) continue;  // another model's damaged pattern is not this model's problem
+      const std::vector<std::string>& prints = pattern->fingerprints;
+      const bool listed =
+          std::any_of(pattern->models.begin(), pattern->models.end(),
+                      [&](const std::string& name) { return AnyName(names, name); }) ||
+          (!fingerprint.empty() && std::find(prints.begin(), prints.end(), fingerprint) != prints.end());
+      if (listed) return ReadChecked(run, layers, kv_heads);
+    }
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::string ProgramPath() {
@@ -109,33 +140,45 @@ absl::StatusOr<FoundPattern> OpenPattern(const std::string& dir, int layers, int
       absl::StrCat(dir, ": expected ", kGatesFile, " in it or in one of its folders, found none"));
 }
 
-absl::StatusOr<FoundPattern> FindPattern(const std::string& model_dir, int layers, int kv_heads,
-                                         const std::vector<std::string>& roots) {
-  const fs::path own = fs::path(model_dir) / "attn_pattern";
+std::vector<std::string> ModelNames(const std::string& dir, const std::string& name_or_path) {
+  std::vector<std::string> names;
+  auto add = [&](std::string name) {
+    if (!name.empty() && !AnyName(names, name)) names.push_back(std::move(name));
+  };
+  add(FolderName(dir));
   std::error_code error;
-  if (fs::exists(own, error)) return OpenPattern(own.string(), layers, kv_heads);
-
-  const std::string model = FolderName(model_dir);
-  for (const std::string& root : roots) {
-    const std::vector<fs::path> folders = Subfolders(root);
-    for (const fs::path& folder : folders) {
-      if (!SameName(folder.filename().string(), model)) continue;
-      const std::vector<fs::path> runs = Runs(folder);
-      if (!runs.empty()) return ReadOnly(folder, runs, layers, kv_heads);
-    }
-    for (const fs::path& folder : folders) {
-      for (const fs::path& run : Runs(folder)) {
-        auto pattern = ReadPattern(run.string());
-        if (!pattern.ok()) continue;  // another model's damaged pattern is not this model's problem
-        for (const std::string& name : pattern->models) {
-          if (SameName(name, model)) return ReadChecked(run, layers, kv_heads);
-        }
-      }
+  const fs::path canonical = fs::weakly_canonical(dir, error);
+  for (const fs::path& path : {fs::path(dir), error ? fs::path() : canonical}) {
+    for (const fs::path& part : path) {
+      const std::vector<std::string> pieces = absl::StrSplit(part.string(), "--");
+      if (pieces.size() == 3 && pieces[0] == "models") add(pieces[2]);
     }
   }
-  return absl::NotFoundError(
-      absl::StrCat(model_dir, ": found no attention pattern for the model ", model,
-                   "; give one with --pattern DIR, make one with duo identify, or run with --attention full"));
+  if (!name_or_path.empty()) add(FolderName(name_or_path));
+  return names;
+}
+
+absl::StatusOr<FoundPattern> FindPattern(const ModelIdentity& model, int layers, int kv_heads,
+                                         const std::vector<std::string>& roots) {
+  const fs::path own = fs::path(model.dir) / "attn_pattern";
+  std::error_code error;
+  if (fs::exists(own, error)) {
+    absl::StatusOr<FoundPattern> found = OpenPattern(own.string(), layers, kv_heads);
+    if (absl::IsNotFound(found.status())) return absl::InvalidArgumentError(found.status().message());
+    return found;
+  }
+  for (const std::string& root : roots) {
+    if (auto found = FindIn(root, model.names, "", layers, kv_heads); found.has_value()) return *found;
+  }
+  const std::string fingerprint = model.fingerprint == nullptr ? "" : model.fingerprint();
+  for (const std::string& root : roots) {
+    if (fingerprint.empty()) break;
+    if (auto found = FindIn(root, {}, fingerprint, layers, kv_heads); found.has_value()) return *found;
+  }
+  return absl::NotFoundError(absl::StrCat(model.dir, ": found no attention pattern for the model ",
+                                          absl::StrJoin(model.names, " or "),
+                                          "; give one with --pattern DIR, make one with duo identify --model ",
+                                          model.dir, " --out ", own.string(), ", or run with --attention full"));
 }
 
 }  // namespace duo

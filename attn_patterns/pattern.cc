@@ -1,5 +1,6 @@
 #include "attn_patterns/pattern.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <filesystem>
@@ -121,17 +122,22 @@ absl::Status ParsePatternConfig(std::string_view text, const std::string& file, 
   int sink = 0, recent = 0;
   if (absl::Status status = tokens("sink_size", 0, &sink); !status.ok()) return status;
   if (absl::Status status = tokens("recent_size", 1, &recent); !status.ok()) return status;
-  std::vector<std::string> models;
-  if (const auto it = root.find("models"); it != root.end() && !it->is_null()) {
-    if (!it->is_array()) return bad("models must be a list of model names");
-    for (const json& name : *it) {
-      if (!name.is_string()) return bad("models must be a list of model names");
-      models.push_back(name.get<std::string>());
-    }
-  }
+  auto texts = [&](const char* key, std::vector<std::string>* out) -> absl::Status {
+    const auto it = root.find(key);
+    if (it == root.end() || it->is_null()) return absl::OkStatus();
+    const bool good =
+        it->is_array() && std::all_of(it->begin(), it->end(), [](const json& v) { return v.is_string(); });
+    if (!good) return bad(absl::StrCat(key, " must be a list of texts"));
+    for (const json& text : *it) out->push_back(text.get<std::string>());
+    return absl::OkStatus();
+  };
+  std::vector<std::string> models, fingerprints;
+  if (absl::Status status = texts("models", &models); !status.ok()) return status;
+  if (absl::Status status = texts("fingerprints", &fingerprints); !status.ok()) return status;
   pattern->sink = sink;
   pattern->recent = recent;
   pattern->models = std::move(models);
+  pattern->fingerprints = std::move(fingerprints);
   return absl::OkStatus();
 }
 
@@ -165,6 +171,7 @@ std::string PatternConfigJson(const Pattern& pattern) {
   root["sink_size"] = pattern.sink;
   root["recent_size"] = pattern.recent;
   if (!pattern.models.empty()) root["models"] = pattern.models;
+  if (!pattern.fingerprints.empty()) root["fingerprints"] = pattern.fingerprints;
   return root.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
 }
 

@@ -2,7 +2,7 @@
 // matters, 0 = streaming suffices. The folder format is the one that the paper's authors published
 // (github.com/mit-han-lab/duo-attention): full_attention_heads.tsv, one line per layer, one "%.18e" number per KV head
 // in the model's original head order, tab-separated, a newline after the last line; and config.json, of whose keys only
-// sink_size, recent_size and duo's own `models` are read. Reading then writing gives the same bytes.
+// sink_size, recent_size and duo's own `models` and `fingerprints` are read. Reading then writing gives the same bytes.
 // Values only, any thread. Errors name the file, what was expected and what was found.
 #pragma once
 
@@ -23,6 +23,8 @@ struct Pattern {
   int sink = 64;                    // tokens at the start that streaming heads keep
   int recent = 256;                 // tokens before the query that they keep
   std::vector<std::string> models;  // model folder names this pattern is for, besides its own folder's; may be empty
+  std::vector<std::string>
+      fingerprints;  // of weights this pattern is for, whatever their folder is called; may be empty
 
   double gate(int layer, int head) const { return gates[static_cast<size_t>(layer) * kv_heads + head]; }
   bool operator==(const Pattern&) const = default;

@@ -186,14 +186,14 @@ class Generation {
     std::fprintf(
         stderr,
         "%s tokens read in %s (%s tokens/s), %d written at %.1f tokens/s; KV cache %s %s (full attention: %s), %d "
-        "retrieval + %d streaming heads; %s, %d %s\n",
+        "retrieval + %d streaming heads (%s); %s, %d %s\n",
         Grouped(texts_.prompt.size()).c_str(), Duration(prefill_seconds_).c_str(),
         Grouped(static_cast<int64_t>(static_cast<double>(texts_.prompt.size()) / std::max(prefill_seconds_, 1e-9)))
             .c_str(),
         static_cast<int>(new_tokens_), DecodeRate(),
         ByteCount(static_cast<double>(engine_.KvBytes(KvTokens()))).c_str(), Name(engine_.kv_format()),
         ByteCount(static_cast<double>(engine_.KvBytesFull(KvTokens()))).c_str(), heads.retrieval_heads(),
-        heads.streaming_heads(), runtime_.device->info().name.c_str(), runtime_.comm->size(),
+        heads.streaming_heads(), Name(engine_.attention()), runtime_.device->info().name.c_str(), runtime_.comm->size(),
         runtime_.comm->size() == 1 ? "rank" : "ranks");
   }
 
@@ -218,6 +218,7 @@ class Generation {
     out["kv_bytes"] = engine_.KvBytes(KvTokens());
     out["kv_bytes_full"] = engine_.KvBytesFull(KvTokens());
     out["kv_format"] = Name(engine_.kv_format());
+    out["attention"] = Name(engine_.attention());
     out["retrieval_heads"] = engine_.heads().retrieval_heads();
     out["streaming_heads"] = engine_.heads().streaming_heads();
     out["device"] = runtime_.device->info().name;

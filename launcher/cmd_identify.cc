@@ -18,6 +18,7 @@
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
 #include "runtime/identify/identify.h"
+#include "runtime/weights/fingerprint.h"
 
 namespace duo {
 namespace {
@@ -163,6 +164,9 @@ class Identification {
     pattern_.sink = flags_.sink;
     pattern_.recent = flags_.recent;
     pattern_.models = {inputs_.name};
+    if (const std::string print = IdentityOf(flags_.runtime.model, inputs_.config).fingerprint(); !print.empty()) {
+      pattern_.fingerprints = {print};  // so that a copy of the model is known whatever its folder is called
+    }
     // What took hours is safe before the report begins.
     const absl::Status written =
         runtime_.leader() ? WritePattern(pattern_, ConfigJson(), flags_.out) : absl::OkStatus();

@@ -11,6 +11,7 @@
 #include "runtime/text/chat_template.h"
 #include "runtime/text/tokenizer.h"
 #include "runtime/weights/config.h"
+#include "runtime/weights/fingerprint.h"
 #include "runtime/weights/safetensors.h"
 
 namespace duo {
@@ -63,7 +64,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   const bool quantised = c.quantization.kind != QuantizationKind::kNone;
   if (quantised) parameters = ParametersOf(c);
   const absl::StatusOr<FoundPattern> pattern =
-      FindPattern(flags.model, c.layers, c.kv_heads, PatternRoots(launch.program));
+      FindPattern(IdentityOf(flags.model, c), c.layers, c.kv_heads, PatternRoots(launch.program));
   const absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(flags.model);
   const int64_t bf16 = int64_t{c.layers} * c.kv_heads * KvTokenBytes(KvFormat::kBF16, c.head_dim);
   const int64_t int4 = int64_t{c.layers} * c.kv_heads * KvTokenBytes(KvFormat::kInt4, c.head_dim);
@@ -88,6 +89,8 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
     out["kv_bytes_per_token_bf16"] = bf16;
     out["kv_bytes_per_token_int4"] = int4;
     out["chat"] = chat.ok() ? nlohmann::ordered_json(Name(chat->family)) : nlohmann::ordered_json(nullptr);
+    out["weights_fingerprint"] = WeightsFingerprint(*files);
+    out["attention"] = pattern.ok() ? "duo" : absl::IsNotFound(pattern.status()) ? "full" : "";
     out["pattern"] = pattern.ok() ? nlohmann::ordered_json(pattern->dir) : nlohmann::ordered_json(nullptr);
     std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     return 0;
@@ -115,6 +118,9 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
     row("pattern", absl::StrFormat("%s: %d of %d heads above 0.5, sink %d, recent %d", pattern->dir, strong,
                                    static_cast<int>(pattern->pattern.gates.size()), pattern->pattern.sink,
                                    pattern->pattern.recent));
+  } else if (absl::IsNotFound(pattern.status())) {
+    row("pattern", absl::StrFormat("none, so full attention; make one: duo identify --model %s --out %s/attn_pattern",
+                                   flags.model, flags.model));
   } else {
     row("pattern", std::string(pattern.status().message()));
   }

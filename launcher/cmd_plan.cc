@@ -1,22 +1,33 @@
 // `duo plan`: shows, without loading a model, which rank would hold which attention head, how even that is, and how
 // long a decode step would take by the cost model. Needs no GPU, no MPI and no weights.
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "attn_patterns/head_plan.h"
 #include "attn_patterns/lookup.h"
+#include "kernels/base/device.h"
+#include "kernels/base/math.h"
 #include "kernels/base/read_file.h"
 #include "kernels/kv_codec.h"
 #include "launcher/plan_render.h"
 #include "launcher/terminal/commands.h"
+#include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
+#include "parallel/shard.h"
+#include "runtime/kv/kv_cache.h"
 #include "runtime/weights/config.h"
+#include "runtime/weights/fingerprint.h"
 #include "runtime/weights/model_shape.h"
+#include "runtime/weights/weights.h"
 
 namespace duo {
 namespace {
@@ -29,7 +40,9 @@ struct PlanFlags {
   double threshold = -1;  // below 0: by sparsity
   int world = 1;
   std::vector<double> rank_weights;  // [world] or empty
-  int64_t context = 1'000'000;       // tokens
+  std::string attention = "auto";
+  int64_t context = 0;     // tokens; 0: the model's own length
+  int64_t gpu_memory = 0;  // bytes; 0: of the GPU at hand
   std::string kv = "auto", weights = "auto", strategy = "auto";
   std::string svg;  // file to write; empty: none
   bool json = false;
@@ -42,56 +55,132 @@ absl::StatusOr<ModelConfig> ReadConfig(const PlanFlags& flags) {
   return ParseConfig(*text, flags.config);
 }
 
-absl::StatusOr<int64_t> KvTokenBytesOf(const std::string& name, int head_dim) {
+// Nothing for "auto".
+std::optional<KvFormat> KvFormatNamed(const std::string& name) {
   for (const KvFormat f : {KvFormat::kF32, KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8, KvFormat::kInt4}) {
-    if (name == Name(f) || (name == "auto" && f == KvFormat::kBF16)) return KvTokenBytes(f, head_dim);
+    if (name == Name(f)) return f;
   }
-  return absl::InvalidArgumentError(absl::StrCat("--kv: unknown format '", name, "'"));
+  return std::nullopt;
 }
 
-absl::StatusOr<int> WeightBitsOf(const std::string& name, const ModelConfig& config) {
-  if (name == "auto")
-    return config.quantization.weights.bits > 0 ? config.quantization.weights.bits : Bits(config.dtype);
+// "auto": as stored; nothing where the file's own type is none of ours.
+std::optional<DType> WeightTypeOf(const std::string& name, const ModelConfig& config) {
   for (const DType t : {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4}) {
-    if (name == Name(t)) return Bits(t);
+    if (name == Name(t)) return t;
+    if (name == "auto" && config.quantization.weights.bits == Bits(t)) return t;
   }
-  return absl::InvalidArgumentError(absl::StrCat("--weights: unknown type '", name, "'"));
+  return name == "auto" ? std::optional<DType>(config.dtype) : std::nullopt;
 }
 
-absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const Launch& launch) {
-  const absl::StatusOr<ModelConfig> config = ReadConfig(flags);
-  if (!config.ok()) return config.status();
-  PartitionRequest request;
-  request.shape = ShapeOf(*config);
-
-  const absl::StatusOr<FoundPattern> pattern =
-      flags.pattern.empty() ? FindPattern(flags.model, config->layers, config->kv_heads, PatternRoots(launch.program))
-                            : OpenPattern(flags.pattern, config->layers, config->kv_heads);
+// Which heads keep everything. `note`: what the user should know of a choice made for him; or empty.
+absl::StatusOr<HeadPlan> HeadsOf(const PlanFlags& flags, const ModelConfig& config, const Launch& launch,
+                                 std::string* note) {
+  if (flags.attention == "full") return FullPlan(config.layers, config.kv_heads);
+  if (flags.attention == "streaming") return StreamingPlan(config.layers, config.kv_heads);
+  absl::StatusOr<FoundPattern> pattern = absl::NotFoundError("a config.json alone has no pattern; give --pattern DIR");
+  if (!flags.pattern.empty()) {
+    pattern = OpenPattern(flags.pattern, config.layers, config.kv_heads);
+  } else if (!flags.model.empty()) {
+    pattern =
+        FindPattern(IdentityOf(flags.model, config), config.layers, config.kv_heads, PatternRoots(launch.program));
+  }
+  if (flags.attention == "auto" && flags.pattern.empty() && absl::IsNotFound(pattern.status())) {
+    *note =
+        "full attention: no pattern says which heads of this model need it (give one with --pattern DIR, or make one "
+        "with duo identify)";
+    return FullPlan(config.layers, config.kv_heads);
+  }
   if (!pattern.ok()) return pattern.status();
-  absl::StatusOr<HeadPlan> heads = flags.threshold >= 0 ? PlanByThreshold(pattern->pattern, flags.threshold)
-                                                        : PlanBySparsity(pattern->pattern, flags.sparsity);
+  return flags.threshold >= 0 ? PlanByThreshold(pattern->pattern, flags.threshold)
+                              : PlanBySparsity(pattern->pattern, flags.sparsity);
+}
+
+absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelConfig& config, const Launch& launch,
+                                           std::string* note) {
+  PartitionRequest request;
+  request.shape = ShapeOf(config);
+  absl::StatusOr<HeadPlan> heads = HeadsOf(flags, config, launch, note);
   if (!heads.ok()) return heads.status();
   request.heads = *std::move(heads);
 
-  const absl::StatusOr<int64_t> kv_bytes = KvTokenBytesOf(flags.kv, config->head_dim);
-  if (!kv_bytes.ok()) return kv_bytes.status();
-  request.kv_token_bytes = *kv_bytes;
-  const absl::StatusOr<int> weight_bits = WeightBitsOf(flags.weights, *config);
-  if (!weight_bits.ok()) return weight_bits.status();
-  request.weight_bits = *weight_bits;
+  request.kv_token_bytes = KvTokenBytes(KvFormatNamed(flags.kv).value_or(KvFormat::kBF16), config.head_dim);
+  request.weight_bits = Bits(WeightTypeOf(flags.weights, config).value_or(DType::kBF16));
   const absl::StatusOr<Strategy> strategy = ParseStrategy(flags.strategy);
   if (!strategy.ok()) return strategy.status();
   request.strategy = *strategy;
   request.world = flags.world;
   request.rank_weights = flags.rank_weights;
-  request.context = flags.context;
+  request.context = flags.context > 0 ? flags.context : MaxPositions(config);
   return request;
+}
+
+// What the fullest rank needs for one document of `context` tokens, without the workspace and the driver's share.
+struct RankMemory {
+  int64_t weights = 0, kv = 0;
+  int64_t gpu = 0;  // 0: none is known
+  int64_t total() const { return weights + kv; }
+  // The rest is for the workspace, libraries and the driver.
+  bool fits() const { return static_cast<double>(total()) <= 0.94 * static_cast<double>(gpu); }
+};
+
+RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const PartitionRequest& request,
+                    const Partition& partition) {
+  WeightFormats formats;
+  formats.matrices = WeightTypeOf(flags.weights, config).value_or(DType::kBF16);
+  formats.int4_group = config.hidden < 2048 ? 32 : 128;
+  const KvFormat format = KvFormatNamed(flags.kv).value_or(KvFormat::kBF16);
+  RankMemory most;
+  for (int r = 0; r < partition.world; ++r) {
+    const RankShard shard = MakeShard(partition, request.shape, r, 1, 1);
+    const KvUnitBytes unit = UnitBytes(config, shard, request.heads, format);
+    int slots = 1;
+    for (const std::vector<LocalHead>& layer : shard.layers) {
+      for (const LocalHead& head : layer) slots = std::max(slots, head.slots);
+    }
+    RankMemory rank;
+    rank.weights = WeightBytes(config, shard, formats);
+    rank.kv = unit.page * CeilDiv(request.context, int64_t{kPageTokens}) +
+              unit.split_page * CeilDiv(request.context, int64_t{kPageTokens} * slots) + unit.ring;
+    if (rank.total() > most.total()) most = rank;
+  }
+  most.gpu = flags.gpu_memory;
+  if (most.gpu == 0 && Device::CudaDeviceCount() > 0) {
+    if (absl::StatusOr<std::unique_ptr<Device>> gpu = Device::Cuda(0, 1); gpu.ok()) most.gpu = (*gpu)->info().memory;
+  }
+  return most;
+}
+
+std::string Describe(const RankMemory& memory, int64_t context) {
+  std::string text = absl::StrFormat("memory of the fullest rank: weights %s + KV cache %s for %s tokens",
+                                     ByteCount(static_cast<double>(memory.weights)),
+                                     ByteCount(static_cast<double>(memory.kv)), Grouped(context));
+  if (memory.gpu == 0) return absl::StrCat(text, " (--gpu-memory 80GB says whether it fits)\n");
+  return absl::StrFormat("%s: %s %s\n", text, memory.fits() ? "fits" : "does NOT fit",
+                         ByteCount(static_cast<double>(memory.gpu)));
+}
+
+// The plan's object with what this subcommand adds to it.
+std::string JsonWith(const std::string& plan, const PartitionRequest& request, const RankMemory& memory) {
+  nlohmann::ordered_json out = nlohmann::ordered_json::parse(plan);
+  out["context"] = request.context;
+  out["retrieval_heads"] = request.heads.retrieval_heads();
+  out["streaming_heads"] = request.heads.streaming_heads();
+  out["memory"] = {{"weights", memory.weights}, {"kv", memory.kv}};
+  if (memory.gpu > 0) {
+    out["memory"]["gpu"] = memory.gpu;
+    out["memory"]["fits"] = memory.fits();
+  }
+  return out.dump() + "\n";
 }
 
 // Prints the table or the JSON to stdout and writes the drawing.
 absl::Status Plan(const PlanFlags& flags, const Launch& launch) {
-  const absl::StatusOr<PartitionRequest> request = RequestOf(flags, launch);
+  const absl::StatusOr<ModelConfig> config = ReadConfig(flags);
+  if (!config.ok()) return config.status();
+  std::string note;
+  const absl::StatusOr<PartitionRequest> request = RequestOf(flags, *config, launch, &note);
   if (!request.ok()) return request.status();
+  if (!note.empty()) std::fprintf(stderr, "%s\n", note.c_str());
   const absl::StatusOr<std::vector<Partition>> strategies = AllStrategies(*request);
   if (!strategies.ok()) return strategies.status();
   if (!flags.svg.empty()) {
@@ -101,7 +190,9 @@ absl::Status Plan(const PlanFlags& flags, const Launch& launch) {
       return absl::UnavailableError(absl::StrCat(flags.svg, ": expected a file that can be written, found none"));
     }
   }
-  const std::string text = flags.json ? PlanJson(*strategies) : PlanTable(*request, *strategies);
+  const RankMemory memory = MemoryOf(flags, *config, *request, strategies->front());
+  const std::string text = flags.json ? JsonWith(PlanJson(*strategies), *request, memory)
+                                      : PlanTable(*request, *strategies) + Describe(memory, request->context);
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
     return absl::UnavailableError("stdout: expected to write the plan, found it closed or full");
   }
@@ -125,9 +216,8 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
   CLI::Option* model = command->add_option("--model", flags->model, "Model folder")->type_name("DIR");
   CLI::Option* config = command->add_option("--config", flags->config, "Or a config.json alone")->type_name("FILE");
   config->excludes(model);
-  CLI::Option* pattern =
-      command->add_option("--pattern", flags->pattern, "Head pattern; default: looked up by the model's name")
-          ->type_name("DIR");
+  command->add_option("--pattern", flags->pattern, "Head pattern; default: looked up by the model's name or weights")
+      ->type_name("DIR");
   CLI::Option* sparsity = command->add_option("--sparsity", flags->sparsity, "Share of streaming heads, 0 to 1")
                               ->check(CLI::Range(0.0, 1.0))
                               ->capture_default_str();
@@ -138,10 +228,22 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
   command->add_option("--rank-weights", flags->rank_weights, "Unequal ranks: their shares, e.g. 2,1,1")
       ->delimiter(',')
       ->type_name("W,W,...");
-  command->add_option("--context", flags->context, "Tokens that the cost model aims at; K is 1,000, M is 1,000,000")
+  command
+      ->add_option("--attention", flags->attention,
+                   "duo, full or streaming; auto: duo where the model has a pattern, else full")
+      ->check(CLI::IsMember({"auto", "duo", "full", "streaming"}))
+      ->capture_default_str();
+  command
+      ->add_option("--gpu-memory", flags->gpu_memory,
+                   "Say whether a rank fits so much memory, as 80GB (default: the GPU at hand)")
+      ->transform(CLI::AsSizeValue(true))
+      ->type_name("SIZE");
+  command
+      ->add_option("--context", flags->context,
+                   "Tokens that the cost model aims at; K is 1,000, M is 1,000,000 (default: the model's own length)")
       ->transform(CLI::AsNumberWithUnit(std::map<std::string, int64_t>{{"K", 1000}, {"M", 1000000}}))
       ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+      ->type_name("TOKENS");
   command->add_option("--kv", flags->kv, "KV cache format; auto: bf16")
       ->check(CLI::IsMember(formats))
       ->capture_default_str();
@@ -153,9 +255,8 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
       ->capture_default_str();
   command->add_option("--svg", flags->svg, "Also draw the plan into this file")->type_name("FILE");
   command->add_flag("--json", flags->json, "Print one JSON object");
-  command->callback([flags, model, config, pattern, &launch] {
+  command->callback([flags, model, config, &launch] {
     if (model->empty() && config->empty()) throw CLI::RequiredError("--model or --config");
-    if (model->empty() && pattern->empty()) throw CLI::RequiredError("--pattern (with --config)");
     launch.chosen = [flags, &launch] { return RunPlan(*flags, launch); };
   });
 }

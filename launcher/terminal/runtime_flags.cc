@@ -27,6 +27,13 @@ std::optional<DType> WeightsNamed(const std::string& name) {
   return std::nullopt;
 }
 
+std::optional<AttentionMode> AttentionNamed(const std::string& name) {
+  for (AttentionMode m : {AttentionMode::kAuto, AttentionMode::kDuo, AttentionMode::kFull, AttentionMode::kStreaming}) {
+    if (name == Name(m)) return m;
+  }
+  return std::nullopt;
+}
+
 absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const RuntimeFlags& flags, const MpiSession* mpi, int threads,
                                                    std::string* note) {
   if (flags.device == "cpu") return Device::Cpu(threads);
@@ -60,13 +67,13 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
       .add_option(
           "--attention", f.attention,
           "duo: retrieval heads keep everything, streaming heads the first and the last tokens; full: all heads "
-          "keep everything; streaming: none")
-      ->check(CLI::IsMember({"duo", "full", "streaming"}))
+          "keep everything; streaming: none; auto: duo where the model has a pattern, else full")
+      ->check(CLI::IsMember({"auto", "duo", "full", "streaming"}))
       ->capture_default_str()
       ->group(attention);
   command
       .add_option("--pattern", f.pattern,
-                  "Folder that says which heads are which (default: looked up by the model's name)")
+                  "Folder that says which heads are which (default: looked up by the model's name or weights)")
       ->type_name("DIR")
       ->group(attention);
   auto* sparsity = command.add_option("--sparsity", f.sparsity, "Share of streaming heads, 0 to 1 (default 0.5)")
@@ -183,9 +190,7 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   EngineOptions options;
   options.model_dir = flags.model;
   options.program = launch.program;
-  options.attention = flags.attention == "full"        ? AttentionMode::kFull
-                      : flags.attention == "streaming" ? AttentionMode::kStreaming
-                                                       : AttentionMode::kDuo;
+  options.attention = *AttentionNamed(flags.attention);
   options.pattern_dir = flags.pattern;
   options.sparsity = flags.sparsity;
   options.threshold = flags.threshold;

@@ -18,7 +18,7 @@ namespace duo {
 
 struct RuntimeFlags {
   std::string model;
-  std::string attention = "duo", kv = "auto", weights = "auto", weights_head = "auto", device = "auto", comm = "auto",
+  std::string attention = "auto", kv = "auto", weights = "auto", weights_head = "auto", device = "auto", comm = "auto",
               strategy = "auto";
   std::string pattern;
   std::optional<double> sparsity, threshold;

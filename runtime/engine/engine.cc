@@ -11,6 +11,20 @@
 
 namespace duo {
 
+const char* Name(AttentionMode mode) {
+  switch (mode) {
+    case AttentionMode::kAuto:
+      return "auto";
+    case AttentionMode::kDuo:
+      return "duo";
+    case AttentionMode::kFull:
+      return "full";
+    case AttentionMode::kStreaming:
+      return "streaming";
+  }
+  return "?";
+}
+
 Engine::Engine() : state_(std::make_unique<State>()) {}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, Device& device,
@@ -188,6 +202,7 @@ absl::StatusOr<KvIoResult> Engine::RunIo(const KvIoPlan& plan) {
 }
 
 const ModelConfig& Engine::config() const { return state_->config; }
+AttentionMode Engine::attention() const { return state_->options.attention; }
 const HeadPlan& Engine::heads() const { return state_->heads; }
 const Partition& Engine::partition() const { return state_->partition; }
 const MemoryPlan& Engine::memory_plan() const { return state_->memory; }

@@ -38,13 +38,15 @@
 
 namespace duo {
 
-enum class AttentionMode { kDuo, kFull, kStreaming };
+// kAuto: duo where a pattern is found or a flag asks for one, else full, with a note that says so.
+enum class AttentionMode { kAuto, kDuo, kFull, kStreaming };
+const char* Name(AttentionMode mode);  // "auto", "duo", "full", "streaming"
 
 struct EngineOptions {
   std::string model_dir;
   std::string program;  // argv[0]'s file, for the pattern look-up; may be empty
 
-  AttentionMode attention = AttentionMode::kDuo;
+  AttentionMode attention = AttentionMode::kAuto;
   std::string pattern_dir;                    // empty: looked up
   std::optional<double> sparsity, threshold;  // neither: sparsity 0.5
   std::optional<int> sink, recent;            // neither: the pattern's, else 64 and 256
@@ -142,6 +144,7 @@ class Engine {
 
   const ModelConfig& config() const;
   const HeadPlan& heads() const;
+  AttentionMode attention() const;  // that runs, so never kAuto; on rank 0
   const Partition& partition() const;
   const MemoryPlan& memory_plan() const;
   KvFormat kv_format() const;

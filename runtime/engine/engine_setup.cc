@@ -22,26 +22,40 @@ namespace {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-absl::StatusOr<HeadPlan> ChooseHeads(const EngineOptions& options, const ModelConfig& config) {
-  HeadPlan plan = FullPlan(config.layers, config.kv_heads);
-  if (options.attention == AttentionMode::kStreaming) plan = StreamingPlan(config.layers, config.kv_heads);
-  if (options.attention == AttentionMode::kDuo) {
-    absl::StatusOr<FoundPattern> found =
-        options.pattern_dir.empty()
-            ? FindPattern(options.model_dir, config.layers, config.kv_heads, PatternRoots(options.program))
-            : OpenPattern(options.pattern_dir, config.layers, config.kv_heads);
-    if (!found.ok()) return found.status();
-    absl::StatusOr<HeadPlan> duo = options.threshold.has_value()
-                                       ? PlanByThreshold(found->pattern, *options.threshold)
-                                       : PlanBySparsity(found->pattern, options.sparsity.value_or(0.5));
-    if (!duo.ok()) return duo.status();
-    plan = *duo;
+// The pattern's plan. With `auto` and nothing that asks for a pattern a model without one runs with full attention.
+absl::StatusOr<HeadPlan> DuoPlan(EngineOptions& options, const ModelConfig& config, std::vector<std::string>& notes) {
+  const absl::StatusOr<FoundPattern> found = options.pattern_dir.empty()
+                                                 ? FindPattern(IdentityOf(options.model_dir, config), config.layers,
+                                                               config.kv_heads, PatternRoots(options.program))
+                                                 : OpenPattern(options.pattern_dir, config.layers, config.kv_heads);
+  const bool asked = !options.pattern_dir.empty() || options.sparsity.has_value() || options.threshold.has_value();
+  if (options.attention == AttentionMode::kAuto && !asked && absl::IsNotFound(found.status())) {
+    options.attention = AttentionMode::kFull;
+    notes.push_back(absl::StrFormat(
+        "full attention: no pattern says which heads of this model need it (make one: duo identify --model %s --out "
+        "%s/attn_pattern, or give one with --pattern DIR)",
+        options.model_dir, options.model_dir));
+    return FullPlan(config.layers, config.kv_heads);
   }
-  plan.sink = options.sink.value_or(plan.sink);
-  plan.recent = options.recent.value_or(plan.recent);
-  if (plan.sink < 0 || plan.recent < 1 || plan.sink > 1 << 20 || plan.recent > 1 << 20) {
+  if (!found.ok()) return found.status();
+  options.attention = AttentionMode::kDuo;
+  return options.threshold.has_value() ? PlanByThreshold(found->pattern, *options.threshold)
+                                       : PlanBySparsity(found->pattern, options.sparsity.value_or(0.5));
+}
+
+// Decides options.attention where it is kAuto.
+absl::StatusOr<HeadPlan> ChooseHeads(EngineOptions& options, const ModelConfig& config,
+                                     std::vector<std::string>& notes) {
+  absl::StatusOr<HeadPlan> plan = options.attention == AttentionMode::kFull ? FullPlan(config.layers, config.kv_heads)
+                                  : options.attention == AttentionMode::kStreaming
+                                      ? StreamingPlan(config.layers, config.kv_heads)
+                                      : DuoPlan(options, config, notes);
+  if (!plan.ok()) return plan;
+  plan->sink = options.sink.value_or(plan->sink);
+  plan->recent = options.recent.value_or(plan->recent);
+  if (plan->sink < 0 || plan->recent < 1 || plan->sink > 1 << 20 || plan->recent > 1 << 20) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "--sink %d and --recent %d must be at least 0 and 1, and at most 1,048,576", plan.sink, plan.recent));
+        "--sink %d and --recent %d must be at least 0 and 1, and at most 1,048,576", plan->sink, plan->recent));
   }
   return plan;
 }
@@ -97,7 +111,7 @@ int MostWholeHeads(const RankShard& shard) {
 std::vector<Fact> CommonFacts(const EngineOptions& o) {
   auto optional = [](const auto& value) { return value.has_value() ? absl::StrCat(*value) : std::string(); };
   auto named = [](const auto& value) { return value.has_value() ? std::string(Name(*value)) : std::string("auto"); };
-  return {{"--attention", absl::StrCat(static_cast<int>(o.attention))},
+  return {{"--attention", Name(o.attention)},
           {"--sparsity", optional(o.sparsity)},
           {"--threshold", optional(o.threshold)},
           {"--sink", optional(o.sink)},
@@ -148,7 +162,7 @@ absl::Status Engine::State::Decide() {
   if (loaded.ok()) status = CheckSupported(config.quantization, options.model_dir + "/config.json");
   if (status.ok() && comm->rank() == 0) {
     absl::StatusOr<HeadPlan> chosen =
-        options.heads.has_value() ? absl::StatusOr<HeadPlan>(*options.heads) : ChooseHeads(options, config);
+        options.heads.has_value() ? absl::StatusOr<HeadPlan>(*options.heads) : ChooseHeads(options, config, notes);
     status = chosen.status();
     if (chosen.ok()) heads = *chosen;
   }

@@ -269,6 +269,7 @@ absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, const std::string
 
   ModelConfig config;
   config.family = spec->family;
+  if (!fields.IsNull("_name_or_path")) config.name_or_path = fields.String("_name_or_path", "");
   config.hidden = fields.Int("hidden_size", 1, 1 << 20);
   config.intermediate = fields.Int("intermediate_size", 1, 1 << 22);
   config.layers = static_cast<int>(fields.Int("num_hidden_layers", 1, 4096));

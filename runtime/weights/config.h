@@ -41,6 +41,7 @@ struct RopeConfig {
 
 struct ModelConfig {
   Family family = Family::kLlama;
+  std::string name_or_path;  // `_name_or_path`: what the model was called where the file was written; may be empty
   int64_t hidden = 0;        // width of the residual stream
   int64_t intermediate = 0;  // width of the MLP
   int layers = 0;

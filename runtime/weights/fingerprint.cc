@@ -26,4 +26,15 @@ std::string WeightsFingerprint(const SafetensorsModel& model) {
 
 std::string TextFingerprint(std::string_view text) { return absl::StrFormat("%08x", Crc32c(text.data(), text.size())); }
 
+ModelIdentity IdentityOf(const std::string& model_dir, const ModelConfig& config) {
+  ModelIdentity identity;
+  identity.dir = model_dir;
+  identity.names = ModelNames(model_dir, config.name_or_path);
+  identity.fingerprint = [model_dir] {
+    const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(model_dir);
+    return files.ok() ? WeightsFingerprint(*files) : std::string();  // whoever loads the model says what is wrong
+  };
+  return identity;
+}
+
 }  // namespace duo

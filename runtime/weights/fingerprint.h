@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "attn_patterns/lookup.h"
+#include "runtime/weights/config.h"
 #include "runtime/weights/safetensors.h"
 
 namespace duo {
@@ -13,5 +15,9 @@ namespace duo {
 std::string WeightsFingerprint(const SafetensorsModel& model);
 // Of a text, config.json's: equal texts have equal ones. Hexadecimal.
 std::string TextFingerprint(std::string_view text);
+
+// What a model folder is known by, for finding its attention pattern; reads the weights only when asked for their
+// fingerprint.
+ModelIdentity IdentityOf(const std::string& model_dir, const ModelConfig& config);
 
 }  // namespace duo

@@ -23,17 +23,23 @@ class Lookup : public testing::Test {
   }
 
   // A pattern of 1 x 2 whose sink size tells it from the others.
-  void Put(const fs::path& dir, int sink, std::vector<std::string> models = {}) {
+  void Put(const fs::path& dir, int sink, std::vector<std::string> models = {},
+           std::vector<std::string> fingerprints = {}) {
     Pattern pattern;
     pattern.layers = 1;
     pattern.kv_heads = 2;
     pattern.gates = {0.25, 1};
     pattern.sink = sink;
     pattern.models = std::move(models);
+    pattern.fingerprints = std::move(fingerprints);
     ASSERT_TRUE(WritePattern(pattern, PatternConfigJson(pattern), (root_ / dir).string()).ok());
   }
+  static ModelIdentity Identity(const std::string& dir, const std::string& name_or_path = "",
+                                const std::string& fingerprint = "") {
+    return {dir, ModelNames(dir, name_or_path), [fingerprint] { return fingerprint; }};
+  }
   absl::StatusOr<FoundPattern> Find(int layers = 1, int kv_heads = 2) {
-    return FindPattern((root_ / "model").string(), layers, kv_heads, {(root_ / "patterns").string()});
+    return FindPattern(Identity((root_ / "model").string()), layers, kv_heads, {(root_ / "patterns").string()});
   }
   int Sink() {
     const auto found = Find();
@@ -62,6 +68,35 @@ TEST_F(Lookup, ARunFolderInsideIsTakenAsPublished) {
                        "expected one pattern, found 2 (lr=0.02-reg=0.05, lr=0.03-reg=0.05); choose with --pattern"));
 }
 
+// The Hugging Face cache keeps a model in a folder that is named by a hash.
+TEST_F(Lookup, AFolderOfTheCacheIsKnownByItsModel) {
+  const fs::path snapshot = root_ / "hub" / "models--Some-Org--Model-7B" / "snapshots" / "0123abcd";
+  fs::create_directories(snapshot);
+  EXPECT_EQ(ModelNames(snapshot.string(), ""), (std::vector<std::string>{"0123abcd", "Model-7B"}));
+  Put("patterns/model-7b", 5);
+  const auto found = FindPattern(Identity(snapshot.string()), 1, 2, {(root_ / "patterns").string()});
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->pattern.sink, 5);
+}
+
+TEST_F(Lookup, AModelIsKnownByWhatItsConfigCallsIt) {
+  Put("patterns/Model-7B", 6);
+  EXPECT_TRUE(absl::IsNotFound(Find().status()));
+  const ModelIdentity named = Identity((root_ / "model").string(), "some-org/Model-7B");
+  EXPECT_EQ(FindPattern(named, 1, 2, {(root_ / "patterns").string()})->pattern.sink, 6);
+}
+
+TEST_F(Lookup, WeightsAreKnownByTheirFingerprintWhenNoNameIs) {
+  Put("patterns/other", 7, {}, {"aa", "bb"});
+  const std::vector<std::string> roots = {(root_ / "patterns").string()};
+  const std::string dir = (root_ / "model").string();
+  EXPECT_TRUE(absl::IsNotFound(FindPattern(Identity(dir, "", "cc"), 1, 2, roots).status()));
+  EXPECT_TRUE(absl::IsNotFound(FindPattern(Identity(dir, "", ""), 1, 2, roots).status()));
+  EXPECT_EQ(FindPattern(Identity(dir, "", "bb"), 1, 2, roots)->pattern.sink, 7);
+  Put("patterns/model", 8);
+  EXPECT_EQ(FindPattern(Identity(dir, "", "bb"), 1, 2, roots)->pattern.sink, 8);
+}
+
 TEST_F(Lookup, AnotherShapeIsRefused) {
   Put("patterns/model", 2);
   EXPECT_TRUE(
@@ -86,8 +121,8 @@ TEST_F(Lookup, ADamagedPatternMattersOnlyToItsModel) {
 TEST_F(Lookup, TheModelsNameSurvivesDotsAndSlashes) {
   Put("patterns/model", 2);
   const std::vector<std::string> roots = {(root_ / "patterns").string()};
-  EXPECT_TRUE(FindPattern((root_ / "model").string() + "/", 1, 2, roots).ok());
-  EXPECT_TRUE(FindPattern((root_ / "model" / "." / "").string(), 1, 2, roots).ok());
+  EXPECT_TRUE(FindPattern(Identity((root_ / "model").string() + "/"), 1, 2, roots).ok());
+  EXPECT_TRUE(FindPattern(Identity((root_ / "model" / "." / "").string()), 1, 2, roots).ok());
 }
 
 TEST_F(Lookup, NamedFoldersAreCheckedToo) {
