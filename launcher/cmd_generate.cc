@@ -94,9 +94,10 @@ class Generation {
   }
 
   absl::Status AskAll() {
-    absl::StatusOr<SessionId> session = engine_.CreateSession(static_cast<int64_t>(texts_.prompt.size()));
+    const int64_t room = std::max<int64_t>(1, static_cast<int64_t>(texts_.prompt.size()));
+    absl::StatusOr<SessionId> session = engine_.CreateSession(room);
     if (!session.ok()) return session.status();
-    absl::Status read = absl::UnknownError("the prompt was not read");
+    absl::Status read = texts_.prompt.empty() ? absl::OkStatus() : absl::UnknownError("the prompt was not read");
     RequestEvents events;
     events.on_progress = [&](int64_t done, int64_t total) { progress_->Update(done, total); };
     events.on_done = [&](const RequestResult& result) {
@@ -104,8 +105,10 @@ class Generation {
       read = result.status;
       prefill_seconds_ = result.prefill_seconds;
     };
-    absl::StatusOr<RequestId> append = engine_.Append(*session, texts_.prompt, std::move(events));
-    if (!append.ok()) return append.status();
+    if (!texts_.prompt.empty()) {  // else all of it comes with the questions: no token of it is certain before
+      absl::StatusOr<RequestId> append = engine_.Append(*session, texts_.prompt, std::move(events));
+      if (!append.ok()) return append.status();
+    }
     answers_.resize(texts_.asks.size());
     for (size_t i = 0; i < answers_.size(); ++i) {
       answers_[i].prompt = texts_.asks[i];

@@ -1,5 +1,6 @@
 #include "launcher/generate_texts.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -7,28 +8,52 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/read_file.h"
 #include "runtime/text/chat_template.h"
+#include "runtime/text/unicode.h"
 #include "runtime/weights/config.h"
 
 namespace duo {
 namespace {
 
+// With questions the prompt is read up to where no question can change its tokens; what is left of it comes with each
+// of them, so that prompt and question have the tokens of one text.
 absl::Status EncodePlain(const TextFlags& flags, const std::string& prompt, Texts* texts) {
-  texts->prompt = texts->tokenizer.Encode(prompt, {.parse_special = flags.special});
-  if (texts->prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
+  EncodeOptions options{.parse_special = flags.special};
+  if (flags.asks.empty()) {
+    texts->prompt = texts->tokenizer.Encode(prompt, options);
+    if (texts->prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
+    return absl::OkStatus();
+  }
+  const StableTokens stable = texts->tokenizer.EncodeStable(prompt, options);
+  texts->prompt = stable.ids;
+  options.continued = stable.bytes > 0;
   for (const std::string& ask : flags.asks) {
-    texts->asks.push_back(texts->tokenizer.Encode(ask, {.parse_special = flags.special, .add_special_tokens = false}));
-    if (texts->asks.back().empty()) return absl::InvalidArgumentError("--ask: the text is empty");
+    if (ask.empty()) return absl::InvalidArgumentError("--ask: the text is empty");
+    texts->asks.push_back(texts->tokenizer.Encode(prompt.substr(stable.bytes) + ask, options));
   }
   return absl::OkStatus();
+}
+
+// What is left of segments behind their first `bytes`.
+std::vector<TextSegment> Behind(const std::vector<TextSegment>& segments, size_t bytes) {
+  std::vector<TextSegment> rest;
+  for (const TextSegment& segment : segments) {
+    const size_t skipped = std::min(bytes, segment.text.size());
+    bytes -= skipped;
+    if (skipped < segment.text.size()) rest.push_back({segment.text.substr(skipped), segment.parse_special});
+  }
+  return rest;
 }
 
 // The prompt is a user turn; with questions each of them ends that turn instead, on a fork of what is before it.
 absl::Status EncodeChat(const std::string& model, const TextFlags& flags, const std::string& prompt, Texts* texts) {
   absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(model);
   if (!chat.ok()) return chat.status();
-  auto encode = [&](std::vector<TextSegment> segments) {
-    for (TextSegment& segment : segments) segment.parse_special |= flags.special;
-    return texts->tokenizer.EncodeSegments(segments);
+  auto prepare = [&](std::vector<TextSegment> segments) {
+    for (TextSegment& segment : segments) {
+      segment.text = ReplaceInvalidUtf8(segment.text);
+      segment.parse_special |= flags.special;
+    }
+    return segments;
   };
   if (flags.asks.empty()) {
     std::vector<Message> messages;
@@ -36,12 +61,18 @@ absl::Status EncodeChat(const std::string& model, const TextFlags& flags, const 
     messages.push_back({ChatRole::kUser, prompt});
     absl::StatusOr<std::vector<TextSegment>> turns = chat->Render(messages, true);
     if (!turns.ok()) return turns.status();
-    texts->prompt = encode(*turns);
+    texts->prompt = texts->tokenizer.EncodeSegments(prepare(*turns));
   } else {
     absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat, flags.system, prompt, flags.asks);
     if (!turns.ok()) return absl::Status(turns.status().code(), absl::StrCat("--ask: ", turns.status().message()));
-    texts->prompt = encode(turns->document);
-    for (const std::vector<TextSegment>& question : turns->questions) texts->asks.push_back(encode(question));
+    const std::vector<TextSegment> document = prepare(turns->document);
+    const StableTokens stable = texts->tokenizer.EncodeStable(document);
+    texts->prompt = stable.ids;
+    for (const std::vector<TextSegment>& question : turns->questions) {
+      std::vector<TextSegment> turn = Behind(document, stable.bytes);
+      for (TextSegment& segment : prepare(question)) turn.push_back(std::move(segment));
+      texts->asks.push_back(texts->tokenizer.EncodeSegments(turn, /*add_special_tokens=*/false, stable.bytes > 0));
+    }
   }
   if (std::optional<int32_t> id = texts->tokenizer.IdOf(chat->EndOfTurn())) texts->end_tokens.push_back(*id);
   return absl::OkStatus();

@@ -22,8 +22,8 @@ struct TextFlags {
 // On rank 0 only: the others never see the text.
 struct Texts {
   Tokenizer tokenizer;
-  std::vector<int32_t> prompt;
-  std::vector<std::vector<int32_t>> asks;  // each continues the prompt
+  std::vector<int32_t> prompt;             // with questions: as far as none of them can change its tokens
+  std::vector<std::vector<int32_t>> asks;  // each continues the prompt, with what is left of its text
   std::vector<int32_t> end_tokens;         // the model's, and with chat the end of its turn
 };
 

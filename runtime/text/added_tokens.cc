@@ -53,6 +53,8 @@ void AddedTokenMatcher::Add(std::string_view pattern, const AddedToken& token) {
   trie_[node].token = static_cast<int32_t>(tokens_.size());
   tokens_.push_back(token);
   first_bytes_[static_cast<uint8_t>(pattern[0])] = true;
+  longest_ = std::max(longest_, pattern.size());
+  takes_left_ |= token.lstrip;
 }
 
 const AddedToken* AddedTokenMatcher::Longest(std::string_view text, size_t* length) const {
@@ -97,6 +99,32 @@ std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::Cut(std::string_view 
   }
   if (plain < text.size()) segments.push_back({plain, text.size(), -1});
   return segments;
+}
+
+size_t AddedTokenMatcher::PendingAtEnd(std::string_view text) const {
+  if (tokens_.empty()) return text.size();
+  size_t last = text.size();  // behind white space at the end there is nothing that has begun
+  while (last > 0) {
+    size_t previous = last;
+    if (!IsWhiteSpace(PreviousCodePoint(text, &previous))) break;
+    last = previous;
+  }
+  size_t pending = text.size();
+  for (const size_t end : {text.size(), last}) {
+    for (size_t begin = end > longest_ ? end - longest_ : 0; begin < end && begin < pending; ++begin) {
+      int32_t node = 0;
+      size_t at = begin;
+      for (; at < end && node >= 0; ++at) {
+        const auto child = trie_[node].children.find(text[at]);
+        node = child == trie_[node].children.end() ? -1 : child->second;
+      }
+      if (node < 0) continue;
+      const bool begun = !trie_[node].children.empty() && end == text.size();
+      const AddedToken* whole = trie_[node].token >= 0 ? &tokens_[trie_[node].token] : nullptr;
+      if (begun || (whole != nullptr && (whole->rstrip || (whole->single_word && end == text.size())))) pending = begin;
+    }
+  }
+  return takes_left_ ? SpaceBefore(text, pending) : pending;
 }
 
 }  // namespace duo

@@ -39,6 +39,11 @@ class AddedTokenMatcher {
   // ranges `special` (ascending, disjoint); elsewhere its text is plain text.
   std::vector<Segment> Cut(std::string_view text, std::span<const TextRange> special) const;
 
+  // Where the part of text begins that a token may claim once more text follows: one whose text has begun at the end,
+  // one at the end that wants to know its neighbour, white space that a token may take. text.size() where there is
+  // none.
+  size_t PendingAtEnd(std::string_view text) const;
+
  private:
   const AddedToken* Longest(std::string_view text, size_t* length) const;
 
@@ -49,6 +54,8 @@ class AddedTokenMatcher {
   std::vector<Node> trie_{Node{}};
   std::vector<AddedToken> tokens_;
   bool first_bytes_[256] = {};
+  size_t longest_ = 0;       // bytes of a pattern
+  bool takes_left_ = false;  // a token has lstrip
 };
 
 }  // namespace duo

@@ -1,5 +1,7 @@
 #include "runtime/text/regex.h"
 
+#include <algorithm>
+
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
@@ -200,6 +202,28 @@ void Regex::Scanner::FindAll(std::string_view text, std::vector<TextRange>* matc
     matches->push_back({begin, end});
     from = last_end = end;
   }
+}
+
+bool Regex::Scanner::LooksAtEnd(std::string_view text, size_t from, size_t* known) {
+  size_t open = text.size();
+  if (literal_ != nullptr) {
+    if (text.find(*literal_, from) != std::string_view::npos) return false;
+    // The literal may have begun at the end.
+    for (size_t length = std::min(literal_->size() - 1, text.size() - from); length > 0; --length) {
+      if (!text.ends_with(literal_->substr(0, length))) continue;
+      open = text.size() - length;
+      break;
+    }
+  } else {
+    // A partial match is one that wants to look at what is behind the text, be it only in an assertion.
+    const int rc = pcre2_match(static_cast<const pcre2_code*>(program_.get()),
+                               reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
+                               PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT | PCRE2_PARTIAL_HARD, work_->data, work_->context);
+    if (rc >= 0) return false;
+    if (rc == PCRE2_ERROR_PARTIAL) open = pcre2_get_ovector_pointer(work_->data)[0];
+  }
+  if (known != nullptr) *known = open;
+  return true;
 }
 
 }  // namespace duo

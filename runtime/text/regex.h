@@ -26,6 +26,7 @@ class Regex {
   static absl::StatusOr<Regex> Compile(std::string_view pattern);
   // A regex that matches exactly `text`, which is not empty; it is searched for without PCRE2.
   static Regex Literal(std::string_view text);
+  std::string_view literal() const { return literal_ == nullptr ? std::string_view() : *literal_; }  // or empty
 
   // Calls of FindAll share one scanner's work memory; make one scanner a thread and reuse it over many texts.
   class Scanner {
@@ -34,6 +35,11 @@ class Regex {
     // All non-overlapping matches in text, left to right. An empty match right after another match is not reported.
     // text: valid UTF-8. Should a hostile pattern exceed PCRE2's match limit, the search of this text ends there.
     void FindAll(std::string_view text, std::vector<TextRange>* matches);
+
+    // Whether text behind `text` could change what FindAll finds next after `from`, the end of a match or 0: the search
+    // looks at the text's end, or finds nothing. *known (may be null) then becomes the place before which no match can
+    // begin, whatever follows.
+    bool LooksAtEnd(std::string_view text, size_t from, size_t* known);
 
    private:
     struct Work;

@@ -142,7 +142,8 @@ void SplitPieces(const PreTokenizerStep& step, Pieces* pieces) {
     Arrange(step.behavior, parts, &ranges);
     for (const TextRange& r : ranges) {
       if (r.end > r.begin)
-        list.push_back({piece.begin + r.begin, piece.begin + r.end, piece.at_start && r.begin == 0, -1});
+        list.push_back({piece.begin + r.begin, piece.begin + r.end, piece.at_start && r.begin == 0,
+                        piece.continued && r.begin == 0, -1});
     }
   }
   pieces->list = std::move(list);
@@ -165,9 +166,11 @@ void RewritePieces(Pieces* pieces, Append append) {
 
 }  // namespace
 
-std::string Normalize(const std::vector<NormalizerStep>& steps, std::string_view text) {
+std::string Normalize(const std::vector<NormalizerStep>& steps, std::string_view text, bool prepend) {
   std::string out(text);
-  for (const NormalizerStep& step : steps) out = NormalizeOnce(step, std::move(out));
+  for (const NormalizerStep& step : steps) {
+    if (step.kind != NormalizerStep::Kind::kPrepend || prepend) out = NormalizeOnce(step, std::move(out));
+  }
   return out;
 }
 
@@ -211,7 +214,7 @@ void PreTokenize(const std::vector<PreTokenizerStep>& steps, Pieces* pieces) {
       case Kind::kPrefix:
         RewritePieces(pieces, [&](const Piece& piece, std::string_view text, std::string* out) {
           const bool wanted = step.prefix_where == PreTokenizerStep::PrefixWhere::kEveryPiece || piece.at_start;
-          if (wanted && !text.starts_with(step.text)) *out += step.text;
+          if (wanted && !piece.continued && !text.starts_with(step.text)) *out += step.text;
           out->append(text);
         });
         break;

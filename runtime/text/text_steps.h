@@ -24,7 +24,8 @@ struct NormalizerStep {
   Regex pattern;                                     // kReplace
 };
 
-std::string Normalize(const std::vector<NormalizerStep>& steps, std::string_view text);
+// prepend: false where the text goes on behind another one, whose beginning has had its kPrepend.
+std::string Normalize(const std::vector<NormalizerStep>& steps, std::string_view text, bool prepend = true);
 
 std::string ReplaceAll(const Regex& pattern, std::string_view replacement, std::string_view text);
 
@@ -36,8 +37,9 @@ void AppendByteLevelDecoded(std::string_view token, std::string* bytes);
 struct Piece {
   size_t begin = 0;  // bytes of Pieces::text
   size_t end = 0;
-  bool at_start = false;  // begins where the prompt begins
-  int32_t token = -1;     // >= 0: an added token, which no step touches
+  bool at_start = false;   // begins where the prompt begins
+  bool continued = false;  // goes on behind a piece of an earlier text: no prefix
+  int32_t token = -1;      // >= 0: an added token, which no step touches
 };
 
 struct Pieces {

@@ -1,9 +1,11 @@
 #include "runtime/text/tokenizer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/base/read_file.h"
 #include "runtime/files/json_fields.h"
+#include "runtime/text/stable_text.h"
 #include "runtime/text/text_map.h"
 #include "runtime/text/tokenizer_json.h"
 #include "runtime/text/unicode.h"
@@ -53,21 +55,24 @@ class WordEncoder {
 };
 
 // The text cut at its added tokens, normalised; pieces in order.
-Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, std::span<const TextRange> special) {
+Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, std::span<const TextRange> special,
+                        bool continued) {
   Pieces pieces;
   const bool all_special = special.size() == 1 && special[0].end - special[0].begin == text.size();
   for (const AddedTokenMatcher::Segment& raw : parts.raw_added.Cut(text, special)) {
     if (raw.token >= 0) {
-      pieces.list.push_back({0, 0, false, raw.token});
+      pieces.list.push_back({0, 0, false, false, raw.token});
       continue;
     }
-    const std::string normalized = Normalize(parts.normalizer, text.substr(raw.begin, raw.end - raw.begin));
+    const bool goes_on = continued && raw.begin == 0;
+    const std::string normalized = Normalize(parts.normalizer, text.substr(raw.begin, raw.end - raw.begin), !goes_on);
     const size_t base = pieces.text.size();
     pieces.text += normalized;
     const TextRange whole{0, normalized.size()};
     for (const AddedTokenMatcher::Segment& s :
          parts.normalized_added.Cut(normalized, {&whole, all_special ? 1u : 0u})) {
-      pieces.list.push_back({base + s.begin, base + s.end, raw.begin == 0 && s.begin == 0, s.token});
+      const bool first = raw.begin == 0 && s.begin == 0;
+      pieces.list.push_back({base + s.begin, base + s.end, first && !continued, first && continued, s.token});
     }
   }
   return pieces;
@@ -97,31 +102,83 @@ std::vector<int32_t> Tokenizer::Encode(std::string_view bytes, EncodeOptions opt
     bytes = repaired;
   }
   const TextRange whole{0, bytes.size()};
-  return EncodeText(bytes, {&whole, options.parse_special ? 1u : 0u}, options.add_special_tokens);
+  return EncodeText(bytes, {&whole, options.parse_special ? 1u : 0u}, options);
 }
 
-std::vector<int32_t> Tokenizer::EncodeSegments(std::span<const TextSegment> segments, bool add_special_tokens) const {
+namespace {
+
+// Segments as one text and the ranges of it in which special tokens are recognised, neighbours joined.
+std::string Join(std::span<const TextSegment> segments, std::vector<TextRange>* special) {
   std::string text;
-  std::vector<TextRange> special;  // neighbours joined
   for (const TextSegment& segment : segments) {
     const size_t begin = text.size();
     text += ReplaceInvalidUtf8(segment.text);
     if (!segment.parse_special || text.size() == begin) continue;
-    if (!special.empty() && special.back().end == begin) {
-      special.back().end = text.size();
+    if (!special->empty() && special->back().end == begin) {
+      special->back().end = text.size();
     } else {
-      special.push_back({begin, text.size()});
+      special->push_back({begin, text.size()});
     }
   }
-  return EncodeText(text, special, add_special_tokens);
+  return text;
+}
+
+}  // namespace
+
+// The tail is encoded besides: its tokens end those of the whole, and what is before them is certain. (The beginning by
+// itself would not do: a word at its end may have been found by a look at what follows.)
+StableTokens Tokenizer::EncodeStableText(std::string_view text, std::span<const TextRange> special,
+                                         EncodeOptions options) const {
+  StableTokens stable;
+  stable.bytes = StableBytes(*parts_, text, special, options.continued);
+  if (stable.bytes == 0) return stable;
+  options.unfinished = true;
+  stable.ids = EncodeText(text, special, options);
+  std::vector<TextRange> rest;
+  for (const TextRange& range : special) {
+    if (range.end > stable.bytes)
+      rest.push_back({std::max(range.begin, stable.bytes) - stable.bytes, range.end - stable.bytes});
+  }
+  options.continued = true;
+  const std::vector<int32_t> tail = EncodeText(text.substr(stable.bytes), rest, options);
+  const bool agrees = stable.ids.size() > tail.size() && std::equal(tail.rbegin(), tail.rend(), stable.ids.rbegin());
+  if (!agrees) return StableTokens();  // nothing is certain of a text that is not the sum of its parts
+  stable.ids.resize(stable.ids.size() - tail.size());
+  return stable;
+}
+
+StableTokens Tokenizer::EncodeStable(std::string_view bytes, EncodeOptions options) const {
+  bytes = bytes.substr(0, CertainUtf8Prefix(bytes));
+  const bool valid = IsValidUtf8(bytes);
+  const std::string repaired = valid ? std::string() : ReplaceInvalidUtf8(bytes);
+  const std::string_view text = valid ? bytes : repaired;
+  const TextRange whole{0, text.size()};
+  StableTokens stable = EncodeStableText(text, {&whole, options.parse_special ? 1u : 0u}, options);
+  if (!valid) stable.bytes = RawOffset(bytes, stable.bytes);
+  return stable;
+}
+
+StableTokens Tokenizer::EncodeStable(std::span<const TextSegment> segments, bool continued) const {
+  std::vector<TextRange> special;
+  const std::string text = Join(segments, &special);
+  return EncodeStableText(text, special, {.add_special_tokens = false, .continued = continued});
+}
+
+std::vector<int32_t> Tokenizer::EncodeSegments(std::span<const TextSegment> segments, bool add_special_tokens,
+                                               bool continued) const {
+  std::vector<TextRange> special;
+  const std::string text = Join(segments, &special);
+  return EncodeText(text, special, {.add_special_tokens = add_special_tokens, .continued = continued});
 }
 
 std::vector<int32_t> Tokenizer::EncodeText(std::string_view text, std::span<const TextRange> special,
-                                           bool add_special_tokens) const {
+                                           const EncodeOptions& options) const {
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 4 + 8);
-  if (add_special_tokens) ids.insert(ids.end(), parts_->prefix.begin(), parts_->prefix.end());
-  Pieces pieces = CutAtAddedTokens(*parts_, text, special);
+  const bool begins = options.add_special_tokens && !options.continued;
+  const bool ends = options.add_special_tokens && !options.unfinished;
+  if (begins) ids.insert(ids.end(), parts_->prefix.begin(), parts_->prefix.end());
+  Pieces pieces = CutAtAddedTokens(*parts_, text, special, options.continued);
   PreTokenize(parts_->pre_tokenizer, &pieces);
   WordEncoder encoder(parts_->model, &ids);
   for (const Piece& piece : pieces.list) {
@@ -131,7 +188,7 @@ std::vector<int32_t> Tokenizer::EncodeText(std::string_view text, std::span<cons
       encoder.Encode(std::string_view(pieces.text).substr(piece.begin, piece.end - piece.begin));
     }
   }
-  if (add_special_tokens) ids.insert(ids.end(), parts_->suffix.begin(), parts_->suffix.end());
+  if (ends) ids.insert(ids.end(), parts_->suffix.begin(), parts_->suffix.end());
   return ids;
 }
 

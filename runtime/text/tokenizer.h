@@ -29,12 +29,21 @@ struct EncodeOptions {
   bool parse_special = false;
   // BOS and EOS as the file's post-processor puts them.
   bool add_special_tokens = true;
+  // The text goes on behind one that was encoded before, at a place that EncodeStable gave: no BOS, no prefix.
+  bool continued = false;
+  // More text will follow: no EOS.
+  bool unfinished = false;
 };
 
 // A part of a text whose parts come from different hands: a chat template's own words and what a user wrote.
 struct TextSegment {
   std::string text;
   bool parse_special = false;
+};
+
+struct StableTokens {
+  std::vector<int32_t> ids;
+  size_t bytes = 0;  // of the text, that they stand for
 };
 
 class Tokenizer {
@@ -48,7 +57,15 @@ class Tokenizer {
 
   // The joined segments as one text, in which special tokens are recognised only where they lie within segments that
   // ask for it. (Special tokens that the file wants looked for after normalisation only where all segments ask.)
-  std::vector<int32_t> EncodeSegments(std::span<const TextSegment> segments, bool add_special_tokens = false) const;
+  std::vector<int32_t> EncodeSegments(std::span<const TextSegment> segments, bool add_special_tokens = false,
+                                      bool continued = false) const;
+
+  // The tokens of the text's longest beginning that no later text can change (stable_text.h):
+  //   s = EncodeStable(t, o);  Encode(t + u, o) == s.ids + Encode(the rest of t, and u; o continued).
+  // Where nothing is certain both are empty, and what follows is not continued.
+  StableTokens EncodeStable(std::string_view bytes, EncodeOptions options = {}) const;
+  // The same for segments, which are valid UTF-8; bytes are of their joined text.
+  StableTokens EncodeStable(std::span<const TextSegment> segments, bool continued = false) const;
 
   // Ids outside the vocabulary stand for nothing.
   std::string Decode(std::span<const int32_t> ids, bool skip_special = true) const;
@@ -67,7 +84,8 @@ class Tokenizer {
   friend class StreamDecoder;
   // text: valid UTF-8; special: where special tokens are parsed.
   std::vector<int32_t> EncodeText(std::string_view text, std::span<const TextRange> special,
-                                  bool add_special_tokens) const;
+                                  const EncodeOptions& options) const;
+  StableTokens EncodeStableText(std::string_view text, std::span<const TextRange> special, EncodeOptions options) const;
   std::shared_ptr<const TokenizerParts> parts_;
 };
 

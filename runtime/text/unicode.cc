@@ -75,6 +75,17 @@ size_t CertainUtf8Prefix(std::string_view text) {
   return n;
 }
 
+size_t RawOffset(std::string_view bytes, size_t repaired) {
+  constexpr size_t kReplacementBytes = 3;  // of U+FFFD
+  const int64_t n = static_cast<int64_t>(bytes.size());
+  int64_t i = 0;
+  for (size_t at = 0; i < n && at < repaired;) {
+    const int64_t begin = i;
+    at += ReadUtf8(Bytes(bytes), &i, n) < 0 ? kReplacementBytes : static_cast<size_t>(i - begin);
+  }
+  return static_cast<size_t>(i);
+}
+
 char32_t NextCodePoint(std::string_view text, size_t* pos) {
   const uint8_t* bytes = Bytes(text);
   if (bytes[*pos] < 0x80) return bytes[(*pos)++];
@@ -108,7 +119,9 @@ bool IsWordCharacter(char32_t code) {
          u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL);
 }
 
-std::string NormalizeUnicode(std::string_view text, NormalizationForm form) {
+namespace {
+
+const icu::Normalizer2& NormalizerOf(NormalizationForm form) {
   UErrorCode error = U_ZERO_ERROR;
   const icu::Normalizer2* normalizer = nullptr;
   switch (form) {
@@ -126,6 +139,18 @@ std::string NormalizeUnicode(std::string_view text, NormalizationForm form) {
       break;
   }
   DUO_CHECK_MSG(U_SUCCESS(error), u_errorName(error));
+  return *normalizer;
+}
+
+}  // namespace
+
+bool HasNormalizationBoundaryBefore(char32_t c, NormalizationForm form) {
+  return NormalizerOf(form).hasBoundaryBefore(static_cast<UChar32>(c)) != 0;
+}
+
+std::string NormalizeUnicode(std::string_view text, NormalizationForm form) {
+  const icu::Normalizer2& normalizer = NormalizerOf(form);
+  UErrorCode error = U_ZERO_ERROR;
   std::string out;
   out.reserve(text.size());
   icu::StringByteSink<std::string> sink(&out);
@@ -137,7 +162,7 @@ std::string NormalizeUnicode(std::string_view text, NormalizationForm form) {
       take = kMost;
       while (take > 1 && text[take] != ' ' && text[take] != '\n') --take;
     }
-    normalizer->normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<int32_t>(take)), sink, nullptr, error);
+    normalizer.normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<int32_t>(take)), sink, nullptr, error);
     DUO_CHECK_MSG(U_SUCCESS(error), u_errorName(error));
     text.remove_prefix(take);
   }

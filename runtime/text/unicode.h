@@ -14,6 +14,9 @@ namespace duo {
 // text as Python's bytes.decode('utf-8', errors='replace') gives.
 std::string ReplaceInvalidUtf8(std::string_view bytes);
 
+// Where the place `repaired` of ReplaceInvalidUtf8(bytes) comes from: a byte's offset in `bytes`.
+size_t RawOffset(std::string_view bytes, size_t repaired);
+
 // The length of the longest prefix of `bytes` whose reading no later byte can change: all of it, unless it ends inside
 // a character.
 size_t CertainUtf8Prefix(std::string_view bytes);
@@ -30,6 +33,9 @@ bool IsWhiteSpace(char32_t c);     // property White_Space
 bool IsWordCharacter(char32_t c);  // \w of UTS 18: alphabetic, marks, decimal digits, connectors, joiners
 
 enum class NormalizationForm { kNfc, kNfd, kNfkc, kNfkd };
+// Whether a character that begins a text never changes, or moves, when another text is put before it and both are
+// normalised together.
+bool HasNormalizationBoundaryBefore(char32_t c, NormalizationForm form);
 std::string NormalizeUnicode(std::string_view text, NormalizationForm form);
 
 std::string LowercaseUnicode(std::string_view text);  // character by character, without context

@@ -1,10 +1,11 @@
 // Test driver: the tokenizer as a filter, so that a script can compare it with another implementation.
 //   tokenize TOKENIZER.json encode [--parse-special] [--no-special]   stdin: texts, stdout: token ids
 //   tokenize TOKENIZER.json decode [--keep-special]                   stdin: token ids, stdout: texts
-//   tokenize TOKENIZER.json time                                      stdin: one text; stdout: its bytes, tokens,
-//   seconds
-//   tokenize MODEL_DIR chat      stdin: conversations, stdout: each rendered by the model's chat template, text then
-//   ids
+//   tokenize TOKENIZER.json pieces [--parse-special]                  stdin: pairs, a text and what follows it; stdout:
+//   ids of both read as two pieces (the first as far as it is certain), ids of both as one text, and the bytes that
+//   were certain, as one number tokenize TOKENIZER.json time                                      stdin: one text;
+//   stdout: its bytes, tokens, seconds tokenize MODEL_DIR chat      stdin: conversations, stdout: each rendered by the
+//   model's chat template, text then ids
 // A conversation is a uint32 (1: with the generation prompt), a uint32 count of messages, and role and content texts;
 // one that is refused comes out empty. A text is a uint32 byte count and its bytes; token ids are a uint32 count and
 // int32 each; little endian, one after another until the end of the input. decode pushes token by token and checks that
@@ -68,6 +69,37 @@ void DecodeAll(const duo::Tokenizer& tokenizer, bool skip_special) {
   }
 }
 
+void EncodePieces(const duo::Tokenizer& tokenizer, bool parse_special) {
+  uint32_t size = 0;
+  std::string first, second;
+  while (ReadCount(&size)) {
+    first.resize(size);
+    std::cin.read(first.data(), size);
+    DUO_CHECK(ReadCount(&size));
+    second.resize(size);
+    std::cin.read(second.data(), size);
+    duo::EncodeOptions options{.parse_special = parse_special};
+    const std::string whole = first + second;
+    const std::vector<int32_t> expected = tokenizer.Encode(whole, options);
+    duo::StableTokens stable = tokenizer.EncodeStable(first, options);
+    std::vector<int32_t> ids = stable.ids;
+    size_t read = stable.bytes;
+    DUO_CHECK_LE(read, first.size());
+    // What is not certain after the first piece may come in a piece of its own, too.
+    options.continued = read > 0;
+    stable = tokenizer.EncodeStable(whole.substr(read, (whole.size() - read) / 2), options);
+    ids.insert(ids.end(), stable.ids.begin(), stable.ids.end());
+    const auto certain = static_cast<int32_t>(read);
+    read += stable.bytes;
+    options.continued = read > 0;
+    const std::vector<int32_t> rest = tokenizer.Encode(whole.substr(read), options);
+    ids.insert(ids.end(), rest.begin(), rest.end());
+    WriteItems(ids);
+    WriteItems(expected);
+    WriteItems(std::vector<int32_t>{certain});
+  }
+}
+
 std::string ReadText() {
   uint32_t size = 0;
   DUO_CHECK(ReadCount(&size));
@@ -117,7 +149,7 @@ void Time(const duo::Tokenizer& tokenizer) {
 int main(int argc, char** argv) {
   std::ios::sync_with_stdio(false);
   if (argc < 3) {
-    std::cerr << "usage: tokenize TOKENIZER.json encode|decode|time [flags], or tokenize MODEL_DIR chat\n";
+    std::cerr << "usage: tokenize TOKENIZER.json encode|decode|pieces|time [flags], or tokenize MODEL_DIR chat\n";
     return 2;
   }
   if (std::strcmp(argv[2], "chat") == 0) return Chat(argv[1]);
@@ -128,9 +160,12 @@ int main(int argc, char** argv) {
   }
   const std::string mode = argv[2];
   if (mode == "encode") {
-    EncodeAll(*tokenizer, {HasFlag(argc, argv, "--parse-special"), !HasFlag(argc, argv, "--no-special")});
+    EncodeAll(*tokenizer, {.parse_special = HasFlag(argc, argv, "--parse-special"),
+                           .add_special_tokens = !HasFlag(argc, argv, "--no-special")});
   } else if (mode == "decode") {
     DecodeAll(*tokenizer, !HasFlag(argc, argv, "--keep-special"));
+  } else if (mode == "pieces") {
+    EncodePieces(*tokenizer, HasFlag(argc, argv, "--parse-special"));
   } else if (mode == "time") {
     Time(*tokenizer);
   } else {

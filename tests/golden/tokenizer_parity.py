@@ -4,7 +4,8 @@
 Needs the pip package `tokenizers`; without it the test is skipped (exit code 77).
 Trains tokenizers of every kind that duo reads (so that nothing is downloaded), takes the demo model's besides, and
 compares ids of many strings (natural text in many scripts, code, odd white space, emoji, broken UTF-8, the text of
-special tokens), with special tokens parsed and not, and the texts of their and of random ids.
+special tokens), with special tokens parsed and not, and the texts of their and of random ids. A text that comes in two
+pieces must have the tokens of the whole one.
 
     tokenizer_parity.py --driver build/tests/golden/tokenize [--strings 100000] [--tokenizer FILE]... [--kinds a,b]
 """
@@ -332,6 +333,45 @@ def compare(driver, name, path, strings, rng):
     return bad
 
 
+# What a question, or the next piece of a document, may begin with.
+FOLLOWERS = [b"", b" ", b"  x", b"\n", b"\n\n", b"\r\n", b"s", b"'s", b"'", b"ll ", b"e", "\u0301".encode(), "\u0327x".encode(),
+             "\u200d\u2642".encode(), "\U0001f600".encode()[2:], b"\x80", "\u2581".encode(), b"1", b"23 4", b"_end|>", b"im_end|>",
+             b"|>", b"[INST]", b"  [INST]", b"<mask>", b"word", b"ord", b"\xcc", b".", b"!?", b"\t", b"user\n", b"b", b"-",
+             "\u1161".encode(), b"\xff"]
+# Kinds in which nothing is certain before the whole text is there: a normaliser that strips, prefixes of inner words.
+NEVER_CERTAIN = {"odd_splits", "falcon"}
+
+
+def pieces(driver, name, path, strings, rng, count):
+    """The number of texts that have other tokens when they come in two pieces; a piece is a cut anywhere, or two strings."""
+    pairs = []
+    while len(pairs) < count:
+        text = rng.choice(strings)
+        if rng.random() < 0.5:
+            cut = rng.randint(0, len(text))
+            pairs.append((text[:cut], text[cut:]))
+        else:
+            pairs.append((text, rng.choice(FOLLOWERS) + (rng.choice(strings)[:20] if rng.random() < 0.5 else b"")))
+    bad = 0
+    for flags in ([], ["--parse-special"]):
+        payload = pack_texts([part for pair in pairs for part in pair])
+        records = unpack(drive(driver, path, ["pieces"] + flags, payload), 4)
+        differ, certain, given = [], 0, 0
+        for i, pair in enumerate(pairs):
+            found, expected, stable = records[3 * i : 3 * i + 3]
+            certain += struct.unpack("<i", stable)[0]
+            given += len(pair[0])
+            if found != expected:
+                differ.append((pair, struct.unpack("<%di" % (len(found) // 4), found),
+                               struct.unpack("<%di" % (len(expected) // 4), expected)))
+        bad += report(name, "pieces%s, %.0f %% certain" % (", special" if flags else "", 100 * certain / given), differ,
+                      len(pairs))
+        if certain < 0.5 * given and name not in NEVER_CERTAIN:
+            print("  %s: less than half of the first pieces is certain" % name)
+            bad += 1
+    return bad
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--driver", required=True, help="the tokenize program that tests/golden builds")
@@ -356,6 +396,7 @@ def main():
             files.append((kind.__name__, path))
         for name, path in files:
             bad += compare(args.driver, name, path, strings, rng)
+            bad += pieces(args.driver, name, path, strings, rng, max(1000, args.strings // 5))
     print("tokenizers %s: %d strings, %d tokenizers, %d differences" % (tokenizers.__version__, len(strings), len(files), bad))
     return 1 if bad else 0
 
