@@ -1,25 +1,37 @@
 #!/bin/sh
 # Builds and runs the tests on a fresh Debian 12 or Ubuntu 24.04, with one command, all set-up included.
 #
-#   tests/run.sh [release|cpu|debug|asan|tsan] [ctest arguments...]
+#   tests/run.sh [release|cpu|debug|asan|tsan] [ctest arguments...]     a build and its tests, all of them by default
+#   tests/run.sh quick                                                  what takes minutes
+#   tests/run.sh ci                                                     what continuous integration runs (.ci/run)
 #
 # The default preset is release where there are a CUDA compiler and a GPU, else cpu. The packages of the Python tests
 # (tests/requirements.txt) go into a virtual environment in the build folder, unless DUO_PYTHON names an interpreter that
-# has them; what is missing where there is no network is skipped and named. Ends with the ten slowest tests, what was
-# skipped and why, and one line that counts; with exit status 1 if a test failed.
+# has them; what is missing where there is no network is skipped and named. DUO_TEST_SCALE multiplies the counts of random
+# tests. Ends with the ten slowest tests, what was skipped and why, and one line that counts; with exit status 1 if a test
+# failed. What the tiers are: tests/README.md.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 preset=cpu
 if command -v nvcc >/dev/null && [ -e /dev/nvidiactl ]; then preset=release; fi
+tier=
 case "${1:-}" in
   release | cpu | debug | asan | tsan)
     preset=$1
     shift
     ;;
+  quick | ci)
+    tier=$1
+    shift
+    ;;
 esac
-case "$preset" in release) build=$root/build ;; *) build=$root/build-$preset ;; esac
+[ "$tier" != ci ] || preset=cpu
+
+build_folder() {
+  case "$1" in release) echo "$root/build" ;; *) echo "$root/build-$1" ;; esac
+}
 
 # The tests want some programs besides: network namespaces are the hosts of tests/mpi, certificates are made by openssl.
 note=
@@ -30,6 +42,7 @@ if ! launcher/install_deps.sh $test_packages; then
 fi
 
 if [ -z "${DUO_PYTHON:-}" ]; then
+  build=$(build_folder "$preset")
   venv=$build/venv
   if ! cmp -s tests/requirements.txt "$venv/requirements.txt"; then
     echo "Installing the Python packages of the tests into $venv" >&2
@@ -48,9 +61,6 @@ if [ -z "${DUO_PYTHON:-}" ]; then
   [ ! -x "$venv/bin/python" ] || DUO_PYTHON=$venv/bin/python
 fi
 
-cmake --preset "$preset" -DDUO_TESTS=ON ${DUO_PYTHON:+-DPython3_EXECUTABLE="$DUO_PYTHON"}
-cmake --build "$build" -j "$(nproc)"
-
 # Several ranks on one machine, as root in a container, and sanitizers whose findings must fail the test.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 # No fake stack: GCC and Clang put 64-byte vectors on it at 32-byte boundaries, and AVX-512 code then faults.
@@ -67,11 +77,33 @@ for tool in lsan tsan ubsan; do
   fi
 done
 
-rm -f "$build/tests.xml"
 status=0
-ctest --test-dir "$build" --output-on-failure --output-junit "$build/tests.xml" -j "$(nproc)" "$@" || status=$?
-if [ ! -f "$build/tests.xml" ]; then
-  echo "error: no test was run" >&2
-  exit 1
-fi
-python3 tests/summary.py --name "$preset" ${note:+--note "$note"} "$build/tests.xml" && [ "$status" = 0 ]
+results=
+# build_and_test PRESET TARGET [ctest arguments...]
+build_and_test() {
+  build=$(build_folder "$1")
+  begun=$(date +%s)
+  cmake --preset "$1" -DDUO_TESTS=ON -DDUO_TEST_SCALE="${DUO_TEST_SCALE:-1}" ${DUO_PYTHON:+-DPython3_EXECUTABLE="$DUO_PYTHON"}
+  cmake --build "$build" -j "$(nproc)" --target "$2"
+  built=$(date +%s)
+  shift 2
+  rm -f "$build/tests.xml"
+  ctest --test-dir "$build" --output-on-failure --output-junit "$build/tests.xml" -j "$(nproc)" "$@" || status=1
+  if [ ! -f "$build/tests.xml" ]; then
+    echo "error: no test was run" >&2
+    exit 1
+  fi
+  results="$results $build/tests.xml"
+  echo "$build: built in $((built - begun)) s, tested in $(($(date +%s) - built)) s"
+}
+
+case "$tier" in
+  quick) build_and_test "$preset" all -L '^quick$' "$@" ;;
+  ci)
+    build_and_test cpu all -L '^ci$' "$@"
+    for sanitizer in asan tsan; do build_and_test $sanitizer sanitized_tests -L '^sanitized$' "$@"; done
+    ;;
+  *) build_and_test "$preset" all "$@" ;;
+esac
+python3 tests/summary.py --name "${tier:-$preset}" ${note:+--note "$note"} ${DUO_TEST_JSON:+--json "$DUO_TEST_JSON"} $results &&
+  [ "$status" = 0 ]

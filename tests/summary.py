@@ -10,6 +10,7 @@ test failed or none was run. Standard library only.
 import argparse
 import collections
 import json
+import os
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -28,7 +29,14 @@ def main():
     parser.add_argument("--json")
     parser.add_argument("junit", nargs="+")
     args = parser.parse_args()
-    tests = [test for path in args.junit for test in ElementTree.parse(path).getroot().findall("testcase")]
+    tests = []
+    for path in args.junit:
+        for test in ElementTree.parse(path).getroot().findall("testcase"):
+            name = re.sub(r" +# GetParam.*", "", test.get("name"))
+            if len(args.junit) > 1:  # the same test in several builds
+                name = os.path.basename(os.path.dirname(path)).removeprefix("build-") + ": " + name
+            test.set("name", name)
+            tests.append(test)
     if not tests:
         sys.exit("error: no test was run")
 

@@ -42,10 +42,11 @@ def main():
     parser.add_argument("--duo", required=True)
     parser.add_argument("--source", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
     parser.add_argument("--tokens", type=int, default=8000)
-    parser.add_argument("--documents", type=int, default=1)
+    parser.add_argument("--documents", type=int, default=1, help="times DUO_TEST_SCALE of the environment")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
+    args.documents *= int(os.environ.get("DUO_TEST_SCALE", "1"))
     demo = os.path.join(args.source, "launcher", "demo")
     sys.path.insert(0, demo)
     from needle_document import BYTES_PER_TOKEN, build, read_text

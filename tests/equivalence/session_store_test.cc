@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "tests/equivalence/engine_fixture.h"
+#include "tests/support/test_scale.h"
 
 namespace duo {
 namespace {
@@ -129,7 +130,7 @@ TEST_F(SessionStoreTest, EveryFlippedBitIsFoundAndNothingStaysOpen) {
   int flips = 0;
   for (const auto& entry : fs::directory_iterator(dir() + "/doc")) {
     const auto size = static_cast<int64_t>(fs::file_size(entry.path()));
-    for (int i = 0; i < 40; ++i, ++flips) {
+    for (int i = 0; i < Scaled(40); ++i, ++flips) {
       std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
       const auto at = static_cast<int64_t>(SplitMix64(random++) % size);
       auto flip = [&] {

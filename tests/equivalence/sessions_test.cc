@@ -1,5 +1,6 @@
 // Sessions: forks, rewinds, kept answers, admission, cancellation; and that no page is ever lost.
 #include "tests/equivalence/engine_fixture.h"
+#include "tests/support/test_scale.h"
 
 namespace duo {
 namespace {
@@ -153,7 +154,7 @@ TEST_F(EngineFixture, NoPageIsLostInAThousandRandomOperations) {
   int finished = 0;
   RequestEvents events;
   events.on_done = [&](const RequestResult&) { ++finished; };
-  for (int i = 0; i < 1000; ++i) {
+  for (int i = 0; i < Scaled(1000); ++i) {
     const SessionId session = open.empty() ? 0 : open[random(open.size())];
     switch (random(8)) {
       case 0:

@@ -1,5 +1,5 @@
 // Runs a fuzz target without a fuzzer: every file of a corpus folder, then mutations of them from a fixed seed, so that
-// each build's tests take the same short run.
+// each build's tests take the same short run; DUO_TEST_SCALE multiplies them.
 //   NAME_fuzz CORPUS_DIR [--mutations N]
 #include <algorithm>
 #include <cstdint>
@@ -12,6 +12,8 @@
 #include <random>
 #include <string>
 #include <vector>
+
+#include "tests/support/test_scale.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
@@ -99,11 +101,12 @@ int main(int argc, char** argv) {
     return 1;
   }
   for (const Bytes& seed : corpus) LLVMFuzzerTestOneInput(seed.data(), seed.size());
+  duo::InitTestScale();
   std::mt19937_64 random(1);
-  for (size_t i = 0; i < mutations; ++i) {
+  for (size_t i = 0; i < mutations * duo::TestScale(); ++i) {
     const Bytes data = Mutate(corpus, random);
     LLVMFuzzerTestOneInput(data.data(), data.size());
   }
-  std::printf("%zu seeds and %zu mutations\n", corpus.size(), mutations);
+  std::printf("%zu seeds and %zu mutations\n", corpus.size(), mutations * duo::TestScale());
   return 0;
 }

@@ -185,9 +185,10 @@ def compare(driver, name, folder, render, rng, sources, count):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--driver", required=True, help="the tokenize program that tests/golden builds")
-    parser.add_argument("--conversations", type=int, default=1000, help="per family")
+    parser.add_argument("--conversations", type=int, default=1000, help="per family, times DUO_TEST_SCALE of the environment")
     parser.add_argument("--model", action="append", default=[], help="a model folder to compare besides")
     args = parser.parse_args()
+    args.conversations *= int(os.environ.get("DUO_TEST_SCALE", "1"))
     rng = random.Random(2)
     sources = tokenizer_parity.paragraphs()
     kinds = {k.__name__: k for k in tokenizer_parity.KINDS}

@@ -375,11 +375,12 @@ def pieces(driver, name, path, strings, rng, count):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--driver", required=True, help="the tokenize program that tests/golden builds")
-    parser.add_argument("--strings", type=int, default=100000, help="strings per tokenizer")
+    parser.add_argument("--strings", type=int, default=100000, help="strings per tokenizer, times DUO_TEST_SCALE of the environment")
     parser.add_argument("--tokenizer", action="append", default=[], help="a tokenizer.json to compare besides")
     parser.add_argument("--kinds", default=",".join(k.__name__ for k in KINDS), help="which kinds to train")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    args.strings *= int(os.environ.get("DUO_TEST_SCALE", "1"))
     rng = random.Random(args.seed)
     corpus = paragraphs()
     strings = [b"", b" ", b"\n", b"a", b"\xff", b"<s>", b"  <s>  ", b"word word"]

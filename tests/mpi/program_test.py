@@ -7,7 +7,8 @@ CASE: generate-prefill, generate-decode, serve-idle, serve-prefill, serve-decode
 moment. Everything must be gone within 30 s, with an exit code other than 0 and exactly one line "error: ", which names
 the rank. serve-idle also measures that a rank at rest takes at most 2 % of a core. generate-term, generate-int: mpirun is
 told to stop, all ranks go, nothing hangs. hosts: the main job on two hosts of two ranks, over TCP, finds its fact
-(exit code 77, skipped, where network namespaces cannot be made). Standard library only.
+(exit code 77, skipped, where network namespaces cannot be made). Kills are repeated DUO_TEST_SCALE times. Standard library
+only.
 """
 
 import argparse
@@ -220,7 +221,8 @@ def main():
             elif moment in ("term", "int"):
                 stop(generate(args, folder, "prefill"), signal.SIGTERM if moment == "term" else signal.SIGINT)
             else:
-                kill_a_rank({"generate": generate, "serve": serve}[command](args, folder, moment))
+                for _ in range(int(os.environ.get("DUO_TEST_SCALE", "1"))):
+                    kill_a_rank({"generate": generate, "serve": serve}[command](args, folder, moment))
     finally:
         Job.end_all()
 

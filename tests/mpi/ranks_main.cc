@@ -6,7 +6,8 @@
 //             tokens that transformers found
 //   random    random models with 3 and with 1 KV heads, retrieval heads in every layer: the logits of one rank
 //   families  every family's golden: the logits and greedy tokens of transformers
-// --all crosses every codec with all placements, weights and chunks, where the default takes them in turn.
+// --all crosses every codec with all placements, weights and chunks, where the default takes them in turn; so does a
+// DUO_TEST_SCALE above 1.
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,6 +31,7 @@
 #include "runtime/engine/engine.h"
 #include "tests/golden/golden_model.h"
 #include "tests/support/source_dir.h"
+#include "tests/support/test_scale.h"
 
 namespace duo {
 namespace {
@@ -341,7 +343,9 @@ int RunCases(const Flags& flags) {
 }  // namespace duo
 
 int main(int argc, char** argv) {
+  duo::InitTestScale();
   duo::Flags flags;
+  flags.all = duo::TestScale() > 1;
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     const bool value = i + 1 < argc;

@@ -3,11 +3,12 @@
 
     serve_test.py --duo build/duo [--case NAME]... [--full] [--device cuda]      (--list names the cases)
 
-Without --full documents are short and counts small, for ctest; with it they are those of the acceptance list. Exits with
-77 (skipped) where grpcio and grpcio-reflection are missing.
+Without --full documents are short and counts small, for ctest; with it, or with a DUO_TEST_SCALE above 1 in the environment,
+they are those of the acceptance list. Exits with 77 (skipped) where grpcio and grpcio-reflection are missing.
 """
 
 import argparse
+import os
 import sys
 import time
 
@@ -32,6 +33,7 @@ def main():
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--patience", type=float, default=1, help="how many times as long to wait before giving up")
     parser.parse_args(namespace=ARGS)
+    ARGS.full = ARGS.full or int(os.environ.get("DUO_TEST_SCALE", "1")) > 1
     harness.patience = ARGS.patience
     if ARGS.list:
         print("\n".join(CASES))

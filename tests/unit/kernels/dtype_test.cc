@@ -10,6 +10,8 @@
 #include <random>
 #include <vector>
 
+#include "tests/support/test_scale.h"
+
 namespace duo {
 namespace {
 
@@ -94,7 +96,7 @@ TEST(F8, RoundsToNearestEvenAndSaturates) {
     EXPECT_EQ(FloatToF8(-x), 0xfe);
   }
   std::mt19937 rng(1);
-  for (int i = 0; i < 100000; ++i) {
+  for (int i = 0; i < Scaled(100000); ++i) {
     const float x = std::ldexp(1.0f + rng() / 4294967296.0f, static_cast<int>(rng() % 22) - 12);
     ASSERT_EQ(FloatToF8(x), NearestCode(x, 0x7f, value)) << x;
   }

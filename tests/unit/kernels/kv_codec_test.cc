@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/kv_vector.h"
 #include "reference.h"
+#include "tests/support/test_scale.h"
 
 namespace duo {
 namespace {
@@ -94,7 +95,7 @@ TEST(KvCodec, RoundTripErrsByHalfAStep) {
   for (float scale : {0.01f, 1.0f, 50.0f}) {
     std::mt19937 rng(7);
     std::normal_distribution<float> normal;
-    for (int trial = 0; trial < 200; ++trial) {
+    for (int trial = 0; trial < Scaled(200); ++trial) {
       std::vector<float> x(d);
       for (float& v : x) v = scale * (normal(rng) + 0.5f);
       const float low = *std::min_element(x.begin(), x.end()), high = *std::max_element(x.begin(), x.end());

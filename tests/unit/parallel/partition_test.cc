@@ -8,6 +8,7 @@
 #include <set>
 
 #include "attn_patterns/head_plan.h"
+#include "tests/support/test_scale.h"
 #include "tests/unit/published_heads.h"
 
 namespace duo {
@@ -104,7 +105,7 @@ TEST(Partition, GivesEverythingWholeToASingleRank) {
 
 TEST(Partition, CoversEveryHeadOnceInAnyWorld) {
   std::mt19937 rng(2);
-  for (int trial = 0; trial < 300; ++trial) {
+  for (int trial = 0; trial < Scaled(300); ++trial) {
     const int kv_heads = 1 + static_cast<int>(rng() % 12), world = 1 + static_cast<int>(rng() % 20);
     const HeadPlan plan = RandomPlan(rng, 1 + static_cast<int>(rng() % 6), kv_heads, (rng() % 5) / 4.0);
     for (const Strategy strategy : {Strategy::kAuto, Strategy::kHeads, Strategy::kSplit}) {
@@ -122,7 +123,7 @@ TEST(Partition, CoversEveryHeadOnceInAnyWorld) {
 
 TEST(Partition, SplitsTheLoadExactlyAmongEqualRanks) {
   std::mt19937 rng(3);
-  for (int trial = 0; trial < 100; ++trial) {
+  for (int trial = 0; trial < Scaled(100); ++trial) {
     const int kv_heads = 1 + static_cast<int>(rng() % 9), world = 2 + static_cast<int>(rng() % 15);
     const HeadPlan plan = RandomPlan(rng, 4, kv_heads, 0.5);
     PartitionRequest request = RequestOf(plan, world, Strategy::kSplit);
@@ -177,7 +178,7 @@ TEST(Partition, KeepsSharesWithinOneSlotOfTheWeights) {
 
 TEST(Partition, NeverChoosesWorseThanTheOtherStrategies) {
   std::mt19937 rng(7);
-  for (int trial = 0; trial < 200; ++trial) {
+  for (int trial = 0; trial < Scaled(200); ++trial) {
     const int kv_heads = 1 + static_cast<int>(rng() % 9), world = 1 + static_cast<int>(rng() % 10);
     PartitionRequest request = RequestOf(RandomPlan(rng, 6, kv_heads, (rng() % 5) / 4.0), world, Strategy::kAuto);
     request.shape.heads = kv_heads * 4;

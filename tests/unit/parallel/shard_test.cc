@@ -5,12 +5,14 @@
 #include <numeric>
 #include <random>
 
+#include "tests/support/test_scale.h"
+
 namespace duo {
 namespace {
 
 TEST(Shard, CutsARangeInProportionAtMultiplesOfTheGranularity) {
   std::mt19937 rng(1);
-  for (int trial = 0; trial < 500; ++trial) {
+  for (int trial = 0; trial < Scaled(500); ++trial) {
     const int world = 1 + static_cast<int>(rng() % 17);
     const int64_t total = 1 + rng() % 20000, granularity = int64_t{1} << (rng() % 8);
     std::vector<double> shares(world);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "gtest/gtest.h"
+#include "tests/support/test_scale.h"
 #include "tests/unit/expect.h"
 
 namespace duo {
@@ -143,7 +144,7 @@ TEST(Safetensors, NoMutationOfAFileGivesATensorOutsideIt) {
   const std::string good = File(kGood, "0123456789abcdef");
   std::mt19937_64 random(5);
   int accepted = 0;
-  for (int i = 0; i < 20000; ++i) {
+  for (int i = 0; i < Scaled(20000); ++i) {
     std::string bytes = good;
     for (uint64_t flips = 1 + random() % 3; flips > 0; --flips)
       bytes[random() % bytes.size()] ^= static_cast<char>(1 << random() % 8);

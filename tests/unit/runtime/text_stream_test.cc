@@ -6,6 +6,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "tests/support/test_scale.h"
 
 namespace duo {
 namespace {
@@ -134,7 +135,7 @@ TEST(TextStream, DependsOnTheTextAloneNotOnItsTokens) {
   const Tokenizer t = Letters();
   std::mt19937 random(7);
   const std::vector<std::string> pieces = {"a", "b", "c", "ab", "bc", "abc", "Ã", "©", "Ġ"};
-  for (int trial = 0; trial < 2000; ++trial) {
+  for (int trial = 0; trial < Scaled(2000); ++trial) {
     std::vector<std::string> stops;
     for (int i = random() % 4; i > 0; --i) {
       std::string stop;

@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/test_scale.h"
+
 namespace duo {
 namespace {
 
@@ -198,7 +200,7 @@ TEST(Tokenizer, StreamedPiecesJoinToTheWholeAndAreAlwaysUtf8) {
   for (const json& spec : {bytes, pieces}) {
     const Tokenizer t = Make(spec);
     std::mt19937 random(3);
-    for (int round = 0; round < 300; ++round) {
+    for (int round = 0; round < Scaled(300); ++round) {
       Ids ids(random() % 12);
       for (int32_t& id : ids) id = static_cast<int32_t>(random() % (t.vocab_size() + 3)) - 1;  // unknown ids too
       StreamDecoder stream(t);

@@ -1,0 +1,99 @@
+#!/bin/bash
+# What is run once before an issue closes, for it takes hours: everything, with the counts of random tests, walks, kills and
+# parity runs times DUO_TEST_SCALE; all tests under sanitizers; fuzzers; another distribution.
+#
+#   tests/nightly.sh [STEP...]       steps: large asan tsan fuzz ubuntu; all of them by default
+#
+# DUO_TEST_SCALE     counts of step large, of those of tier ci (10)
+# DUO_FUZZ_SECONDS   for each fuzzer (600)
+# DUO_UBUNTU         an Ubuntu 24.04 to use, as a root folder (needs root); else a container, where docker or podman run
+#
+# Each step's seconds, commit and counts are kept in tests/bench/results/nightly.json. Exits with 1 if a step failed; one
+# that cannot be run here is named with the reason and counts as skipped.
+set -u
+root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$root" || exit 1
+results=tests/bench/results/nightly.json
+counts=$(mktemp)
+why=$(mktemp)
+trap 'rm -f "$counts" "$why"' EXIT
+
+large() { DUO_TEST_SCALE=${DUO_TEST_SCALE:-10} tests/run.sh cpu; }
+asan() { DUO_TEST_SCALE=1 tests/run.sh asan; }
+tsan() { DUO_TEST_SCALE=1 tests/run.sh tsan; }
+
+fuzz() {
+  if ! command -v clang++ >/dev/null; then
+    echo "clang is not installed" >"$why"
+    return 77
+  fi
+  cmake --preset fuzz -DDUO_TESTS=ON && cmake --build build-fuzz -j "$(nproc)" --target fuzzers || return 1
+  local target name found=0 begun=0
+  for target in build-fuzz/tests/fuzz/*_fuzz; do
+    name=$(basename "$target" _fuzz)
+    mkdir -p "build-fuzz/corpus/$name"  # what it finds; the seeds in the tree stay as they are
+    "$target" -max_total_time="${DUO_FUZZ_SECONDS:-600}" -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
+      -artifact_prefix="build-fuzz/$name-" "build-fuzz/corpus/$name" "tests/fuzz/corpus/$name" || found=$((found + 1))
+    begun=$((begun + 1))
+  done
+  echo "{\"passed\": $((begun - found)), \"failed\": $found, \"seconds_each\": ${DUO_FUZZ_SECONDS:-600}}" >"$counts"
+  [ "$found" = 0 ]
+}
+
+# The tree as it is committed, built and tested there by the same command.
+ubuntu() {
+  local engine
+  if [ -n "${DUO_UBUNTU:-}" ]; then
+    rm -rf "$DUO_UBUNTU/duo" && mkdir "$DUO_UBUNTU/duo" && git archive HEAD | tar x -C "$DUO_UBUNTU/duo" || return 1
+    unshare --mount --fork sh -c '
+      mount -t proc none "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" /duo/tests/run.sh ci' "$DUO_UBUNTU"
+    return
+  fi
+  for engine in docker podman; do
+    if "$engine" info >/dev/null 2>&1; then
+      git archive HEAD | "$engine" run --rm -i --cap-add=SYS_ADMIN --cap-add=NET_ADMIN ubuntu:24.04 \
+        sh -c 'mkdir /duo && tar x -C /duo && exec /duo/tests/run.sh ci'
+      return
+    fi
+  done
+  echo "neither DUO_UBUNTU is set nor do docker or podman run here" >"$why"
+  return 77
+}
+
+failed=0
+for step in ${*:-large asan tsan fuzz ubuntu}; do
+  case "$step" in
+    large | asan | tsan | fuzz | ubuntu) ;;
+    *)
+      sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
+      exit 2
+      ;;
+  esac
+  echo "=== $step"
+  : >"$counts"
+  : >"$why"
+  begun=$(date +%s)
+  DUO_TEST_JSON=$counts $step
+  code=$?
+  case $code in 0) state=passed ;; 77) state="skipped: $(cat "$why")" ;; *) state=failed failed=1 ;; esac
+  echo "=== $step: $state after $(($(date +%s) - begun)) s"
+  python3 - "$results" "$step" "$state" $(($(date +%s) - begun)) "$counts" "${DUO_TEST_SCALE:-10}" <<'END'
+import datetime, json, os, subprocess, sys
+path, step, state, seconds, counts, scale = sys.argv[1:]
+git = lambda *words: subprocess.run(["git", *words], stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+kept = json.load(open(path, encoding="utf-8")) if os.path.exists(path) else {}
+text = open(counts, encoding="utf-8").read()
+row = {"date": datetime.date.today().isoformat(), "commit": git("rev-parse", "--short", "HEAD"), "state": state,
+       "seconds": int(seconds), "cores": os.cpu_count()}
+if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!" + path):
+    row["commit"] += " and changes"
+if step == "large":
+    row["scale"] = int(scale)
+row.update(json.loads(text) if text else {})
+kept[step] = row
+with open(path, "w", encoding="utf-8") as file:
+    json.dump(kept, file, indent=1)
+    file.write("\n")
+END
+done
+exit $failed
