@@ -7,7 +7,8 @@
 #include <cstdlib>
 #include <thread>
 
-#include "launcher/serve/grpc/server.h"
+#include "launcher/serve/grpc/listener.h"
+#include "launcher/serve/server.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/runtime_flags.h"
 #include "runtime/text/tokenizer.h"
@@ -105,9 +106,15 @@ int RunServe(const ServeFlags& flags, const Launch& launch) {
                              {"ranks", runtime->comm->size()},
                              {"memory", Describe((*engine)->memory_plan())}});
   absl::StatusOr<std::unique_ptr<Server>> server =
-      Server::Start(server_options, **engine, *tokenizer, std::vector<int32_t>(stops->begin(), stops->end()), log);
+      Server::Make(server_options, **engine, *tokenizer, std::vector<int32_t>(stops->begin(), stops->end()), log);
   if (!server.ok()) return Fail(server.status());
+  const ListenOptions& grpc = server_options.grpc;
+  absl::StatusOr<std::unique_ptr<GrpcListener>> listener = GrpcListener::Listen(grpc, **server);
+  if (!listener.ok()) return Fail(listener.status());
   signals->DrainsFromNowOn(server->get());
+  log.Event("listening",
+            {{"address", grpc.address}, {"port", (*listener)->port()}, {"tls", grpc.tls.on() ? "on" : "off"}});
+  (*server)->Run();
   (*server)->Wait();
   signals->DrainsFromNowOn(nullptr);
   return 0;
@@ -129,7 +136,7 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       "server. Under mpirun use launcher/mpi/serve.sh, which makes of TERM and INT the USR1 that mpirun\n"
       "passes on at once.");
   AddRuntimeFlags(*c, flags->runtime);
-  c->add_option("--listen", s.listen, "Address; port 0 takes a free one")
+  c->add_option("--listen", s.grpc.address, "Address; port 0 takes a free one")
       ->type_name("HOST:PORT")
       ->capture_default_str();
   c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")->type_name("HOST:PORT");
@@ -139,11 +146,11 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
 
   const char* callers = "Who may call";
   c->add_flag("--insecure", s.insecure, "Listen on a public address without TLS and tokens")->group(callers);
-  auto* cert = c->add_option("--tls-cert", s.tls.certificate, "Certificate chain, PEM");
-  auto* key = c->add_option("--tls-key", s.tls.key, "Its private key, PEM");
+  auto* cert = c->add_option("--tls-cert", s.grpc.tls.certificate, "Certificate chain, PEM");
+  auto* key = c->add_option("--tls-key", s.grpc.tls.key, "Its private key, PEM");
   cert->type_name("FILE")->group(callers)->needs(key);
   key->type_name("FILE")->group(callers)->needs(cert);
-  c->add_option("--tls-client-ca", s.tls.client_ca, "Clients must show a certificate signed by these, PEM (mTLS)")
+  c->add_option("--tls-client-ca", s.grpc.tls.client_ca, "Clients must show a certificate signed by these, PEM (mTLS)")
       ->type_name("FILE")
       ->group(callers)
       ->needs(cert);
@@ -197,7 +204,7 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       ->check(CLI::Range(1, 100000))
       ->group(limits)
       ->capture_default_str();
-  c->add_option("--max-message-bytes", s.max_message_bytes, "Size of a message at most")
+  c->add_option("--max-message-bytes", s.grpc.max_message_bytes, "Size of a message at most")
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 30))
       ->group(limits)
       ->capture_default_str();

@@ -1,105 +1,98 @@
+#include "launcher/serve/calls/cluster_calls.h"
 #include "launcher/serve/grpc/reactors.h"
-#include "runtime/engine/memory_plan.h"
+#include "launcher/serve/grpc/services.h"
 
 namespace duo {
+// Found by the template of the reactors when it is instantiated, so not in the unnamed namespace.
+static void Fill(const ClusterPlan& plan, pb::PlanResponse* out) {
+  out->set_model(plan.model);
+  out->set_device(plan.device);
+  out->set_kv_format(plan.kv_format);
+  out->set_world(plan.world);
+  out->set_layers(plan.layers);
+  out->set_kv_heads(plan.kv_heads);
+  out->set_retrieval_heads(plan.retrieval_heads);
+  out->set_streaming_heads(plan.streaming_heads);
+  out->set_sink(plan.sink);
+  out->set_recent(plan.recent);
+  out->set_strategy(plan.strategy);
+  out->set_balance_time(plan.balance_time);
+  out->set_balance_memory(plan.balance_memory);
+  out->set_memory(plan.memory);
+  out->set_max_session_tokens(plan.max_session_tokens);
+  out->set_kv_tokens(plan.kv_tokens);
+  for (int rank = 0; rank < plan.world; ++rank) {
+    pb::RankHeads* held = out->add_ranks();
+    held->set_rank(rank);
+    held->set_whole(plan.ranks[rank].whole);
+    held->set_split(plan.ranks[rank].split);
+    held->set_streaming(plan.ranks[rank].streaming);
+  }
+}
+
+static void Fill(const ClusterStats& stats, pb::StatsResponse* out) {
+  const EngineStats& e = stats.engine;
+  const SessionsStats& s = stats.sessions;
+  out->set_uptime_seconds(stats.uptime_seconds);
+  out->set_draining(stats.draining);
+  out->set_steps(e.steps);
+  out->set_prefill_tokens(e.prefill_tokens);
+  out->set_decode_tokens(e.decode_tokens);
+  out->set_busy_seconds(e.busy_seconds);
+  out->set_pages(e.pages);
+  out->set_pages_free(e.pages_free);
+  out->set_pages_available(e.pages_available);
+  out->set_split_pages(e.split_pages);
+  out->set_split_pages_free(e.split_pages_free);
+  out->set_rings(e.rings);
+  out->set_rings_free(e.rings_free);
+  out->set_sessions_open(s.open);
+  out->set_sessions_moved_out(s.moved_out);
+  out->set_requests_running(e.running);
+  out->set_requests_waiting(e.waiting);
+  out->set_calls(stats.calls);
+  out->set_calls_refused(stats.refused);
+  out->set_checkpoints(s.checkpoints);
+  out->set_saved_bytes(s.saved_bytes);
+  out->set_restored_bytes(s.restored_bytes);
+  out->set_longest_wait_seconds(s.longest_wait);
+}
+
+static void Fill(const DrainResult& result, pb::DrainResponse* out) {
+  out->set_saved(result.saved);
+  out->set_cancelled(result.cancelled);
+  out->set_seconds(result.seconds);
+}
+
 namespace {
 
 class ClusterService final : public pb::Cluster::CallbackService {
  public:
-  explicit ClusterService(ServiceContext& context) : c_(context) {}
+  explicit ClusterService(CallContext& context) : c_(context) {}
+  using Context = grpc::CallbackServerContext;
+  using Reactor = grpc::ServerUnaryReactor;
 
-  grpc::ServerUnaryReactor* Plan(grpc::CallbackServerContext* rpc, const pb::PlanRequest*,
-                                 pb::PlanResponse* r) override {
-    auto* unary = new Unary(c_, rpc, "Plan");
-    return unary->Run([this, unary, r] {
-      const Engine& engine = *c_.engine;
-      const HeadPlan& heads = engine.heads();
-      const Partition& partition = engine.partition();
-      r->set_model(c_.model);
-      r->set_device(c_.device);
-      r->set_kv_format(Name(engine.kv_format()));
-      r->set_world(partition.world);
-      r->set_layers(heads.layers);
-      r->set_kv_heads(heads.kv_heads);
-      r->set_retrieval_heads(heads.retrieval_heads());
-      r->set_streaming_heads(heads.streaming_heads());
-      r->set_sink(heads.sink);
-      r->set_recent(heads.recent);
-      r->set_strategy(Name(partition.strategy));
-      r->set_balance_time(partition.balance.time);
-      r->set_balance_memory(partition.balance.memory);
-      r->set_memory(Describe(engine.memory_plan()));
-      r->set_max_session_tokens(c_.sessions->options().max_session_tokens);
-      r->set_kv_tokens(engine.memory_plan().kv_tokens);
-      for (int rank = 0; rank < partition.world; ++rank) {
-        pb::RankHeads* held = r->add_ranks();
-        held->set_rank(rank);
-        for (const std::vector<RankHeads>& layer : partition.layers) {
-          held->set_whole(held->whole() + static_cast<int>(layer[rank].whole.size()));
-          held->set_streaming(held->streaming() + static_cast<int>(layer[rank].streaming.size()));
-          held->set_split(held->split() + RetrievalLoad(layer[rank]) - static_cast<double>(layer[rank].whole.size()));
-        }
-      }
-      unary->End(absl::OkStatus());
-    });
+  Reactor* Plan(Context* rpc, const pb::PlanRequest*, pb::PlanResponse* out) override {
+    return Unary<ClusterPlan>(
+        out, [&](Answered<ClusterPlan> finish) { return StartPlan(c_, CallerOf(*rpc), std::move(finish)); });
   }
-
-  grpc::ServerUnaryReactor* Stats(grpc::CallbackServerContext* rpc, const pb::StatsRequest*,
-                                  pb::StatsResponse* r) override {
-    auto* unary = new Unary(c_, rpc, "Stats");
-    return unary->Run([this, unary, r] {
-      const EngineStats e = c_.engine->stats();
-      const SessionsStats s = c_.sessions->stats();
-      r->set_uptime_seconds(std::chrono::duration<double>(std::chrono::steady_clock::now() - c_.start).count());
-      r->set_draining(c_.sessions->draining());
-      r->set_steps(e.steps);
-      r->set_prefill_tokens(e.prefill_tokens);
-      r->set_decode_tokens(e.decode_tokens);
-      r->set_busy_seconds(e.busy_seconds);
-      r->set_pages(e.pages);
-      r->set_pages_free(e.pages_free);
-      r->set_pages_available(e.pages_available);
-      r->set_split_pages(e.split_pages);
-      r->set_split_pages_free(e.split_pages_free);
-      r->set_rings(e.rings);
-      r->set_rings_free(e.rings_free);
-      r->set_sessions_open(s.open);
-      r->set_sessions_moved_out(s.moved_out);
-      r->set_requests_running(e.running);
-      r->set_requests_waiting(e.waiting);
-      r->set_calls(c_.calls);
-      r->set_calls_refused(c_.refused);
-      r->set_checkpoints(s.checkpoints);
-      r->set_saved_bytes(s.saved_bytes);
-      r->set_restored_bytes(s.restored_bytes);
-      r->set_longest_wait_seconds(s.longest_wait);
-      unary->End(absl::OkStatus());
-    });
+  Reactor* Stats(Context* rpc, const pb::StatsRequest*, pb::StatsResponse* out) override {
+    return Unary<ClusterStats>(
+        out, [&](Answered<ClusterStats> finish) { return StartStats(c_, CallerOf(*rpc), std::move(finish)); });
   }
-
-  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* rpc, const pb::DrainRequest* request,
-                                  pb::DrainResponse* r) override {
-    auto* unary = new Unary(c_, rpc, "Drain");
-    return unary->Run([this, unary, request, r] {
-      if (!(request->grace_seconds() >= 0 && request->grace_seconds() <= 86400)) {
-        return unary->End(absl::InvalidArgumentError("grace_seconds must be 0 to 86400"));
-      }
-      c_.drain(request->grace_seconds(), [unary, r](const DrainResult& result) {
-        r->set_saved(result.saved);
-        r->set_cancelled(result.cancelled);
-        r->set_seconds(result.seconds);
-        unary->End(absl::OkStatus());
-      });
+  Reactor* Drain(Context* rpc, const pb::DrainRequest* r, pb::DrainResponse* out) override {
+    return Unary<DrainResult>(out, [&](Answered<DrainResult> finish) {
+      return StartDrain(c_, CallerOf(*rpc), {r->grace_seconds()}, std::move(finish));
     });
   }
 
  private:
-  ServiceContext& c_;
+  CallContext& c_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeClusterService(ServiceContext& context) {
+std::unique_ptr<grpc::Service> MakeClusterService(CallContext& context) {
   return std::make_unique<ClusterService>(context);
 }
 

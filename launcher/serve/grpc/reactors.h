@@ -1,4 +1,4 @@
-// What the call handlers share. Private to the files that implement the services.
+// What the adapters from gRPC to launcher/serve/calls share. Private to this folder.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -6,10 +6,9 @@
 #include <memory>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "duo/v1/duo.grpc.pb.h"
-#include "launcher/serve/grpc/service.h"
+#include "launcher/serve/calls/unary_call.h"
 
 namespace duo {
 
@@ -20,52 +19,36 @@ inline grpc::Status ToGrpc(const absl::Status& status) {
   return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
 }
 
+Caller CallerOf(const grpc::CallbackServerContext& rpc);
+
 void Fill(const SessionView& view, pb::Session* out);
 
-// Token ids from a client.
-absl::Status CheckTokens(const ServiceContext& context, const std::vector<int32_t>& tokens);
-
-inline absl::Status QueueFull() {
-  return absl::ResourceExhaustedError("the server's queue of calls is full; try again later");
-}
-
-// One unary call: lives until gRPC is done with it. Cancellation reaches Sessions through `call`.
-class Unary final : public grpc::ServerUnaryReactor {
+// One unary call: lives until gRPC is done with it. An answer is put into the response by Fill(answer, response).
+template <typename Answer, typename Response>
+class UnaryReactor final : public grpc::ServerUnaryReactor {
  public:
-  Unary(ServiceContext& context, grpc::CallbackServerContext* rpc, const char* method)
-      : call(std::make_shared<Call>()), rpc_(rpc), context_(context), method_(method) {}
-
-  // Runs `work` on the engine's thread; it must call End in the end. Ends at once when the caller may not call.
-  template <typename Work>
-  Unary* Run(Work work) {
-    if (absl::Status s = context_.Authenticate(*rpc_); !s.ok()) {
-      End(s);
-    } else if (!context_.thread->Post(std::move(work))) {
-      End(QueueFull());
-    }
-    return this;
+  // `start(finish)` begins the call.
+  template <typename Start>
+  UnaryReactor(Response* response, Start start) {
+    call_ = start([this, response](const absl::StatusOr<Answer>& answer) {
+      if (answer.ok()) Fill(*answer, response);
+      this->Finish(ToGrpc(answer.status()));
+    });
   }
-  void End(const absl::Status& status) {
-    context_.Count(method_, status);
-    Finish(ToGrpc(status));
-  }
-  bool gone() const { return rpc_->IsCancelled(); }
-  void OnCancel() override {
-    context_.thread->Urgent([&context = context_, call = call] { context.sessions->Cancel(call); });
-  }
+  void OnCancel() override { call_->Cancel(); }
   void OnDone() override { delete this; }
 
-  const CallPtr call;
-
  private:
-  grpc::CallbackServerContext* rpc_;
-  ServiceContext& context_;
-  const char* method_;
+  UnaryCallPtr call_;
 };
+template <typename Answer, typename Response, typename Start>
+grpc::ServerUnaryReactor* Unary(Response* response, Start start) {
+  return new UnaryReactor<Answer, Response>(response, std::move(start));
+}
 
-grpc::ServerWriteReactor<pb::AskResponse>* StartAsk(ServiceContext& context, grpc::CallbackServerContext* rpc,
+grpc::ServerWriteReactor<pb::AskResponse>* StartAsk(CallContext& context, grpc::CallbackServerContext* rpc,
                                                     const pb::AskRequest* request);
-grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>* StartAppend(ServiceContext& context,
+grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>* StartAppend(CallContext& context,
                                                                             grpc::CallbackServerContext* rpc);
 
 }  // namespace duo

@@ -1,134 +1,99 @@
-#include "absl/strings/str_cat.h"
+#include "launcher/serve/calls/session_calls.h"
 #include "launcher/serve/grpc/reactors.h"
+#include "launcher/serve/grpc/services.h"
 
 namespace duo {
+// Found by the template of the reactors when it is instantiated, so not in the unnamed namespace.
+static void Fill(const std::vector<SessionView>& views, pb::ListResponse* out) {
+  for (const SessionView& view : views) Fill(view, out->add_sessions());
+}
+static void Fill(const CloseAnswer&, pb::CloseResponse*) {}
+static void Fill(const SaveDone& done, pb::SaveResponse* out) {
+  Fill(done.session, out->mutable_session());
+  out->set_bytes_written(done.bytes_moved);
+  out->set_bytes_total(done.bytes_total);
+  out->set_seconds(done.seconds);
+}
+static void Fill(const SaveDone& done, pb::RestoreResponse* out) {
+  Fill(done.session, out->mutable_session());
+  out->set_bytes_read(done.bytes_moved);
+  out->set_seconds(done.seconds);
+}
+
 namespace {
 
 class SessionsService final : public pb::Sessions::CallbackService {
  public:
-  explicit SessionsService(ServiceContext& context) : c_(context) {}
+  explicit SessionsService(CallContext& context) : c_(context) {}
+  using Context = grpc::CallbackServerContext;
+  using Reactor = grpc::ServerUnaryReactor;
 
-  grpc::ServerUnaryReactor* Create(grpc::CallbackServerContext* rpc, const pb::CreateRequest* request,
-                                   pb::Session* response) override {
-    auto* unary = new Unary(c_, rpc, "Create");
-    return unary->Run([this, unary, request, response] {
-      Opened(unary, response, c_.sessions->Create(request->id(), request->max_tokens(), request->durable()));
+  Reactor* Create(Context* rpc, const pb::CreateRequest* r, pb::Session* out) override {
+    return Unary<SessionView>(out, [&](Answered<SessionView> finish) {
+      return StartCreate(c_, CallerOf(*rpc), {r->id(), r->max_tokens(), r->durable()}, std::move(finish));
     });
   }
-
-  grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>* Append(grpc::CallbackServerContext* rpc) override {
-    return StartAppend(c_, rpc);
+  Reactor* Fork(Context* rpc, const pb::ForkRequest* r, pb::Session* out) override {
+    return Unary<SessionView>(out, [&](Answered<SessionView> finish) {
+      return StartFork(c_, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens()}, std::move(finish));
+    });
+  }
+  Reactor* Rewind(Context* rpc, const pb::RewindRequest* r, pb::Session* out) override {
+    return Unary<SessionView>(out, [&](Answered<SessionView> finish) {
+      return StartRewind(c_, CallerOf(*rpc), {r->session_id(), r->tokens()}, std::move(finish));
+    });
+  }
+  Reactor* Save(Context* rpc, const pb::SaveRequest* r, pb::SaveResponse* out) override {
+    return Unary<SaveDone>(out, [&](Answered<SaveDone> finish) {
+      return StartSave(c_, CallerOf(*rpc), {r->session_id()}, std::move(finish));
+    });
+  }
+  Reactor* Restore(Context* rpc, const pb::RestoreRequest* r, pb::RestoreResponse* out) override {
+    return Unary<SaveDone>(out, [&](Answered<SaveDone> finish) {
+      return StartRestore(c_, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens()}, std::move(finish));
+    });
+  }
+  Reactor* List(Context* rpc, const pb::ListRequest*, pb::ListResponse* out) override {
+    using Views = std::vector<SessionView>;
+    return Unary<Views>(out, [&](Answered<Views> finish) { return StartList(c_, CallerOf(*rpc), std::move(finish)); });
+  }
+  Reactor* Get(Context* rpc, const pb::GetRequest* r, pb::Session* out) override {
+    return Unary<SessionView>(out, [&](Answered<SessionView> finish) {
+      return StartGet(c_, CallerOf(*rpc), {r->session_id()}, std::move(finish));
+    });
+  }
+  Reactor* Close(Context* rpc, const pb::CloseRequest* r, pb::CloseResponse* out) override {
+    return Unary<CloseAnswer>(out, [&](Answered<CloseAnswer> finish) {
+      return StartClose(c_, CallerOf(*rpc), {r->session_id(), r->delete_saved()}, std::move(finish));
+    });
+  }
+  Reactor* Tokenize(Context* rpc, const pb::TokenizeRequest* r, pb::TokenizeResponse* out) override {
+    const absl::StatusOr<std::vector<int32_t>> tokens =
+        duo::Tokenize(c_, CallerOf(*rpc), {r->text(), r->special(), r->begin_of_text()});
+    if (tokens.ok()) out->mutable_tokens()->Add(tokens->begin(), tokens->end());
+    Reactor* reactor = rpc->DefaultReactor();
+    reactor->Finish(ToGrpc(tokens.status()));
+    return reactor;
   }
 
-  grpc::ServerWriteReactor<pb::AskResponse>* Ask(grpc::CallbackServerContext* rpc,
-                                                 const pb::AskRequest* request) override {
+  grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>* Append(Context* rpc) override {
+    return StartAppend(c_, rpc);
+  }
+  grpc::ServerWriteReactor<pb::AskResponse>* Ask(Context* rpc, const pb::AskRequest* request) override {
     return StartAsk(c_, rpc, request);
   }
 
-  grpc::ServerUnaryReactor* Fork(grpc::CallbackServerContext* rpc, const pb::ForkRequest* request,
-                                 pb::Session* response) override {
-    auto* unary = new Unary(c_, rpc, "Fork");
-    return unary->Run([this, unary, request, response] {
-      c_.sessions->Fork(
-          unary->call, request->session_id(), request->new_id(), request->max_tokens(),
-          [this, unary, response](const absl::StatusOr<SessionView>& view) { Opened(unary, response, view); });
-    });
-  }
-
-  grpc::ServerUnaryReactor* Rewind(grpc::CallbackServerContext* rpc, const pb::RewindRequest* request,
-                                   pb::Session* response) override {
-    auto* unary = new Unary(c_, rpc, "Rewind");
-    return unary->Run([this, unary, request, response] {
-      c_.sessions->Rewind(
-          unary->call, request->session_id(), request->tokens(),
-          [unary, response](const absl::StatusOr<SessionView>& view) { Answer(unary, response, view); });
-    });
-  }
-
-  grpc::ServerUnaryReactor* Save(grpc::CallbackServerContext* rpc, const pb::SaveRequest* request,
-                                 pb::SaveResponse* response) override {
-    auto* unary = new Unary(c_, rpc, "Save");
-    return unary->Run([this, unary, request, response] {
-      c_.sessions->Save(unary->call, request->session_id(), [unary, response](const SaveDone& done) {
-        Fill(done.session, response->mutable_session());
-        response->set_bytes_written(done.bytes_moved);
-        response->set_bytes_total(done.bytes_total);
-        response->set_seconds(done.seconds);
-        unary->End(done.status);
-      });
-    });
-  }
-
-  grpc::ServerUnaryReactor* Restore(grpc::CallbackServerContext* rpc, const pb::RestoreRequest* request,
-                                    pb::RestoreResponse* response) override {
-    auto* unary = new Unary(c_, rpc, "Restore");
-    return unary->Run([this, unary, request, response] {
-      c_.sessions->Restore(unary->call, request->session_id(), request->new_id(), request->max_tokens(),
-                           [unary, response](const SaveDone& done) {
-                             Fill(done.session, response->mutable_session());
-                             response->set_bytes_read(done.bytes_moved);
-                             response->set_seconds(done.seconds);
-                             unary->End(done.status);
-                           });
-    });
-  }
-
-  grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* rpc, const pb::ListRequest*,
-                                 pb::ListResponse* response) override {
-    auto* unary = new Unary(c_, rpc, "List");
-    return unary->Run([this, unary, response] {
-      for (const SessionView& view : c_.sessions->List()) Fill(view, response->add_sessions());
-      unary->End(absl::OkStatus());
-    });
-  }
-
-  grpc::ServerUnaryReactor* Get(grpc::CallbackServerContext* rpc, const pb::GetRequest* request,
-                                pb::Session* response) override {
-    auto* unary = new Unary(c_, rpc, "Get");
-    return unary->Run(
-        [this, unary, request, response] { Answer(unary, response, c_.sessions->Get(request->session_id())); });
-  }
-
-  grpc::ServerUnaryReactor* Close(grpc::CallbackServerContext* rpc, const pb::CloseRequest* request,
-                                  pb::CloseResponse*) override {
-    auto* unary = new Unary(c_, rpc, "Close");
-    return unary->Run(
-        [this, unary, request] { unary->End(c_.sessions->Close(request->session_id(), request->delete_saved())); });
-  }
-
-  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* rpc, const pb::TokenizeRequest* request,
-                                     pb::TokenizeResponse* response) override {
-    auto* unary = new Unary(c_, rpc, "Tokenize");
-    if (absl::Status s = c_.Authenticate(*rpc); !s.ok()) {
-      unary->End(s);
-      return unary;
-    }
-    const EncodeOptions options{.parse_special = request->special(), .add_special_tokens = false};
-    const std::vector<int32_t> tokens = c_.tokenizer->Encode(request->text(), options);
-    if (request->begin_of_text()) response->mutable_tokens()->Add(c_.begin_tokens.begin(), c_.begin_tokens.end());
-    response->mutable_tokens()->Add(tokens.begin(), tokens.end());
-    unary->End(absl::OkStatus());
-    return unary;
-  }
-
  private:
-  static void Answer(Unary* unary, pb::Session* response, const absl::StatusOr<SessionView>& view) {
-    if (view.ok()) Fill(*view, response);
-    unary->End(view.status());
-  }
-  // A session that a caller who is gone has just opened would never be closed.
-  void Opened(Unary* unary, pb::Session* response, const absl::StatusOr<SessionView>& view) {
-    if (view.ok() && unary->gone()) {
-      c_.sessions->Close(view->id, false).IgnoreError();
-      return unary->End(absl::CancelledError("the caller is gone"));
-    }
-    Answer(unary, response, view);
-  }
-
-  ServiceContext& c_;
+  CallContext& c_;
 };
 
 }  // namespace
+
+Caller CallerOf(const grpc::CallbackServerContext& rpc) {
+  const auto found = rpc.client_metadata().find("authorization");
+  if (found == rpc.client_metadata().end()) return {};
+  return {std::string(found->second.data(), found->second.size())};
+}
 
 void Fill(const SessionView& view, pb::Session* out) {
   out->set_id(view.id);
@@ -152,37 +117,7 @@ void Fill(const SessionView& view, pb::Session* out) {
   append->set_done(view.append->done);
 }
 
-absl::Status CheckTokens(const ServiceContext& context, const std::vector<int32_t>& tokens) {
-  for (int32_t token : tokens) {
-    if (token >= 0 && token < context.vocab) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("token ", token, " is not in the vocabulary of ", context.vocab, " tokens"));
-  }
-  return absl::OkStatus();
-}
-
-void ServiceContext::Count(const char* method, const absl::Status& status) {
-  ++(status.ok() ? calls : refused);
-  metrics->CountCall(method, status.ok() ? "OK" : absl::StatusCodeToString(status.code()));
-  if (!status.ok()) {
-    log->Event("call refused", {{"method", method},
-                                {"code", absl::StatusCodeToString(status.code())},
-                                {"message", std::string(status.message())}});
-  }
-}
-
-absl::Status ServiceContext::Authenticate(const grpc::CallbackServerContext& context) const {
-  if (bearer_tokens->empty()) return absl::OkStatus();
-  const auto found = context.client_metadata().find("authorization");
-  if (found != context.client_metadata().end() &&
-      bearer_tokens->Allows(std::string_view(found->second.data(), found->second.size()))) {
-    return absl::OkStatus();
-  }
-  return absl::UnauthenticatedError(
-      "this server wants \"authorization: Bearer TOKEN\" metadata with a token that it knows");
-}
-
-std::unique_ptr<grpc::Service> MakeSessionsService(ServiceContext& context) {
+std::unique_ptr<grpc::Service> MakeSessionsService(CallContext& context) {
   return std::make_unique<SessionsService>(context);
 }
 

@@ -2,6 +2,7 @@
 // Values, immutable after loading; any thread.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,13 @@ struct TlsFiles {
   std::string certificate, key;  // PEM; both or neither
   std::string client_ca;         // PEM: clients must show a certificate that these authorities signed (mTLS)
   bool on() const { return !certificate.empty(); }
+};
+
+// Where a transport listens.
+struct ListenOptions {
+  std::string address = "127.0.0.1:50051";  // HOST:PORT (port 0: any), [V6]:PORT, unix:PATH
+  TlsFiles tls;
+  int64_t max_message_bytes = 4 << 20;
 };
 
 // HOST:PORT, [V6]:PORT or unix:PATH. Does it reach this machine only?

@@ -5,10 +5,13 @@
 
 namespace duo {
 
-EngineThread::EngineThread(Work work, int limit)
-    : work_(std::move(work)), limit_(static_cast<size_t>(limit)), thread_([this] { Run(); }) {}
+EngineThread::EngineThread(Work work, int limit) : work_(std::move(work)), limit_(static_cast<size_t>(limit)) {}
 
 EngineThread::~EngineThread() { Stop(); }
+
+void EngineThread::Start() {
+  thread_ = std::thread([this] { Run(); });
+}
 
 bool EngineThread::Enqueue(std::function<void()> closure, size_t limit) {
   std::lock_guard lock(mutex_);

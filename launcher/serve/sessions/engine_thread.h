@@ -21,10 +21,12 @@ class EngineThread {
     std::function<void()> tick;  // called between steps and at least ten times a second
   };
 
-  // Starts at once. `limit`: closures that may wait.
+  // `limit`: closures that may wait.
   EngineThread(Work work, int limit);
   ~EngineThread();
 
+  // Begins to run closures, those that were posted before it included. Once.
+  void Start();
   // False, and the closure is dropped, when `limit` closures wait or the thread has stopped.
   bool Post(std::function<void()> closure);
   // For what must not be refused: cancellations, shutdown. False only when the thread has stopped.
@@ -42,7 +44,7 @@ class EngineThread {
   std::condition_variable wake_;
   std::deque<std::function<void()>> queue_;
   bool stop_ = false;
-  std::thread thread_;  // last: it uses all of the above
+  std::thread thread_;
 };
 
 }  // namespace duo

@@ -1,13 +1,17 @@
-// The gRPC services of duo.proto. They check requests, cut text into tokens, and hand calls to Sessions on the engine's
-// thread; results go back as they come. Everything that includes gRPC's headers on the server is service.cc,
-// append_call.cc, cluster_service.cc and server.cc.
+// CallContext: what the calls of the service work with, whatever transport they came by: sessions, engine, tokenizer,
+// limits, counters. Plain structs go in, plain structs and absl::Status come out; a transport (launcher/serve/grpc)
+// only converts them.
+//
+// The server makes one context before anything listens; it outlives every call. `sessions` and `engine` belong to the
+// engine's thread, all else may be used on any thread.
 #pragma once
 
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -19,16 +23,16 @@
 #include "runtime/engine/engine.h"
 #include "runtime/text/tokenizer.h"
 
-namespace grpc {
-class CallbackServerContext;
-class Service;
-}  // namespace grpc
-
 namespace duo {
 
-struct ServiceLimits {
+struct CallLimits {
   int64_t append_bytes = int64_t{256} << 20;
   int64_t new_tokens = 65536;
+};
+
+// Who calls, as the transport has it from the call's header.
+struct Caller {
+  std::string authorization;  // "Bearer TOKEN"; empty: none was sent
 };
 
 struct DrainResult {
@@ -36,9 +40,7 @@ struct DrainResult {
   double seconds = 0;
 };
 
-// What the services work with. Made by the server before it listens; outlives every call. sessions and engine belong to
-// the engine's thread, all else to any.
-struct ServiceContext {
+struct CallContext {
   EngineThread* thread = nullptr;
   Sessions* sessions = nullptr;
   Engine* engine = nullptr;
@@ -46,7 +48,7 @@ struct ServiceContext {
   const TokenSet* bearer_tokens = nullptr;
   Metrics* metrics = nullptr;
   const Log* log = nullptr;
-  ServiceLimits limits;
+  CallLimits limits;
   std::vector<int32_t> end_tokens, begin_tokens;
   int64_t vocab = 0;
   std::string model, device;
@@ -55,13 +57,17 @@ struct ServiceContext {
   // Begins a graceful stop; `done` comes on the engine's thread when everything is saved.
   std::function<void(double grace_seconds, std::function<void(const DrainResult&)> done)> drain;
 
+  // The check of every call, before anything else is looked at.
+  absl::Status Authenticate(const Caller& caller) const;
+  // Token ids from a client.
+  absl::Status CheckTokens(const std::vector<int32_t>& tokens) const;
+  // The tokens of a client's text, on the calling thread. special: special tokens' text becomes those tokens.
+  std::vector<int32_t> Encode(std::string_view text, bool special) const;
   // Counts and logs a call's end.
   void Count(const char* method, const absl::Status& status);
-  // The token check of every call.
-  absl::Status Authenticate(const grpc::CallbackServerContext& context) const;
 };
 
-std::unique_ptr<grpc::Service> MakeSessionsService(ServiceContext& context);
-std::unique_ptr<grpc::Service> MakeClusterService(ServiceContext& context);
+// What a call is refused with that the engine's thread has no place for.
+absl::Status QueueFull();
 
 }  // namespace duo

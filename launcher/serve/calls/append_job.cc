@@ -1,0 +1,197 @@
+#include "launcher/serve/calls/append_job.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace duo {
+namespace {
+
+constexpr double kProgressSeconds = 0.5;
+constexpr size_t kLongestAppendId = 64;
+
+int64_t Received(AppendText* text, const SessionView& view) {
+  if (text == nullptr) return view.append.has_value() ? view.append->received_bytes : 0;
+  std::lock_guard lock(text->mutex);
+  return text->received();
+}
+
+// Is what both have from `offset` on the same? known: how much that is.
+bool Same(const AppendPiece& piece, const AppendText& text, int64_t known) {
+  if (!piece.text.empty()) return text.text.compare(piece.offset, known, piece.text, 0, known) == 0;
+  return std::equal(piece.tokens.begin(), piece.tokens.begin() + known, text.tokens.begin() + piece.offset);
+}
+
+}  // namespace
+
+void AppendJob::Start(const Caller& caller) {
+  if (absl::Status s = c_.Authenticate(caller); !s.ok()) return Finish(s);
+  stream_.Read();
+}
+
+void AppendJob::Take(AppendPiece piece) {
+  if (opened_) return Add(piece);
+  Open(std::move(piece));
+}
+
+void AppendJob::Open(AppendPiece first) {
+  opened_ = true;
+  session_id_ = first.session_id;
+  append_id_ = first.append_id;
+  special_ = first.special;
+  if (session_id_.empty()) return Finish(absl::InvalidArgumentError("the first message must give session_id"));
+  if (append_id_.size() > kLongestAppendId) {
+    return Finish(absl::InvalidArgumentError(
+        absl::StrCat("an append_id has at most ", kLongestAppendId, " bytes, found ", append_id_.size())));
+  }
+  const bool posted = c_.thread->Post([self = shared_from_this(), first = std::move(first)] {
+    absl::StatusOr<Sessions::Opened> opened = self->c_.sessions->OpenAppend(self->session_id_, self->append_id_);
+    if (!opened.ok()) return self->Finish(opened.status());
+    self->text_ = opened->text;
+    const int64_t received = Received(self->text_.get(), opened->session);
+    self->stream_.Update([&](AppendUpdate& update) {
+      update.session = opened->session;
+      update.received_bytes = received;
+      return true;
+    });
+    self->Add(first);
+  });
+  if (!posted) Finish(QueueFull());
+}
+
+// The part of a piece that is new is added, the part that is there already is compared.
+void AppendJob::Add(const AppendPiece& piece) {
+  const absl::StatusOr<int64_t> received = Keep(piece);
+  if (!received.ok()) return Finish(received.status());
+  if (*received > 0) {
+    Progress([&](AppendUpdate& update) { update.received_bytes = *received; });
+  }
+  stream_.Read();
+}
+
+absl::StatusOr<int64_t> AppendJob::Keep(const AppendPiece& piece) {
+  const bool bytes = !piece.text.empty();
+  if (!bytes && piece.tokens.empty()) return 0;
+  if (bytes && !piece.tokens.empty()) return absl::InvalidArgumentError("give text or tokens, not both");
+  if (text_ == nullptr) return 0;
+  std::lock_guard lock(text_->mutex);
+  AppendText& t = *text_;
+  if (bytes ? !t.tokens.empty() : !t.text.empty()) {
+    return absl::InvalidArgumentError("an append is text or tokens throughout");
+  }
+  const int64_t have = bytes ? t.text.size() : t.tokens.size();
+  const int64_t size = bytes ? piece.text.size() : piece.tokens.size();
+  if (piece.offset < 0 || piece.offset > have) {
+    return absl::InvalidArgumentError(absl::StrFormat("offset %d: the server has %d %s of this append", piece.offset,
+                                                      have, bytes ? "bytes" : "tokens"));
+  }
+  const int64_t known = std::min(size, have - piece.offset);
+  if (!Same(piece, t, known)) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "offset %d: the text differs from what the server has of append \"%s\"", piece.offset, append_id_));
+  }
+  if (t.received() + (size - known) * (bytes ? 1 : 4) > c_.limits.append_bytes) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "this append has more than %d bytes, the server's limit (--max-append-bytes)", c_.limits.append_bytes));
+  }
+  if (bytes) {
+    t.text.append(piece.text, known);
+  } else {
+    const std::vector<int32_t> fresh(piece.tokens.begin() + known, piece.tokens.end());
+    if (absl::Status s = c_.CheckTokens(fresh); !s.ok()) return s;
+    t.tokens.insert(t.tokens.end(), fresh.begin(), fresh.end());
+  }
+  return t.received();
+}
+
+void AppendJob::TakeEnd() {
+  if (!opened_) return Finish(absl::InvalidArgumentError("the stream ended before its first message"));
+  Feed();
+}
+
+void AppendJob::Feed() {
+  std::vector<int32_t> tokens;
+  if (text_ != nullptr) {
+    std::lock_guard lock(text_->mutex);
+    received_ = text_->received();
+    tokens = text_->tokens.empty() ? c_.Encode(text_->text, special_) : text_->tokens;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    if (ended_) return;
+    fed_ = true;
+  }
+  const bool posted = c_.thread->Post([self = shared_from_this(), tokens = std::move(tokens)]() mutable {
+    AppendEvents events;
+    events.on_progress = [self](const AppendProgress& progress) { self->OnProgress(progress); };
+    events.on_done = [self](const AppendDone& done) { self->OnRead(done); };
+    self->c_.sessions->FeedAppend(self->call_, self->session_id_, self->append_id_, std::move(tokens), self->received_,
+                                  std::move(events));
+  });
+  if (!posted) Finish(QueueFull());
+}
+
+void AppendJob::Cancel() {
+  stream_.Gone();
+  bool fed;
+  {
+    std::lock_guard lock(mutex_);
+    fed = fed_;
+  }
+  if (!fed) return Finish(absl::CancelledError("the call was cancelled"));
+  c_.thread->Urgent([self = shared_from_this()] { self->c_.sessions->Cancel(self->call_); });
+}
+
+void AppendJob::OnProgress(const AppendProgress& progress) {
+  Progress([&](AppendUpdate& update) {
+    update.received_bytes = received_;
+    update.tokens = progress.tokens;
+    update.total_tokens = progress.total;
+    update.seconds_left = progress.seconds_left;
+    update.waiting = progress.waiting;
+  });
+}
+
+// Engine's thread, once.
+void AppendJob::OnRead(const AppendDone& done) {
+  if (done.status.ok()) {
+    stream_.Update([&](AppendUpdate& update) {
+      update.received_bytes = done.received_bytes;
+      update.tokens = update.total_tokens = done.tokens;
+      update.seconds_left = 0;
+      update.waiting = false;
+      update.done = true;
+      update.session = done.session;
+      update.stats = {done.queue_seconds, done.read_seconds, done.checkpoint_seconds, done.checkpoints};
+      return true;
+    });
+    c_.metrics->ObserveAppend(done.queue_seconds + done.read_seconds);
+  }
+  Finish(done.status);
+}
+
+// Changes the next message, and lets it go when the last one was a while ago.
+template <typename Change>
+void AppendJob::Progress(Change change) {
+  const auto now = std::chrono::steady_clock::now();
+  stream_.Update([&](AppendUpdate& update) {
+    change(update);
+    if (std::chrono::duration<double>(now - last_progress_).count() < kProgressSeconds) return false;
+    last_progress_ = now;
+    return true;
+  });
+}
+
+// The call ends with this status; the first caller decides.
+void AppendJob::Finish(const absl::Status& status) {
+  {
+    std::lock_guard lock(mutex_);
+    if (ended_) return;
+    ended_ = true;
+  }
+  c_.Count("Append", status);
+  stream_.Close(status);
+}
+
+}  // namespace duo

@@ -1,0 +1,131 @@
+#include "launcher/serve/calls/ask_job.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace duo {
+namespace {
+
+constexpr int kMostStops = 16;
+constexpr size_t kLongestStop = 256;
+constexpr int64_t kDefaultNewTokens = 128;
+
+absl::Status CheckSampling(const GenerateParams& params, const AskRequest& request) {
+  if (!(params.temperature >= 0 && params.temperature <= 100)) {
+    return absl::InvalidArgumentError(absl::StrCat("temperature must be 0 to 100, found ", request.temperature));
+  }
+  if (!(params.top_p > 0 && params.top_p <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("top_p must be above 0 and at most 1, found ", request.top_p));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStops(const std::vector<std::string>& stops) {
+  if (stops.size() > kMostStops) {
+    return absl::InvalidArgumentError(absl::StrCat("at most ", kMostStops, " stop texts, found ", stops.size()));
+  }
+  for (const std::string& stop : stops) {
+    if (!stop.empty() && stop.size() <= kLongestStop) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("a stop text has 1 to ", kLongestStop, " bytes, found ", stop.size()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AskJob::Start(const Caller& caller, const AskRequest& request) {
+  begun_ = std::chrono::steady_clock::now();
+  GenerateParams params;
+  std::vector<int32_t> tokens;
+  absl::Status status = c_.Authenticate(caller);
+  if (status.ok()) status = Read(request, &params, &tokens);
+  if (!status.ok()) return End(status);
+  const bool posted = c_.thread->Post(
+      [self = shared_from_this(), id = request.session_id, params, tokens = std::move(tokens)]() mutable {
+        AskEvents events;
+        events.on_token = [self](int32_t token) { return self->OnToken(token); };
+        events.on_done = [self](const RequestResult& result, int64_t history) { self->OnAnswered(result, history); };
+        self->c_.sessions->Ask(self->call_, id, std::move(tokens), params, std::move(events));
+      });
+  if (!posted) End(QueueFull());
+}
+
+void AskJob::Cancel() {
+  stream_.Gone();
+  c_.thread->Urgent([self = shared_from_this()] { self->c_.sessions->Cancel(self->call_); });
+}
+
+absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, std::vector<int32_t>* tokens) {
+  if (!r.text.empty() && !r.tokens.empty()) return absl::InvalidArgumentError("give text or tokens, not both");
+  if (r.text.empty() && r.tokens.empty()) return absl::InvalidArgumentError("the question has no text");
+  params->max_new_tokens = r.max_new_tokens == 0 ? kDefaultNewTokens : r.max_new_tokens;
+  if (params->max_new_tokens < 1 || params->max_new_tokens > c_.limits.new_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("max_new_tokens must be 1 to ", c_.limits.new_tokens,
+                                                   " on this server, found ", r.max_new_tokens));
+  }
+  params->temperature = r.temperature;
+  params->top_p = r.top_p == 0 ? 1.0f : r.top_p;
+  if (absl::Status s = CheckSampling(*params, r); !s.ok()) return s;
+  if (absl::Status s = CheckStops(r.stop); !s.ok()) return s;
+  params->seed = r.seed;
+  params->keep = r.keep;
+  if (!r.ignore_end_tokens) params->end_tokens = c_.end_tokens;
+  if (r.tokens.empty()) {
+    *tokens = c_.Encode(r.text, r.special);
+  } else {
+    if (absl::Status s = c_.CheckTokens(r.tokens); !s.ok()) return s;
+    *tokens = r.tokens;
+  }
+  answer_ = std::make_unique<TextStream>(*c_.tokenizer, r.stop);
+  return absl::OkStatus();
+}
+
+bool AskJob::OnToken(int32_t token) {
+  if (drawn_.empty()) first_token_ = Seconds();
+  drawn_.push_back(token);
+  const std::string text = answer_->Push(token);
+  stream_.Update([&](AskUpdate& update) {
+    update.text += text;
+    AddTokens(update);
+    return !update.text.empty() || !update.tokens.empty();
+  });
+  return !answer_->stopped();
+}
+
+void AskJob::OnAnswered(const RequestResult& result, int64_t history) {
+  if (!result.status.ok()) return End(result.status);
+  const std::string text = answer_->Flush();
+  stream_.Update([&](AskUpdate& update) {
+    update.text += text;
+    AddTokens(update);
+    update.done = true;
+    update.finish = answer_->stopped() ? "stop" : Name(result.finish);
+    update.stats = {history,      result.prompt_tokens, sent_, result.queue_seconds, result.prefill_seconds,
+                    first_token_, result.decode_seconds};
+    return true;
+  });
+  c_.metrics->ObserveQueue(result.queue_seconds);
+  if (!drawn_.empty()) c_.metrics->ObserveFirstToken(first_token_);
+  if (drawn_.size() > 1) c_.metrics->ObserveToken(result.decode_seconds / (drawn_.size() - 1));
+  End(absl::OkStatus());
+}
+
+// The tokens of which no later one can make a stop text.
+void AskJob::AddTokens(AskUpdate& update) {
+  const int64_t certain = std::max(sent_, answer_->tokens());
+  update.tokens.insert(update.tokens.end(), drawn_.begin() + sent_, drawn_.begin() + certain);
+  sent_ = certain;
+}
+
+void AskJob::End(const absl::Status& status) {
+  c_.Count("Ask", status);
+  stream_.Close(status);
+}
+
+double AskJob::Seconds() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_).count();
+}
+
+}  // namespace duo

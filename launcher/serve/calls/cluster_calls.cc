@@ -1,0 +1,81 @@
+#include "launcher/serve/calls/cluster_calls.h"
+
+#include <utility>
+
+#include "runtime/engine/memory_plan.h"
+
+namespace duo {
+namespace {
+
+std::vector<RankShare> SharesOf(const Partition& partition) {
+  std::vector<RankShare> shares(partition.world);
+  for (const std::vector<RankHeads>& layer : partition.layers) {
+    for (int rank = 0; rank < partition.world; ++rank) {
+      const int whole = static_cast<int>(layer[rank].whole.size());
+      shares[rank].whole += whole;
+      shares[rank].streaming += static_cast<int>(layer[rank].streaming.size());
+      shares[rank].split += RetrievalLoad(layer[rank]) - whole;
+    }
+  }
+  return shares;
+}
+
+ClusterPlan PlanOf(const CallContext& context) {
+  const Engine& engine = *context.engine;
+  const HeadPlan& heads = engine.heads();
+  const Partition& partition = engine.partition();
+  ClusterPlan plan;
+  plan.model = context.model;
+  plan.device = context.device;
+  plan.kv_format = Name(engine.kv_format());
+  plan.strategy = Name(partition.strategy);
+  plan.world = partition.world;
+  plan.layers = heads.layers;
+  plan.kv_heads = heads.kv_heads;
+  plan.retrieval_heads = heads.retrieval_heads();
+  plan.streaming_heads = heads.streaming_heads();
+  plan.sink = heads.sink;
+  plan.recent = heads.recent;
+  plan.balance_time = partition.balance.time;
+  plan.balance_memory = partition.balance.memory;
+  plan.memory = Describe(engine.memory_plan());
+  plan.max_session_tokens = context.sessions->options().max_session_tokens;
+  plan.kv_tokens = engine.memory_plan().kv_tokens;
+  plan.ranks = SharesOf(partition);
+  return plan;
+}
+
+ClusterStats StatsOf(const CallContext& context) {
+  ClusterStats stats;
+  stats.uptime_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - context.start).count();
+  stats.draining = context.sessions->draining();
+  stats.calls = context.calls;
+  stats.refused = context.refused;
+  stats.engine = context.engine->stats();
+  stats.sessions = context.sessions->stats();
+  return stats;
+}
+
+}  // namespace
+
+UnaryCallPtr StartPlan(CallContext& context, const Caller& caller, Answered<ClusterPlan> finish) {
+  return StartUnary(context, caller, "Plan", std::move(finish),
+                    [&context](const auto&, const auto& done) { done(PlanOf(context)); });
+}
+
+UnaryCallPtr StartStats(CallContext& context, const Caller& caller, Answered<ClusterStats> finish) {
+  return StartUnary(context, caller, "Stats", std::move(finish),
+                    [&context](const auto&, const auto& done) { done(StatsOf(context)); });
+}
+
+UnaryCallPtr StartDrain(CallContext& context, const Caller& caller, DrainRequest request,
+                        Answered<DrainResult> finish) {
+  return StartUnary(context, caller, "Drain", std::move(finish), [&context, request](const auto&, const auto& done) {
+    if (!(request.grace_seconds >= 0 && request.grace_seconds <= 86400)) {
+      return done(absl::InvalidArgumentError("grace_seconds must be 0 to 86400"));
+    }
+    context.drain(request.grace_seconds, done);
+  });
+}
+
+}  // namespace duo

@@ -1,0 +1,98 @@
+#include "launcher/serve/calls/session_calls.h"
+
+#include <utility>
+
+namespace duo {
+namespace {
+
+// A session that a caller who is gone has just opened would never be closed.
+void FinishOpened(Sessions& sessions, const UnaryCall& call, const Answered<SessionView>& finish,
+                  const absl::StatusOr<SessionView>& view) {
+  if (!view.ok() || !call.gone()) return finish(view);
+  sessions.Close(view->id, false).IgnoreError();
+  finish(absl::CancelledError("the caller is gone"));
+}
+
+void FinishSaved(const Answered<SaveDone>& finish, const SaveDone& done) {
+  if (done.status.ok()) return finish(done);
+  finish(done.status);
+}
+
+}  // namespace
+
+UnaryCallPtr StartCreate(CallContext& context, const Caller& caller, CreateRequest request,
+                         Answered<SessionView> finish) {
+  return StartUnary(context, caller, "Create", std::move(finish),
+                    [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
+                      FinishOpened(*s, *call, done, s->Create(r.id, r.max_tokens, r.durable));
+                    });
+}
+
+UnaryCallPtr StartFork(CallContext& context, const Caller& caller, ForkRequest request, Answered<SessionView> finish) {
+  return StartUnary(context, caller, "Fork", std::move(finish),
+                    [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
+                      s->Fork(call->call, r.session_id, r.new_id, r.max_tokens,
+                              [s, call, done](const auto& view) { FinishOpened(*s, *call, done, view); });
+                    });
+}
+
+UnaryCallPtr StartRewind(CallContext& context, const Caller& caller, RewindRequest request,
+                         Answered<SessionView> finish) {
+  return StartUnary(context, caller, "Rewind", std::move(finish),
+                    [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
+                      s->Rewind(call->call, r.session_id, r.tokens, done);
+                    });
+}
+
+UnaryCallPtr StartGet(CallContext& context, const Caller& caller, GetRequest request, Answered<SessionView> finish) {
+  return StartUnary(
+      context, caller, "Get", std::move(finish),
+      [s = context.sessions, r = std::move(request)](const auto&, const auto& done) { done(s->Get(r.session_id)); });
+}
+
+UnaryCallPtr StartList(CallContext& context, const Caller& caller, Answered<std::vector<SessionView>> finish) {
+  return StartUnary(context, caller, "List", std::move(finish),
+                    [s = context.sessions](const auto&, const auto& done) { done(s->List()); });
+}
+
+UnaryCallPtr StartClose(CallContext& context, const Caller& caller, CloseRequest request,
+                        Answered<CloseAnswer> finish) {
+  return StartUnary(context, caller, "Close", std::move(finish),
+                    [s = context.sessions, r = std::move(request)](const auto&, const auto& done) {
+                      const absl::Status closed = s->Close(r.session_id, r.delete_saved);
+                      if (closed.ok()) return done(CloseAnswer{});
+                      done(closed);
+                    });
+}
+
+UnaryCallPtr StartSave(CallContext& context, const Caller& caller, SaveRequest request, Answered<SaveDone> finish) {
+  return StartUnary(context, caller, "Save", std::move(finish),
+                    [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
+                      s->Save(call->call, r.session_id, [done](const SaveDone& saved) { FinishSaved(done, saved); });
+                    });
+}
+
+UnaryCallPtr StartRestore(CallContext& context, const Caller& caller, RestoreRequest request,
+                          Answered<SaveDone> finish) {
+  return StartUnary(context, caller, "Restore", std::move(finish),
+                    [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
+                      s->Restore(call->call, r.session_id, r.new_id, r.max_tokens,
+                                 [done](const SaveDone& restored) { FinishSaved(done, restored); });
+                    });
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenize(CallContext& context, const Caller& caller,
+                                              const TokenizeRequest& request) {
+  absl::Status status = context.Authenticate(caller);
+  std::vector<int32_t> tokens;
+  if (status.ok()) {
+    if (request.begin_of_text) tokens = context.begin_tokens;
+    const std::vector<int32_t> text = context.Encode(request.text, request.special);
+    tokens.insert(tokens.end(), text.begin(), text.end());
+  }
+  context.Count("Tokenize", status);
+  if (!status.ok()) return status;
+  return tokens;
+}
+
+}  // namespace duo

@@ -1,0 +1,66 @@
+// Server: the service's life, without a transport: the engine's thread, the sessions, the store, metrics, and the
+// graceful stop that is called drain. Rank 0 only; the other ranks call Engine::Follow.
+//
+// Transports (launcher/serve/grpc) listen between Make and Run, hand calls to context(), and end before the server
+// does. The server takes over the engine: no other thread may touch it from Run until the server is destroyed. Any
+// thread may call Drain and Wait.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "launcher/serve/calls/context.h"
+#include "launcher/serve/ops/auth.h"
+#include "launcher/terminal/log.h"
+#include "runtime/engine/engine.h"
+#include "runtime/text/tokenizer.h"
+
+namespace duo {
+
+struct ServerOptions {
+  ListenOptions grpc;
+  std::string metrics;  // HOST:PORT; empty: none
+  std::string model_dir, device;
+  std::string save_dir;    // empty: no saving
+  bool insecure = false;   // a public address without TLS or tokens is meant
+  std::string token_file;  // empty: everyone may call
+  int64_t max_session_tokens = 0;
+  int64_t max_append_bytes = int64_t{256} << 20;
+  int64_t max_new_tokens = 65536;
+  int max_queue = 256;
+  int64_t checkpoint_tokens = 32768;
+  double idle_seconds = 0;
+  double grace_seconds = 30;  // that running questions are given when the server drains
+};
+
+class Server {
+ public:
+  // Checks the options and opens what they name. Calls that come before Run wait for it. engine and log outlive the
+  // server.
+  static absl::StatusOr<std::unique_ptr<Server>> Make(const ServerOptions& options, Engine& engine,
+                                                      const Tokenizer& tokenizer, std::vector<int32_t> end_tokens,
+                                                      const Log& log);
+  ~Server();  // drains, if it runs and that has not been done
+
+  CallContext& context();
+  // Takes up what a former run left in the store, and begins to answer calls. Once.
+  void Run();
+  // `tell` is called on the engine's thread when a drain begins. Before Run.
+  void WhenDraining(std::function<void()> tell);
+
+  // Begins a graceful stop; also several times.
+  void Drain();
+  // Returns when a drain, however begun, is complete. Answers may still be on their way.
+  void Wait();
+
+ private:
+  Server();
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace duo
