@@ -120,30 +120,8 @@ int RunServe(const ServeFlags& flags, const Launch& launch) {
   return 0;
 }
 
-}  // namespace
-
-void AddServeCommand(CLI::App& app, Launch& launch) {
-  auto flags = std::make_shared<ServeFlags>();
+void AddCallerFlags(CLI::App* c, ServeFlags* flags) {
   ServerOptions& s = flags->server;
-  CLI::App* c = app.add_subcommand("serve", "Keep sessions and answer questions over gRPC");
-  c->footer(
-      "Examples:\n"
-      "  duo serve --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
-      "  duo serve --model DIR --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key \\\n"
-      "      --token-file tokens\n"
-      "  launcher/mpi/serve.sh 4 --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
-      "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the\n"
-      "server. Under mpirun use launcher/mpi/serve.sh, which makes of TERM and INT the USR1 that mpirun\n"
-      "passes on at once.");
-  AddRuntimeFlags(*c, flags->runtime);
-  c->add_option("--listen", s.grpc.address, "Address; port 0 takes a free one")
-      ->type_name("HOST:PORT")
-      ->capture_default_str();
-  c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")->type_name("HOST:PORT");
-  c->add_option("--log", flags->log, "One line an event on stderr")
-      ->check(CLI::IsMember({"text", "json"}))
-      ->capture_default_str();
-
   const char* callers = "Who may call";
   c->add_flag("--insecure", s.insecure, "Listen on a public address without TLS and tokens")->group(callers);
   auto* cert = c->add_option("--tls-cert", s.grpc.tls.certificate, "Certificate chain, PEM");
@@ -157,7 +135,10 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
   c->add_option("--token-file", s.token_file, "Clients must send one of these bearer tokens, one a line")
       ->type_name("FILE")
       ->group(callers);
+}
 
+void AddKeepFlags(CLI::App* c, ServeFlags* flags) {
+  ServerOptions& s = flags->server;
   const char* kept = "What is kept";
   c->add_option("--save-dir", s.save_dir,
                 "Where sessions are saved; on tmpfs (/dev/shm/..) idle sessions move to host memory instead of disk")
@@ -176,7 +157,10 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       ->check(CLI::Range(0.0, 86400.0))
       ->group(kept)
       ->capture_default_str();
+}
 
+void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
+  ServerOptions& s = flags->server;
   const char* limits = "Limits";
   c->add_option("--sessions", flags->sessions, "Sessions open at once")
       ->check(CLI::Range(1, 4096))
@@ -216,6 +200,35 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->group(limits)
       ->capture_default_str();
+}
+
+}  // namespace
+
+void AddServeCommand(CLI::App& app, Launch& launch) {
+  auto flags = std::make_shared<ServeFlags>();
+  ServerOptions& s = flags->server;
+  CLI::App* c = app.add_subcommand("serve", "Keep sessions and answer questions over gRPC");
+  c->footer(
+      "Examples:\n"
+      "  duo serve --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
+      "  duo serve --model DIR --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key \\\n"
+      "      --token-file tokens\n"
+      "  launcher/mpi/serve.sh 4 --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
+      "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the\n"
+      "server. Under mpirun use launcher/mpi/serve.sh, which makes of TERM and INT the USR1 that mpirun\n"
+      "passes on at once.");
+  AddRuntimeFlags(*c, flags->runtime);
+  c->add_option("--listen", s.grpc.address, "Address; port 0 takes a free one")
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")->type_name("HOST:PORT");
+  c->add_option("--log", flags->log, "One line an event on stderr")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+
+  AddCallerFlags(c, flags.get());
+  AddKeepFlags(c, flags.get());
+  AddLimitFlags(c, flags.get());
   c->callback([flags, &launch] { launch.chosen = [flags, &launch] { return RunServe(*flags, launch); }; });
 }
 

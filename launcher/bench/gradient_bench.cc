@@ -30,7 +30,7 @@ class Bench {
   Bench(Device& device, const GradientBench& b, const BenchRates& rates) : device_(device), b_(b), rates_(rates) {}
 
   absl::StatusOr<std::vector<BenchRow>> Run() {
-    for (const auto step : {&Bench::Attention, &Bench::Linears, &Bench::RowWise}) {
+    for (const auto step : {&Bench::Attention, &Bench::Linears, &Bench::SwiGlu, &Bench::RmsNorm, &Bench::MixedHeads}) {
       (this->*step)();
       if (!status_.ok()) return status_;
       buffers_.clear();
@@ -74,6 +74,17 @@ class Bench {
     device_.Download(&bits, static_cast<char*>(view.data) + Bytes(view.dtype, at), Bytes(view.dtype, 1));
     return view.dtype == DType::kBF16 ? ToFloat(bf16{static_cast<uint16_t>(bits)}) : BitsFloat(bits);
   }
+  // The first `count` elements, whose rows follow each other.
+  std::vector<float> Download(const View& view, int64_t count) {
+    std::vector<char> bytes(Bytes(view.dtype, count));
+    device_.Download(bytes.data(), view.data, bytes.size());
+    std::vector<float> values(count);
+    for (int64_t i = 0; i < count; ++i) {
+      values[i] = view.dtype == DType::kBF16 ? ToFloat(reinterpret_cast<const bf16*>(bytes.data())[i])
+                                             : reinterpret_cast<const float*>(bytes.data())[i];
+    }
+    return values;
+  }
   // Of samples spread over [0, count).
   static int64_t Sample(int64_t count, int i) { return (count - 1) * i / (kSamples - 1); }
 
@@ -116,11 +127,107 @@ class Bench {
     return j <= p && (j < b_.mask.sink || p - j <= b_.mask.recent) && (b_.mask.window == 0 || p - j < b_.mask.window);
   }
 
+  // Attention written plainly, one element at a time, for what the kernels give.
+  struct PlainAttention {
+    const Bench& rows;
+    const Filled &qkv, &dout;
+    const HeadShape& shape = rows.b_.heads;
+    const int d = shape.head_dim;
+    const double scale = 1 / std::sqrt(double(d));
+    std::vector<float> lse = {};  // [heads][tokens], of the forward kernel
+    std::vector<float> out = {};  // [tokens][q_cols], likewise
+
+    int64_t k_col(int head) const { return shape.q_cols() + int64_t{head / shape.group} * d; }
+    int64_t v_col(int head) const { return k_col(head) + shape.kv_cols(); }
+    double Dot(const Filled& a, int64_t row_a, int64_t col_a, int64_t row_b, int64_t col_b) const {
+      double sum = 0;
+      for (int i = 0; i < d; ++i) sum += a.at(row_a, col_a + i) * qkv.at(row_b, col_b + i);
+      return sum;
+    }
+    double Score(int head, int64_t p, int64_t j) const {
+      return Dot(qkv, p, int64_t{head} * d, j, k_col(head)) * scale;
+    }
+    // Element `col` of the head's output at row p; everything seen, or the window.
+    double Output(int head, int64_t p, int col, bool everything) const {
+      double sum = 0, o = 0;  // scores of uniform numbers are small: no maximum is needed
+      for (int64_t j = 0; j <= p; ++j) {
+        if (!everything && !rows.Sees(p, j)) continue;
+        const double e = std::exp(Score(head, p, j));
+        sum += e;
+        o += e * qkv.at(j, v_col(head) + col);
+      }
+      return o / sum;
+    }
+    double Probability(int head, int64_t p, int64_t j) const {
+      return std::exp(Score(head, p, j) - lse[head * rows.b_.tokens + p]);
+    }
+    // The row's sum of dout times out, which the gradient of each of its scores takes away.
+    double Delta(int head, int64_t row) const {
+      double sum = 0;
+      for (int i = 0; i < d; ++i) sum += dout.at(row, head * d + i) * out[row * shape.q_cols() + head * d + i];
+      return sum;
+    }
+    double ScoreGradient(int head, int64_t p, int64_t j, double delta) const {
+      return Probability(head, p, j) * (Dot(dout, p, int64_t{head} * d, j, v_col(head)) - delta);
+    }
+    double QueryGradient(int head, int64_t p, int col) const {
+      double dq = 0;
+      const double delta = Delta(head, p);
+      for (int64_t j = 0; j <= p; ++j) {
+        if (rows.Sees(p, j)) dq += ScoreGradient(head, p, j, delta) * qkv.at(j, k_col(head) + col) * scale;
+      }
+      return dq;
+    }
+    // Of element `col` of this key and of this value, over all rows and heads that see it.
+    std::pair<double, double> KeyValueGradient(int kv_head, int64_t key, int col) const {
+      double dk = 0, dv = 0;
+      for (int h = kv_head * shape.group; h < (kv_head + 1) * shape.group; ++h) {
+        for (int64_t row = key; row < rows.b_.tokens; ++row) {
+          if (!rows.Sees(row, key)) continue;
+          dk += ScoreGradient(h, row, key, Delta(h, row)) * qkv.at(row, h * d + col) * scale;
+          dv += Probability(h, row, key) * dout.at(row, h * d + col);
+        }
+      }
+      return {dk, dv};
+    }
+  };
+
+  void CheckBackward(PlainAttention& plain, const View& out, const float* lse, const View& dqkv, const Add& add) {
+    const HeadShape& shape = b_.heads;
+    const int64_t n = b_.tokens;
+    const int d = shape.head_dim, heads = shape.kv_heads * shape.group;
+    plain.lse.resize(n * heads);
+    device_.Download(plain.lse.data(), lse, plain.lse.size() * sizeof(float));
+    plain.out = Download(out, n * shape.q_cols());
+    for (int i = 0; i < kSamples; ++i) {
+      const int head = i % heads, col = (i * 37) % d;
+      const int64_t p = Sample(n, i);
+      add(Read(dqkv, p, head * d + col), plain.QueryGradient(head, p, col));
+      // Keys: a sink, whose rows are all after it, once; else those of the window.
+      const int64_t key = i == 1 ? std::min<int64_t>(5, n - 1) : Sample(n, i);
+      if (i != 1 && key < b_.mask.sink) continue;
+      const auto [dk, dv] = plain.KeyValueGradient(head / shape.group, key, col);
+      // Sums over all rows are larger than the others: their own size is their measure.
+      const double shrink = i == 1 ? std::max({1.0, std::abs(dk), std::abs(dv)}) : 1.0;
+      add(Read(dqkv, key, plain.k_col(head) + col) / shrink, dk / shrink);
+      add(Read(dqkv, key, plain.v_col(head) + col) / shrink, dv / shrink);
+    }
+  }
+
+  // Pairs of a row and a key that it sees.
+  double WindowPairs() const {
+    double pairs = 0;
+    for (int64_t p = 0; p < b_.tokens; ++p) {
+      const int64_t sinks = std::min<int64_t>(b_.mask.sink, p + 1);
+      pairs += sinks + p + 1 - std::max(sinks, p - b_.mask.recent);
+    }
+    return pairs;
+  }
+
   void Attention() {
     const HeadShape& shape = b_.heads;
     const int64_t n = b_.tokens;
     const int d = shape.head_dim, heads = shape.kv_heads * shape.group;
-    const double scale = 1 / std::sqrt(double(d));
     const Filled qkv = Random(shape.qkv_cols()), dout = Random(shape.q_cols());
     const View out = Matrix(type(), shape.q_cols()), dqkv = Matrix(type(), shape.qkv_cols());
     auto* lse = static_cast<float*>(Take(n * heads * sizeof(float)));
@@ -128,32 +235,7 @@ class Bench {
                                       AttendWindowBackwardScratchBytes(device_, n, shape, b_.mask),
                                       AttendCausalScratchBytes(device_, n, shape)}));
     if (!status_.ok()) return;
-    const auto dot = [&](const Filled& a, int64_t row_a, int64_t col_a, const Filled& b, int64_t row_b, int64_t col_b) {
-      double sum = 0;
-      for (int i = 0; i < d; ++i) sum += a.at(row_a, col_a + i) * b.at(row_b, col_b + i);
-      return sum;
-    };
-    const auto k_col = [&](int head) { return shape.q_cols() + int64_t{head / shape.group} * d; };
-    const auto v_col = [&](int head) { return k_col(head) + shape.kv_cols(); };
-    const auto score = [&](int head, int64_t p, int64_t j) {
-      return dot(qkv, p, int64_t{head} * d, qkv, j, k_col(head)) * scale;
-    };
-    // Element `col` of the head's output at row p; everything seen, or the window.
-    const auto output = [&](int head, int64_t p, int col, bool everything) {
-      double sum = 0, o = 0;  // scores of uniform numbers are small: no maximum is needed
-      for (int64_t j = 0; j <= p; ++j) {
-        if (!everything && !Sees(p, j)) continue;
-        const double e = std::exp(score(head, p, j));
-        sum += e;
-        o += e * qkv.at(j, v_col(head) + col);
-      }
-      return o / sum;
-    };
-    double window_pairs = 0;
-    for (int64_t p = 0; p < n; ++p) {
-      const int64_t sinks = std::min<int64_t>(b_.mask.sink, p + 1);
-      window_pairs += sinks + p + 1 - std::max(sinks, p - b_.mask.recent);
-    }
+    PlainAttention plain{.rows = *this, .qkv = qkv, .dout = dout};
     const double all_pairs = 0.5 * n * (n + 1);
     const std::string name = absl::StrCat("d", d, " kv ", shape.kv_heads, " group ", shape.group, " tokens ", n);
     const std::string window_name = absl::StrCat(name, " window ", b_.mask.sink, "+", b_.mask.recent);
@@ -162,7 +244,7 @@ class Bench {
         for (int i = 0; i < kSamples; ++i) {
           const int64_t p = Sample(n, i);
           const int head = i % heads, col = (i * 37) % d;
-          add(Read(out, p, head * d + col), output(head, p, col, everything));
+          add(Read(out, p, head * d + col), plain.Output(head, p, col, everything));
         }
       };
     };
@@ -170,60 +252,12 @@ class Bench {
         "causal attention", name, 4.0 * d * heads * all_pairs / rates_.attention,
         [&] { AttendCausal(device_, out, qkv.view, shape, 0, scratch); }, check_output(true));
     Row(
-        "window attention", window_name, 4.0 * d * heads * window_pairs / rates_.attention,
+        "window attention", window_name, 4.0 * d * heads * WindowPairs() / rates_.attention,
         [&] { AttendWindow(device_, out, lse, qkv.view, shape, b_.mask, scratch); }, check_output(false));
     Row(
-        "window attention backward", window_name, 10.0 * d * heads * window_pairs / rates_.attention,
+        "window attention backward", window_name, 10.0 * d * heads * WindowPairs() / rates_.attention,
         [&] { AttendWindowBackward(device_, dqkv, dout.view, out, lse, qkv.view, shape, b_.mask, scratch); },
-        [&](const Add& add) {
-          std::vector<float> all_lse(n * heads);
-          device_.Download(all_lse.data(), lse, all_lse.size() * sizeof(float));
-          std::vector<char> all_out(Bytes(type(), n * shape.q_cols()));
-          device_.Download(all_out.data(), out.data, all_out.size());
-          const auto out_at = [&](int64_t row, int64_t col) -> double {
-            const int64_t at = row * shape.q_cols() + col;
-            if (type() == DType::kBF16) return ToFloat(reinterpret_cast<const bf16*>(all_out.data())[at]);
-            return reinterpret_cast<const float*>(all_out.data())[at];
-          };
-          const auto delta_at = [&](int head, int64_t row) {
-            double sum = 0;
-            for (int i = 0; i < d; ++i) sum += dout.at(row, head * d + i) * out_at(row, head * d + i);
-            return sum;
-          };
-          const auto probability = [&](int head, int64_t p, int64_t j) {
-            return std::exp(score(head, p, j) - all_lse[head * n + p]);
-          };
-          const auto ds = [&](int head, int64_t p, int64_t j, double of_row) {
-            return probability(head, p, j) * (dot(dout, p, int64_t{head} * d, qkv, j, v_col(head)) - of_row);
-          };
-          for (int i = 0; i < kSamples; ++i) {
-            const int head = i % heads, kv_head = head / shape.group, col = (i * 37) % d;
-            const int64_t p = Sample(n, i);
-            double dq = 0;
-            const double of_row = delta_at(head, p);
-            for (int64_t j = 0; j <= p; ++j) {
-              if (Sees(p, j)) dq += ds(head, p, j, of_row) * qkv.at(j, k_col(head) + col) * scale;
-            }
-            add(Read(dqkv, p, head * d + col), dq);
-            // Keys: a sink, whose rows are all after it, once; else those of the window.
-            const int64_t key = i == 1 ? std::min<int64_t>(5, n - 1) : Sample(n, i);
-            if (i != 1 && key < b_.mask.sink) continue;
-            double dk = 0, dv = 0;
-            for (int g = 0; g < shape.group; ++g) {
-              const int h = kv_head * shape.group + g;
-              for (int64_t row = key; row < n; ++row) {
-                if (!Sees(row, key)) continue;
-                dk += ds(h, row, key, delta_at(h, row)) * qkv.at(row, h * d + col) * scale;
-                dv += probability(h, row, key) * dout.at(row, h * d + col);
-              }
-            }
-            // Sums over all rows are larger than the others: their own size is their measure.
-            const double dk_got = Read(dqkv, key, k_col(head) + col), dv_got = Read(dqkv, key, v_col(head) + col);
-            const double shrink = i == 1 ? std::max({1.0, std::abs(dk), std::abs(dv)}) : 1.0;
-            add(dk_got / shrink, dk / shrink);
-            add(dv_got / shrink, dv / shrink);
-          }
-        });
+        [&](const Add& add) { CheckBackward(plain, out, lse, dqkv, add); });
   }
 
   void Linears() {
@@ -258,82 +292,83 @@ class Bench {
     }
   }
 
-  void RowWise() {
-    const int64_t n = b_.tokens, m = b_.intermediate, dim = b_.hidden;
+  void SwiGlu() {
+    const int64_t n = b_.tokens, m = b_.intermediate;
     const double t = Bytes(type(), 1);
     const std::string tokens = absl::StrCat(" tokens ", n);
-    {
-      const Filled gate_up = Random(2 * m), dout = Random(m);
-      const View grad = Matrix(type(), 2 * m);
-      Row(
-          "SwiGLU backward", absl::StrCat(m, tokens), n * m * 5 * t / rates_.copy,
-          [&] { SwiGluBackward(device_, grad, dout.view, gate_up.view); },
-          [&](const Add& add) {
-            for (int i = 0; i < kSamples; ++i) {
-              const int64_t r = Sample(n, i), c = Sample(m, (i * 7) % kSamples);
-              const double g = gate_up.at(r, c), u = gate_up.at(r, m + c), d = dout.at(r, c),
-                           s = 1 / (1 + std::exp(-g));
-              add(Read(grad, r, c), d * u * s * (1 + g * (1 - s)));
-              add(Read(grad, r, m + c), d * g * s);
+    const Filled gate_up = Random(2 * m), dout = Random(m);
+    const View grad = Matrix(type(), 2 * m);
+    Row(
+        "SwiGLU backward", absl::StrCat(m, tokens), n * m * 5 * t / rates_.copy,
+        [&] { SwiGluBackward(device_, grad, dout.view, gate_up.view); },
+        [&](const Add& add) {
+          for (int i = 0; i < kSamples; ++i) {
+            const int64_t r = Sample(n, i), c = Sample(m, (i * 7) % kSamples);
+            const double g = gate_up.at(r, c), u = gate_up.at(r, m + c), d = dout.at(r, c), s = 1 / (1 + std::exp(-g));
+            add(Read(grad, r, c), d * u * s * (1 + g * (1 - s)));
+            add(Read(grad, r, m + c), d * g * s);
+          }
+        });
+  }
+
+  void RmsNorm() {
+    const int64_t n = b_.tokens, dim = b_.hidden;
+    const double t = Bytes(type(), 1);
+    const std::string tokens = absl::StrCat(" tokens ", n);
+    const Filled x = Random(DType::kF32, n, dim), dout = Random(dim), weight = Random(DType::kF32, 1, dim);
+    const View grad = Matrix(DType::kF32, dim);
+    if (!status_.ok()) return;
+    Row(
+        "RMS norm backward", absl::StrCat(dim, tokens), n * dim * (12 + t) / rates_.copy,
+        [&] { RmsNormBackward(device_, grad, dout.view, x.view, weight.view.as<float>(), 1e-5f); },
+        [&](const Add& add) {
+          device_.Fill(grad.data, 0, n * dim * sizeof(float));
+          RmsNormBackward(device_, grad, dout.view, x.view, weight.view.as<float>(), 1e-5f);
+          for (int i = 0; i < kSamples; ++i) {
+            const int64_t r = Sample(n, i), c = Sample(dim, (i * 7) % kSamples);
+            double squares = 0, along = 0;
+            for (int64_t k = 0; k < dim; ++k) {
+              squares += x.at(r, k) * x.at(r, k);
+              along += weight.at(0, k) * dout.at(r, k) * x.at(r, k);
             }
-          });
-      buffers_.clear();
-    }
-    {
-      const Filled x = Random(DType::kF32, n, dim), dout = Random(dim), weight = Random(DType::kF32, 1, dim);
-      const View grad = Matrix(DType::kF32, dim);
-      if (!status_.ok()) return;
-      Row(
-          "RMS norm backward", absl::StrCat(dim, tokens), n * dim * (12 + t) / rates_.copy,
-          [&] { RmsNormBackward(device_, grad, dout.view, x.view, weight.view.as<float>(), 1e-5f); },
-          [&](const Add& add) {
-            device_.Fill(grad.data, 0, n * dim * sizeof(float));
-            RmsNormBackward(device_, grad, dout.view, x.view, weight.view.as<float>(), 1e-5f);
-            for (int i = 0; i < kSamples; ++i) {
-              const int64_t r = Sample(n, i), c = Sample(dim, (i * 7) % kSamples);
-              double squares = 0, along = 0;
-              for (int64_t k = 0; k < dim; ++k) {
-                squares += x.at(r, k) * x.at(r, k);
-                along += weight.at(0, k) * dout.at(r, k) * x.at(r, k);
-              }
-              const double f = 1 / std::sqrt(squares / dim + 1e-5);
-              add(Read(grad, r, c), f * weight.at(0, c) * dout.at(r, c) - x.at(r, c) * f * f * f * along / dim);
-            }
-          });
-      buffers_.clear();
-    }
-    {
-      const HeadShape& shape = b_.heads;
-      const int64_t cols = shape.q_cols(), width = cols / shape.kv_heads;
-      const Filled streaming = Random(cols), full = Random(cols), dout = Random(cols),
-                   gates = Random(DType::kF32, 1, shape.kv_heads);
-      const View grad = Matrix(type(), cols);
-      auto* dgates = static_cast<float*>(Take(shape.kv_heads * sizeof(float)));
-      if (!status_.ok()) return;
-      const auto call = [&] {
-        MixHeadsBackward(device_, grad, dgates, dout.view, streaming.view, full.view, gates.view.as<float>(), shape);
-      };
-      Row("mixed heads backward", absl::StrCat(cols, tokens), n * cols * 4 * t / rates_.copy, call,
-          [&](const Add& add) {
-            device_.Fill(dgates, 0, shape.kv_heads * sizeof(float));
-            call();
-            double sum = 0, squares = 0;
-            for (int64_t r = 0; r < n; ++r) {
-              for (int64_t c = 0; c < width; ++c) {
-                const double term = dout.at(r, c) * (full.at(r, c) - streaming.at(r, c));
-                sum += term;
-                squares += term * term;
-              }
-            }
-            // The sum of random terms, in units of what it spreads by.
-            add(Read(View(dgates, DType::kF32, 1, shape.kv_heads), 0, 0) / std::sqrt(squares),
-                sum / std::sqrt(squares));
-            for (int i = 0; i < kSamples; ++i) {
-              const int64_t r = Sample(n, i), c = Sample(cols, (i * 7) % kSamples);
-              add(Read(grad, r, c), (1 - gates.at(0, c / width)) * dout.at(r, c));
-            }
-          });
-    }
+            const double f = 1 / std::sqrt(squares / dim + 1e-5);
+            add(Read(grad, r, c), f * weight.at(0, c) * dout.at(r, c) - x.at(r, c) * f * f * f * along / dim);
+          }
+        });
+  }
+
+  void MixedHeads() {
+    const int64_t n = b_.tokens;
+    const double t = Bytes(type(), 1);
+    const std::string tokens = absl::StrCat(" tokens ", n);
+    const HeadShape& shape = b_.heads;
+    const int64_t cols = shape.q_cols(), width = cols / shape.kv_heads;
+    const Filled streaming = Random(cols), full = Random(cols), dout = Random(cols),
+                 gates = Random(DType::kF32, 1, shape.kv_heads);
+    const View grad = Matrix(type(), cols);
+    auto* dgates = static_cast<float*>(Take(shape.kv_heads * sizeof(float)));
+    if (!status_.ok()) return;
+    const auto call = [&] {
+      MixHeadsBackward(device_, grad, dgates, dout.view, streaming.view, full.view, gates.view.as<float>(), shape);
+    };
+    Row("mixed heads backward", absl::StrCat(cols, tokens), n * cols * 4 * t / rates_.copy, call, [&](const Add& add) {
+      device_.Fill(dgates, 0, shape.kv_heads * sizeof(float));
+      call();
+      double sum = 0, squares = 0;
+      for (int64_t r = 0; r < n; ++r) {
+        for (int64_t c = 0; c < width; ++c) {
+          const double term = dout.at(r, c) * (full.at(r, c) - streaming.at(r, c));
+          sum += term;
+          squares += term * term;
+        }
+      }
+      // The sum of random terms, in units of what it spreads by.
+      add(Read(View(dgates, DType::kF32, 1, shape.kv_heads), 0, 0) / std::sqrt(squares), sum / std::sqrt(squares));
+      for (int i = 0; i < kSamples; ++i) {
+        const int64_t r = Sample(n, i), c = Sample(cols, (i * 7) % kSamples);
+        add(Read(grad, r, c), (1 - gates.at(0, c / width)) * dout.at(r, c));
+      }
+    });
   }
 
   Device& device_;

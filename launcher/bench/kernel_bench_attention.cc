@@ -87,10 +87,15 @@ struct PagedSetup {
   std::vector<int32_t> tables;
   int rounds = 1;  // distinct sets of sequences
 };
-PagedSetup MakePaged(Device& device, Memory& memory, KvFormat format, int head_dim, int heads, int sequences,
-                     int64_t tokens, std::mt19937& rng) {
+struct PagedShape {
+  PageLayout page;
+  int heads, sequences;
+  int64_t tokens;
+};
+PagedSetup MakePaged(Device& device, Memory& memory, const PagedShape& shape, std::mt19937& rng) {
+  const auto& [layout, heads, sequences, tokens] = shape;
   PagedSetup s;
-  s.kv.page = {format, head_dim};
+  s.kv.page = layout;
   s.kv.num_heads = heads;
   const int64_t pages = (tokens + kPageTokens - 1) / kPageTokens, page = s.kv.page.page_bytes();
   const int64_t set_bytes = sequences * pages * page * heads;
@@ -168,7 +173,7 @@ absl::StatusOr<BenchRow> BenchDecodeAttention(Device& device, const DecodeBench&
   const DType type = ActivationType(device);
   const int64_t history = b.tokens - b.rows;
   const HeadShape shape = {b.head_dim, b.group, b.kv_heads};
-  PagedSetup paged = MakePaged(device, memory, b.format, b.head_dim, b.kv_heads, b.sequences, b.tokens, rng);
+  PagedSetup paged = MakePaged(device, memory, {{b.format, b.head_dim}, b.kv_heads, b.sequences, b.tokens}, rng);
   const Batches batches = MakeBatches(device, memory, b.sequences, paged.rounds, b.rows, history);
   const int rows = b.sequences * b.rows;
   std::vector<float> values = Normal(rng, int64_t{rows} * shape.qkv_cols());
@@ -222,7 +227,7 @@ absl::StatusOr<BenchRow> BenchPrefillAttention(Device& device, const PrefillBenc
   Memory memory;
   const DType type = ActivationType(device);
   const HeadShape shape = {b.head_dim, b.group, b.kv_heads};
-  PagedSetup paged = MakePaged(device, memory, b.format, b.head_dim, b.kv_heads, 1, b.history + b.rows, rng);
+  PagedSetup paged = MakePaged(device, memory, {{b.format, b.head_dim}, b.kv_heads, 1, b.history + b.rows}, rng);
   const Batches batches = MakeBatches(device, memory, 1, paged.rounds, b.rows, b.history);
   std::vector<float> values = Normal(rng, int64_t{b.rows} * shape.qkv_cols());
   const std::vector<uint8_t> bytes = ToActivations(type, values);

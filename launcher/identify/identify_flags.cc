@@ -1,18 +1,12 @@
 #include "launcher/identify/identify_flags.h"
 
+#include <vector>
+
 namespace duo {
 
-void AddIdentifyFlags(CLI::App& command, IdentifyFlags& flags) {
-  RuntimeFlags& r = flags.runtime;
-  command.add_option("--model", r.model, "Model folder: config.json, tokenizer.json, *.safetensors")
-      ->required()
-      ->type_name("DIR");
-  command.add_option("--out", flags.out, "Folder for the pattern and its report")->type_name("DIR");
-  auto* evaluate = command
-                       .add_option("--evaluate", flags.evaluate,
-                                   "Train nothing: measure this pattern, and what heads attend to outside the window")
-                       ->type_name("DIR");
+namespace {
 
+void AddDataFlags(CLI::App& command, IdentifyFlags& flags) {
   const char* data = "Data";
   command
       .add_option("--haystack", flags.haystack,
@@ -44,7 +38,11 @@ void AddIdentifyFlags(CLI::App& command, IdentifyFlags& flags) {
       ->capture_default_str()
       ->group(data);
   command.add_option("--seed", flags.seed, "Of the samples")->capture_default_str()->group(data);
+}
 
+// Those that mean nothing where nothing is trained.
+std::vector<CLI::Option*> AddTrainingFlags(CLI::App& command, IdentifyFlags& flags) {
+  RuntimeFlags& r = flags.runtime;
   const char* training = "Training";
   auto* steps = command.add_option("--steps", flags.steps, "Steps (default 2000 on a GPU, 200 on the CPU)")
                     ->check(CLI::Range(1, 1 << 20))
@@ -82,7 +80,10 @@ void AddIdentifyFlags(CLI::App& command, IdentifyFlags& flags) {
   command.add_option("--recent", r.recent, "Last tokens that they keep (default 256, or the pattern's)")
       ->check(CLI::PositiveNumber)
       ->group(training);
+  return {steps, samples, rate, reg, full_branch};
+}
 
+void AddReportFlags(CLI::App& command, IdentifyFlags& flags) {
   const char* report = "Report";
   command.add_option("--documents", flags.documents, "Held-out documents of each length")
       ->check(CLI::Range(1, 1000))
@@ -92,12 +93,30 @@ void AddIdentifyFlags(CLI::App& command, IdentifyFlags& flags) {
       ->check(CLI::Range(2, 1 << 24))
       ->capture_default_str()
       ->group(report);
-  command.add_option("--sparsity", r.sparsity, "This sparsity alone, beside full attention and streaming")
+  command.add_option("--sparsity", flags.runtime.sparsity, "This sparsity alone, beside full attention and streaming")
       ->check(CLI::Range(0.0, 1.0))
       ->group(report);
   command.add_flag("--json", flags.json, "Print the report as one JSON object")->group(report);
+}
+
+}  // namespace
+
+void AddIdentifyFlags(CLI::App& command, IdentifyFlags& flags) {
+  RuntimeFlags& r = flags.runtime;
+  command.add_option("--model", r.model, "Model folder: config.json, tokenizer.json, *.safetensors")
+      ->required()
+      ->type_name("DIR");
+  command.add_option("--out", flags.out, "Folder for the pattern and its report")->type_name("DIR");
+  auto* evaluate = command
+                       .add_option("--evaluate", flags.evaluate,
+                                   "Train nothing: measure this pattern, and what heads attend to outside the window")
+                       ->type_name("DIR");
+
+  AddDataFlags(command, flags);
+  const std::vector<CLI::Option*> training = AddTrainingFlags(command, flags);
+  AddReportFlags(command, flags);
   AddDeviceFlags(command, r);
-  for (CLI::Option* option : {steps, samples, rate, reg, full_branch}) evaluate->excludes(option);
+  for (CLI::Option* option : training) evaluate->excludes(option);
 }
 
 }  // namespace duo

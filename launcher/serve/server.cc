@@ -15,8 +15,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr int kMostClosures = 4096;
 
-double SecondsSince(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
-
 absl::Status CheckAddresses(const ServerOptions& options, bool tokens) {
   const ListenOptions& grpc = options.grpc;
   if (absl::Status s = CheckExposure(grpc.address, grpc.tls.on(), tokens, options.insecure); !s.ok()) return s;

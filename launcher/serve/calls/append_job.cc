@@ -126,8 +126,8 @@ void AppendJob::Feed() {
     AppendEvents events;
     events.on_progress = [self](const AppendProgress& progress) { self->OnProgress(progress); };
     events.on_done = [self](const AppendDone& done) { self->OnRead(done); };
-    self->c_.sessions->FeedAppend(self->call_, self->session_id_, self->append_id_, std::move(tokens), self->received_,
-                                  std::move(events));
+    self->c_.sessions->ReadAppend(
+        self->call_, {self->session_id_, self->append_id_, std::move(tokens), self->received_}, std::move(events));
   });
   if (!posted) Finish(QueueFull());
 }

@@ -1,3 +1,4 @@
+// Which sessions there are: their ids, views, beginnings and ends.
 #include "launcher/serve/sessions/sessions.h"
 
 #include <algorithm>
@@ -12,10 +13,6 @@ namespace duo {
 namespace {
 
 constexpr size_t kLongestId = 64;
-
-double SecondsSince(std::chrono::steady_clock::time_point t) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count();
-}
 
 bool ValidId(const std::string& id) {
   if (id.empty() || id.size() > kLongestId || id[0] == '.') return false;
@@ -39,25 +36,36 @@ Sessions::Sessions(const SessionsOptions& options, Engine& engine, SessionStore*
 
 Sessions::~Sessions() = default;
 
-absl::StatusOr<Sessions::Held*> Sessions::Find(const std::string& id) {
+absl::StatusOr<NamedSession*> Sessions::Find(const std::string& id) {
   if (!ValidId(id)) return BadId(id);
-  auto found = held_.find(id);
-  if (found != held_.end()) return &found->second;
+  if (NamedSession* session = Lookup(id); session != nullptr) return session;
   if (store_ != nullptr && store_->Exists(id)) {
     return absl::NotFoundError(absl::StrCat("session ", id, " is not open; it is saved, and Restore opens it"));
   }
   return absl::NotFoundError(absl::StrCat("there is no session ", id));
 }
 
+NamedSession* Sessions::Lookup(const std::string& id) {
+  auto found = sessions_.find(id);
+  return found == sessions_.end() ? nullptr : &found->second;
+}
+
+NamedSession& Sessions::Add(const std::string& id, Place first) {
+  NamedSession& session =
+      sessions_.emplace(id, NamedSession{.id = id, .state = SessionState(first, &options_.watch)}).first->second;
+  session.used = Clock::now();
+  return session;
+}
+
 absl::StatusOr<std::string> Sessions::NewId(const std::string& wanted) {
   std::string id = wanted;
   if (id.empty()) id = absl::StrFormat("s-%016x", SplitMix64(next_id_++));
   if (!ValidId(id)) return BadId(id);
-  if (held_.count(id) != 0) return absl::AlreadyExistsError(absl::StrCat("there is a session ", id, " already"));
+  if (Lookup(id) != nullptr) return absl::AlreadyExistsError(absl::StrCat("there is a session ", id, " already"));
   return id;
 }
 
-absl::Status Sessions::Admit(const std::string&) {
+absl::Status Sessions::Admit() const {
   if (draining_) return absl::UnavailableError("the server is draining; try another one");
   const int calls = stats().calls;
   if (calls >= options_.max_waiting) {
@@ -67,34 +75,41 @@ absl::Status Sessions::Admit(const std::string&) {
   return absl::OkStatus();
 }
 
-int64_t Sessions::Tokens(const Held& held) const {
-  if (held.session == 0) return held.moved_tokens;
-  absl::StatusOr<SessionInfo> info = engine_.Get(held.session);
-  return info.ok() ? info->tokens : held.moved_tokens;
+absl::Status Sessions::CheckMaxTokens(int64_t max_tokens) const {
+  if (max_tokens >= 1 && max_tokens <= options_.max_session_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("max_tokens must be 1 to %d on this server, found %d", options_.max_session_tokens, max_tokens));
 }
 
-SessionView Sessions::View(const Held& held) const {
+int64_t Sessions::Tokens(const NamedSession& session) const {
+  if (!session.state.in_cache()) return session.moved_tokens;
+  absl::StatusOr<SessionInfo> info = engine_.Get(session.session);
+  return info.ok() ? info->tokens : session.moved_tokens;
+}
+
+SessionView Sessions::View(const NamedSession& session) const {
+  const SessionState& state = session.state;
   SessionView view;
-  view.id = held.id;
-  view.tokens = Tokens(held);
-  view.max_tokens = held.max_tokens;
+  view.id = session.id;
+  view.tokens = Tokens(session);
+  view.max_tokens = session.max_tokens;
   view.kv_bytes = engine_.KvBytes(view.tokens);
-  view.durable_tokens = held.durable_tokens;
-  view.residence = held.session == 0 ? Residence::kMovedOut : Residence::kOpen;
-  view.durable = held.durable;
-  view.pending = held.calls + static_cast<int>(held.waiting.size()) + held.saving + held.restoring +
-                 (held.append.has_value() && held.append->running ? 1 : 0);
-  view.idle_seconds = SecondsSince(held.used);
-  if (held.append.has_value() && !held.append->id.empty()) view.append = ViewOf(held, *held.append);
-  if (held.upload != nullptr && !held.upload_id.empty()) {
-    std::lock_guard lock(held.upload->mutex);
-    view.append = AppendView{held.upload_id, held.upload->received(), 0, 0, false, false};
+  view.durable_tokens = session.durable_tokens;
+  view.residence = state.in_cache() ? Residence::kOpen : Residence::kMovedOut;
+  view.durable = session.durable;
+  view.pending = static_cast<int>(session.questions.size() + session.waiting.size()) +
+                 (state.place() == Place::kSaving || state.place() == Place::kRestoring) + state.reading();
+  view.idle_seconds = SecondsSince(session.used);
+  if (state.append() != AppendPhase::kNone && !session.append.id.empty()) view.append = ViewOfAppend(session);
+  if (state.upload() == AppendPhase::kUploading) {
+    std::lock_guard lock(session.upload.text->mutex);
+    view.append = AppendView{session.upload.id, session.upload.text->received(), 0, 0, false, false};
   }
   return view;
 }
 
 absl::StatusOr<SessionView> Sessions::Create(const std::string& wanted, int64_t max_tokens, bool durable) {
-  if (absl::Status s = Admit(wanted); !s.ok()) return s;
+  if (absl::Status s = Admit(); !s.ok()) return s;
   absl::StatusOr<std::string> id = NewId(wanted);
   if (!id.ok()) return id.status();
   if (store_ != nullptr && store_->Exists(*id)) {
@@ -104,76 +119,71 @@ absl::StatusOr<SessionView> Sessions::Create(const std::string& wanted, int64_t 
     return absl::FailedPreconditionError("a durable session needs a server with --save-dir");
   }
   if (max_tokens == 0) max_tokens = options_.max_session_tokens;
-  if (max_tokens < 1 || max_tokens > options_.max_session_tokens) {
-    return absl::InvalidArgumentError(absl::StrFormat("max_tokens must be 1 to %d on this server, found %d",
-                                                      options_.max_session_tokens, max_tokens));
-  }
-  absl::StatusOr<SessionId> session = engine_.CreateSession(max_tokens);
-  if (!session.ok()) return session.status();
-  Held& held = held_[*id];
-  held.id = *id;
-  held.session = *session;
-  held.max_tokens = max_tokens;
-  held.durable = durable;
-  held.used = Clock::now();
+  if (absl::Status s = CheckMaxTokens(max_tokens); !s.ok()) return s;
+  absl::StatusOr<SessionId> made = engine_.CreateSession(max_tokens);
+  if (!made.ok()) return made.status();
+  NamedSession& session = Add(*id, Place::kOpen);
+  session.session = *made;
+  session.max_tokens = max_tokens;
+  session.durable = durable;
   log_.Event("session created", {{"session", *id}, {"max_tokens", max_tokens}});
-  return View(held);
+  return View(session);
 }
 
 void Sessions::Fork(const CallPtr& call, const std::string& id, const std::string& wanted, int64_t max_tokens,
                     Viewed done) {
-  absl::StatusOr<Held*> found = Find(id);
-  absl::Status status = found.ok() ? Admit(id) : found.status();
+  absl::StatusOr<NamedSession*> found = Find(id);
+  absl::Status status = found.ok() ? Admit() : found.status();
   if (!status.ok()) return done(status);
   WhenFree(**found, call, true, [this, id, wanted, max_tokens, done](const absl::Status& free) {
     if (!free.ok()) return done(free);
-    const Held& parent = held_.at(id);
+    const NamedSession& parent = *Lookup(id);
     absl::StatusOr<std::string> new_id = NewId(wanted);
     if (!new_id.ok()) return done(new_id.status());
     const int64_t room = max_tokens == 0 ? parent.max_tokens : max_tokens;
-    if (room < 1 || room > options_.max_session_tokens) {
-      return done(absl::InvalidArgumentError(
-          absl::StrFormat("max_tokens must be 1 to %d on this server, found %d", options_.max_session_tokens, room)));
-    }
+    if (absl::Status s = CheckMaxTokens(room); !s.ok()) return done(s);
     absl::StatusOr<SessionId> fork = engine_.Fork(parent.session, room);
     if (!fork.ok()) return done(fork.status());
-    Held& held = held_[*new_id];
-    held.id = *new_id;
-    held.session = *fork;
-    held.max_tokens = room;
-    held.used = Clock::now();
-    done(View(held));
+    NamedSession& session = Add(*new_id, Place::kOpen);
+    session.session = *fork;
+    session.max_tokens = room;
+    done(View(session));
   });
 }
 
 void Sessions::Rewind(const CallPtr& call, const std::string& id, int64_t tokens, Viewed done) {
-  absl::StatusOr<Held*> found = Find(id);
+  absl::StatusOr<NamedSession*> found = Find(id);
   if (!found.ok()) return done(found.status());
-  Held& held = **found;
-  if (held.append.has_value() && held.append->running) {
+  NamedSession& session = **found;
+  if (session.state.reading()) {
     return done(
         absl::FailedPreconditionError(absl::StrCat("session ", id, " is being appended to; cancel that first")));
   }
   // Rewinding is the way out of an append that was not finished: it must not wait for one.
-  const bool unfinished = held.append.has_value() && !held.append->done;
-  auto run = [this, id, tokens, done](const absl::Status& free) {
+  if (session.state.append() == AppendPhase::kStopped && session.state.place() == Place::kOpen) {
+    return RewindNow(id, tokens, done);
+  }
+  WhenFree(session, call, false, [this, id, tokens, done](const absl::Status& free) {
     if (!free.ok()) return done(free);
-    Held& h = held_.at(id);
-    if (absl::Status s = engine_.Rewind(h.session, tokens); !s.ok()) return done(s);
-    if (h.append.has_value() && tokens < h.append->start + h.append->total) h.append.reset();
-    if (h.append.has_value() && !h.append->done) h.append.reset();
-    h.durable_tokens = std::min(h.durable_tokens, tokens);
-    if (store_ != nullptr) store_->Rewound(id, tokens);
-    done(View(h));
-    RunWaiting(id);
-  };
-  if (unfinished && held.session != 0 && held.saving == 0) return run(absl::OkStatus());
-  WhenFree(held, call, false, std::move(run));
+    RewindNow(id, tokens, done);
+  });
+}
+
+void Sessions::RewindNow(const std::string& id, int64_t tokens, const Viewed& done) {
+  NamedSession& session = *Lookup(id);
+  if (absl::Status s = engine_.Rewind(session.session, tokens); !s.ok()) return done(s);
+  const AppendPhase phase = session.state.append();
+  const bool into = phase == AppendPhase::kDone && tokens < session.append.start + session.append.total;
+  if (into || phase == AppendPhase::kStopped) ForgetAppend(session);
+  session.durable_tokens = std::min(session.durable_tokens, tokens);
+  if (store_ != nullptr) store_->Rewound(id, tokens);
+  done(View(session));
+  RunWaiting(id);
 }
 
 absl::StatusOr<SessionView> Sessions::Get(const std::string& id) const {
-  auto found = held_.find(id);
-  if (found != held_.end()) return View(found->second);
+  auto found = sessions_.find(id);
+  if (found != sessions_.end()) return View(found->second);
   if (!ValidId(id)) return BadId(id);
   if (store_ == nullptr || !store_->Exists(id)) return absl::NotFoundError(absl::StrCat("there is no session ", id));
   absl::StatusOr<SessionManifest> manifest = store_->Find(id);
@@ -190,7 +200,7 @@ absl::StatusOr<SessionView> Sessions::Get(const std::string& id) const {
 
 std::vector<SessionView> Sessions::List() const {
   std::map<std::string, SessionView> all;
-  for (const auto& [id, held] : held_) all[id] = View(held);
+  for (const auto& [id, session] : sessions_) all[id] = View(session);
   if (store_ != nullptr) {
     for (const SessionStore::Listed& listed : store_->List()) {
       if (all.count(listed.id) != 0 || !listed.manifest.ok()) continue;
@@ -203,37 +213,18 @@ std::vector<SessionView> Sessions::List() const {
 }
 
 absl::Status Sessions::Close(const std::string& id, bool delete_saved) {
-  auto found = held_.find(id);
+  NamedSession* session = Lookup(id);
   const bool saved = store_ != nullptr && ValidId(id) && store_->Exists(id);
-  if (found == held_.end() && !(saved && delete_saved)) return Find(id).status();
-  if (found != held_.end()) {
-    Held& held = found->second;
+  if (session == nullptr && !(saved && delete_saved)) return Find(id).status();
+  if (session != nullptr) {
+    NamedSession closing = std::move(*session);
+    std::vector<StoreJob> jobs = TakeJobs(id);
+    sessions_.erase(id);
     const absl::Status closed = absl::CancelledError(absl::StrCat("session ", id, " was closed"));
-    std::deque<Held::Waiting> waiting = std::move(held.waiting);
-    held.waiting.clear();
-    std::vector<Job> jobs;
-    for (auto job = jobs_.begin(); job != jobs_.end();) {
-      if (job->id == id) {
-        jobs.push_back(std::move(*job));
-        job = jobs_.erase(job);
-      } else {
-        ++job;
-      }
-    }
-    if (held.append.has_value() && held.append->call != nullptr && held.append->events.on_done) {
-      Append append = std::move(*held.append);
-      held.append.reset();
-      append.result.status = closed;
-      append.call->cancel = nullptr;
-      append.result.session = View(held);
-      append.events.on_done(append.result);
-    }
-    const SessionId session = held.session;
-    held_.erase(found);
-    for (auto& w : waiting) w.run(closed);
-    for (Job& job : jobs) job.done(closed, job);
+    EndCalls(closing, closed);
+    for (StoreJob& job : jobs) job.done(closed, job);
     jobs.clear();  // undoes what they had begun
-    if (session != 0) engine_.CloseSession(session).IgnoreError();
+    if (closing.state.in_cache()) engine_.CloseSession(closing.session).IgnoreError();
     if (store_ != nullptr) store_->Forget(id);
   }
   log_.Event("session closed", {{"session", id}});
@@ -241,113 +232,26 @@ absl::Status Sessions::Close(const std::string& id, bool delete_saved) {
   return delete_saved ? store_->Delete(id) : store_->SetOpen(id, false);
 }
 
-bool Sessions::Free(const Held& held, bool reads) const {
-  return held.session != 0 && held.restoring == 0 && (reads || held.saving == 0) && held.keeping == 0 &&
-         !(held.append.has_value() && held.append->running);
-}
-
-void Sessions::WhenFree(Held& held, const CallPtr& call, bool reads, std::function<void(const absl::Status&)> run) {
-  held.used = Clock::now();
-  held.waiting.push_back({call, reads, std::move(run)});
-  if (held.session == 0 && held.restoring == 0) StartRestoreJob(held);
-  RunWaiting(held.id);
-}
-
-void Sessions::RunWaiting(const std::string& id) {
-  while (true) {
-    auto found = held_.find(id);
-    if (found == held_.end() || found->second.waiting.empty()) return;
-    if (!Free(found->second, found->second.waiting.front().reads)) return;
-    Held::Waiting next = std::move(found->second.waiting.front());
-    found->second.waiting.pop_front();
-    if (next.call != nullptr && next.call->cancelled) {
-      next.run(absl::CancelledError("the call was cancelled"));
-      continue;
-    }
-    const Held& held = found->second;
-    if (held.append.has_value() && !held.append->done) {
-      next.run(absl::FailedPreconditionError(absl::StrFormat(
-          "append \"%s\" of session %s stopped after %d of %d tokens: repeat it, or rewind the session to %d tokens",
-          held.append->id, id, Tokens(held) - held.append->start, held.append->total, held.append->start)));
-      continue;
-    }
-    next.run(absl::OkStatus());
+// The append and the waiting calls of a session that is being closed end with this status; its questions end when the
+// engine closes it.
+void Sessions::EndCalls(NamedSession& session, const absl::Status& status) {
+  Append& append = session.append;
+  if (append.call != nullptr && append.events.on_done) {
+    append.result.status = status;
+    append.call->cancel = nullptr;
+    append.result.session = View(session);
+    append.events.on_done(append.result);
   }
-}
-
-void Sessions::Ask(const CallPtr& call, const std::string& id, std::vector<int32_t> tokens,
-                   const GenerateParams& params, AskEvents events) {
-  auto refuse = [events](const absl::Status& status) {
-    RequestResult result;
-    result.status = status;
-    events.on_done(result, 0);
-  };
-  absl::StatusOr<Held*> found = Find(id);
-  absl::Status status = found.ok() ? Admit(id) : found.status();
-  if (!status.ok()) return refuse(status);
-  const Clock::time_point asked = Clock::now();
-  WhenFree(**found, call, !params.keep, [=, this, tokens = std::move(tokens)](const absl::Status& free) mutable {
-    if (!free.ok()) return refuse(free);
-    Held& held = held_.at(id);
-    const int64_t history = Tokens(held);
-    if (history == 0) tokens.insert(tokens.begin(), options_.begin_tokens.begin(), options_.begin_tokens.end());
-    const int64_t most = history + static_cast<int64_t>(tokens.size()) + params.max_new_tokens;
-    if (most > options_.max_session_tokens) {  // it would wait for room for ever
-      return refuse(absl::ResourceExhaustedError(
-          absl::StrFormat("session %s holds %d tokens; with the question's %d and an answer of %d that is %d, and this "
-                          "server's sequences have at most %d",
-                          id, history, tokens.size(), params.max_new_tokens, most, options_.max_session_tokens)));
-    }
-    const double waited = SecondsSince(asked);
-    auto own = std::make_shared<RequestId>(0);
-    RequestEvents request;
-    request.on_token = events.on_token;
-    request.on_done = [=, this](const RequestResult& done) {
-      RequestResult result = done;
-      result.queue_seconds += waited;
-      call->cancel = nullptr;
-      if (result.prompt_tokens > 0) stats_.longest_wait = std::max(stats_.longest_wait, result.queue_seconds);
-      if (auto still = held_.find(id); still != held_.end()) {
-        --still->second.calls;
-        std::erase(still->second.questions, *own);
-        if (params.keep) --still->second.keeping;
-        still->second.used = Clock::now();
-        Later([this, id] { RunWaiting(id); });
-      }
-      events.on_done(result, history);
-    };
-    absl::StatusOr<RequestId> started = engine_.Ask(held.session, std::move(tokens), params, std::move(request));
-    if (!started.ok()) return refuse(started.status());
-    *own = *started;
-    held.questions.push_back(*started);
-    ++held.calls;
-    if (params.keep) ++held.keeping;
-    call->cancel = [this, request_id = *started] { engine_.Cancel(request_id).IgnoreError(); };
-  });
-}
-
-void Sessions::Cancel(const CallPtr& call) {
-  call->cancelled = true;
-  if (call->cancel) {
-    auto cancel = std::move(call->cancel);
-    call->cancel = nullptr;
-    return cancel();
-  }
-  for (auto& [id, held] : held_) {
-    auto found = std::find_if(held.waiting.begin(), held.waiting.end(), [&](const auto& w) { return w.call == call; });
-    if (found == held.waiting.end()) continue;
-    Held::Waiting waiting = std::move(*found);
-    held.waiting.erase(found);
-    return waiting.run(absl::CancelledError("the call was cancelled"));
-  }
+  for (WaitingCall& waiting : session.waiting) waiting.run(status);
+  session.waiting.clear();
 }
 
 SessionsStats Sessions::stats() const {
   SessionsStats stats = stats_;
-  for (const auto& [id, held] : held_) {
-    ++(held.session == 0 ? stats.moved_out : stats.open);
+  for (const auto& [id, session] : sessions_) {
+    ++(session.state.in_cache() ? stats.open : stats.moved_out);
     stats.calls +=
-        held.calls + static_cast<int>(held.waiting.size()) + (held.append.has_value() && held.append->running);
+        static_cast<int>(session.questions.size() + session.waiting.size()) + (session.state.reading() ? 1 : 0);
   }
   return stats;
 }

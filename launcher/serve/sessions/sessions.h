@@ -1,12 +1,15 @@
-// Sessions: the service's named sessions, without any RPC: who is open, moved out to disk or saved, which append is
-// where, and in which order calls take effect. It turns calls into engine requests and store jobs.
+// Sessions: the service's named sessions, without any transport: which there are, where they are (state.h), and in
+// which order calls on them take effect. Calls become requests to the engine and jobs of the store.
 //
-// A call on a session that is moved out brings it back first; a call on a session that is being read into, saved or
-// brought back waits its turn. Appends of durable sessions are fed in pieces with a checkpoint after each. Appends with
-// an id can be stopped and taken up again; those without are undone when they fail.
+// A call on a session that is moved out brings the session back first; a call on a session that is being read into,
+// saved or brought back waits its turn. Appends of durable sessions are read in pieces with a checkpoint after each.
+// Appends with an id can be stopped and taken up again; those without are undone when they fail.
 //
-// Everything here runs on the engine's thread, callbacks included; only AppendText is shared with RPC threads. Borrows
-// the engine, the store (null: no save directory) and the log. Errors as in duo.proto.
+// Everything here runs on the engine's thread, callbacks included; only AppendText is shared with the transport's
+// threads. Borrows the engine, the store (null: no save directory) and the log. Errors as in duo.proto.
+//
+// The parts: sessions.cc (which there are), turns.cc (whose turn it is), questions.cc, uploads.cc and appends.cc
+// (text), jobs.cc (saves and restores), offload.cc (idle sessions, the server's start and end).
 #pragma once
 
 #include <chrono>
@@ -14,13 +17,14 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "launcher/serve/sessions/named_session.h"
+#include "launcher/serve/sessions/session_view.h"
+#include "launcher/serve/sessions/state.h"
 #include "launcher/terminal/log.h"
 #include "runtime/engine/engine.h"
 #include "runtime/saved/session_store.h"
@@ -33,75 +37,7 @@ struct SessionsOptions {
   int64_t checkpoint_tokens = 32768;  // of durable appends
   double idle_seconds = 0;            // a session that nobody used for so long is moved out; 0: never
   std::vector<int32_t> begin_tokens;  // what the tokenizer puts before a text
-};
-
-// A call as the engine's thread sees it. The RPC side cancels it by Sessions::Cancel.
-struct Call {
-  bool cancelled = false;
-  std::function<void()> cancel;  // set while there is something to stop
-};
-using CallPtr = std::shared_ptr<Call>;
-
-// The text of an append while it arrives. Written by RPC threads.
-struct AppendText {
-  std::mutex mutex;
-  std::string text;             // guarded by mutex, as is what follows
-  std::vector<int32_t> tokens;  // instead of text
-  bool sealed = false;          // all is there; later pieces are only compared
-  int64_t received() const { return static_cast<int64_t>(text.size() + 4 * tokens.size()); }
-};
-
-enum class Residence { kOpen, kMovedOut, kSaved };
-
-struct AppendView {
-  std::string id;
-  int64_t received_bytes = 0, tokens = 0, total_tokens = 0;
-  bool received_all = false, done = false;
-};
-
-struct SessionView {
-  std::string id;
-  int64_t tokens = 0, max_tokens = 0, kv_bytes = 0, durable_tokens = 0;
-  Residence residence = Residence::kOpen;
-  bool durable = false;
-  int pending = 0;
-  double idle_seconds = 0;
-  std::optional<AppendView> append;
-};
-
-struct AppendProgress {
-  int64_t tokens = 0, total = 0;
-  double seconds_left = 0;
-  bool waiting = false;
-};
-struct AppendDone {
-  absl::Status status;
-  SessionView session;
-  double queue_seconds = 0, read_seconds = 0, checkpoint_seconds = 0;
-  int64_t checkpoints = 0, tokens = 0, received_bytes = 0;
-};
-struct AppendEvents {
-  std::function<void(const AppendProgress&)> on_progress;
-  std::function<void(const AppendDone&)> on_done;  // once
-};
-
-struct AskEvents {
-  std::function<bool(int32_t token)> on_token;
-  std::function<void(const RequestResult&, int64_t history)> on_done;  // once
-};
-
-struct SaveDone {
-  absl::Status status;
-  SessionView session;
-  int64_t bytes_moved = 0, bytes_total = 0;  // read or written by this job; on disk
-  double seconds = 0;
-};
-
-struct SessionsStats {
-  int open = 0, moved_out = 0;
-  int calls = 0;  // waiting or running
-  int64_t checkpoints = 0, saved_bytes = 0, restored_bytes = 0;
-  double longest_wait = 0;
+  StateWatch watch;                   // for tests
 };
 
 class Sessions {
@@ -113,6 +49,7 @@ class Sessions {
   void Recover();
 
   using Viewed = std::function<void(const absl::StatusOr<SessionView>&)>;
+  using Saved = std::function<void(const SaveDone&)>;
   absl::StatusOr<SessionView> Create(const std::string& id, int64_t max_tokens, bool durable);
   void Fork(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens, Viewed done);
   void Rewind(const CallPtr& call, const std::string& id, int64_t tokens, Viewed done);
@@ -130,14 +67,11 @@ class Sessions {
     SessionView session;
   };
   absl::StatusOr<Opened> OpenAppend(const std::string& id, const std::string& append_id);
-  // All text is there: reads it, or goes on reading. tokens: of the whole text; ignored where OpenAppend gave no
-  // buffer.
-  void FeedAppend(const CallPtr& call, const std::string& id, const std::string& append_id, std::vector<int32_t> tokens,
-                  int64_t received_bytes, AppendEvents events);
+  // All text is there: reads it, or goes on reading. input.tokens are ignored where OpenAppend gave no buffer.
+  void ReadAppend(const CallPtr& call, AppendInput input, AppendEvents events);
 
-  void Save(const CallPtr& call, const std::string& id, std::function<void(const SaveDone&)> done);
-  void Restore(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens,
-               std::function<void(const SaveDone&)> done);
+  void Save(const CallPtr& call, const std::string& id, Saved done);
+  void Restore(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens, Saved done);
 
   void Cancel(const CallPtr& call);
 
@@ -156,82 +90,66 @@ class Sessions {
 
  private:
   using Clock = std::chrono::steady_clock;
-  struct Append {
-    std::string id;
-    std::vector<int32_t> tokens;  // until done
-    int64_t received_bytes = 0;
-    int64_t start = 0;  // of the session before it
-    int64_t total = 0;  // tokens
-    bool done = false;
-    bool running = false;  // the engine or a checkpoint works on it
-    RequestId request = 0;
-    CallPtr call;
-    AppendEvents events;
-    AppendDone result;
-    Clock::time_point begun;
-    int64_t begun_at = 0;  // tokens read when `begun` was taken
-  };
-  struct Held {
-    std::string id;
-    SessionId session = 0;  // 0: moved out
-    int64_t max_tokens = 0;
-    int64_t moved_tokens = 0;  // of a session that is moved out
-    bool durable = false;
-    int64_t durable_tokens = 0;
-    std::optional<Append> append;  // the last one whose text is all there
-    std::string upload_id;         // an append whose text is still arriving, or broke off
-    std::shared_ptr<AppendText> upload;
-    int saving = 0, restoring = 0;     // jobs of it in jobs_
-    int keeping = 0;                   // questions that are kept
-    int calls = 0;                     // running questions
-    std::vector<RequestId> questions;  // the same, for the engine
-    struct Waiting {
-      CallPtr call;
-      bool reads = false;  // leaves the session as it is: may run while it is saved
-      std::function<void(const absl::Status&)> run;
-    };
-    std::deque<Waiting> waiting;
-    Clock::time_point used;
-  };
-  struct Job {
-    std::string id;
-    std::unique_ptr<SaveJob> save;
-    std::unique_ptr<RestoreJob> restore;
-    Clock::time_point begun;
-    std::function<void(const absl::Status&, Job&)> done;
-  };
+  using Run = std::function<void(const absl::Status&)>;
+  using JobDone = std::function<void(const absl::Status&, StoreJob&)>;
 
-  absl::StatusOr<Held*> Find(const std::string& id);
+  // Which there are.
+  absl::StatusOr<NamedSession*> Find(const std::string& id);
+  NamedSession* Lookup(const std::string& id);  // null: there is none any more
+  NamedSession& Add(const std::string& id, Place first);
   absl::StatusOr<std::string> NewId(const std::string& wanted);
-  absl::Status Admit(const std::string& id);
-  SessionView View(const Held& held) const;
-  int64_t Tokens(const Held& held) const;
-  // Runs `run` when the session is open and nothing is changing it; with an error when that cannot be.
-  void WhenFree(Held& held, const CallPtr& call, bool reads, std::function<void(const absl::Status&)> run);
-  bool Free(const Held& held, bool reads) const;
+  absl::Status Admit() const;
+  absl::Status CheckMaxTokens(int64_t max_tokens) const;
+  SessionView View(const NamedSession& session) const;
+  int64_t Tokens(const NamedSession& session) const;
+  void EndCalls(NamedSession& session, const absl::Status& status);
+  void RewindNow(const std::string& id, int64_t tokens, const Viewed& done);
+
+  // Whose turn it is. Runs `run` when the session is open and nothing is changing it; with an error when that cannot
+  // be.
+  void WhenFree(NamedSession& session, const CallPtr& call, bool reads, Run run);
+  bool Free(const NamedSession& session, bool reads) const;
+  bool Idle(const NamedSession& session) const;
   void RunWaiting(const std::string& id);
   void Later(std::function<void()> closure) { later_.push_back(std::move(closure)); }
 
-  void FeedNext(const std::string& id);
-  void PieceDone(const std::string& id, RequestId request, const RequestResult& result);
-  void EndAppend(const std::string& id, absl::Status status);
-  AppendView ViewOf(const Held& held, const Append& append) const;
-  void ReportProgress(const Held& held, int64_t in_piece);
+  void AskNow(const CallPtr& call, NamedSession& session, std::vector<int32_t> tokens, const GenerateParams& params,
+              double waited, const AskEvents& events);
 
-  SessionManifest MetaOf(const Held& held, bool open) const;
-  void StartSaveJob(Held& held, std::function<void(const absl::Status&, Job&)> done);
-  void StartRestoreJob(Held& held);
+  // Appends.
+  bool IsAppend(const NamedSession& session, const std::string& append_id) const;
+  absl::Status StoppedAppend(const NamedSession& session) const;
+  void TakeUpAppend(const CallPtr& call, NamedSession& session, AppendEvents events);
+  void BeginAppend(const CallPtr& call, AppendInput input, AppendEvents events);
+  void ReadNext(const std::string& id);
+  void OnPieceRead(const std::string& id, RequestId request, const RequestResult& result);
+  void EndAppend(const std::string& id, absl::Status status);
+  void UndoAppend(NamedSession& session);
+  void ForgetAppend(NamedSession& session);
+  void RefuseAppend(const std::string& id, const AppendEvents& events, const absl::Status& status);
+  bool AllRead(const NamedSession& session) const;
+  AppendView ViewOfAppend(const NamedSession& session) const;
+  void ReportProgress(const NamedSession& session, int64_t in_piece);
+
+  // Jobs.
+  SessionManifest MetaOf(const NamedSession& session, bool open) const;
+  void StartSaveJob(NamedSession& session, JobDone done);
+  void StartRestoreJob(NamedSession& session);
   void RunJob();
+  std::vector<StoreJob> TakeJobs(const std::string& id);
+  SaveDone DoneOf(const std::string& id, const absl::Status& status, const StoreJob& job) const;
+  void OnRestored(const std::string& id, const absl::Status& status, StoreJob& job);
+  void AdoptAppend(NamedSession& session, const SavedAppend& saved);
+  absl::StatusOr<std::string> CheckRestore(const std::string& id, const std::string& new_id, int64_t max_tokens);
   void MoveOutIdle();
-  SaveDone DoneOf(const std::string& id, const absl::Status& status, const Job& job) const;
-  void Restored(const std::string& id, const absl::Status& status, Job& job);
+  void OnIdleSaved(const std::string& id, const absl::Status& status, int64_t bytes);
 
   SessionsOptions options_;
   Engine& engine_;
   SessionStore* store_;
   const Log& log_;
-  std::map<std::string, Held> held_;
-  std::deque<Job> jobs_;
+  std::map<std::string, NamedSession> sessions_;
+  std::deque<StoreJob> jobs_;
   std::deque<std::function<void()>> later_;
   Clock::time_point last_idle_look_;
   bool draining_ = false;

@@ -1,5 +1,6 @@
-// A server without a transport on the demo model, and clients that are plain objects: what the tests of the calls run.
-// Clients may be used by any thread; the rest belongs to the test's.
+// A server without a transport on the demo model, and clients that are plain
+// objects: what the tests of the calls run. Clients may be used by any thread;
+// the rest belongs to the test's.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -28,8 +29,8 @@ namespace duo {
 // What waits for a call waits no longer than this.
 constexpr std::chrono::seconds kPatience{120};
 
-// The client's end of a streaming call: keeps what it is sent. A client that is not `eager` confirms no message until
-// told to.
+// The client's end of a streaming call: keeps what it is sent. A client that is
+// not `eager` confirms no message until told to.
 template <typename Message>
 class Client {
  public:
@@ -47,7 +48,8 @@ class Client {
     EXPECT_TRUE(changed_.wait_for(lock, kPatience, [this] { return status_.has_value(); }));
     return status_.value_or(absl::UnknownError("the call did not end"));
   }
-  // Waits until the job has asked for the client's next message so often, or has ended.
+  // Waits until the job has asked for the client's next message so often, or
+  // has ended.
   void WaitForRead(int reads) {
     std::unique_lock lock(mutex_);
     EXPECT_TRUE(changed_.wait_for(lock, kPatience, [&] { return reads_ >= reads || status_.has_value(); }));
@@ -137,7 +139,7 @@ class ServiceFixture : public testing::Test {
     options.chunk = 64;
     options.sessions = 4;
     options.questions = 4;
-    options.kv_tokens = 8192;
+    options.kv_tokens = kv_tokens_;
     options.max_session_tokens = 2048;
     auto engine = Engine::Create(options, *device_, *comm_);
     ASSERT_TRUE(engine.ok()) << engine.status();
@@ -227,6 +229,7 @@ class ServiceFixture : public testing::Test {
   }
 
   const std::string model_ = SourceDir() + "/launcher/demo/needle-6m";
+  int64_t kv_tokens_ = 8192;  // set by a constructor
   std::filesystem::path scratch_;
   std::unique_ptr<Device> device_ = Device::Cpu(1);
   std::unique_ptr<Communicator> comm_ = MakeSelfCommunicator();

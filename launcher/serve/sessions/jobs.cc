@@ -1,0 +1,216 @@
+// Saves and restores: jobs of the store, which run one part at a time between the engine's steps.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "launcher/serve/sessions/sessions.h"
+
+namespace duo {
+
+SessionManifest Sessions::MetaOf(const NamedSession& session, bool open) const {
+  SessionManifest meta;
+  meta.max_tokens = session.max_tokens;
+  meta.durable = session.durable;
+  meta.open = open;
+  if (session.state.append() == AppendPhase::kNone) return meta;
+  const Append& append = session.append;
+  const bool done = AllRead(session);
+  if (done && append.id.empty()) return meta;
+  meta.append = SavedAppend{append.id, append.received_bytes, append.start, append.total, done, {}};
+  if (!done) meta.append->tokens = append.tokens;
+  return meta;
+}
+
+void Sessions::StartSaveJob(NamedSession& session, JobDone done) {
+  const std::string id = session.id;
+  StoreJob job;
+  job.id = id;
+  job.begun = Clock::now();
+  absl::StatusOr<std::unique_ptr<SaveJob>> save = store_->StartSave(id, session.session, MetaOf(session, true));
+  if (!save.ok()) {
+    log_.Event("save failed", {{"session", id}, {"status", std::string(save.status().message())}});
+    auto failed = std::make_shared<StoreJob>(std::move(job));
+    return Later([status = save.status(), done = std::move(done), failed] { done(status, *failed); });
+  }
+  job.save = std::move(*save);
+  session.state.To(Place::kSaving);
+  job.done = [this, id, done = std::move(done)](const absl::Status& status, StoreJob& finished) {
+    if (NamedSession* still = Lookup(id); still != nullptr) {
+      still->state.To(Place::kOpen);
+      if (status.ok()) still->durable_tokens = finished.save->tokens();
+    }
+    if (status.ok()) {
+      stats_.saved_bytes += finished.save->bytes_written();
+    } else {
+      log_.Event("save failed", {{"session", id}, {"status", std::string(status.message())}});
+    }
+    done(status, finished);
+    RunWaiting(id);
+  };
+  jobs_.push_back(std::move(job));
+}
+
+void Sessions::StartRestoreJob(NamedSession& session) {
+  const std::string id = session.id;
+  StoreJob job;
+  job.id = id;
+  job.begun = Clock::now();
+  absl::StatusOr<std::unique_ptr<RestoreJob>> restore = store_->StartRestore(id, session.max_tokens);
+  job.done = [this, id](const absl::Status& status, StoreJob& finished) { OnRestored(id, status, finished); };
+  session.state.To(Place::kRestoring);
+  if (!restore.ok()) {
+    auto failed = std::make_shared<StoreJob>(std::move(job));
+    return Later([status = restore.status(), failed] { failed->done(status, *failed); });
+  }
+  job.restore = std::move(*restore);
+  jobs_.push_back(std::move(job));
+}
+
+void Sessions::OnRestored(const std::string& id, const absl::Status& status, StoreJob& job) {
+  NamedSession* session = Lookup(id);
+  if (session == nullptr) return;
+  if (!status.ok()) {
+    log_.Event("restore failed", {{"session", id}, {"status", std::string(status.message())}});
+    std::deque<WaitingCall> waiting = std::exchange(session->waiting, {});
+    EndAppend(id, status);
+    session->state.To(Place::kMovedOut);
+    for (WaitingCall& w : waiting) w.run(status);
+    return;
+  }
+  const SessionManifest& manifest = job.restore->manifest();
+  session->state.To(Place::kOpen);
+  session->session = job.restore->session();
+  session->used = Clock::now();
+  session->durable_tokens = manifest.tokens;
+  stats_.restored_bytes += job.restore->bytes_read();
+  const double seconds = SecondsSince(job.begun);
+  log_.Event(
+      "session restored",
+      {{"session", id}, {"tokens", manifest.tokens}, {"bytes", job.restore->bytes_read()}, {"seconds", seconds}});
+  if (manifest.append.has_value()) AdoptAppend(*session, *manifest.append);
+  if (session->state.append() == AppendPhase::kStopped && session->durable) {  // a crash or a drain interrupted it
+    session->state.To(AppendPhase::kReading);
+  }
+  if (!session->state.reading()) return RunWaiting(id);
+  session->append.begun = Clock::now();
+  session->append.begun_at = Tokens(*session) - session->append.start;
+  ReadNext(id);
+}
+
+// The append as it is on disk: its phase where nothing is known of it, its tokens where it goes on.
+void Sessions::AdoptAppend(NamedSession& session, const SavedAppend& saved) {
+  Append& append = session.append;
+  append.id = saved.id;
+  append.received_bytes = saved.received_bytes;
+  append.start = saved.start;
+  append.total = saved.total;
+  append.tokens = saved.tokens;
+  if (session.state.append() != AppendPhase::kNone) return;
+  session.state.To(saved.done ? AppendPhase::kDone : AppendPhase::kStopped);
+}
+
+SaveDone Sessions::DoneOf(const std::string& id, const absl::Status& status, const StoreJob& job) const {
+  SaveDone done;
+  done.status = status;
+  done.seconds = SecondsSince(job.begun);
+  if (auto found = sessions_.find(id); found != sessions_.end()) done.session = View(found->second);
+  if (job.save != nullptr) {
+    done.bytes_moved = job.save->bytes_written();
+    done.bytes_total = job.save->bytes_total();
+  } else if (job.restore != nullptr) {
+    done.bytes_moved = job.restore->bytes_read();
+  }
+  return done;
+}
+
+static void Refuse(const Sessions::Saved& done, const absl::Status& status) {
+  SaveDone refused;
+  refused.status = status;
+  done(refused);
+}
+
+void Sessions::Save(const CallPtr& call, const std::string& id, Saved done) {
+  if (store_ == nullptr) return Refuse(done, absl::FailedPreconditionError("this server has no --save-dir"));
+  absl::StatusOr<NamedSession*> found = Find(id);
+  absl::Status status = found.ok() ? Admit() : found.status();
+  if (!status.ok()) return Refuse(done, status);
+  WhenFree(**found, call, false, [this, id, done](const absl::Status& free) {
+    if (!free.ok()) return Refuse(done, free);
+    StartSaveJob(*Lookup(id), [this, id, done](const absl::Status& s, StoreJob& job) {
+      const SaveDone result = DoneOf(id, s, job);
+      if (s.ok()) {
+        log_.Event("session saved", {{"session", id}, {"bytes", result.bytes_moved}, {"seconds", result.seconds}});
+      }
+      done(result);
+    });
+  });
+}
+
+// The id that the restored session gets.
+absl::StatusOr<std::string> Sessions::CheckRestore(const std::string& id, const std::string& new_id,
+                                                   int64_t max_tokens) {
+  if (store_ == nullptr) return absl::FailedPreconditionError("this server has no --save-dir");
+  if (absl::StatusOr<SessionView> view = Get(id); !view.ok()) return view.status();
+  absl::StatusOr<std::string> name = NewId(new_id.empty() ? id : new_id);
+  if (!name.ok()) return name;
+  if (absl::Status s = Admit(); !s.ok()) return s;
+  if (*name != id && store_->Exists(*name)) {
+    return absl::AlreadyExistsError(absl::StrCat("there is a saved session ", *name));
+  }
+  if (max_tokens != 0) {
+    if (absl::Status s = CheckMaxTokens(max_tokens); !s.ok()) return s;
+  }
+  return name;
+}
+
+void Sessions::Restore(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens,
+                       Saved done) {
+  const absl::StatusOr<std::string> name = CheckRestore(id, new_id, max_tokens);
+  if (!name.ok()) return Refuse(done, name.status());
+  absl::StatusOr<std::unique_ptr<RestoreJob>> restore = store_->StartRestore(id, max_tokens);
+  if (!restore.ok()) return Refuse(done, restore.status());
+  const SessionManifest& manifest = (*restore)->manifest();
+  NamedSession& session = Add(*name, Place::kRestoring);
+  session.max_tokens = manifest.max_tokens;
+  session.moved_tokens = manifest.tokens;
+  session.durable = manifest.durable && *name == id;
+  StoreJob job;
+  job.id = *name;
+  job.begun = Clock::now();
+  job.restore = std::move(*restore);
+  call->cancel = [this, name = *name] { Close(name, false).IgnoreError(); };
+  job.done = [this, call, name = *name, done](const absl::Status& s, StoreJob& finished) {
+    call->cancel = nullptr;
+    OnRestored(name, s, finished);
+    const SaveDone result = DoneOf(name, s, finished);
+    if (!s.ok()) sessions_.erase(name);
+    done(result);
+  };
+  jobs_.push_back(std::move(job));
+}
+
+void Sessions::RunJob() {
+  StoreJob& job = jobs_.front();
+  absl::StatusOr<bool> more = job.save != nullptr ? job.save->Step() : job.restore->Step();
+  if (more.ok() && !*more) {
+    // Others take their turn.
+    std::rotate(jobs_.begin(), jobs_.begin() + 1, jobs_.end());
+    return;
+  }
+  StoreJob finished = std::move(job);
+  jobs_.pop_front();
+  auto done = std::move(finished.done);
+  done(more.status(), finished);
+}
+
+// The session's jobs, which run no more.
+std::vector<StoreJob> Sessions::TakeJobs(const std::string& id) {
+  std::vector<StoreJob> taken;
+  for (StoreJob& job : jobs_) {
+    if (job.id == id) taken.push_back(std::move(job));
+  }
+  std::erase_if(jobs_, [&](const StoreJob& job) { return job.id == id; });
+  return taken;
+}
+
+}  // namespace duo

@@ -1,0 +1,88 @@
+// NamedSession: all that the service knows of one session: its state, its append, the questions that run on it and the
+// calls that wait for their turn. A value on the engine's thread, owned by Sessions.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "launcher/serve/sessions/session_view.h"
+#include "launcher/serve/sessions/state.h"
+#include "runtime/engine/engine.h"
+#include "runtime/saved/session_store.h"
+
+namespace duo {
+
+// The session's append whose text is whole; what it says counts unless the state's append phase is kNone.
+struct Append {
+  std::string id;               // empty: nobody can take it up again
+  std::vector<int32_t> tokens;  // until it is done
+  int64_t received_bytes = 0;
+  int64_t start = 0;      // tokens of the session before it
+  int64_t total = 0;      // its tokens
+  RequestId request = 0;  // of the engine; 0: none now
+  CallPtr call;           // whom it answers; null: nobody listens
+  AppendEvents events;
+  AppendDone result;
+  std::chrono::steady_clock::time_point begun;
+  int64_t begun_at = 0;  // tokens read when `begun` was taken
+};
+
+// An append with an id whose text is still arriving, or broke off, or waits for its turn.
+struct Upload {
+  std::string id;
+  std::shared_ptr<AppendText> text;
+};
+
+struct Question {
+  RequestId request = 0;
+  bool keep = false;  // it becomes part of the session
+};
+
+struct WaitingCall {
+  CallPtr call;
+  bool reads = false;  // leaves the session as it is: may run while it is saved
+  std::function<void(const absl::Status&)> run;
+};
+
+struct NamedSession {
+  std::string id;
+  SessionState state;
+  SessionId session = 0;     // while state.in_cache()
+  int64_t moved_tokens = 0;  // otherwise: what it holds on disk
+  int64_t max_tokens = 0;
+  bool durable = false;
+  int64_t durable_tokens = 0;  // on disk
+  Append append = {};
+  Upload upload = {};
+  std::vector<Question> questions = {};  // that run
+  std::deque<WaitingCall> waiting = {};
+  std::chrono::steady_clock::time_point used = {};
+
+  bool keeps() const {
+    for (const Question& question : questions) {
+      if (question.keep) return true;
+    }
+    return false;
+  }
+};
+
+// A save or a restore under way.
+struct StoreJob {
+  std::string id;
+  std::unique_ptr<SaveJob> save;  // one of the two
+  std::unique_ptr<RestoreJob> restore;
+  std::chrono::steady_clock::time_point begun;
+  std::function<void(const absl::Status&, StoreJob&)> done;  // once
+};
+
+inline double SecondsSince(std::chrono::steady_clock::time_point t) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count();
+}
+
+}  // namespace duo

@@ -1,0 +1,93 @@
+// Sessions as the service's calls see them: views, progress, results. Plain values; any thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runtime/scheduler/request.h"
+
+namespace duo {
+
+// A call as the engine's thread sees it. The transport's side cancels it by Sessions::Cancel.
+struct Call {
+  bool cancelled = false;
+  std::function<void()> cancel;  // set while there is something to stop
+};
+using CallPtr = std::shared_ptr<Call>;
+
+enum class Residence { kOpen, kMovedOut, kSaved };
+
+struct AppendView {
+  std::string id;
+  int64_t received_bytes = 0, tokens = 0, total_tokens = 0;
+  bool received_all = false, done = false;
+};
+
+struct SessionView {
+  std::string id;
+  int64_t tokens = 0, max_tokens = 0, kv_bytes = 0, durable_tokens = 0;
+  Residence residence = Residence::kOpen;
+  bool durable = false;
+  int pending = 0;
+  double idle_seconds = 0;
+  std::optional<AppendView> append;
+};
+
+// The text of an append while it arrives. Written by the transport's threads.
+struct AppendText {
+  std::mutex mutex;
+  std::string text;             // guarded by mutex, as is what follows
+  std::vector<int32_t> tokens;  // instead of text
+  int64_t received() const { return static_cast<int64_t>(text.size() + 4 * tokens.size()); }
+};
+
+// An append whose text is all there.
+struct AppendInput {
+  std::string session_id, append_id;
+  std::vector<int32_t> tokens;  // of the whole text; ignored where Sessions has them
+  int64_t received_bytes = 0;
+};
+
+struct AppendProgress {
+  int64_t tokens = 0, total = 0;
+  double seconds_left = 0;
+  bool waiting = false;
+};
+struct AppendDone {
+  absl::Status status;
+  SessionView session;
+  double queue_seconds = 0, read_seconds = 0, checkpoint_seconds = 0;
+  int64_t checkpoints = 0, tokens = 0, received_bytes = 0;
+};
+struct AppendEvents {
+  std::function<void(const AppendProgress&)> on_progress;
+  std::function<void(const AppendDone&)> on_done;  // once
+};
+
+struct AskEvents {
+  std::function<bool(int32_t token)> on_token;
+  std::function<void(const RequestResult&, int64_t history)> on_done;  // once
+};
+
+// How a save or a restore ended.
+struct SaveDone {
+  absl::Status status;
+  SessionView session;
+  int64_t bytes_moved = 0, bytes_total = 0;  // read or written by this job; on disk
+  double seconds = 0;
+};
+
+struct SessionsStats {
+  int open = 0, moved_out = 0;
+  int calls = 0;  // waiting or running
+  int64_t checkpoints = 0, saved_bytes = 0, restored_bytes = 0;
+  double longest_wait = 0;
+};
+
+}  // namespace duo

@@ -1,0 +1,71 @@
+// Whose turn it is: calls on one session take effect in the order in which they came, when the session is open and
+// nothing is changing it.
+#include <algorithm>
+
+#include "launcher/serve/sessions/sessions.h"
+
+namespace duo {
+
+bool Sessions::Free(const NamedSession& session, bool reads) const {
+  const Place place = session.state.place();
+  return (place == Place::kOpen || (place == Place::kSaving && reads)) && !session.keeps() && !session.state.reading();
+}
+
+// Nobody has anything to do with it.
+bool Sessions::Idle(const NamedSession& session) const {
+  return Free(session, false) && session.questions.empty() && session.waiting.empty() &&
+         session.state.upload() == AppendPhase::kNone;
+}
+
+void Sessions::WhenFree(NamedSession& session, const CallPtr& call, bool reads, Run run) {
+  session.used = Clock::now();
+  session.waiting.push_back({call, reads, std::move(run)});
+  if (session.state.place() == Place::kMovedOut) StartRestoreJob(session);
+  RunWaiting(session.id);
+}
+
+void Sessions::RunWaiting(const std::string& id) {
+  while (true) {
+    NamedSession* session = Lookup(id);
+    if (session == nullptr || session->waiting.empty()) return;
+    if (!Free(*session, session->waiting.front().reads)) return;
+    WaitingCall next = std::move(session->waiting.front());
+    session->waiting.pop_front();
+    if (next.call != nullptr && next.call->cancelled) {
+      next.run(absl::CancelledError("the call was cancelled"));
+    } else if (session->state.append() == AppendPhase::kStopped) {
+      next.run(StoppedAppend(*session));
+    } else {
+      next.run(absl::OkStatus());
+    }
+  }
+}
+
+void Sessions::Cancel(const CallPtr& call) {
+  call->cancelled = true;
+  if (call->cancel) {
+    auto cancel = std::move(call->cancel);
+    call->cancel = nullptr;
+    return cancel();
+  }
+  for (auto& [id, session] : sessions_) {
+    std::deque<WaitingCall>& waiting = session.waiting;
+    auto found = std::find_if(waiting.begin(), waiting.end(), [&](const auto& w) { return w.call == call; });
+    if (found == waiting.end()) continue;
+    WaitingCall gone = std::move(*found);
+    waiting.erase(found);
+    return gone.run(absl::CancelledError("the call was cancelled"));
+  }
+}
+
+void Sessions::CancelAll() {
+  for (auto& [id, session] : sessions_) {
+    std::deque<WaitingCall> waiting = std::move(session.waiting);
+    session.waiting.clear();
+    for (WaitingCall& w : waiting) w.run(absl::UnavailableError("the server is draining"));
+    const std::vector<Question> questions = session.questions;
+    for (const Question& question : questions) engine_.Cancel(question.request).IgnoreError();
+  }
+}
+
+}  // namespace duo
