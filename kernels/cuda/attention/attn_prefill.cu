@@ -1,6 +1,7 @@
 // Prefill attention of retrieval heads. History is gathered from pages of any codec to contiguous bf16, a segment at a
 // time, and attended densely; the step's own tokens are attended from qkv; partials merge by their lse in f32.
 //
+// On Hopper, history in bf16 pages is read where it lies (hopper/prefill_hopper.h); all else is gathered.
 // With cuDNN the rows are cut into slices (prefill_shapes.h). A slice sees the step's tokens before it as a rectangle,
 // its own as a causal square.
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include "kernels/cuda/attention/flash.h"
 #include "kernels/cuda/attention/prefill_shapes.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/hopper/prefill_hopper.h"
 #include "kernels/cuda/kv/kv_gather.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -201,6 +203,7 @@ struct Prefill {
 }  // namespace
 
 size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
+  if (HopperPrefillUsable(device, kv.page)) return HopperPrefillScratchBytes(device, kv.page.head_dim);
   // As if by cuDNN, which needs most. A capacity of fewer rows is never larger, but for the padding.
   const int64_t d = kv.page.head_dim, heads = kv.num_heads, cols = heads * group * d;
   const int64_t capacity = RowCapacity(rows);
@@ -214,6 +217,9 @@ size_t PrefillScratchBytes(const Device& device, int rows, int group, const Page
 
 void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                    const PagedKv& kv, bool own_square, Arena& scratch) {
+  if (HopperPrefillUsable(device, kv.page)) {
+    return HopperPrefill(device, out, lse, qkv, shape, batch, kv, own_square, scratch);
+  }
   const SeqSpan& span = batch.host_spans[0];
   const int rows = span.num_rows, d = shape.head_dim, heads = kv.num_heads, q_heads = heads * shape.group;
   const int64_t first_column = int64_t{kv.first_head} * d;

@@ -63,6 +63,19 @@ TEST_P(CudaAttention, FewRowsOverManyKeysMatchAlthoughKeysAreSplit) {
   }
 }
 
+TEST_P(CudaAttention, ChunksOfAnyLengthOverPagesOfAnyFillMatch) {
+  for (int head_dim : {64, 128}) {
+    for (int group : {1, 3, 7}) {  // rows of a tile that begin and end inside a token's group
+      for (int history : {0, 1, 127, 128, 1300}) {
+        AttentionCase c = Case(head_dim, group, 2);
+        c.sequences = {{history, 65 + (history + 31 * group) % 150}};
+        c.seed = head_dim + group + history;
+        Prefill(c);
+      }
+    }
+  }
+}
+
 TEST_P(CudaAttention, DecodeReplayedFromAGraphMatches) {
   AttentionCase c = Case(128, 4, 2);
   c.format = KvFormat::kInt8;
