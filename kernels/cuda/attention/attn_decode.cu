@@ -1,11 +1,14 @@
 // Decode attention over pages: split over keys, any codec read in place, a GQA group sharing each read. Two kernels:
 // the partials of a fixed grid of blocks, then their merge. Bound by the bytes of codes read; see decode_tile.cuh for
 // the arithmetic and decode_plan.cuh for the split.
+#include <algorithm>
+
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/attention/decode_merge.cuh"
 #include "kernels/cuda/attention/decode_plan.cuh"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/hopper/rows_hopper.h"
 
 namespace duo::cuda {
 namespace {
@@ -300,14 +303,24 @@ void LaunchFormat(Device& device, const DecodeArgs& args, int eights) {
 
 }  // namespace
 
-size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t) {
+size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
+  // Rows bound the sequences, so that a step may need either kernel's scratch.
+  size_t hopper = 0;
+  if (HopperRowsUsable(device, kv, 1)) {
+    hopper = HopperRowsScratchBytes(device, max_rows_total, group, kv, max_tokens);
+    if (HopperRowsUsable(device, kv, max_rows_total)) return hopper;
+  }
   // Eight columns a slot for every row in the narrowest form, 32 in the widest; rows bound the sequences.
   const int64_t slots = Slots(device, max_rows_total, group, kv.num_heads);
-  return Arena::Rounded(slots * 32 * kv.page.head_dim * sizeof(float)) + Arena::Rounded(slots * 32 * sizeof(float));
+  return std::max(hopper, Arena::Rounded(slots * 32 * kv.page.head_dim * sizeof(float)) +
+                              Arena::Rounded(slots * 32 * sizeof(float)));
 }
 
 void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                  const PagedKv& kv, Arena& scratch) {
+  if (HopperRowsUsable(device, kv, batch.num_seqs)) {
+    return HopperRows(device, out, lse, qkv, shape, batch, kv, scratch);
+  }
   const size_t mark = scratch.used();
   const int eights = ColumnEights(int64_t{batch.max_rows} * shape.group);
   const int64_t slots = Slots(device, batch.num_rows, shape.group, kv.num_heads);

@@ -19,12 +19,9 @@
 #include <type_traits>
 
 #include "kernels/attention.h"
-#include "kernels/cuda/hopper/hopper_ptx.cuh"
+#include "kernels/cuda/hopper/score_rows.cuh"
 
 namespace duo::cuda {
-
-constexpr int kTileKeys = 128;
-static_assert(kTileKeys == kPageTokens);
 
 struct PrefillWork {
   // Boxes of 64 columns x 128 rows x head_dim / 64: of the pages' memory as rows of head_dim, of qkv's K and V columns.
@@ -122,16 +119,6 @@ struct PrefillBarriers {
   __device__ uint32_t KEmpty(int s) const { return KFull(kStages + s); }
   __device__ uint32_t VFull(int s) const { return KFull(2 * kStages + s); }
   __device__ uint32_t VEmpty(int s) const { return KFull(3 * kStages + s); }
-};
-
-// Which stage of a ring of kStages comes next, and in which phase.
-template <int kStages>
-struct Ring {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ __forceinline__ void Next() {
-    if (++stage == kStages) stage = 0, phase ^= 1;
-  }
 };
 
 // The warp that draws items and fetches tiles.
@@ -248,74 +235,6 @@ __device__ __forceinline__ void FetchQueries(
   }
 }
 
-// A computing warp group's state: thread (g, c) of a warp has rows g and g + 8 of the warp's 16, and of each eight
-// columns 2 c and 2 c + 1.
-template <int kHeadDim>
-struct PrefillRows {
-  float o[kHeadDim / 2];
-  float s[64];
-  uint32_t p[32];
-  float top[2], sum[2];
-
-  __device__ __forceinline__ void Reset() {
-#pragma unroll
-    for (int i = 0; i < kHeadDim / 2; ++i) o[i] = 0;
-    top[0] = top[1] = -INFINITY;
-    sum[0] = sum[1] = 0;
-  }
-  // Hides columns outside [low, high] of the two rows.
-  __device__ __forceinline__ void Mask(const int (&low)[2], const int (&high)[2], int c) {
-#pragma unroll
-    for (int i = 0; i < 64; ++i) {
-      const int column = i / 4 * 8 + 2 * c + i % 2, row = i / 2 % 2;
-      if (column < low[row] || column > high[row]) s[i] = -INFINITY;
-    }
-  }
-  // s -> exp2(scale * (s - top)), the row's new top included; factor: what was summed before is to be scaled by.
-  __device__ __forceinline__ void Softmax(float scale, float (&factor)[2]) {
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      float high[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) high[i] = fmaxf(s[4 * i + 2 * row], s[4 * i + 2 * row + 1]);
-#pragma unroll
-      for (int i = 4; i < 16; ++i) {
-        high[i % 4] = fmaxf(high[i % 4], fmaxf(s[4 * i + 2 * row], s[4 * i + 2 * row + 1]));
-      }
-      float highest = fmaxf(fmaxf(high[0], high[1]), fmaxf(high[2], high[3]));
-      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
-      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
-      highest = fmaxf(highest, top[row]);
-      const float reference = highest == -INFINITY ? 0.0f : highest;
-      const float offset = reference * scale;
-      factor[row] = Exp2((top[row] - reference) * scale);  // exactly 1 where the top stays
-      top[row] = highest;
-      float add[4] = {};
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        float &a = s[4 * i + 2 * row], &b = s[4 * i + 2 * row + 1];
-        a = Exp2(fmaf(a, scale, -offset));
-        b = Exp2(fmaf(b, scale, -offset));
-        add[i % 4] += a + b;
-      }
-      sum[row] = sum[row] * factor[row] + ((add[0] + add[1]) + (add[2] + add[3]));
-    }
-  }
-  // A branch that is never taken and needs every exponential: without it the compiler moves them behind the wait for
-  // the product that they should run beside.
-  __device__ __forceinline__ void ExponentialsDone() {
-    if (sum[0] + sum[1] < 0) asm volatile("trap;");
-  }
-  __device__ __forceinline__ void Pack() {
-#pragma unroll
-    for (int i = 0; i < 32; ++i) p[i] = PackBf16(s[2 * i], s[2 * i + 1]);
-  }
-  __device__ __forceinline__ void Rescale(const float (&factor)[2]) {
-#pragma unroll
-    for (int i = 0; i < kHeadDim / 2; ++i) o[i] *= factor[i / 2 % 2];
-  }
-};
-
 template <int kHeadDim, int kConsumers>
 __device__ __forceinline__ void Compute(const PrefillWork& w,
                                         const PrefillBarriers<PrefillShape<kHeadDim, kConsumers>::kStages>& barriers,
@@ -329,7 +248,7 @@ __device__ __forceinline__ void Compute(const PrefillWork& w,
   Ring<Shape::kStages> k_ring, v_ring;
   Ring<2> item_ring;
   uint32_t q_phase = 0;
-  PrefillRows<kHeadDim> rows;
+  ScoreRows<kHeadDim> rows;
   const uint64_t q_operand = Operand(q_shared + consumer * 64 * 128, 1024, 16);
   while (true) {
     BarrierWait(barriers.ItemFull(item_ring.stage), item_ring.phase);

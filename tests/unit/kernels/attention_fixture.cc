@@ -27,6 +27,10 @@ AttentionState::AttentionState(Device& device, const AttentionCase& c)
   tables_.resize(num_seqs * most_ids);
   for (size_t i = 0; i < tables_.size(); ++i) tables_[i] = static_cast<int32_t>(i);
   std::shuffle(tables_.begin(), tables_.end(), rng);
+  for (const SeqSpan& span : spans_) {
+    std::copy_n(&tables_[spans_[0].table * most_ids], c.shared / (kPageTokens * c.slots),
+                &tables_[span.table * most_ids]);
+  }
 
   pages_.page = {c.format, c.head_dim};
   pages_.num_heads = c.paged_heads;
@@ -56,6 +60,8 @@ AttentionState::AttentionState(Device& device, const AttentionCase& c)
     values_.push_back(Normal(rng, count));
     for (float& x : keys_.back()) x = Rounded(type_, x);
     for (float& x : values_.back()) x = Rounded(type_, x);
+    std::copy_n(keys_[0].begin(), size_t(c.shared) * shape_.kv_cols(), keys_.back().begin());
+    std::copy_n(values_[0].begin(), size_t(c.shared) * shape_.kv_cols(), values_.back().begin());
   }
   host_qkv_ = Normal(rng, size_t(rows_) * shape_.qkv_cols(), 1.5f);
   for (float& x : host_qkv_) x = Rounded(type_, x);
@@ -153,6 +159,27 @@ void AttentionState::AttendPaged(bool prefill, bool own_square) {
     Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
     AttendPages(device_, out, lse_.as<float>(), qkv, shape_, batch, pages_, scratch);
   }
+  device_.Synchronize();
+}
+
+void AttentionState::AttendPagedAlone(int seq) {
+  View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
+  const SeqSpan& span = spans_[seq];
+  SeqSpan alone = span;
+  alone.first_row = 0;
+  const Buffer device_alone = Upload(device_, std::vector<SeqSpan>{alone});
+  const Buffer row_seq = Upload(device_, std::vector<int32_t>(span.num_rows, 0));
+  SeqBatch batch;
+  batch.spans = device_alone.as<SeqSpan>();
+  batch.host_spans = &alone;
+  batch.row_seq = row_seq.as<int32_t>();
+  batch.positions = device_positions_.as<int32_t>() + span.first_row;
+  batch.num_seqs = 1;
+  batch.num_rows = batch.max_rows = span.num_rows;
+  batch.max_tokens = span.history + span.num_rows;
+  Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
+  AttendPages(device_, out.Rows(span.first_row, span.num_rows), nullptr, qkv.Rows(span.first_row, span.num_rows),
+              shape_, batch, pages_, scratch);
   device_.Synchronize();
 }
 

@@ -29,6 +29,8 @@ struct AttentionCase {
   int slots = 1, first_slot = 0, num_slots = 1;
   int sink = 5, recent = 20, window = 0;
   std::vector<SequenceCase> sequences;
+  int shared =
+      0;  // tokens at the beginning that lie in the same pages for all sequences; whole ids, within each history
   unsigned seed = 1;
 };
 
@@ -40,6 +42,7 @@ class AttentionState {
   // ringed ones, then stores the rings.
   void StoreStep();
   void AttendPaged(bool prefill, bool own_square = true);
+  void AttendPagedAlone(int seq);  // its rows by the decode kernel, as if the step had no others
   void AttendRinged();
   // The paged and the ringed attention from a recorded graph, replayed over poisoned results. CUDA only.
   void AttendFromGraph();
