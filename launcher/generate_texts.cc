@@ -8,7 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/read_file.h"
 #include "runtime/text/chat_template.h"
-#include "runtime/text/unicode.h"
+#include "runtime/text/unicode/unicode.h"
 #include "runtime/weights/config.h"
 
 namespace duo {

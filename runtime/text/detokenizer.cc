@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "runtime/text/text_steps.h"
-#include "runtime/text/unicode.h"
+#include "runtime/text/unicode/unicode.h"
 
 namespace duo {
 namespace {

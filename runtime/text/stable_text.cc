@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/text/unicode.h"
+#include "runtime/text/unicode/unicode.h"
 
 namespace duo {
 namespace {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "runtime/text/regex.h"
-#include "runtime/text/unicode.h"
+#include "runtime/text/unicode/unicode.h"
 
 namespace duo {
 

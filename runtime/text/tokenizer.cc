@@ -8,7 +8,7 @@
 #include "runtime/text/stable_text.h"
 #include "runtime/text/text_map.h"
 #include "runtime/text/tokenizer_json.h"
-#include "runtime/text/unicode.h"
+#include "runtime/text/unicode/unicode.h"
 
 namespace duo {
 namespace {

@@ -1,4 +1,4 @@
-#include "runtime/text/unicode.h"
+#include "runtime/text/unicode/unicode.h"
 
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>

@@ -1,5 +1,5 @@
 // Unicode for the tokenizer: UTF-8 in and out, character classes, normalisation forms.
-// Why: prompts are bytes, tokenizers are defined on Unicode text. This is the only file that knows ICU.
+// Why: prompts are bytes, tokenizers are defined on Unicode text. Only this file and jinja/values/characters.cc know ICU.
 // Ownership: values only. Threads: every function is pure. Errors: none; text that is not UTF-8 is repaired by
 // ReplaceInvalidUtf8 first, every other function expects valid UTF-8.
 #pragma once
