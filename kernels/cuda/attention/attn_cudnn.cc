@@ -4,6 +4,7 @@
 #include "kernels/base/cuda_check.h"
 #include "kernels/cuda/attention/prefill_shapes.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/hopper/prefill_hopper.h"
 #include "kernels/cuda/state.h"
 
 #ifdef DUO_HAVE_CUDNN
@@ -126,6 +127,7 @@ bool CudnnUsable(Device& device) {
 
 void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_dim, int64_t max_tokens) {
   if (rows < kLeastRows || heads == 0) return;
+  if (HopperPrefillUsable(device, {KvFormat::kBF16, head_dim})) return;  // whose attention asks cuDNN for nothing
   CudnnAttention& a = Cudnn(device);
   if (a.builder.joinable()) return;
   a.builder = std::thread([&a, &device, shapes = ShapesOf(rows, heads, group, head_dim, max_tokens)] {

@@ -1,7 +1,7 @@
 // Prefill attention of retrieval heads. History is gathered from pages of any codec to contiguous bf16, a segment at a
 // time, and attended densely; the step's own tokens are attended from qkv; partials merge by their lse in f32.
 //
-// On Hopper, history in bf16 pages is read where it lies (hopper/prefill_hopper.h); all else is gathered.
+// On Hopper, hopper/prefill_hopper.h does it instead.
 // With cuDNN the rows are cut into slices (prefill_shapes.h). A slice sees the step's tokens before it as a rectangle,
 // its own as a causal square.
 #include <algorithm>
@@ -203,7 +203,9 @@ struct Prefill {
 }  // namespace
 
 size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
-  if (HopperPrefillUsable(device, kv.page)) return HopperPrefillScratchBytes(device, kv.page.head_dim);
+  if (HopperPrefillUsable(device, kv.page)) {
+    return HopperPrefillScratchBytes(device, rows, group, kv, max_tokens);
+  }
   // As if by cuDNN, which needs most. A capacity of fewer rows is never larger, but for the padding.
   const int64_t d = kv.page.head_dim, heads = kv.num_heads, cols = heads * group * d;
   const int64_t capacity = RowCapacity(rows);
@@ -330,7 +332,8 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
     keys.slots = kv.slots;
     keys.first_slot = kv.first_slot;
     keys.num_slots = kv.num_slots;
-    GatherPages(device, k, v, tokens, kv, kv.split ? span.split_table : span.table, first, keys.keys);
+    GatherPages(device, k, v, GatherLayout::Contiguous(tokens, d), kv, kv.split ? span.split_table : span.table, first,
+                keys.keys);
     clear_tail(keys.keys, keys.keys + kLeastKeys);
     for (Slice& slice : p.slices) p.Add(slice, keys, false);
   }

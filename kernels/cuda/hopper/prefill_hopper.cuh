@@ -8,6 +8,9 @@
 // A group's softmax of one tile runs while its product with V of the tile before is under way, and the groups take
 // turns at issuing products, so that one's exponentials run beside another's products.
 //
+// Coded pages are decoded to bf16 pages in a staging of fixed size first, some at a time, by another kernel; the
+// results of their launches are added up.
+//
 // Work: item = (KV head, block of rows, run of tiles). Blocks of the grid stay and draw items from a counter, long ones
 // first. An item with a run of its own writes a partial (o, lse) in f32, which MergeSplits adds up in order.
 //
@@ -32,7 +35,11 @@ struct PrefillWork {
   int64_t out_stride;
   float* lse;  // [heads * group][lse_stride] or null
   int64_t lse_stride;
-  int rows, heads, group;
+  // The result of rows [first_row, rows) is added to that of earlier keys, and goes to `out` only when it is the last.
+  float* sum;            // [row - first_row][query head][head_dim], null: this is all
+  const float* sum_lse;  // [row - first_row][query head], null: the first
+  float* next_sum_lse;   // null: the last
+  int first_row, rows, heads, group;
   float scale;                       // 1 / sqrt(head_dim) * log2 e
   int own_v;                         // V's first block of 64 columns in `own`
   bool has_own;                      // do the step's own keys take part?
@@ -42,7 +49,7 @@ struct PrefillWork {
   int last_tokens;                   // in the last of them
   int first_held;                    // number of the first of them among the pages held here
   int slots, first_slot, num_slots;  // PagedKv
-  const int32_t* table;              // of the sequence
+  const int32_t* table;              // of the sequence; null: the pages lie one after the other
   int head_rows, id_rows;            // rows of head_dim from one head, and one page id, to the next
   int row_blocks;                    // of one head
   int whole;                         // items that are whole (head, row block) pairs
@@ -87,8 +94,8 @@ struct PrefillItem {
     }
     item.head = pair / w.row_blocks;
     item.row_block = w.row_blocks - 1 - pair % w.row_blocks;
-    item.first_token = item.row_block * kRows / w.group;
-    const int last_token = min((item.row_block * kRows + kRows - 1) / w.group, w.rows - 1);
+    item.first_token = w.first_row + item.row_block * kRows / w.group;
+    const int last_token = min(w.first_row + (item.row_block * kRows + kRows - 1) / w.group, w.rows - 1);
     item.pages_end = w.pages_count;
     item.own_end = w.has_own ? last_token / kTileKeys + 1 : 0;
     item.own_count = item.own_end;
@@ -146,7 +153,8 @@ __device__ __forceinline__ void FetchTiles(const PrefillWork& w,
     // Where tile u lies: the row of its K, -1 - that row of qkv for own keys.
     auto row_of = [&](int u) {
       if (u < item.own_count) return -1 - (item.own_end - 1 - u) * kTileKeys;
-      const int page = w.first_held + item.pages_end - 1 - (u - item.own_count);
+      const int local = item.pages_end - 1 - (u - item.own_count), page = w.first_held + local;
+      if (w.table == nullptr) return item.head * w.head_rows + local * w.id_rows;
       int id = page, in_id = 0;
       if (w.slots > 1) id = page / w.num_slots, in_id = page % w.num_slots;
       return item.head * w.head_rows + __ldg(w.table + id) * w.id_rows + in_id * 2 * kTileKeys;
@@ -222,7 +230,7 @@ __device__ __forceinline__ void FetchQueries(
     q_phase ^= 1;
     for (int i = thread; i < Shape::kRows * kPieces; i += kLoaders) {
       const int row = i / kPieces, piece = i % kPieces, packed = item.row_block * Shape::kRows + row;
-      const int token = packed / w.group, head = item.head * w.group + packed % w.group;
+      const int token = w.first_row + packed / w.group, head = item.head * w.group + packed % w.group;
       const bool valid = token < w.rows;
       const bf16* from = w.q + (valid ? token : 0) * w.q_stride + head * kHeadDim + piece * 8;
       const uint32_t to = q_shared + piece / 8 * (Shape::kRows * 128) + row * 128 + ((piece % 8) ^ (row % 8)) * 16;
@@ -233,6 +241,38 @@ __device__ __forceinline__ void FetchQueries(
     SharedStoresFence();
     BarrierArrive(barriers.QFull());
   }
+}
+
+// Stores a row's result over these keys: columns 8 j + 2 c and the next are x(j).
+template <int kHeadDim, typename X>
+__device__ __forceinline__ void Store(const PrefillWork& w, int token, int head, float lse, int c, X&& x) {
+  MergedWeights weights = {0, 1, lse};
+  float* sum = nullptr;
+  if (w.sum != nullptr) {
+    const int64_t at = int64_t{token - w.first_row} * (w.heads * w.group) + head;
+    sum = w.sum + at * kHeadDim + 2 * c;
+    if (w.sum_lse != nullptr) weights = MergeWeights(w.sum_lse[at], lse);
+    if (w.next_sum_lse != nullptr && c == 0) w.next_sum_lse[at] = weights.lse;
+  }
+  bf16* out = w.out + token * w.out_stride + head * kHeadDim + 2 * c;
+  const bool last = w.next_sum_lse == nullptr;
+#pragma unroll
+  for (int j = 0; j < kHeadDim / 8; ++j) {
+    float2 v = x(j);
+    v.x *= weights.b;
+    v.y *= weights.b;
+    if (w.sum_lse != nullptr) {
+      const float2 before = *reinterpret_cast<const float2*>(sum + 8 * j);
+      v.x += weights.a * before.x;
+      v.y += weights.a * before.y;
+    }
+    if (last) {
+      *reinterpret_cast<uint32_t*>(out + 8 * j) = PackBf16(v.x, v.y);
+    } else {
+      *reinterpret_cast<float2*>(sum + 8 * j) = v;
+    }
+  }
+  if (last && c == 0 && w.lse != nullptr) w.lse[head * w.lse_stride + token] = weights.lse;
 }
 
 template <int kHeadDim, int kConsumers>
@@ -257,12 +297,12 @@ __device__ __forceinline__ void Compute(const PrefillWork& w,
     item_ring.Next();
     if (index >= w.items) return;
     const PrefillItem item = PrefillItem::Of<Shape::kRows>(w, index);
-    const int last_token = (item.row_block * Shape::kRows + Shape::kRows - 1) / w.group;
+
     int packed[2], token[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       packed[r] = item.row_block * Shape::kRows + consumer * 64 + warp * 16 + g + 8 * r;
-      token[r] = packed[r] / w.group;
+      token[r] = w.first_row + packed[r] / w.group;
     }
     rows.Reset();
     auto scores = [&] {
@@ -388,13 +428,9 @@ __device__ __forceinline__ void Compute(const PrefillWork& w,
         if (c == 0) w.partial_lse[at] = lse;
       } else if (token[r] < w.rows) {
         const int head = item.head * w.group + packed[r] % w.group;
-        bf16* to = w.out + token[r] * w.out_stride + head * kHeadDim + 2 * c;
-#pragma unroll
-        for (int j = 0; j < kHeadDim / 8; ++j) {
-          *reinterpret_cast<uint32_t*>(to + 8 * j) =
-              PackBf16(rows.o[4 * j + 2 * r] * inverse, rows.o[4 * j + 2 * r + 1] * inverse);
-        }
-        if (c == 0 && w.lse != nullptr) w.lse[head * w.lse_stride + token[r]] = lse;
+        Store<kHeadDim>(w, token[r], head, lse, c, [&](int j) {
+          return make_float2(rows.o[4 * j + 2 * r] * inverse, rows.o[4 * j + 2 * r + 1] * inverse);
+        });
       }
     }
   }

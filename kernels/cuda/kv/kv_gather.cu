@@ -18,9 +18,8 @@ __global__ void SplitHeadsKernel(uint4* to, int64_t capacity, const uint4* from,
   to[(column / per_head * capacity + row) * per_head + column % per_head] = from[row * stride + column];
 }
 
-// Tokens [first, first + count) of the pages held here -> k, v [head][capacity][head_dim].
 template <KvFormat kFormat>
-__global__ void GatherKernel(bf16* k, bf16* v, int64_t capacity, PagedKv kv, int table, int64_t first, int64_t count) {
+__global__ void GatherKernel(bf16* k, bf16* v, GatherLayout to, PagedKv kv, int table, int64_t first, int64_t count) {
   const int head_dim = kv.page.head_dim, per_vector = head_dim / kEach;
   const int64_t item = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (item >= count * per_vector) return;
@@ -30,7 +29,9 @@ __global__ void GatherKernel(bf16* k, bf16* v, int64_t capacity, PagedKv kv, int
   const uint8_t* page = kv.page_at(head, table, kv.held(token / kPageTokens));
   const int in_page = token % kPageTokens;
   const uint8_t* codes = page + (is_v ? kv.page.v_codes(in_page) : kv.page.k_codes(in_page));
-  uint4* out = reinterpret_cast<uint4*>((is_v ? v : k) + (head * capacity + item / per_vector) * head_dim + channel);
+  const int64_t place = item / per_vector;
+  uint4* out = reinterpret_cast<uint4*>((is_v ? v : k) + head * to.head_stride + place / kPageTokens * to.page_stride +
+                                        place % kPageTokens * head_dim + channel);
   if constexpr (kFormat == KvFormat::kBF16) {
     const uint4* in = reinterpret_cast<const uint4*>(codes + channel * 2);
     out[0] = in[0];
@@ -61,23 +62,23 @@ __global__ void GatherKernel(bf16* k, bf16* v, int64_t capacity, PagedKv kv, int
 
 }  // namespace
 
-void GatherPages(Device& device, bf16* k, bf16* v, int64_t capacity, const PagedKv& kv, int table, int64_t first,
+void GatherPages(Device& device, bf16* k, bf16* v, GatherLayout to, const PagedKv& kv, int table, int64_t first,
                  int64_t count) {
   const int64_t items = count * (kv.page.head_dim / kEach);
   const dim3 grid((items + 255) / 256, kv.num_heads, 2);
   const cudaStream_t stream = Stream(device);
   switch (kv.page.format) {
     case KvFormat::kBF16:
-      GatherKernel<KvFormat::kBF16><<<grid, 256, 0, stream>>>(k, v, capacity, kv, table, first, count);
+      GatherKernel<KvFormat::kBF16><<<grid, 256, 0, stream>>>(k, v, to, kv, table, first, count);
       break;
     case KvFormat::kFp8:
-      GatherKernel<KvFormat::kFp8><<<grid, 256, 0, stream>>>(k, v, capacity, kv, table, first, count);
+      GatherKernel<KvFormat::kFp8><<<grid, 256, 0, stream>>>(k, v, to, kv, table, first, count);
       break;
     case KvFormat::kInt8:
-      GatherKernel<KvFormat::kInt8><<<grid, 256, 0, stream>>>(k, v, capacity, kv, table, first, count);
+      GatherKernel<KvFormat::kInt8><<<grid, 256, 0, stream>>>(k, v, to, kv, table, first, count);
       break;
     case KvFormat::kInt4:
-      GatherKernel<KvFormat::kInt4><<<grid, 256, 0, stream>>>(k, v, capacity, kv, table, first, count);
+      GatherKernel<KvFormat::kInt4><<<grid, 256, 0, stream>>>(k, v, to, kv, table, first, count);
       break;
     case KvFormat::kF32:
       DUO_CHECK_MSG(false, "f32 KV is for the CPU");

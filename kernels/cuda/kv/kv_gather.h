@@ -5,8 +5,17 @@
 
 namespace duo::cuda {
 
-// Tokens [first, first + count) of the pages held here, decoded -> k, v [head][capacity][head_dim].
-void GatherPages(Device& device, bf16* k, bf16* v, int64_t capacity, const PagedKv& kv, int table, int64_t first,
+// Where gathered vectors go: token t of head h (of the count gathered) to h * head_stride + t / 128 * page_stride +
+// t % 128 * head_dim elements.
+struct GatherLayout {
+  int64_t head_stride, page_stride;
+  static GatherLayout Contiguous(int64_t capacity, int head_dim) {
+    return {capacity * head_dim, int64_t{kPageTokens} * head_dim};
+  }
+};
+// Tokens [first, first + count) of the pages held here, decoded -> k, v. With a layout whose pages are not contiguous,
+// `first` is a page's first token.
+void GatherPages(Device& device, bf16* k, bf16* v, GatherLayout to, const PagedKv& kv, int table, int64_t first,
                  int64_t count);
 // rows x (heads * head_dim) columns, row stride `stride` -> to [head][capacity][head_dim].
 void SplitHeads(Device& device, bf16* to, int64_t capacity, const bf16* from, int64_t stride, int64_t rows, int heads,

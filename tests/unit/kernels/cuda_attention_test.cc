@@ -46,6 +46,13 @@ TEST_P(CudaAttention, ChunksWithSeveralHeadsOverCodedHistoryMatch) {
   Prefill(c);
 }
 
+TEST_P(CudaAttention, CodedHistoriesLongerThanWhatIsDecodedAtOnceMatch) {
+  AttentionCase c = Case(128, 1, 4);  // 32,768 tokens at once on Hopper, 65,536 elsewhere
+  c.format = KvFormat::kInt8;
+  c.sequences = {{33300, 66}};
+  Prefill(c);
+}
+
 TEST_P(CudaAttention, HoldersOfASplitHeadWithoutTheSquareMatch) {
   AttentionCase c = Case(64, 2, 1);
   c.slots = 3;
