@@ -13,10 +13,12 @@
 #include <random>
 #include <thread>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "duo/v1/duo.grpc.pb.h"
+#include "launcher/client/interrupt.h"
 #include "launcher/client/print.h"
 #include "launcher/terminal/progress.h"
 
@@ -53,6 +55,7 @@ class Caller {
   Caller(const ClientOptions& options, const VerbOptions& verb) : o_(options), v_(verb) {}
 
   absl::Status Connect() {
+    if (v_.verb == Verb::kAppend) interrupt_ = std::make_unique<Interrupt>();
     std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
     if (!o_.tls_ca.empty()) {
       grpc::SslCredentialsOptions ssl;
@@ -231,12 +234,25 @@ class Caller {
     for (int attempt = 0; attempt <= v_.retries; ++attempt) {
       if (attempt > 0) {
         std::fprintf(stderr, "append %s: %s; trying again\n", append_id.c_str(), std::string(status.message()).c_str());
-        std::this_thread::sleep_for(std::chrono::seconds(std::min(1 << std::min(attempt, 5), 30)));
+        if (interrupt_->Sleep(std::min(1 << std::min(attempt, 5), 30))) {
+          status = absl::CancelledError("interrupted");
+          break;
+        }
       }
       status = AppendOnce(*text, append_id);
-      if (status.ok() || !absl::IsUnavailable(status)) return status;
+      if (!absl::IsUnavailable(status)) break;
     }
-    return status;
+    const bool broken_off =
+        absl::IsUnavailable(status) || absl::IsCancelled(status) || absl::IsDeadlineExceeded(status);
+    return broken_off && opened_at_ >= 0 ? HowToGoOn(status, append_id) : status;
+  }
+
+  // The server keeps what it has of an append that broke off: what its user can do about it.
+  absl::Status HowToGoOn(const absl::Status& status, const std::string& append_id) const {
+    const std::string text = v_.file.empty() ? "--text .." : "--file " + v_.file;
+    return absl::Status(status.code(), absl::StrCat(status.message(), "; to go on: duo client append ", v_.session, " ",
+                                                    text, " --append-id ", append_id,
+                                                    "; to undo it: duo client rewind ", v_.session, " ", opened_at_));
   }
 
   absl::Status AppendOnce(const std::string& text, const std::string& append_id) {
@@ -247,7 +263,10 @@ class Caller {
     request.set_append_id(append_id);
     request.set_special(v_.special);
     pb::AppendProgress progress;
+    interrupt_->Tell([&] { context->TryCancel(); });
+    const absl::Cleanup quiet = [&] { interrupt_->Tell(nullptr); };
     if (!stream->Write(request) || !stream->Read(&progress)) return FromGrpc(stream->Finish());
+    if (opened_at_ < 0) opened_at_ = progress.session().tokens();
     const size_t first = std::min<size_t>(progress.received_bytes(), text.size());
     std::thread writer([&] {
       for (size_t at = first; at < text.size(); at += kPieceBytes) {
@@ -320,6 +339,8 @@ class Caller {
 
   const ClientOptions& o_;
   const VerbOptions& v_;
+  std::unique_ptr<Interrupt> interrupt_;  // of an append
+  int64_t opened_at_ = -1;                // tokens of the session when its append was opened first
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<pb::Sessions::Stub> sessions_;
   std::unique_ptr<pb::Cluster::Stub> cluster_;

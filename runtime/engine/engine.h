@@ -104,7 +104,7 @@ class Engine {
   // A session of its own with the same content; shares full pages. max_tokens >= its tokens.
   absl::StatusOr<SessionId> Fork(SessionId id, int64_t max_tokens);
   // Cuts the session to its first `tokens` tokens. Rings are rebuilt by re-feeding when next needed. Refused while
-  // requests of the session are pending.
+  // requests of the session are pending that extend it or have no fork of it yet.
   absl::Status Rewind(SessionId id, int64_t tokens);
   absl::StatusOr<SessionInfo> Get(SessionId id) const;
   std::vector<SessionInfo> List() const;

@@ -51,6 +51,7 @@ struct SessionInfo {
   int64_t max_tokens = 0;
   int64_t kv_bytes = 0;  // over all ranks, without page rounding (SessionKvBytes)
   int pending_requests = 0;
+  int standing_requests = 0;  // of these, those that it must stand still for: that extend it or have no fork of it yet
 };
 
 struct EngineStats {

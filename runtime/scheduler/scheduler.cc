@@ -94,9 +94,9 @@ absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
     return absl::InvalidArgumentError(
         absl::StrFormat("session %d holds %d tokens, it cannot be rewound to %d", id, sequence.length, tokens));
   }
-  if (!session.queue.empty()) {
+  if (const int standing = StandingRequests(session); standing > 0) {
     return absl::FailedPreconditionError(
-        absl::StrFormat("session %d has %d requests pending; rewind it when they are done", id, session.queue.size()));
+        absl::StrFormat("session %d has %d requests pending; rewind it when they are done", id, standing));
   }
   if (tokens == sequence.length) return absl::OkStatus();
   if (absl::Status s = pool_.Shrink(&sequence, tokens, &upkeep_); !s.ok()) return s;
@@ -108,6 +108,15 @@ absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
   return absl::OkStatus();
 }
 
+int Scheduler::StandingRequests(const Session& session) const {
+  int count = 0;
+  for (RequestId id : session.queue) {
+    const Request& request = requests_.at(id);
+    if (ExtendsSession(request) || request.sequence == nullptr) ++count;
+  }
+  return count;
+}
+
 absl::StatusOr<SessionInfo> Scheduler::Get(SessionId id) const {
   auto found = sessions_.find(id);
   if (found == sessions_.end()) return NoSession(id);
@@ -117,6 +126,7 @@ absl::StatusOr<SessionInfo> Scheduler::Get(SessionId id) const {
   info.tokens = session.sequence.length;
   info.max_tokens = session.max_tokens;
   info.pending_requests = static_cast<int>(session.queue.size());
+  info.standing_requests = StandingRequests(session);
   return info;
 }
 
@@ -177,14 +187,8 @@ absl::StatusOr<RequestId> Scheduler::Submit(Session* session, Request request) {
                           session->id, session->sequence.length, session->promised, session->max_tokens, tokens));
     }
     session->promised += tokens;
-  } else {
-    // A fork shares the session's full pages; what it needs besides must fit an otherwise empty cache.
-    const int64_t pages = pool_.PagesFor(before + tokens);
-    if (pages > 0 && pages + (before > 0 ? 1 : 0) > pool_.pages().size()) {
-      return absl::ResourceExhaustedError(absl::StrFormat(
-          "the question and its answer need %d pages of %d tokens with their document, the cache has %d", pages,
-          kPageTokens, pool_.pages().size()));
-    }
+  } else if (absl::Status s = CheckFits(*session, before, tokens); !s.ok()) {
+    return s;
   }
   request.id = next_request_++;
   request.session = session;
@@ -193,6 +197,23 @@ absl::StatusOr<RequestId> Scheduler::Submit(Session* session, Request request) {
   const RequestId id = request.id;
   requests_.emplace(id, std::move(request));
   return id;
+}
+
+// A question's fork shares its session's full pages. What it needs besides must fit beside all that is promised to the
+// session, in a cache that is empty otherwise; if not, it would wait for ever.
+absl::Status Scheduler::CheckFits(const Session& session, int64_t before, int64_t tokens) const {
+  const PagePool* const pools[] = {&pool_.pages(), &pool_.split_pages()};
+  const int64_t needed[] = {pool_.PagesFor(before + tokens) - pool_.FullPages(before),
+                            pool_.SplitPagesFor(before + tokens) - pool_.FullSplitPages(before)};
+  const int64_t promised[] = {pool_.PagesFor(session.max_tokens), pool_.SplitPagesFor(session.max_tokens)};
+  for (int i = 0; i < 2; ++i) {
+    if (needed[i] == 0 || needed[i] + promised[i] <= pools[i]->size()) continue;
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "the question and its answer need %d %s beside the %d that session %d reserves for its %d tokens, and the "
+        "cache has %d: open the session with a smaller max_tokens",
+        needed[i], i == 0 ? "pages" : "split pages", promised[i], session.id, session.max_tokens, pools[i]->size()));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Scheduler::Cancel(RequestId id) {

@@ -102,6 +102,8 @@ class Scheduler {
 
   absl::StatusOr<RequestId> Submit(Session* session, Request request);
   bool ExtendsSession(const Request& r) const { return !r.ask || r.params.keep; }
+  int StandingRequests(const Session& session) const;
+  absl::Status CheckFits(const Session& session, int64_t before, int64_t tokens) const;
   int64_t Remaining(const Request& r) const { return static_cast<int64_t>(r.tokens.size() - r.fed); }
   void StartWhatCan();
   bool TryStart(Request& request);

@@ -77,8 +77,8 @@ absl::Status SequencePool::Fork(const Sequence& parent, int64_t max_tokens, Sequ
   child.length = parent.length;
   child.rings_at = parent.rings_at;
   child.ring_begin = parent.ring_begin;
-  const int64_t full = has_whole_ ? parent.length / kPageTokens : 0;
-  const int64_t split_full = has_split_ ? parent.length / (int64_t{kPageTokens} * slots_) : 0;
+  const int64_t full = FullPages(parent.length);
+  const int64_t split_full = FullSplitPages(parent.length);
   child.reserved = PagesFor(max_tokens) - full;
   child.split_reserved = SplitPagesFor(max_tokens) - split_full;
   if (absl::Status s = ReserveOrExplain(child.reserved, child.split_reserved, max_tokens); !s.ok()) return s;

@@ -36,6 +36,9 @@ class SequencePool {
   int64_t SplitPagesFor(int64_t tokens) const {
     return has_split_ ? CeilDiv(tokens, int64_t{kPageTokens} * slots_) : 0;
   }
+  // Pages that `tokens` tokens fill: those that a fork shares.
+  int64_t FullPages(int64_t tokens) const { return has_whole_ ? tokens / kPageTokens : 0; }
+  int64_t FullSplitPages(int64_t tokens) const { return has_split_ ? tokens / (int64_t{kPageTokens} * slots_) : 0; }
   bool HasSlot() const { return !tables_.empty() && !rings_.empty(); }
 
   // An empty sequence with room for max_tokens. RESOURCE_EXHAUSTED with the numbers when there is no table or ring set

@@ -2,6 +2,9 @@
 
 import concurrent.futures
 import random
+import signal
+import subprocess
+import tempfile
 import threading
 import time
 
@@ -97,6 +100,41 @@ def append_retry():
         equal(code_of(lambda: client.ask("whole", "x"))[0], grpc.StatusCode.FAILED_PRECONDITION, "a half-read document")
         done = client.append("whole", long_document, append_id="again")
         equal(done.session.tokens - before, len(client.Tokenize(text=long_document.decode()).tokens), "tokens of the text")
+
+
+@case
+def interrupted():
+    """Ctrl-C on `duo client append` says how to go on and how to undo it, and both work."""
+    document, _ = needles(12000, 1, seed=6)
+    with serve("--sessions", "4", "--max-session-tokens", "30000") as server, tempfile.NamedTemporaryFile() as file:
+        file.write(document)
+        file.flush()
+        client = server.client()
+        client.Create(id="doc", max_tokens=30000)
+        client.append("doc", b"Before it.")
+        before = client.Get(session_id="doc").tokens
+        command = [ARGS.duo, "client", "append", "doc", "--server", server.address, "--file", file.name]
+        for way in ("to undo it: ", "to go on: "):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            deadline = time.time() + 60
+            while client.Get(session_id="doc").append.tokens == 0:
+                check(time.time() < deadline and process.poll() is None, "the append begins to be read")
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            told = process.communicate(timeout=60)[1]
+            equal(process.returncode, 1, f"exit code ({told})")
+            check(told.count("error: ") == 1 and way in told, told)
+            while client.Get(session_id="doc").pending_calls:
+                check(time.time() < deadline, "the append stops")
+                time.sleep(0.02)
+            advice = told.split(way)[1].split(";")[0].split()
+            equal(advice[:2], ["duo", "client"], "a command")
+            subprocess.run([ARGS.duo, *advice[1:], "--server", server.address], check=True, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL)
+            if "undo" in way:
+                equal(client.Get(session_id="doc").tokens, before, "tokens")
+        equal(client.Get(session_id="doc").tokens - before, len(client.Tokenize(text=document.decode()).tokens),
+              "tokens after going on")
 
 
 @case

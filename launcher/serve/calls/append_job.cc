@@ -63,6 +63,10 @@ void AppendJob::Open(AppendPiece first) {
 // The part of a piece that is new is added, the part that is there already is compared.
 void AppendJob::Add(const AppendPiece& piece) {
   const absl::StatusOr<int64_t> received = Keep(piece);
+  if (absl::IsResourceExhausted(received.status())) {  // no retry can make it fit: its text is given up
+    c_.thread->Urgent(
+        [self = shared_from_this()] { self->c_.sessions->DropUpload(self->session_id_, self->append_id_); });
+  }
   if (!received.ok()) return Finish(received.status());
   if (*received > 0) {
     Progress([&](AppendUpdate& update) { update.received_bytes = *received; });

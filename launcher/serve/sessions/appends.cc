@@ -142,10 +142,22 @@ void Sessions::EndAppend(const std::string& id, absl::Status status) {
   RunWaiting(id);
 }
 
-// Nobody can take it up again: as if it had never been.
+// Nobody can take it up again: as if it had never been. Questions that have no fork yet come first, all others after.
 void Sessions::UndoAppend(NamedSession& session) {
+  if (Free(session, Turn::kRewinds)) return UndoNow(session);
+  UndoLater(session, Turn::kRewinds);
+}
+
+void Sessions::UndoLater(NamedSession& session, Turn turn) {
+  session.waiting.push_front({nullptr, turn, [this, id = session.id](const absl::Status& free) {
+                                if (free.ok()) UndoNow(*Lookup(id));
+                              }});
+}
+
+void Sessions::UndoNow(NamedSession& session) {
   const int64_t start = session.append.start;
   if (absl::Status undone = engine_.Rewind(session.session, start); !undone.ok()) {
+    if (!session.questions.empty()) return UndoLater(session, Turn::kAlone);  // they hold its pages
     log_.Event("append not undone", {{"session", session.id}, {"status", std::string(undone.message())}});
     return;
   }

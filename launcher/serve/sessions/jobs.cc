@@ -88,7 +88,8 @@ void Sessions::OnRestored(const std::string& id, const absl::Status& status, Sto
       "session restored",
       {{"session", id}, {"tokens", manifest.tokens}, {"bytes", job.restore->bytes_read()}, {"seconds", seconds}});
   if (manifest.append.has_value()) AdoptAppend(*session, *manifest.append);
-  if (session->state.append() == AppendPhase::kStopped && session->durable) {  // a crash or a drain interrupted it
+  const bool rewinding = !session->waiting.empty() && session->waiting.front().turn == Turn::kRewinds;
+  if (session->state.append() == AppendPhase::kStopped && session->durable && !rewinding) {  // a crash interrupted it
     session->state.To(AppendPhase::kReading);
   }
   if (!session->state.reading()) return RunWaiting(id);
@@ -134,7 +135,7 @@ void Sessions::Save(const CallPtr& call, const std::string& id, Saved done) {
   absl::StatusOr<NamedSession*> found = Find(id);
   absl::Status status = found.ok() ? Admit() : found.status();
   if (!status.ok()) return Refuse(done, status);
-  WhenFree(**found, call, false, [this, id, done](const absl::Status& free) {
+  WhenFree(**found, call, Turn::kChanges, [this, id, done](const absl::Status& free) {
     if (!free.ok()) return Refuse(done, free);
     StartSaveJob(*Lookup(id), [this, id, done](const absl::Status& s, StoreJob& job) {
       const SaveDone result = DoneOf(id, s, job);
@@ -151,12 +152,13 @@ absl::StatusOr<std::string> Sessions::CheckRestore(const std::string& id, const 
                                                    int64_t max_tokens) {
   if (store_ == nullptr) return absl::FailedPreconditionError("this server has no --save-dir");
   if (absl::StatusOr<SessionView> view = Get(id); !view.ok()) return view.status();
-  absl::StatusOr<std::string> name = NewId(new_id.empty() ? id : new_id);
+  const bool renamed = !new_id.empty() && new_id != id;
+  if (!renamed && Lookup(id) != nullptr) {
+    return absl::AlreadyExistsError(absl::StrCat("there is a session ", id, " already"));
+  }
+  absl::StatusOr<std::string> name = renamed ? NewId(new_id) : absl::StatusOr<std::string>(id);
   if (!name.ok()) return name;
   if (absl::Status s = Admit(); !s.ok()) return s;
-  if (*name != id && store_->Exists(*name)) {
-    return absl::AlreadyExistsError(absl::StrCat("there is a saved session ", *name));
-  }
   if (max_tokens != 0) {
     if (absl::Status s = CheckMaxTokens(max_tokens); !s.ok()) return s;
   }

@@ -44,9 +44,17 @@ struct Question {
   bool keep = false;  // it becomes part of the session
 };
 
+// What a call does to its session, which says when its turn comes.
+enum class Turn {
+  kReads,    // leaves it as it is: may run while it is saved
+  kChanges,  // adds to it, or writes it
+  kRewinds,  // cuts it: may run when an append has stopped, which it is the way out of
+  kAlone,    // likewise, and no question may share its pages
+};
+
 struct WaitingCall {
   CallPtr call;
-  bool reads = false;  // leaves the session as it is: may run while it is saved
+  Turn turn = Turn::kChanges;
   std::function<void(const absl::Status&)> run;
 };
 

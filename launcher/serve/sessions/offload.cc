@@ -50,7 +50,7 @@ void Sessions::OnIdleSaved(const std::string& id, const absl::Status& status, in
     return;
   }
   // A call may have come meanwhile. An upload keeps its text here and may arrive beside a session that is moved out.
-  if (!Free(*session, false) || !session->questions.empty() || !session->waiting.empty()) return;
+  if (!Free(*session, Turn::kChanges) || !session->questions.empty() || !session->waiting.empty()) return;
   session->moved_tokens = Tokens(*session);
   engine_.CloseSession(session->session).IgnoreError();
   session->state.To(Place::kMovedOut);
@@ -63,6 +63,11 @@ bool Sessions::Tick() {
   std::deque<std::function<void()>> due;
   due.swap(later_);
   for (auto& closure : due) closure();
+  std::vector<std::string> rewinds;
+  for (auto& [id, session] : sessions_) {  // nothing tells when a question has its fork
+    if (!session.waiting.empty() && session.waiting.front().turn == Turn::kRewinds) rewinds.push_back(id);
+  }
+  for (const std::string& id : rewinds) RunWaiting(id);
   // Jobs get about as much time as the engine's steps, so that neither starves the other.
   const double slice = std::min(kJobSeconds, engine_.stats().last_step_seconds);
   for (const Clock::time_point begun = Clock::now(); !jobs_.empty();) {

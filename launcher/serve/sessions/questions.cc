@@ -21,7 +21,8 @@ void Sessions::Ask(const CallPtr& call, const std::string& id, std::vector<int32
   absl::Status status = found.ok() ? Admit() : found.status();
   if (!status.ok()) return Refuse(events, status);
   const Clock::time_point asked = Clock::now();
-  WhenFree(**found, call, !params.keep, [=, this, tokens = std::move(tokens)](const absl::Status& free) mutable {
+  const Turn turn = params.keep ? Turn::kChanges : Turn::kReads;
+  WhenFree(**found, call, turn, [=, this, tokens = std::move(tokens)](const absl::Status& free) mutable {
     if (!free.ok()) return Refuse(events, free);
     AskNow(call, *Lookup(id), std::move(tokens), params, SecondsSince(asked), events);
   });

@@ -62,6 +62,9 @@ absl::StatusOr<std::string> Sessions::NewId(const std::string& wanted) {
   if (id.empty()) id = absl::StrFormat("s-%016x", SplitMix64(next_id_++));
   if (!ValidId(id)) return BadId(id);
   if (Lookup(id) != nullptr) return absl::AlreadyExistsError(absl::StrCat("there is a session ", id, " already"));
+  if (store_ != nullptr && store_->Exists(id)) {
+    return absl::AlreadyExistsError(absl::StrCat("there is a saved session ", id, "; Restore opens it"));
+  }
   return id;
 }
 
@@ -112,9 +115,6 @@ absl::StatusOr<SessionView> Sessions::Create(const std::string& wanted, int64_t 
   if (absl::Status s = Admit(); !s.ok()) return s;
   absl::StatusOr<std::string> id = NewId(wanted);
   if (!id.ok()) return id.status();
-  if (store_ != nullptr && store_->Exists(*id)) {
-    return absl::AlreadyExistsError(absl::StrCat("there is a saved session ", *id, "; Restore opens it"));
-  }
   if (durable && store_ == nullptr) {
     return absl::FailedPreconditionError("a durable session needs a server with --save-dir");
   }
@@ -135,7 +135,7 @@ void Sessions::Fork(const CallPtr& call, const std::string& id, const std::strin
   absl::StatusOr<NamedSession*> found = Find(id);
   absl::Status status = found.ok() ? Admit() : found.status();
   if (!status.ok()) return done(status);
-  WhenFree(**found, call, true, [this, id, wanted, max_tokens, done](const absl::Status& free) {
+  WhenFree(**found, call, Turn::kReads, [this, id, wanted, max_tokens, done](const absl::Status& free) {
     if (!free.ok()) return done(free);
     const NamedSession& parent = *Lookup(id);
     absl::StatusOr<std::string> new_id = NewId(wanted);
@@ -155,15 +155,12 @@ void Sessions::Rewind(const CallPtr& call, const std::string& id, int64_t tokens
   absl::StatusOr<NamedSession*> found = Find(id);
   if (!found.ok()) return done(found.status());
   NamedSession& session = **found;
-  if (session.state.reading()) {
+  const CallPtr& reader = session.append.call;
+  if (session.state.reading() && !(reader != nullptr && reader->cancelled)) {
     return done(
         absl::FailedPreconditionError(absl::StrCat("session ", id, " is being appended to; cancel that first")));
   }
-  // Rewinding is the way out of an append that was not finished: it must not wait for one.
-  if (session.state.append() == AppendPhase::kStopped && session.state.place() == Place::kOpen) {
-    return RewindNow(id, tokens, done);
-  }
-  WhenFree(session, call, false, [this, id, tokens, done](const absl::Status& free) {
+  WhenFree(session, call, Turn::kRewinds, [this, id, tokens, done](const absl::Status& free) {
     if (!free.ok()) return done(free);
     RewindNow(id, tokens, done);
   });
@@ -175,10 +172,20 @@ void Sessions::RewindNow(const std::string& id, int64_t tokens, const Viewed& do
   const AppendPhase phase = session.state.append();
   const bool into = phase == AppendPhase::kDone && tokens < session.append.start + session.append.total;
   if (into || phase == AppendPhase::kStopped) ForgetAppend(session);
-  session.durable_tokens = std::min(session.durable_tokens, tokens);
   if (store_ != nullptr) store_->Rewound(id, tokens);
-  done(View(session));
-  RunWaiting(id);
+  if (!session.durable) {
+    session.durable_tokens = std::min(session.durable_tokens, tokens);
+    done(View(session));
+    return RunWaiting(id);
+  }
+  // What a durable session has lost it must not have again after a crash.
+  StartSaveJob(session, [this, id, tokens, done](const absl::Status& saved, StoreJob&) {
+    if (!saved.ok()) {
+      return done(absl::Status(saved.code(), absl::StrCat("session ", id, " is cut to ", tokens,
+                                                          " tokens, but that is not on disk: ", saved.message())));
+    }
+    if (const NamedSession* still = Lookup(id); still != nullptr) done(View(*still));
+  });
 }
 
 absl::StatusOr<SessionView> Sessions::Get(const std::string& id) const {

@@ -67,6 +67,8 @@ class Sessions {
     SessionView session;
   };
   absl::StatusOr<Opened> OpenAppend(const std::string& id, const std::string& append_id);
+  // The append is refused: what has come of its text is of no use.
+  void DropUpload(const std::string& id, const std::string& append_id);
   // All text is there: reads it, or goes on reading. input.tokens are ignored where OpenAppend gave no buffer.
   void ReadAppend(const CallPtr& call, AppendInput input, AppendEvents events);
 
@@ -107,8 +109,8 @@ class Sessions {
 
   // Whose turn it is. Runs `run` when the session is open and nothing is changing it; with an error when that cannot
   // be.
-  void WhenFree(NamedSession& session, const CallPtr& call, bool reads, Run run);
-  bool Free(const NamedSession& session, bool reads) const;
+  void WhenFree(NamedSession& session, const CallPtr& call, Turn turn, Run run);
+  bool Free(const NamedSession& session, Turn turn) const;
   bool Idle(const NamedSession& session) const;
   void RunWaiting(const std::string& id);
   void Later(std::function<void()> closure) { later_.push_back(std::move(closure)); }
@@ -125,6 +127,9 @@ class Sessions {
   void OnPieceRead(const std::string& id, RequestId request, const RequestResult& result);
   void EndAppend(const std::string& id, absl::Status status);
   void UndoAppend(NamedSession& session);
+  void UndoNow(NamedSession& session);
+  void UndoLater(NamedSession& session, Turn turn);
+  void DropUpload(NamedSession& session, const std::string& append_id);
   void ForgetAppend(NamedSession& session);
   void RefuseAppend(const std::string& id, const AppendEvents& events, const absl::Status& status);
   bool AllRead(const NamedSession& session) const;

@@ -6,20 +6,25 @@
 
 namespace duo {
 
-bool Sessions::Free(const NamedSession& session, bool reads) const {
+bool Sessions::Free(const NamedSession& session, Turn turn) const {
   const Place place = session.state.place();
-  return (place == Place::kOpen || (place == Place::kSaving && reads)) && !session.keeps() && !session.state.reading();
+  if (place != Place::kOpen && !(place == Place::kSaving && turn == Turn::kReads)) return false;
+  if (session.keeps() || session.state.reading()) return false;
+  if (turn == Turn::kAlone) return session.questions.empty();
+  if (turn != Turn::kRewinds) return true;
+  const absl::StatusOr<SessionInfo> info = engine_.Get(session.session);
+  return !info.ok() || info->standing_requests == 0;
 }
 
 // Nobody has anything to do with it.
 bool Sessions::Idle(const NamedSession& session) const {
-  return Free(session, false) && session.questions.empty() && session.waiting.empty() &&
+  return Free(session, Turn::kChanges) && session.questions.empty() && session.waiting.empty() &&
          session.state.upload() == AppendPhase::kNone;
 }
 
-void Sessions::WhenFree(NamedSession& session, const CallPtr& call, bool reads, Run run) {
+void Sessions::WhenFree(NamedSession& session, const CallPtr& call, Turn turn, Run run) {
   session.used = Clock::now();
-  session.waiting.push_back({call, reads, std::move(run)});
+  session.waiting.push_back({call, turn, std::move(run)});
   if (session.state.place() == Place::kMovedOut) StartRestoreJob(session);
   RunWaiting(session.id);
 }
@@ -28,12 +33,13 @@ void Sessions::RunWaiting(const std::string& id) {
   while (true) {
     NamedSession* session = Lookup(id);
     if (session == nullptr || session->waiting.empty()) return;
-    if (!Free(*session, session->waiting.front().reads)) return;
+    if (!Free(*session, session->waiting.front().turn)) return;
     WaitingCall next = std::move(session->waiting.front());
     session->waiting.pop_front();
     if (next.call != nullptr && next.call->cancelled) {
       next.run(absl::CancelledError("the call was cancelled"));
-    } else if (session->state.append() == AppendPhase::kStopped) {
+    } else if (session->state.append() == AppendPhase::kStopped &&
+               (next.turn == Turn::kReads || next.turn == Turn::kChanges)) {
       next.run(StoppedAppend(*session));
     } else {
       next.run(absl::OkStatus());
@@ -62,7 +68,13 @@ void Sessions::CancelAll() {
   for (auto& [id, session] : sessions_) {
     std::deque<WaitingCall> waiting = std::move(session.waiting);
     session.waiting.clear();
-    for (WaitingCall& w : waiting) w.run(absl::UnavailableError("the server is draining"));
+    for (WaitingCall& w : waiting) {
+      if (w.call != nullptr) {
+        w.run(absl::UnavailableError("the server is draining"));
+      } else {
+        session.waiting.push_back(std::move(w));  // of the server itself: an append that is to be undone
+      }
+    }
     const std::vector<Question> questions = session.questions;
     for (const Question& question : questions) engine_.Cancel(question.request).IgnoreError();
   }

@@ -41,6 +41,16 @@ absl::StatusOr<Sessions::Opened> Sessions::OpenAppend(const std::string& id, con
   return opened;
 }
 
+void Sessions::DropUpload(const std::string& id, const std::string& append_id) {
+  if (NamedSession* session = Lookup(id); session != nullptr) DropUpload(*session, append_id);
+}
+
+void Sessions::DropUpload(NamedSession& session, const std::string& append_id) {
+  if (session.state.upload() != AppendPhase::kUploading || session.upload.id != append_id) return;
+  session.state.UploadTo(AppendPhase::kNone);
+  session.upload = {};
+}
+
 void Sessions::RefuseAppend(const std::string& id, const AppendEvents& events, const absl::Status& status) {
   AppendDone done;
   done.status = status;
@@ -54,8 +64,11 @@ void Sessions::ReadAppend(const CallPtr& call, AppendInput input, AppendEvents e
   if (!found.ok()) return RefuseAppend(id, events, found.status());
   NamedSession& session = **found;
   if (IsAppend(session, input.append_id)) return TakeUpAppend(call, session, std::move(events));
-  if (input.tokens.empty()) return RefuseAppend(id, events, absl::InvalidArgumentError("the append has no text"));
-  WhenFree(session, call, false,
+  if (input.tokens.empty()) {
+    DropUpload(session, input.append_id);
+    return RefuseAppend(id, events, absl::InvalidArgumentError("the append has no text"));
+  }
+  WhenFree(session, call, Turn::kChanges,
            [this, call, input = std::move(input), events = std::move(events)](const absl::Status& free) mutable {
              if (!free.ok()) return RefuseAppend(input.session_id, events, free);
              BeginAppend(call, std::move(input), std::move(events));
@@ -73,6 +86,7 @@ void Sessions::TakeUpAppend(const CallPtr& call, NamedSession& session, AppendEv
     done.session = View(session);
     return events.on_done(done);
   }
+  if (call->cancelled) return RefuseAppend(session.id, events, absl::CancelledError("the call was cancelled"));
   if (append.call != nullptr && append.events.on_done) {  // a newer call takes over
     AppendDone taken;
     taken.status = absl::AbortedError("another call goes on with this append");
@@ -105,6 +119,7 @@ void Sessions::BeginAppend(const CallPtr& call, AppendInput input, AppendEvents 
   }
   append.total = static_cast<int64_t>(input.tokens.size());
   if (append.start + append.total > session.max_tokens) {
+    DropUpload(session, input.append_id);
     return RefuseAppend(id, events,
                         absl::ResourceExhaustedError(
                             absl::StrFormat("session %s holds %d tokens of at most %d; this append's %d do not fit", id,
@@ -117,10 +132,7 @@ void Sessions::BeginAppend(const CallPtr& call, AppendInput input, AppendEvents 
   append.events = std::move(events);
   append.begun = Clock::now();
   if (state.append() != AppendPhase::kNone) ForgetAppend(session);
-  if (state.upload() == AppendPhase::kUploading && session.upload.id == input.append_id) {
-    state.UploadTo(AppendPhase::kNone);
-    session.upload = {};
-  }
+  DropUpload(session, input.append_id);
   state.To(AppendPhase::kUploading);
   state.To(AppendPhase::kReading);
   session.append = std::move(append);

@@ -1,0 +1,216 @@
+// What sessions do when calls meet: rewinds, questions, cancellations and saves
+// of the same session at the same time.
+#include "tests/unit/serve/sessions_by_hand.h"
+
+namespace duo {
+namespace {
+
+TEST_F(SessionsByHand, AForkCannotTakeTheNameOfASavedSession) {
+  ASSERT_TRUE(sessions_->Create("saved", 1000, false).ok());
+  Append("saved", "a", 200);
+  Run();
+  ASSERT_TRUE(Save("saved").ok());
+  ASSERT_TRUE(sessions_->Close("saved", false).ok());
+  ASSERT_TRUE(sessions_->Create("other", 1000, false).ok());
+  absl::Status forked = absl::OkStatus();
+  sessions_->Fork(std::make_shared<Call>(), "other", "saved", 0,
+                  [&](const absl::StatusOr<SessionView>& view) { forked = view.status(); });
+  Run();
+  EXPECT_EQ(forked.code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(sessions_->Get("saved")->residence, Residence::kSaved);
+  EXPECT_EQ(sessions_->Get("saved")->tokens,
+            201);  // with the token before the text
+}
+
+TEST_F(SessionsByHand, ARewindOfADurableSessionIsOnDiskBeforeItIsAnswered) {
+  ASSERT_TRUE(sessions_->Create("doc", 1000, true).ok());
+  Append("doc", "a", 400);
+  Run();
+  ASSERT_EQ(store_->Find("doc")->tokens, 400);
+  int64_t on_disk = -1, durable = -1;
+  sessions_->Rewind(std::make_shared<Call>(), "doc", 100, [&](const absl::StatusOr<SessionView>& view) {
+    ASSERT_TRUE(view.ok()) << view.status();
+    durable = view->durable_tokens;
+    on_disk = store_->Find("doc")->tokens;
+  });
+  Run();
+  EXPECT_EQ(durable, 100);
+  EXPECT_EQ(on_disk, 100);
+  Open();  // a crash
+  EXPECT_EQ(sessions_->Get("doc")->tokens, 100);
+  EXPECT_TRUE(AskNow("doc").ok());
+}
+
+TEST_F(SessionsByHand, ARewindIsTheWayOutOfAStoppedAppendThatWasMovedOut) {
+  Open(/*idle_seconds=*/0.01);
+  for (bool durable : {false, true}) {
+    SCOPED_TRACE(durable);
+    const std::string id = durable ? "durable" : "plain";
+    ASSERT_TRUE(sessions_->Create(id, 1000, durable).ok());
+    const CallPtr call = Append(id, "a", 800);
+    while (sessions_->Get(id)->tokens < 200) {
+      sessions_->Tick();
+      engine_->Step();
+    }
+    sessions_->Cancel(call);
+    Run();
+    ASSERT_EQ(ended_->code(), absl::StatusCode::kCancelled);
+    WaitUntilMovedOut(id);
+    const int64_t read = engine_->stats().prefill_tokens;
+    Rewind(id, 0);
+    EXPECT_EQ(sessions_->Get(id)->tokens, 0);
+    EXPECT_FALSE(sessions_->Get(id)->append.has_value());
+    EXPECT_EQ(engine_->stats().prefill_tokens,
+              read);  // not first read to its end
+  }
+}
+
+TEST_F(SessionsByHand, ARewindNeedNotWaitForAQuestionThatHasItsFork) {
+  ASSERT_TRUE(sessions_->Create("doc", 1000, false).ok());
+  Append("doc", "a", 300);
+  Run();
+  Asked asked;
+  Ask("doc", 200, &asked);
+  while (asked.tokens < 3) engine_->Step();
+  absl::Status rewound = absl::UnknownError("not done");
+  sessions_->Rewind(std::make_shared<Call>(), "doc", 10,
+                    [&](const absl::StatusOr<SessionView>& view) { rewound = view.status(); });
+  EXPECT_TRUE(rewound.ok()) << rewound;
+  EXPECT_FALSE(asked.ended.has_value());
+  Run();
+  EXPECT_TRUE(asked.ended->ok()) << *asked.ended;
+  EXPECT_EQ(asked.tokens, 200);
+  EXPECT_EQ(sessions_->Get("doc")->tokens, 10);
+}
+
+TEST_F(SessionsByHand, ARewindTakesItsTurnAfterAQuestionThatHasNoFork) {
+  ASSERT_TRUE(sessions_->Create("busy", 1000, false).ok());
+  ASSERT_TRUE(sessions_->Create("doc", 1000, false).ok());
+  Append("busy", "a", 50);
+  Run();
+  Append("doc", "a", 300);
+  Run();
+  std::vector<Asked> running(4);  // all that may run at once
+  for (Asked& asked : running) Ask("busy", 30, &asked);
+  engine_->Step();
+  Asked waits;
+  Ask("doc", 2, &waits);
+  absl::Status rewound = absl::UnknownError("not done");
+  sessions_->Rewind(std::make_shared<Call>(), "doc", 10,
+                    [&](const absl::StatusOr<SessionView>& view) { rewound = view.status(); });
+  EXPECT_EQ(rewound.code(), absl::StatusCode::kUnknown);
+  Run();
+  EXPECT_TRUE(rewound.ok()) << rewound;
+  EXPECT_TRUE(waits.ended->ok());
+  EXPECT_EQ(waits.history, 300);
+  EXPECT_EQ(sessions_->Get("doc")->tokens, 10);
+}
+
+TEST_F(SessionsByHand, ARewindTakesItsTurnAfterAnAppendThatIsBeingCancelled) {
+  for (const char* append_id : {"", "b"}) {
+    SCOPED_TRACE(append_id);
+    const std::string id = std::string("doc") + append_id;
+    ASSERT_TRUE(sessions_->Create(id, 1000, false).ok());
+    Append(id, "a", 50);
+    Run();
+    const CallPtr call = Append(id, append_id, 500);
+    engine_->Step();
+    absl::Status rewound = absl::UnknownError("not done");
+    const auto rewind = [&] {
+      sessions_->Rewind(std::make_shared<Call>(), id, 10,
+                        [&](const absl::StatusOr<SessionView>& view) { rewound = view.status(); });
+    };
+    rewind();
+    EXPECT_EQ(rewound.code(), absl::StatusCode::kFailedPrecondition);
+    rewound = absl::UnknownError("not done");
+    sessions_->Cancel(call);
+    rewind();
+    Run();
+    EXPECT_TRUE(rewound.ok()) << rewound;
+    EXPECT_EQ(sessions_->Get(id)->tokens, 10);
+  }
+}
+
+TEST_F(SessionsByHand, AnAppendWithoutAnIdIsUndoneBesideARunningQuestion) {
+  for (bool durable : {false, true}) {
+    SCOPED_TRACE(durable);
+    const std::string id = durable ? "durable" : "plain";
+    ASSERT_TRUE(sessions_->Create(id, 1000, durable).ok());
+    Append(id, "a", 100);
+    Run();
+    Asked asked;
+    Ask(id, 300, &asked);
+    while (asked.tokens < 3) engine_->Step();
+    const CallPtr call = Append(id, "", 500);
+    while (sessions_->Get(id)->tokens < 200) {
+      sessions_->Tick();
+      engine_->Step();
+    }
+    ASSERT_FALSE(asked.ended.has_value());
+    sessions_->Cancel(call);
+    Run();
+    EXPECT_EQ(ended_->code(), absl::StatusCode::kCancelled);
+    EXPECT_TRUE(asked.ended->ok()) << *asked.ended;
+    EXPECT_EQ(sessions_->Get(id)->tokens, 100);
+    EXPECT_TRUE(AskNow(id).ok());
+    if (durable) {
+      Open();  // a crash
+      Run();
+      EXPECT_EQ(sessions_->Get(id)->tokens, 100);
+    }
+  }
+}
+
+TEST_F(SessionsByHand, ACallThatIsCancelledBeforeItGoesOnWithAnAppendLeavesItAlone) {
+  ASSERT_TRUE(sessions_->Create("doc", 1000, false).ok());
+  Append("doc", "a", 300);
+  engine_->Step();
+  auto late = std::make_shared<Call>();
+  sessions_->Cancel(late);
+  absl::Status lates = absl::UnknownError("not done");
+  AppendEvents events;
+  events.on_done = [&](const AppendDone& done) { lates = done.status; };
+  sessions_->ReadAppend(late, {"doc", "a", {}, 0}, std::move(events));
+  EXPECT_EQ(lates.code(), absl::StatusCode::kCancelled);
+  EXPECT_FALSE(ended_.has_value());
+  Run();
+  EXPECT_TRUE(ended_->ok()) << *ended_;
+}
+
+TEST_F(SessionsByHand, ARefusedAppendLeavesNothingBehind) {
+  ASSERT_TRUE(sessions_->Create("doc", 100, false).ok());
+  for (int tokens : {0, 200}) {
+    Append("doc", "big", tokens);
+    Run();
+    EXPECT_FALSE(ended_->ok());
+    EXPECT_FALSE(sessions_->Get("doc")->append.has_value()) << tokens;
+  }
+  Append("doc", "big", 20);
+  Run();
+  EXPECT_TRUE(ended_->ok()) << *ended_;
+}
+
+// A cache that one session reserves to the last page.
+class FullCache : public SessionsByHand {
+ protected:
+  FullCache() { kv_tokens_ = 1024; }
+};
+
+TEST_F(FullCache, AQuestionThatCanNeverStartIsRefusedWithTheNumbers) {
+  const int64_t pages = engine_->stats().pages_available, all = 128 * pages;
+  ASSERT_LE(all, 2048);
+  ASSERT_TRUE(sessions_->Create("doc", all, false).ok());
+  Append("doc", "a", 300);
+  Run();
+  const absl::Status refused = AskNow("doc");
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_NE(refused.message().find("the cache has " + std::to_string(pages)), std::string::npos) << refused;
+  ASSERT_TRUE(sessions_->Close("doc", false).ok());
+  ASSERT_TRUE(sessions_->Create("less", all - 256, false).ok());
+  Append("less", "a", 300);
+  Run();
+  EXPECT_TRUE(AskNow("less").ok());
+}
+
+}  // namespace
+}  // namespace duo
