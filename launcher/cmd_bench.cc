@@ -43,28 +43,24 @@ void AddContexts(CLI::App& command, BenchFlags& flags) {
       ->capture_default_str();
 }
 
-}  // namespace
+// What every verb of `duo bench` has.
+struct VerbMaker {
+  CLI::App* bench;
+  std::shared_ptr<BenchFlags> flags;
+  Launch* launch;
 
-void AddBenchCommand(CLI::App& app, Launch& launch) {
-  CLI::App* bench = app.add_subcommand(
-      "bench", "Measure decode, prefill and collectives against their floors, and what formats cost in perplexity");
-  bench->require_subcommand(1);
-  bench->footer(
-      "Examples:\n"
-      "  duo bench decode --shape llama-3-8b --context 100000,1000000 --kv int4 --attention duo,full\n"
-      "  duo bench perplexity --model DIR --text book.txt --weights int4 --kv int8\n"
-      "Help on one of them: duo bench SUBCOMMAND --help");
-  auto flags = std::make_shared<BenchFlags>();
-  const auto verb = [&](const char* name, const char* help, const char* examples) {
+  CLI::App* operator()(const char* name, const char* help, const char* examples) const {
     CLI::App* command = bench->add_subcommand(name, help);
     command->footer(examples);
     command->add_flag("--json", flags->json, "Print one JSON object");
-    command->callback([flags, name = std::string(name), &launch] {
-      launch.chosen = [flags, name, &launch] { return RunBench(name, *flags, launch); };
+    command->callback([flags = flags, name = std::string(name), launch = launch] {
+      launch->chosen = [flags, name, launch] { return RunBench(name, *flags, *launch); };
     });
     return command;
-  };
+  }
+};
 
+void AddStepVerbs(const VerbMaker& verb, BenchFlags* flags) {
   CLI::App* decode =
       verb("decode", "One decode step with the cache filled to a length",
            "Example:\n"
@@ -93,7 +89,9 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
       ->delimiter(',')
       ->check(CLI::IsMember({"auto", "contiguous", "heads", "split"}))
       ->capture_default_str();
+}
 
+void AddLengthVerbs(const VerbMaker& verb, BenchFlags* flags) {
   CLI::App* prefill = verb("prefill", "Reading a document of random tokens",
                            "Examples:\n"
                            "  duo bench prefill --shape smollm2-135m --context 4000 --device cpu\n"
@@ -108,7 +106,9 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
   AddModelFlags(*capacity, *flags, /*several=*/true);
   capacity->add_option("--most", flags->most, "Tokens at most, for example the model's window (default: what fits)")
       ->check(CLI::PositiveNumber);
+}
 
+void AddKernelVerbs(const VerbMaker& verb, BenchFlags* flags) {
   CLI::App* attention = verb("attention", "Single kernels, each verified first",
                              "Example:\n  duo bench attention --context 10000,100000 --device cpu");
   AddDeviceFlags(*attention, flags->runtime);
@@ -120,7 +120,9 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
   gradients->add_option("--shape", flags->shape, absl::StrCat("The model's sizes: ", ShapeNames()))
       ->capture_default_str();
   gradients->add_option("--tokens", flags->tokens, "Of the sequence (default: 32768)")->check(CLI::PositiveNumber);
+}
 
+void AddPerplexityVerb(const VerbMaker& verb, BenchFlags* flags) {
   CLI::App* perplexity = verb(
       "perplexity", "How well a model predicts a text, for a format of weights and KV cache and a kind of attention",
       "Example:\n  duo bench perplexity --model DIR --text book.txt --attention full --weights int4 --kv int8");
@@ -136,7 +138,9 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
       ->capture_default_str();
   perplexity->add_option("--tokens", flags->tokens, "Of the text's tokens at most (default: all)")
       ->check(CLI::PositiveNumber);
+}
 
+void AddIdentifyVerb(const VerbMaker& verb, BenchFlags* flags) {
   CLI::App* identify =
       verb("identify", "One training step of duo identify, its memory, and what the paper's run would take",
            "Example:\n  duo bench identify --shape llama-3-8b --context 32000");
@@ -155,10 +159,31 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
   AddDeviceFlags(*identify, flags->runtime);
+}
 
+void AddCommVerb(const VerbMaker& verb, BenchFlags* flags) {
   CLI::App* comm =
       verb("comm", "Latency and bandwidth of the collectives (under mpirun)", "Example:\n  mpirun -n 2 duo bench comm");
   AddDeviceFlags(*comm, flags->runtime);
+}
+
+}  // namespace
+
+void AddBenchCommand(CLI::App& app, Launch& launch) {
+  CLI::App* bench = app.add_subcommand(
+      "bench", "Measure decode, prefill and collectives against their floors, and what formats cost in perplexity");
+  bench->require_subcommand(1);
+  bench->footer(
+      "Examples:\n"
+      "  duo bench decode --shape llama-3-8b --context 100000,1000000 --kv int4 --attention duo,full\n"
+      "  duo bench perplexity --model DIR --text book.txt --weights int4 --kv int8\n"
+      "Help on one of them: duo bench SUBCOMMAND --help");
+  auto flags = std::make_shared<BenchFlags>();
+  const VerbMaker verb{bench, flags, &launch};
+  for (const auto add :
+       {AddStepVerbs, AddLengthVerbs, AddKernelVerbs, AddPerplexityVerb, AddIdentifyVerb, AddCommVerb}) {
+    add(verb, flags.get());
+  }
 }
 
 }  // namespace duo

@@ -29,25 +29,14 @@ int RunVerb(ClientFlags& flags) {
       absl::Status(status.code(), absl::StatusCodeToString(status.code()) + ": " + std::string(status.message())));
 }
 
-}  // namespace
+// What every verb has: the server, who calls, and what becomes of its answer.
+struct VerbMaker {
+  CLI::App* client;
+  std::shared_ptr<ClientFlags> flags;
+  Launch* launch;
 
-void AddClientCommand(CLI::App& app, Launch& launch) {
-  auto flags = std::make_shared<ClientFlags>();
-  ClientOptions& c = flags->client;
-  VerbOptions& v = flags->verb;
-  CLI::App* client = app.add_subcommand("client", "Talk to `duo serve`");
-  client->require_subcommand(1);
-  client->footer(
-      "Example, a document and three questions:\n"
-      "  duo client create book --max-tokens 200000\n"
-      "  duo client append book --file book.txt\n"
-      "  duo client ask book $'\\nQuestion: Who is the narrator?\\nAnswer: ' --stop $'\\n'\n"
-      "  duo client ask book $'\\nQuestion: Where does it begin?\\nAnswer: ' --stop $'\\n'\n"
-      "  duo client ask book $'\\nQuestion: How does it end?\\nAnswer: ' --stop $'\\n'\n"
-      "  duo client close book\n"
-      "Help on one of them: duo client SUBCOMMAND --help");
-
-  auto verb = [&](const char* name, const char* help, Verb which, const char* example) {
+  CLI::App* operator()(const char* name, const char* help, Verb which, const char* example) const {
+    ClientOptions& c = flags->client;
     CLI::App* command = client->add_subcommand(name, help);
     command->footer(std::string("Example:\n  duo client ") + example);
     command->add_option("--server", c.server, "The server")->type_name("HOST:PORT")->capture_default_str();
@@ -58,23 +47,26 @@ void AddClientCommand(CLI::App& app, Launch& launch) {
     command->add_option("--token-file", flags->token_file, "Bearer token: the file's first line")->type_name("FILE");
     command->add_option("--timeout", c.timeout, "Seconds that the call may take; 0: no limit")->capture_default_str();
     command->add_flag("--json", c.json, "Print the answer as one JSON object");
-    command->callback([flags, which, &launch] {
+    command->callback([flags = flags, which, launch = launch] {
       flags->verb.verb = which;
-      launch.chosen = [flags] { return RunVerb(*flags); };
+      launch->chosen = [flags] { return RunVerb(*flags); };
     });
     return command;
-  };
-  auto session = [&](CLI::App* command) {
-    command->add_option("session", v.session, "The session's id")->required()->type_name("ID");
-  };
+  }
+};
 
+void AddSession(CLI::App* command, VerbOptions& v) {
+  command->add_option("session", v.session, "The session's id")->required()->type_name("ID");
+}
+
+void AddReadingVerbs(const VerbMaker& verb, VerbOptions& v) {
   CLI::App* create = verb("create", "Open an empty session", Verb::kCreate, "create book --max-tokens 200000");
   create->add_option("session", v.session, "Its id; made by the server if not given")->type_name("ID");
   create->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: the server's limit");
   create->add_flag("--durable", v.durable, "Appends write checkpoints");
 
   CLI::App* append = verb("append", "Add a document to a session", Verb::kAppend, "append book --file book.txt");
-  session(append);
+  AddSession(append, v);
   auto* file = append->add_option("--file", v.file, "The document; - reads stdin")->type_name("FILE");
   append->add_option("--text", v.text, "Or its text")->type_name("TEXT")->excludes(file);
   append->add_option("--append-id", v.append_id, "Names the append, so that it can be repeated safely")
@@ -84,7 +76,7 @@ void AddClientCommand(CLI::App& app, Launch& launch) {
 
   CLI::App* ask = verb("ask", "Ask a question; the answer is printed as it comes", Verb::kAsk,
                        "ask book $'\\nQuestion: Who is the narrator?\\nAnswer: ' --stop $'\\n'");
-  session(ask);
+  AddSession(ask, v);
   auto* question = ask->add_option("text", v.text, "The question, as the model is to see it")->type_name("TEXT");
   ask->add_option("--file", v.file, "Or a file with it; - reads stdin")->type_name("FILE")->excludes(question);
   ask->add_option("--max-new-tokens", v.max_new_tokens, "Length of the answer at most")->capture_default_str();
@@ -99,28 +91,32 @@ void AddClientCommand(CLI::App& app, Launch& launch) {
   ask->add_option("--seed", v.seed, "Of drawing")->capture_default_str();
   ask->add_flag("--keep", v.keep, "Question and answer become part of the session");
   ask->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
+}
 
+void AddSessionVerbs(const VerbMaker& verb, VerbOptions& v) {
   CLI::App* fork = verb("fork", "Make a session with the same content", Verb::kFork, "fork book draft");
-  session(fork);
+  AddSession(fork, v);
   fork->add_option("new", v.new_id, "Its id; made by the server if not given")->type_name("ID");
   fork->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as the session's");
 
   CLI::App* rewind = verb("rewind", "Cut a session to its first tokens", Verb::kRewind, "rewind book 1000");
-  session(rewind);
+  AddSession(rewind, v);
   rewind->add_option("tokens", v.tokens, "How many it keeps")->required();
 
-  session(verb("save", "Write a session to the server's save directory", Verb::kSave, "save book"));
+  AddSession(verb("save", "Write a session to the server's save directory", Verb::kSave, "save book"), v);
   CLI::App* restore = verb("restore", "Open a saved session", Verb::kRestore, "restore book --as again");
-  session(restore);
+  AddSession(restore, v);
   restore->add_option("--as", v.new_id, "Another id for it")->type_name("ID");
   restore->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as saved");
 
   verb("list", "All sessions, open and saved", Verb::kList, "list");
-  session(verb("get", "One session", Verb::kGet, "get book"));
+  AddSession(verb("get", "One session", Verb::kGet, "get book"), v);
   CLI::App* close = verb("close", "End a session", Verb::kClose, "close book");
-  session(close);
+  AddSession(close, v);
   close->add_flag("--delete-saved", v.delete_saved, "Also delete what is saved of it");
+}
 
+void AddServerVerbs(const VerbMaker& verb, VerbOptions& v) {
   CLI::App* tokenize =
       verb("tokenize", "Text to token ids, one a line", Verb::kTokenize, "tokenize 'How many tokens is this?'");
   auto* words = tokenize->add_option("text", v.text, "The text")->type_name("TEXT");
@@ -131,6 +127,28 @@ void AddClientCommand(CLI::App& app, Launch& launch) {
   verb("stats", "The server's counters", Verb::kStats, "stats");
   verb("drain", "Finish what runs, save every session, end the server", Verb::kDrain, "drain --grace 60")
       ->add_option("--grace", v.grace, "Seconds that running questions get; 0: the server's --grace");
+}
+
+}  // namespace
+
+void AddClientCommand(CLI::App& app, Launch& launch) {
+  auto flags = std::make_shared<ClientFlags>();
+  CLI::App* client = app.add_subcommand("client", "Talk to `duo serve`");
+  client->require_subcommand(1);
+  client->footer(
+      "Example, a document and three questions:\n"
+      "  duo client create book --max-tokens 200000\n"
+      "  duo client append book --file book.txt\n"
+      "  duo client ask book $'\\nQuestion: Who is the narrator?\\nAnswer: ' --stop $'\\n'\n"
+      "  duo client ask book $'\\nQuestion: Where does it begin?\\nAnswer: ' --stop $'\\n'\n"
+      "  duo client ask book $'\\nQuestion: How does it end?\\nAnswer: ' --stop $'\\n'\n"
+      "  duo client close book\n"
+      "Help on one of them: duo client SUBCOMMAND --help");
+
+  const VerbMaker verb{client, flags, &launch};
+  AddReadingVerbs(verb, flags->verb);
+  AddSessionVerbs(verb, flags->verb);
+  AddServerVerbs(verb, flags->verb);
 }
 
 }  // namespace duo

@@ -44,7 +44,7 @@ absl::StatusOr<Measurement> BalanceRow(const BenchFlags& flags, const EngineOpti
   nlohmann::ordered_json attention = nlohmann::ordered_json::array(), feed_forward = attention, steps = attention;
   double modelled = 0;
   for (int rank = 0; rank < world; ++rank) {
-    const absl::StatusOr<DecodeShare> share = TimeDecodeShare(flags, options, config, device, context, rank, world);
+    const absl::StatusOr<DecodeShare> share = TimeDecodeShare(flags, options, config, device, context, {rank, world});
     if (!share.ok()) return share.status();
     if (rank == 0) {
       const absl::StatusOr<double> seconds = Modelled(flags, options, config, *share, context, world);

@@ -11,21 +11,26 @@
 namespace duo {
 namespace {
 
-absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, const std::string& attention,
-                                      int64_t context, const Rates& rates, int world, Device& device,
-                                      int64_t free_before) {
+struct DecodeCase {
+  std::string attention;
+  int64_t context = 0;
+  int world = 1;
+  int64_t free_before = 0;  // of the device's memory
+};
+
+absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, const DecodeCase& c, Device& device) {
   absl::StatusOr<double> error = VerifyEngine(engine);
   if (!error.ok()) return error.status();
-  absl::StatusOr<std::vector<double>> timed = TimeDecodeSteps(flags, engine, context, [] {});
+  absl::StatusOr<std::vector<double>> timed = TimeDecodeSteps(flags, engine, c.context, [] {});
   if (!timed.ok()) return timed.status();
   const std::vector<double>& seconds = *timed;
   Measurement row;
-  row.what = absl::StrCat("decode ", attention, " kv ", Name(engine.kv_format()));
-  row.context = context;
+  row.what = absl::StrCat("decode ", c.attention, " kv ", Name(engine.kv_format()));
+  row.context = c.context;
   row.seconds = Median(seconds);
-  const double kv = static_cast<double>(engine.KvBytes(context)) / world;
+  const double kv = static_cast<double>(engine.KvBytes(c.context)) / c.world;
   const auto weights = static_cast<double>(engine.DecodeWeightBytes());
-  row.floor_seconds = (weights + kv) / rates.copy;
+  row.floor_seconds = (weights + kv) / RatesOf(device).copy;
   row.details = {{"verified_error", *error},
                  {"weights_gb", weights / 1e9},
                  {"kv_gb", kv / 1e9},
@@ -35,7 +40,7 @@ absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, c
                  {"fastest_seconds", *std::min_element(seconds.begin(), seconds.end())},
                  {"slowest_seconds", *std::max_element(seconds.begin(), seconds.end())}};
   // On a CPU the free memory is the whole system's: it says nothing of this process.
-  if (device.is_cuda()) row.details["driver_gib"] = static_cast<double>(free_before - device.FreeMemory()) / 0x1p30;
+  if (device.is_cuda()) row.details["driver_gib"] = static_cast<double>(c.free_before - device.FreeMemory()) / 0x1p30;
   return row;
 }
 
@@ -65,7 +70,7 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
       if (!engine.ok()) return engine.status();
       absl::StatusOr<Measurement> row = Measurement();
       if (runtime.leader()) {
-        row = DecodeRow(flags, **engine, attention, context, rates, world, device, free_before);
+        row = DecodeRow(flags, **engine, {attention, context, world, free_before}, device);
       } else {
         (*engine)->Follow();
       }
@@ -75,7 +80,7 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
         absl::StrAppend(&row->what, " rank ", flags.simulate);
       } else if (world > 1) {
         const absl::StatusOr<DecodeShare> share =
-            TimeDecodeShare(flags, *options, *config, device, context, runtime.comm->rank(), world);
+            TimeDecodeShare(flags, *options, *config, device, context, {runtime.comm->rank(), world});
         const absl::StatusOr<double> alone = share.ok() ? absl::StatusOr<double>(share->step_seconds) : share.status();
         if (absl::Status s = AddRankTimes(*runtime.comm, alone, &*row); !s.ok()) return s;
       }

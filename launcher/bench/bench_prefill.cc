@@ -80,8 +80,15 @@ void AddCpuRates(Device& device, const ModelConfig& config, int chunk, nlohmann:
   (*details)["attention_share_of_fma"] = attention / MeasureFmaRate(device);
 }
 
-absl::StatusOr<Measurement> PrefillRow(const BenchFlags& flags, Engine& engine, const std::string& attention,
-                                       int64_t context, int chunk, const Rates& rates, int world) {
+struct PrefillCase {
+  std::string attention;
+  int64_t context = 0;
+  int chunk = 0, world = 1;
+};
+
+absl::StatusOr<Measurement> PrefillRow(const BenchFlags& flags, Engine& engine, const PrefillCase& of,
+                                       const Rates& rates) {
+  const auto& [attention, context, chunk, world] = of;
   Measurement row;
   row.what = absl::StrCat("prefill ", attention, " kv ", Name(engine.kv_format()), flags.sample ? " sampled" : "");
   row.context = context;
@@ -105,9 +112,9 @@ absl::StatusOr<Measurement> PrefillRow(const BenchFlags& flags, Engine& engine, 
 
 // This rank's share of the same, alone.
 absl::StatusOr<double> ShareSeconds(const BenchFlags& flags, EngineOptions options, const ModelConfig& config,
-                                    Device& device, int64_t context, int rank, int world) {
-  options.act_as_rank = rank;
-  SimulatedRank alone(world, config.layers, device);
+                                    Device& device, int64_t context, RankOf of) {
+  options.act_as_rank = of.rank;
+  SimulatedRank alone(of.world, config.layers, device);
   absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(options, device, alone);
   if (!engine.ok()) return engine.status();
   nlohmann::ordered_json unused;
@@ -133,7 +140,7 @@ absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime
       if (!engine.ok()) return engine.status();
       absl::StatusOr<Measurement> row = Measurement();
       if (runtime.leader()) {
-        row = PrefillRow(flags, **engine, attention, context, options->chunk, rates, world);
+        row = PrefillRow(flags, **engine, {attention, context, options->chunk, world}, rates);
       } else {
         (*engine)->Follow();
       }
@@ -141,7 +148,7 @@ absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime
       if (absl::Status s = Agree(*runtime.comm, row.status()); !s.ok()) return s;
       if (world > 1) {
         const absl::StatusOr<double> alone =
-            ShareSeconds(flags, *options, *config, device, context, runtime.comm->rank(), world);
+            ShareSeconds(flags, *options, *config, device, context, {runtime.comm->rank(), world});
         if (absl::Status s = AddRankTimes(*runtime.comm, alone, &*row); !s.ok()) return s;
       }
       if (!device.is_cuda()) AddCpuRates(device, *config, options->chunk, &row->details);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,51 @@
 #include "launcher/bench/kernel_bench_parts.h"
 
 namespace duo {
+
+namespace {
+
+// A block of random rows, which is repeated: their codes, and the numbers that these stand for.
+struct RandomRows {
+  int64_t rows = 0;
+  std::vector<uint8_t> codes;  // [rows][row bytes]
+  std::vector<float> dense;    // [rows][inputs]
+};
+const uint16_t kPair[] = {ToF16(0.01f).bits, ToF16(-0.07f).bits};  // of each int4 group: scale and minimum
+
+bool Floating(DType type) { return type == DType::kBF16 || type == DType::kF16; }
+
+RandomRows MakeRows(const LinearBench& b, std::mt19937& rng) {
+  RandomRows random;
+  random.rows = std::min<int64_t>(b.outputs, 61);
+  std::vector<uint8_t>& codes = random.codes;
+  std::vector<float>& dense = random.dense;
+  codes.resize(random.rows * Bytes(b.type, b.inputs));
+  dense.resize(random.rows * b.inputs);
+  for (int64_t i = 0; i < random.rows * b.inputs; ++i) {
+    if (Floating(b.type)) {
+      const float x = std::normal_distribution<float>(0, 0.02f)(rng);
+      const uint16_t bits = b.type == DType::kBF16 ? ToBf16(x).bits : ToF16(x).bits;
+      std::memcpy(&codes[2 * i], &bits, 2);
+      dense[i] = b.type == DType::kBF16 ? ToFloat(bf16{bits}) : ToFloat(f16{bits});
+    } else if (b.type == DType::kI4) {
+      const uint8_t code = rng() % 16;
+      codes[i / 2] = i % 2 == 0 ? code : codes[i / 2] | code << 4;
+      dense[i] = code * ToFloat(f16{kPair[0]}) + ToFloat(f16{kPair[1]});
+    } else if (b.type == DType::kI8) {
+      const int8_t code = static_cast<int8_t>(rng() % 255 - 127);
+      std::memcpy(&codes[i], &code, 1);
+      dense[i] = code * 0.001f;
+    } else {
+      uint8_t code = rng() % 256;
+      if ((code & 0x7f) == 0x7f) code ^= 1;
+      codes[i] = code;
+      dense[i] = F8ToFloat(code) * 0.001f;
+    }
+  }
+  return random;
+}
+
+}  // namespace
 
 absl::StatusOr<BenchRow> BenchLinear(Device& device, const LinearBench& b, const BenchRates& rates) {
   std::mt19937 rng(4);
@@ -19,40 +65,14 @@ absl::StatusOr<BenchRow> BenchLinear(Device& device, const LinearBench& b, const
   weight.rows = b.outputs;
   weight.cols = b.inputs;
   weight.group = b.type == DType::kI4 ? 128 : 0;
-  const int64_t bytes = Bytes(b.type, b.outputs * b.inputs), row_bytes = Bytes(b.type, b.inputs);
+  const int64_t bytes = Bytes(b.type, b.outputs * b.inputs);
   const int rounds = static_cast<int>(std::max<int64_t>(1, kRotation / bytes));
-  // A block of random rows, repeated.
-  const int64_t pattern_rows = std::min<int64_t>(b.outputs, 61);
-  std::vector<uint8_t> pattern(pattern_rows * row_bytes);
-  std::vector<float> dense(pattern_rows * b.inputs);
-  const bool floating = b.type == DType::kBF16 || b.type == DType::kF16;
-  std::vector<uint16_t> pair = {ToF16(0.01f).bits, ToF16(-0.07f).bits};
-  for (int64_t i = 0; i < pattern_rows * b.inputs; ++i) {
-    if (floating) {
-      const float x = std::normal_distribution<float>(0, 0.02f)(rng);
-      const uint16_t bits = b.type == DType::kBF16 ? ToBf16(x).bits : ToF16(x).bits;
-      std::memcpy(&pattern[2 * i], &bits, 2);
-      dense[i] = b.type == DType::kBF16 ? ToFloat(bf16{bits}) : ToFloat(f16{bits});
-    } else if (b.type == DType::kI4) {
-      const uint8_t code = rng() % 16;
-      pattern[i / 2] = i % 2 == 0 ? code : pattern[i / 2] | code << 4;
-      dense[i] = code * ToFloat(f16{pair[0]}) + ToFloat(f16{pair[1]});
-    } else if (b.type == DType::kI8) {
-      const int8_t code = static_cast<int8_t>(rng() % 255 - 127);
-      std::memcpy(&pattern[i], &code, 1);
-      dense[i] = code * 0.001f;
-    } else {
-      uint8_t code = rng() % 256;
-      if ((code & 0x7f) == 0x7f) code ^= 1;
-      pattern[i] = code;
-      dense[i] = F8ToFloat(code) * 0.001f;
-    }
-  }
+  const RandomRows random = MakeRows(b, rng);
   auto* codes = static_cast<uint8_t*>(memory.Take(device, rounds * bytes));
   std::vector<float> scales(b.outputs, 0.001f);
   const int64_t groups = b.type == DType::kI4 ? b.outputs * (b.inputs / weight.group) : 0;
   std::vector<uint16_t> pairs;
-  for (int64_t i = 0; i < groups; ++i) pairs.insert(pairs.end(), pair.begin(), pair.end());
+  for (int64_t i = 0; i < groups; ++i) pairs.insert(pairs.end(), std::begin(kPair), std::end(kPair));
   void* device_scales = memory.Take(device, scales.size() * 4);
   void* device_pairs = memory.Take(device, pairs.size() * 2);
   std::vector<float> values = Normal(rng, b.rows * b.inputs);
@@ -65,14 +85,14 @@ absl::StatusOr<BenchRow> BenchLinear(Device& device, const LinearBench& b, const
   if (!scratch_buffer.ok()) return scratch_buffer.status();
   if (!memory.status.ok()) return memory.status;
   Arena scratch(std::move(*scratch_buffer));
-  device.Upload(codes, pattern.data(), pattern.size());
-  Repeat(device, codes, pattern.size(), bytes);
+  device.Upload(codes, random.codes.data(), random.codes.size());
+  Repeat(device, codes, random.codes.size(), bytes);
   for (int i = 1; i < rounds; ++i) device.Copy(codes + i * bytes, codes, bytes);
   device.Upload(device_scales, scales.data(), scales.size() * 4);
   device.Upload(device_pairs, pairs.data(), pairs.size() * 2);
   device.Upload(x_data, x_bytes.data(), x_bytes.size());
   device.Fill(out_data, 0xff, out_bytes);
-  if (!floating && b.type != DType::kI4) weight.scales = static_cast<const float*>(device_scales);
+  if (!Floating(b.type) && b.type != DType::kI4) weight.scales = static_cast<const float*>(device_scales);
   if (b.type == DType::kI4) weight.groups = static_cast<const uint16_t*>(device_pairs);
   const View x(x_data, type, b.rows, b.inputs), out(out_data, type, b.rows, b.outputs);
   auto call = [&](int i) {
@@ -91,7 +111,7 @@ absl::StatusOr<BenchRow> BenchLinear(Device& device, const LinearBench& b, const
     const int64_t r = sample % b.rows, o = (sample * 7919 + sample / 16) % b.outputs;
     double exact = 0;
     for (int64_t c = 0; c < b.inputs; ++c) {
-      exact += double{dense[o % pattern_rows * b.inputs + c]} * values[r * b.inputs + c];
+      exact += double{random.dense[o % random.rows * b.inputs + c]} * values[r * b.inputs + c];
     }
     const double error = std::abs(Activation(type, got, r * b.outputs + o) - exact);
     worst = std::isnan(error) ? INFINITY : std::max(worst, error);

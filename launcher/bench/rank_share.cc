@@ -33,9 +33,9 @@ absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Eng
 }
 
 absl::StatusOr<DecodeShare> TimeDecodeShare(const BenchFlags& flags, EngineOptions options, const ModelConfig& config,
-                                            Device& device, int64_t context, int rank, int world) {
-  options.act_as_rank = rank;
-  SimulatedRank comm(world, config.layers, device);
+                                            Device& device, int64_t context, RankOf of) {
+  options.act_as_rank = of.rank;
+  SimulatedRank comm(of.world, config.layers, device);
   absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(options, device, comm);
   if (!engine.ok()) return engine.status();
   std::vector<std::vector<LayerTime>> steps;

@@ -22,9 +22,14 @@ struct DecodeShare {
 absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Engine& engine, int64_t context,
                                                     const std::function<void()>& after);
 
-// Share `rank` of `world`, on this process's device, whatever its own rank is.
+// Whose share of how many ranks.
+struct RankOf {
+  int rank = 0, world = 1;
+};
+
+// This share, on this process's device, whatever its own rank is.
 absl::StatusOr<DecodeShare> TimeDecodeShare(const BenchFlags& flags, EngineOptions options, const ModelConfig& config,
-                                            Device& device, int64_t context, int rank, int world);
+                                            Device& device, int64_t context, RankOf of);
 
 // Gathers what each rank's share took alone, `alone`, beside what the step took in all, and adds to the row:
 // rank_busy_seconds, rank_wait_seconds (messages and waiting for others) and busy_balance (busiest over mean).

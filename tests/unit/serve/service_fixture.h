@@ -140,7 +140,7 @@ class ServiceFixture : public testing::Test {
     options.sessions = 4;
     options.questions = 4;
     options.kv_tokens = kv_tokens_;
-    options.max_session_tokens = 2048;
+    options.max_session_tokens = max_session_tokens_;
     auto engine = Engine::Create(options, *device_, *comm_);
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = std::move(*engine);
@@ -148,7 +148,7 @@ class ServiceFixture : public testing::Test {
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
     tokenizer_ = std::move(*tokenizer);
     options_.model_dir = model_;
-    options_.max_session_tokens = 2048;
+    options_.max_session_tokens = max_session_tokens_;
     options_.save_dir = scratch_.string();
     options_.grace_seconds = 60;
   }
@@ -229,7 +229,7 @@ class ServiceFixture : public testing::Test {
   }
 
   const std::string model_ = SourceDir() + "/launcher/demo/needle-6m";
-  int64_t kv_tokens_ = 8192;  // set by a constructor
+  int64_t kv_tokens_ = 8192, max_session_tokens_ = 2048;  // set by a constructor
   std::filesystem::path scratch_;
   std::unique_ptr<Device> device_ = Device::Cpu(1);
   std::unique_ptr<Communicator> comm_ = MakeSelfCommunicator();

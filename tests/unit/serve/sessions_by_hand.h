@@ -27,7 +27,7 @@ class SessionsByHand : public ServiceFixture {
   // As after a restart: what was open before is gone.
   void Open(double idle_seconds = 0) {
     SessionsOptions options;
-    options.max_session_tokens = 2048;
+    options.max_session_tokens = max_session_tokens_;
     options.checkpoint_tokens = 128;
     options.idle_seconds = idle_seconds;
     options.watch.on_place = [this](Place from, Place to) { places_.insert({from, to}); };
