@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <mutex>
 #include <thread>
 
 #include "launcher/serve/grpc/listener.h"
@@ -25,8 +26,8 @@ struct ServeFlags {
   int64_t kv_tokens = 0;
 };
 
-// Takes TERM, INT and USR1 (which mpirun passes on at once), which every other thread blocks: drains the server, or,
-// while there is none yet, ends the process.
+// Takes TERM, INT and USR1 (which mpirun passes on at once), which every other thread blocks: drains the server; while
+// there is none yet, ends the process; when it has drained, does nothing, for the process is ending.
 class StopSignals {
  public:
   // Before any other thread is made: they inherit the mask.
@@ -39,7 +40,16 @@ class StopSignals {
     stop_ = true;
     thread_.join();
   }
-  void DrainsFromNowOn(Server* server) { server_ = server; }
+  void DrainsFromNowOn(Server* server) {
+    std::lock_guard lock(mutex_);
+    server_ = server;
+  }
+  // The server may be destroyed when it returns.
+  void NothingFromNowOn() {
+    std::lock_guard lock(mutex_);
+    server_ = nullptr;
+    drained_ = true;
+  }
 
  private:
   static sigset_t Set() {
@@ -55,16 +65,19 @@ class StopSignals {
     const timespec wait = {0, 100'000'000};
     while (!stop_) {
       if (sigtimedwait(&set, nullptr, &wait) < 0) continue;
-      if (Server* server = server_; server != nullptr) {
-        server->Drain();
-      } else {
+      std::lock_guard lock(mutex_);
+      if (server_ != nullptr) {
+        server_->Drain();
+      } else if (!drained_) {
         std::fprintf(stderr, "error: stopped by a signal before the server was ready\n");
         std::_Exit(1);
       }
     }
   }
   std::atomic<bool> stop_{false};
-  std::atomic<Server*> server_{nullptr};
+  std::mutex mutex_;  // guards what follows
+  Server* server_ = nullptr;
+  bool drained_ = false;
   std::thread thread_;
 };
 
@@ -116,7 +129,7 @@ int RunServe(const ServeFlags& flags, const Launch& launch) {
             {{"address", grpc.address}, {"port", (*listener)->port()}, {"tls", grpc.tls.on() ? "on" : "off"}});
   (*server)->Run();
   (*server)->Wait();
-  signals->DrainsFromNowOn(nullptr);
+  signals->NothingFromNowOn();
   return 0;
 }
 
