@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
+#include "kernels/base/math.h"
 #include "parallel/comm_factories.h"
 
 namespace duo {
@@ -47,7 +48,7 @@ void SumRange(T* out, const T* parts, int ranks, int64_t stride, int64_t begin, 
 
 template <typename T>
 void Sum(void* out, const void* parts, int ranks, int64_t elements, ThreadPool& pool) {
-  const int64_t grains = (elements + kGrain - 1) / kGrain;
+  const int64_t grains = CeilDiv(elements, kGrain);
   const auto body = [&](int64_t grain, int) {
     SumRange(static_cast<T*>(out), static_cast<const T*>(parts), ranks, elements, grain * kGrain,
              std::min(elements, (grain + 1) * kGrain));

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/base/check.h"
+#include "kernels/base/math.h"
 
 namespace duo {
 
@@ -19,7 +20,7 @@ Range KvRows(const ModelShape& shape, int kv_head) {
 Range ProportionalRange(int64_t total, const std::vector<double>& shares, int rank, int64_t granularity) {
   DUO_CHECK_GE(granularity, 1);
   DUO_CHECK_LT(rank, static_cast<int>(shares.size()));
-  const int64_t units = (total + granularity - 1) / granularity;
+  const int64_t units = CeilDiv(total, granularity);
   const auto boundary = [&](int ranks) {
     if (ranks == static_cast<int>(shares.size())) return total;
     double share = 0;
@@ -33,8 +34,8 @@ int64_t PreferredGranularity(int64_t total, int world) {
   int64_t best = 1;
   double best_excess = INFINITY;
   for (int64_t granularity = 128; granularity >= 1; granularity /= 2) {
-    const int64_t units = (total + granularity - 1) / granularity;
-    const double excess = static_cast<double>((units + world - 1) / world * granularity) * world / total;
+    const int64_t units = CeilDiv(total, granularity);
+    const double excess = static_cast<double>(CeilDiv(units, world) * granularity) * world / total;
     if (excess <= 1.01) return granularity;
     if (excess < best_excess) {
       best = granularity;

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/base/device.h"
+#include "kernels/base/math.h"
 #include "kernels/base/view.h"
 
 namespace duo {
@@ -58,7 +59,7 @@ class Arena {
   void Rewind(size_t used) { used_ = used; }  // to a value that used() gave
   size_t peak() const { return peak_; }
 
-  static constexpr size_t Rounded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+  static constexpr size_t Rounded(size_t bytes) { return RoundUp(bytes, kAlignment); }
 
  private:
   Buffer buffer_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/base/math.h"
 #include "kernels/cpu/kv_vector.h"
 #include "kernels/cpu/simd.h"
 
@@ -25,7 +26,7 @@ struct Tiles {
   float* sum;     // [kTileRows]: running sum of exp(score - top)
   float* shrink;  // [kTileRows]: what the last block's new maximum makes of o
 
-  static int Width(int d) { return (d + kVectorFloats - 1) / kVectorFloats * kVectorFloats; }
+  static int Width(int d) { return RoundUp(d, kVectorFloats); }
   static size_t Floats(int d) { return size_t{2 * kTileRows + 3 * kTileKeys} * Width(d) + kTileRows * (kTileKeys + 3); }
   Tiles(float* base, int d)
       : width(Width(d)),

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/math.h"
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/cpu_backward.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -9,8 +10,6 @@
 
 namespace duo::cpu {
 namespace {
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int TokensPerItem(int group) { return std::max(1, kTileRows / group); }
 

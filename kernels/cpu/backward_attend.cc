@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/math.h"
 #include "kernels/cpu/cpu_backward.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/kv_vector.h"
@@ -17,8 +18,6 @@ namespace {
 
 constexpr int kTile = kKeyBlock;       // query rows and keys of a tile
 constexpr int64_t kChunkTokens = 512;  // of an item, or as many as `recent`
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Keys at consecutive positions, none of them on both sides of the end of the sinks.
 struct KeyRange {
@@ -37,10 +36,10 @@ struct Cut {
         sink(std::min<int64_t>(mask.sink, rows)),
         recent(std::min<int64_t>(mask.recent, rows)),
         window(mask.window),
-        chunk(std::max(kChunkTokens, CeilDiv(recent, kTile) * kTile)),
+        chunk(std::max(kChunkTokens, RoundUp(recent, kTile))),
         chunks(CeilDiv(rows, chunk)),
         far_keys(chunks == 1 ? 0 : sink + recent),
-        width((shape.head_dim + kVectorFloats - 1) / kVectorFloats * kVectorFloats) {}
+        width(RoundUp(shape.head_dim, kVectorFloats)) {}
 
   int64_t begin(int64_t c) const { return c * chunk; }
   int64_t end(int64_t c) const { return std::min(rows, (c + 1) * chunk); }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/base/math.h"
 #include "kernels/cpu/cpu_backward.h"
 #include "kernels/cpu/simd.h"
 
@@ -13,7 +14,7 @@ constexpr int64_t kRowsPerItem = 16;
 
 template <typename Body>
 void ForRows(Device& device, int64_t rows, const Body& body) {
-  device.pool().ParallelFor((rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item, int) {
+  device.pool().ParallelFor(CeilDiv(rows, kRowsPerItem), [&](int64_t item, int) {
     for (int64_t r = item * kRowsPerItem, end = std::min(rows, r + kRowsPerItem); r < end; ++r) body(r);
   });
 }
@@ -105,7 +106,7 @@ void MixHeads(Device& device, View out, View streaming, View full, const float* 
 
 void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, View streaming, View full,
                       const float* gates, const HeadShape& shape) {
-  const int64_t width = int64_t{shape.group} * shape.head_dim, items = (dout.rows + kRowsPerItem - 1) / kRowsPerItem;
+  const int64_t width = int64_t{shape.group} * shape.head_dim, items = CeilDiv(dout.rows, kRowsPerItem);
   std::vector<double> sums(items * shape.kv_heads);
   ForRows(device, dout.rows, [&](int64_t r) {
     for (int h = 0; h < shape.kv_heads; ++h) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "dnnl.h"
+#include "kernels/base/math.h"
 #include "kernels/cpu/cpu_backward.h"
 #include "kernels/cpu/weight_decode.h"
 
@@ -14,8 +15,6 @@ namespace {
 constexpr int64_t kPanelRows = 512;   // weight rows decoded at a time: with the columns, 1 MiB of f32
 constexpr int64_t kPanelCols = 512;   // columns of one work item; even, as int4 rows are decoded in pairs
 constexpr int64_t kBlockRows = 1024;  // gradient rows of one work item
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 size_t PanelBytes(const Weight& w) {
   if (w.dtype == DType::kF32) return 0;

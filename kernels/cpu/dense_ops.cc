@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/base/math.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/weight_decode.h"
 
@@ -15,7 +16,7 @@ int64_t RowsPerItem(int64_t cols) { return std::max<int64_t>(1, 16384 / std::max
 template <typename Body>
 void ForRows(Device& device, int64_t rows, int64_t cols, const Body& body) {
   const int64_t step = RowsPerItem(cols);
-  device.pool().ParallelFor((rows + step - 1) / step, [&](int64_t item, int) {
+  device.pool().ParallelFor(CeilDiv(rows, step), [&](int64_t item, int) {
     for (int64_t r = item * step, end = std::min(rows, r + step); r < end; ++r) body(r);
   });
 }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/base/math.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/kv_vector.h"
 #include "kernels/hadamard.h"
@@ -15,7 +16,7 @@ constexpr int64_t kRowsPerItem = 16;
 
 template <typename Body>
 void ForRows(Device& device, int64_t rows, const Body& body) {
-  device.pool().ParallelFor((rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item, int) {
+  device.pool().ParallelFor(CeilDiv(rows, kRowsPerItem), [&](int64_t item, int) {
     for (int64_t r = item * kRowsPerItem, end = std::min(rows, r + kRowsPerItem); r < end; ++r) body(r);
   });
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "dnnl.h"
+#include "kernels/base/math.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/weight_decode.h"
@@ -17,14 +18,12 @@ constexpr int64_t kPanelCols = 2048;  // columns dequantised at a time: 1 MiB of
 constexpr int64_t kBlockRows = 1024;  // activation rows of one work item
 constexpr int64_t kGemvRows = 32;     // weight rows of one work item
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 size_t PanelBytes(const Weight& w) {
   if (w.dtype == DType::kF32) return 0;
   return Arena::Rounded(std::min(kPanelRows, w.rows) * std::min(kPanelCols, w.cols) * sizeof(float));
 }
 
-int64_t PaddedCols(const Weight& w) { return CeilDiv(w.cols, kColumnBlock) * kColumnBlock; }
+int64_t PaddedCols(const Weight& w) { return RoundUp(w.cols, kColumnBlock); }
 
 // The kernels take 1, 2, 4 or 8 rows; the missing ones are zeros whose results are dropped.
 int GemvRows(int64_t rows) { return rows <= 2 ? static_cast<int>(rows) : rows <= 4 ? 4 : 8; }

@@ -9,6 +9,7 @@
 #include "dnnl.h"
 #include "kernels/attention.h"
 #include "kernels/base/buffer.h"
+#include "kernels/base/math.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/ops.h"
 
@@ -105,7 +106,7 @@ double MeasureAttentionRate(Device& device, int head_dim, int group, int rows, i
   PagedKv kv;
   kv.page = {KvFormat::kF32, head_dim};
   kv.num_heads = kHeads;
-  const int64_t pages = (history + rows + kPageTokens - 1) / kPageTokens;
+  const int64_t pages = CeilDiv(history + rows, kPageTokens);
   kv.head_stride = pages * kv.page.page_bytes();
   std::vector<float> codes(kHeads * kv.head_stride / sizeof(float));
   for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<float>(i % 97) * 0.01f - 0.5f;

@@ -2,13 +2,14 @@
 
 #include <algorithm>
 
+#include "kernels/base/math.h"
 #include "kernels/cpu/cpu_ops.h"
 
 namespace duo::cpu {
 
 void FillElements(Device& device, const FillRun& run, uint64_t seed) {
   const int64_t total = run.count * run.runs, block = 1 << 16;
-  device.pool().ParallelFor((total + block - 1) / block, [&](int64_t b, int) {
+  device.pool().ParallelFor(CeilDiv(total, block), [&](int64_t b, int) {
     for (int64_t at = b * block; at < std::min(total, (b + 1) * block); ++at) FillElement(run, seed, at);
   });
 }

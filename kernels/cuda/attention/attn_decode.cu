@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/attention/decode_merge.cuh"
 #include "kernels/cuda/attention/decode_plan.cuh"
@@ -272,7 +273,7 @@ int Grid(const Device& device) { return device.info().multiprocessors; }
 int ColumnEights(int64_t columns) { return columns <= 8 ? 1 : columns <= 16 ? 2 : 4; }
 
 int64_t Slots(const Device& device, int64_t rows, int group, int heads) {
-  return Grid(device) + heads * rows * ((group + 31) / 32);
+  return Grid(device) + heads * rows * CeilDiv(group, 32);
 }
 
 template <KvFormat kFormat, int kHeadDim, int kN>

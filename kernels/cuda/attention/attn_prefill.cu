@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/cuda/attention/attn_cudnn.h"
 #include "kernels/cuda/attention/flash.h"
 #include "kernels/cuda/attention/prefill_shapes.h"
@@ -92,7 +93,7 @@ __global__ void EmptyKernel(bf16* out, int64_t stride, float* lse, int64_t rows,
 
 // Runs that the flash kernel cuts keys into, so that few rows still fill the GPU.
 int Splits(const Device& device, int64_t rows, int64_t q_heads) {
-  const int64_t blocks = (rows + kTileRows - 1) / kTileRows * q_heads;
+  const int64_t blocks = CeilDiv(rows, kTileRows) * q_heads;
   return static_cast<int>(std::max<int64_t>(1, device.info().multiprocessors / blocks));
 }
 // Rows x query heads of partial results: a slice's, or those of all its splits.
@@ -193,7 +194,7 @@ struct Prefill {
     merge.heads = q_heads;
     merge.first = slice.done == 1;
     merge.last = slice.done == slice.partials;
-    const int64_t blocks = (slice.rows * q_heads + 7) / 8;
+    const int64_t blocks = CeilDiv(slice.rows * q_heads, 8);
     const auto kernel = d == 64 ? MergePartialKernel<64> : MergePartialKernel<128>;
     kernel<<<blocks, 256, 0, Stream(device)>>>(merge);
     DUO_CUDA_CHECK(cudaGetLastError());
@@ -235,14 +236,14 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
     skipped = kv.held_count((span.history + 1 - kv.window) / kPageTokens) * kPageTokens;
   }
   const int64_t segment = SegmentTokens(batch.max_tokens);
-  const int64_t segments = held_tokens > skipped ? (held_tokens - skipped + segment - 1) / segment : 0;
+  const int64_t segments = held_tokens > skipped ? CeilDiv(held_tokens - skipped, segment) : 0;
 
   Prefill p = {device};
   p.out = out.Rows(span.first_row, rows).Cols(first_column * shape.group, int64_t{q_heads} * d);
   p.lse = lse;
   if (segments == 0 && !own_square) {
     const int64_t items = int64_t{rows} * q_heads * d;
-    EmptyKernel<<<(items + 255) / 256, 256, 0, Stream(device)>>>(p.out.as<bf16>(), p.out.stride, lse, rows, q_heads * d,
+    EmptyKernel<<<CeilDiv(items, 256), 256, 0, Stream(device)>>>(p.out.as<bf16>(), p.out.stride, lse, rows, q_heads * d,
                                                                  q_heads);
     DUO_CUDA_CHECK(cudaGetLastError());
     return;

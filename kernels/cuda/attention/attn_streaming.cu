@@ -1,6 +1,7 @@
 // Streaming heads. Few rows (decode): one block per (sequence, KV head, block of query columns), its warps sharing the
 // few hundred keys; work and latency do not depend on the context. Many rows: flash.cu.
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/attention/decode_merge.cuh"
 #include "kernels/cuda/attention/flash.h"
@@ -117,7 +118,7 @@ void Launch(Device& device, const StreamingArgs& args) {
   const auto kernel = StreamingKernel<kHeadDim, kN>;
   const SeqBatch& batch = args.keys.batch;
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-  const dim3 grid((batch.max_rows * args.group + 8 * kN - 1) / (8 * kN), args.keys.kv.num_heads, batch.num_seqs);
+  const dim3 grid(CeilDiv(batch.max_rows * args.group, 8 * kN), args.keys.kv.num_heads, batch.num_seqs);
   LaunchOverlapped(device, kernel, grid, dim3(32 * kWarpsOf<kN>), kShared, args);
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "kernels/attention.h"
+#include "kernels/base/math.h"
 
 namespace duo::cuda {
 
@@ -38,7 +39,7 @@ __device__ __forceinline__ SequenceWork WorkOf(const SeqSpan& span, const PagedK
   if (span.num_rows <= 0) return w;
   const uint32_t slots = kv.slots, first_slot = kv.first_slot, num_slots = kv.num_slots;
   const uint32_t tokens = span.history + span.num_rows, per_page = kPageTokens / unit;
-  const uint32_t pages = (tokens + kPageTokens - 1) / kPageTokens;
+  const uint32_t pages = CeilDiv(tokens, kPageTokens);
   // PagedKv::held_count in 32 bits.
   auto held_count = [&](uint32_t n) {
     if (slots == 1) return n;
@@ -50,10 +51,10 @@ __device__ __forceinline__ SequenceWork WorkOf(const SeqSpan& span, const PagedK
   const uint32_t held = held_count(pages), skipped = held_count(first_page);
   w.units = (held - skipped) * per_page;
   if (held > skipped && held_count(pages - 1) < held) {  // the sequence's last page is here, perhaps not full
-    w.units -= per_page - (tokens - (pages - 1) * kPageTokens + unit - 1) / unit;
+    w.units -= per_page - CeilDiv(tokens - (pages - 1) * kPageTokens, unit);
   }
   w.skipped = skipped * per_page;
-  w.column_blocks = (span.num_rows * group + columns - 1) / columns;
+  w.column_blocks = CeilDiv(span.num_rows * group, columns);
   w.items = kv.num_heads * w.column_blocks;
   return w;
 }
@@ -84,7 +85,7 @@ struct PlanWalker {
       total += __reduce_add_sync(0xffffffffu, w.items * w.units);
     }
     DecodePlan plan;
-    plan.blocks = max(1u, min(grid, (total + kMinUnitsPerBlock - 1) / kMinUnitsPerBlock));
+    plan.blocks = max(1u, min(grid, CeilDiv(total, kMinUnitsPerBlock)));
     plan.each = total / plan.blocks;
     plan.longer = total - plan.each * plan.blocks;
     return plan;

@@ -2,6 +2,7 @@
 // buffered by cp.async. Rows of K and V in shared memory are swizzled by 16-byte pieces, so that ldmatrix meets no bank
 // twice. Softmax is online, sums in f32.
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/cuda/attention/flash.h"
 #include "kernels/cuda/attention/streaming_keys.cuh"
 #include "kernels/cuda/attention/window_keys.cuh"
@@ -90,8 +91,8 @@ __global__ void __launch_bounds__(kThreads, 1) FlashKernel(FlashRows r, Keys key
   const int64_t low = first_position + block_row, high = first_position + last_row;
   int64_t begin[2], end[2];
   keys.Ranges(block, low, high, begin, end);
-  const int tiles0 = static_cast<int>((end[0] - begin[0] + kKeys - 1) / kKeys);
-  const int all_tiles = tiles0 + static_cast<int>(max(int64_t{0}, end[1] - begin[1] + kKeys - 1) / kKeys);
+  const int tiles0 = static_cast<int>(CeilDiv(end[0] - begin[0], kKeys));
+  const int all_tiles = tiles0 + static_cast<int>(CeilDiv(max(int64_t{0}, end[1] - begin[1]), kKeys));
   int first_tile = 0, tiles = all_tiles;  // of this block: [first_tile, tiles)
   if constexpr (!kStreaming) {
     first_tile = static_cast<int>(int64_t{all_tiles} * blockIdx.z / r.splits);
@@ -253,7 +254,7 @@ void FlashDense(Device& device, const DenseAttention& a) {
   rows.first_position = a.first_position;
   rows.group = a.group;
   rows.scale = kLog2e / sqrtf(static_cast<float>(a.head_dim));
-  const dim3 grid((a.rows + kRows - 1) / kRows, a.heads * a.group, a.splits);
+  const dim3 grid(CeilDiv(a.rows, kRows), a.heads * a.group, a.splits);
   if (a.head_dim == 64) return Launch<64>(device, grid, rows, DenseKeys{a});
   Launch<128>(device, grid, rows, DenseKeys{a});
 }
@@ -270,7 +271,7 @@ void FlashStreaming(Device& device, View out, View qkv, const HeadShape& shape, 
   rows.group = shape.group;
   rows.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
   const StreamingKeys keys = {qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), qkv.stride, batch, kv};
-  const dim3 grid((batch.max_rows + kRows - 1) / kRows, kv.num_heads * shape.group, batch.num_seqs);
+  const dim3 grid(CeilDiv(batch.max_rows, kRows), kv.num_heads * shape.group, batch.num_seqs);
   if (shape.head_dim == 64) return Launch<64>(device, grid, rows, keys);
   Launch<128>(device, grid, rows, keys);
 }
@@ -289,7 +290,7 @@ void FlashWindow(Device& device, View out, float* lse, View qkv, const HeadShape
   rows.group = shape.group;
   rows.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
   const WindowKeys keys = {qkv.as<bf16>() + shape.q_cols(), shape.kv_cols(), qkv.stride, shape.head_dim, mask};
-  const dim3 grid((rows.rows + kRows - 1) / kRows, shape.kv_heads * shape.group);
+  const dim3 grid(CeilDiv(rows.rows, kRows), shape.kv_heads * shape.group);
   if (shape.head_dim == 64) return Launch<64>(device, grid, rows, keys);
   Launch<128>(device, grid, rows, keys);
 }

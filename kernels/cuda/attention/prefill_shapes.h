@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/base/math.h"
 #include "kernels/kv_layout.h"
 
 namespace duo::cuda {
@@ -48,7 +49,7 @@ inline int64_t RowCapacity(int64_t rows) {
 }
 
 inline int64_t SegmentTokens(int64_t max_tokens) {
-  return std::min(kSegmentTokens, (std::max<int64_t>(max_tokens, 1) + kPageTokens - 1) / kPageTokens * kPageTokens);
+  return std::min(kSegmentTokens, RoundUp(std::max<int64_t>(max_tokens, 1), kPageTokens));
 }
 // One capacity for every history, so that one plan serves them all: lengths are read on the device, and keys that are
 // not there cost nothing.

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/cuda/attention/flash.h"
 #include "kernels/cuda/attention/window_keys.cuh"
 #include "kernels/cuda/backward/backward_tile.cuh"
@@ -24,8 +25,6 @@ constexpr int kKeyWarps = 4;  // of dk's kernel, 16 keys each
 constexpr int kBlockRows = 16 * kRowWarps;
 constexpr int64_t kSinkRun = 1024;  // rows of a run of the sinks' partial sums, at least
 constexpr int64_t kSinkRuns = 32;   // runs, at most
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Args {
   const bf16 *qkv, *dout;
@@ -86,8 +85,8 @@ __global__ void __launch_bounds__(32 * kRowWarps, 1) QueryGradientKernel(Args ar
 
   int64_t begin[2], end[2];
   args.keys.Ranges(block, low, high, begin, end);
-  const int tiles0 = static_cast<int>((end[0] - begin[0] + kTile - 1) / kTile);
-  const int all_tiles = tiles0 + static_cast<int>((end[1] - begin[1] + kTile - 1) / kTile);
+  const int tiles0 = static_cast<int>(CeilDiv(end[0] - begin[0], kTile));
+  const int all_tiles = tiles0 + static_cast<int>(CeilDiv(end[1] - begin[1], kTile));
   auto tile_range = [&](int tile, int64_t& first, int64_t& limit) {
     const int range = tile >= tiles0;
     first = begin[range] + int64_t{tile - (range ? tiles0 : 0)} * kTile;
@@ -187,7 +186,7 @@ __global__ void __launch_bounds__(32 * kKeyWarps, 2) KeyGradientKernel(Args args
     row_end = static_cast<int>(min(int64_t{args.rows}, int64_t{limit} + mask.recent));
   }
   if (mask.window > 0) row_end = static_cast<int>(min(int64_t{row_end}, int64_t{limit} - 1 + mask.window));
-  const int head_tiles = max(0, row_end - row_begin + kTile - 1) / kTile, all_tiles = head_tiles * args.group;
+  const int head_tiles = CeilDiv(max(0, row_end - row_begin), kTile), all_tiles = head_tiles * args.group;
 
   auto load_tile = [&](int tile) {
     const int head = kv_head * args.group + tile / head_tiles, row = row_begin + tile % head_tiles * kTile;
@@ -289,7 +288,7 @@ __global__ void SinkSumKernel(Args args) {
   out[i < kHeadDim ? i : args.kv_cols + i - kHeadDim] = ToBf16(sum);
 }
 
-int64_t SinkRunRows(int64_t rows) { return std::max(kSinkRun, CeilDiv(CeilDiv(rows, kSinkRuns), kTile) * kTile); }
+int64_t SinkRunRows(int64_t rows) { return std::max(kSinkRun, RoundUp(CeilDiv(rows, kSinkRuns), kTile)); }
 
 template <int kHeadDim>
 void Launch(Device& device, const Args& args, int kv_heads, const View& dout, const View& out, float* delta) {

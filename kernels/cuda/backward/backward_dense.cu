@@ -1,6 +1,7 @@
 // Gradients of the element-wise and row-wise ops, the mix of heads and the distillation loss. Bound by memory: eight
 // elements at a time where rows are aligned.
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/backward/cuda_backward.h"
 #include "kernels/cuda/primitives.cuh"
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) ElementsKernel(int64_t rows, int col
 template <int kN, typename Body>
 void ForElements(Device& device, int64_t rows, int64_t cols, const Body& body) {
   const unsigned grid_rows = static_cast<unsigned>(rows < 32768 ? rows : 32768);
-  const dim3 grid(static_cast<unsigned>((cols + kThreads * kN - 1) / (kThreads * kN)), grid_rows);
+  const dim3 grid(static_cast<unsigned>(CeilDiv(cols, kThreads * kN)), grid_rows);
   LaunchOverlapped(device, ElementsKernel<kN, Body>, grid, dim3(kThreads), 0, rows, static_cast<int>(cols), body);
 }
 
@@ -295,7 +296,7 @@ void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& s
                       const float* k_norm, float eps) {
   DUO_CHECK_LE(shape.head_dim, 256);
   const int q_heads = shape.kv_heads * shape.group, heads = q_heads + shape.kv_heads;
-  const int64_t blocks = (dqkv.rows * heads * 32 + kThreads - 1) / kThreads;
+  const int64_t blocks = CeilDiv(dqkv.rows * heads * 32, kThreads);
   LaunchOverlapped(device, RotateQkBackwardKernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0,
                    Rows<bf16>(dqkv), Rows<bf16>(before), dqkv.rows, shape.head_dim, q_heads, heads,
                    Rows<float>(cos_sin), q_norm, k_norm, eps);

@@ -1,6 +1,7 @@
 // Element-wise and row-wise ops: embedding, residual + RMS norm, SwiGLU, row gathers. All are bound by memory: 16-byte
 // accesses where rows allow it.
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/linear/weight_value.cuh"
@@ -144,10 +145,10 @@ void SwiGlu(Device& device, View out, View gate_up) {
   const unsigned grid_rows = static_cast<unsigned>(rows < 32768 ? rows : 32768);
   if (out.cols % 8 == 0 && Aligned(out, 16) && Aligned(gate_up, 16)) {
     const int vectors = out.cols / 8;
-    LaunchOverlapped(device, SwiGluVectors, dim3((vectors + 127) / 128, grid_rows), dim3(128), 0, out.as<bf16>(),
+    LaunchOverlapped(device, SwiGluVectors, dim3(CeilDiv(vectors, 128), grid_rows), dim3(128), 0, out.as<bf16>(),
                      out.stride, gate_up.as<bf16>(), gate_up.stride, vectors, rows);
   } else {
-    LaunchOverlapped(device, SwiGluAny, dim3((out.cols + 127) / 128, grid_rows), dim3(128), 0, out.as<bf16>(),
+    LaunchOverlapped(device, SwiGluAny, dim3(CeilDiv(out.cols, 128), grid_rows), dim3(128), 0, out.as<bf16>(),
                      out.stride, gate_up.as<bf16>(), gate_up.stride, out.cols, rows);
   }
 }

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/random_fill.h"
 
@@ -17,8 +18,8 @@ __global__ void FillKernel(FillRun run, uint64_t seed) {
 void FillElements(Device& device, const FillRun& run, uint64_t seed) {
   constexpr int kThreads = 256;
   const int64_t total = run.count * run.runs;
-  const auto blocks = static_cast<unsigned>(
-      std::min<int64_t>((total + kThreads - 1) / kThreads, int64_t{16} * device.info().multiprocessors));
+  const auto blocks =
+      static_cast<unsigned>(std::min<int64_t>(CeilDiv(total, kThreads), int64_t{16} * device.info().multiprocessors));
   FillKernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(device.stream())>>>(run, seed);
   DUO_CUDA_CHECK(cudaGetLastError());
 }

@@ -1,6 +1,7 @@
 // Rotary position embedding. Angles are products of f64 and reduced by f64 sine and cosine: at a million tokens an f32
 // angle would be off by 0.03 rad.
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/primitives.cuh"
@@ -115,7 +116,7 @@ __global__ void RotateQkKernel(bf16* qkv, int64_t stride, int64_t rows, HeadShap
 void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies, double factor) {
   const int half = cos_sin.cols / 2;
   const int64_t items = cos_sin.rows * half;
-  RopeAnglesKernel<<<(items + 127) / 128, 128, 0, Stream(device)>>>(cos_sin.as<float>(), cos_sin.stride, cos_sin.rows,
+  RopeAnglesKernel<<<CeilDiv(items, 128), 128, 0, Stream(device)>>>(cos_sin.as<float>(), cos_sin.stride, cos_sin.rows,
                                                                     half, positions, frequencies, factor);
   DUO_CUDA_CHECK(cudaGetLastError());
 }
@@ -125,7 +126,7 @@ void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, co
   DUO_CHECK_LE(shape.head_dim, kMostRotated);
   DUO_CHECK(shape.hadamard_heads == 0 || shape.head_dim == 64 || shape.head_dim == 128);
   const int64_t heads = shape.kv_heads * (shape.group + 1);
-  const int64_t blocks = (qkv.rows * heads + 7) / 8;
+  const int64_t blocks = CeilDiv(qkv.rows * heads, 8);
   LaunchOverlapped(device, RotateQkKernel, dim3(blocks), dim3(256), 0, qkv.as<bf16>(), qkv.stride, qkv.rows, shape,
                    cos_sin.as<float>(), cos_sin.stride, q_norm, k_norm, eps);
 }

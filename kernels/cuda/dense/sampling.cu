@@ -3,6 +3,7 @@
 #include <cub/device/device_radix_sort.cuh>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -129,10 +130,10 @@ void TopLogits(Device& device, float* values, int32_t* ids, View logits, int32_t
   const cudaStream_t stream = Stream(device);
   for (int64_t row = 0; row < logits.rows; ++row) {
     const float* x = logits.as<float>() + row * logits.stride;
-    KeysKernel<<<(shard + 255) / 256, 256, 0, stream>>>(keys, x, shard);
+    KeysKernel<<<CeilDiv(shard, 256), 256, 0, stream>>>(keys, x, shard);
     DUO_CUDA_CHECK(cudaGetLastError());
     DUO_CUDA_CHECK(cub::DeviceRadixSort::SortKeysDescending(space, sort_bytes, keys, sorted, shard, 0, 64, stream));
-    UnpackKernel<<<(count + 255) / 256, 256, 0, stream>>>(values + row * count, ids + row * count, sorted, x, first_id,
+    UnpackKernel<<<CeilDiv(count, 256), 256, 0, stream>>>(values + row * count, ids + row * count, sorted, x, first_id,
                                                           count);
     DUO_CUDA_CHECK(cudaGetLastError());
   }

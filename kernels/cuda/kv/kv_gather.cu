@@ -1,4 +1,5 @@
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/cuda/kv/kv_gather.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -65,7 +66,7 @@ __global__ void GatherKernel(bf16* k, bf16* v, GatherLayout to, PagedKv kv, int 
 void GatherPages(Device& device, bf16* k, bf16* v, GatherLayout to, const PagedKv& kv, int table, int64_t first,
                  int64_t count) {
   const int64_t items = count * (kv.page.head_dim / kEach);
-  const dim3 grid((items + 255) / 256, kv.num_heads, 2);
+  const dim3 grid(CeilDiv(items, 256), kv.num_heads, 2);
   const cudaStream_t stream = Stream(device);
   switch (kv.page.format) {
     case KvFormat::kBF16:
@@ -91,7 +92,7 @@ void SplitHeads(Device& device, bf16* to, int64_t capacity, const bf16* from, in
   DUO_CHECK_EQ(stride % 8, 0);
   const int per_head = head_dim / 8;
   const int64_t items = rows * heads * per_head;
-  SplitHeadsKernel<<<(items + 255) / 256, 256, 0, Stream(device)>>>(
+  SplitHeadsKernel<<<CeilDiv(items, 256), 256, 0, Stream(device)>>>(
       reinterpret_cast<uint4*>(to), capacity, reinterpret_cast<const uint4*>(from), stride / 8, rows, heads, per_head);
   DUO_CUDA_CHECK(cudaGetLastError());
 }

@@ -1,6 +1,7 @@
 // Storing K and V: codes into pages, bf16 into rings, and the copies that forks need. One warp handles one vector.
 #include "absl/strings/str_cat.h"
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/primitives.cuh"
@@ -156,7 +157,7 @@ absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFor
 void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv) {
   const int64_t warps = int64_t{batch.num_rows} * kv.num_heads * 2;
   const auto kernel = StoreKernelFor(kv.page.format, shape.head_dim);
-  LaunchOverlapped(device, kernel, dim3((warps + 7) / 8), dim3(256), 0, qkv.as<bf16>(), qkv.stride, shape, batch, kv);
+  LaunchOverlapped(device, kernel, dim3(CeilDiv(warps, 8)), dim3(256), 0, qkv.as<bf16>(), qkv.stride, shape, batch, kv);
 }
 
 // Activations are bf16, as the rings are: nothing to round.
@@ -165,7 +166,7 @@ void RoundToRing(Device&, View, const HeadShape&, const RingKv& kv) { DUO_CHECK(
 void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv) {
   DUO_CHECK(kv.format == KvFormat::kBF16);
   const int64_t warps = int64_t{batch.num_rows} * kv.num_heads;
-  LaunchOverlapped(device, StoreRingsKernel, dim3((warps + 7) / 8), dim3(256), 0, qkv.as<bf16>(), qkv.stride, shape,
+  LaunchOverlapped(device, StoreRingsKernel, dim3(CeilDiv(warps, 8)), dim3(256), 0, qkv.as<bf16>(), qkv.stride, shape,
                    batch, kv);
 }
 
@@ -179,7 +180,7 @@ void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const fl
 void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id) {
   if (kv.num_heads == 0) return;
   const int64_t vectors = kv.id_stride() / 16;
-  CopyPageKernel<<<dim3((vectors + 255) / 256, kv.num_heads), 256, 0, Stream(device)>>>(kv, from_id, to_id);
+  CopyPageKernel<<<dim3(CeilDiv(vectors, 256), kv.num_heads), 256, 0, Stream(device)>>>(kv, from_id, to_id);
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 

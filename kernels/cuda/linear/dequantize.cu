@@ -1,4 +1,5 @@
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/cuda/linear/dequantize.h"
 #include "kernels/cuda/linear/weight_value.cuh"
 #include "kernels/cuda/primitives.cuh"
@@ -72,7 +73,7 @@ __global__ void AddBiasKernel(T* out, int64_t stride, int64_t rows, int64_t cols
 void Dequantize(Device& device, bf16* out, const Weight& weight, int64_t first, int64_t count) {
   const int64_t elements = count * weight.cols;
   const bool codes = weight.cols % kEach == 0 && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
-  const unsigned blocks = static_cast<unsigned>((elements / kEach + 255) / 256);
+  const unsigned blocks = static_cast<unsigned>(CeilDiv(elements / kEach, 256));
   if (codes && weight.dtype == DType::kI8) {
     DequantizeCodes<DType::kI8><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
   } else if (codes && weight.dtype == DType::kF8E4M3) {
@@ -80,13 +81,13 @@ void Dequantize(Device& device, bf16* out, const Weight& weight, int64_t first, 
   } else if (codes && weight.dtype == DType::kI4) {
     DequantizeCodes<DType::kI4><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
   } else {
-    DequantizeAny<<<(elements + 255) / 256, 256, 0, Stream(device)>>>(out, weight, first, count);
+    DequantizeAny<<<CeilDiv(elements, 256), 256, 0, Stream(device)>>>(out, weight, first, count);
   }
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 
 void AddBias(Device& device, View out, const float* bias) {
-  const unsigned blocks = static_cast<unsigned>((out.rows * out.cols + 255) / 256);
+  const unsigned blocks = static_cast<unsigned>(CeilDiv(out.rows * out.cols, 256));
   if (out.dtype == DType::kF32) {
     AddBiasKernel<<<blocks, 256, 0, Stream(device)>>>(out.as<float>(), out.stride, out.rows, out.cols, bias);
   } else {

@@ -11,6 +11,7 @@
 //               sums are exact.
 #pragma once
 
+#include "kernels/base/math.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/ops.h"
 
@@ -256,7 +257,7 @@ class IntegerProducts {
         const float factor = 1 / __shfl_sync(0xffffffffu, unit, r);
         // Whole warps go round together: the sums shuffle.
 #pragma unroll 2
-        for (int i = lane; i < (chunks + 31) / 32 * 32; i += 32) {
+        for (int i = lane; i < RoundUp(chunks, 32); i += 32) {
           const uint4 v = i < chunks ? *reinterpret_cast<const uint4*>(x + r * stride + i * 8) : make_uint4(0, 0, 0, 0);
           const uint32_t fixed[8] = {Fixed(LowBf16(v.x), factor), Fixed(HighBf16(v.x), factor),
                                      Fixed(LowBf16(v.y), factor), Fixed(HighBf16(v.y), factor),

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/linear/linear_small.cuh"
 #include "kernels/cuda/linear/linear_small.h"
@@ -35,11 +36,11 @@ struct SmallPlan {
 };
 SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
   SmallPlan plan = {};
-  plan.tiles = static_cast<int>((weight.rows + 15) / 16);
+  plan.tiles = static_cast<int>(CeilDiv(weight.rows, 16));
   plan.blocks = static_cast<int>(weight.cols / BlockColumns(weight.dtype));
   const int most_rows = MostRows(rows, weight.dtype), grid = BlocksFor(most_rows) * device.info().multiprocessors;
   auto shared_bytes = [&](int parts) {
-    const size_t blocks = (plan.blocks + parts - 1) / parts;
+    const size_t blocks = CeilDiv(plan.blocks, parts);
     const size_t sums = weight.dtype == DType::kI4 ? blocks * (128 / weight.group) * rows * sizeof(float) : 0;
     return blocks * BlockColumns(weight.dtype) * rows * sizeof(bf16) + sums;
   };
@@ -50,14 +51,14 @@ SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
     const int64_t units = int64_t{plan.tiles} * parts;
     // Time by the bytes, the blocks left idle in the last round, and what a unit's partial sum costs. Half of the
     // blocks can still read at the full rate.
-    const int64_t rounds = (units + grid - 1) / grid;
+    const int64_t rounds = CeilDiv(units, grid);
     const double share = std::min(1.0, 2.0 * units / (rounds * grid));
     const double time = weight.bytes() / (kBytesPerSecond * share) + (parts > 1 ? kPartSeconds * rounds : 0);
     if (best == 0 || time < best_time) best = parts, best_time = time;
   }
   plan.parts = best;
   plan.grid = static_cast<int>(std::min<int64_t>(grid, int64_t{plan.tiles} * plan.parts));
-  plan.shared = best == 0 ? 0 : (shared_bytes(best) + 15) / 16 * 16;
+  plan.shared = best == 0 ? 0 : RoundUp(shared_bytes(best), 16);
   return plan;
 }
 

@@ -8,6 +8,7 @@
 
 #include <type_traits>
 
+#include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/linear/linear_products.cuh"
 
@@ -103,7 +104,7 @@ __global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallL
   GroupParams<kType, kGroup> params = {}, next_params = {};
 
   // Every warp has its own x: the k's that it multiplies, of the part that it is in.
-  const int rows = args.rows, most_blocks = (args.blocks + args.parts - 1) / args.parts;
+  const int rows = args.rows, most_blocks = CeilDiv(args.blocks, args.parts);
   Products products;
   SharedX x = {};
   auto stage = [&](const PartShare& share) {
