@@ -34,20 +34,14 @@ void CheckPaged(const PagedKv& kv) {
 }  // namespace
 
 absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFormat format) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::CheckAttention(device, head_dim, group, format);
-  }
-  return cpu::CheckAttention(device, head_dim, group, format);
+  return BackendOf(device).CheckAttention(device, head_dim, group, format);
 }
 
 void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies, double factor) {
   DUO_CHECK(cos_sin.dtype == DType::kF32);
   DUO_CHECK_EQ(cos_sin.cols % 2, 0);
   if (cos_sin.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::RopeAngles(device, cos_sin, positions, frequencies, factor);
-  }
-  cpu::RopeAngles(device, cos_sin, positions, frequencies, factor);
+  BackendOf(device).RopeAngles(device, cos_sin, positions, frequencies, factor);
 }
 
 void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const float* q_norm, const float* k_norm,
@@ -57,10 +51,7 @@ void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, co
   DUO_CHECK_EQ(cos_sin.cols, shape.head_dim);
   DUO_CHECK_GE(cos_sin.rows, qkv.rows);
   if (qkv.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::RotateQk(device, qkv, shape, cos_sin, q_norm, k_norm, eps);
-  }
-  cpu::RotateQk(device, qkv, shape, cos_sin, q_norm, k_norm, eps);
+  BackendOf(device).RotateQk(device, qkv, shape, cos_sin, q_norm, k_norm, eps);
 }
 
 void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv) {
@@ -68,10 +59,7 @@ void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& b
   CheckHeads(shape, kv, kv.page.head_dim);
   CheckPaged(kv);
   if (batch.num_rows == 0 || kv.num_heads == 0) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::StoreKv(device, qkv, shape, batch, kv);
-  }
-  cpu::StoreKv(device, qkv, shape, batch, kv);
+  BackendOf(device).StoreKv(device, qkv, shape, batch, kv);
 }
 
 void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv& kv) {
@@ -79,27 +67,18 @@ void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv&
   CheckHeads(shape, kv, kv.head_dim);
   DUO_CHECK(kv.format == KvFormat::kF32 || kv.format == KvFormat::kBF16);
   if (qkv.rows == 0 || kv.num_heads == 0) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::RoundToRing(device, qkv, shape, kv);
-  }
-  cpu::RoundToRing(device, qkv, shape, kv);
+  BackendOf(device).RoundToRing(device, qkv, shape, kv);
 }
 
 void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv) {
   CheckQkv(device, qkv, shape);
   CheckHeads(shape, kv, kv.head_dim);
   if (batch.num_rows == 0 || kv.num_heads == 0) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::StoreRings(device, qkv, shape, batch, kv);
-  }
-  cpu::StoreRings(device, qkv, shape, batch, kv);
+  BackendOf(device).StoreRings(device, qkv, shape, batch, kv);
 }
 
 size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::DecodeScratchBytes(device, max_rows_total, group, kv, max_tokens);
-  }
-  return cpu::DecodeScratchBytes(device, max_rows_total, group, kv, max_tokens);
+  return BackendOf(device).DecodeScratchBytes(device, max_rows_total, group, kv, max_tokens);
 }
 
 void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
@@ -109,30 +88,18 @@ void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape
   CheckPaged(kv);
   DUO_CHECK_LE(batch.max_rows, kMaxDecodeRows);
   if (batch.num_rows == 0 || kv.num_heads == 0) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::AttendPages(device, out, lse, qkv, shape, batch, kv, scratch);
-  }
-  cpu::AttendPages(device, out, lse, qkv, shape, batch, kv, scratch);
+  BackendOf(device).AttendPages(device, out, lse, qkv, shape, batch, kv, scratch);
 }
 
 size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::PrefillScratchBytes(device, rows, group, kv, max_tokens);
-  }
-  return cpu::PrefillScratchBytes(device, rows, group, kv, max_tokens);
+  return BackendOf(device).PrefillScratchBytes(device, rows, group, kv, max_tokens);
 }
 
 void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_dim, int64_t max_tokens) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) cuda::StartPrefillPlans(device, rows, heads, group, head_dim, max_tokens);
-  }
+  BackendOf(device).StartPrefillPlans(device, rows, heads, group, head_dim, max_tokens);
 }
 
-void WaitForPrefillPlans(Device& device) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) cuda::WaitForPrefillPlans(device);
-  }
-}
+void WaitForPrefillPlans(Device& device) { BackendOf(device).WaitForPrefillPlans(device); }
 
 void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                    const PagedKv& kv, bool own_square, Arena& scratch) {
@@ -142,17 +109,11 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
   DUO_CHECK_EQ(batch.num_seqs, 1);
   DUO_CHECK(batch.host_spans != nullptr);
   if (batch.num_rows == 0 || kv.num_heads == 0) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::AttendPrefill(device, out, lse, qkv, shape, batch, kv, own_square, scratch);
-  }
-  cpu::AttendPrefill(device, out, lse, qkv, shape, batch, kv, own_square, scratch);
+  BackendOf(device).AttendPrefill(device, out, lse, qkv, shape, batch, kv, own_square, scratch);
 }
 
 size_t StreamingScratchBytes(const Device& device, int rows, int group, const RingKv& kv) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::StreamingScratchBytes(device, rows, group, kv);
-  }
-  return cpu::StreamingScratchBytes(device, rows, group, kv);
+  return BackendOf(device).StreamingScratchBytes(device, rows, group, kv);
 }
 
 void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
@@ -160,10 +121,7 @@ void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape,
   CheckAttend(device, out, qkv, shape, batch);
   CheckHeads(shape, kv, kv.head_dim);
   if (batch.num_rows == 0 || kv.num_heads == 0) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::AttendStreaming(device, out, qkv, shape, batch, kv, scratch);
-  }
-  cpu::AttendStreaming(device, out, qkv, shape, batch, kv, scratch);
+  BackendOf(device).AttendStreaming(device, out, qkv, shape, batch, kv, scratch);
 }
 
 void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const float* all_lse, const int32_t* ids,
@@ -173,19 +131,11 @@ void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const fl
   DUO_CHECK_LE(heads, entries);
   DUO_CHECK_LT(rank, ranks);
   if (out.empty() || heads == 0) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) {
-      return cuda::ScaleSplitHeads(device, out, head_dim, heads, all_lse, ids, ranks, entries, rank);
-    }
-  }
-  cpu::ScaleSplitHeads(device, out, head_dim, heads, all_lse, ids, ranks, entries, rank);
+  BackendOf(device).ScaleSplitHeads(device, out, head_dim, heads, all_lse, ids, ranks, entries, rank);
 }
 
 void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::CopyPage(device, kv, from_id, to_id);
-  }
-  cpu::CopyPage(device, kv, from_id, to_id);
+  BackendOf(device).CopyPage(device, kv, from_id, to_id);
 }
 
 }  // namespace duo

@@ -1,8 +1,6 @@
 #include "kernels/backward.h"
 
 #include "kernels/backend.h"
-#include "kernels/cpu/cpu_backward.h"
-#include "kernels/cuda/backward/cuda_backward.h"
 
 namespace duo {
 namespace {
@@ -36,27 +34,18 @@ PagedKv NoPages(const HeadShape& shape, int window) {
 }  // namespace
 
 absl::Status CheckBackward(const Device& device, int head_dim, int group) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::CheckBackward(device, head_dim, group);
-  }
-  return cpu::CheckBackward(device, head_dim, group);
+  return BackendOf(device).CheckBackward(device, head_dim, group);
 }
 
 void RoundToActivations(Device& device, View out, View in) {
   CheckResidual(in);
   CheckActivations(device, out, in.rows, in.cols);
   if (out.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::RoundToActivations(device, out, in);
-  }
-  cpu::RoundToActivations(device, out, in);
+  BackendOf(device).RoundToActivations(device, out, in);
 }
 
 size_t LinearBackwardScratchBytes(const Device& device, int64_t rows, const Weight& weight) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::LinearBackwardScratchBytes(device, rows, weight);
-  }
-  return cpu::LinearBackwardScratchBytes(device, rows, weight);
+  return BackendOf(device).LinearBackwardScratchBytes(device, rows, weight);
 }
 
 void LinearBackward(Device& device, View dx, View dout, const Weight& weight, Arena& scratch) {
@@ -64,10 +53,7 @@ void LinearBackward(Device& device, View dx, View dout, const Weight& weight, Ar
   CheckActivations(device, dx, dout.rows, weight.cols);
   CheckActivations(device, dout, dx.rows, weight.rows);
   if (dx.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::LinearBackward(device, dx, dout, weight, scratch);
-  }
-  cpu::LinearBackward(device, dx, dout, weight, scratch);
+  BackendOf(device).LinearBackward(device, dx, dout, weight, scratch);
 }
 
 void RmsNormBackward(Device& device, View dresidual, View dout, View residual, const float* weight, float eps) {
@@ -77,10 +63,7 @@ void RmsNormBackward(Device& device, View dresidual, View dout, View residual, c
   CheckActivations(device, dout, residual.rows, residual.cols);
   DUO_CHECK(weight != nullptr);
   if (residual.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::RmsNormBackward(device, dresidual, dout, residual, weight, eps);
-  }
-  cpu::RmsNormBackward(device, dresidual, dout, residual, weight, eps);
+  BackendOf(device).RmsNormBackward(device, dresidual, dout, residual, weight, eps);
 }
 
 void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up) {
@@ -88,10 +71,7 @@ void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up) {
   CheckActivations(device, dgate_up, dout.rows, 2 * dout.cols);
   CheckActivations(device, dout, gate_up.rows, dout.cols);
   if (dout.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::SwiGluBackward(device, dgate_up, dout, gate_up);
-  }
-  cpu::SwiGluBackward(device, dgate_up, dout, gate_up);
+  BackendOf(device).SwiGluBackward(device, dgate_up, dout, gate_up);
 }
 
 void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin, const float* q_norm,
@@ -102,17 +82,11 @@ void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& s
   DUO_CHECK_EQ(cos_sin.cols, shape.head_dim);
   DUO_CHECK_GE(cos_sin.rows, dqkv.rows);
   if (dqkv.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::RotateQkBackward(device, dqkv, before, shape, cos_sin, q_norm, k_norm, eps);
-  }
-  cpu::RotateQkBackward(device, dqkv, before, shape, cos_sin, q_norm, k_norm, eps);
+  BackendOf(device).RotateQkBackward(device, dqkv, before, shape, cos_sin, q_norm, k_norm, eps);
 }
 
 size_t AttendWindowScratchBytes(const Device& device, int64_t rows, const HeadShape& shape) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::AttendWindowScratchBytes(device, rows, shape);
-  }
-  return cpu::AttendWindowScratchBytes(device, rows, shape);
+  return BackendOf(device).AttendWindowScratchBytes(device, rows, shape);
 }
 
 void AttendWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask,
@@ -121,18 +95,12 @@ void AttendWindow(Device& device, View out, float* lse, View qkv, const HeadShap
   CheckActivations(device, out, qkv.rows, shape.q_cols());
   CheckMask(mask);
   if (out.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::AttendWindow(device, out, lse, qkv, shape, mask, scratch);
-  }
-  cpu::AttendWindow(device, out, lse, qkv, shape, mask, scratch);
+  BackendOf(device).AttendWindow(device, out, lse, qkv, shape, mask, scratch);
 }
 
 size_t AttendWindowBackwardScratchBytes(const Device& device, int64_t rows, const HeadShape& shape,
                                         const WindowMask& mask) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::AttendWindowBackwardScratchBytes(device, rows, shape, mask);
-  }
-  return cpu::AttendWindowBackwardScratchBytes(device, rows, shape, mask);
+  return BackendOf(device).AttendWindowBackwardScratchBytes(device, rows, shape, mask);
 }
 
 void AttendWindowBackward(Device& device, View dqkv, View dout, View out, const float* lse, View qkv,
@@ -144,12 +112,7 @@ void AttendWindowBackward(Device& device, View dqkv, View dout, View out, const 
   CheckMask(mask);
   if (out.empty()) return;
   DUO_CHECK(lse != nullptr);
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) {
-      return cuda::AttendWindowBackward(device, dqkv, dout, out, lse, qkv, shape, mask, scratch);
-    }
-  }
-  cpu::AttendWindowBackward(device, dqkv, dout, out, lse, qkv, shape, mask, scratch);
+  BackendOf(device).AttendWindowBackward(device, dqkv, dout, out, lse, qkv, shape, mask, scratch);
 }
 
 size_t AttendCausalScratchBytes(const Device& device, int64_t rows, const HeadShape& shape) {
@@ -173,22 +136,14 @@ void AttendCausal(Device& device, View out, View qkv, const HeadShape& shape, in
 void MixHeads(Device& device, View out, View streaming, View full, const float* gates, const HeadShape& shape) {
   for (const View& x : {out, streaming, full}) CheckActivations(device, x, out.rows, shape.q_cols());
   if (out.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::MixHeads(device, out, streaming, full, gates, shape);
-  }
-  cpu::MixHeads(device, out, streaming, full, gates, shape);
+  BackendOf(device).MixHeads(device, out, streaming, full, gates, shape);
 }
 
 void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, View streaming, View full,
                       const float* gates, const HeadShape& shape) {
   for (const View& x : {dstreaming, dout, streaming, full}) CheckActivations(device, x, dout.rows, shape.q_cols());
   if (dout.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) {
-      return cuda::MixHeadsBackward(device, dstreaming, dgates, dout, streaming, full, gates, shape);
-    }
-  }
-  cpu::MixHeadsBackward(device, dstreaming, dgates, dout, streaming, full, gates, shape);
+  BackendOf(device).MixHeadsBackward(device, dstreaming, dgates, dout, streaming, full, gates, shape);
 }
 
 void DistillLoss(Device& device, float* losses, View dresidual, View student, View teacher, const float* weight,
@@ -198,12 +153,7 @@ void DistillLoss(Device& device, float* losses, View dresidual, View student, Vi
   CheckSame(teacher, student);
   DUO_CHECK(weight != nullptr);
   if (student.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) {
-      return cuda::DistillLoss(device, losses, dresidual, student, teacher, weight, eps, row_weights);
-    }
-  }
-  cpu::DistillLoss(device, losses, dresidual, student, teacher, weight, eps, row_weights);
+  BackendOf(device).DistillLoss(device, losses, dresidual, student, teacher, weight, eps, row_weights);
 }
 
 }  // namespace duo

@@ -12,8 +12,4 @@ namespace duo {
 // faster.
 void StampClock(Device& device, int64_t* out);
 
-namespace cuda {
-void StampClock(Device& device, int64_t* out);  // defined where there is CUDA
-}
-
 }  // namespace duo

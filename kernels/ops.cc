@@ -37,10 +37,7 @@ size_t Weight::bytes() const {
 }
 
 size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weight) {
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::LinearScratchBytes(device, rows, weight);
-  }
-  return cpu::LinearScratchBytes(device, rows, weight);
+  return BackendOf(device).LinearScratchBytes(device, rows, weight);
 }
 
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
@@ -51,10 +48,7 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
   DUO_CHECK(x.dtype == ActivationType(device));
   DUO_CHECK(out.dtype == ActivationType(device) || out.dtype == DType::kF32);
   if (out.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::Linear(device, out, x, weight, scratch);
-  }
-  cpu::Linear(device, out, x, weight, scratch);
+  BackendOf(device).Linear(device, out, x, weight, scratch);
 }
 
 void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch) {
@@ -66,10 +60,7 @@ void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& 
   DUO_CHECK_EQ(gate_up.rows, x.rows);
   for (const View& v : {x, gate_up, out}) DUO_CHECK(v.dtype == ActivationType(device));
   if (out.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::LinearSwiGlu(device, out, gate_up, x, weight, scratch);
-  }
-  cpu::Linear(device, gate_up, x, weight, scratch);
+  BackendOf(device).Linear(device, gate_up, x, weight, scratch);
   cpu::SwiGlu(device, out, gate_up);
 }
 
@@ -78,10 +69,7 @@ void Embed(Device& device, View residual, const int32_t* ids, const Weight& tabl
   DUO_CHECK(residual.dtype == DType::kF32);
   DUO_CHECK_EQ(residual.cols, table.cols);
   if (residual.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::Embed(device, residual, ids, table, first_id);
-  }
-  cpu::Embed(device, residual, ids, table, first_id);
+  BackendOf(device).Embed(device, residual, ids, table, first_id);
 }
 
 void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps) {
@@ -98,10 +86,7 @@ void AddRmsNorm(Device& device, View out, View residual, View add, const float* 
     DUO_CHECK_EQ(out.cols, residual.cols);
   }
   if (residual.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::AddRmsNorm(device, out, residual, add, weight, eps);
-  }
-  cpu::AddRmsNorm(device, out, residual, add, weight, eps);
+  BackendOf(device).AddRmsNorm(device, out, residual, add, weight, eps);
 }
 
 void SwiGlu(Device& device, View out, View gate_up) {
@@ -109,10 +94,7 @@ void SwiGlu(Device& device, View out, View gate_up) {
   DUO_CHECK_EQ(gate_up.cols, 2 * out.cols);
   DUO_CHECK_EQ(gate_up.rows, out.rows);
   if (out.empty()) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::SwiGlu(device, out, gate_up);
-  }
-  cpu::SwiGlu(device, out, gate_up);
+  BackendOf(device).SwiGlu(device, out, gate_up);
 }
 
 void GatherRows(Device& device, View out, View in, const int32_t* rows, int count) {
@@ -121,10 +103,7 @@ void GatherRows(Device& device, View out, View in, const int32_t* rows, int coun
   DUO_CHECK_EQ(out.cols, in.cols);
   DUO_CHECK_GE(out.rows, count);
   if (count == 0 || in.cols == 0) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::GatherRows(device, out, in, rows, count);
-  }
-  cpu::GatherRows(device, out, in, rows, count);
+  BackendOf(device).GatherRows(device, out, in, rows, count);
 }
 
 }  // namespace duo

@@ -6,10 +6,7 @@ namespace duo {
 
 void FillElements(Device& device, const FillRun& run, uint64_t seed) {
   if (run.count == 0 || run.runs == 0) return;
-  if constexpr (kHaveCuda) {
-    if (device.is_cuda()) return cuda::FillElements(device, run, seed);
-  }
-  cpu::FillElements(device, run, seed);
+  BackendOf(device).FillElements(device, run, seed);
 }
 
 void FillFloats(Device& device, float* data, int64_t count, float value) {

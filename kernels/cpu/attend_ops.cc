@@ -2,10 +2,9 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/backend.h"
 #include "kernels/base/math.h"
 #include "kernels/cpu/attend.h"
-#include "kernels/cpu/cpu_backward.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/kv_vector.h"
 
 namespace duo::cpu {
@@ -157,6 +156,10 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
   }
   Attend(device, work, items, partial_rows, scratch);
 }
+
+// Nothing here is made ready.
+void StartPrefillPlans(Device&, int, int, int, int, int64_t) {}
+void WaitForPrefillPlans(Device&) {}
 
 size_t StreamingScratchBytes(const Device& device, int, int, const RingKv& kv) {
   return AttendScratchBytes(device, kv.head_dim, 0);

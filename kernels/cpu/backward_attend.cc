@@ -7,9 +7,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/backend.h"
 #include "kernels/base/math.h"
-#include "kernels/cpu/cpu_backward.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/kv_vector.h"
 #include "kernels/cpu/simd.h"
 

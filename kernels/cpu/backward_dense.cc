@@ -3,8 +3,8 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/backend.h"
 #include "kernels/base/math.h"
-#include "kernels/cpu/cpu_backward.h"
 #include "kernels/cpu/simd.h"
 
 namespace duo::cpu {

@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "dnnl.h"
+#include "kernels/backend.h"
 #include "kernels/base/math.h"
-#include "kernels/cpu/cpu_backward.h"
 #include "kernels/cpu/weight_decode.h"
 
 namespace duo::cpu {

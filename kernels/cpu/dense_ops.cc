@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/backend.h"
 #include "kernels/base/math.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/weight_decode.h"
 
 namespace duo::cpu {

@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "dnnl.h"
+#include "kernels/backend.h"
 #include "kernels/base/math.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/weight_decode.h"
 
@@ -116,6 +116,11 @@ void Linear(Device& device, View out, View x, const Weight& w, Arena& scratch) {
     LinearManyRows(device, out, x, w, scratch);
   }
   scratch.Rewind(mark);
+}
+
+void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch) {
+  cpu::Linear(device, gate_up, x, weight, scratch);
+  cpu::SwiGlu(device, out, gate_up);
 }
 
 }  // namespace duo::cpu

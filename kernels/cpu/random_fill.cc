@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/backend.h"
 #include "kernels/base/math.h"
-#include "kernels/cpu/cpu_ops.h"
 
 namespace duo::cpu {
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/backend.h"
 
 namespace duo::cpu {
 namespace {

@@ -1,9 +1,9 @@
 // The cache of cuDNN's plans, the thread that fills it ahead of need, and the calls.
 #include "kernels/cuda/attention/attn_cudnn.h"
 
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/cuda/attention/prefill_shapes.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/hopper/prefill_hopper.h"
 #include "kernels/cuda/state.h"
 

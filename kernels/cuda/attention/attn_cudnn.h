@@ -1,7 +1,7 @@
 // Dense attention through cuDNN's backend API. The library is loaded at run time: a node without cuDNN, or with a
 // version known to be wrong, uses duo's own flash kernel instead. Plans are static, cached by shape in the Device's
 // CUDA state; the first costs about a second, each further one some 80 ms, so a thread builds them while weights are
-// loaded (StartPrefillPlans, cuda_ops.h). For the thread that drives the Device.
+// loaded (StartPrefillPlans, kernels/attention.h). For the thread that drives the Device.
 #pragma once
 
 #include "kernels/cuda/attention/flash.h"

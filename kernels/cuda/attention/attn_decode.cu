@@ -3,12 +3,12 @@
 // the arithmetic and decode_plan.cuh for the split.
 #include <algorithm>
 
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/attention/decode_merge.cuh"
 #include "kernels/cuda/attention/decode_plan.cuh"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/hopper/rows_hopper.h"
 
 namespace duo::cuda {

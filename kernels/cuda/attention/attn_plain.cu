@@ -1,7 +1,7 @@
 // A block a query head, a warp every 32nd token; the warps' partial sums are put together one after the other.
 #include "kernels/attention_plain.h"
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {

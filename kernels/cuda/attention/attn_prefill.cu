@@ -7,12 +7,12 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/cuda/attention/attn_cudnn.h"
 #include "kernels/cuda/attention/flash.h"
 #include "kernels/cuda/attention/prefill_shapes.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/hopper/prefill_hopper.h"
 #include "kernels/cuda/kv/kv_gather.h"
 #include "kernels/cuda/primitives.cuh"

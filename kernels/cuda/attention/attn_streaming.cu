@@ -1,12 +1,12 @@
 // Streaming heads. Few rows (decode): one block per (sequence, KV head, block of query columns), its warps sharing the
 // few hundred keys; work and latency do not depend on the context. Many rows: flash.cu.
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/attention/decode_merge.cuh"
 #include "kernels/cuda/attention/flash.h"
 #include "kernels/cuda/attention/streaming_keys.cuh"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {

@@ -1,12 +1,12 @@
 // A block takes 128 rows of one query head, a warp 16 of them; keys pass through shared memory 64 at a time, double
 // buffered by cp.async. Rows of K and V in shared memory are swizzled by 16-byte pieces, so that ldmatrix meets no bank
 // twice. Softmax is online, sums in f32.
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/cuda/attention/flash.h"
 #include "kernels/cuda/attention/streaming_keys.cuh"
 #include "kernels/cuda/attention/window_keys.cuh"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 

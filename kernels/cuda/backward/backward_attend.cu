@@ -5,13 +5,12 @@
 // every run.
 #include <algorithm>
 
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/cuda/attention/flash.h"
 #include "kernels/cuda/attention/window_keys.cuh"
 #include "kernels/cuda/backward/backward_tile.cuh"
-#include "kernels/cuda/backward/cuda_backward.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 

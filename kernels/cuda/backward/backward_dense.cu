@@ -1,9 +1,9 @@
 // Gradients of the element-wise and row-wise ops, the mix of heads and the distillation loss. Bound by memory: eight
 // elements at a time where rows are aligned.
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
-#include "kernels/cuda/backward/cuda_backward.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 

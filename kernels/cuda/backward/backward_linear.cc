@@ -1,6 +1,6 @@
 // dx = dout W by cuBLASLt. Weights that are not bf16 are turned to bf16 whole: a sum over slices of W's rows would
 // round dx once per slice.
-#include "kernels/cuda/backward/cuda_backward.h"
+#include "kernels/backend.h"
 #include "kernels/cuda/linear/dequantize.h"
 #include "kernels/cuda/linear/gemm.h"
 

@@ -1,9 +1,9 @@
 // Element-wise and row-wise ops: embedding, residual + RMS norm, SwiGLU, row gathers. All are bound by memory: 16-byte
 // accesses where rows allow it.
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/linear/weight_value.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"

@@ -1,8 +1,8 @@
 #include <algorithm>
 
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/random_fill.h"
 
 namespace duo::cuda {

@@ -1,9 +1,9 @@
 // Rotary position embedding. Angles are products of f64 and reduced by f64 sine and cosine: at a million tokens an f32
 // angle would be off by 0.03 rad.
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 

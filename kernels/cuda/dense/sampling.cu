@@ -2,9 +2,9 @@
 // memory pipe; the last block of a row to finish merges the parts in a fixed order.
 #include <cub/device/device_radix_sort.cuh>
 
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 

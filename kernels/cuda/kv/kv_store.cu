@@ -1,9 +1,9 @@
 // Storing K and V: codes into pages, bf16 into rings, and the copies that forks need. One warp handles one vector.
 #include "absl/strings/str_cat.h"
+#include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 

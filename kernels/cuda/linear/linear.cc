@@ -3,7 +3,7 @@
 // thousand rows and more the detour costs a few per cent of the product.
 #include <algorithm>
 
-#include "kernels/cuda/cuda_ops.h"
+#include "kernels/backend.h"
 #include "kernels/cuda/linear/dequantize.h"
 #include "kernels/cuda/linear/gemm.h"
 #include "kernels/cuda/linear/linear_small.h"
