@@ -2,8 +2,9 @@
 // model. Made from a pattern by sparsity or threshold, or without one for all-full and all-streaming runs.
 //
 // Sparsity s, the share of streaming heads: gates are clipped to [0, 1] and the floor((1 - s) N + 0.5) largest of all N
-// gates of all layers together are retrieval heads. Equal gates are common (published ones pile up at 1), so ties have
-// a rule that spreads them over the layers and is the same everywhere: ascending splitmix64(layer * kv_heads + head).
+// gates of all layers together are retrieval heads. Equal gates are common (published gates pile up at 1), so ties
+// have a rule, which spreads retrieval heads over the layers and is the same everywhere: ascending
+// splitmix64(layer * kv_heads + head).
 // Threshold t: retrieval where the clipped gate >= t.
 // Values and pure functions, any thread.
 #pragma once
@@ -32,7 +33,7 @@ struct HeadPlan {
   bool operator==(const HeadPlan&) const = default;
 };
 
-// sink and recent are the pattern's; callers override them in the plan. sparsity and threshold in [0, 1], else an
+// sink and recent are the pattern's; callers override both in the plan. sparsity and threshold outside [0, 1]: an
 // error.
 absl::StatusOr<HeadPlan> PlanBySparsity(const Pattern& pattern, double sparsity);
 absl::StatusOr<HeadPlan> PlanByThreshold(const Pattern& pattern, double threshold);

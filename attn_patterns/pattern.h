@@ -1,9 +1,9 @@
 // Pattern: the gates that DuoAttention's identification found for a model, one per (layer, KV head); 1 = full attention
 // matters, 0 = streaming suffices. The folder format is the one that the paper's authors published
 // (github.com/mit-han-lab/duo-attention): full_attention_heads.tsv, one line per layer, one "%.18e" number per KV head
-// in the model's original head order, tab-separated, a newline after the last line; and config.json, of whose keys only
-// sink_size, recent_size and duo's own `models` and `fingerprints` are read. Reading then writing gives the same bytes.
-// Values only, any thread. Errors name the file, what was expected and what was found.
+// in the model's original head order, tab-separated, a newline after the last line; and config.json, from which
+// sink_size, recent_size and duo's own `models` and `fingerprints` are read, nothing else. Reading then writing gives
+// the same bytes. Values only, any thread. Errors name the file, what was expected and what was found.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +33,8 @@ struct Pattern {
 // The folder DIR, which holds full_attention_heads.tsv and config.json.
 absl::StatusOr<Pattern> ReadPattern(const std::string& dir);
 
-// Writes both files, creating the folder. `config_json` is the text of config.json, one object; WriteConfigJson makes a
-// minimal one.
+// Writes both files, creating the folder. `config_json` is the text of config.json, one object; PatternConfigJson makes
+// the least that will do.
 absl::Status WritePattern(const Pattern& pattern, const std::string& config_json, const std::string& dir);
 std::string PatternConfigJson(const Pattern& pattern);
 

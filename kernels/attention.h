@@ -1,19 +1,20 @@
-// Attention over paged retrieval heads and ringed streaming heads, and the storing of K and V. CPU and CUDA.
+// Attention over retrieval heads, whose K and V lie in pages, and over streaming heads, whose K and V lie in rings; and
+// the storing of K and V. CPU and CUDA.
 //
-// What a row sees (design: README "What attention means here"): position p, key j, S sinks, R recent, window W (0 = no
-// window). Retrieval head: j <= p. Streaming head: j <= p and (j < S or p - j <= R). With a window also p - j < W.
+// Position p, key j, S sinks, R recent tokens, window W (0: no window). A row of a retrieval head sees keys j <= p; a
+// row of a streaming head sees keys j <= p with j < S or p - j <= R. With a window p - j < W must hold, too.
 //
-// A step's K and V are attended as their store returns them: StoreKv encodes retrieval K/V into pages and leaves the
-// decoded values in `qkv`; streaming K/V are rounded to the ring's type in place. Rings are read before they are
-// written: AttendStreaming first, StoreRings after.
+// A step's K and V are attended as their store returns them: StoreKv encodes the K and V of retrieval heads into pages
+// and leaves the decoded values in `qkv`; RoundToRing rounds the K and V of streaming heads to the ring's type in
+// place. Rings are read before they are written: AttendStreaming first, StoreRings after.
 //
 // Partial attention is (o, lse): o [rows, heads * d] softmax-weighted over the keys seen, lse = log sum exp of the
 // scaled scores; an empty part has o = 0 and lse = -inf. Two partials merge by MergeWeights. scores = q.k / sqrt(d) in
 // f32.
 //
 // All pointers are device memory of the given Device unless named host. T is f32 on the CPU and bf16 on CUDA. Work is
-// asynchronous on CUDA, ordered by the device's stream. Shapes that a kernel cannot do are refused by CheckAttention at
-// start, so these functions have no error to return.
+// asynchronous on CUDA, ordered by the device's stream. CheckAttention refuses at start the shapes
+// that a device's kernels cannot do, so that the other functions have no error to return.
 #pragma once
 
 #include <cmath>
@@ -35,9 +36,8 @@ struct SeqSpan {
   int32_t table = 0;        // its row in the whole-head page tables
   int32_t split_table = 0;  // and in the split-head page tables
   int32_t ring = 0;         // its ring set
-  int32_t ring_begin =
-      0;  // first position whose K/V its rings hold (sinks are always held); > 0 while rings are rebuilt
-  int32_t keep_pages = 0;  // 1: a re-feed, which reads pages and never writes them
+  int32_t ring_begin = 0;   // first position that its rings hold, sinks aside; > 0 while rings are rebuilt
+  int32_t keep_pages = 0;   // 1: a re-feed, which reads pages and never writes them
 };
 
 struct SeqBatch {

@@ -1,6 +1,6 @@
-// Plain attention: one row over every key of a sequence's pages, in order, in f64, a head's keys never split. It is the
-// yardstick for the fast kernels at lengths that no host reference can reach (`duo bench capacity`), and slow.
-// CPU and CUDA; allocates nothing; asynchronous on CUDA.
+// Plain attention: one row over every key of a sequence's pages, in order, in f64, a head's keys never split. Slow; it
+// is the yardstick of the fast kernels at lengths that no host reference can reach (`duo bench capacity`). CPU and
+// CUDA; allocates nothing; asynchronous on CUDA.
 #pragma once
 
 #include "kernels/attention.h"
@@ -16,20 +16,13 @@ void AttendPlain(Device& device, float* out, View qkv, const HeadShape& shape, c
 DUO_HD inline float PlainValue(const PageLayout& layout, const uint8_t* page, bool is_v, int token, int channel) {
   const uint8_t* codes = page + (is_v ? layout.v_codes(token) : layout.k_codes(token));
   const uint8_t* params = page + (is_v ? layout.v_params(token) : layout.k_params(token));
-  switch (layout.format) {
-    case KvFormat::kF32:
-      return reinterpret_cast<const float*>(codes)[channel];
-    case KvFormat::kBF16:
-      return ToFloat(reinterpret_cast<const bf16*>(codes)[channel]);
-    case KvFormat::kFp8:
-      return KvDecode(layout.format, codes[channel], {*reinterpret_cast<const f16*>(params), f16{0}});
-    case KvFormat::kInt8:
-      return KvDecode(layout.format, codes[channel], *reinterpret_cast<const KvParams*>(params));
-    case KvFormat::kInt4:
-      return KvDecode(layout.format, (codes[channel / 2] >> (4 * (channel % 2))) & 15,
-                      *reinterpret_cast<const KvParams*>(params));
-  }
-  return 0;
+  if (layout.format == KvFormat::kF32) return reinterpret_cast<const float*>(codes)[channel];
+  if (layout.format == KvFormat::kBF16) return ToFloat(reinterpret_cast<const bf16*>(codes)[channel]);
+  const f16* stored = reinterpret_cast<const f16*>(params);
+  const KvParams p = {stored[0], layout.param_bytes() == sizeof(KvParams) ? stored[1] : f16{0}};
+  const bool nibble = layout.format == KvFormat::kInt4;
+  const uint8_t code = nibble ? (codes[channel / 2] >> (4 * (channel % 2))) & 15 : codes[channel];
+  return KvDecode(layout.format, code, p);
 }
 
 }  // namespace duo

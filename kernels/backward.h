@@ -1,6 +1,7 @@
-// Gradients through a frozen transformer, and the attention of a student whose heads are mixes of full and streaming
-// attention: what `duo identify` trains gates with (arXiv 2410.10819 section 2.3). Weights are frozen, so there are
-// gradients with respect to activations and gates only. CPU and CUDA behind one door, as in kernels/ops.h.
+// Gradients through a frozen transformer, and the attention of a student, a copy of the model each of whose heads mixes
+// full and streaming attention: `duo identify` trains the heads' gates with them (arXiv 2410.10819 section 2.3).
+// Weights are frozen, so the gradients are with respect to activations and gates. CPU and CUDA behind one door, as in
+// kernels/ops.h.
 //
 // One sequence of `rows` tokens, positions 0 .. rows - 1, whole in memory: no pages, no rings. dx is the gradient of
 // the loss with respect to x, of the shape and type of x. T is f32 on the CPU and bf16 on CUDA; residual streams and
@@ -28,8 +29,8 @@ void LinearBackward(Device& device, View dx, View dout, const Weight& weight, Ar
 // the norm's input.
 void RmsNormBackward(Device& device, View dresidual, View dout, View residual, const float* weight, float eps);
 
-// Of out = silu(gate) * up: dgate_up [rows, 2 n] T from dout [rows, n] T and gate_up [rows, 2 n] T. dgate_up may be
-// gate_up.
+// Of out = silu(gate) * up: dgate_up [rows, 2 n] T, which may be gate_up, from dout [rows, n] T and gate_up [rows, 2
+// n].
 void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up);
 
 // Of RotateQk, in place: dqkv [rows, qkv_cols] T holds the gradient of the rotated q and k (and of v, which stays) and
@@ -38,8 +39,7 @@ void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up);
 void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin, const float* q_norm,
                       const float* k_norm, float eps);
 
-// What a streaming head's row p sees: keys j <= p with (j < sink or p - j <= recent) and, with a window, p - j <
-// window.
+// Row p of a streaming head sees keys j <= p with (j < sink or p - j <= recent), and with a window p - j < window, too.
 struct WindowMask {
   int sink = 0;
   int recent = 0;

@@ -1,8 +1,9 @@
 // The Hadamard rotation of queries and keys. Why: int4 has 16 levels between a key's smallest and largest channel, and
-// a few channels of most models' keys are many times larger than the rest, which are left one or two levels. Rotating
-// query and key by the same orthogonal matrix changes no score and spreads each channel over all of them: SmolLM2's
-// perplexity under int4 KV rises by 6 % instead of 14. Sylvester's construction, H_2n = [H_n H_n; H_n -H_n], scaled by
-// 1 / sqrt(n); a head size that is no power of two is rotated in blocks of its largest power of two.
+// a few channels of most models' keys are many times larger than the others, so that the others are left one or two
+// levels. Rotating query and key by the same orthogonal matrix changes no score and spreads each channel over all
+// channels: SmolLM2's perplexity under int4 KV rises by 6 % instead of 14. Sylvester's construction, H_2n = [H_n H_n;
+// H_n -H_n], scaled by 1 / sqrt(n); a head size that is no power of two is rotated in blocks of its largest power of
+// two.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// What this machine can do with a device's threads: the rates that the CPU backend's benchmarks are measured against.
-// Each takes about a third of a second. CPU devices only.
+// The rates of this machine with a device's threads, against which the CPU backend's benchmarks are measured. Each
+// function takes about a third of a second. CPU devices only.
 #pragma once
 
 #include "kernels/base/device.h"

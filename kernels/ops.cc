@@ -7,32 +7,21 @@ namespace {
 
 void CheckWeight(const Weight& w) {
   DUO_CHECK(w.data != nullptr);
-  switch (w.dtype) {
-    case DType::kF32:
-    case DType::kF16:
-    case DType::kBF16:
-      return;
-    case DType::kF8E4M3:
-    case DType::kI8:
-      DUO_CHECK(w.scales != nullptr);
-      return;
-    case DType::kI4:
-      DUO_CHECK(w.groups != nullptr);
-      DUO_CHECK(w.group == 32 || w.group == 64 || w.group == 128);
-      DUO_CHECK_EQ(w.cols % w.group, 0);
-      return;
-    case DType::kI32:
-      break;
+  DUO_CHECK_MSG(w.dtype != DType::kI32, Name(w.dtype));
+  if (HasRowScales(w.dtype)) DUO_CHECK(w.scales != nullptr);
+  if (HasGroups(w.dtype)) {
+    DUO_CHECK(w.groups != nullptr);
+    DUO_CHECK(w.group == 32 || w.group == 64 || w.group == 128);
+    DUO_CHECK_EQ(w.cols % w.group, 0);
   }
-  DUO_CHECK_MSG(false, Name(w.dtype));
 }
 
 }  // namespace
 
 size_t Weight::bytes() const {
   size_t parameters = 0;
-  if (dtype == DType::kF8E4M3 || dtype == DType::kI8) parameters = rows * sizeof(float);
-  if (dtype == DType::kI4) parameters = rows * (cols / group) * 2 * sizeof(uint16_t);
+  if (HasRowScales(dtype)) parameters = rows * sizeof(float);
+  if (HasGroups(dtype)) parameters = rows * (cols / group) * 2 * sizeof(uint16_t);
   return Bytes(dtype, rows * cols) + parameters;
 }
 

@@ -1,7 +1,8 @@
-// Dense ops of a transformer step, CPU and CUDA behind one door. The residual stream is f32 on both backends;
-// activations T are f32 on the CPU, bf16 on CUDA. Sums are f32 (or wider). All pointers are device memory unless named
-// host. Asynchronous on CUDA, ordered by the device's stream. Shapes are checked (CHECK), formats were accepted at
-// load.
+// The dense ops of a transformer step, and sampling. CPU and CUDA behind one door.
+//
+// The residual stream is f32 on both backends; activations T are f32 on the CPU and bf16 on CUDA. Sums are f32 or
+// wider. All pointers are device memory unless named host. Work is asynchronous on CUDA, ordered by the device's
+// stream. Shapes are checked (CHECK); weight formats were accepted when the weights were loaded.
 #pragma once
 
 #include <cmath>
@@ -17,11 +18,16 @@ namespace duo {
 // The activation type of a device.
 inline DType ActivationType(const Device& device) { return device.is_cuda() ? DType::kBF16 : DType::kF32; }
 
+// What a weight type stores beside its codes: a scale for each row, or a scale and a minimum for each group of columns.
+constexpr bool HasRowScales(DType type) { return type == DType::kF8E4M3 || type == DType::kI8; }
+constexpr bool HasGroups(DType type) { return type == DType::kI4; }
+constexpr bool IsCoded(DType type) { return HasRowScales(type) || HasGroups(type); }
+
 // A weight matrix [rows = outputs, cols = inputs], row-major. value(r, c) =
 //   f32, f16, bf16   data
-//   fp8, int8        code * scale[r]                       int8 is symmetric, codes -127..127
-//   int4             code * scale[r][g] + min[r][g]        g = c / group; two codes a byte, even column in the low
-//   nibble
+//   fp8, int8        code * scale[r]                  int8 is symmetric, codes -127..127
+//   int4             code * scale[r][g] + min[r][g]   g = c / group
+// Two int4 codes share a byte, the even column's in the low nibble.
 struct Weight {
   DType dtype = DType::kBF16;
   int64_t rows = 0;
@@ -43,12 +49,10 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
 // as for Linear.
 void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch);
 
-// residual [rows, hidden] f32 = table's row ids[i] - first_id; zero where the id is not in this shard of the
-// vocabulary.
+// residual [rows, hidden] f32 = table's row ids[i] - first_id; zero where this shard of the vocabulary lacks the id.
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id);
 
-// residual += add (T, skipped when add is empty); out [rows, dim] T = residual / rms(residual) * weight. out may be
-// empty.
+// residual += add (T); then out [rows, dim] T = residual / rms(residual) * weight. Either is skipped where empty.
 void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps);
 
 // out [rows, n] T = silu(gate) * up, gate_up [rows, 2 n] T holding gate then up.

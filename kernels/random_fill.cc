@@ -3,6 +3,16 @@
 #include "kernels/backend.h"
 
 namespace duo {
+namespace {
+
+FillKind FillKindOf(KvFormat format) {
+  return format == KvFormat::kF32    ? FillKind::kF32
+         : format == KvFormat::kBF16 ? FillKind::kBF16
+         : format == KvFormat::kFp8  ? FillKind::kE4M3
+                                     : FillKind::kCode;
+}
+
+}  // namespace
 
 void FillElements(Device& device, const FillRun& run, uint64_t seed) {
   if (run.count == 0 || run.runs == 0) return;
@@ -23,23 +33,8 @@ void FillWeight(Device& device, const Weight& weight, uint64_t seed, float ampli
   run.data = static_cast<uint8_t*>(const_cast<void*>(weight.data));
   run.amplitude = amplitude;
   run.count = weight.rows * weight.cols;
-  switch (weight.dtype) {
-    case DType::kF32:
-      run.kind = FillKind::kF32;
-      break;
-    case DType::kF16:
-      run.kind = FillKind::kF16;
-      break;
-    case DType::kBF16:
-      run.kind = FillKind::kBF16;
-      break;
-    case DType::kF8E4M3:
-      run.kind = FillKind::kE4M3;
-      break;
-    default:
-      run.kind = FillKind::kCode;
-      run.count = Bytes(weight.dtype, run.count);
-  }
+  run.kind = FillKindOf(weight.dtype);
+  if (run.kind == FillKind::kCode) run.count = Bytes(weight.dtype, run.count);
   FillElements(device, run, seed);
   if (weight.scales != nullptr) {
     FillFloats(device, const_cast<float*>(weight.scales), weight.rows,
@@ -64,11 +59,8 @@ void FillPages(Device& device, const PagedKv& kv, int64_t first_id, int64_t ids,
     run.data = kv.base + head * kv.head_stride + first_id * kv.id_stride();
     run.stride = kv.page.page_bytes();
     run.runs = pages;
-    run.kind = format == KvFormat::kF32    ? FillKind::kF32
-               : format == KvFormat::kBF16 ? FillKind::kBF16
-               : format == KvFormat::kFp8  ? FillKind::kE4M3
-                                           : FillKind::kCode;
-    run.count = format == KvFormat::kF32 ? codes / 4 : format == KvFormat::kBF16 ? codes / 2 : codes;
+    run.kind = FillKindOf(format);
+    run.count = run.kind == FillKind::kF32 ? codes / 4 : run.kind == FillKind::kBF16 ? codes / 2 : codes;
     FillElements(device, run, SplitMix64(seed + head));
     if (kv.page.param_bytes() == 0) continue;
     run.data += codes;
@@ -82,7 +74,7 @@ void FillPages(Device& device, const PagedKv& kv, int64_t first_id, int64_t ids,
 void FillRing(Device& device, const RingKv& kv, int ring, uint64_t seed) {
   FillRun run;
   run.data = kv.base + ring * kv.ring_stride;
-  run.kind = kv.format == KvFormat::kF32 ? FillKind::kF32 : FillKind::kBF16;
+  run.kind = FillKindOf(kv.format);
   run.count = kv.num_heads * kv.ring_bytes() / (kv.format == KvFormat::kF32 ? 4 : 2);
   FillElements(device, run, seed);
 }

@@ -1,6 +1,5 @@
 // Random weights and KV codes for benchmarks and capacity proofs: finite, never zero as a whole, the same on both
-// backends (element i of a fill follows from SplitMix64(seed + i)). Asynchronous on CUDA, ordered by the device's
-// stream.
+// backends (element i of a fill follows from SplitMix64(seed + i)). Asynchronous on CUDA, in the stream's order.
 #pragma once
 
 #include "kernels/attention.h"
@@ -8,8 +7,8 @@
 
 namespace duo {
 
-// Codes and parameters of a weight matrix, so that values are about uniform in +- amplitude. Its memory is written
-// through the const pointers that the kernels read it by.
+// Codes and parameters of a weight matrix, so that values are about uniform in +- amplitude. The matrix is written
+// through the const pointers by which the kernels read it.
 void FillWeight(Device& device, const Weight& weight, uint64_t seed, float amplitude);
 // count f32 values, all `value`.
 void FillFloats(Device& device, float* data, int64_t count, float value);
@@ -41,6 +40,14 @@ DUO_HD inline KvParams RandomParams(KvFormat format, float amplitude) {
 
 // Fills raw elements: the one primitive that each backend defines.
 enum class FillKind : uint8_t { kF32, kF16, kBF16, kCode, kE4M3, kConstantF32, kParams, kParamScale };
+// Of weights; elements of int4 are bytes of two codes.
+constexpr FillKind FillKindOf(DType type) {
+  return type == DType::kF32      ? FillKind::kF32
+         : type == DType::kF16    ? FillKind::kF16
+         : type == DType::kBF16   ? FillKind::kBF16
+         : type == DType::kF8E4M3 ? FillKind::kE4M3
+                                  : FillKind::kCode;
+}
 struct FillRun {
   uint8_t* data = nullptr;
   int64_t count = 0;   // elements (kParams: pairs)

@@ -57,7 +57,7 @@ absl::StatusOr<ModelConfig> ReadConfig(const PlanFlags& flags) {
 
 // Nothing for "auto".
 std::optional<KvFormat> KvFormatNamed(const std::string& name) {
-  for (const KvFormat f : {KvFormat::kF32, KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8, KvFormat::kInt4}) {
+  for (const KvFormat f : kKvFormats) {
     if (name == Name(f)) return f;
   }
   return std::nullopt;

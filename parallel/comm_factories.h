@@ -1,4 +1,5 @@
-// The communicators over several ranks, for MakeCommunicator alone; comm_self's is public. Collective calls.
+// The makers of the communicators over several ranks, for MakeCommunicator alone (comm_self's is public). Collective:
+// every rank makes the same call.
 #pragma once
 
 #include <memory>

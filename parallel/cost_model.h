@@ -1,6 +1,7 @@
 // The planner's cost model: how long one decode step of one token takes, as modelled from bytes and FLOP of weights,
-// retrieval and streaming heads, from what a launch costs, and from message latency. It exists to choose between
-// placements; of what all of them share it has the layers' fixed part, but not embedding, sampling and the host.
+// retrieval and streaming heads, from what a launch costs, and from message latency. The model exists to choose
+// between placements; of what all placements share it has the layers' fixed part, but not embedding, sampling and the
+// host.
 //
 // A layer costs what its busiest rank costs, because each half of it ends in an all-reduce:
 //     layer = max over ranks (projections + pieces of split heads + whole heads + streaming heads) + lse exchange
@@ -9,9 +10,9 @@
 //
 // The rates are those of one H100 80GB. copy, gemm and attention are the floors' (README, "Performance"); the others
 // are fitted to what every rank of 2, 4 and 8 took for its share of Llama-3-8B at a million tokens, layer by layer,
-// with int4 and bf16 KV (`duo bench balance`, tests/bench/results/h100_balance.json), which the model then meets within
-// 3 %. Messages are those of two GPUs of a host over NVLink: 2.2 us for a small one inside a CUDA graph (peer_memory.h;
-// 6.5 us over NCCL), 227 GB/s at 16 MB. Steps on two GPUs then took within 2 % of what the model says
+// with int4 and bf16 KV (`duo bench balance`, tests/bench/results/h100_balance.json); the model then meets those times
+// within 3 %. Messages are those of two GPUs of a host over NVLink: 2.2 us for a small one inside a CUDA graph
+// (peer_memory.h; 6.5 us over NCCL), 227 GB/s at 16 MB. Steps on two GPUs then took within 2 % of what the model says
 // (tests/bench/results/h100_x2.json). Pure functions of plain values; thread-safe.
 #pragma once
 

@@ -1,9 +1,10 @@
-// MpiSession: MPI from start to end, as an owned object. Only made in a process that mpirun (or Slurm's srun) started;
-// main looks at the environment and decides, so that a plain single process never touches MPI.
+// MpiSession: MPI from start to end, as an owned object. A session is made in a process that mpirun (or Slurm's srun)
+// started, and in no other; main looks at the environment and decides, so that a plain single process never touches
+// MPI.
 //
-// It also watches the peers on the same machine: when one is gone without having said why, some survivor prints one
-// line naming it and all of them exit with 1, whatever they are blocked in. (mpirun ends the ranks of other machines,
-// and prints its own notice, which names the rank too.)
+// A session also watches the peers on the same machine: when a peer is gone without having said why, some survivor
+// prints one line naming that peer and all survivors exit with 1, whatever they are blocked in. (mpirun ends the ranks
+// of other machines, and prints a notice of its own, which names the rank too.)
 //
 // Owner: main. Outlives every Communicator made from it. Constructed and destroyed on one thread; MPI calls are
 // serialised by the caller. Destroying it is collective.

@@ -1,6 +1,6 @@
 // Partition: which rank holds which attention head, whole or split along the sequence, in every layer.
 //
-// Why: every layer ends in an all-reduce, so it costs what its busiest rank costs, and a retrieval head costs some
+// Why: every layer ends in an all-reduce, so a layer costs what its busiest rank costs, and a retrieval head costs some
 // thousand times a streaming head. Whole heads cannot be dealt out evenly when a layer has fewer of them than ranks, or
 // a number that the ranks do not divide. So the heads left over are split: per layer, r retrieval heads on G equal
 // ranks,
@@ -13,11 +13,11 @@
 // none.
 //
 // Strategies:
-//   contiguous  head h on rank floor(h G / H); with G > H on ranks floor(h G / H) to floor((h + 1) G / H) - 1, each
-//               holding a copy. What other systems do; the baseline.
-//   heads       the best placement of whole heads: ceil(r / G) on the busiest rank, the odd ones rotated over the
-//   layers split       as above, always automatic   per layer the cheaper of heads and split by the cost model; hence
-//   never worse than any of the others
+// - contiguous: head h on rank floor(h G / H); with G > H on ranks floor(h G / H) to floor((h + 1) G / H) - 1, each
+//   holding a copy. It is what other systems do, and the baseline.
+// - heads: the best placement of whole heads, ceil(r / G) on the busiest rank, the odd ones rotated over the layers.
+// - split: as above, always.
+// - auto: per layer the cheaper of heads and split by the cost model, hence never worse than any of the others.
 //
 // Plain values, made once at start from the same inputs on every rank: equal inputs give equal partitions everywhere.
 #pragma once

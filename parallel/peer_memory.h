@@ -1,9 +1,10 @@
-// Small messages between the GPUs of one host, written straight into each other's memory: a decode step adds up a
-// hidden state of a few KB twice a layer, and there latency is all that counts. NCCL does everything else.
+// PeerMemory: small messages between the GPUs of one host, written straight into each other's memory. Why: a decode
+// step adds up a hidden state of a few KB twice a layer, and for so few bytes latency is all that counts. NCCL carries
+// everything else.
 //
 // Every rank has an inbox that its peers map (CUDA IPC). A message travels in units of eight bytes, each half beside
-// the number of its message (as in NCCL's LL protocol, arXiv 2507.04786): a receiver polls the data itself, so no
-// flag follows and no fence. Each unit is one thread's; inboxes hold the last message and the one before, which is
+// the number of its message (as in NCCL's LL protocol, arXiv 2507.04786): a receiver polls the data itself, so neither
+// a flag nor a fence follows. Each unit is one thread's. Inboxes hold the last message and the one before; two are
 // enough, because a rank that sends message n + 2 has seen every peer's n + 1, sent after that peer had read n.
 // The kernel's launch may overlap with the work before it, and the work after it may fetch weights meanwhile
 // (programmatic dependent launch).
@@ -31,11 +32,11 @@ class PeerMemory {
   PeerMemory(const PeerMemory&) = delete;
   PeerMemory& operator=(const PeerMemory&) = delete;
 
-  // Whether it takes a message of `bytes`: the same answer on every rank.
+  // Whether peer memory takes a message of `bytes`: the same answer on every rank.
   static bool Takes(size_t bytes) { return bytes > 0 && bytes <= kLargest && bytes % 4 == 0; }
 
-  // As Communicator's, on the device's stream, recordable; a message must be one it takes and start on four bytes.
-  // Sums are made in rank order in f32 and rounded once.
+  // As Communicator's, on the device's stream, recordable; a message must be one that Takes accepts, and start on four
+  // bytes. Sums are made in rank order in f32 and rounded once.
   void AllReduceSum(View data);
   void AllGather(void* out, const void* in, size_t bytes);
 

@@ -1,5 +1,5 @@
-// Shard: which slice of which weight a rank keeps. It follows from the partition and the model's sizes alone; a rank
-// reads only these slices from the files.
+// Shard: which slice of which weight a rank keeps. A shard follows from the partition and the model's sizes alone; a
+// rank reads only these slices from the files.
 //
 // A rank's KV heads stand in one order everywhere (projection rows, qkv columns, o_proj columns): pieces of split
 // heads, whole heads, streaming heads. Query heads follow their KV head. Plain values; thread-safe.

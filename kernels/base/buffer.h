@@ -1,5 +1,5 @@
-// Buffer: the one owner of memory, on either device, move-only. The bytes are not initialised. Arena hands out pieces
-// of one Buffer and takes them all back at once, so that a step allocates nothing.
+// Buffer: the one owner of memory, on either device, move-only; its bytes are not initialised. Arena: pieces of one
+// Buffer, handed out one after the other and taken back all at once, so that a step allocates nothing.
 // Neither is thread-safe. A Buffer must not outlive its Device.
 #pragma once
 

@@ -1,7 +1,7 @@
 // Launches that may begin before the work ahead of them on the stream has ended (programmatic dependent launch, sm_90).
-// The kernel calls WaitForDependency before it reads what earlier kernels wrote or writes anything; what it does
-// before, such as fetching weights, overlaps with their end. Works in graph captures. For .cu files of kernels/ and
-// parallel/.
+// A kernel so launched calls WaitForDependency before it reads what earlier kernels wrote or writes anything; its work
+// before that, such as fetching weights, overlaps with the end of the earlier kernels. Graph captures may hold such
+// launches. For .cu files of kernels/ and parallel/.
 #pragma once
 
 #include "kernels/base/cuda_check.h"
@@ -25,7 +25,7 @@ void LaunchOverlapped(const Device& device, void (*kernel)(Parameters...), dim3 
   DUO_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 }
 
-// A kernel lets the next one start early; that one waits for all of it.
+// Lets the next kernel start early; the next kernel waits for all of this one.
 __device__ __forceinline__ void LetDependentsStart() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
@@ -36,7 +36,7 @@ __device__ __forceinline__ void WaitForDependency() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// How a kernel that does nothing before its wait begins: only its start overlaps with the end of the one before.
+// For a kernel that does nothing before its wait: its start alone overlaps with the end of the kernel before.
 __device__ __forceinline__ void StartOverlapped() {
   LetDependentsStart();
   WaitForDependency();

@@ -1,6 +1,6 @@
 // SplitMix64's mixing function (Steele, Lea and Flood, 2014), one step from state x: a counter in, 64 well mixed bits
-// out. Sampling noise, tie-breaking and test data come from it, so that they are the same everywhere. Pure,
-// thread-safe.
+// out. Sampling noise, the order of ties and test data are made with this function, so that they are the same
+// everywhere. Pure, thread-safe.
 #pragma once
 
 #include <cstdint>

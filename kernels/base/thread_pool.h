@@ -1,6 +1,6 @@
-// ThreadPool: a fixed set of threads that run one parallel loop at a time. The CPU backend's only source of
-// parallelism: the GEMM library is called single-threaded from inside it, so cores are never oversubscribed and the
-// split of work, hence every rounding, depends on the thread count alone.
+// ThreadPool: a fixed set of threads that run one parallel loop at a time. The CPU backend has no other
+// source of parallelism: the GEMM library is called single-threaded from inside the pool's loops, so cores are never
+// oversubscribed.
 // ParallelFor may be called from one thread at a time; the caller takes part in the work.
 #pragma once
 

@@ -1,5 +1,6 @@
-// View: a non-owning, row-major matrix in some memory. The only tensor type of the kernels: a step's data is always
-// [rows, columns], heads being side by side in the columns. Copy it freely; whoever made the Buffer owns the bytes.
+// View: a row-major matrix in memory that something else owns, the one tensor type of the kernels. A step's data is
+// always [rows, columns], heads side by side in the columns. Views are copied freely; the Buffer's maker owns the
+// bytes.
 #pragma once
 
 #include <cstdint>

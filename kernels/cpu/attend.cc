@@ -135,9 +135,10 @@ Seen SeenOf(const Mask& mask, const KeyBlock& block, int64_t p) {
 
 // One block of keys for the query rows that see any of it: the block at number n of its run.
 void AddBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run, const KeyBlock& block, int64_t n,
-              int64_t first_position, const Tiles& t) {
+              const Tiles& t) {
   const SimdKernels& simd = Simd();
   const int group = work.shape.group;
+  const int64_t first_position = int64_t{work.batch->spans[item.span].history} + item.first_row;
   int begin = 0, end = item.rows;  // tokens that see something; positions ascend, so they are consecutive
   const auto sees = [&](int token) {
     const Seen seen = SeenOf(work.mask, block, first_position + token);
@@ -184,7 +185,7 @@ void AddBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run,
 void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, float* partials, float* partial_lse) {
   const int d = work.shape.head_dim, group = work.shape.group, rows = item.rows * group;
   const SeqSpan& span = work.batch->spans[item.span];
-  const int64_t step_row = span.first_row + item.first_row, first_position = int64_t{span.history} + item.first_row;
+  const int64_t step_row = span.first_row + item.first_row;
   const int64_t col = int64_t{work.first_head + item.head} * group * d;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   for (int r = 0; r < rows; ++r) {
@@ -201,7 +202,7 @@ void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, flo
       const int64_t at = n;
       const KeyBlock block = NextBlock(work, item.runs[run], n);
       if (block.count == 0) continue;
-      AddBlock(work, item, item.runs[run], block, at, first_position, t);
+      AddBlock(work, item, item.runs[run], block, at, t);
     }
   }
   for (int r = 0; r < rows; ++r) {

@@ -30,7 +30,7 @@ struct Mask {
 struct KeyRun {
   enum class Place : uint8_t { kPages, kRing, kStep };
   Place place = Place::kStep;
-  // kPages: token numbers within the pages held here (page held(n / 128)), cut at position `limit`; the others:
+  // kPages: token numbers within the pages held here (page held(n / 128)), cut at position `limit`. Otherwise
   // positions.
   int64_t begin = 0;
   int64_t end = 0;

@@ -26,30 +26,56 @@ int64_t MaxPartialRows(int rows, int group, const PagedKv& kv, int64_t max_token
   return std::min<int64_t>(int64_t{splits} * rows * group * kv.num_heads, 2 * kTileRows * kBusyItems);
 }
 
-// Appends the items of one block of rows over the pages [0, limit) held here, cut into splits, the last of which also
-// takes `own`.
-void AddPagedItems(const PagedKv& kv, AttendItem item, int64_t first_visible, int64_t limit, const KeyRun* own,
-                   int group, int max_splits, std::vector<AttendItem>& items, int64_t& partial_rows) {
-  const int64_t begin = kv.held_count(std::max<int64_t>(first_visible, 0) / kPageTokens),
-                end = kv.held_count(CeilDiv(limit, kPageTokens));
-  item.splits = NumSplits(end - begin, max_splits);
-  for (int s = 0; s < item.splits; ++s) {
-    item.split = s;
-    item.num_runs = 0;
-    const int64_t first = begin + (end - begin) * s / item.splits, last = begin + (end - begin) * (s + 1) / item.splits;
-    if (first < last) {
-      item.runs[item.num_runs++] = {KeyRun::Place::kPages, first * kPageTokens, last * kPageTokens, limit};
-    }
-    if (s == item.splits - 1 && own != nullptr) item.runs[item.num_runs++] = *own;
-    item.partial = partial_rows;
-    if (item.splits > 1) partial_rows += int64_t{item.rows} * group;
-    items.push_back(item);
-  }
-}
-
 int64_t FirstInWindow(int64_t position, int window) {
   return window == 0 ? 0 : std::max<int64_t>(0, position - window + 1);
 }
+
+// add(item, position of its first row) for every sequence, KV head and block of rows.
+template <typename Add>
+void ForRowBlocks(const SeqBatch& batch, int heads, int group, const Add& add) {
+  const int tokens = TokensPerItem(group);
+  for (int s = 0; s < batch.num_seqs; ++s) {
+    const SeqSpan& span = batch.spans[s];
+    for (int h = 0; h < heads; ++h) {
+      for (int r = 0; r < span.num_rows; r += tokens) {
+        AttendItem item;
+        item.span = s;
+        item.head = h;
+        item.first_row = r;
+        item.rows = std::min(tokens, span.num_rows - r);
+        add(item, int64_t{span.history} + r);
+      }
+    }
+  }
+}
+
+// The items of rows that attend to pages, in order, and the rows of their partial results.
+struct PagedItems {
+  const PagedKv& kv;
+  int group, max_splits;
+  std::vector<AttendItem> items = {};
+  int64_t partial_rows = 0;
+
+  // One block of rows over the pages [0, limit) held here, cut into splits, the last of which also takes `own`.
+  void Add(AttendItem item, int64_t first_visible, int64_t limit, const KeyRun* own) {
+    const int64_t begin = kv.held_count(std::max<int64_t>(first_visible, 0) / kPageTokens),
+                  end = kv.held_count(CeilDiv(limit, kPageTokens));
+    item.splits = NumSplits(end - begin, max_splits);
+    for (int s = 0; s < item.splits; ++s) {
+      item.split = s;
+      item.num_runs = 0;
+      const int64_t first = begin + (end - begin) * s / item.splits,
+                    last = begin + (end - begin) * (s + 1) / item.splits;
+      if (first < last) {
+        item.runs[item.num_runs++] = {KeyRun::Place::kPages, first * kPageTokens, last * kPageTokens, limit};
+      }
+      if (s == item.splits - 1 && own != nullptr) item.runs[item.num_runs++] = *own;
+      item.partial = partial_rows;
+      if (item.splits > 1) partial_rows += int64_t{item.rows} * group;
+      items.push_back(item);
+    }
+  }
+};
 
 Mask MaskOf(const RingKv& kv) { return {kv.sink, kv.recent, kv.window}; }
 
@@ -57,31 +83,20 @@ Mask MaskOf(const RingKv& kv) { return {kv.sink, kv.recent, kv.window}; }
 void RunStreaming(Device& device, const AttendWork& work, Arena& scratch) {
   const RingKv& kv = *work.ring;
   std::vector<AttendItem> items;
-  const int tokens = TokensPerItem(work.shape.group);
-  for (int s = 0; s < work.batch->num_seqs; ++s) {
-    const SeqSpan& span = work.batch->spans[s];
-    for (int h = 0; h < kv.num_heads; ++h) {
-      for (int r = 0; r < span.num_rows; r += tokens) {
-        AttendItem item;
-        item.span = s;
-        item.head = h;
-        item.first_row = r;
-        item.rows = std::min(tokens, span.num_rows - r);
-        const int64_t position = int64_t{span.history} + r, end = position + item.rows;
-        const int64_t first = FirstInWindow(position, kv.window), history = span.history;
-        const auto add = [&](KeyRun::Place place, int64_t from, int64_t to) {
-          if (from < to) item.runs[item.num_runs++] = {place, from, to, 0};
-        };
-        // Sinks, then the recent tokens; of each, those before this step from the ring, the others from the step.
-        const int64_t sinks = std::min<int64_t>(kv.sink, end), recent = std::max({sinks, first, position - kv.recent});
-        add(KeyRun::Place::kRing, first, std::min(sinks, history));
-        add(KeyRun::Place::kStep, std::max(first, history), sinks);
-        add(KeyRun::Place::kRing, std::max<int64_t>(recent, span.ring_begin), history);
-        add(KeyRun::Place::kStep, std::max(recent, history), end);
-        items.push_back(item);
-      }
-    }
-  }
+  ForRowBlocks(*work.batch, kv.num_heads, work.shape.group, [&](AttendItem item, int64_t position) {
+    const SeqSpan& span = work.batch->spans[item.span];
+    const int64_t first = FirstInWindow(position, kv.window), history = span.history, end = position + item.rows;
+    const auto add = [&](KeyRun::Place place, int64_t from, int64_t to) {
+      if (from < to) item.runs[item.num_runs++] = {place, from, to, 0};
+    };
+    // Sinks, then the recent tokens; of each, those before this step from the ring, the others from the step.
+    const int64_t sinks = std::min<int64_t>(kv.sink, end), recent = std::max({sinks, first, position - kv.recent});
+    add(KeyRun::Place::kRing, first, std::min(sinks, history));
+    add(KeyRun::Place::kStep, std::max(first, history), sinks);
+    add(KeyRun::Place::kRing, std::max<int64_t>(recent, span.ring_begin), history);
+    add(KeyRun::Place::kStep, std::max(recent, history), end);
+    items.push_back(item);
+  });
   Attend(device, work, items, 0, scratch);
 }
 
@@ -105,28 +120,15 @@ size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, c
 
 void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                  const PagedKv& kv, Arena& scratch) {
-  AttendWork work{out, qkv, lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
-  std::vector<AttendItem> items;
-  int64_t partial_rows = 0;
+  const AttendWork work{out, qkv, lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
   const int tokens = TokensPerItem(shape.group);
   int64_t blocks = 0;
   for (int s = 0; s < batch.num_seqs; ++s) blocks += CeilDiv(batch.spans[s].num_rows, tokens) * kv.num_heads;
-  for (int s = 0; s < batch.num_seqs; ++s) {
-    const SeqSpan& span = batch.spans[s];
-    for (int h = 0; h < kv.num_heads; ++h) {
-      for (int r = 0; r < span.num_rows; r += tokens) {
-        AttendItem item;
-        item.span = s;
-        item.head = h;
-        item.first_row = r;
-        item.rows = std::min(tokens, span.num_rows - r);
-        const int64_t position = int64_t{span.history} + r;
-        AddPagedItems(kv, item, FirstInWindow(position, kv.window), position + item.rows, nullptr, shape.group,
-                      MaxSplits(blocks), items, partial_rows);
-      }
-    }
-  }
-  Attend(device, work, items, partial_rows, scratch);
+  PagedItems paged{kv, shape.group, MaxSplits(blocks)};
+  ForRowBlocks(batch, kv.num_heads, shape.group, [&](const AttendItem& item, int64_t position) {
+    paged.Add(item, FirstInWindow(position, kv.window), position + item.rows, nullptr);
+  });
+  Attend(device, work, paged.items, paged.partial_rows, scratch);
 }
 
 size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
@@ -135,12 +137,10 @@ size_t PrefillScratchBytes(const Device& device, int rows, int group, const Page
 
 void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                    const PagedKv& kv, bool own_square, Arena& scratch) {
-  AttendWork work{out, qkv, lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
-  std::vector<AttendItem> items;
-  int64_t partial_rows = 0;
+  const AttendWork work{out, qkv, lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
   const SeqSpan& span = batch.host_spans[0];
   const int tokens = TokensPerItem(shape.group);
-  const int64_t blocks = CeilDiv(span.num_rows, tokens) * kv.num_heads;
+  PagedItems paged{kv, shape.group, MaxSplits(int64_t{CeilDiv(span.num_rows, tokens)} * kv.num_heads)};
   // The last rows see the most keys: they go first, so that no thread is left with a long item at the end.
   for (int r = (span.num_rows - 1) / tokens * tokens; r >= 0; r -= tokens) {
     for (int h = 0; h < kv.num_heads; ++h) {
@@ -150,11 +150,10 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
       item.rows = std::min(tokens, span.num_rows - r);
       const int64_t position = int64_t{span.history} + r, first = FirstInWindow(position, kv.window);
       const KeyRun own{KeyRun::Place::kStep, std::max<int64_t>(first, span.history), position + item.rows, 0};
-      AddPagedItems(kv, item, first, span.history, own_square ? &own : nullptr, shape.group, MaxSplits(blocks), items,
-                    partial_rows);
+      paged.Add(item, first, span.history, own_square ? &own : nullptr);
     }
   }
-  Attend(device, work, items, partial_rows, scratch);
+  Attend(device, work, paged.items, paged.partial_rows, scratch);
 }
 
 // Nothing here is made ready.

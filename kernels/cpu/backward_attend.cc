@@ -10,6 +10,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/math.h"
 #include "kernels/cpu/kv_vector.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/cpu/simd.h"
 
 namespace duo::cpu {
@@ -105,27 +106,13 @@ struct Work {
   }
 };
 
-// `count` vectors of d floats, a row of `from` each, padded to the width; times scale.
-void LoadVectors(const View& from, int64_t row, int64_t column, int count, int d, int width, float scale, float* to) {
-  for (int i = 0; i < count; ++i, to += width) {
-    const float* x = from.as<float>() + (row + i) * from.stride + column;
-    for (int c = 0; c < d; ++c) to[c] = x[c] * scale;
-    std::fill_n(to + d, width - d, 0.0f);
+// Vectors of a head, a row of `from` each, padded to the width; times scale.
+void LoadVectors(const View& from, int width, float scale, float* to) {
+  for (int64_t i = 0; i < from.rows; ++i, to += width) {
+    const float* x = from.as<float>() + i * from.stride;
+    for (int64_t c = 0; c < from.cols; ++c) to[c] = x[c] * scale;
+    std::fill_n(to + from.cols, width - from.cols, 0.0f);
   }
-}
-
-// In f64, as independent sums that can be vectorised without changing the result.
-float Dot(const float* a, const float* b, int d) {
-  constexpr int kSums = 8;
-  double sums[kSums] = {};
-  int i = 0;
-  for (; i + kSums <= d; i += kSums) {
-    for (int k = 0; k < kSums; ++k) sums[k] += double{a[i + k]} * b[i + k];
-  }
-  for (; i < d; ++i) sums[0] += double{a[i]} * b[i];
-  double sum = 0;
-  for (double s : sums) sum += s;
-  return static_cast<float>(sum);
 }
 
 // The keys [first, first + count) against the chunk's rows: adds to the rows' dq, and leaves in t.dk and t.dv what
@@ -134,8 +121,9 @@ void AddKeys(const Work& w, int head, int64_t c, int64_t first, int count, const
   const SimdKernels& simd = Simd();
   const Cut& cut = w.cut;
   const int d = w.shape.head_dim, width = cut.width;
-  LoadVectors(w.qkv, first, w.k_column(head), count, d, width, w.scale, t.k);
-  LoadVectors(w.qkv, first, w.k_column(head) + w.shape.kv_cols(), count, d, width, 1.0f, t.v);
+  const View rows_of_keys = w.qkv.Rows(first, count);
+  LoadVectors(rows_of_keys.Cols(w.k_column(head), d), width, w.scale, t.k);
+  LoadVectors(rows_of_keys.Cols(w.k_column(head) + w.shape.kv_cols(), d), width, 1.0f, t.v);
   for (float* x : {t.k, t.v}) std::fill_n(x + count * width, (kTile - count) * width, 0.0f);
   simd.transpose(t.k, width, kTile, width, t.k_columns);
   simd.transpose(t.v, width, kTile, width, t.v_columns);
@@ -175,12 +163,12 @@ void RunChunk(const Work& w, int head, int64_t c, const Tiles& t) {
   for (int g = 0; g < group; ++g) {
     const int64_t first = g * cut.chunk;
     const int rows = static_cast<int>(end - begin);
-    LoadVectors(w.qkv, begin, w.q_column(head, g), rows, d, width, 1.0f, t.q + first * width);
-    LoadVectors(w.dout, begin, w.q_column(head, g), rows, d, width, 1.0f, t.dout + first * width);
+    LoadVectors(w.qkv.Rows(begin, rows).Cols(w.q_column(head, g), d), width, 1.0f, t.q + first * width);
+    LoadVectors(w.dout.Rows(begin, rows).Cols(w.q_column(head, g), d), width, 1.0f, t.dout + first * width);
     for (int r = 0; r < rows; ++r) {
       const float* o = w.out.as<float>() + (begin + r) * w.out.stride + w.q_column(head, g);
       const float* grad = t.dout + (first + r) * width;
-      t.delta[first + r] = Dot(o, grad, d);
+      t.delta[first + r] = static_cast<float>(SumOf<8>(d, [=](int64_t i) { return double{o[i]} * grad[i]; }));
     }
   }
   std::fill_n(t.dq, group * cut.chunk * width, 0.0f);

@@ -5,40 +5,17 @@
 
 #include "kernels/backend.h"
 #include "kernels/base/math.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/cpu/simd.h"
 
 namespace duo::cpu {
 namespace {
 
-constexpr int64_t kRowsPerItem = 16;
-
-template <typename Body>
-void ForRows(Device& device, int64_t rows, const Body& body) {
-  device.pool().ParallelFor(CeilDiv(rows, kRowsPerItem), [&](int64_t item, int) {
-    for (int64_t r = item * kRowsPerItem, end = std::min(rows, r + kRowsPerItem); r < end; ++r) body(r);
-  });
-}
-
-// The sum of term(i): in f64, as independent sums that can be vectorised without changing the result.
-template <typename Term>
-double SumOf(int64_t count, const Term& term) {
-  constexpr int kSums = 8;
-  double sums[kSums] = {};
-  int64_t i = 0;
-  for (; i + kSums <= count; i += kSums) {
-    for (int k = 0; k < kSums; ++k) sums[k] += term(i + k);
-  }
-  for (; i < count; ++i) sums[0] += term(i);
-  double sum = 0;
-  for (double s : sums) sum += s;
-  return sum;
-}
-
 // y = x w / rms(x): with f = 1 / rms(x), dx = f w dy - x f^3 / dim * sum(w dy x). add(i, dx i).
 template <typename Gradient, typename Add>
 void NormGradient(const float* x, const float* weight, int64_t dim, float eps, const Gradient& dy, const Add& add) {
-  const double inverse = 1.0 / std::sqrt(SumOf(dim, [&](int64_t i) { return double{x[i]} * x[i]; }) / dim + eps);
-  const double along = SumOf(dim, [&](int64_t i) { return double{weight[i]} * dy(i) * x[i]; });
+  const double inverse = 1.0 / std::sqrt(SumOf<8>(dim, [&](int64_t i) { return double{x[i]} * x[i]; }) / dim + eps);
+  const double along = SumOf<8>(dim, [&](int64_t i) { return double{weight[i]} * dy(i) * x[i]; });
   const float f = static_cast<float>(inverse), g = static_cast<float>(inverse * inverse * inverse * along / dim);
   for (int64_t i = 0; i < dim; ++i) add(i, f * weight[i] * dy(i) - g * x[i]);
 }
@@ -115,7 +92,7 @@ void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout,
       const float* d = dout.as<float>() + r * dout.stride + h * width;
       float* ds = dstreaming.as<float>() + r * dstreaming.stride + h * width;
       sums[r / kRowsPerItem * shape.kv_heads + h] +=
-          SumOf(width, [&](int64_t i) { return double{d[i]} * (double{f[i]} - s[i]); });
+          SumOf<8>(width, [&](int64_t i) { return double{d[i]} * (double{f[i]} - s[i]); });
       for (int64_t i = 0; i < width; ++i) ds[i] = (1 - gates[h]) * d[i];
     }
   });
@@ -134,13 +111,13 @@ void DistillLoss(Device& device, float* losses, View dresidual, View student, Vi
     const float* t = teacher.as<float>() + r * teacher.stride;
     float* dx = dresidual.as<float>() + r * dresidual.stride;
     const auto inverse_rms = [=](const float* x) {
-      const double squares = SumOf(dim, [=](int64_t i) { return double{x[i]} * x[i]; });
+      const double squares = SumOf<8>(dim, [=](int64_t i) { return double{x[i]} * x[i]; });
       return static_cast<float>(1.0 / std::sqrt(squares / dim + eps));
     };
     const float fs = inverse_rms(s), ft = inverse_rms(t);
     const auto difference = [=](int64_t i) { return (s[i] * fs - t[i] * ft) * weight[i]; };
     losses[r] = static_cast<float>(row_weights[r] / dim *
-                                   SumOf(dim, [&](int64_t i) { return double{difference(i)} * difference(i); }));
+                                   SumOf<8>(dim, [&](int64_t i) { return double{difference(i)} * difference(i); }));
     const float scale = 2 * row_weights[r] / dim;
     NormGradient(
         s, weight, dim, eps, [&](int64_t i) { return scale * difference(i); }, [=](int64_t i, float g) { dx[i] = g; });

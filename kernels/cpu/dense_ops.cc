@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "kernels/backend.h"
-#include "kernels/base/math.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/cpu/weight_decode.h"
 
 namespace duo::cpu {
@@ -13,18 +13,10 @@ namespace {
 // Rows that one work item takes, so that an item is worth handing out.
 int64_t RowsPerItem(int64_t cols) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(cols, 1)); }
 
-template <typename Body>
-void ForRows(Device& device, int64_t rows, int64_t cols, const Body& body) {
-  const int64_t step = RowsPerItem(cols);
-  device.pool().ParallelFor(CeilDiv(rows, step), [&](int64_t item, int) {
-    for (int64_t r = item * step, end = std::min(rows, r + step); r < end; ++r) body(r);
-  });
-}
-
 }  // namespace
 
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id) {
-  ForRows(device, residual.rows, residual.cols, [&](int64_t r) {
+  ForRows(device, residual.rows, RowsPerItem(residual.cols), [&](int64_t r) {
     float* out = residual.as<float>() + r * residual.stride;
     const int64_t row = int64_t{ids[r]} - first_id;
     if (row >= 0 && row < table.rows) {
@@ -37,31 +29,23 @@ void Embed(Device& device, View residual, const int32_t* ids, const Weight& tabl
 
 void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps) {
   const int64_t cols = residual.cols;
-  ForRows(device, residual.rows, cols, [&](int64_t r) {
+  ForRows(device, residual.rows, RowsPerItem(cols), [&](int64_t r) {
     float* x = residual.as<float>() + r * residual.stride;
     if (!add.empty()) {
       const float* a = add.as<float>() + r * add.stride;
       for (int64_t c = 0; c < cols; ++c) x[c] += a[c];
     }
     if (out.empty()) return;
-    constexpr int kLanes = 16;  // independent sums, so that the loop can be vectorised without changing its result
-    double sums[kLanes] = {};
-    int64_t c = 0;
-    for (; c + kLanes <= cols; c += kLanes) {
-      for (int i = 0; i < kLanes; ++i) sums[i] += double{x[c + i]} * x[c + i];
-    }
-    for (; c < cols; ++c) sums[0] += double{x[c]} * x[c];
-    double sum = 0;
-    for (double s : sums) sum += s;
+    const double sum = SumOf<16>(cols, [x](int64_t c) { return double{x[c]} * x[c]; });
     const float inverse = static_cast<float>(1.0 / std::sqrt(sum / cols + eps));
     float* o = out.as<float>() + r * out.stride;
-    for (c = 0; c < cols; ++c) o[c] = x[c] * inverse * weight[c];
+    for (int64_t c = 0; c < cols; ++c) o[c] = x[c] * inverse * weight[c];
   });
 }
 
 void SwiGlu(Device& device, View out, View gate_up) {
   const int64_t n = out.cols;
-  ForRows(device, out.rows, n, [&](int64_t r) {
+  ForRows(device, out.rows, RowsPerItem(n), [&](int64_t r) {
     const float* gate = gate_up.as<float>() + r * gate_up.stride;
     Simd().swiglu(gate, gate + n, n, out.as<float>() + r * out.stride);
   });
@@ -70,7 +54,7 @@ void SwiGlu(Device& device, View out, View gate_up) {
 void GatherRows(Device& device, View out, View in, const int32_t* rows, int count) {
   const size_t bytes = Bytes(in.dtype, in.cols), in_stride = Bytes(in.dtype, in.stride),
                out_stride = Bytes(out.dtype, out.stride);
-  ForRows(device, count, in.cols, [&](int64_t r) {
+  ForRows(device, count, RowsPerItem(in.cols), [&](int64_t r) {
     DUO_CHECK(rows[r] >= 0 && rows[r] < in.rows);
     std::memcpy(out.as<char>() + r * out_stride, in.as<char>() + rows[r] * in_stride, bytes);
   });
@@ -79,7 +63,7 @@ void GatherRows(Device& device, View out, View in, const int32_t* rows, int coun
 void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const float* all_lse, const int32_t* ids,
                      int ranks, int entries, int rank) {
   const int64_t rows = out.rows;
-  ForRows(device, rows, int64_t{heads} * head_dim, [&](int64_t row) {
+  ForRows(device, rows, RowsPerItem(int64_t{heads} * head_dim), [&](int64_t row) {
     for (int h = 0; h < heads; ++h) {
       const int32_t id = ids[rank * entries + h];
       float top = -INFINITY;

@@ -4,22 +4,12 @@
 #include <cstring>
 
 #include "kernels/backend.h"
-#include "kernels/base/math.h"
 #include "kernels/cpu/kv_vector.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/hadamard.h"
 
 namespace duo::cpu {
 namespace {
-
-// The row-wise loops below hand out this many rows at a time.
-constexpr int64_t kRowsPerItem = 16;
-
-template <typename Body>
-void ForRows(Device& device, int64_t rows, const Body& body) {
-  device.pool().ParallelFor(CeilDiv(rows, kRowsPerItem), [&](int64_t item, int) {
-    for (int64_t r = item * kRowsPerItem, end = std::min(rows, r + kRowsPerItem); r < end; ++r) body(r);
-  });
-}
 
 void NormHead(float* x, int d, const float* weight, float eps) {
   double sum = 0;

@@ -14,9 +14,8 @@ constexpr int kMaxHeadDim = 256;
 // How a format's codes are made into numbers.
 Code CodeOf(KvFormat format);
 
-// x [d] f32 to codes [KvCodeBytes] and params [KvParamBytes]; params may be null where the format has none.
+// x [d] f32 to codes [KvCodeBytes] and params [KvParamBytes], and back; params may be null where the format has none.
 void EncodeKvVector(KvFormat format, const float* x, int d, uint8_t* codes, uint8_t* params);
-// and back.
 void DecodeKvVector(KvFormat format, const uint8_t* codes, const uint8_t* params, int d, float* x);
 
 }  // namespace duo::cpu

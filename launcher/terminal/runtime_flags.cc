@@ -15,7 +15,7 @@ namespace {
 constexpr const char* kWhereGroup = "Where it runs";
 
 std::optional<KvFormat> KvNamed(const std::string& name) {
-  for (KvFormat f : {KvFormat::kF32, KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8, KvFormat::kInt4}) {
+  for (KvFormat f : kKvFormats) {
     if (name == Name(f)) return f;
   }
   return std::nullopt;

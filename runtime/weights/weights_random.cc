@@ -48,11 +48,7 @@ absl::StatusOr<ModelWeights> RandomWeights(const ModelConfig& config, const Rank
       columns.stride = static_cast<int64_t>(Bytes(w.o.dtype, w.o.cols));
       columns.runs = w.o.rows;
       columns.amplitude = amplitude(int64_t{config.heads} * d);
-      columns.kind = w.o.dtype == DType::kF32      ? FillKind::kF32
-                     : w.o.dtype == DType::kF16    ? FillKind::kF16
-                     : w.o.dtype == DType::kBF16   ? FillKind::kBF16
-                     : w.o.dtype == DType::kF8E4M3 ? FillKind::kE4M3
-                                                   : FillKind::kCode;
+      columns.kind = FillKindOf(w.o.dtype);
       columns.count = columns.kind == FillKind::kCode ? static_cast<int64_t>(Bytes(w.o.dtype, group * d)) : group * d;
       FillElements(device, columns, seed_of(5, layer, head));
     }

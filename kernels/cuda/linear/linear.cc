@@ -17,8 +17,6 @@ constexpr int64_t kBf16Rows = 4;
 // Codes read three times by the small kernel cost no more than once dequantised (read 1, write 2, read 2 bytes).
 constexpr int64_t kCodedRows = 3 * kSmallRows;
 
-bool IsCoded(DType t) { return t == DType::kF8E4M3 || t == DType::kI8 || t == DType::kI4; }
-
 int64_t SliceRows(const Weight& weight) {
   return std::min(weight.rows, std::max<int64_t>(16, kSliceBytes / (2 * weight.cols) / 16 * 16));
 }

@@ -26,9 +26,7 @@ constexpr int kMostParts = 16;
 constexpr double kBytesPerSecond = 2.7e12, kPartSeconds = 1.5e-6;  // measured on an H100, for PlanSmall
 constexpr int64_t kMostColumns = 32768;                            // 16 rows of a sixteenth of them fit
 
-int BlockColumns(DType type) {
-  return type == DType::kI4 ? 128 : type == DType::kF8E4M3 || type == DType::kI8 ? 64 : 32;
-}
+int BlockColumns(DType type) { return HasGroups(type) ? 128 : HasRowScales(type) ? 64 : 32; }
 
 struct SmallPlan {
   int tiles, parts, blocks, grid;
@@ -136,17 +134,9 @@ void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, 
 }  // namespace
 
 bool SmallLinearFits(const Weight& weight) {
-  switch (weight.dtype) {
-    case DType::kBF16:
-    case DType::kF16:
-    case DType::kF8E4M3:
-    case DType::kI8:
-    case DType::kI4:
-      return weight.cols % BlockColumns(weight.dtype) == 0 && weight.cols <= kMostColumns &&
-             weight.rows <= 16 * Device::CudaState::kCounters && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
-    default:
-      return false;
-  }
+  return (weight.dtype == DType::kBF16 || weight.dtype == DType::kF16 || IsCoded(weight.dtype)) &&
+         weight.cols % BlockColumns(weight.dtype) == 0 && weight.cols <= kMostColumns &&
+         weight.rows <= 16 * Device::CudaState::kCounters && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
 }
 
 size_t SmallLinearScratchBytes(const Device& device, int64_t rows, const Weight& weight) {

@@ -14,7 +14,7 @@ class PlainAttention : public DeviceTest {};
 INSTANTIATE_ON_DEVICES(PlainAttention);
 
 TEST_P(PlainAttention, AgreesWithTheDecodeKernels) {
-  for (KvFormat format : {KvFormat::kF32, KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8, KvFormat::kInt4}) {
+  for (KvFormat format : kKvFormats) {
     if (cuda() && format == KvFormat::kF32) continue;
     for (int d : {64, 128}) {
       for (int64_t tokens : {1, 31, 129, 1000}) {
