@@ -19,7 +19,7 @@ DUO_HD inline float PlainValue(const PageLayout& layout, const uint8_t* page, bo
   if (layout.format == KvFormat::kF32) return reinterpret_cast<const float*>(codes)[channel];
   if (layout.format == KvFormat::kBF16) return ToFloat(reinterpret_cast<const bf16*>(codes)[channel]);
   const f16* stored = reinterpret_cast<const f16*>(params);
-  const KvParams p = {stored[0], layout.param_bytes() == sizeof(KvParams) ? stored[1] : f16{0}};
+  const KvParams p = {stored[0], layout.format == KvFormat::kFp8 ? f16{0} : stored[1]};
   const bool nibble = layout.format == KvFormat::kInt4;
   const uint8_t code = nibble ? (codes[channel / 2] >> (4 * (channel % 2))) & 15 : codes[channel];
   return KvDecode(layout.format, code, p);

@@ -24,28 +24,6 @@ enum class KvFormat : uint8_t { kF32, kBF16, kFp8, kInt8, kInt4 };
 
 constexpr KvFormat kKvFormats[] = {KvFormat::kF32, KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8, KvFormat::kInt4};
 
-// What a format stores of a vector.
-struct KvFormatInfo {
-  const char* name;
-  int pair_bytes;   // codes of two elements
-  int param_bytes;  // of a vector: nothing, a scale, or a scale and a minimum
-};
-DUO_HD constexpr KvFormatInfo InfoOf(KvFormat f) {
-  switch (f) {
-    case KvFormat::kF32:
-      return {"f32", 8, 0};
-    case KvFormat::kBF16:
-      return {"bf16", 4, 0};
-    case KvFormat::kFp8:
-      return {"fp8", 2, 2};
-    case KvFormat::kInt8:
-      return {"int8", 2, 4};
-    case KvFormat::kInt4:
-      return {"int4", 1, 4};
-  }
-  return {"?", 0, 0};
-}
-
 // Calls visit with std::integral_constant<KvFormat, format> where `format` is one of kFormats, so that code compiled
 // for each format is chosen where it is launched. Was it one of them?
 template <KvFormat... kFormats, typename Visit>
@@ -53,10 +31,50 @@ bool VisitKvFormat(KvFormat format, const Visit& visit) {
   return ((format == kFormats && (visit(std::integral_constant<KvFormat, kFormats>()), true)) || ...);
 }
 
-constexpr const char* Name(KvFormat f) { return InfoOf(f).name; }
+constexpr const char* Name(KvFormat f) {
+  switch (f) {
+    case KvFormat::kF32:
+      return "f32";
+    case KvFormat::kBF16:
+      return "bf16";
+    case KvFormat::kFp8:
+      return "fp8";
+    case KvFormat::kInt8:
+      return "int8";
+    case KvFormat::kInt4:
+      return "int4";
+  }
+  return "?";
+}
+
 // Bytes of the codes and of the parameters of one vector of `d` elements (d even).
-DUO_HD constexpr int KvCodeBytes(KvFormat f, int d) { return d / 2 * InfoOf(f).pair_bytes; }
-DUO_HD constexpr int KvParamBytes(KvFormat f) { return InfoOf(f).param_bytes; }
+DUO_HD constexpr int KvCodeBytes(KvFormat f, int d) {
+  switch (f) {
+    case KvFormat::kF32:
+      return 4 * d;
+    case KvFormat::kBF16:
+      return 2 * d;
+    case KvFormat::kFp8:
+    case KvFormat::kInt8:
+      return d;
+    case KvFormat::kInt4:
+      return d / 2;
+  }
+  return 0;
+}
+DUO_HD constexpr int KvParamBytes(KvFormat f) {
+  switch (f) {
+    case KvFormat::kF32:
+    case KvFormat::kBF16:
+      return 0;
+    case KvFormat::kFp8:
+      return 2;
+    case KvFormat::kInt8:
+    case KvFormat::kInt4:
+      return 4;
+  }
+  return 0;
+}
 // Are keys rotated by kernels/hadamard.h before they are coded?
 DUO_HD constexpr bool KvRotatesKeys(KvFormat f) { return f == KvFormat::kInt4; }
 // K and V of one token and head.

@@ -12,84 +12,14 @@
 #include "kernels/base/math.h"
 #include "kernels/cuda/attention/attn_cudnn.h"
 #include "kernels/cuda/attention/flash.h"
+#include "kernels/cuda/attention/prefill_merge.cuh"
 #include "kernels/cuda/attention/prefill_shapes.h"
 #include "kernels/cuda/hopper/prefill_hopper.h"
 #include "kernels/cuda/kv/kv_gather.h"
-#include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {
 namespace {
-
-// Merges one partial into the running sum of a slice. One warp per (row, query head). First: the sum is empty. Last:
-// the result goes to `out`, bf16.
-struct MergeArgs {
-  float* sum;      // [rows][heads * head_dim]
-  float* sum_lse;  // [rows][heads]
-  const bf16* part;
-  int64_t part_stride, part_head_stride;
-  const float* part_lse;  // [heads][part_lse_stride]
-  int64_t part_lse_stride;
-  int splits;  // partials of the same rows to merge at once
-  int64_t part_split_stride, part_lse_split_stride;
-  bf16* out;
-  int64_t out_stride;
-  float* lse;  // [heads][lse_stride] or null
-  int64_t lse_stride;
-  int64_t rows;
-  int heads;
-  bool first, last;
-};
-template <int kHeadDim>
-__global__ void MergePartialKernel(MergeArgs a) {
-  constexpr int kPairs = kHeadDim / 64;  // of a lane
-  const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
-  const int lane = threadIdx.x % 32;
-  if (item >= a.rows * a.heads) return;
-  const int64_t row = item / a.heads;
-  const int head = item % a.heads;
-  const bf16* part = a.part + row * a.part_stride + head * a.part_head_stride;
-  const float* part_lse = a.part_lse + head * a.part_lse_stride + row;
-  float2* sum = reinterpret_cast<float2*>(a.sum + item * kHeadDim);
-  uint32_t* out = reinterpret_cast<uint32_t*>(a.out + row * a.out_stride + int64_t{head} * kHeadDim);
-  float lse = -INFINITY;
-  float2 x[kPairs] = {};
-  if (!a.first) {
-    lse = a.sum_lse[item];
-#pragma unroll
-    for (int i = 0; i < kPairs; ++i) x[i] = sum[lane + 32 * i];
-  }
-  for (int split = 0; split < a.splits; ++split) {
-    const MergedWeights weights = MergeWeights(lse, part_lse[split * a.part_lse_split_stride]);
-    lse = weights.lse;
-    if (weights.b == 0) continue;  // an empty part may hold anything
-    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(part + split * a.part_split_stride);
-#pragma unroll
-    for (int i = 0; i < kPairs; ++i) {
-      const uint32_t p = pairs[lane + 32 * i];
-      x[i].x = weights.a * x[i].x + weights.b * LowBf16(p);
-      x[i].y = weights.a * x[i].y + weights.b * HighBf16(p);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    if (a.last) {
-      out[lane + 32 * i] = PackBf16(x[i].x, x[i].y);
-    } else {
-      sum[lane + 32 * i] = x[i];
-    }
-  }
-  __syncwarp();  // every lane has read the lse
-  if (lane != 0) return;
-  if (!a.last) a.sum_lse[item] = lse;
-  if (a.last && a.lse != nullptr) a.lse[head * a.lse_stride + row] = lse;
-}
-
-__global__ void EmptyKernel(bf16* out, int64_t stride, float* lse, int64_t rows, int cols, int heads) {
-  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < rows * cols) out[i / cols * stride + i % cols] = bf16{0};
-  if (lse != nullptr && i < rows * heads) lse[i] = -INFINITY;
-}
 
 // Runs that the flash kernel cuts keys into, so that few rows still fill the GPU.
 int Splits(const Device& device, int64_t rows, int64_t q_heads) {
@@ -101,66 +31,184 @@ int64_t PartRows(const Device& device, int64_t capacity, int64_t q_heads) {
   return std::max(capacity * q_heads, device.info().multiprocessors * kTileRows);
 }
 
-// One layer's prefill in the making.
+// The tokens before a step that are stored here and that some row sees: [first, end) of the tokens of the pages held
+// here, gathered `segment` at a time.
+struct HeldHistory {
+  int64_t first = 0, end = 0, segment = 0;
+
+  HeldHistory(const SeqSpan& span, const PagedKv& kv, int64_t max_tokens) : segment(SegmentTokens(max_tokens)) {
+    const int64_t full_pages = span.history / kPageTokens, in_last = span.history % kPageTokens;
+    end = kv.held_count(full_pages) * kPageTokens;
+    if (in_last > 0 && kv.holds(full_pages)) end += in_last;
+    if (kv.window > 0 && span.history + 1 > kv.window) {
+      first = kv.held_count((span.history + 1 - kv.window) / kPageTokens) * kPageTokens;
+    }
+  }
+  int64_t segments() const { return end > first ? CeilDiv(end - first, segment) : 0; }
+};
+
+// Keys and values of some KV heads, each [head][capacity][head_dim].
+struct HeadKeys {
+  bf16* k = nullptr;
+  bf16* v = nullptr;
+  int64_t capacity = 0;  // tokens
+};
+
+// One layer's prefill in the making: Cut, Take, then the partials of the step's own keys and of the history.
 struct Prefill {
   Device& device;
   DenseAttention args;  // q of the step in qkv
+  View out;
+  float* lse = nullptr;
   bool cudnn = false;
   std::vector<Slice> slices;
   int64_t key_capacity = 0;  // of history
   bf16* q = nullptr;         // with cuDNN: slices one after the other, each [query head][capacity][head_dim]
+  HeadKeys keys;             // the step's own with cuDNN; then each segment of history
   bf16* part = nullptr;
   float* part_lse = nullptr;
   float* sum = nullptr;
   float* sum_lse = nullptr;
-  View out;
-  float* lse = nullptr;
 
-  // The slice's rows over `count` keys [head][head_stride] in memory; `keys` says where and which.
-  void Add(Slice& slice, DenseAttention keys, bool causal) {
-    const int q_heads = args.heads * args.group, d = args.head_dim;
-    keys.heads = args.heads;
-    keys.group = args.group;
-    keys.head_dim = d;
-    keys.rows = static_cast<int>(slice.rows);
-    keys.first_position = args.first_position + slice.first;
-    keys.window = args.window;
-    keys.out = part;
-    keys.lse = part_lse;
-    keys.lse_stride = slice.capacity;
-    keys.splits = cudnn ? 1 : Splits(device, slice.rows, q_heads);
-    keys.out_split_stride = slice.rows * q_heads * d;
-    keys.lse_split_stride = slice.capacity * q_heads;
-    if (cudnn) {
-      keys.q = q + slice.first * q_heads * d;
-      keys.q_stride = keys.out_stride = d;
-      keys.q_head_stride = keys.out_head_stride = slice.capacity * d;
-    } else {
-      keys.q = args.q + slice.first * args.q_stride;
-      keys.q_stride = args.q_stride;
-      keys.q_head_stride = keys.out_head_stride = d;
-      keys.out_stride = int64_t{q_heads} * d;
+  int q_heads() const { return args.heads * args.group; }
+
+  // Rows into slices, each with the number of partials that it is the sum of.
+  void Cut(int64_t segments, bool own_square, int64_t max_tokens) {
+    cudnn = args.window == 0 && args.rows >= kLeastRows && CudnnUsable(device);
+    slices = cudnn ? CutRows(args.rows) : std::vector<Slice>{{0, args.rows, args.rows}};
+    key_capacity = KeyCapacity(max_tokens);
+    for (Slice& slice : slices) slice.partials = segments + (own_square ? 1 + (slice.first > 0) : 0);
+  }
+
+  // Scratch, as PrefillScratchBytes counts it, and with cuDNN the queries by head.
+  void Take(Arena& scratch, int64_t max_tokens) {
+    const int64_t d = args.head_dim, rows = args.rows, heads = q_heads();
+    int64_t most = 0;
+    for (const Slice& slice : slices) most = std::max(most, slice.capacity);
+    const auto take = [&](int64_t elements, size_t size) { return scratch.Take(elements * size); };
+    keys.capacity = KeyTokens(rows, max_tokens, cudnn);
+    keys.k = static_cast<bf16*>(take(args.heads * keys.capacity * d, sizeof(bf16)));
+    keys.v = static_cast<bf16*>(take(args.heads * keys.capacity * d, sizeof(bf16)));
+    part = static_cast<bf16*>(take(PartRows(device, most, heads) * d, sizeof(bf16)));
+    part_lse = static_cast<float*>(take(PartRows(device, most, heads), sizeof(float)));
+    sum = static_cast<float*>(take(rows * heads * d, sizeof(float)));
+    sum_lse = static_cast<float*>(take(rows * heads, sizeof(float)));
+    if (!cudnn) return;
+    q = static_cast<bf16*>(take(row_capacity() * heads * d, sizeof(bf16)));
+    const View step(const_cast<bf16*>(args.q), DType::kBF16, rows, heads * d, args.q_stride);
+    for (const Slice& slice : slices) {
+      SplitHeads(device, q + slice.first * heads * d, slice.capacity, step.Rows(slice.first, slice.rows),
+                 args.head_dim);
     }
-    Attend(slice, keys, causal);
-    Merge(slice, keys.splits);
+  }
+
+  // `own`: the step's keys in qkv. A slice sees those before it as a rectangle, its own as a causal square.
+  void AddOwn(DenseAttention own) {
+    if (cudnn) {
+      const int64_t d = args.head_dim, cols = args.heads * d;
+      const auto in_qkv = [&](const bf16* x) {
+        return View(const_cast<bf16*>(x), DType::kBF16, args.rows, cols, own.token_stride);
+      };
+      SplitHeads(device, keys.k, keys.capacity, in_qkv(own.k), args.head_dim);
+      SplitHeads(device, keys.v, keys.capacity, in_qkv(own.v), args.head_dim);
+      ClearTail(args.rows, row_capacity());
+      own = InScratch(own);
+    }
+    for (Slice& slice : slices) {
+      if (slice.first > 0) {
+        own.keys = slice.first;
+        Add(slice, own, false);
+      }
+      DenseAttention square = own;
+      square.k += slice.first * own.token_stride;
+      square.v += slice.first * own.token_stride;
+      square.keys = slice.rows;
+      square.first_key += slice.first;
+      Add(slice, square, true);
+    }
+  }
+
+  void AddHistory(const HeldHistory& history, const PagedKv& kv, int table) {
+    DenseAttention segment = {};
+    segment.slots = kv.slots;
+    segment.first_slot = kv.first_slot;
+    segment.num_slots = kv.num_slots;
+    for (int64_t first = history.first; first < history.end; first += history.segment) {
+      segment.keys = std::min(history.segment, history.end - first);
+      segment.first_key = first;
+      GatherPages(device, keys.k, keys.v, GatherLayout::Contiguous(keys.capacity, args.head_dim), kv, table, first,
+                  segment.keys);
+      ClearTail(segment.keys, segment.keys + kLeastKeys);
+      for (Slice& slice : slices) Add(slice, InScratch(segment), false);
+    }
   }
 
  private:
-  void Attend(const Slice& slice, const DenseAttention& keys, bool causal) {
-    if (!cudnn) return FlashDense(device, keys);
+  int64_t row_capacity() const { return slices.back().first + slices.back().capacity; }
+
+  DenseAttention InScratch(DenseAttention x) const {
+    x.k = keys.k;
+    x.v = keys.v;
+    x.token_stride = args.head_dim;
+    x.head_stride = keys.capacity * args.head_dim;
+    return x;
+  }
+
+  // Zeros behind the first `count` keys, up to `end`: the weight of a key past the last one is 0, and 0 times its V
+  // must be 0.
+  void ClearTail(int64_t count, int64_t end) {
+    const int64_t tail = std::min(keys.capacity, end) - count, bytes = args.head_dim * sizeof(bf16);
+    if (!cudnn || tail <= 0) return;
+    for (bf16* x : {keys.k, keys.v}) {
+      DUO_CUDA_CHECK(cudaMemset2DAsync(x + count * args.head_dim, keys.capacity * bytes, 0, tail * bytes, args.heads,
+                                       Stream(device)));
+    }
+  }
+
+  // The partial of the slice's rows over some keys in memory; `x` says where and which.
+  void Add(Slice& slice, DenseAttention x, bool causal) {
+    const int q_heads = this->q_heads(), d = args.head_dim;
+    x.heads = args.heads;
+    x.group = args.group;
+    x.head_dim = d;
+    x.rows = static_cast<int>(slice.rows);
+    x.first_position = args.first_position + slice.first;
+    x.window = args.window;
+    x.out = part;
+    x.lse = part_lse;
+    x.lse_stride = slice.capacity;
+    x.splits = cudnn ? 1 : Splits(device, slice.rows, q_heads);
+    x.out_split_stride = slice.rows * q_heads * d;
+    x.lse_split_stride = slice.capacity * q_heads;
+    if (cudnn) {
+      x.q = q + slice.first * q_heads * d;
+      x.q_stride = x.out_stride = d;
+      x.q_head_stride = x.out_head_stride = slice.capacity * d;
+    } else {
+      x.q = args.q + slice.first * args.q_stride;
+      x.q_stride = args.q_stride;
+      x.q_head_stride = x.out_head_stride = d;
+      x.out_stride = int64_t{q_heads} * d;
+    }
+    Attend(slice, x, causal);
+    Merge(slice, x.splits);
+  }
+
+  void Attend(const Slice& slice, const DenseAttention& x, bool causal) {
+    if (!cudnn) return FlashDense(device, x);
     CudnnShape shape;
     shape.group = args.group;
     shape.head_dim = args.head_dim;
     shape.row_capacity = slice.capacity;
-    shape.key_capacity = causal ? slice.capacity : std::max(key_capacity, PowerOfTwo(keys.keys, kLeastKeys));
+    shape.key_capacity = causal ? slice.capacity : std::max(key_capacity, PowerOfTwo(x.keys, kLeastKeys));
     shape.causal = causal;
     // A causal square hides the keys past the last row from all rows that count.
-    shape.whole = causal || keys.keys == shape.key_capacity;
-    CudnnCalls calls(device, static_cast<int>(slice.capacity), static_cast<int>(keys.keys), shape.whole);
+    shape.whole = causal || x.keys == shape.key_capacity;
+    CudnnCalls calls(device, static_cast<int>(slice.capacity), static_cast<int>(x.keys), shape.whole);
     for (int head = 0; head < args.heads; head += shape.heads) {
       shape.heads = HeadsAtOnce(args.heads - head, args.group, slice.capacity);
-      shape.key_head_stride = shape.heads == 1 ? 0 : keys.head_stride / args.head_dim;
-      DenseAttention some = keys;
+      shape.key_head_stride = shape.heads == 1 ? 0 : x.head_stride / args.head_dim;
+      DenseAttention some = x;
       const int64_t first_q = int64_t{head} * args.group;
       some.heads = shape.heads;
       some.q += first_q * some.q_head_stride;
@@ -173,7 +221,7 @@ struct Prefill {
   }
 
   void Merge(Slice& slice, int splits) {
-    const int q_heads = args.heads * args.group, d = args.head_dim;
+    const int q_heads = this->q_heads(), d = args.head_dim;
     ++slice.done;
     MergeArgs merge = {};
     merge.sum = sum + slice.first * q_heads * d;
@@ -224,120 +272,43 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
     return HopperPrefill(device, out, lse, qkv, shape, batch, kv, own_square, scratch);
   }
   const SeqSpan& span = batch.host_spans[0];
-  const int rows = span.num_rows, d = shape.head_dim, heads = kv.num_heads, q_heads = heads * shape.group;
+  const int rows = span.num_rows, d = shape.head_dim, q_cols = kv.num_heads * shape.group * d;
   const int64_t first_column = int64_t{kv.first_head} * d;
-
-  // Tokens of the pages held here: those before this step, less those that a window hides from every row.
-  const int64_t full_pages = span.history / kPageTokens, in_last = span.history % kPageTokens;
-  int64_t held_tokens = kv.held_count(full_pages) * kPageTokens;
-  if (in_last > 0 && kv.holds(full_pages)) held_tokens += in_last;
-  int64_t skipped = 0;
-  if (kv.window > 0 && span.history + 1 > kv.window) {
-    skipped = kv.held_count((span.history + 1 - kv.window) / kPageTokens) * kPageTokens;
-  }
-  const int64_t segment = SegmentTokens(batch.max_tokens);
-  const int64_t segments = held_tokens > skipped ? CeilDiv(held_tokens - skipped, segment) : 0;
+  const bf16* first_row = qkv.as<bf16>() + span.first_row * qkv.stride;
+  const HeldHistory history(span, kv, batch.max_tokens);
 
   Prefill p = {device};
-  p.out = out.Rows(span.first_row, rows).Cols(first_column * shape.group, int64_t{q_heads} * d);
+  p.out = out.Rows(span.first_row, rows).Cols(first_column * shape.group, q_cols);
   p.lse = lse;
-  if (segments == 0 && !own_square) {
-    const int64_t items = int64_t{rows} * q_heads * d;
-    EmptyKernel<<<CeilDiv(items, 256), 256, 0, Stream(device)>>>(p.out.as<bf16>(), p.out.stride, lse, rows, q_heads * d,
-                                                                 q_heads);
-    DUO_CUDA_CHECK(cudaGetLastError());
-    return;
-  }
-  p.args.q = qkv.as<bf16>() + span.first_row * qkv.stride + first_column * shape.group;
+  p.args.q = first_row + first_column * shape.group;
   p.args.q_stride = qkv.stride;
   p.args.rows = rows;
-  p.args.heads = heads;
+  p.args.heads = kv.num_heads;
   p.args.group = shape.group;
   p.args.head_dim = d;
   p.args.first_position = span.history;
   p.args.window = kv.window;
-  p.cudnn = kv.window == 0 && rows >= kLeastRows && CudnnUsable(device);
-  p.slices = p.cudnn ? CutRows(rows) : std::vector<Slice>{{0, rows, rows}};
-  p.key_capacity = KeyCapacity(batch.max_tokens);
-  const int64_t row_capacity = p.slices.back().first + p.slices.back().capacity;
-  int64_t most = 0;
-  for (Slice& slice : p.slices) {
-    slice.partials = segments + (own_square ? 1 + (slice.first > 0) : 0);
-    most = std::max(most, slice.capacity);
+  if (history.segments() == 0 && !own_square) {
+    EmptyKernel<<<CeilDiv(int64_t{rows} * q_cols, 256), 256, 0, Stream(device)>>>(p.out.as<bf16>(), p.out.stride, lse,
+                                                                                  rows, q_cols, p.q_heads());
+    DUO_CUDA_CHECK(cudaGetLastError());
+    return;
   }
   const size_t mark = scratch.used();
-  auto take = [&](int64_t elements, size_t size) { return scratch.Take(elements * size); };
-  const int64_t tokens = KeyTokens(rows, batch.max_tokens, p.cudnn);
-  auto* k = static_cast<bf16*>(take(heads * tokens * d, sizeof(bf16)));
-  auto* v = static_cast<bf16*>(take(heads * tokens * d, sizeof(bf16)));
-  p.part = static_cast<bf16*>(take(PartRows(device, most, q_heads) * d, sizeof(bf16)));
-  p.part_lse = static_cast<float*>(take(PartRows(device, most, q_heads), sizeof(float)));
-  p.sum = static_cast<float*>(take(int64_t{rows} * q_heads * d, sizeof(float)));
-  p.sum_lse = static_cast<float*>(take(int64_t{rows} * q_heads, sizeof(float)));
-  if (p.cudnn) {
-    p.q = static_cast<bf16*>(take(row_capacity * q_heads * d, sizeof(bf16)));
-    for (const Slice& slice : p.slices) {
-      SplitHeads(device, p.q + slice.first * q_heads * d, slice.capacity, p.args.q + slice.first * qkv.stride,
-                 qkv.stride, slice.rows, q_heads, d);
-    }
-  }
-  // The weight of a key past the last one is 0, and 0 times its V must be 0.
-  auto clear_tail = [&](int64_t keys, int64_t end) {
-    const int64_t tail = std::min(tokens, end) - keys;
-    if (!p.cudnn || tail <= 0) return;
-    for (bf16* x : {k, v}) {
-      DUO_CUDA_CHECK(cudaMemset2DAsync(x + keys * d, tokens * d * sizeof(bf16), 0, tail * d * sizeof(bf16), heads,
-                                       Stream(device)));
-    }
-  };
-
+  p.Cut(history.segments(), own_square, batch.max_tokens);
+  p.Take(scratch, batch.max_tokens);
   if (own_square) {
     DenseAttention own = {};
-    own.k = qkv.as<bf16>() + span.first_row * qkv.stride + shape.q_cols() + first_column;
+    own.k = first_row + shape.q_cols() + first_column;
     own.v = own.k + shape.kv_cols();
     own.token_stride = qkv.stride;
     own.head_stride = d;
     own.keys = rows;
     own.first_key = span.history;
     own.slots = own.num_slots = 1;
-    if (p.cudnn) {
-      SplitHeads(device, k, tokens, own.k, qkv.stride, rows, heads, d);
-      SplitHeads(device, v, tokens, own.v, qkv.stride, rows, heads, d);
-      clear_tail(rows, row_capacity);
-      own.token_stride = d;
-      own.head_stride = tokens * d;
-      own.k = k;
-      own.v = v;
-    }
-    for (Slice& slice : p.slices) {
-      if (slice.first > 0) {
-        own.keys = slice.first;
-        p.Add(slice, own, false);
-      }
-      DenseAttention square = own;
-      square.k += slice.first * own.token_stride;
-      square.v += slice.first * own.token_stride;
-      square.keys = slice.rows;
-      square.first_key += slice.first;
-      p.Add(slice, square, true);
-    }
+    p.AddOwn(own);
   }
-  for (int64_t first = skipped; first < held_tokens; first += segment) {
-    DenseAttention keys = {};
-    keys.k = k;
-    keys.v = v;
-    keys.token_stride = d;
-    keys.head_stride = tokens * d;
-    keys.keys = std::min(segment, held_tokens - first);
-    keys.first_key = first;
-    keys.slots = kv.slots;
-    keys.first_slot = kv.first_slot;
-    keys.num_slots = kv.num_slots;
-    GatherPages(device, k, v, GatherLayout::Contiguous(tokens, d), kv, kv.split ? span.split_table : span.table, first,
-                keys.keys);
-    clear_tail(keys.keys, keys.keys + kLeastKeys);
-    for (Slice& slice : p.slices) p.Add(slice, keys, false);
-  }
+  p.AddHistory(history, kv, kv.split ? span.split_table : span.table);
   scratch.Rewind(mark);
 }
 

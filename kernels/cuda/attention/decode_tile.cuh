@@ -192,8 +192,7 @@ struct WarpAttention {
 template <KvFormat kFormat, int kHeadDim, int kN, typename At, typename Keep>
 __device__ __forceinline__ void LoadQ(At&& at, Keep&& keep, float (&q_sum)[kN][2], float scale, int lane) {
   using S = TileShape<kFormat, kHeadDim>;
-  constexpr int kRun =
-      S::kKVector / 4 * S::kCodesPerWord;  // consecutive channels of a lane, as many as a vector's codes
+  constexpr int kRun = S::kKVector / 4 * S::kCodesPerWord;  // consecutive channels of a lane: a vector load's codes
   constexpr int kRuns = kHeadDim / 4 / kRun;
   const int g = lane / 4, c = lane % 4;
 #pragma unroll

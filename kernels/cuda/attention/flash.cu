@@ -5,6 +5,7 @@
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/cuda/attention/flash.h"
+#include "kernels/cuda/attention/row_tiles.cuh"
 #include "kernels/cuda/attention/streaming_keys.cuh"
 #include "kernels/cuda/attention/window_keys.cuh"
 #include "kernels/cuda/primitives.cuh"
@@ -68,14 +69,97 @@ struct FlashRows {
   float scale;  // 1 / sqrt(d) * log2 e
 };
 
+// What a warp knows of its 16 rows after some tiles of keys: the running sums of softmax, of rows g and g + 8.
+template <int kHeadDim>
+struct RowSums {
+  float o[kHeadDim / 8][4] = {};
+  float top[2] = {-1e30f, -1e30f}, sum[2] = {0, 0};
+
+  // Scores of a tile become weights relative to the raised maximum; what was summed is scaled down to it.
+  __device__ __forceinline__ void Raise(float (&s)[kKeys / 8][4], float scale) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float highest = -INFINITY;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) highest = fmaxf(highest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
+      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
+      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2)) * scale;
+      const float raised = fmaxf(top[h], highest), factor = Exp2(top[h] - raised);
+      top[h] = raised;
+      float add = 0;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int j = 2 * h; j < 2 * h + 2; ++j) {
+          s[n][j] = Exp2(s[n][j] * scale - raised);
+          add += s[n][j];
+        }
+      }
+      sum[h] = sum[h] * factor + add;
+#pragma unroll
+      for (int n = 0; n < kHeadDim / 8; ++n) o[n][2 * h] *= factor, o[n][2 * h + 1] *= factor;
+    }
+  }
+
+  // The warp's rows of query head `head`, from step row `first_row` on; those from `limit` on are not there.
+  __device__ __forceinline__ void Store(const FlashRows& r, int head, int first_row, int limit) {
+    const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
+      sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
+      const int row = first_row + g + 8 * h;
+      if (row >= limit) continue;
+      const float inverse = sum[h] > 0 ? 1.0f / sum[h] : 0.0f;
+      uint32_t* out = reinterpret_cast<uint32_t*>(r.out + int64_t{row} * r.out_stride + head * r.out_head_stride);
+#pragma unroll
+      for (int n = 0; n < kHeadDim / 8; ++n) {
+        out[n * 4 + c] = PackBf16(o[n][2 * h] * inverse, o[n][2 * h + 1] * inverse);
+      }
+      if (r.lse != nullptr && c == 0) {
+        r.lse[head * r.lse_stride + row] = sum[h] > 0 ? (top[h] + log2f(sum[h])) * kLn2 : -INFINITY;
+      }
+    }
+  }
+};
+
+// A tile of K and V on its way to shared memory, V behind K.
+template <int kHeadDim, typename Keys>
+__device__ __forceinline__ void LoadKeys(uint32_t tile, const Keys& keys, const typename Keys::Block& block,
+                                         int64_t first, int64_t limit) {
+  constexpr int kPieces = kHeadDim / 8;
+#pragma unroll
+  for (int i = threadIdx.x; i < kKeys * kPieces; i += kThreads) {
+    const int row = i / kPieces, piece = i % kPieces;
+    const bool valid = first + row < limit;
+    const int64_t j = valid ? first + row : first;
+    CopyAsync16(Swizzled<kHeadDim>(tile, row, piece), keys.K(block, j) + piece * 8, valid);
+    CopyAsync16(Swizzled<kHeadDim>(tile + kKeys * kHeadDim * 2, row, piece), keys.V(block, j) + piece * 8, valid);
+  }
+}
+
+// Scores that the warp's rows, the first of them at `position`, must not see.
+template <typename Keys>
+__device__ __forceinline__ void Hide(float (&s)[kKeys / 8][4], const Keys& keys, const typename Keys::Block& block,
+                                     int64_t position, int64_t first, int64_t limit) {
+  const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+#pragma unroll
+  for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int64_t key = first + n * 8 + 2 * c + j % 2;
+      if (key >= limit || !keys.Sees(block, position + g + 8 * (j / 2), key)) s[n][j] = -INFINITY;
+    }
+  }
+}
+
 template <int kHeadDim, typename Keys>
 __global__ void __launch_bounds__(kThreads, 1) FlashKernel(FlashRows r, Keys keys) {
-  constexpr int kPieces = kHeadDim / 8, kSteps = kHeadDim / 16;
-  constexpr int kTileBytes = kKeys * kHeadDim * 2;
+  constexpr int kSteps = kHeadDim / 16, kTileBytes = kKeys * kHeadDim * 2;
   constexpr bool kStreaming = std::is_same<Keys, StreamingKeys>::value;
   extern __shared__ __align__(128) uint8_t shared[];
   const uint32_t q_tile = SharedAddress(shared), kv_tiles = q_tile + kRows * kHeadDim * 2;  // 2 x (K, V)
-  const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
   int rows = r.rows, first_row = 0;
   int64_t first_position = r.first_position;
   if constexpr (kStreaming) {
@@ -89,46 +173,25 @@ __global__ void __launch_bounds__(kThreads, 1) FlashKernel(FlashRows r, Keys key
   const auto block = keys.Make(head / r.group, blockIdx.z);
   const int last_row = min(block_row + kRows, rows) - 1;
   const int64_t low = first_position + block_row, high = first_position + last_row;
-  int64_t begin[2], end[2];
-  keys.Ranges(block, low, high, begin, end);
-  const int tiles0 = static_cast<int>(CeilDiv(end[0] - begin[0], kKeys));
-  const int all_tiles = tiles0 + static_cast<int>(CeilDiv(max(int64_t{0}, end[1] - begin[1]), kKeys));
-  int first_tile = 0, tiles = all_tiles;  // of this block: [first_tile, tiles)
+  const KeyTiles<kKeys> cut(keys, block, low, high);
+  int first_tile = 0, tiles = cut.count;  // of this block: [first_tile, tiles)
   if constexpr (!kStreaming) {
-    first_tile = static_cast<int>(int64_t{all_tiles} * blockIdx.z / r.splits);
-    tiles = static_cast<int>(int64_t{all_tiles} * (blockIdx.z + 1) / r.splits);
+    first_tile = static_cast<int>(int64_t{cut.count} * blockIdx.z / r.splits);
+    tiles = static_cast<int>(int64_t{cut.count} * (blockIdx.z + 1) / r.splits);
     r.out += blockIdx.z * r.out_split_stride;
     if (r.lse != nullptr) r.lse += blockIdx.z * r.lse_split_stride;
   }
-  auto tile_range = [&](int tile, int64_t& first, int64_t& limit) {
-    const int range = tile >= tiles0;
-    first = begin[range] + int64_t{tile - (range ? tiles0 : 0)} * kKeys;
-    limit = end[range];
-  };
   auto load_tile = [&](int tile) {
     int64_t first, limit;
-    tile_range(tile, first, limit);
-    const uint32_t k_tile = kv_tiles + tile % 2 * (2 * kTileBytes), v_tile = k_tile + kTileBytes;
-#pragma unroll
-    for (int i = threadIdx.x; i < kKeys * kPieces; i += kThreads) {
-      const int row = i / kPieces, piece = i % kPieces;
-      const bool valid = first + row < limit;
-      const int64_t j = valid ? first + row : first;
-      CopyAsync16(Swizzled<kHeadDim>(k_tile, row, piece), keys.K(block, j) + piece * 8, valid);
-      CopyAsync16(Swizzled<kHeadDim>(v_tile, row, piece), keys.V(block, j) + piece * 8, valid);
-    }
+    cut.Range(tile, first, limit);
+    LoadKeys<kHeadDim>(kv_tiles + tile % 2 * (2 * kTileBytes), keys, block, first, limit);
   };
   const bf16* q = r.q + int64_t{first_row + block_row} * r.q_stride + head * r.q_head_stride;
-  for (int i = threadIdx.x; i < kRows * kPieces; i += kThreads) {
-    const int row = i / kPieces, piece = i % kPieces;
-    const bool valid = block_row + row < rows;
-    CopyAsync16(Swizzled<kHeadDim>(q_tile, row, piece), q + (valid ? row : 0) * r.q_stride + piece * 8, valid);
-  }
+  LoadRows<kHeadDim, kRows, kThreads>(q_tile, q, r.q_stride, 0, rows - block_row);
   if (tiles > first_tile) load_tile(first_tile);
   CopyAsyncCommit();
 
-  float o[kHeadDim / 8][4] = {};
-  float top[2] = {-1e30f, -1e30f}, sum[2] = {0, 0};
+  RowSums<kHeadDim> sums;
   uint32_t q_fragments[kSteps][4];
   for (int tile = first_tile; tile < tiles; ++tile) {
     CopyAsyncWait<0>();
@@ -137,102 +200,44 @@ __global__ void __launch_bounds__(kThreads, 1) FlashKernel(FlashRows r, Keys key
     CopyAsyncCommit();
     if (tile == first_tile) {
 #pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        LoadMatrix4(q_fragments[step], Swizzled<kHeadDim>(q_tile, w * 16 + (lane & 15), step * 2 + (lane >> 4)));
-      }
+      for (int step = 0; step < kSteps; ++step) LoadLeft<kHeadDim>(q_fragments[step], q_tile, w * 16, step, lane);
     }
     int64_t first, limit;
-    tile_range(tile, first, limit);
+    cut.Range(tile, first, limit);
     const uint32_t k_tile = kv_tiles + tile % 2 * (2 * kTileBytes), v_tile = k_tile + kTileBytes;
-
-    float s[kKeys / 8][4];
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
+    float s[kKeys / 8][4] = {};
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
       for (int n = 0; n < kKeys / 16; ++n) {
-        uint32_t b[4];
-        LoadMatrix4(b, Swizzled<kHeadDim>(k_tile, n * 16 + (lane & 7) + (lane >> 4) * 8, step * 2 + ((lane >> 3) & 1)));
-        const uint32_t(&a)[4] = q_fragments[step];
-        Mma(s[2 * n], a[0], a[1], a[2], a[3], b[0], b[1]);
-        Mma(s[2 * n + 1], a[0], a[1], a[2], a[3], b[2], b[3]);
+        MmaTransposed<kHeadDim>(s[2 * n], s[2 * n + 1], q_fragments[step], k_tile, n * 16, step, lane);
       }
     }
     const int64_t final_key = min(first + kKeys, limit) - 1;
     if (first + kKeys > limit || !keys.SeenByAll(block, first, final_key, low, high)) {
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int64_t key = first + n * 8 + 2 * c + j % 2;
-          const int64_t position = low + w * 16 + g + 8 * (j / 2);
-          if (key >= limit || !keys.Sees(block, position, key)) s[n][j] = -INFINITY;
-        }
-      }
+      Hide(s, keys, block, low + w * 16, first, limit);
     }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float highest = -INFINITY;
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) highest = fmaxf(highest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
-      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
-      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2)) * r.scale;
-      const float raised = fmaxf(top[h], highest), factor = Exp2(top[h] - raised);
-      top[h] = raised;
-      float add = 0;
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-        for (int j = 2 * h; j < 2 * h + 2; ++j) {
-          s[n][j] = Exp2(s[n][j] * r.scale - raised);
-          add += s[n][j];
-        }
-      }
-      sum[h] = sum[h] * factor + add;
-#pragma unroll
-      for (int n = 0; n < kHeadDim / 8; ++n) o[n][2 * h] *= factor, o[n][2 * h + 1] *= factor;
-    }
-#pragma unroll
-    for (int step = 0; step < kKeys / 16; ++step) {
-      const uint32_t a0 = PackBf16(s[2 * step][0], s[2 * step][1]), a1 = PackBf16(s[2 * step][2], s[2 * step][3]);
-      const uint32_t a2 = PackBf16(s[2 * step + 1][0], s[2 * step + 1][1]);
-      const uint32_t a3 = PackBf16(s[2 * step + 1][2], s[2 * step + 1][3]);
-#pragma unroll
-      for (int n = 0; n < kHeadDim / 16; ++n) {
-        uint32_t b[4];
-        LoadMatrix4Transposed(b, Swizzled<kHeadDim>(v_tile, step * 16 + (lane & 15), n * 2 + (lane >> 4)));
-        Mma(o[2 * n], a0, a1, a2, a3, b[0], b[1]);
-        Mma(o[2 * n + 1], a0, a1, a2, a3, b[2], b[3]);
-      }
-    }
+    sums.Raise(s, r.scale);
+    MmaRounded<kHeadDim>(sums.o, s, v_tile, 0, lane);
   }
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
-    sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
-    const int row = block_row + w * 16 + g + 8 * h;
-    if (row >= rows) continue;
-    const float inverse = sum[h] > 0 ? 1.0f / sum[h] : 0.0f;
-    uint32_t* out =
-        reinterpret_cast<uint32_t*>(r.out + int64_t{first_row + row} * r.out_stride + head * r.out_head_stride);
-#pragma unroll
-    for (int n = 0; n < kHeadDim / 8; ++n) {
-      out[n * 4 + c] = PackBf16(o[n][2 * h] * inverse, o[n][2 * h + 1] * inverse);
-    }
-    if (r.lse != nullptr && c == 0) {
-      r.lse[head * r.lse_stride + first_row + row] = sum[h] > 0 ? (top[h] + log2f(sum[h])) * kLn2 : -INFINITY;
-    }
-  }
+  sums.Store(r, head, first_row + block_row + w * 16, first_row + rows);
 }
 
 template <int kHeadDim, typename Keys>
-void Launch(Device& device, dim3 grid, const FlashRows& rows, const Keys& keys) {
+void LaunchHead(Device& device, dim3 grid, const FlashRows& rows, const Keys& keys) {
   constexpr int kShared = (kRows + 4 * kKeys) * kHeadDim * 2;
   const auto kernel = FlashKernel<kHeadDim, Keys>;
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   kernel<<<grid, kThreads, kShared, Stream(device)>>>(rows, keys);
   DUO_CUDA_CHECK(cudaGetLastError());
+}
+
+// Blocks of rows and query heads; z: runs of keys, or sequences.
+template <typename Keys>
+void Launch(Device& device, int head_dim, dim3 grid, FlashRows rows, const Keys& keys) {
+  rows.scale = kLog2e / sqrtf(static_cast<float>(head_dim));
+  if (head_dim == 64) return LaunchHead<64>(device, grid, rows, keys);
+  LaunchHead<128>(device, grid, rows, keys);
 }
 
 }  // namespace
@@ -253,10 +258,8 @@ void FlashDense(Device& device, const DenseAttention& a) {
   rows.rows = a.rows;
   rows.first_position = a.first_position;
   rows.group = a.group;
-  rows.scale = kLog2e / sqrtf(static_cast<float>(a.head_dim));
   const dim3 grid(CeilDiv(a.rows, kRows), a.heads * a.group, a.splits);
-  if (a.head_dim == 64) return Launch<64>(device, grid, rows, DenseKeys{a});
-  Launch<128>(device, grid, rows, DenseKeys{a});
+  Launch(device, a.head_dim, grid, rows, DenseKeys{a});
 }
 
 void FlashStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
@@ -269,11 +272,9 @@ void FlashStreaming(Device& device, View out, View qkv, const HeadShape& shape, 
   rows.out = out.as<bf16>() + first * shape.group;
   rows.out_stride = out.stride;
   rows.group = shape.group;
-  rows.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
   const StreamingKeys keys = {qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), qkv.stride, batch, kv};
   const dim3 grid(CeilDiv(batch.max_rows, kRows), kv.num_heads * shape.group, batch.num_seqs);
-  if (shape.head_dim == 64) return Launch<64>(device, grid, rows, keys);
-  Launch<128>(device, grid, rows, keys);
+  Launch(device, shape.head_dim, grid, rows, keys);
 }
 
 void FlashWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask) {
@@ -288,11 +289,9 @@ void FlashWindow(Device& device, View out, float* lse, View qkv, const HeadShape
   rows.splits = 1;
   rows.rows = static_cast<int>(out.rows);
   rows.group = shape.group;
-  rows.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
   const WindowKeys keys = {qkv.as<bf16>() + shape.q_cols(), shape.kv_cols(), qkv.stride, shape.head_dim, mask};
   const dim3 grid(CeilDiv(rows.rows, kRows), shape.kv_heads * shape.group);
-  if (shape.head_dim == 64) return Launch<64>(device, grid, rows, keys);
-  Launch<128>(device, grid, rows, keys);
+  Launch(device, shape.head_dim, grid, rows, keys);
 }
 
 }  // namespace duo::cuda

@@ -1,5 +1,6 @@
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
+#include "kernels/cuda/kv/kv_formats.cuh"
 #include "kernels/cuda/kv/kv_gather.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -68,32 +69,19 @@ void GatherPages(Device& device, bf16* k, bf16* v, GatherLayout to, const PagedK
   const int64_t items = count * (kv.page.head_dim / kEach);
   const dim3 grid(CeilDiv(items, 256), kv.num_heads, 2);
   const cudaStream_t stream = Stream(device);
-  switch (kv.page.format) {
-    case KvFormat::kBF16:
-      GatherKernel<KvFormat::kBF16><<<grid, 256, 0, stream>>>(k, v, to, kv, table, first, count);
-      break;
-    case KvFormat::kFp8:
-      GatherKernel<KvFormat::kFp8><<<grid, 256, 0, stream>>>(k, v, to, kv, table, first, count);
-      break;
-    case KvFormat::kInt8:
-      GatherKernel<KvFormat::kInt8><<<grid, 256, 0, stream>>>(k, v, to, kv, table, first, count);
-      break;
-    case KvFormat::kInt4:
-      GatherKernel<KvFormat::kInt4><<<grid, 256, 0, stream>>>(k, v, to, kv, table, first, count);
-      break;
-    case KvFormat::kF32:
-      DUO_CHECK_MSG(false, "f32 KV is for the CPU");
-  }
+  VisitFormat(kv.page.format, [&](auto chosen) {
+    GatherKernel<chosen()><<<grid, 256, 0, stream>>>(k, v, to, kv, table, first, count);
+  });
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 
-void SplitHeads(Device& device, bf16* to, int64_t capacity, const bf16* from, int64_t stride, int64_t rows, int heads,
-                int head_dim) {
-  DUO_CHECK_EQ(stride % 8, 0);
+void SplitHeads(Device& device, bf16* to, int64_t capacity, View from, int head_dim) {
+  DUO_CHECK_EQ(from.stride % 8, 0);
   const int per_head = head_dim / 8;
-  const int64_t items = rows * heads * per_head;
-  SplitHeadsKernel<<<CeilDiv(items, 256), 256, 0, Stream(device)>>>(
-      reinterpret_cast<uint4*>(to), capacity, reinterpret_cast<const uint4*>(from), stride / 8, rows, heads, per_head);
+  const int64_t items = from.rows * from.cols / 8;
+  SplitHeadsKernel<<<CeilDiv(items, 256), 256, 0, Stream(device)>>>(reinterpret_cast<uint4*>(to), capacity,
+                                                                    from.as<const uint4>(), from.stride / 8, from.rows,
+                                                                    static_cast<int>(from.cols / head_dim), per_head);
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 

@@ -17,8 +17,7 @@ struct GatherLayout {
 // `first` is a page's first token.
 void GatherPages(Device& device, bf16* k, bf16* v, GatherLayout to, const PagedKv& kv, int table, int64_t first,
                  int64_t count);
-// rows x (heads * head_dim) columns, row stride `stride` -> to [head][capacity][head_dim].
-void SplitHeads(Device& device, bf16* to, int64_t capacity, const bf16* from, int64_t stride, int64_t rows, int heads,
-                int head_dim);
+// from [rows, heads * head_dim] bf16 -> to [head][capacity][head_dim].
+void SplitHeads(Device& device, bf16* to, int64_t capacity, View from, int head_dim);
 
 }  // namespace duo::cuda

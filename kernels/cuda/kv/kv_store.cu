@@ -4,6 +4,7 @@
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
+#include "kernels/cuda/kv/kv_formats.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 
@@ -68,26 +69,6 @@ __global__ void StoreKvKernel(bf16* qkv, int64_t stride, HeadShape shape, SeqBat
       if constexpr (kFormat != KvFormat::kFp8) p[1] = params.min.bits;
     }
   }
-}
-
-template <KvFormat kFormat>
-auto StoreKernelFor(int head_dim) {
-  return head_dim == 64 ? StoreKvKernel<kFormat, 64> : StoreKvKernel<kFormat, 128>;
-}
-auto StoreKernelFor(KvFormat format, int head_dim) {
-  switch (format) {
-    case KvFormat::kBF16:
-      return StoreKernelFor<KvFormat::kBF16>(head_dim);
-    case KvFormat::kFp8:
-      return StoreKernelFor<KvFormat::kFp8>(head_dim);
-    case KvFormat::kInt8:
-      return StoreKernelFor<KvFormat::kInt8>(head_dim);
-    case KvFormat::kInt4:
-      return StoreKernelFor<KvFormat::kInt4>(head_dim);
-    case KvFormat::kF32:
-      break;
-  }
-  DUO_CHECK_MSG(false, "f32 KV is for the CPU");
 }
 
 // One warp per (row, head): rows that a ring keeps after this step.
@@ -156,8 +137,11 @@ absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFor
 
 void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv) {
   const int64_t warps = int64_t{batch.num_rows} * kv.num_heads * 2;
-  const auto kernel = StoreKernelFor(kv.page.format, shape.head_dim);
-  LaunchOverlapped(device, kernel, dim3(CeilDiv(warps, 8)), dim3(256), 0, qkv.as<bf16>(), qkv.stride, shape, batch, kv);
+  VisitFormat(kv.page.format, [&](auto chosen) {
+    const auto kernel = shape.head_dim == 64 ? StoreKvKernel<chosen(), 64> : StoreKvKernel<chosen(), 128>;
+    LaunchOverlapped(device, kernel, dim3(CeilDiv(warps, 8)), dim3(256), 0, qkv.as<bf16>(), qkv.stride, shape, batch,
+                     kv);
+  });
 }
 
 // Activations are bf16, as the rings are: nothing to round.

@@ -64,98 +64,53 @@ __device__ __forceinline__ bool TileHas(int64_t rows, int tile, int output) {
   return int64_t{tile} * 16 + output < rows;
 }
 
-// kRows: the most rows, 4 (int8 and int4 alone), 8 or 16.
-template <DType kType, int kGroup, int kRows, SmallOut kOut>
-__global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallLinearKernel(SmallArgs args) {
+// Where a unit's weights lie for a lane: worked out once a unit, so that a load is an addition.
+struct UnitPlace {
+  const uint8_t* codes[2];    // of output rows g and g + 8 of the tile
+  const uint32_t* params[2];  // int4
+  int part, tile, blocks;     // blocks: of this warp
+};
+template <DType kType, int kGroup, SmallOut kOut>
+__device__ __forceinline__ UnitPlace PlaceOf(const SmallArgs& args, int part, int tile, const PartShare& share) {
   using S = BlockShape<kType, kGroup>;
-  using Products = std::conditional_t<S::kInteger, IntegerProducts<kType, kGroup, kRows>, FloatProducts<kType, kRows>>;
-  constexpr int kWarps = WarpsFor(kRows), kTile = 16 * kRows, kDepth = S::kDepth;
-  extern __shared__ uint4 shared[];
-  __shared__ float reduce[2][kWarps][kTile];
-  __shared__ bool last_to_arrive;
-  const Weight& weight = args.weight;
-  const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
-  const int units = args.tiles * args.parts;
-  const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
-  const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
-  if (begin == end) return;
-  // Where a unit's weights lie for this lane: worked out once a unit, so that a load is an addition.
-  struct Place {
-    const uint8_t* codes[2];
-    const uint32_t* params[2];
-    int part, tile, blocks;  // blocks: of this warp
-  };
-  auto find = [&](int part, int tile, const PartShare& share) {
-    Place place = {};
-    place.part = part;
-    place.tile = tile;
-    place.blocks = share.count;
+  const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  UnitPlace place = {};
+  place.part = part;
+  place.tile = tile;
+  place.blocks = share.count;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int64_t block = TileRow<kOut>(weight.rows, tile, g + 8 * h) * args.blocks + share.begin + share.first;
-      place.codes[h] = static_cast<const uint8_t*>(weight.data) + block * 64 + c * S::kPieceBytes;
-      if constexpr (kType == DType::kI4) {
-        place.params[h] = reinterpret_cast<const uint32_t*>(weight.groups) + block * S::kPieces;
-      }
+  for (int h = 0; h < 2; ++h) {
+    const int64_t block = TileRow<kOut>(args.weight.rows, tile, g + 8 * h) * args.blocks + share.begin + share.first;
+    place.codes[h] = static_cast<const uint8_t*>(args.weight.data) + block * 64 + c * S::kPieceBytes;
+    if constexpr (kType == DType::kI4) {
+      place.params[h] = reinterpret_cast<const uint32_t*>(args.weight.groups) + block * S::kPieces;
     }
-    return place;
-  };
+  }
+  return place;
+}
+
+// A warp's weights on their way from memory, kDepth k-blocks at a time.
+template <DType kType, int kGroup>
+struct WeightPipe {
+  static constexpr int kDepth = BlockShape<kType, kGroup>::kDepth;
   RawBlock<kType, kGroup> raw[kDepth];
   GroupParams<kType, kGroup> params = {}, next_params = {};
 
-  // Every warp has its own x: the k's that it multiplies, of the part that it is in.
-  const int rows = args.rows, most_blocks = CeilDiv(args.blocks, args.parts);
-  Products products;
-  SharedX x = {};
-  auto stage = [&](const PartShare& share) {
-    x.elements = reinterpret_cast<uint8_t*>(shared) + share.first * S::kXBytes * rows;
-    x.sums = reinterpret_cast<float*>(reinterpret_cast<uint8_t*>(shared) + most_blocks * S::kXBytes * rows) +
-             share.first * S::kXSums * rows;
-    const int64_t first = int64_t{share.begin} + share.first;
-    products.Stage(args.x + first * S::kColumns, args.x_stride, rows, share.count, x, lane);
-  };
-
-  int staged = -1;
-  const int first_part = args.parts == 1 ? 0 : begin / args.tiles;
-  PartShare share(args, first_part, w), next_share = share;
-  Place place = find(first_part, begin - first_part * args.tiles, share);
+  __device__ __forceinline__ void Start(const UnitPlace& place, int lane) {
 #pragma unroll
-  for (int i = 0; i < kDepth; ++i) {
-    if (i < place.blocks) raw[i].Load(place.codes, i);
+    for (int i = 0; i < kDepth; ++i) {
+      if (i < place.blocks) raw[i].Load(place.codes, i);
+    }
+    params.Load(place.params, 0, place.blocks, lane % 4);
   }
-  params.Load(place.params, 0, place.blocks, c);
-  // The weights above do not depend on earlier kernels; x and everything written does.
-  LetDependentsStart();
-  WaitForDependency();
-  for (int unit = begin; unit < end; ++unit) {
-    const int part = place.part, tile = place.tile;
-    if (part != staged) {
-      // The last part's x may lie there; the barrier behind its last unit's sums says that every warp is done with it.
-      stage(share);
-      __syncwarp();
-      staged = part;
-    }
-    // What finishes this thread's output is fetched before the weights are waited for.
-    const int row = threadIdx.x / 16, in_tile = threadIdx.x % 16;
-    const int64_t output = TileRow<kOut>(weight.rows, tile, in_tile);
-    const bool mine_to_write =
-        static_cast<int>(threadIdx.x) < kTile && row < rows && TileHas<kOut>(weight.rows, tile, in_tile);
-    float scale = 1, bias = 0;
-    if (mine_to_write) {
-      if constexpr (kType == DType::kF8E4M3 || kType == DType::kI8) scale = weight.scales[output];
-      if (weight.bias != nullptr) bias = weight.bias[output];
-    }
-    products.Clear();
-    const int mine = place.blocks;
-    Place next = {};
-    if (unit + 1 < end) {
-      const bool new_part = tile + 1 == args.tiles;
-      if (new_part) next_share = PartShare(args, part + 1, w);
-      next = find(new_part ? part + 1 : part, new_part ? 0 : tile + 1, next_share);
-    }
+
+  // Multiplies a unit. A slot is refilled as soon as it was used, from this unit or in its last round from `next`.
+  template <typename Products>
+  __device__ __forceinline__ void Multiply(Products& products, const UnitPlace& place, const UnitPlace& next,
+                                           const SharedX& x, int rows, int lane) {
+    const int mine = place.blocks, c = lane % 4;
     // At least one round, so that a warp without blocks here still fetches those of the next unit.
     for (int base = 0; base == 0 || base < mine; base += kDepth) {
-      // A slot is refilled as soon as it was used: from this unit, or in its last round from the next one.
       const bool last_round = base + kDepth >= mine;
       if (last_round) {
         next_params.Load(next.params, 0, next.blocks, c);
@@ -173,35 +128,28 @@ __global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallL
       }
       params = next_params;
     }
+  }
+};
 
-    place = next;
-    share = next_share;
-    float(&buffer)[kWarps][kTile] = reduce[(unit - begin) % 2];
-    products.Store(buffer[w], lane);
-    __syncthreads();
-    float total = 0;
-    if (mine_to_write) {
-#pragma unroll
-      for (int v = 0; v < kWarps; ++v) total += buffer[v][threadIdx.x];
-    }
-    bool write = mine_to_write;
-    if (args.parts > 1) {
-      float* slots = args.partial + int64_t{tile} * 256 + threadIdx.x;
-      const int64_t stride = int64_t{args.tiles} * 256;
-      if (mine_to_write) slots[part * stride] = total;
-      __threadfence();
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        last_to_arrive = atomicInc(&args.arrivals[tile], args.parts - 1) == static_cast<uint32_t>(args.parts - 1);
-      }
-      __syncthreads();
-      write = mine_to_write && last_to_arrive;
-      if (write) {
-        __threadfence();
-        total = 0;
-        for (int p = 0; p < args.parts; ++p) total += __ldcg(slots + p * stride);
-      }
-    }
+// The output that a thread finishes in a unit, and what that takes: fetched before the weights are waited for.
+template <DType kType, SmallOut kOut, int kRows>
+struct ThreadOutput {
+  int row, in_tile;
+  int64_t output;
+  bool exists;
+  float scale = 1, bias = 0;
+
+  __device__ __forceinline__ ThreadOutput(const SmallArgs& args, int tile)
+      : row(threadIdx.x / 16), in_tile(threadIdx.x % 16) {
+    const Weight& weight = args.weight;
+    output = TileRow<kOut>(weight.rows, tile, in_tile);
+    exists = static_cast<int>(threadIdx.x) < 16 * kRows && row < args.rows && TileHas<kOut>(weight.rows, tile, in_tile);
+    if (!exists) return;
+    if constexpr (HasRowScales(kType)) scale = weight.scales[output];
+    if (weight.bias != nullptr) bias = weight.bias[output];
+  }
+
+  __device__ __forceinline__ void Store(const SmallArgs& args, float total, bool write) const {
     total = total * scale + bias;
     if constexpr (kOut == SmallOut::kGated) {
       // Both halves rounded first, as a matrix product of many rows leaves them.
@@ -213,6 +161,94 @@ __global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallL
     } else {
       if (write) static_cast<bf16*>(args.out)[row * args.out_stride + output] = ToBf16(total);
     }
+  }
+};
+
+// A part's sum becomes the tile's, the parts added up in their order, in the block whose part is the last to arrive. Is
+// it this one? For all threads of a block.
+__device__ __forceinline__ bool AddParts(const SmallArgs& args, int part, int tile, bool exists, float& total) {
+  __shared__ bool last_to_arrive;
+  float* slots = args.partial + int64_t{tile} * 256 + threadIdx.x;
+  const int64_t stride = int64_t{args.tiles} * 256;
+  if (exists) slots[part * stride] = total;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last_to_arrive = atomicInc(&args.arrivals[tile], args.parts - 1) == static_cast<uint32_t>(args.parts - 1);
+  }
+  __syncthreads();
+  if (exists && last_to_arrive) {
+    __threadfence();
+    total = 0;
+    for (int p = 0; p < args.parts; ++p) total += __ldcg(slots + p * stride);
+  }
+  return last_to_arrive;
+}
+
+// kRows: the most rows, 4 (int8 and int4 alone), 8 or 16.
+template <DType kType, int kGroup, int kRows, SmallOut kOut>
+__global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallLinearKernel(SmallArgs args) {
+  using S = BlockShape<kType, kGroup>;
+  using Products = std::conditional_t<S::kInteger, IntegerProducts<kType, kGroup, kRows>, FloatProducts<kType, kRows>>;
+  constexpr int kWarps = WarpsFor(kRows), kTile = 16 * kRows;
+  extern __shared__ uint4 shared[];
+  __shared__ float reduce[2][kWarps][kTile];
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
+  const int units = args.tiles * args.parts;
+  const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
+  const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
+  if (begin == end) return;
+
+  // Every warp has its own x: the k's that it multiplies, of the part that it is in.
+  const int rows = args.rows, most_blocks = CeilDiv(args.blocks, args.parts);
+  Products products;
+  SharedX x = {};
+  auto stage = [&](const PartShare& share) {
+    x.elements = reinterpret_cast<uint8_t*>(shared) + share.first * S::kXBytes * rows;
+    x.sums = reinterpret_cast<float*>(reinterpret_cast<uint8_t*>(shared) + most_blocks * S::kXBytes * rows) +
+             share.first * S::kXSums * rows;
+    const int64_t first = int64_t{share.begin} + share.first;
+    products.Stage(args.x + first * S::kColumns, args.x_stride, rows, share.count, x, lane);
+  };
+
+  int staged = -1;
+  const int first_part = args.parts == 1 ? 0 : begin / args.tiles;
+  PartShare share(args, first_part, w), next_share = share;
+  UnitPlace place = PlaceOf<kType, kGroup, kOut>(args, first_part, begin - first_part * args.tiles, share);
+  WeightPipe<kType, kGroup> pipe;
+  pipe.Start(place, lane);
+  // The weights above do not depend on earlier kernels; x and everything written does.
+  LetDependentsStart();
+  WaitForDependency();
+  for (int unit = begin; unit < end; ++unit) {
+    const int part = place.part, tile = place.tile;
+    if (part != staged) {
+      // The last part's x may lie there; the barrier behind its last unit's sums says that every warp is done with it.
+      stage(share);
+      __syncwarp();
+      staged = part;
+    }
+    const ThreadOutput<kType, kOut, kRows> output(args, tile);
+    products.Clear();
+    UnitPlace next = {};
+    if (unit + 1 < end) {
+      const bool new_part = tile + 1 == args.tiles;
+      if (new_part) next_share = PartShare(args, part + 1, w);
+      next = PlaceOf<kType, kGroup, kOut>(args, new_part ? part + 1 : part, new_part ? 0 : tile + 1, next_share);
+    }
+    pipe.Multiply(products, place, next, x, rows, lane);
+    place = next;
+    share = next_share;
+    float(&buffer)[kWarps][kTile] = reduce[(unit - begin) % 2];
+    products.Store(buffer[w], lane);
+    __syncthreads();
+    float total = 0;
+    if (output.exists) {
+#pragma unroll
+      for (int v = 0; v < kWarps; ++v) total += buffer[v][threadIdx.x];
+    }
+    const bool whole = args.parts == 1 || AddParts(args, part, tile, output.exists, total);
+    output.Store(args, total, output.exists && whole);
   }
 }
 
