@@ -166,6 +166,10 @@ void AddKeepFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::Range(0.0, 1e9))
       ->group(kept)
       ->capture_default_str();
+  c->add_flag("--take-over", s.take_over,
+              "Servers of other hosts that hold sessions in --save-dir (a network file system) are gone: take theirs at "
+              "once instead of half a minute after their last sign of life")
+      ->group(kept);
   c->add_option("--grace", s.grace_seconds, "Seconds that running questions get when the server drains")
       ->check(CLI::Range(0.0, 86400.0))
       ->group(kept)

@@ -126,7 +126,10 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   }
   if (absl::Status s = CheckAddresses(o, !tokens.empty()); !s.ok()) return s;
   if (!o.save_dir.empty()) {
-    absl::StatusOr<std::unique_ptr<SessionStore>> opened = SessionStore::Open(o.save_dir, o.model_dir, *engine);
+    StoreOptions so;
+    so.lease.take_over = o.take_over;
+    absl::StatusOr<std::unique_ptr<SessionStore>> opened =
+        SessionStore::Open(o.save_dir, o.model_dir, *engine, std::move(so));
     if (!opened.ok()) return opened.status();
     store = std::move(*opened);
   }

@@ -26,6 +26,7 @@ struct ServerOptions {
   std::string metrics;  // HOST:PORT; empty: none
   std::string model_dir, device;
   std::string save_dir;    // empty: no saving
+  bool take_over = false;  // servers of other hosts that hold sessions there are gone
   bool insecure = false;   // a public address without TLS or tokens is meant
   std::string token_file;  // empty: everyone may call
   int64_t max_session_tokens = 0;

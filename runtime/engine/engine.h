@@ -77,6 +77,9 @@ struct EngineOptions {
   // tokens, whose logits are held at once.
   bool append_logits = false;
 
+  // Where saved sessions lie; null: the machine's own. Outlives the engine.
+  const FileSystem* files = nullptr;
+
   // Called on every rank while weights load: bytes done, bytes in all.
   std::function<void(int64_t, int64_t)> on_load;
 };

@@ -45,7 +45,7 @@ struct Engine::State {
   void MakeScheduler(const KvSizes& sizes, int chunk);
   absl::StatusOr<KvIoResult> Io(const KvIoPlan& plan) {
     device->BindThread();
-    return RunKvIo(plan, *device, *comm, shard, worker->cache());
+    return RunKvIo(plan, options.files != nullptr ? *options.files : RealFiles(), *device, *comm, shard, worker->cache());
   }
   // Rank 0: page and ring copies that wait for the next step are done now.
   void Settle() {

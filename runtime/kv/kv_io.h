@@ -19,6 +19,7 @@
 #include "parallel/communicator.h"
 #include "parallel/partition.h"
 #include "parallel/shard.h"
+#include "runtime/files/file_system.h"
 #include "runtime/kv/kv_cache.h"
 
 namespace duo {
@@ -35,6 +36,9 @@ struct KvSection {
   int64_t offset = 0;  // bytes
   uint32_t crc = 0;    // of the pages' CRCs
   int32_t generation = 1;
+  // kRead: only its pages from .. to - 1 (of count) are read. No page may be in two sections of a plan: they are read
+  // side by side.
+  int32_t from = 0, to = 0;
 };
 struct KvRingSection {
   int32_t layer = 0, head = 0;
@@ -51,6 +55,7 @@ struct KvIoPlan {
   std::string dir;
   std::string rings_file;                   // without directory; kProbe: the file to look for
   int32_t ring = 0;                         // ring set
+  KvFormat format = KvFormat::kBF16;        // of the pages and rings in the files; reading f32 into bf16 rounds
   int64_t tokens = 0;                       // of the session: what pages hold beyond is written as zeros
   std::vector<int32_t> pages, split_pages;  // the session's page ids, from page 0
   std::vector<KvSection> sections;
@@ -71,11 +76,16 @@ absl::StatusOr<KvIoPlan> ParseKvIoPlan(std::string_view bytes);
 std::vector<KvSection> SectionsOf(const Partition& partition, int64_t begin, int64_t end, int64_t range_pages);
 std::vector<KvRingSection> RingSectionsOf(const Partition& partition, int64_t ring_bytes);
 
+// Pages and rings in `saved` can be read into a cache of `cache`.
+constexpr bool ReadsAs(KvFormat saved, KvFormat cache) {
+  return saved == cache || (saved == KvFormat::kF32 && cache == KvFormat::kBF16);
+}
+
 // Bytes of a section in its file.
 int64_t SectionBytes(const KvSection& section, int64_t page_bytes);
 
 // Collective; the same plan on every rank. range_pages: as in SectionsOf.
-absl::StatusOr<KvIoResult> RunKvIo(const KvIoPlan& plan, Device& device, Communicator& comm, const RankShard& shard,
-                                   const KvCache& cache);
+absl::StatusOr<KvIoResult> RunKvIo(const KvIoPlan& plan, const FileSystem& files, Device& device, Communicator& comm,
+                                   const RankShard& shard, const KvCache& cache);
 
 }  // namespace duo

@@ -40,8 +40,8 @@ bool Take(std::string_view& in, T& value) {
 }
 template <typename Plan, typename Visit>
 bool EachField(Plan& p, Visit visit) {
-  return visit(p.kind) && visit(p.shared) && visit(p.dir) && visit(p.rings_file) && visit(p.ring) && visit(p.tokens) &&
-         visit(p.pages) && visit(p.split_pages) && visit(p.sections) && visit(p.rings);
+  return visit(p.kind) && visit(p.shared) && visit(p.dir) && visit(p.rings_file) && visit(p.ring) && visit(p.format) &&
+         visit(p.tokens) && visit(p.pages) && visit(p.split_pages) && visit(p.sections) && visit(p.rings);
 }
 
 }  // namespace
@@ -70,7 +70,8 @@ std::vector<KvSection> SectionsOf(const Partition& partition, int64_t begin, int
   auto add = [&](int layer, int head, int rank, int64_t first, int64_t last, int step) {
     if (first >= last) return;
     const int64_t count = (last - first + step - 1) / step;
-    sections.push_back({layer, head, static_cast<int32_t>(first), step, static_cast<int32_t>(count), rank, 0, 0, 1});
+    const auto pages = static_cast<int32_t>(count);
+    sections.push_back({layer, head, static_cast<int32_t>(first), step, pages, rank, 0, 0, 1, 0, pages});
   };
   for (int64_t a = begin; a < end;) {
     const int64_t b = std::min(end, (a / range_pages + 1) * range_pages);

@@ -1,10 +1,13 @@
 #include "runtime/saved/session_manifest.h"
 
-#include <nlohmann/json.hpp>
+#include <algorithm>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/files/crc32c.h"
+#include "runtime/files/json_fields.h"
+#include "runtime/saved/session_names.h"
 
 namespace duo {
 namespace {
@@ -12,121 +15,189 @@ namespace {
 using Json = nlohmann::json;
 constexpr std::string_view kTrailer = "crc32c ";
 constexpr size_t kTrailerBytes = 7 + 8 + 1;  // "crc32c ", eight hex digits, a newline
+constexpr int64_t kMostTokens = (int64_t{1} << 31) - 1;
+constexpr int64_t kMostBytes = int64_t{1} << 60;
+constexpr int kMostNumber = (1 << 30) - 1;  // generations
+constexpr char kSections[] = "sections [layer, head, first page, page step, pages, generation, offset, crc32c]";
+constexpr char kRings[] = "rings [layer, head, offset, crc32c]";
+// What this program reads; all else goes to `more`.
+constexpr const char* kFields[] = {
+    "format",     "version",     "generation", "serial",   "tokens",           "max_tokens",    "durable", "open",
+    "kv_format",  "key_scale",   "layers",     "kv_heads", "head_dim",         "sink",          "recent",  "retrieval",
+    "rings_file", "rings_valid", "token_file", "bytes",    "append",           "sections_file", "needs",   "owner",
+    "tail",       "chat",        kSections,    kRings,     "model_fingerprint"};
 
 Json FileJson(const SavedFile& f) { return {{"name", f.name}, {"bytes", f.bytes}, {"crc32c", f.crc}}; }
 
-// A reader that remembers the first thing that was wrong.
-struct Reader {
-  const Json& json;
-  std::string* error;
-
-  template <typename T>
-  void operator()(const char* key, T* value) const {
-    auto found = json.find(key);
-    bool good = found != json.end();
-    if (good) {
-      if constexpr (std::is_same_v<T, bool>) {
-        good = found->is_boolean();
-      } else if constexpr (std::is_same_v<T, std::string>) {
-        good = found->is_string();
-      } else {
-        good = found->is_number_integer();
-      }
-    }
-    if (good) {
-      *value = found->get<T>();
-    } else if (error->empty()) {
-      *error = absl::StrCat("\"", key, "\" is missing or of a wrong type");
-    }
-  }
-};
-
-SavedFile ReadFile(const Json& json, const char* key, std::string* error) {
-  SavedFile file;
-  auto found = json.find(key);
+// A file of this kind, or none.
+SavedFile ReadFile(JsonFields& fields, const Json& json, const char* key, SavedKind kind, const std::string& file) {
+  SavedFile f;
+  const auto found = json.find(key);
   if (found == json.end() || !found->is_object()) {
-    if (error->empty()) *error = absl::StrCat("\"", key, "\" is missing");
-    return file;
+    fields.Fail(absl::StrCat("\"", key, "\" is missing"));
+    return f;
   }
-  const Reader read{*found, error};
-  read("name", &file.name);
-  read("bytes", &file.bytes);
-  read("crc32c", &file.crc);
-  return file;
+  JsonFields inside(*found, file, absl::StrCat(key, "."));
+  f.name = inside.String("name");
+  f.bytes = inside.Int("bytes", 0, kMostBytes);
+  f.crc = static_cast<uint32_t>(inside.Int("crc32c", 0, 0xffffffff));
+  if (!f.name.empty() && ParseSavedName(f.name).kind != kind) {
+    inside.Fail(absl::StrCat("\"", key, "\" names \"", Shown(f.name), "\", which is none of its files"));
+  }
+  fields.Adopt(inside.status());
+  return f;
 }
 
-// A row of integers of a table.
-bool Row(const Json& json, size_t size, std::vector<int64_t>* row) {
-  if (!json.is_array() || json.size() != size) return false;
-  row->clear();
-  for (const Json& v : json) {
-    if (!v.is_number_integer()) return false;
-    row->push_back(v.get<int64_t>());
+// What sections and rings must satisfy before anything is read by them; empty: they do.
+std::string Contradiction(const SessionManifest& m) {
+  for (const KvSection& s : m.sections) {
+    const bool in_range = s.layer >= 0 && s.layer < m.layers && s.head >= 0 && s.head < m.kv_heads && s.first >= 0 &&
+                          s.step >= 1 && s.step <= 4096 && s.count >= 1 && s.count <= kRangePages && s.offset >= 0 &&
+                          s.offset < kMostBytes && s.generation >= 1 && s.generation <= m.generation;
+    if (!in_range || s.first / kRangePages != (s.first + int64_t{s.step} * (s.count - 1)) / kRangePages) {
+      return "its sections contradict each other";
+    }
+  }
+  std::vector<uint8_t> seen(m.retrieval.size());
+  for (const KvRingSection& r : m.rings) {
+    if (r.layer < 0 || r.layer >= m.layers || r.head < 0 || r.head >= m.kv_heads || r.offset < 0 ||
+        r.offset >= kMostBytes) {
+      return "its rings contradict its sizes";
+    }
+    uint8_t& ring = seen[int64_t{r.layer} * m.kv_heads + r.head];
+    if (ring++ != 0) {
+      return absl::StrFormat("it has two rings of layer %d, head %d", r.layer, r.head);
+    }
+  }
+  return "";
+}
+
+// A table of versions 1 and 2; false when it is none.
+bool ReadRows(const Json& json, const char* key, size_t columns, std::vector<std::vector<int64_t>>* rows) {
+  const auto table = json.find(key);
+  if (table == json.end() || !table->is_array()) return false;
+  for (const Json& entry : *table) {
+    if (!entry.is_array() || entry.size() != columns) return false;
+    std::vector<int64_t>& row = rows->emplace_back();
+    for (const Json& v : entry) {
+      if (!v.is_number_integer()) return false;
+      row.push_back(v.get<int64_t>());
+      if (row.back() < 0 || row.back() >= kMostBytes) return false;
+    }
   }
   return true;
 }
 
-// What the numbers must satisfy before anything is read by them.
-std::string Contradiction(const SessionManifest& m) {
-  auto name_ok = [](const std::string& name) { return name.find('/') == std::string::npos && name.size() < 200; };
-  if (m.layers < 1 || m.layers > 1 << 16 || m.kv_heads < 1 || m.kv_heads > 1 << 16 || m.head_dim < 1) return "sizes";
-  if (m.tokens < 0 || m.max_tokens < m.tokens || m.tokens > int64_t{1} << 31) return "tokens";
-  if (static_cast<int64_t>(m.retrieval.size()) != int64_t{m.layers} * m.kv_heads) return "retrieval";
-  if (!name_ok(m.rings_file) || !name_ok(m.token_file.name) || !name_ok(m.append_file.name)) return "file names";
-  for (const KvSection& s : m.sections) {
-    const bool in_range = s.layer >= 0 && s.layer < m.layers && s.head >= 0 && s.head < m.kv_heads && s.first >= 0 &&
-                          s.step >= 1 && s.step <= 4096 && s.count >= 1 && s.count <= kRangePages && s.offset >= 0 &&
-                          s.generation >= 1;
-    if (!in_range || s.first / kRangePages != (s.first + int64_t{s.step} * (s.count - 1)) / kRangePages)
-      return "sections";
-  }
-  for (const KvRingSection& r : m.rings) {
-    if (r.layer < 0 || r.layer >= m.layers || r.head < 0 || r.head >= m.kv_heads || r.offset < 0) return "rings";
-  }
-  if (m.append.has_value() && (m.append->start < 0 || m.append->total < 0 || m.append->id.size() > 256))
-    return "append";
-  return "";
+bool Fits32(const std::vector<int64_t>& row, std::initializer_list<int> columns) {
+  return std::all_of(columns.begin(), columns.end(), [&](int c) { return row[c] <= kMostTokens; });
 }
+
+// Sections and rings of versions 1 and 2; false when they are damaged.
+bool ReadTables(const Json& json, SessionManifest* m) {
+  std::vector<std::vector<int64_t>> rows;
+  if (!ReadRows(json, kSections, 8, &rows)) return false;
+  for (const auto& r : rows) {
+    if (!Fits32(r, {0, 1, 2, 3, 4, 5})) return false;
+    KvSection s;
+    s.layer = static_cast<int32_t>(r[0]);
+    s.head = static_cast<int32_t>(r[1]);
+    s.first = static_cast<int32_t>(r[2]);
+    s.step = static_cast<int32_t>(r[3]);
+    s.count = static_cast<int32_t>(r[4]);
+    s.generation = static_cast<int32_t>(r[5]);
+    s.offset = r[6];
+    s.crc = static_cast<uint32_t>(r[7]);
+    m->sections.push_back(s);
+  }
+  rows.clear();
+  if (!ReadRows(json, kRings, 4, &rows)) return false;
+  for (const auto& r : rows) {
+    if (!Fits32(r, {0, 1})) return false;
+    m->rings.push_back({static_cast<int32_t>(r[0]), static_cast<int32_t>(r[1]), 0, static_cast<uint32_t>(r[3]), r[2]});
+  }
+  return true;
+}
+
+void ReadAppend(JsonFields& fields, const Json& json, const std::string& file, SessionManifest* m) {
+  const auto found = json.find("append");
+  if (found == json.end() || found->is_null()) return;
+  if (!found->is_object()) return fields.Fail("\"append\" is no object");
+  SavedAppend& a = m->append.emplace();
+  JsonFields inside(*found, file, "append.");
+  a.id = inside.String("id");
+  a.received_bytes = inside.Int("received_bytes", 0, kMostBytes);
+  a.start = inside.Int("start", 0, m->tokens);
+  a.total = inside.Int("total", 0, kMostTokens);
+  a.done = inside.Bool("done", false);
+  m->append_file = ReadFile(inside, *found, "token_file", SavedKind::kAppend, file);
+  if (a.id.size() > 256) inside.Fail("\"append.id\" is longer than 256 bytes");
+  // A part of an append has been read; the rest must fit, and its tokens must be there.
+  if (!a.done && (m->tokens - a.start > a.total || a.start + a.total > m->max_tokens)) {
+    inside.Fail(absl::StrFormat("its append of %d tokens behind %d does not fit its %d tokens of at most %d", a.total,
+                                a.start, m->tokens, m->max_tokens));
+  }
+  if (!a.done && (m->append_file.name.empty() || m->append_file.bytes != a.total * 4)) {
+    inside.Fail(
+        absl::StrFormat("its append's file has %d bytes, %d tokens were expected", m->append_file.bytes, a.total));
+  }
+  fields.Adopt(inside.status());
+}
+
+template <typename T>
+void Put(std::string* out, T value) {
+  out->append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+template <typename T>
+T Take(std::string_view* in) {
+  T value;
+  std::copy_n(in->data(), sizeof value, reinterpret_cast<char*>(&value));
+  in->remove_prefix(sizeof value);
+  return value;
+}
+constexpr size_t kSectionBytes = 6 * 4 + 8 + 4, kRingBytes = 2 * 4 + 8 + 4;
 
 }  // namespace
 
 std::string FormatManifest(const SessionManifest& m) {
-  Json sections = Json::array(), rings = Json::array();
-  for (const KvSection& s : m.sections) {
-    sections.push_back({s.layer, s.head, s.first, s.step, s.count, s.generation, s.offset, s.crc});
-  }
-  for (const KvRingSection& r : m.rings) rings.push_back({r.layer, r.head, r.offset, r.crc});
-  Json json = {{"format", "duo session"},
-               {"version", m.version},
-               {"generation", m.generation},
-               {"serial", m.serial},
-               {"tokens", m.tokens},
-               {"max_tokens", m.max_tokens},
-               {"durable", m.durable},
-               {"open", m.open},
-               {"model_fingerprint", m.fingerprint},
-               {"kv_format", m.kv_format},
-               {"key_scale", nullptr},  // reserved: per-channel scales of keys
-               {"layers", m.layers},
-               {"kv_heads", m.kv_heads},
-               {"head_dim", m.head_dim},
-               {"sink", m.sink},
-               {"recent", m.recent},
-               {"retrieval", m.retrieval},
-               {"rings_valid", m.rings_valid},
-               {"rings_file", m.rings_file},
-               {"rings [layer, head, offset, crc32c]", rings},
-               {"sections [layer, head, first page, page step, pages, generation, offset, crc32c]", sections},
-               {"token_file", FileJson(m.token_file)},
-               {"bytes", m.bytes}};
+  Json json = m.more.empty() ? Json::object() : Json::parse(m.more, nullptr, false);
+  json.update(Json{{"format", "duo session"},
+                   {"version", kSessionFormatVersion},
+                   {"generation", m.generation},
+                   {"serial", m.serial},
+                   {"tokens", m.tokens},
+                   {"max_tokens", m.max_tokens},
+                   {"durable", m.durable},
+                   {"open", m.open},
+                   {"model_fingerprint", m.fingerprint},
+                   {"kv_format", m.kv_format},
+                   {"key_scale", nullptr},  // reserved: per-channel scales of keys
+                   {"layers", m.layers},
+                   {"kv_heads", m.kv_heads},
+                   {"head_dim", m.head_dim},
+                   {"sink", m.sink},
+                   {"recent", m.recent},
+                   {"retrieval", m.retrieval},
+                   {"rings_valid", m.rings_valid},
+                   {"rings_file", m.rings_file},
+                   {"sections_file", FileJson(m.sections_file)},
+                   {"token_file", FileJson(m.token_file)},
+                   {"bytes", m.bytes},
+                   {"needs", m.needs}});
+  if (!m.owner.empty()) json["owner"] = m.owner;
+  if (!m.tail.empty()) json["tail"] = m.tail;
+  if (m.chat) json["chat"] = true;
   if (m.append.has_value()) {
     json["append"] = {{"id", m.append->id},       {"received_bytes", m.append->received_bytes},
                       {"start", m.append->start}, {"total", m.append->total},
                       {"done", m.append->done},   {"token_file", FileJson(m.append_file)}};
   }
-  std::string text = json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   absl::StrAppendFormat(&text, "crc32c %08x\n", Crc32c(text.data(), text.size()));
   return text;
+}
+
+bool LooksLikeManifest(std::string_view text) {
+  return text.find("\"duo session\"") != text.npos && text.find("\"format\"") != text.npos;
 }
 
 absl::StatusOr<SessionManifest> ParseManifest(std::string_view text, const std::string& file) {
@@ -138,67 +209,104 @@ absl::StatusOr<SessionManifest> ParseManifest(std::string_view text, const std::
   const std::string found(text.substr(text.size() - kTrailerBytes));
   const std::string expected = absl::StrFormat("crc32c %08x\n", Crc32c(body.data(), body.size()));
   if (found != expected) return damaged("its checksum is wrong");
-  const Json json = Json::parse(body, nullptr, false);
-  if (!json.is_object()) return damaged("not a JSON object");
+  const absl::StatusOr<Json> parsed = ParseJsonObject(body, file);
+  if (!parsed.ok()) return damaged("not a JSON object");
+  const Json& json = *parsed;
 
-  std::string error;
   SessionManifest m;
-  const Reader read{json, &error};
-  read("version", &m.version);
-  if (error.empty() && m.version != kSessionFormatVersion) {
-    return absl::FailedPreconditionError(absl::StrFormat("%s: format version %d, this program reads version %d", file,
-                                                         m.version, kSessionFormatVersion));
+  JsonFields fields(json, file);
+  m.version = static_cast<int>(fields.Int("version", 1, kMostNumber));
+  if (fields.ok() && m.version > kSessionFormatVersion) {
+    return absl::FailedPreconditionError(absl::StrFormat("%s: format version %d, this program reads versions up to %d",
+                                                         file, m.version, kSessionFormatVersion));
   }
-  read("generation", &m.generation);
-  read("serial", &m.serial);
-  read("tokens", &m.tokens);
-  read("max_tokens", &m.max_tokens);
-  read("durable", &m.durable);
-  read("open", &m.open);
-  read("model_fingerprint", &m.fingerprint);
-  read("kv_format", &m.kv_format);
-  read("layers", &m.layers);
-  read("kv_heads", &m.kv_heads);
-  read("head_dim", &m.head_dim);
-  read("sink", &m.sink);
-  read("recent", &m.recent);
-  read("retrieval", &m.retrieval);
-  read("rings_valid", &m.rings_valid);
-  read("rings_file", &m.rings_file);
-  read("bytes", &m.bytes);
-  m.token_file = ReadFile(json, "token_file", &error);
-  std::vector<int64_t> row;
-  for (const auto& [key, value] : json.items()) {
-    if (key.rfind("sections [", 0) != 0 && key.rfind("rings [", 0) != 0) continue;
-    const bool pages = key[0] == 's';
-    if (!value.is_array()) return damaged(key);
-    for (const Json& entry : value) {
-      if (!Row(entry, pages ? 8 : 4, &row)) return damaged(key);
-      const auto i32 = [&](int i) { return static_cast<int32_t>(row[i]); };
-      if (pages) {
-        m.sections.push_back(
-            {i32(0), i32(1), i32(2), i32(3), i32(4), 0, row[6], static_cast<uint32_t>(row[7]), i32(5)});
-      } else {
-        m.rings.push_back({i32(0), i32(1), 0, static_cast<uint32_t>(row[3]), row[2]});
-      }
-    }
+  m.generation = static_cast<int>(fields.Int("generation", 1, kMostNumber));
+  m.serial = fields.Int("serial", 0, kMostBytes);
+  m.max_tokens = fields.Int("max_tokens", 0, kMostTokens);
+  m.tokens = fields.Int("tokens", 0, m.max_tokens);
+  m.durable = fields.Bool("durable", false);
+  m.open = fields.Bool("open", false);
+  m.fingerprint = fields.String("model_fingerprint");
+  m.kv_format = fields.String("kv_format");
+  m.layers = static_cast<int>(fields.Int("layers", 1, 1 << 16));
+  m.kv_heads = static_cast<int>(fields.Int("kv_heads", 1, 1 << 16));
+  m.head_dim = static_cast<int>(fields.Int("head_dim", 1, 1 << 16));
+  m.sink = static_cast<int>(fields.Int("sink", 0, 1 << 24));
+  m.recent = static_cast<int>(fields.Int("recent", 0, 1 << 24));
+  m.retrieval = fields.String("retrieval");
+  m.rings_valid = fields.Bool("rings_valid", false);
+  m.rings_file = fields.String("rings_file");
+  m.bytes = fields.Int("bytes", 0, kMostBytes);
+  m.token_file = ReadFile(fields, json, "token_file", SavedKind::kTokens, file);
+  if (fields.ok()) ReadAppend(fields, json, file, &m);
+  if (fields.ok() && static_cast<int64_t>(m.retrieval.size()) != int64_t{m.layers} * m.kv_heads) {
+    fields.Fail("\"retrieval\" does not fit its sizes");
   }
-  if (auto append = json.find("append"); append != json.end() && append->is_object()) {
-    m.append.emplace();
-    const Reader field{*append, &error};
-    field("id", &m.append->id);
-    field("received_bytes", &m.append->received_bytes);
-    field("start", &m.append->start);
-    field("total", &m.append->total);
-    field("done", &m.append->done);
-    m.append_file = ReadFile(*append, "token_file", &error);
+  if (fields.ok() && m.token_file.bytes != m.tokens * 4) {
+    fields.Fail(absl::StrFormat("its token file has %d bytes, it has %d tokens", m.token_file.bytes, m.tokens));
   }
-  if (error.empty()) {
-    if (const std::string what = Contradiction(m); !what.empty())
-      error = absl::StrCat("its ", what, " contradict each other");
+  if (!m.rings_file.empty() && ParseSavedName(m.rings_file).kind != SavedKind::kRings) {
+    fields.Fail(absl::StrCat("\"rings_file\" names \"", Shown(m.rings_file), "\", which is none of its files"));
   }
-  if (!error.empty()) return damaged(error);
+  if (fields.ok() && m.version < 3) {
+    std::string what = ReadTables(json, &m) ? Contradiction(m) : "its tables of sections and rings are not whole";
+    if (!what.empty()) fields.Fail(what);
+  } else if (fields.ok()) {
+    m.sections_file = ReadFile(fields, json, "sections_file", SavedKind::kSections, file);
+    m.needs = fields.Strings("needs");
+    m.owner = fields.String("owner", "");
+    m.tail = fields.String("tail", "");
+    m.chat = fields.Bool("chat", false);
+    Json more = json;
+    for (const char* known : kFields) more.erase(known);
+    if (!more.empty()) m.more = more.dump(-1, ' ', false, Json::error_handler_t::replace);
+  }
+  if (!fields.ok()) return absl::DataLossError(fields.status().message());
   return m;
+}
+
+std::string FormatSections(const SessionManifest& m) {
+  std::string out;
+  Put(&out, static_cast<int64_t>(m.sections.size()));
+  Put(&out, static_cast<int64_t>(m.rings.size()));
+  for (const KvSection& s : m.sections) {
+    for (const int32_t v : {s.layer, s.head, s.first, s.step, s.count, s.generation}) Put(&out, v);
+    Put(&out, s.offset);
+    Put(&out, s.crc);
+  }
+  for (const KvRingSection& r : m.rings) {
+    Put(&out, r.layer);
+    Put(&out, r.head);
+    Put(&out, r.offset);
+    Put(&out, r.crc);
+  }
+  return out;
+}
+
+absl::Status ParseSections(std::string_view bytes, const std::string& file, SessionManifest* m) {
+  auto damaged = [&](const std::string& what) { return absl::DataLossError(absl::StrCat(file, ": damaged: ", what)); };
+  if (bytes.size() < 16) return damaged("it is too short");
+  const auto sections = Take<int64_t>(&bytes), rings = Take<int64_t>(&bytes);
+  const auto most = static_cast<int64_t>(bytes.size());
+  if (sections < 0 || sections > most || rings < 0 || rings > most ||
+      sections * static_cast<int64_t>(kSectionBytes) + rings * static_cast<int64_t>(kRingBytes) != most) {
+    return damaged("its length does not fit its numbers");
+  }
+  m->sections.resize(sections);
+  for (KvSection& s : m->sections) {
+    for (int32_t* v : {&s.layer, &s.head, &s.first, &s.step, &s.count, &s.generation}) *v = Take<int32_t>(&bytes);
+    s.offset = Take<int64_t>(&bytes);
+    s.crc = Take<uint32_t>(&bytes);
+  }
+  m->rings.resize(rings);
+  for (KvRingSection& r : m->rings) {
+    r.layer = Take<int32_t>(&bytes);
+    r.head = Take<int32_t>(&bytes);
+    r.offset = Take<int64_t>(&bytes);
+    r.crc = Take<uint32_t>(&bytes);
+  }
+  const std::string what = Contradiction(*m);
+  return what.empty() ? absl::OkStatus() : damaged(what);
 }
 
 }  // namespace duo

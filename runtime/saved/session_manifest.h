@@ -1,5 +1,14 @@
-// SessionManifest: everything about a saved session but its bytes, and its file. A plain value; reading trusts nothing.
-// The file is JSON and a last line "crc32c XXXXXXXX" over all bytes before it. Any thread.
+// SessionManifest: everything about a saved session but its bytes, and its file. A plain value; reading trusts nothing:
+// what is accepted names only files of the store's form, and its numbers fit each other. Any thread.
+//
+// The file is JSON and a last line "crc32c XXXXXXXX" over all bytes before it. Format versions:
+//   1  int4 keys were not rotated by kernels/hadamard.h: the session can only be read again from its tokens
+//   2  sections and rings stand in the manifest
+//   3  sections and rings stand in a file of their own, so that the manifest stays small. Programs that know version 2
+//      refuse it, naming both versions. Fields that a program does not know are skipped and kept, so later ones need no
+//      version of their own; what a program must not skip is named in "needs", and one that does not know a name there
+//      refuses by it. Planned: owner, tail, chat (here already), hash_chain, offsets, rings_at (rings at boundaries);
+//      with a need of the same name: sparse (the setting it was read with), ring_slots (rings with slots for drafts).
 #pragma once
 
 #include <cstdint>
@@ -14,7 +23,8 @@
 
 namespace duo {
 
-constexpr int kSessionFormatVersion = 2;  // 1: int4 keys were not rotated by kernels/hadamard.h
+constexpr int kSessionFormatVersion = 3;
+constexpr int kOldestRestoredVersion = 2;
 
 // An append that the session was in the middle of, or has last finished, as far as retries need it.
 struct SavedAppend {
@@ -27,14 +37,14 @@ struct SavedAppend {
 };
 
 struct SavedFile {
-  std::string name;  // without directory
-  int64_t bytes = 0;
-  uint32_t crc = 0;
+  std::string name;   // without directory; empty: there is none
+  int64_t bytes = 0;  // the file may be longer: more was added later
+  uint32_t crc = 0;   // of these bytes
 };
 
 struct SessionManifest {
   int version = kSessionFormatVersion;
-  int generation = 1;  // of page files; a save that shares nothing with the older one begins a new one
+  int generation = 1;  // the highest of the files that it names
   int64_t serial = 0;  // of saves
   int64_t tokens = 0, max_tokens = 0;
   bool durable = false, open = false;
@@ -44,18 +54,34 @@ struct SessionManifest {
   int layers = 0, kv_heads = 0, head_dim = 0, sink = 0, recent = 0;
   std::string retrieval;  // [layers * kv_heads] of 0 and 1
 
-  std::vector<KvSection> sections;
   bool rings_valid = true;  // the rings are those of `tokens`; otherwise only their sinks count
   std::string rings_file;   // empty without streaming heads
-  std::vector<KvRingSection> rings;
+  SavedFile sections_file;  // empty in versions 1 and 2
   SavedFile token_file;
   std::optional<SavedAppend> append;
   SavedFile append_file;  // the append's tokens, when it is not done
   int64_t bytes = 0;      // on disk
+
+  std::vector<std::string> needs;
+  std::string owner;  // the name of whose session it is
+  std::string tail;   // text behind the tokens that is not tokenised yet
+  bool chat = false;  // it was begun as a conversation
+  std::string more;   // a JSON object: fields that this program does not know; empty: none
+
+  // From sections_file, or in versions 1 and 2 from the manifest. A later section of the same page counts.
+  std::vector<KvSection> sections;
+  std::vector<KvRingSection> rings;
 };
 
+// Always the newest version; without sections and rings.
 std::string FormatManifest(const SessionManifest& manifest);
 // `file` is what errors call it.
 absl::StatusOr<SessionManifest> ParseManifest(std::string_view text, const std::string& file);
+// Whether any version of this program wrote it, damaged or not.
+bool LooksLikeManifest(std::string_view text);
+
+// The sections and rings as bytes, and back into a manifest that lacks them; `file` is what errors call it.
+std::string FormatSections(const SessionManifest& manifest);
+absl::Status ParseSections(std::string_view bytes, const std::string& file, SessionManifest* manifest);
 
 }  // namespace duo

@@ -1,25 +1,19 @@
 #include "runtime/saved/session_store.h"
 
-#include <sys/stat.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
+#include <chrono>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "runtime/files/crc32c.h"
-#include "runtime/files/file.h"
-#include "runtime/saved/session_files.h"
+#include "runtime/saved/session_names.h"
 #include "runtime/weights/fingerprint.h"
 #include "runtime/weights/safetensors.h"
 
 namespace duo {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr char kProbe[] = ".duo-probe";
 
@@ -31,132 +25,116 @@ std::string RetrievalString(const HeadPlan& heads) {
 
 }  // namespace
 
-int64_t SavedPageBytes(const Engine& engine) {
-  return PageLayout{engine.kv_format(), engine.config().head_dim}.page_bytes();
-}
-int64_t SavedRingBytes(const Engine& engine) {
-  const HeadPlan& heads = engine.heads();
-  return int64_t{heads.sink + heads.recent + 1} *
-         KvTokenBytes(RingFormat(engine.kv_format()), engine.config().head_dim);
-}
-
 absl::StatusOr<std::unique_ptr<SessionStore>> SessionStore::Open(const std::string& dir, const std::string& model_dir,
-                                                                 Engine& engine) {
+                                                                 Engine& engine, StoreOptions options) {
   std::unique_ptr<SessionStore> store(new SessionStore());
+  const FileSystem& files = options.files != nullptr ? *options.files : RealFiles();
   store->dir_ = dir;
+  store->files_ = &files;
   store->engine_ = &engine;
   absl::StatusOr<SafetensorsModel> model = SafetensorsModel::Open(model_dir);
   if (!model.ok()) return model.status();
   store->fingerprint_ = WeightsFingerprint(*model);
-  std::error_code error;
-  fs::create_directories(dir, error);
-  if (error) return FileError(error.value(), dir, "make this directory");
+  if (absl::Status made = MakeDirectories(files, dir); !made.ok()) return made;
   const std::string probe = absl::StrCat(kProbe, "-", getpid());
-  if (absl::Status s = WriteAll(dir + "/" + probe, "probe"); !s.ok()) return s;
+  if (absl::StatusOr<File> file = File::Open(files, dir + "/" + probe, O_WRONLY | O_CREAT); !file.ok()) {
+    return file.status();
+  }
   KvIoPlan plan;
   plan.dir = dir;
   plan.rings_file = probe;
   absl::StatusOr<KvIoResult> seen = engine.RunIo(plan);
-  unlink((dir + "/" + probe).c_str());
+  files.unlink(dir + "/" + probe);
   if (!seen.ok()) return seen.status();
   store->shared_ = seen->visible;
+  absl::StatusOr<std::unique_ptr<ServerLease>> lease = ServerLease::Open(files, dir, std::move(options.lease));
+  if (!lease.ok()) return lease.status();
+  store->lease_ = std::move(*lease);
+  store->index_ = std::make_unique<SessionIndex>(
+      files, dir, *store->lease_,
+      [s = store.get()](const SessionManifest& m, const std::string& where) { return s->CheckUsable(m, where); });
+  store->index_->Refresh();
+  store->look_seconds_ = options.look_seconds;
+  if (options.look_seconds > 0) store->keeper_ = std::thread([s = store.get()] { s->Keep(); });
   return store;
 }
 
-std::vector<SessionStore::Listed> SessionStore::List() const {
-  std::vector<Listed> all;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(dir_, ignored)) {
-    const std::string id = entry.path().filename().string();
-    if (Exists(id)) all.push_back({id, Find(id)});
+SessionStore::~SessionStore() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
   }
-  std::sort(all.begin(), all.end(), [](const Listed& a, const Listed& b) { return a.id < b.id; });
-  return all;
+  wake_.notify_all();
+  if (keeper_.joinable()) keeper_.join();
 }
 
-bool SessionStore::Exists(const std::string& id) const { return access((DirOf(id) + kManifest).c_str(), F_OK) == 0; }
+// The store's own thread.
+void SessionStore::Keep() {
+  const std::chrono::duration<double> pause(std::min(look_seconds_, lease_->beat_seconds()));
+  std::unique_lock lock(mutex_);
+  while (!wake_.wait_for(lock, pause, [this] { return stop_; })) {
+    lock.unlock();
+    // A beat that fails shows when the lease has lapsed: then saving says so.
+    lease_->Beat().IgnoreError();
+    index_->Refresh();
+    lock.lock();
+  }
+}
 
 absl::StatusOr<SessionManifest> SessionStore::Find(const std::string& id) const {
-  if (!Exists(id)) return absl::NotFoundError(absl::StrCat("there is no saved session ", id, " in ", dir_));
-  return ReadManifest(DirOf(id));
+  std::optional<SavedSession> found = index_->Find(id);
+  if (!found.has_value() && ValidSessionId(id)) {
+    index_->Refresh(id);
+    found = index_->Find(id);
+  }
+  if (!found.has_value()) return absl::NotFoundError(absl::StrCat("there is no saved session ", id, " in ", dir_));
+  return std::move(found->manifest);
 }
 
-absl::StatusOr<std::unique_ptr<SaveJob>> SessionStore::StartSave(const std::string& id, SessionId session,
-                                                                 const SessionManifest& meta) {
-  absl::StatusOr<SessionKv> kv = engine_->Kv(session);
-  if (!kv.ok()) return kv.status();
-  std::unique_ptr<SaveJob> job(new SaveJob());
-  job->session_ = session;
-  job->dir_ = DirOf(id);
-  std::error_code error;
-  fs::create_directories(job->dir_, error);
-  if (error) return FileError(error.value(), job->dir_, "make this directory");
-  job->store_ = this;  // from here on there is something to undo
-
-  SessionManifest& m = job->manifest_;
-  const auto lineage = lineages_.find(id);
-  job->fresh_ = lineage == lineages_.end() || lineage->second.session != session;
-  int64_t valid = 0;
-  if (job->fresh_) {
-    // A generation of file names that no older save uses, whole or interrupted.
-    if (absl::StatusOr<SessionManifest> old = Find(id); old.ok()) m.generation = old->generation + 1;
-    for (const auto& entry : fs::directory_iterator(job->dir_, error)) {
-      m.generation = std::max(m.generation, std::atoi(entry.path().filename().c_str()) + 1);
+absl::StatusOr<SessionManifest> SessionStore::ReadWhole(const std::string& id) const {
+  if (!ValidSessionId(id)) return absl::NotFoundError(absl::StrCat("there is no saved session ", id, " in ", dir_));
+  const std::string name = absl::StrCat(DirOf(id), "/", kManifestName);
+  while (true) {
+    const absl::StatusOr<FileState> before = StateOf(*files_, name);
+    absl::StatusOr<SessionManifest> m = ReadManifest(*files_, DirOf(id));
+    if (absl::IsNotFound(m.status())) {
+      return absl::NotFoundError(absl::StrCat("there is no saved session ", id, " in ", dir_));
     }
-  } else {
-    m.generation = lineage->second.manifest.generation;
-    m.serial = lineage->second.manifest.serial + 1;
-    m.sections = lineage->second.manifest.sections;
-    valid = lineage->second.valid_tokens;
+    if (!m.ok()) return m.status();
+    const absl::Status sections = ReadSections(*files_, DirOf(id), &*m);
+    if (sections.ok()) return m;
+    // Another server may have replaced it in between, and deleted what was read here.
+    const absl::StatusOr<FileState> after = StateOf(*files_, name);
+    if (before.ok() && after.ok() && *before == *after) return sections;
+    if (!after.ok()) return after.status();
   }
-  m.tokens = static_cast<int64_t>(kv->tokens.size());
-  m.max_tokens = meta.max_tokens;
-  m.durable = meta.durable;
-  m.open = meta.open;
-  m.append = meta.append;
-  m.fingerprint = fingerprint_;
-  m.kv_format = Name(engine_->kv_format());
-  m.layers = engine_->config().layers;
-  m.kv_heads = engine_->config().kv_heads;
-  m.head_dim = engine_->config().head_dim;
-  m.sink = engine_->heads().sink;
-  m.recent = engine_->heads().recent;
-  m.retrieval = RetrievalString(engine_->heads());
-  m.rings_valid = kv->rings_valid;
-
-  // Sections that lie wholly beyond what is still valid go; the page that the valid part ends in is written again.
-  const int64_t first = std::min(valid, m.tokens) / kPageTokens, end = (m.tokens + kPageTokens - 1) / kPageTokens;
-  std::erase_if(m.sections, [&](const KvSection& s) { return s.first >= first; });
-  std::map<std::string, int64_t>& lengths = job->old_lengths_;
-  struct stat info = {};
-  job->to_write_ = SectionsOf(engine_->partition(), first, end, kRangePages);
-  for (KvSection& s : job->to_write_) {
-    s.generation = m.generation;
-    const std::string name = PageFileName(m.generation, s.first / kRangePages);
-    auto [length, added] = lengths.emplace(name, 0);
-    if (added && stat((job->dir_ + "/" + name).c_str(), &info) == 0) length->second = info.st_size;
-  }
-  std::map<std::string, int64_t> ends = lengths;
-  for (KvSection& s : job->to_write_) {
-    int64_t& at = ends[PageFileName(m.generation, s.first / kRangePages)];
-    s.offset = at;
-    at += SectionBytes(s, SavedPageBytes(*engine_));
-  }
-  return job;
 }
 
-absl::Status SessionStore::CheckFits(const SessionManifest& m, const std::string& dir) const {
+absl::Status SessionStore::CheckUsable(const SessionManifest& m, const std::string& dir) const {
   auto differs = [&](const std::string& what, const std::string& saved, const std::string& here) {
-    return absl::FailedPreconditionError(dir + ": saved with " + what + " " + saved + ", this server has " + here);
+    return absl::FailedPreconditionError(absl::StrCat(dir, ": saved with ", what, " ", saved, ", this server has ",
+                                                      here, "; restore --reread reads it again from its tokens"));
   };
   const HeadPlan& heads = engine_->heads();
+  if (m.version < kOldestRestoredVersion) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%s: format version %d, whose pages this program does not read; restore --reread reads it "
+                        "again from its tokens",
+                        dir, m.version));
+  }
+  if (!m.needs.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(dir, ": its reader needs \"", m.needs.front(),
+                                                      "\", which this program does not have; restore --reread reads it "
+                                                      "again from its tokens"));
+  }
   if (m.fingerprint != fingerprint_)
     return differs("another model's weights: fingerprint", m.fingerprint, fingerprint_);
   if (m.layers != engine_->config().layers || m.kv_heads != engine_->config().kv_heads ||
       m.head_dim != engine_->config().head_dim) {
     return differs("another model's shape, layers", absl::StrCat(m.layers), absl::StrCat(engine_->config().layers));
   }
-  if (m.kv_format != Name(engine_->kv_format())) {
+  const std::optional<KvFormat> format = FormatOf(m);
+  if (!format.has_value() || !ReadsAs(*format, engine_->kv_format())) {
     return differs("--kv", m.kv_format,
                    absl::StrCat(Name(engine_->kv_format()), "; start one with --kv ", m.kv_format,
                                 m.kv_format == "f32" ? " on the CPU (CUDA has no f32 KV)" : ""));
@@ -170,54 +148,91 @@ absl::Status SessionStore::CheckFits(const SessionManifest& m, const std::string
     return differs("another choice of retrieval heads,", absl::StrCat(count),
                    absl::StrCat(heads.retrieval_heads(), "; use the same --pattern and --sparsity or --threshold"));
   }
-  // Every page must be there, else the session would attend to other sessions' leavings.
-  const int64_t pages = (m.tokens + kPageTokens - 1) / kPageTokens;
-  std::vector<uint8_t> there(static_cast<size_t>(m.layers) * m.kv_heads * pages);
-  for (const KvSection& s : m.sections) {
-    for (int i = 0; i < s.count; ++i) {
-      const int64_t p = s.first + int64_t{i} * s.step;
-      if (p < pages) there[(int64_t{s.layer} * m.kv_heads + s.head) * pages + p] = 1;
-    }
-  }
-  for (int h = 0; h < m.layers * m.kv_heads; ++h) {
-    const auto row = there.begin() + h * pages;
-    if (heads.retrieval[h] != 0 && std::find(row, row + pages, 0) != row + pages) {
-      return absl::DataLossError(absl::StrFormat("%s%s: damaged: pages of layer %d, head %d are missing", dir,
-                                                 kManifest, h / m.kv_heads, h % m.kv_heads));
-    }
-  }
-  if (static_cast<int>(m.rings.size()) != heads.streaming_heads()) {
-    return absl::DataLossError(absl::StrFormat("%s%s: damaged: it has %d rings, %d were expected", dir, kManifest,
-                                               m.rings.size(), heads.streaming_heads()));
-  }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<RestoreJob>> SessionStore::StartRestore(const std::string& id, int64_t max_tokens) {
-  absl::StatusOr<SessionManifest> manifest = Find(id);
-  if (!manifest.ok()) return manifest.status();
-  std::unique_ptr<RestoreJob> job(new RestoreJob());
-  job->store_ = this;
-  job->dir_ = DirOf(id);
-  if (absl::Status s = CheckFits(*manifest, job->dir_); !s.ok()) return s;
-  absl::StatusOr<std::vector<int32_t>> tokens = ReadTokens(job->dir_, manifest->token_file, manifest->tokens);
+// A ring of every streaming head, each once.
+absl::Status SessionStore::CheckRings(const SessionManifest& m, const std::string& dir) const {
+  int streaming = 0;
+  for (const KvRingSection& r : m.rings) streaming += m.retrieval[int64_t{r.layer} * m.kv_heads + r.head] == '0';
+  const int expected = engine_->heads().streaming_heads();
+  if (streaming == expected && static_cast<int>(m.rings.size()) == expected) return absl::OkStatus();
+  return absl::DataLossError(absl::StrFormat("%s/%s: damaged: it has %d rings, %d of streaming heads; %d were expected",
+                                             dir, kManifestName, m.rings.size(), streaming, expected));
+}
+
+SessionManifest SessionStore::ManifestOf(const SessionKv& kv, const SessionManifest& meta) const {
+  SessionManifest m;
+  m.tokens = static_cast<int64_t>(kv.tokens.size());
+  m.max_tokens = std::max(meta.max_tokens, m.tokens);
+  m.durable = meta.durable;
+  m.open = meta.open;
+  m.append = meta.append;
+  m.owner = meta.owner;
+  m.tail = meta.tail;
+  m.chat = meta.chat;
+  m.fingerprint = fingerprint_;
+  m.kv_format = Name(engine_->kv_format());
+  m.layers = engine_->config().layers;
+  m.kv_heads = engine_->config().kv_heads;
+  m.head_dim = engine_->config().head_dim;
+  m.sink = engine_->heads().sink;
+  m.recent = engine_->heads().recent;
+  m.retrieval = RetrievalString(engine_->heads());
+  m.rings_valid = kv.rings_valid;
+  return m;
+}
+
+absl::StatusOr<int64_t> SessionStore::HoldNumber(const std::string& id, bool anew) {
+  const auto held = held_.find(id);
+  if (held != held_.end() && !anew && lease_->Check(DirOf(id), held->second).ok()) return held->second;
+  // No file that is there has this number, and none that was: another server may still be writing it.
+  int64_t least = 1;
+  std::vector<std::string> names;
+  files_->list(DirOf(id), &names);
+  for (const std::string& name : names) least = std::max(least, ParseSavedName(name).generation + 1);
+  if (const auto lineage = lineages_.find(id); lineage != lineages_.end()) {
+    least = std::max<int64_t>(least, lineage->second.manifest.generation + 1);
+  }
+  absl::StatusOr<int64_t> number = lease_->Take(DirOf(id), least);
+  if (number.ok()) held_[id] = *number;
+  return number;
+}
+
+absl::Status SessionStore::Hold(const std::string& id) {
+  if (!ValidSessionId(id)) return absl::NotFoundError(absl::StrCat("there is no saved session ", id, " in ", dir_));
+  if (absl::Status s = CheckOwned(*files_, DirOf(id)); !s.ok()) return s;
+  return HoldNumber(id, false).status();
+}
+
+void SessionStore::Release(const std::string& id) {
+  lineages_.erase(id);
+  held_.erase(id);
+  lease_->GiveBack(DirOf(id));
+}
+
+absl::StatusOr<SessionStore::Texts> SessionStore::ReadTexts(const std::string& id) {
+  absl::StatusOr<SessionManifest> m = ReadManifest(*files_, DirOf(id));
+  if (absl::IsNotFound(m.status())) {
+    return absl::NotFoundError(absl::StrCat("there is no saved session ", id, " in ", dir_));
+  }
+  if (!m.ok()) return m.status();
+  absl::StatusOr<std::vector<int32_t>> tokens = ReadTokens(*files_, DirOf(id), m->token_file);
   if (!tokens.ok()) return tokens.status();
-  if (manifest->append.has_value() && !manifest->append->done) {
-    absl::StatusOr<std::vector<int32_t>> rest = ReadTokens(job->dir_, manifest->append_file, manifest->append->total);
+  if (m->append.has_value() && !m->append->done) {
+    absl::StatusOr<std::vector<int32_t>> rest = ReadTokens(*files_, DirOf(id), m->append_file);
     if (!rest.ok()) return rest.status();
-    manifest->append->tokens = std::move(*rest);
+    m->append->tokens = std::move(*rest);
   }
-  if (max_tokens == 0) max_tokens = manifest->max_tokens;
-  if (max_tokens < manifest->tokens) {
-    return absl::InvalidArgumentError(absl::StrFormat("saved session %s holds %d tokens, max_tokens of %d is less", id,
-                                                      manifest->tokens, max_tokens));
+  const int vocab = engine_->config().vocab;
+  for (const std::vector<int32_t>* list : {&*tokens, m->append.has_value() ? &m->append->tokens : &*tokens}) {
+    for (int32_t token : *list) {
+      if (token >= 0 && token < vocab) continue;
+      return absl::DataLossError(
+          absl::StrFormat("%s: token %d is not in this model's vocabulary of %d", DirOf(id), token, vocab));
+    }
   }
-  absl::StatusOr<SessionId> session = engine_->Adopt(max_tokens, std::move(*tokens), manifest->rings_valid);
-  if (!session.ok()) return session.status();
-  job->session_ = *session;
-  job->manifest_ = std::move(*manifest);
-  job->manifest_.max_tokens = max_tokens;
-  return job;
+  return Texts{std::move(*m), std::move(*tokens)};
 }
 
 void SessionStore::Rewound(const std::string& id, int64_t tokens) {
@@ -225,22 +240,27 @@ void SessionStore::Rewound(const std::string& id, int64_t tokens) {
   if (found != lineages_.end()) found->second.valid_tokens = std::min(found->second.valid_tokens, tokens);
 }
 
-absl::Status SessionStore::SetOpen(const std::string& id, bool open) {
-  absl::StatusOr<SessionManifest> manifest = Find(id);
-  if (!manifest.ok()) return manifest.status();
-  if (manifest->open == open) return absl::OkStatus();
-  manifest->open = open;
-  return ReplaceManifest(DirOf(id), *manifest);
+void SessionStore::BeginReading(const std::string& id, const std::set<std::string>& names) {
+  reading_[id].insert(names.begin(), names.end());
 }
 
-absl::Status SessionStore::Delete(const std::string& id) {
-  lineages_.erase(id);
-  const std::string file = DirOf(id) + kManifest;
-  if (unlink(file.c_str()) != 0 && errno != ENOENT)
-    return FileError(errno, file, "delete it");  // from here on it is gone
-  std::error_code error;
-  fs::remove_all(DirOf(id), error);
-  return error ? FileError(error.value(), DirOf(id), "delete it") : absl::OkStatus();
+void SessionStore::EndReading(const std::string& id, const std::set<std::string>& names) {
+  std::multiset<std::string>& reading = reading_[id];
+  for (const std::string& name : names) reading.erase(reading.find(name));
+  if (!reading.empty()) return;
+  reading_.erase(id);
+  // What a save has left for its sake goes now.
+  const auto held = held_.find(id);
+  const auto lineage = lineages_.find(id);
+  if (held != held_.end() && lineage != lineages_.end() && unsynced_.count(id) == 0) {
+    Clean(id, lineage->second.manifest, held->second);
+  }
+}
+
+std::set<std::string> SessionStore::ReadingOf(const std::string& id) const {
+  const auto found = reading_.find(id);
+  if (found == reading_.end()) return {};
+  return {found->second.begin(), found->second.end()};
 }
 
 }  // namespace duo

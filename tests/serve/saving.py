@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -153,10 +154,13 @@ def places_to_damage(path, count, rng):
     code_bytes, param_bytes = {"f32": (4, 0), "bf16": (2, 0), "int8": (1, 4)}[body["kv_format"]]
     page_bytes = 128 * 2 * (64 * code_bytes + param_bytes)
     places = []
-    sections = next(v for k, v in body.items() if k.startswith("sections ["))
-    for _, _, first, _, pages, generation, offset, *_ in sections:
+    table = read_file(path, body["sections_file"]["name"])
+    count_of_sections = struct.unpack_from("<q", table)[0]
+    sections = [struct.unpack_from("<6iqI", table, 16 + 36 * i) for i in range(count_of_sections)]
+    for _, _, first, _, pages, generation, offset, _ in sections:
         places.append((f"{generation}-pages-{first // 512:05d}", offset + rng.randrange(pages * (page_bytes + 4))))
-    files = sorted(os.listdir(path))
+    # The marker and the lock are no part of the session.
+    files = sorted(name for name in os.listdir(path) if not name.startswith(".") and not name.endswith("-lock"))
     while len(places) < count:
         name = rng.choice(files)
         places.append((name, rng.randrange(os.path.getsize(os.path.join(path, name)))))
@@ -200,7 +204,7 @@ def damage():
                 refused([grpc.StatusCode.DATA_LOSS, grpc.StatusCode.NOT_FOUND], f"{name} missing")
                 os.rename(os.path.join(path, "away"), os.path.join(path, name))
             good = read_file(path, "manifest")
-            newer = re.sub(rb'"version": [0-9]+', b'"version": 1000', good[:good.rindex(b"crc32c")])
+            newer = re.sub(rb'"version":[0-9]+', b'"version":1000', good[:good.rindex(b"crc32c")])
             write_file(newer + b"crc32c %08x\n" % crc32c(newer), path, "manifest")
             sentence = refused([grpc.StatusCode.FAILED_PRECONDITION], "a format of the future")
             check("version" in sentence, sentence)
@@ -217,9 +221,8 @@ def damage():
         weights[-2] ^= 1
         write_file(weights, other, "model.safetensors")
         pattern = ("--pattern", os.path.join(harness.SOURCE, "attn_patterns", "needle-6m"))
-        format_here = "bf16" if ARGS.device == "cpu" else "int8"
         for what, more, word in (("other heads", {"args": ("--sparsity", "0.25")}, "heads"),
-                                 ("another KV format", {"args": ("--kv", format_here)}, "--kv"),
+                                 ("another KV format", {"args": ("--kv", "int8")}, "--kv"),
                                  ("another model", {"args": pattern, "model": other}, "model")):
             with serve(*options, *more.pop("args"), **more) as server:
                 code, sentence = code_of(lambda: server.client().Restore(session_id="doc"))

@@ -169,7 +169,7 @@ void Sessions::Restore(const CallPtr& call, const std::string& id, const std::st
                        Saved done) {
   const absl::StatusOr<std::string> name = CheckRestore(id, new_id, max_tokens);
   if (!name.ok()) return Refuse(done, name.status());
-  absl::StatusOr<std::unique_ptr<RestoreJob>> restore = store_->StartRestore(id, max_tokens);
+  absl::StatusOr<std::unique_ptr<RestoreJob>> restore = store_->StartRestore(id, max_tokens, *name != id);
   if (!restore.ok()) return Refuse(done, restore.status());
   const SessionManifest& manifest = (*restore)->manifest();
   NamedSession& session = Add(*name, Place::kRestoring);

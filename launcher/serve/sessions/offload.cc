@@ -12,14 +12,18 @@ constexpr double kJobSeconds = 0.1;  // of one Tick at most, give or take a part
 
 void Sessions::Recover() {
   if (store_ == nullptr) return;
-  for (const SessionStore::Listed& listed : store_->List()) {
-    if (!listed.manifest.ok()) {
+  for (const SavedSession& listed : store_->List()) {
+    if (!listed.usable.ok()) {
       log_.Event("saved session is unusable",
-                 {{"session", listed.id}, {"status", std::string(listed.manifest.status().message())}});
+                 {{"session", listed.id}, {"status", std::string(listed.usable.message())}});
       continue;
     }
     const SessionManifest& manifest = *listed.manifest;
     if (!manifest.open) continue;
+    if (absl::Status held = store_->Hold(listed.id); !held.ok()) {
+      log_.Event("session not taken up", {{"session", listed.id}, {"status", std::string(held.message())}});
+      continue;
+    }
     NamedSession& session = Add(listed.id, Place::kMovedOut);
     session.max_tokens = std::min(manifest.max_tokens, std::max(options_.max_session_tokens, manifest.tokens));
     session.moved_tokens = session.durable_tokens = manifest.tokens;

@@ -173,19 +173,17 @@ void Sessions::RewindNow(const std::string& id, int64_t tokens, const Viewed& do
   const bool into = phase == AppendPhase::kDone && tokens < session.append.start + session.append.total;
   if (into || phase == AppendPhase::kStopped) ForgetAppend(session);
   if (store_ != nullptr) store_->Rewound(id, tokens);
-  if (!session.durable) {
+  // What a durable session has lost it must not have again after a crash.
+  absl::Status saved;
+  if (session.durable) saved = store_->RewindSaved(id, tokens, MetaOf(session, true));
+  if (saved.ok()) {
     session.durable_tokens = std::min(session.durable_tokens, tokens);
     done(View(session));
-    return RunWaiting(id);
+  } else {
+    done(absl::Status(saved.code(), absl::StrCat("session ", id, " is cut to ", tokens,
+                                                 " tokens, but that is not on disk: ", saved.message())));
   }
-  // What a durable session has lost it must not have again after a crash.
-  StartSaveJob(session, [this, id, tokens, done](const absl::Status& saved, StoreJob&) {
-    if (!saved.ok()) {
-      return done(absl::Status(saved.code(), absl::StrCat("session ", id, " is cut to ", tokens,
-                                                          " tokens, but that is not on disk: ", saved.message())));
-    }
-    if (const NamedSession* still = Lookup(id); still != nullptr) done(View(*still));
-  });
+  RunWaiting(id);
 }
 
 absl::StatusOr<SessionView> Sessions::Get(const std::string& id) const {
@@ -209,7 +207,7 @@ std::vector<SessionView> Sessions::List() const {
   std::map<std::string, SessionView> all;
   for (const auto& [id, session] : sessions_) all[id] = View(session);
   if (store_ != nullptr) {
-    for (const SessionStore::Listed& listed : store_->List()) {
+    for (const SavedSession& listed : store_->List()) {
       if (all.count(listed.id) != 0 || !listed.manifest.ok()) continue;
       if (absl::StatusOr<SessionView> view = Get(listed.id); view.ok()) all[listed.id] = *view;
     }
@@ -235,8 +233,11 @@ absl::Status Sessions::Close(const std::string& id, bool delete_saved) {
     if (store_ != nullptr) store_->Forget(id);
   }
   log_.Event("session closed", {{"session", id}});
-  if (!saved) return absl::OkStatus();
-  return delete_saved ? store_->Delete(id) : store_->SetOpen(id, false);
+  if (store_ == nullptr) return absl::OkStatus();
+  absl::Status closed;
+  if (saved) closed = delete_saved ? store_->Delete(id) : store_->SetOpen(id, false);
+  store_->Release(id);
+  return closed;
 }
 
 // The append and the waiting calls of a session that is being closed end with this status; its questions end when the
