@@ -18,11 +18,16 @@ std::string Colour(double gate) {
   return absl::StrFormat("#%02x%02x%02x", rgb[0], rgb[1], rgb[2]);
 }
 
+// From this gate on white digits stand out better from the cell than black ones.
+constexpr double kWhiteDigits = 0.65;
+
 }  // namespace
 
 std::string PatternSvg(const Pattern& pattern, const std::string& title) {
-  const int cell = pattern.kv_heads > 16 ? 12 : 22, left = 52, top = 64;
-  const int width = std::max(left + pattern.kv_heads * cell + 24, 420), height = top + pattern.layers * cell + 56;
+  const int cell = pattern.kv_heads > 16 ? 12 : 22, left = 52, top = 80;
+  const int title_width = 16 + static_cast<int>(title.size()) * 9;  // at most, in this size
+  const int width = std::max({left + pattern.kv_heads * cell + 24, title_width, 420});
+  const int height = top + pattern.layers * cell + 56;
   const bool numbers = cell >= 22;  // room for the gate's first digits
   std::string out = absl::StrFormat(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\" "
@@ -32,7 +37,8 @@ std::string PatternSvg(const Pattern& pattern, const std::string& title) {
     absl::StrAppendFormat(&out, "<text x=\"%d\" y=\"%d\"%s>%s</text>\n", x, y, more, what);
   };
   text(8, 20, absl::StrReplaceAll(title, {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}}), " font-size=\"14\"");
-  text(8, 38, "gate of each KV head: dark 1, it needs the whole context; light 0, sinks and recent tokens do", "");
+  text(8, 38, "each cell is the gate of one KV head; dark (1): it needs the whole context;", "");
+  text(8, 52, "light (0): the first and the most recent tokens are enough for it", "");
   for (int head = 0; head < pattern.kv_heads; ++head) {
     if (numbers || head % 4 == 0) {
       text(left + head * cell + cell / 2, top - 6, absl::StrCat(head), " text-anchor=\"middle\"");
@@ -49,8 +55,8 @@ std::string PatternSvg(const Pattern& pattern, const std::string& title) {
                             left + head * cell, y, cell, cell, Colour(gate), layer, head, gate);
       if (numbers) {
         text(left + head * cell + cell / 2, y + cell / 2 + 4, absl::StrFormat("%.0f", 100 * gate),
-             gate > 0.55 ? " text-anchor=\"middle\" font-size=\"9\" fill=\"#fff\""
-                         : " text-anchor=\"middle\" font-size=\"9\" fill=\"#789\"");
+             gate > kWhiteDigits ? " text-anchor=\"middle\" font-size=\"9\" fill=\"#fff\""
+                                 : " text-anchor=\"middle\" font-size=\"9\" fill=\"#000\"");
       }
     }
   }
