@@ -222,6 +222,7 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, En
   if (engine.ok() || flags.device != "auto" || !runtime.device->is_cuda() || !no_room) {
     if (!runtime.device_note.empty() && runtime.leader() && flags.device == "auto" && engine.ok()) {
       std::fprintf(stderr, "running on the CPU: %s\n", runtime.device_note.c_str());
+      runtime.device_note.clear();  // some subcommands open several engines
     }
     return engine;
   }

@@ -69,8 +69,11 @@ def main():
 
         # The same command again trains nothing and changes nothing.
         before = gates_of(out)
-        run([args.duo, "identify", "--model", model, "--out", out, "--steps", "24", "--lr", "0.1", *short, *report_flags])
+        again = run([args.duo, "identify", "--model", model, "--out", out, "--steps", "24", "--lr", "0.1", *short[:-2],
+                     *report_flags])
         expect(gates_of(out) == before, "a finished run was changed by running it again")
+        # It opens an engine a measurement, and --device auto has a reason for the CPU: that is said once.
+        expect(again.stderr.count("running on the CPU") <= 1, f"the device is named several times: {again.stderr}")
         # Another run does not go on from its state.
         refused = run([args.duo, "identify", "--model", model, "--out", out, "--steps", "25", *short, *report_flags], code=1)
         expect(refused.stderr.count("error: ") == 1 and "--out" in refused.stderr, f"refusal: {refused.stderr}")
