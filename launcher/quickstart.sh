@@ -3,7 +3,9 @@
 #
 #   launcher/quickstart.sh                    the system's licence texts, about 32,000 tokens of them
 #   launcher/quickstart.sh FILE               any text of yours, whole
-#   launcher/quickstart.sh --model smollm2    a real pretrained model, about 6,000 tokens and a question on them
+#   launcher/quickstart.sh --model smollm2 [FILE] [--ask TEXT]...
+#                                             a real pretrained model: questions on the GPL, or yours on your text, of
+#                                             which it reads the first 27,000 bytes (its memory ends at 8,192 tokens)
 #
 # Installs the packages, builds duo, hides eight facts in the document at different depths, reads the document once and
 # asks for them all: with DuoAttention, then with full attention, so that memory, time and answers can be compared.
@@ -13,31 +15,43 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 model=needle
 document=""
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --model)
-      [ $# -ge 2 ] || { echo "error: --model wants needle or smollm2" >&2; exit 2; }
-      model=$2
+left=$#
+while [ "$left" -gt 0 ]; do  # what is for the demo goes round to the end of the arguments
+  argument=$1
+  shift
+  left=$((left - 1))
+  case "$argument" in
+    --model | --ask)
+      [ "$left" -gt 0 ] || { echo "error: $argument wants a value (see --help)" >&2; exit 2; }
+      if [ "$argument" = --ask ]; then set -- "$@" "--ask=$1"; else model=$1; fi
       shift
+      left=$((left - 1))
       ;;
-    --model=*) model=${1#--model=} ;;
+    --model=*) model=${argument#--model=} ;;
+    --ask=*) set -- "$@" "$argument" ;;
     -h | --help)
-      sed -n '2,9s/^# \{0,1\}//p' "$0"
+      sed -n '2,12s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
     -*)
-      echo "error: unknown option $1 (see --help)" >&2
+      echo "error: unknown option $argument (see --help)" >&2
       exit 2
       ;;
-    *) document=$1 ;;
+    *)
+      [ -z "$document" ] || { echo "error: one document at a time, found $document and $argument" >&2; exit 2; }
+      document=$argument
+      ;;
   esac
-  shift
 done
 case "$model" in needle | smollm2) ;; *)
   echo "error: --model wants needle or smollm2, found $model" >&2
   exit 2
   ;;
 esac
+if [ "$model" = needle ] && [ $# -gt 0 ]; then
+  echo "error: the demo model knows one kind of question; --ask goes with --model smollm2" >&2
+  exit 2
+fi
 if [ -n "$document" ] && [ ! -r "$document" ]; then
   echo "error: $document: expected a readable text file" >&2
   exit 1
@@ -53,12 +67,12 @@ fi
 mkdir -p "$build"
 log=$build/quickstart.log
 echo "Building duo in $build (the first time takes some minutes) ..." >&2
-if ! (cd "$root" && cmake --preset "$preset" -DDUO_TESTS=OFF && cmake --build "$build" --target duo) >"$log" 2>&1; then
-  tail -n 30 "$log" >&2
+if ! "$here/build_quietly.sh" "$log" sh -c 'cd "$1" && cmake --preset "$2" -DDUO_TESTS=OFF && cmake --build "$3" --target duo' \
+  sh "$root" "$preset" "$build"; then
   echo "error: the build failed; $log has all of it" >&2
   exit 1
 fi
-duo=$(find "$build" -name duo -type f -perm -u+x | head -n 1)
+duo=$build/duo
 
 if [ "$model" = smollm2 ]; then
   folder=$build/smollm2-135m-instruct
@@ -78,4 +92,4 @@ if [ "$model" = smollm2 ]; then
 else
   folder=$here/demo/needle-6m
 fi
-exec python3 "$here/demo/quickstart.py" --duo "$duo" --model "$folder" --kind "$model" ${document:+--document "$document"}
+exec python3 "$here/demo/quickstart.py" --duo "$duo" --model "$folder" --kind "$model" ${document:+--document "$document"} "$@"

@@ -7,6 +7,7 @@ launcher/quickstart.sh calls this with the program that it built. Standard libra
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ LICENSES = "/usr/share/common-licenses"
 SPARSITY = 0.75  # of needle-6m's 24 KV heads, six keep everything
 SMOLLM2_BYTES = 27000  # about 5,800 tokens; the model's positions end at 8,192
 SMOLLM2_QUESTIONS = ["Does this license offer a warranty?", "What does 'copyleft' mean?"]
+QUESTIONS_ON_ANY_TEXT = ["What is this text about?", "Which three points does this text make?"]
 
 
 def system_text(first=None):
@@ -56,6 +58,10 @@ def needle(args):
     common = ["--max-new-tokens", "12", "--stop", "\n"]
     duo = generate(args.duo, args.model, built["document"], asks,
                    ["--attention", "duo", "--sparsity", str(SPARSITY), *common])
+    all_heads = duo["retrieval_heads"] + duo["streaming_heads"]
+    print(f"\nThe demo model finds facts with {duo['retrieval_heads']} of its {all_heads} heads keeping everything, so "
+          f"{SPARSITY:.0%} of them stream here\n(--sparsity {SPARSITY}). For other models duo lets 50 % stream unless told "
+          "otherwise.")
     print(f"\n{'depth':>6}  {'question':<52} answer")
     for q, answer in zip(built["questions"], duo["answers"]):
         found = answer["text"].strip().rstrip(".")
@@ -77,13 +83,25 @@ def needle(args):
     return 1 if missed else 0
 
 
+def whats_next(args):
+    folder = os.path.dirname(os.path.abspath(args.duo))
+    print(f"\nThe program is {os.path.abspath(args.duo)}. To call it as duo in this shell:\n"
+          f"  export PATH={shlex.quote(folder)}:$PATH\n"
+          "Then, for example:\n"
+          f"  duo info --model {shlex.quote(args.model)}")
+
+
 def smollm2(args):
     text, source = (read_text([args.document]), args.document) if args.document else system_text("GPL-3")
+    questions = args.ask or (QUESTIONS_ON_ANY_TEXT if args.document else SMOLLM2_QUESTIONS)
+    whole = len(text.encode())
     text = text.encode()[:SMOLLM2_BYTES].decode(errors="ignore")
-    print(f"\nDocument: {source}, {len(text.encode()):,} bytes. Model: SmolLM2-135M-Instruct, dequantised from 4 bits.")
-    print(flush=True)
-    result = generate(args.duo, args.model, text, SMOLLM2_QUESTIONS, ["--chat", "--max-new-tokens", "96", "--stop", "\n\n"])
-    for question, answer in zip(SMOLLM2_QUESTIONS, result["answers"]):
+    size_read = f"{whole:,} bytes"
+    if whole > SMOLLM2_BYTES:
+        size_read = f"the first {len(text.encode()):,} of {whole:,} bytes, as this model reads 8,192 tokens at most"
+    print(f"\nDocument: {source}, {size_read}.\nModel: SmolLM2-135M-Instruct, dequantised from 4 bits.\n", flush=True)
+    result = generate(args.duo, args.model, text, questions, ["--chat", "--max-new-tokens", "96", "--stop", "\n\n"])
+    for question, answer in zip(questions, result["answers"]):
         print(f"Question: {question}\nAnswer:   {answer['text'].strip()}\n")
     print(f"{result['prompt_tokens']:,} tokens on {result['device']}, read in {result['prefill_seconds']:.1f} s, "
           f"KV memory {size(result['kv_bytes'])}, {result['decode_tokens_per_second']:.1f} tokens a second.")
@@ -96,10 +114,13 @@ def main():
     parser.add_argument("--model", required=True, help="the model's folder")
     parser.add_argument("--kind", choices=["needle", "smollm2"], default="needle")
     parser.add_argument("--document", help="a text file (default: the system's licence texts)")
+    parser.add_argument("--ask", action="append", help="a question for smollm2; repeat for more")
     parser.add_argument("--tokens", type=int, default=32000, help="size of the default document")
     args = parser.parse_args()
     try:
-        return needle(args) if args.kind == "needle" else smollm2(args)
+        code = needle(args) if args.kind == "needle" else smollm2(args)
+        whats_next(args)
+        return code
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
