@@ -5,10 +5,12 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "launcher/generate_texts.h"
 #include "launcher/terminal/commands.h"
+#include "launcher/terminal/outputs.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
 #include "runtime/text/text_stream.h"
@@ -182,9 +184,10 @@ class Generation {
     } else if (flags_.text.asks.empty()) {
       std::fputc('\n', stdout);
     } else {
-      for (const Answer& answer : answers_) std::fprintf(stdout, "%s\n", answer.stream->text().c_str());
+      PrintAnswers();
     }
     std::fflush(stdout);
+    if (OutputsMeet()) std::fputc('\n', stderr);  // between the text and what is said about it
     const HeadPlan& heads = engine_.heads();
     std::fprintf(
         stderr,
@@ -198,6 +201,19 @@ class Generation {
         ByteCount(static_cast<double>(engine_.KvBytesFull(KvTokens()))).c_str(), heads.retrieval_heads(),
         heads.streaming_heads(), Name(engine_.attention()), runtime_.device->info().name.c_str(), runtime_.comm->size(),
         runtime_.comm->size() == 1 ? "rank" : "ranks");
+  }
+
+  // One answer a line on stdout. Where a person reads both streams in one place, each behind its question.
+  void PrintAnswers() const {
+    const bool together = OutputsMeet();
+    for (size_t i = 0; i < answers_.size(); ++i) {
+      if (together) {
+        std::fprintf(stderr, "%s> %s\n", i > 0 ? "\n" : "",
+                     std::string(absl::StripAsciiWhitespace(flags_.text.asks[i])).c_str());
+      }
+      std::fprintf(stdout, "%s\n", answers_[i].stream->text().c_str());
+      std::fflush(stdout);
+    }
   }
 
   nlohmann::ordered_json Json() const {

@@ -20,6 +20,7 @@
 #include "duo/v1/duo.grpc.pb.h"
 #include "launcher/client/interrupt.h"
 #include "launcher/client/print.h"
+#include "launcher/terminal/outputs.h"
 #include "launcher/terminal/progress.h"
 
 namespace duo {
@@ -330,6 +331,8 @@ class Caller {
     return Shown(stream->Finish(), whole, [&] {
       const pb::AskStats& s = whole.stats();
       std::printf("\n");
+      std::fflush(stdout);  // before what is said about it
+      if (OutputsMeet()) std::fputc('\n', stderr);
       std::fprintf(stderr, "%s tokens of history, %lld read, %lld new (%s), first after %.3f s, %.1f tokens/s\n",
                    Grouped(s.history_tokens()).c_str(), static_cast<long long>(s.prompt_tokens()),
                    static_cast<long long>(s.new_tokens()), whole.finish().c_str(), s.first_token_seconds(),
