@@ -1,7 +1,10 @@
 // `duo bench VERB`: registers the verbs; launcher/bench/ does the work.
 
+#include <cstdio>
+
 #include "absl/strings/str_cat.h"
 #include "launcher/bench/bench.h"
+#include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
 
 namespace duo {
@@ -22,12 +25,25 @@ int RunBench(const std::string& verb, BenchFlags& flags, const Launch& launch) {
   return status.ok() ? 0 : Fail(status, launch.rank == 0);
 }
 
+// Why a value of --shape or --simulate-rank is refused; empty when it is not.
+std::string ShapeRefusal(std::string& name) {
+  return ShapeNamed(name).ok() ? "" : absl::StrCat("expected one of ", ShapeNames(), ", found ", name);
+}
+std::string RankShareRefusal(std::string& share) {
+  int rank = 0, world = 0, end = 0;
+  const bool read = std::sscanf(share.c_str(), "%d/%d%n", &rank, &world, &end) == 2;
+  return read && end == static_cast<int>(share.size()) && rank >= 0 && rank < world
+             ? ""
+             : absl::StrCat("expected r/N with 0 <= r < N, for example 0/4, found ", share);
+}
+
 // What the verbs share that run a whole model, given or made of random weights. several: duo and full in one run.
 void AddModelFlags(CLI::App& command, BenchFlags& flags, bool several) {
   AddRuntimeFlags(command, flags.runtime, /*model_required=*/!several);
   if (!several) return;
   command.get_option("--model")->description("Model folder (default: random weights of --shape)");
   command.add_option("--shape", flags.shape, absl::StrCat("Random weights of this shape: ", ShapeNames()))
+      ->check(CLI::Validator(ShapeRefusal, ""))
       ->capture_default_str();
   command.remove_option(command.get_option("--attention"));
   command.add_option("--attention", flags.attentions, "What to measure; both, one after the other: duo,full")
@@ -39,7 +55,7 @@ void AddModelFlags(CLI::App& command, BenchFlags& flags, bool several) {
 void AddContexts(CLI::App& command, BenchFlags& flags) {
   command.add_option("--context", flags.contexts, "Tokens in the cache; several: a,b,c")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->capture_default_str();
 }
 
@@ -69,6 +85,7 @@ void AddStepVerbs(const VerbMaker& verb, BenchFlags* flags) {
   AddContexts(*decode, *flags);
   decode->add_option("--steps", flags->steps, "Timed steps")->check(CLI::Range(8, 10000))->capture_default_str();
   decode->add_option("--simulate-rank", flags->simulate, "Time rank r's share of N alone, on this device")
+      ->check(CLI::Validator(RankShareRefusal, ""))
       ->type_name("r/N");
 
   CLI::App* balance =
@@ -105,7 +122,7 @@ void AddLengthVerbs(const VerbMaker& verb, BenchFlags* flags) {
                             "Example:\n  duo bench capacity --shape llama-3-8b --kv int4 --weights int8");
   AddModelFlags(*capacity, *flags, /*several=*/true);
   capacity->add_option("--most", flags->most, "Tokens at most, for example the model's window (default: what fits)")
-      ->check(CLI::PositiveNumber);
+      ->check(AboveZero());
 }
 
 void AddKernelVerbs(const VerbMaker& verb, BenchFlags* flags) {
@@ -118,8 +135,9 @@ void AddKernelVerbs(const VerbMaker& verb, BenchFlags* flags) {
                              "Example:\n  duo bench gradients --shape smollm2-135m --tokens 4096 --device cpu");
   AddDeviceFlags(*gradients, flags->runtime);
   gradients->add_option("--shape", flags->shape, absl::StrCat("The model's sizes: ", ShapeNames()))
+      ->check(CLI::Validator(ShapeRefusal, ""))
       ->capture_default_str();
-  gradients->add_option("--tokens", flags->tokens, "Of the sequence (default: 32768)")->check(CLI::PositiveNumber);
+  gradients->add_option("--tokens", flags->tokens, "Of the sequence (default: 32768)")->check(AboveZero());
 }
 
 void AddPerplexityVerb(const VerbMaker& verb, BenchFlags* flags) {
@@ -136,8 +154,7 @@ void AddPerplexityVerb(const VerbMaker& verb, BenchFlags* flags) {
                    "but its first token are predicted")
       ->check(CLI::Range(2, 1 << 24))
       ->capture_default_str();
-  perplexity->add_option("--tokens", flags->tokens, "Of the text's tokens at most (default: all)")
-      ->check(CLI::PositiveNumber);
+  perplexity->add_option("--tokens", flags->tokens, "Of the text's tokens at most (default: all)")->check(AboveZero());
 }
 
 void AddIdentifyVerb(const VerbMaker& verb, BenchFlags* flags) {
@@ -145,6 +162,7 @@ void AddIdentifyVerb(const VerbMaker& verb, BenchFlags* flags) {
       verb("identify", "One training step of duo identify, its memory, and what the paper's run would take",
            "Example:\n  duo bench identify --shape llama-3-8b --context 32000");
   identify->add_option("--shape", flags->shape, absl::StrCat("Random weights of this shape: ", ShapeNames()))
+      ->check(CLI::Validator(ShapeRefusal, ""))
       ->capture_default_str();
   identify
       ->add_option("--context", flags->length, "Tokens of the longest sequence; a half and a quarter are timed, too")
@@ -152,9 +170,9 @@ void AddIdentifyVerb(const VerbMaker& verb, BenchFlags* flags) {
       ->capture_default_str();
   identify
       ->add_option("--sink", flags->runtime.sink, "First tokens that the student's streaming heads keep (default 64)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(ZeroOrMore());
   identify->add_option("--recent", flags->runtime.recent, "Last tokens that they keep (default 256)")
-      ->check(CLI::PositiveNumber);
+      ->check(AboveZero());
   identify->add_option("--repeat", flags->repeat, "Timed steps of each length")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
@@ -165,6 +183,9 @@ void AddCommVerb(const VerbMaker& verb, BenchFlags* flags) {
   CLI::App* comm =
       verb("comm", "Latency and bandwidth of the collectives (under mpirun)", "Example:\n  mpirun -n 2 duo bench comm");
   AddDeviceFlags(*comm, flags->runtime);
+  comm->parse_complete_callback([launch = verb.launch] {
+    if (!launch->under_mpirun) throw CLI::ValidationError("bench comm needs several ranks: mpirun -n N duo bench comm");
+  });
 }
 
 }  // namespace

@@ -3,7 +3,9 @@
 #include <cstdio>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "launcher/client/client.h"
+#include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/runtime_flags.h"
 
@@ -25,8 +27,12 @@ int RunVerb(ClientFlags& flags) {
   }
   const absl::Status status = RunClient(flags.client, flags.verb);
   if (status.ok()) return 0;
-  return Fail(
-      absl::Status(status.code(), absl::StatusCodeToString(status.code()) + ": " + std::string(status.message())));
+  std::string sentence = absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
+  if (absl::IsUnavailable(status)) {  // as one that drains is
+    absl::StrAppend(&sentence, "; is a `duo serve` running there? --server HOST:PORT names another than ",
+                    flags.client.server);
+  }
+  return Fail(absl::Status(status.code(), sentence));
 }
 
 // What every verb has: the server, who calls, and what becomes of its answer.
@@ -40,12 +46,16 @@ struct VerbMaker {
     CLI::App* command = client->add_subcommand(name, help);
     command->footer(std::string("Example:\n  duo client ") + example);
     command->add_option("--server", c.server, "The server")->type_name("HOST:PORT")->capture_default_str();
-    command->add_option("--tls-ca", c.tls_ca, "Use TLS; the server's certificate is signed by these, PEM")
-        ->type_name("FILE");
-    command->add_option("--tls-cert", c.tls_cert, "Own certificate (mTLS), PEM")->type_name("FILE");
-    command->add_option("--tls-key", c.tls_key, "Its private key, PEM")->type_name("FILE");
+    auto* ca = command->add_option("--tls-ca", c.tls_ca, "Use TLS; the server's certificate is signed by these, PEM")
+                   ->type_name("FILE");
+    auto* cert = command->add_option("--tls-cert", c.tls_cert, "Own certificate (mTLS), PEM")->type_name("FILE");
+    auto* key = command->add_option("--tls-key", c.tls_key, "Its private key, PEM")->type_name("FILE");
+    cert->needs(ca)->needs(key);
+    key->needs(cert);
     command->add_option("--token-file", flags->token_file, "Bearer token: the file's first line")->type_name("FILE");
-    command->add_option("--timeout", c.timeout, "Seconds that the call may take; 0: no limit")->capture_default_str();
+    command->add_option("--timeout", c.timeout, "Seconds that the call may take; 0: no limit")
+        ->check(ZeroOrMore())
+        ->capture_default_str();
     command->add_flag("--json", c.json, "Print the answer as one JSON object");
     command->callback([flags = flags, which, launch = launch] {
       flags->verb.verb = which;
@@ -59,34 +69,52 @@ void AddSession(CLI::App* command, VerbOptions& v) {
   command->add_option("session", v.session, "The session's id")->required()->type_name("ID");
 }
 
+// One of two options has to be there; `both` names them.
+void NeedOneOf(CLI::App* command, CLI::Option* one, CLI::Option* other, const char* both) {
+  command->parse_complete_callback([one, other, both] {
+    if (one->count() + other->count() == 0) throw CLI::RequiredError(both);
+  });
+}
+
 void AddReadingVerbs(const VerbMaker& verb, VerbOptions& v) {
   CLI::App* create = verb("create", "Open an empty session", Verb::kCreate, "create book --max-tokens 200000");
   create->add_option("session", v.session, "Its id; made by the server if not given")->type_name("ID");
-  create->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: the server's limit");
+  create->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: the server's limit")
+      ->check(ZeroOrMore());
   create->add_flag("--durable", v.durable, "Appends write checkpoints");
 
   CLI::App* append = verb("append", "Add a document to a session", Verb::kAppend, "append book --file book.txt");
   AddSession(append, v);
   auto* file = append->add_option("--file", v.file, "The document; - reads stdin")->type_name("FILE");
-  append->add_option("--text", v.text, "Or its text")->type_name("TEXT")->excludes(file);
+  auto* written = append->add_option("--text", v.text, "Or its text")->type_name("TEXT")->excludes(file);
+  NeedOneOf(append, file, written, "--file or --text");
   append->add_option("--append-id", v.append_id, "Names the append, so that it can be repeated safely")
       ->type_name("ID");
-  append->add_option("--retries", v.retries, "Times that a broken append is taken up again")->capture_default_str();
+  append->add_option("--retries", v.retries, "Times that a broken append is taken up again")
+      ->check(ZeroOrMore())
+      ->capture_default_str();
   append->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
 
   CLI::App* ask = verb("ask", "Ask a question; the answer is printed as it comes", Verb::kAsk,
                        "ask book $'\\nQuestion: Who is the narrator?\\nAnswer: ' --stop $'\\n'");
   AddSession(ask, v);
   auto* question = ask->add_option("text", v.text, "The question, as the model is to see it")->type_name("TEXT");
-  ask->add_option("--file", v.file, "Or a file with it; - reads stdin")->type_name("FILE")->excludes(question);
-  ask->add_option("--max-new-tokens", v.max_new_tokens, "Length of the answer at most")->capture_default_str();
+  auto* asked = ask->add_option("--file", v.file, "Or a file with it; - reads stdin")->type_name("FILE");
+  asked->excludes(question);
+  NeedOneOf(ask, question, asked, "a question or --file");
+  ask->add_option("--max-new-tokens", v.max_new_tokens, "Length of the answer at most")
+      ->check(ZeroOrMore())
+      ->capture_default_str();
   ask->add_option("--stop", v.stops, "The answer ends before this text; repeat for more")
       ->type_name("TEXT")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->expected(1)
       ->allow_extra_args(false);
-  ask->add_option("--temperature", v.temperature, "0: the likeliest token always")->capture_default_str();
+  ask->add_option("--temperature", v.temperature, "0: the likeliest token always")
+      ->check(ZeroOrMore())
+      ->capture_default_str();
   ask->add_option("--top-p", v.top_p, "Draw from the likeliest tokens that make up this probability")
+      ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   ask->add_option("--seed", v.seed, "Of drawing")->capture_default_str();
   ask->add_flag("--keep", v.keep, "Question and answer become part of the session");
@@ -97,17 +125,17 @@ void AddSessionVerbs(const VerbMaker& verb, VerbOptions& v) {
   CLI::App* fork = verb("fork", "Make a session with the same content", Verb::kFork, "fork book draft");
   AddSession(fork, v);
   fork->add_option("new", v.new_id, "Its id; made by the server if not given")->type_name("ID");
-  fork->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as the session's");
+  fork->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as the session's")->check(ZeroOrMore());
 
   CLI::App* rewind = verb("rewind", "Cut a session to its first tokens", Verb::kRewind, "rewind book 1000");
   AddSession(rewind, v);
-  rewind->add_option("tokens", v.tokens, "How many it keeps")->required();
+  rewind->add_option("tokens", v.tokens, "How many it keeps")->required()->check(ZeroOrMore());
 
   AddSession(verb("save", "Write a session to the server's save directory", Verb::kSave, "save book"), v);
   CLI::App* restore = verb("restore", "Open a saved session", Verb::kRestore, "restore book --as again");
   AddSession(restore, v);
   restore->add_option("--as", v.new_id, "Another id for it")->type_name("ID");
-  restore->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as saved");
+  restore->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as saved")->check(ZeroOrMore());
 
   verb("list", "All sessions, open and saved", Verb::kList, "list");
   AddSession(verb("get", "One session", Verb::kGet, "get book"), v);
@@ -120,13 +148,16 @@ void AddServerVerbs(const VerbMaker& verb, VerbOptions& v) {
   CLI::App* tokenize =
       verb("tokenize", "Text to token ids, one a line", Verb::kTokenize, "tokenize 'How many tokens is this?'");
   auto* words = tokenize->add_option("text", v.text, "The text")->type_name("TEXT");
-  tokenize->add_option("--file", v.file, "Or a file with it; - reads stdin")->type_name("FILE")->excludes(words);
+  auto* of_file = tokenize->add_option("--file", v.file, "Or a file with it; - reads stdin")->type_name("FILE");
+  of_file->excludes(words);
+  NeedOneOf(tokenize, words, of_file, "a text or --file");
   tokenize->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
 
   verb("plan", "What the server runs and where it lives", Verb::kPlan, "plan");
   verb("stats", "The server's counters", Verb::kStats, "stats");
   verb("drain", "Finish what runs, save every session, end the server", Verb::kDrain, "drain --grace 60")
-      ->add_option("--grace", v.grace, "Seconds that running questions get; 0: the server's --grace");
+      ->add_option("--grace", v.grace, "Seconds that running questions get; 0: the server's --grace")
+      ->check(ZeroOrMore());
 }
 
 }  // namespace

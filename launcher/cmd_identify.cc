@@ -387,6 +387,10 @@ void AddIdentifyCommand(CLI::App& app, Launch& launch) {
   AddIdentifyFlags(*command, *flags);
   command->callback([flags, command, &launch] {
     if (command->count("--out") + command->count("--evaluate") == 0) throw CLI::RequiredError("--out (or --evaluate)");
+    if (flags->min_length > 0 && flags->max_length > 0 && flags->min_length > flags->max_length) {
+      throw CLI::ValidationError("--min-length", absl::StrFormat("expected at most --max-length %d, found %d",
+                                                                 flags->max_length, flags->min_length));
+    }
     flags->sink = flags->runtime.sink.value_or(flags->sink);
     flags->recent = flags->runtime.recent.value_or(flags->recent);
     launch.chosen = [flags, &launch] { return RunIdentify(*flags, launch); };

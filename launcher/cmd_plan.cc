@@ -19,6 +19,7 @@
 #include "kernels/base/read_file.h"
 #include "kernels/kv_codec.h"
 #include "launcher/plan_render.h"
+#include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
@@ -227,6 +228,7 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
   command->add_option("--world", flags->world, "Ranks")->required()->check(CLI::Range(1, 4096));
   command->add_option("--rank-weights", flags->rank_weights, "Unequal ranks: their shares, e.g. 2,1,1")
       ->delimiter(',')
+      ->check(AboveZero())
       ->type_name("W,W,...");
   command
       ->add_option("--attention", flags->attention,
@@ -242,7 +244,7 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
       ->add_option("--context", flags->context,
                    "Tokens that the cost model aims at; K is 1,000, M is 1,000,000 (default: the model's own length)")
       ->transform(CLI::AsNumberWithUnit(std::map<std::string, int64_t>{{"K", 1000}, {"M", 1000000}}))
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->type_name("TOKENS");
   command->add_option("--kv", flags->kv, "KV cache format; auto: bf16")
       ->check(CLI::IsMember(formats))
@@ -257,6 +259,10 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
   command->add_flag("--json", flags->json, "Print one JSON object");
   command->callback([flags, model, config, &launch] {
     if (model->empty() && config->empty()) throw CLI::RequiredError("--model or --config");
+    if (const size_t given = flags->rank_weights.size(); given > 0 && given != static_cast<size_t>(flags->world)) {
+      throw CLI::ValidationError("--rank-weights",
+                                 absl::StrFormat("expected one for each of %d ranks, found %d", flags->world, given));
+    }
     launch.chosen = [flags, &launch] { return RunPlan(*flags, launch); };
   });
 }

@@ -10,6 +10,7 @@
 
 #include "launcher/serve/grpc/listener.h"
 #include "launcher/serve/server.h"
+#include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/runtime_flags.h"
 #include "runtime/text/tokenizer.h"
@@ -237,8 +238,11 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
   AddRuntimeFlags(*c, flags->runtime);
   c->add_option("--listen", s.grpc.address, "Address; port 0 takes a free one")
       ->type_name("HOST:PORT")
+      ->check(Address())
       ->capture_default_str();
-  c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")->type_name("HOST:PORT");
+  c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")
+      ->type_name("HOST:PORT")
+      ->check(Address());
   c->add_option("--log", flags->log, "One line an event on stderr")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
@@ -246,7 +250,12 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
   AddCallerFlags(c, flags.get());
   AddKeepFlags(c, flags.get());
   AddLimitFlags(c, flags.get());
-  c->callback([flags, &launch] { launch.chosen = [flags, &launch] { return RunServe(*flags, launch); }; });
+  c->callback([flags, &launch] {
+    if (flags->server.idle_seconds > 0 && flags->server.save_dir.empty()) {
+      throw CLI::RequiresError("--idle-out", "--save-dir");
+    }
+    launch.chosen = [flags, &launch] { return RunServe(*flags, launch); };
+  });
 }
 
 }  // namespace duo

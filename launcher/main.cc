@@ -3,10 +3,13 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <string>
+#include <vector>
 
 #include "attn_patterns/lookup.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/help.h"
+#include "launcher/terminal/usage_error.h"
 #include "parallel/mpi_session.h"
 
 int main(int argc, char** argv) {
@@ -45,7 +48,10 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {  // help and version are errors of code 0 here
     if (error.get_exit_code() == 0) return app.exit(error);
-    if (launch.rank == 0) std::fprintf(stderr, "error: %s (see duo --help, or duo SUBCOMMAND --help)\n", error.what());
+    const std::vector<std::string> arguments(argv + 1, argv + argc);
+    if (launch.rank == 0) {
+      std::fprintf(stderr, "error: %s\n", duo::UsageError(app, arguments, error.what()).c_str());
+    }
     return 2;
   }
   return launch.chosen();

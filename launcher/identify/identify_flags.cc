@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "launcher/terminal/checks.h"
+
 namespace duo {
 
 namespace {
@@ -22,12 +24,12 @@ void AddDataFlags(CLI::App& command, IdentifyFlags& flags) {
       ->capture_default_str()
       ->group(data);
   command.add_option("--min-length", flags.min_length, "Tokens of the shortest document (default 1000)")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->group(data);
   command
       .add_option("--max-length", flags.max_length,
                   "Tokens of the longest (default 32000 on a GPU, 2000 on the CPU, or what the model's positions hold)")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->group(data);
   command.add_option("--facts", flags.facts, "Facts in a document")
       ->check(CLI::Range(1, 20))
@@ -52,7 +54,7 @@ std::vector<CLI::Option*> AddTrainingFlags(CLI::App& command, IdentifyFlags& fla
           ->check(CLI::Range(1, 1 << 16))
           ->group(training);
   auto* rate = command.add_option("--lr", flags.rate, "Learning rate at its height")
-                   ->check(CLI::PositiveNumber)
+                   ->check(AboveZero())
                    ->capture_default_str()
                    ->group(training);
   auto* reg =
@@ -61,7 +63,7 @@ std::vector<CLI::Option*> AddTrainingFlags(CLI::App& command, IdentifyFlags& fla
                       "Weight of the mean gate in the loss: higher keeps fewer heads. A gate pays reg / gates: the "
                       "paper's 0.05 is for 256 gates and more; models of fewer need less, or most gates end at zero "
                       "and rank by chance")
-          ->check(CLI::NonNegativeNumber)
+          ->check(ZeroOrMore())
           ->capture_default_str()
           ->group(training);
   auto* full_branch =
@@ -75,10 +77,10 @@ std::vector<CLI::Option*> AddTrainingFlags(CLI::App& command, IdentifyFlags& fla
           ->capture_default_str()
           ->group(training);
   command.add_option("--sink", r.sink, "First tokens that streaming heads keep (default 64, or the pattern's)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(ZeroOrMore())
       ->group(training);
   command.add_option("--recent", r.recent, "Last tokens that they keep (default 256, or the pattern's)")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->group(training);
   return {steps, samples, rate, reg, full_branch};
 }

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/math.h"
+#include "launcher/terminal/checks.h"
 #include "launcher/terminal/progress.h"
 #include "parallel/agreement.h"
 
@@ -13,6 +14,7 @@ namespace duo {
 namespace {
 
 constexpr const char* kWhereGroup = "Where it runs";
+constexpr int kMostWindow = 1 << 20;  // tokens
 
 std::optional<KvFormat> KvNamed(const std::string& name) {
   for (KvFormat f : kKvFormats) {
@@ -84,10 +86,10 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
       ->excludes(sparsity)
       ->group(attention);
   command.add_option("--sink", f.sink, "First tokens that streaming heads keep (default: the pattern's)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0, kMostWindow))
       ->group(attention);
   command.add_option("--recent", f.recent, "Last tokens that streaming heads keep (default: the pattern's)")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, kMostWindow))
       ->group(attention);
 
   const char* memory = "Memory";
@@ -116,6 +118,7 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
       ->group(kWhereGroup);
   command.add_option("--rank-weights", f.rank_weights, "Unequal ranks: their shares, e.g. 2,1,1")
       ->delimiter(',')
+      ->check(AboveZero())
       ->type_name("W,W,...")
       ->group(kWhereGroup);
 }

@@ -2,6 +2,7 @@
 accepted by the parser. And what a usage error says: one line, exit code 2.
   help_test.py --duo PATH"""
 import argparse
+import os
 import re
 import shlex
 import subprocess
@@ -9,7 +10,10 @@ import sys
 
 
 def run(command):
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:  # something was started that should have been refused
+        return subprocess.CompletedProcess(command, 124, "", "still running after 60 s")
 
 
 def subcommands(text):
@@ -50,6 +54,30 @@ def main():
         todo += [path + [command] for command in subcommands(help_.stdout)]
     if seen < 20:
         failures.append(f"only {seen} helps were found")
+    # What is wrong by itself, whatever is in files and on the network: exit 2, before anything is opened.
+    demo = ["--model", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "launcher", "demo", "needle-6m")]
+    for words, named in (
+            (["inf"], 'unknown command "inf"; did you mean "info"?'), (["bench", "deco"], 'did you mean "decode"?'),
+            (["client", "lst"], 'did you mean "list"?'), (["generate", "--modle", "x"], 'did you mean "--model"?'),
+            (["zebra"], "expected one of generate"), (["generate", *demo, "--prompt", "x", "--rank-weights", "-1"], "above 0"),
+            (["generate", *demo, "--prompt", "x", "--sink", "5000000"], "--sink"),
+            (["generate", *demo, "--prompt", "x", "--recent", "0"], "--recent"),
+            (["plan", *demo, "--world", "2", "--rank-weights", "1"], "each of 2 ranks"),
+            (["plan", *demo, "--world", "2", "--rank-weights", "1,-1"], "above 0"),
+            (["identify", *demo, "--out", "x", "--min-length", "900", "--max-length", "600"], "--max-length 600"),
+            (["identify", *demo, "--out", "x", "--lr", "-1"], "expected a number above 0, found -1"),
+            (["bench", "decode", "--shape", "elephant"], "llama-3-8b"), (["bench", "identify", "--shape", "elephant"], "llama-3-8b"),
+            (["bench", "decode", "--simulate-rank", "3/2"], "0/4"), (["bench", "prefill", "--context", "0"], "found 0"),
+            (["bench", "comm"], "mpirun"), (["serve", *demo, "--listen", "nowhere"], "HOST:PORT"),
+            (["serve", *demo, "--listen", "127.0.0.1:99999"], "65535"), (["serve", *demo, "--metrics", "9090"], "HOST:PORT"),
+            (["serve", *demo, "--idle-out", "5"], "--save-dir"), (["client", "ask", "book"], "a question or --file"),
+            (["client", "append", "book"], "--file or --text"), (["client", "tokenize"], "a text or --file"),
+            (["client", "ask", "book", "x", "--temperature", "-1"], "--temperature"),
+            (["client", "ask", "book", "x", "--top-p", "7"], "--top-p"), (["client", "list", "--timeout", "-1"], "--timeout"),
+            (["client", "rewind", "book", "-5"], "tokens"), (["client", "list", "--tls-cert", "x"], "--tls-ca")):
+        said = run([duo] + words)
+        if said.returncode != 2 or not re.fullmatch(r"error: .*--help.*\n", said.stderr) or named not in said.stderr or said.stdout:
+            failures.append(f"duo {' '.join(words)}: expected exit 2 and {named!r}, found {said.returncode}, {said.stderr!r}")
     for words in ([], ["nothing"], ["generate"], ["generate", "--model", "x", "--prompt", "x", "--kv", "int5"], ["bench"],
                   ["client", "rewind", "book"], ["plan", "--model", "x"]):
         said = run([duo] + words)

@@ -1,0 +1,13 @@
+// What values flags accept beside the ranges and lists that CLI11 has itself. Each gives the parser a sentence that
+// says what was expected and what was found; help shows nothing of them. Values; any thread.
+#pragma once
+
+#include "CLI/CLI.hpp"
+
+namespace duo {
+
+CLI::Validator AboveZero();   // a number
+CLI::Validator ZeroOrMore();  // a number
+CLI::Validator Address();     // HOST:PORT, [V6]:PORT or unix:PATH
+
+}  // namespace duo

@@ -1,0 +1,61 @@
+#include "launcher/terminal/usage_error.h"
+
+#include <gtest/gtest.h>
+
+#include "launcher/terminal/checks.h"
+
+namespace duo {
+namespace {
+
+TEST(UsageError, NearestTakesBeginningsAndMisspellings) {
+  const std::vector<std::string> words = {"generate", "identify", "info", "bench", "plan"};
+  EXPECT_EQ(Nearest("inf", words), "info");
+  EXPECT_EQ(Nearest("gen", words), "generate");
+  EXPECT_EQ(Nearest("ifno", words), "info");         // two letters swapped
+  EXPECT_EQ(Nearest("identfy", words), "identify");  // one left out
+  EXPECT_EQ(Nearest("plans", words), "plan");
+  EXPECT_EQ(Nearest("train", words), "");
+  EXPECT_EQ(Nearest("x", words), "");
+  EXPECT_EQ(Nearest("", words), "");
+}
+
+TEST(UsageError, NamesTheWordThatIsNotKnownAndWhatWasMeant) {
+  CLI::App app("a program", "duo");
+  std::string model;
+  double temperature = 0;
+  CLI::App* generate = app.add_subcommand("generate", "");
+  generate->add_option("--model", model, "");
+  generate->add_option("--temperature", temperature, "");
+  CLI::App* bench = app.add_subcommand("bench", "");
+  bench->add_subcommand("decode", "");
+  const auto said = [&](const std::vector<std::string>& words) { return UsageError(app, words, "the parser's words"); };
+  EXPECT_EQ(said({"generat", "--model", "x"}),
+            "unknown command \"generat\"; did you mean \"generate\"? (see duo --help)");
+  EXPECT_EQ(said({"zebra"}), "unknown command \"zebra\"; expected one of generate, bench (see duo --help)");
+  EXPECT_EQ(said({"bench", "deco"}), "unknown command \"deco\"; did you mean \"decode\"? (see duo bench --help)");
+  EXPECT_EQ(said({"generate", "--modle=x"}),
+            "unknown flag \"--modle\"; did you mean \"--model\"? (see duo generate --help)");
+  EXPECT_EQ(said({"generate", "--wings"}), "unknown flag \"--wings\" (see duo generate --help)");
+  EXPECT_EQ(said({"generate", "--temperature", "-1"}), "the parser's words (see duo generate --help)");
+  EXPECT_EQ(said({}), "the parser's words (see duo --help)");
+}
+
+TEST(Checks, AddressesAndNumbers) {
+  const auto refusal = [](const CLI::Validator& check, std::string value) { return check(value); };
+  for (const char* good : {"127.0.0.1:50051", "host.example:0", "[::1]:7070", "unix:/run/duo", "0.0.0.0:65535"}) {
+    EXPECT_EQ(refusal(Address(), good), "") << good;
+  }
+  for (const char* bad :
+       {"foo", "", ":7070", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "::1:70", "unix:", "a:b"}) {
+    EXPECT_NE(refusal(Address(), bad), "") << bad;
+  }
+  EXPECT_EQ(refusal(AboveZero(), "0.5"), "");
+  EXPECT_EQ(refusal(AboveZero(), "0"), "expected a number above 0, found 0");
+  EXPECT_NE(refusal(AboveZero(), "nan"), "");
+  EXPECT_NE(refusal(AboveZero(), "many"), "");
+  EXPECT_EQ(refusal(ZeroOrMore(), "0"), "");
+  EXPECT_EQ(refusal(ZeroOrMore(), "-1"), "expected a number of at least 0, found -1");
+}
+
+}  // namespace
+}  // namespace duo
