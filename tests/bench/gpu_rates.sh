@@ -1,5 +1,5 @@
 #!/bin/sh
-# The single-GPU table of the README, at the paper's settings: writes one JSON file a row group into a folder.
+# The single-GPU table of tests/bench/README.md, at the paper's settings: writes one JSON file a row group into a folder.
 #
 #   tests/bench/gpu_rates.sh build/duo FOLDER
 set -u
