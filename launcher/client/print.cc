@@ -65,8 +65,8 @@ void PrintSessions(const v1::ListResponse& list) {
     if (open) tokens += s.tokens();
     if (open) bytes += s.kv_bytes();
   }
-  std::printf("%d sessions; those that are open hold %s tokens in %s\n", list.sessions_size(), Grouped(tokens).c_str(),
-              Size(bytes).c_str());
+  std::printf("%d session%s; those that are open hold %s tokens in %s\n", list.sessions_size(),
+              list.sessions_size() == 1 ? "" : "s", Grouped(tokens).c_str(), Size(bytes).c_str());
 }
 
 void PrintPlan(const v1::PlanResponse& p) {

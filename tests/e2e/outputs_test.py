@@ -68,6 +68,7 @@ def main():
             expect(re.fullmatch(r"(reading [^\n]+\n)*[\d,]+ tokens: waited [^\n]+\nbook: [^\n]+\n", appended), f"client append: {appended!r}")
             asked = client("ask", "book", asks[0], "--stop", "\n")
             expect(re.fullmatch(r"402113[^\n]*\n\n[\d,]+ tokens of history, [^\n]+\n", asked), f"client ask: {asked!r}")
+            expect(client("list").splitlines()[-1].startswith("1 session; "), "the list does not count one session")
         finally:
             server.terminate()
             server.communicate(timeout=60)
