@@ -13,11 +13,20 @@
 
 #include <cstdint>
 
+#include "kernels/base/ring.h"
 #include "kernels/kv_codec.h"
 
 namespace duo {
 
 constexpr int kPageTokens = 128;
+
+// What rings hold beside pages of a format: f32 with f32, else bf16.
+constexpr KvFormat RingFormat(KvFormat pages) { return pages == KvFormat::kF32 ? KvFormat::kF32 : KvFormat::kBF16; }
+
+// Bytes of one ring, of one (layer, KV head), beside pages of a format.
+constexpr int64_t RingBytes(KvFormat pages, int head_dim, int sink, int recent) {
+  return int64_t{RingSlots(sink, recent)} * KvTokenBytes(RingFormat(pages), head_dim);
+}
 
 // Byte offsets inside one page.
 struct PageLayout {
@@ -79,12 +88,10 @@ struct RingKv {
   int recent = 0;      // R: row p sees j < S and p - R <= j <= p
   int window = 0;      // as in PagedKv; also hides sinks
 
-  DUO_HD int slots() const { return sink + recent + 1; }
+  DUO_HD int slots() const { return RingSlots(sink, recent); }
   DUO_HD int vector_bytes() const { return KvCodeBytes(format, head_dim); }
   DUO_HD int64_t ring_bytes() const { return int64_t{2} * slots() * vector_bytes(); }
-  DUO_HD int slot_of(int64_t position) const {
-    return position < sink ? static_cast<int>(position) : sink + static_cast<int>((position - sink) % (recent + 1));
-  }
+  DUO_HD int slot_of(int64_t position) const { return RingSlot(position, sink, recent); }
   DUO_HD uint8_t* k_at(int ring, int head, int slot) const {
     return base + ring * ring_stride + head * ring_bytes() + int64_t{slot} * vector_bytes();
   }

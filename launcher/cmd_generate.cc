@@ -1,6 +1,5 @@
 // `duo generate`: reads a prompt once and continues it, or answers each --ask on a fork of it.
 
-#include <chrono>
 #include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -8,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/seconds.h"
 #include "launcher/generate_texts.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/outputs.h"
@@ -71,12 +71,12 @@ class Generation {
       : flags_(flags), room_(room), texts_(std::move(texts)), runtime_(runtime), engine_(engine) {}
 
   int Run() {
-    const auto start = std::chrono::steady_clock::now();
+    const Clock::time_point start = Clock::now();
     progress_ = std::make_unique<Progress>("reading", "tokens", false);
     const absl::Status status = flags_.text.asks.empty() ? Continue() : AskAll();
     progress_.reset();
     if (!status.ok()) return Fail(status);
-    seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    seconds_ = SecondsSince(start);
     for (Answer& answer : answers_) new_tokens_ += answer.stream->tokens();
     Print();
     return 0;

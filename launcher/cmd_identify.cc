@@ -1,7 +1,6 @@
 // `duo identify`: finds a model's retrieval heads by training gates, or measures a pattern that exists (--evaluate).
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -10,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "attn_patterns/lookup.h"
+#include "kernels/base/seconds.h"
 #include "launcher/identify/identify_flags.h"
 #include "launcher/identify/identify_inputs.h"
 #include "launcher/identify/identify_report.h"
@@ -259,7 +259,7 @@ class Identification {
   }
 
   absl::Status Measure(const HeadPlan& plan, const std::string& label, ReportRow* row) {
-    const auto start = std::chrono::steady_clock::now();
+    const Clock::time_point start = Clock::now();
     EngineOptions options = MakeEngineOptions(flags_.runtime, launch_);
     MakeRoom(suite_, &options);
     options.max_session_tokens = std::max<int64_t>(options.max_session_tokens, report_.window);
@@ -282,7 +282,7 @@ class Identification {
         MeasurePerplexity(**engine, windows_, runtime_.device->pool(), [](int64_t, int64_t) {});
     if (!perplexity.ok()) return perplexity.status();
     row->perplexity = *perplexity;
-    row->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    row->seconds = SecondsSince(start);
     return absl::OkStatus();
   }
 

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/math.h"
+#include "kernels/base/seconds.h"
 #include "parallel/comm_factories.h"
 
 namespace duo {
@@ -145,14 +146,13 @@ class MpiCommunicator final : public Communicator {
 
   // Until `request` is done. `peer` is who must act for that.
   void Finish(MPI_Request& request, const Wait& wait, int peer) {
-    using Clock = std::chrono::steady_clock;
     const Clock::time_point start = Clock::now();
     double nap = 0.2e-3;  // seconds
     for (;;) {
       int done = 0;
       Check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
       if (done) return;
-      const double waited = std::chrono::duration<double>(Clock::now() - start).count();
+      const double waited = SecondsSince(start);
       if (wait.timeout_seconds > 0 && waited > wait.timeout_seconds && !session_.watches(peer)) {
         const std::string who = peer == rank() ? "a peer" : absl::StrCat("rank ", peer, " on ", session_.host(peer));
         Abort(absl::StrCat("rank ", rank(), ": expected a sign of life from ", who, ", found none for ",

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
+#include "kernels/base/ring.h"
 #include "parallel/shard.h"
 
 namespace duo {
@@ -341,7 +342,7 @@ CostModel MakeCostModel(const PartitionRequest& request) {
   model.context = request.context;
   model.kv_token_bytes = request.kv_token_bytes;
   model.weight_bits = request.weight_bits;
-  model.ring_tokens = request.heads.sink + request.heads.recent + 1;
+  model.ring_tokens = RingSlots(request.heads.sink, request.heads.recent);
   model.rates = request.rates;
   return model;
 }

@@ -3,10 +3,10 @@
 // driver saw in use, and one layer's decode attention against plain attention on the same pages.
 
 #include <algorithm>
-#include <chrono>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/seconds.h"
 #include "kernels/kv_layout.h"
 #include "launcher/bench/bench.h"
 #include "launcher/terminal/progress.h"
@@ -14,7 +14,6 @@
 namespace duo {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr int64_t kRead = 8192, kDecoded = 64;  // and one token between them, the question
 
 // The options with the largest session that the plan and the model's positions admit. A longer session needs longer
@@ -63,9 +62,9 @@ absl::StatusOr<Measurement> Prove(Engine& engine, Runtime& runtime, int64_t free
   absl::Status status;
   auto run = [&](std::vector<double>* steps) {
     while (true) {
-      const auto start = Clock::now();
+      const Clock::time_point start = Clock::now();
       if (!engine.Step()) break;
-      if (steps != nullptr) steps->push_back(std::chrono::duration<double>(Clock::now() - start).count());
+      if (steps != nullptr) steps->push_back(SecondsSince(start));
       least_free = std::min(least_free, device.FreeMemory());
     }
   };
@@ -76,11 +75,11 @@ absl::StatusOr<Measurement> Prove(Engine& engine, Runtime& runtime, int64_t free
   Progress progress("reading the last", "tokens", false);
   events.on_progress = [&](int64_t done, int64_t total) { progress.Update(done, total); };
   if (auto append = engine.Append(*session, std::move(text), events); !append.ok()) return append.status();
-  const auto start = Clock::now();
+  const Clock::time_point start = Clock::now();
   run(nullptr);
   progress.Done();
   events.on_progress = nullptr;
-  const double read_seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  const double read_seconds = SecondsSince(start);
   GenerateParams params;
   params.max_new_tokens = kDecoded;
   params.keep = true;

@@ -1,20 +1,16 @@
 // `duo bench comm`: latency and bandwidth of the collectives a step uses, directly and, where it can be, inside a CUDA
 // graph. Verified: sums and gathers of known values.
 
-#include <chrono>
 #include <cstdio>
 #include <functional>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/seconds.h"
 #include "kernels/random_fill.h"
 #include "launcher/bench/bench.h"
 
 namespace duo {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double Since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Seconds of one call, over enough calls for a quarter of a second or so.
 double TimeCalls(Device& device, Communicator& comm, size_t bytes, const std::function<void()>& call) {
@@ -22,10 +18,10 @@ double TimeCalls(Device& device, Communicator& comm, size_t bytes, const std::fu
   for (int i = 0; i < 3; ++i) call();
   device.Synchronize();
   comm.Barrier();
-  const auto start = Clock::now();
+  const Clock::time_point start = Clock::now();
   for (int i = 0; i < calls; ++i) call();
   device.Synchronize();
-  return Since(start) / calls;
+  return SecondsSince(start) / calls;
 }
 
 }  // namespace

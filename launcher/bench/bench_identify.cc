@@ -4,12 +4,12 @@
 // spread evenly from 1,000 to 32,000 tokens.
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/seconds.h"
 #include "launcher/bench/bench.h"
 #include "launcher/terminal/progress.h"
 #include "runtime/identify/identify_model.h"
@@ -35,10 +35,10 @@ absl::StatusOr<Point> TimeStep(IdentifyModel& model, Device& device, int64_t tok
   const std::vector<double> gates(model.gates(), 0.5);
   std::vector<double> seconds;
   for (int step = 0; step <= steps; ++step) {
-    const auto start = std::chrono::steady_clock::now();
+    const Clock::time_point start = Clock::now();
     const GateGradient result = model.LossAndGradient(text, std::max<int64_t>(1, tokens - kLabels), gates);
     device.Synchronize();
-    if (step > 0) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    if (step > 0) seconds.push_back(SecondsSince(start));
     const bool finite = std::isfinite(result.loss) && std::all_of(result.gradient.begin(), result.gradient.end(),
                                                                   [](double g) { return std::isfinite(g); });
     if (!finite || result.loss <= 0) {

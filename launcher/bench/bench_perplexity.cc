@@ -1,13 +1,13 @@
 // `duo bench perplexity`: exp of the mean negative log-likelihood of a text's tokens, window by window.
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/read_file.h"
+#include "kernels/base/seconds.h"
 #include "launcher/bench/bench.h"
 #include "launcher/terminal/progress.h"
 #include "runtime/identify/perplexity.h"
@@ -47,7 +47,7 @@ absl::Status BenchPerplexity(const BenchFlags& flags, const Launch& launch, Runt
     return absl::OkStatus();
   }
 
-  const auto start = std::chrono::steady_clock::now();
+  const Clock::time_point start = Clock::now();
   Progress progress("predicting", "tokens", false);
   absl::StatusOr<Perplexity> measured = MeasurePerplexity(
       **engine, *windows, runtime.device->pool(), [&](int64_t done, int64_t total) { progress.Update(done, total); });
@@ -55,7 +55,7 @@ absl::Status BenchPerplexity(const BenchFlags& flags, const Launch& launch, Runt
   if (!measured.ok()) return measured.status();
   const int64_t total = measured->predicted;
   const double mean = measured->mean, perplexity = measured->perplexity();
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = SecondsSince(start);
   const HeadPlan& heads = (*engine)->heads();
   if (flags.json) {
     const nlohmann::ordered_json out = {{"bench", "perplexity"},

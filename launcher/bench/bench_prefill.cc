@@ -2,18 +2,16 @@
 // history before it, so chunks timed at five histories on a filled cache, integrated, give the whole. Of several ranks
 // also how long each was busy with its own share and how long it waited.
 
-#include <chrono>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/seconds.h"
 #include "kernels/machine_rates.h"
 #include "launcher/bench/rank_share.h"
 #include "launcher/terminal/progress.h"
 
 namespace duo {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab) {
   std::vector<int32_t> tokens(count);
@@ -30,11 +28,11 @@ absl::StatusOr<double> TimeAppend(Engine& engine, SessionId session, int64_t tok
   events.on_done = [&](const RequestResult& result) { status = result.status; };
   absl::StatusOr<RequestId> append = engine.Append(session, RandomTokens(tokens, engine.config().vocab), events);
   if (!append.ok()) return append.status();
-  const auto start = Clock::now();
+  const Clock::time_point start = Clock::now();
   while (engine.Step()) {
   }
   if (!status.ok()) return status;
-  return std::chrono::duration<double>(Clock::now() - start).count();
+  return SecondsSince(start);
 }
 
 absl::StatusOr<double> Whole(Engine& engine, int64_t context, bool quiet) {

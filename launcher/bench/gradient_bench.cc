@@ -1,11 +1,11 @@
 #include "launcher/bench/gradient_bench.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <functional>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/seconds.h"
 #include "kernels/random_fill.h"
 
 namespace duo {
@@ -93,10 +93,10 @@ class Bench {
     std::vector<double> times;
     for (int i = 0; i < 6; ++i) {
       device_.Synchronize();
-      const auto start = std::chrono::steady_clock::now();
+      const Clock::time_point start = Clock::now();
       call();
       device_.Synchronize();
-      times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      times.push_back(SecondsSince(start));
     }
     std::nth_element(times.begin() + 1, times.begin() + 3, times.end());  // the first call warms up
     return times[3];

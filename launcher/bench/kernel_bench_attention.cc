@@ -6,6 +6,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/math.h"
 #include "launcher/bench/kernel_bench.h"
 #include "launcher/bench/kernel_bench_parts.h"
 
@@ -97,9 +98,9 @@ PagedSetup MakePaged(Device& device, Memory& memory, const PagedShape& shape, st
   PagedSetup s;
   s.kv.page = layout;
   s.kv.num_heads = heads;
-  const int64_t pages = (tokens + kPageTokens - 1) / kPageTokens, page = s.kv.page.page_bytes();
+  const int64_t pages = CeilDiv(tokens, kPageTokens), page = s.kv.page.page_bytes();
   const int64_t set_bytes = sequences * pages * page * heads;
-  s.rounds = static_cast<int>(std::max<int64_t>(1, (kRotation + set_bytes - 1) / set_bytes));
+  s.rounds = static_cast<int>(std::max<int64_t>(1, CeilDiv(kRotation, set_bytes)));
   const int64_t ids = pages * sequences * s.rounds;
   s.kv.head_stride = ids * page;
   s.kv.table_stride = pages;

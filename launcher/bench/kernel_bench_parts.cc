@@ -1,8 +1,9 @@
 #include "launcher/bench/kernel_bench_parts.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
+
+#include "kernels/base/seconds.h"
 
 namespace duo {
 
@@ -26,14 +27,14 @@ double Time(Device& device, int calls, bool capture, const std::function<void(in
   if (device.is_cuda() && capture) graph = device.Capture(round);
   std::vector<double> times;
   for (int i = 0; i < 7; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+    const Clock::time_point start = Clock::now();
     if (graph.valid()) {
       device.Launch(graph);
     } else {
       round();
     }
     device.Synchronize();
-    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls);
+    times.push_back(SecondsSince(start) / calls);
   }
   std::nth_element(times.begin(), times.begin() + 3, times.end());
   return times[3];

@@ -1,14 +1,14 @@
 #include "launcher/bench/rank_share.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
+
+#include "kernels/base/seconds.h"
 
 namespace duo {
 
 absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Engine& engine, int64_t context,
                                                     const std::function<void()>& after) {
-  using Clock = std::chrono::steady_clock;
   constexpr int kWarm = 4;
   absl::StatusOr<SessionId> session = engine.CreateFilledSession(context, context + flags.steps + kWarm + 2);
   if (!session.ok()) return session.status();
@@ -22,10 +22,10 @@ absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Eng
   if (!ask.ok()) return ask.status();
   std::vector<double> seconds;
   for (int step = 0;; ++step) {
-    const auto start = Clock::now();
+    const Clock::time_point start = Clock::now();
     if (!engine.Step()) break;
     if (step < kWarm) continue;
-    seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    seconds.push_back(SecondsSince(start));
     after();
   }
   if (!result.status.ok()) return result.status;

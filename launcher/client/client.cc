@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -18,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "duo/v1/duo.grpc.pb.h"
+#include "kernels/base/read_file.h"
 #include "launcher/client/interrupt.h"
 #include "launcher/client/print.h"
 #include "launcher/terminal/outputs.h"
@@ -33,12 +33,10 @@ absl::Status FromGrpc(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& file) {
+// "-": standard input.
+absl::StatusOr<std::string> ReadInput(const std::string& file) {
   if (file == "-") return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
-  std::ifstream in(file, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  if (!in || in.bad()) return absl::NotFoundError(absl::StrCat(file, ": cannot be read"));
-  return text;
+  return ReadFile(file);
 }
 
 std::string Size(int64_t bytes) { return ByteCount(static_cast<double>(bytes)); }
@@ -64,7 +62,7 @@ class Caller {
           {&o_.tls_ca, &ssl.pem_root_certs}, {&o_.tls_cert, &ssl.pem_cert_chain}, {&o_.tls_key, &ssl.pem_private_key}};
       for (const auto& [file, into] : files) {
         if (file->empty()) continue;
-        absl::StatusOr<std::string> text = ReadFile(*file);
+        absl::StatusOr<std::string> text = ReadInput(*file);
         if (!text.ok()) return text.status();
         *into = *text;
       }
@@ -158,7 +156,7 @@ class Caller {
     return context;
   }
   absl::StatusOr<std::string> Text() const {
-    return v_.file.empty() ? absl::StatusOr<std::string>(v_.text) : ReadFile(v_.file);
+    return v_.file.empty() ? absl::StatusOr<std::string>(v_.text) : ReadInput(v_.file);
   }
 
   template <typename Response, typename Print>

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "absl/strings/str_format.h"
+#include "kernels/base/seconds.h"
 
 namespace duo {
 namespace {
@@ -14,10 +15,6 @@ namespace {
 constexpr double kQuietSeconds = 2;     // shorter work shows nothing
 constexpr double kRedrawSeconds = 0.1;  // of the bar
 constexpr double kLineSeconds = 5;      // between plain lines
-
-double Since(std::chrono::steady_clock::time_point from) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count();
-}
 
 // Of the terminal that stderr is; a line that is longer would wrap and could not be wiped.
 size_t Columns() {
@@ -60,9 +57,9 @@ Progress::Progress(std::string what, std::string unit, bool quiet)
 Progress::~Progress() { Done(); }
 
 void Progress::Update(int64_t done, int64_t total) {
-  const double elapsed = Since(start_);
+  const double elapsed = SecondsSince(start_);
   if (quiet_ || finished_ || elapsed < kQuietSeconds || done >= total) return;
-  if (drawn_ && Since(last_) < (terminal_ ? kRedrawSeconds : kLineSeconds)) return;
+  if (drawn_ && SecondsSince(last_) < (terminal_ ? kRedrawSeconds : kLineSeconds)) return;
   last_ = Clock::now();
   drawn_ = true;
   const double share = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0;

@@ -2,10 +2,11 @@
 // line every few seconds elsewhere. One thread.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <string>
 #include <utility>
+
+#include "kernels/base/seconds.h"
 
 namespace duo {
 
@@ -20,7 +21,6 @@ class Progress {
   void Done();                                              // wipes the bar; later updates are ignored
 
  private:
-  using Clock = std::chrono::steady_clock;
   std::string what_, unit_, note_;
   bool quiet_, terminal_, drawn_ = false, finished_ = false;
   Clock::time_point start_, last_;

@@ -1,11 +1,11 @@
 #include "runtime/engine/engine.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/attention.h"
+#include "kernels/base/seconds.h"
 #include "kernels/base/splitmix64.h"
 #include "runtime/engine/engine_state.h"
 
@@ -75,10 +75,10 @@ void Engine::Follow() {
 bool Engine::Step() {
   StepPlan plan;
   if (!state_->scheduler->Next(&plan)) return false;
-  const auto start = std::chrono::steady_clock::now();
+  const Clock::time_point start = Clock::now();
   if (state_->comm->size() > 1) state_->Send(Command::kStep, Serialize(plan));
   const StepResult result = state_->worker->Execute(plan);
-  state_->scheduler->Complete(result, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  state_->scheduler->Complete(result, SecondsSince(start));
   return true;
 }
 
@@ -214,7 +214,7 @@ int64_t Engine::KvBytes(int64_t tokens) const {
   const HeadPlan& heads = state_->heads;
   const int d = state_->config.head_dim;
   return tokens * heads.retrieval_heads() * KvTokenBytes(state_->kv, d) +
-         int64_t{heads.streaming_heads()} * (heads.sink + heads.recent + 1) * KvTokenBytes(RingFormat(state_->kv), d);
+         int64_t{heads.streaming_heads()} * RingBytes(state_->kv, d, heads.sink, heads.recent);
 }
 int64_t Engine::KvBytesFull(int64_t tokens) const {
   const ModelConfig& config = state_->config;

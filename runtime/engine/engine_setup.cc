@@ -9,6 +9,7 @@
 #include "kernels/attention.h"
 #include "kernels/base/read_file.h"
 #include "parallel/agreement.h"
+#include "kernels/base/math.h"
 #include "runtime/engine/engine_state.h"
 #include "runtime/model/rope.h"
 #include "runtime/model/sampler.h"
@@ -36,6 +37,20 @@ absl::StatusOr<HeadPlan> DuoPlan(EngineOptions& options, const ModelConfig& conf
         "%s/attn_pattern, or give one with --pattern DIR)",
         options.model_dir, options.model_dir));
     return FullPlan(config.layers, config.kv_heads);
+absl::StatusOr<HeadPlan> ChooseHeads(const EngineOptions& options, const ModelConfig& config) {
+  HeadPlan plan = FullPlan(config.layers, config.kv_heads);
+  if (options.attention == AttentionMode::kStreaming) plan = StreamingPlan(config.layers, config.kv_heads);
+  if (options.attention == AttentionMode::kDuo) {
+    absl::StatusOr<FoundPattern> found =
+        options.pattern_dir.empty()
+            ? FindPattern(options.model_dir, config.layers, config.kv_heads, PatternRoots(options.program))
+            : OpenPattern(options.pattern_dir, config.layers, config.kv_heads);
+    if (!found.ok()) return found.status();
+    absl::StatusOr<HeadPlan> duo = options.threshold.has_value()
+                                       ? PlanByThreshold(found->pattern, *options.threshold)
+                                       : PlanBySparsity(found->pattern, options.sparsity.value_or(0.5));
+    if (!duo.ok()) return duo.status();
+    plan = *duo;
   }
   if (!found.ok()) return found.status();
   options.attention = AttentionMode::kDuo;

@@ -1,6 +1,5 @@
 #include "runtime/identify/identify.h"
 
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -8,7 +7,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/math.h"
 #include "kernels/base/read_file.h"
+#include "kernels/base/seconds.h"
 #include "runtime/files/json_fields.h"
 
 namespace duo {
@@ -115,15 +116,15 @@ absl::StatusOr<Identified> IdentifyGates(IdentifyModel& model, const PasskeyData
                                          Communicator& comm,
                                          const std::function<bool(const IdentifyProgress&)>& on_step) {
   const auto gates = static_cast<size_t>(model.gates());
-  const int ranks = comm.size(), own = (options.samples + ranks - 1) / ranks;  // samples of a rank, some may be idle
-  const size_t stride = gates + 1;                                             // a sample's loss, then its gradient
+  const int ranks = comm.size(), own = CeilDiv(options.samples, ranks);  // samples of a rank, some may be idle
+  const size_t stride = gates + 1;                                       // a sample's loss, then its gradient
   absl::StatusOr<RunState> state = RunState();
   if (comm.rank() == 0) state = Resume(options, gates);
   if (absl::Status s = Agree(comm, state.status()); !s.ok()) return s;
   Share(comm, gates, &*state);
   GateOptimizer& optimizer = state->optimizer;
   const double seconds_before = state->seconds;
-  const auto start = std::chrono::steady_clock::now();
+  const Clock::time_point start = Clock::now();
 
   std::vector<double> mine(own * stride), all(mine.size() * ranks);
   bool go_on = true;
@@ -160,7 +161,7 @@ absl::StatusOr<Identified> IdentifyGates(IdentifyModel& model, const PasskeyData
     state->distillation.push_back(progress.distillation);
     progress.step = optimizer.step;
     progress.mean_gate = std::accumulate(optimizer.gates.begin(), optimizer.gates.end(), 0.0) / gates;
-    state->seconds = seconds_before + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    state->seconds = seconds_before + SecondsSince(start);
     go_on = on_step(progress);
     const bool save = optimizer.step % kSaveSteps == 0 || optimizer.step == options.steps || !go_on;
     if (save && !options.state_file.empty()) {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/base/check.h"
+#include "kernels/base/math.h"
 
 namespace duo {
 namespace {
@@ -11,7 +12,7 @@ namespace {
 // -log softmax(logits)[token], summed in double.
 double NegativeLogLikelihood(const std::vector<float>& logits, int32_t token, ThreadPool& pool) {
   constexpr size_t kBlock = 8192;
-  const size_t blocks = (logits.size() + kBlock - 1) / kBlock;
+  const size_t blocks = CeilDiv(logits.size(), kBlock);
   std::vector<double> tops(blocks), sums(blocks);
   pool.ParallelFor(static_cast<int64_t>(blocks), [&](int64_t block, int) {
     const float* begin = logits.data() + block * kBlock;

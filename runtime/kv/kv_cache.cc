@@ -1,6 +1,7 @@
 #include "runtime/kv/kv_cache.h"
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/math.h"
 
 namespace duo {
 namespace {
@@ -9,13 +10,11 @@ bool Windowed(const ModelConfig& config, int layer) {
   return config.sliding_window > 0 && config.window_layers[layer] != 0;
 }
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 }  // namespace
 
 KvUnitBytes UnitBytes(const ModelConfig& config, const RankShard& shard, const HeadPlan& heads, KvFormat format) {
   const int64_t page = PageLayout{format, config.head_dim}.page_bytes();
-  const int64_t ring = int64_t{heads.sink + heads.recent + 1} * KvTokenBytes(RingFormat(format), config.head_dim);
+  const int64_t ring = RingBytes(format, config.head_dim, heads.sink, heads.recent);
   KvUnitBytes bytes;
   for (const std::vector<LocalHead>& layer : shard.layers) {
     for (const LocalHead& head : layer) {

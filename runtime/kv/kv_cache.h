@@ -43,8 +43,6 @@ struct KvUnitBytes {
   int64_t ring = 0;
 };
 KvUnitBytes UnitBytes(const ModelConfig& config, const RankShard& shard, const HeadPlan& heads, KvFormat format);
-// Rings are f32 with f32 KV, else bf16.
-constexpr KvFormat RingFormat(KvFormat format) { return format == KvFormat::kF32 ? KvFormat::kF32 : KvFormat::kBF16; }
 
 class KvCache {
  public:

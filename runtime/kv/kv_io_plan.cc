@@ -1,63 +1,27 @@
 // What rank 0 sends for an exchange with the disk: the sections that a session is cut into, and the plan as bytes.
 #include <algorithm>
-#include <cstring>
-#include <type_traits>
 
 #include "absl/strings/str_format.h"
+#include "kernels/base/math.h"
+#include "kernels/base/plain_bytes.h"
 #include "runtime/kv/kv_io.h"
 
 namespace duo {
 namespace {
 
-// Plain values one after the other, vectors and strings behind their length.
-template <typename T>
-void Put(std::string& out, const T& value) {
-  if constexpr (requires { value.data(); }) {
-    static_assert(std::is_trivially_copyable_v<typename T::value_type>);
-    const int64_t count = value.size();
-    out.append(reinterpret_cast<const char*>(&count), sizeof count);
-    out.append(reinterpret_cast<const char*>(value.data()), count * sizeof(typename T::value_type));
-  } else {
-    static_assert(std::is_trivially_copyable_v<T>);
-    out.append(reinterpret_cast<const char*>(&value), sizeof value);
-  }
-}
-template <typename T>
-bool Take(std::string_view& in, T& value) {
-  if constexpr (requires { value.data(); }) {
-    int64_t count = 0;
-    constexpr size_t kItem = sizeof(typename T::value_type);
-    if (!Take(in, count) || count < 0 || static_cast<uint64_t>(count) > in.size() / kItem) return false;
-    value.resize(count);
-    if (count > 0) std::memcpy(value.data(), in.data(), count * kItem);
-    in.remove_prefix(count * kItem);
-  } else {
-    if (in.size() < sizeof value) return false;
-    std::memcpy(&value, in.data(), sizeof value);
-    in.remove_prefix(sizeof value);
-  }
-  return true;
-}
-template <typename Plan, typename Visit>
-bool EachField(Plan& p, Visit visit) {
+// The one list of fields, for both directions.
+constexpr auto kFields = [](auto& p, auto visit) {
   return visit(p.kind) && visit(p.shared) && visit(p.dir) && visit(p.rings_file) && visit(p.ring) && visit(p.format) &&
          visit(p.tokens) && visit(p.pages) && visit(p.split_pages) && visit(p.sections) && visit(p.rings);
-}
+};
 
 }  // namespace
 
-std::string Serialize(const KvIoPlan& plan) {
-  std::string out;
-  EachField(plan, [&](const auto& field) {
-    Put(out, field);
-    return true;
-  });
-  return out;
-}
+std::string Serialize(const KvIoPlan& plan) { return PutFields(plan, kFields); }
+
 absl::StatusOr<KvIoPlan> ParseKvIoPlan(std::string_view bytes) {
   KvIoPlan plan;
-  const bool whole = EachField(plan, [&](auto& field) { return Take(bytes, field); });
-  if (!whole || !bytes.empty()) return absl::DataLossError("a storage plan arrived damaged");
+  if (!TakeFields(bytes, &plan, kFields)) return absl::DataLossError("a storage plan arrived damaged");
   return plan;
 }
 
@@ -69,7 +33,7 @@ std::vector<KvSection> SectionsOf(const Partition& partition, int64_t begin, int
   std::vector<KvSection> sections;
   auto add = [&](int layer, int head, int rank, int64_t first, int64_t last, int step) {
     if (first >= last) return;
-    const int64_t count = (last - first + step - 1) / step;
+    const int64_t count = CeilDiv(last - first, step);
     const auto pages = static_cast<int32_t>(count);
     sections.push_back({layer, head, static_cast<int32_t>(first), step, pages, rank, 0, 0, 1, 0, pages});
   };

@@ -6,14 +6,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/model/sampler.h"
+#include "kernels/base/seconds.h"
 #include "runtime/model/worker.h"
 
 namespace duo {
 namespace {
-
-double Seconds(std::chrono::steady_clock::time_point from, std::chrono::steady_clock::time_point to) {
-  return std::chrono::duration<double>(to - from).count();
-}
 
 absl::Status NoSession(SessionId id) { return absl::NotFoundError(absl::StrCat("there is no session ", id)); }
 
@@ -267,7 +264,7 @@ void Scheduler::Drew(Request& request, int32_t token) {
   if (!request.drawing) {
     request.drawing = true;
     request.prompt_done = Clock::now();
-    request.result.prefill_seconds = Seconds(request.started, request.prompt_done);
+    request.result.prefill_seconds = SecondsBetween(request.started, request.prompt_done);
   }
   const std::vector<int32_t>& ends = request.params.end_tokens;
   if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
@@ -288,7 +285,7 @@ void Scheduler::Drew(Request& request, int32_t token) {
 void Scheduler::Finish(Request& request, absl::Status status, duo::Finish finish) {
   request.result.status = std::move(status);
   request.result.finish = finish;
-  if (request.drawing) request.result.decode_seconds = Seconds(request.prompt_done, Clock::now());
+  if (request.drawing) request.result.decode_seconds = SecondsBetween(request.prompt_done, Clock::now());
   Session& session = *request.session;
   if (ExtendsSession(request)) {
     // What was promised and not fed: the rest of the text, and of the answer's budget.

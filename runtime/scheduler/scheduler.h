@@ -8,12 +8,12 @@
 // CloseSession.
 #pragma once
 
-#include <chrono>
 #include <deque>
 #include <map>
 #include <memory>
 #include <vector>
 
+#include "kernels/base/seconds.h"
 #include "runtime/scheduler/chunk_time.h"
 #include "runtime/scheduler/request.h"
 #include "runtime/scheduler/sequence.h"
@@ -68,7 +68,6 @@ class Scheduler {
   void ForgetSteps() { stats_ = EngineStats(); }  // what was counted of the steps so far
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Session {
     SessionId id = 0;
     int64_t max_tokens = 0;

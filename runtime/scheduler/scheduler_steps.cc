@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/base/seconds.h"
 #include "runtime/model/worker.h"
 #include "runtime/scheduler/scheduler.h"
 
@@ -9,10 +10,6 @@ namespace duo {
 namespace {
 
 constexpr double kMargin = 0.75;  // of max_wait that a chunk is planned for: on a busy machine some take longer
-
-double Seconds(std::chrono::steady_clock::time_point from, std::chrono::steady_clock::time_point to) {
-  return std::chrono::duration<double>(to - from).count();
-}
 
 }  // namespace
 
@@ -69,7 +66,7 @@ void Scheduler::AddRows(Request& request, int rows, StepPlan* plan) {
   Sequence& sequence = *request.sequence;
   if (request.fed == 0) {
     request.started = Clock::now();
-    request.result.queue_seconds = Seconds(request.submitted, request.started);
+    request.result.queue_seconds = SecondsBetween(request.submitted, request.started);
   }
   pool_.Grow(&sequence, sequence.length + rows, plan);
   AddSpan(sequence, sequence.length, request.tokens.data() + request.fed, rows, false, plan);
@@ -194,7 +191,7 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
       }
     }
     if (request.closing || (!request.ask && Remaining(request) == 0)) {
-      if (!request.ask) request.result.prefill_seconds = Seconds(request.started, Clock::now());
+      if (!request.ask) request.result.prefill_seconds = SecondsBetween(request.started, Clock::now());
       Finish(request, absl::OkStatus(), request.result.finish);
     } else if (request.ask && part.samples > 0) {
       if (request.params.want_logits && request.events.on_logits && vocab > 0) {

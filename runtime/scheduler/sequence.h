@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/base/math.h"
 #include "runtime/kv/kv_cache.h"
 #include "runtime/kv/page_pool.h"
 #include "runtime/model/step_plan.h"
@@ -60,7 +61,6 @@ class SequencePool {
   int rings() const { return total_rings_; }
 
  private:
-  static int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
   absl::Status ReserveOrExplain(int64_t pages, int64_t split_pages, int64_t tokens);
   absl::Status TakeSlot(Sequence* sequence);
 

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
+#include "kernels/base/math.h"
 
 namespace duo {
 namespace {
@@ -112,7 +113,7 @@ absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, c
 
 absl::Status StoredMatrix::SetGroups(int group_size, const std::string& stem) {
   group_ = group_size > 0 ? group_size : static_cast<int>(cols_);
-  groups_ = (cols_ + group_ - 1) / group_;
+  groups_ = CeilDiv(cols_, group_);
   if (cols_ % group_ == 0 && rows_ % 8 == 0 && cols_ % 8 == 0) return absl::OkStatus();
   return absl::UnimplementedError(absl::StrCat(stem, "*: quantised groups of ", group_, " do not divide [", rows_, ", ",
                                                cols_, "], which is not supported"));

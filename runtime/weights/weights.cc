@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/math.h"
 #include "runtime/weights/families.h"
 #include "runtime/weights/quantize.h"
 #include "runtime/weights/weights_layout.h"
@@ -190,7 +191,7 @@ class Loader {
   // The row maxima over all ranks, for matrices whose rows are cut between ranks.
   std::vector<float> SharedMaxima(const Part& part, const Weight& w) {
     std::vector<float> maxima(w.rows);
-    device_.pool().ParallelFor((w.rows + 63) / 64, [&](int64_t block, int) {
+    device_.pool().ParallelFor(CeilDiv(w.rows, 64), [&](int64_t block, int) {
       std::vector<float> row(w.cols);
       for (int64_t r = block * 64; r < std::min(w.rows, block * 64 + 64); ++r) {
         GatherRow(part, r, row.data());
@@ -227,7 +228,7 @@ class Loader {
         codes_.resize(count * row_bytes);
         scales_.resize(count);
         groups_.resize(count * row_groups * 2);
-        device_.pool().ParallelFor((count + 15) / 16, [&](int64_t block, int) {
+        device_.pool().ParallelFor(CeilDiv(count, 16), [&](int64_t block, int) {
           std::vector<float> row(w.cols);
           for (int64_t r = block * 16; r < std::min(count, block * 16 + 16); ++r) {
             if (keeps) {

@@ -4,12 +4,11 @@
 
 #include <cerrno>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "kernels/base/read_file.h"
 
 namespace duo {
 namespace {
@@ -27,22 +26,13 @@ bool SameBytes(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-absl::StatusOr<std::string> ReadSmallFile(const std::string& file, std::string_view what) {
-  std::ifstream in(file, std::ios::binary);
-  std::ostringstream text;
-  if (!in || !(text << in.rdbuf())) {
-    return absl::InvalidArgumentError(file + ": cannot read the " + std::string(what) + ": " + std::strerror(errno));
-  }
-  return text.str();
-}
-
 absl::StatusOr<TokenSet> TokenSet::Load(const std::string& file) {
   struct stat info = {};
   if (stat(file.c_str(), &info) == 0 && (info.st_mode & S_IROTH) != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         file, ": everyone on this machine can read the tokens; expected mode 0640 or stricter (chmod o-rwx)"));
   }
-  absl::StatusOr<std::string> text = ReadSmallFile(file, "token file");
+  absl::StatusOr<std::string> text = ReadFile(file);
   if (!text.ok()) return text.status();
   TokenSet set;
   int number = 0;

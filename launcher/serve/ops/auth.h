@@ -45,7 +45,4 @@ bool IsLoopback(std::string_view address);
 // A sentence when `address` is public and neither TLS nor a token protects it.
 absl::Status CheckExposure(std::string_view address, bool tls, bool tokens, bool insecure);
 
-// A whole small file; `what` is what errors call it.
-absl::StatusOr<std::string> ReadSmallFile(const std::string& file, std::string_view what);
-
 }  // namespace duo

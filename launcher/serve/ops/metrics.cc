@@ -75,7 +75,7 @@ std::vector<RankKv> RankKvOf(const Engine& engine) {
   const HeadPlan& heads = engine.heads();
   const int d = engine.config().head_dim;
   const int64_t page = kPageTokens * KvTokenBytes(engine.kv_format(), d);
-  const int64_t ring = (heads.sink + heads.recent + 1) * KvTokenBytes(RingFormat(engine.kv_format()), d);
+  const int64_t ring = RingBytes(engine.kv_format(), d, heads.sink, heads.recent);
   std::vector<RankKv> ranks(partition.world);
   for (const std::vector<RankHeads>& layer : partition.layers) {
     for (int rank = 0; rank < partition.world; ++rank) {

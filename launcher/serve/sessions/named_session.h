@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/base/seconds.h"
 #include "launcher/serve/sessions/session_view.h"
 #include "launcher/serve/sessions/state.h"
 #include "runtime/engine/engine.h"
@@ -88,9 +89,5 @@ struct StoreJob {
   std::chrono::steady_clock::time_point begun;
   std::function<void(const absl::Status&, StoreJob&)> done;  // once
 };
-
-inline double SecondsSince(std::chrono::steady_clock::time_point t) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count();
-}
 
 }  // namespace duo

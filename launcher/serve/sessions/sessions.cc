@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/seconds.h"
 #include "kernels/base/splitmix64.h"
 
 namespace duo {
