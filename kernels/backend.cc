@@ -4,9 +4,9 @@ namespace duo {
 
 const Backend& BackendOf([[maybe_unused]] const Device& device) {
 #ifdef DUO_HAVE_CUDA
-  if (device.is_cuda()) return cuda::kBackend;
+  if (device.is_cuda()) return device.measuring() ? cuda::kMeasuring : cuda::kBackend;
 #endif
-  return cpu::kBackend;
+  return device.measuring() ? cpu::kMeasuring : cpu::kBackend;
 }
 
 }  // namespace duo

@@ -73,11 +73,11 @@ struct Backend {
 #define DUO_OP(name) decltype(duo::name) name;
 namespace cpu {
 DUO_BACKEND_OPS
-extern const Backend kBackend;
+extern const Backend kBackend, kMeasuring;
 }  // namespace cpu
 namespace cuda {
 DUO_BACKEND_OPS
-extern const Backend kBackend;
+extern const Backend kBackend, kMeasuring;
 }  // namespace cuda
 #undef DUO_OP
 

@@ -12,6 +12,7 @@
 #include "runtime/text/tokenizer.h"
 #include "runtime/weights/config.h"
 #include "runtime/weights/fingerprint.h"
+#include "runtime/weights/held_weights.h"
 #include "runtime/weights/safetensors.h"
 
 namespace duo {
@@ -21,16 +22,6 @@ struct InfoFlags {
   std::string model;
   bool json = false;
 };
-
-// What the shape implies: packed tensors do not show how many weights they hold.
-int64_t ParametersOf(const ModelConfig& c) {
-  const int64_t q = int64_t{c.heads} * c.head_dim, kv = int64_t{c.kv_heads} * c.head_dim;
-  const int64_t attention =
-      c.hidden * (2 * q + 2 * kv) + (c.attention_bias ? q + 2 * kv : 0) + (c.o_bias ? c.hidden : 0);
-  const int64_t mlp = 3 * c.hidden * c.intermediate + (c.mlp_bias ? 2 * c.intermediate + c.hidden : 0);
-  const int64_t norms = 2 * c.hidden + (c.qk_norm ? 2 * c.head_dim : 0);
-  return c.layers * (attention + mlp + norms) + c.hidden + c.vocab * c.hidden * (c.tie_embeddings ? 1 : 2);
-}
 
 const char* Name(ChatFamily family) {
   switch (family) {
@@ -62,7 +53,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   }
   const ModelConfig& c = *config;
   const bool quantised = c.quantization.kind != QuantizationKind::kNone;
-  if (quantised) parameters = ParametersOf(c);
+  if (quantised) parameters = CountParameters(c);  // packed tensors do not show how many weights they hold
   const absl::StatusOr<FoundPattern> pattern =
       FindPattern(IdentityOf(flags.model, c), c.layers, c.kv_heads, PatternRoots(launch.program));
   const absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(flags.model);

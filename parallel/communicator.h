@@ -65,6 +65,8 @@ enum class CommKind { kAuto, kMpi, kNccl };
 absl::StatusOr<CommKind> ParseCommKind(std::string_view name);  // "auto", "mpi", "nccl"
 
 std::unique_ptr<Communicator> MakeSelfCommunicator();
+// Stands for one rank of many on devices that only measure; exchanges nothing.
+std::unique_ptr<Communicator> MakeMeasuringCommunicator(int rank, int size);
 
 // session: null for a plain single process, which never starts MPI. With one rank always self. auto: nccl on CUDA where
 // this program was built with it, on one host with small messages through the GPUs' memory (peer_memory.h), else mpi.

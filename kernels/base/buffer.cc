@@ -38,7 +38,7 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 void* Arena::Take(size_t bytes) {
   const size_t end = used_ + Rounded(bytes);
   if (!measuring_) DUO_CHECK_LE(end, buffer_.size());
-  void* piece = measuring_ ? nullptr : buffer_.as<char>() + used_;
+  void* piece = static_cast<char*>(measuring_ ? MeasuredMemory() : buffer_.data()) + used_;
   used_ = end;
   if (used_ > peak_) peak_ = used_;
   return piece;

@@ -42,7 +42,8 @@ class Arena {
   static constexpr size_t kAlignment = 256;
   Arena() = default;
   explicit Arena(Buffer buffer) : buffer_(std::move(buffer)) {}
-  // An arena without memory that only counts: run the allocating code on it, then ask for peak().
+  // An arena without memory that only counts: run the allocating code on it, then ask for peak(). Its pieces are places
+  // that must not be looked at.
   static Arena Measuring() {
     Arena arena;
     arena.measuring_ = true;

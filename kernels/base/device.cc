@@ -30,9 +30,20 @@ std::string ProcessorName() {
 
 }  // namespace
 
+std::unique_ptr<Device> Device::Measuring(const Device& device) {
+  auto measuring = std::unique_ptr<Device>(new Device());
+  measuring->measuring_ = true;
+  measuring->kind_ = device.kind_;
+  measuring->info_ = device.info_;
+  measuring->pool_ = device.pool_;
+  measuring->ordinal_ = device.ordinal_;
+  measuring->sharers_ = device.sharers_;
+  return measuring;
+}
+
 std::unique_ptr<Device> Device::Cpu(int threads) {
   auto device = std::unique_ptr<Device>(new Device());
-  device->pool_ = std::make_unique<ThreadPool>(threads);
+  device->pool_ = std::make_shared<ThreadPool>(threads);
   device->info_.name = ProcessorName();
   device->info_.memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   device->info_.multiprocessors = threads;
@@ -69,7 +80,7 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Cuda(int ordinal, int host_threa
   auto device = std::unique_ptr<Device>(new Device());
   device->kind_ = DeviceKind::kCuda;
   device->ordinal_ = ordinal;
-  device->pool_ = std::make_unique<ThreadPool>(host_threads);
+  device->pool_ = std::make_shared<ThreadPool>(host_threads);
   if (cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess) {
     cudaGetLastError();
     return absl::UnavailableError(absl::StrCat("GPU ", ordinal, " cannot be used: ", cudaGetErrorString(error)));
@@ -106,7 +117,7 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Cuda(int, int) {
 Device::~Device() {
   if (cuda_ != nullptr) destroy_cuda_(cuda_);
 #ifdef DUO_HAVE_CUDA
-  if (is_cuda()) {
+  if (is_cuda() && !measuring_) {
     cudaEventDestroy(static_cast<cudaEvent_t>(forked_));
     cudaEventDestroy(static_cast<cudaEvent_t>(beside_done_));
     cudaStreamDestroy(static_cast<cudaStream_t>(beside_));
@@ -140,12 +151,12 @@ void Device::BindThread() const {
 
 void Device::Synchronize() {
 #ifdef DUO_HAVE_CUDA
-  if (is_cuda()) DUO_CUDA_CHECK(cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)));
+  if (is_cuda() && !measuring_) DUO_CUDA_CHECK(cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)));
 #endif
 }
 
 void Device::Upload(void* device_dst, const void* host_src, size_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || measuring_) return;
 #ifdef DUO_HAVE_CUDA
   if (is_cuda()) {
     // From pageable memory the call returns once the source is staged, so the caller may reuse it.
@@ -158,7 +169,7 @@ void Device::Upload(void* device_dst, const void* host_src, size_t bytes) {
 }
 
 void Device::Download(void* host_dst, const void* device_src, size_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || measuring_) return;
 #ifdef DUO_HAVE_CUDA
   if (is_cuda()) {
     DUO_CUDA_CHECK(
@@ -171,7 +182,7 @@ void Device::Download(void* host_dst, const void* device_src, size_t bytes) {
 }
 
 void Device::Copy(void* device_dst, const void* device_src, size_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || measuring_) return;
 #ifdef DUO_HAVE_CUDA
   if (is_cuda()) {
     DUO_CUDA_CHECK(
@@ -183,7 +194,7 @@ void Device::Copy(void* device_dst, const void* device_src, size_t bytes) {
 }
 
 void Device::Fill(void* device_dst, uint8_t value, size_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || measuring_) return;
 #ifdef DUO_HAVE_CUDA
   if (is_cuda()) {
     DUO_CUDA_CHECK(cudaMemsetAsync(device_dst, value, bytes, static_cast<cudaStream_t>(stream_)));
@@ -195,7 +206,7 @@ void Device::Fill(void* device_dst, uint8_t value, size_t bytes) {
 
 void Device::Fork(const std::function<void()>& work) {
 #ifdef DUO_HAVE_CUDA
-  if (is_cuda()) {
+  if (is_cuda() && !measuring_) {
     const auto stream = static_cast<cudaStream_t>(stream_), beside = static_cast<cudaStream_t>(beside_);
     DUO_CUDA_CHECK(cudaEventRecord(static_cast<cudaEvent_t>(forked_), stream));
     DUO_CUDA_CHECK(cudaStreamWaitEvent(beside, static_cast<cudaEvent_t>(forked_), 0));
@@ -211,14 +222,14 @@ void Device::Fork(const std::function<void()>& work) {
 
 void Device::Join() {
 #ifdef DUO_HAVE_CUDA
-  if (is_cuda()) {
+  if (is_cuda() && !measuring_) {
     DUO_CUDA_CHECK(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream_), static_cast<cudaEvent_t>(beside_done_), 0));
   }
 #endif
 }
 
 DeviceGraph Device::Capture([[maybe_unused]] const std::function<void()>& work) {
-  DUO_CHECK(is_cuda());
+  DUO_CHECK(is_cuda() && !measuring_);
   DeviceGraph result;
 #ifdef DUO_HAVE_CUDA
   const cudaStream_t stream = static_cast<cudaStream_t>(stream_);

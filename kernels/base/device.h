@@ -43,6 +43,9 @@ class Device {
   // Fails with a sentence that says why: built without CUDA, no driver, no such GPU, older than sm_80.
   static absl::StatusOr<std::unique_ptr<Device>> Cuda(int ordinal, int host_threads);
   static int CudaDeviceCount();  // 0 without a driver or without CUDA support
+  // A device that stands for `device` where only sizes are wanted: Buffers on it have no bytes, copies copy nothing,
+  // and ops take their scratch and run nothing. `device` may end before it.
+  static std::unique_ptr<Device> Measuring(const Device& device);
 
   ~Device();
   Device(const Device&) = delete;
@@ -50,6 +53,7 @@ class Device {
 
   DeviceKind kind() const { return kind_; }
   bool is_cuda() const { return kind_ == DeviceKind::kCuda; }
+  bool measuring() const { return measuring_; }
   const DeviceInfo& info() const { return info_; }
   ThreadPool& pool() const { return *pool_; }
   int ordinal() const { return ordinal_; }
@@ -91,7 +95,8 @@ class Device {
   Device() = default;
   DeviceKind kind_ = DeviceKind::kCpu;
   DeviceInfo info_;
-  std::unique_ptr<ThreadPool> pool_;
+  bool measuring_ = false;
+  std::shared_ptr<ThreadPool> pool_;
   int ordinal_ = 0;
   int sharers_ = 1;
   void* stream_ = nullptr;

@@ -13,6 +13,7 @@
 namespace duo {
 
 void* AllocateDeviceMemory(Device& device, size_t bytes) {
+  if (device.measuring()) return MeasuredMemory();
 #ifdef DUO_HAVE_CUDA
   if (device.is_cuda()) {
     void* data = nullptr;
@@ -30,6 +31,7 @@ void* AllocateDeviceMemory(Device& device, size_t bytes) {
 }
 
 void FreeDeviceMemory(Device& device, void* data) {
+  if (device.measuring()) return;
 #ifdef DUO_HAVE_CUDA
   if (device.is_cuda()) {
     DUO_CUDA_CHECK(cudaFree(data));

@@ -124,11 +124,11 @@ absl::StatusOr<ModelConfig> BenchModel(const BenchFlags& flags) {
   return flags.runtime.model.empty() ? ShapeNamed(flags.shape) : LoadConfig(flags.runtime.model);
 }
 
-absl::StatusOr<EngineOptions> BenchEngine(const BenchFlags& flags, const Launch& launch, const std::string& attention,
-                                          int64_t session_tokens) {
+absl::StatusOr<ProbeOptions> BenchEngine(const BenchFlags& flags, const Launch& launch, const std::string& attention,
+                                         int64_t session_tokens) {
   RuntimeFlags runtime = flags.runtime;
   runtime.attention = attention;
-  EngineOptions options = MakeEngineOptions(runtime, launch);
+  ProbeOptions options{MakeEngineOptions(runtime, launch), std::nullopt, 0};
   options.sessions = 1;
   options.questions = 1;
   options.max_session_tokens = session_tokens;

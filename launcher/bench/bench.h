@@ -51,8 +51,8 @@ absl::StatusOr<ModelConfig> BenchModel(const BenchFlags& flags);
 
 // Engine options for one attention mode ("duo" or "full") at a context; with a shape, duo's heads come from --pattern
 // or, without one, are spread evenly by the tie rule at --sparsity.
-absl::StatusOr<EngineOptions> BenchEngine(const BenchFlags& flags, const Launch& launch, const std::string& attention,
-                                          int64_t session_tokens);
+absl::StatusOr<ProbeOptions> BenchEngine(const BenchFlags& flags, const Launch& launch, const std::string& attention,
+                                         int64_t session_tokens);
 
 // Two independent ways through the kernels give the same logits: 320 tokens as one prefill chunk, and as short appends
 // that read their keys back from the pages. The relative L2 difference; fails above 5 % (20 % with fp8 and int4 KV).

@@ -16,7 +16,7 @@ namespace duo {
 namespace {
 
 // The planner's seconds of all layers' busiest ranks, without messages.
-absl::StatusOr<double> Modelled(const BenchFlags& flags, const EngineOptions& options, const ModelConfig& config,
+absl::StatusOr<double> Modelled(const BenchFlags& flags, const ProbeOptions& options, const ModelConfig& config,
                                 const DecodeShare& share, int64_t context, int world) {
   PartitionRequest request;
   request.shape = ShapeOf(config);
@@ -38,7 +38,7 @@ absl::StatusOr<double> Modelled(const BenchFlags& flags, const EngineOptions& op
   return seconds;
 }
 
-absl::StatusOr<Measurement> BalanceRow(const BenchFlags& flags, const EngineOptions& options, const ModelConfig& config,
+absl::StatusOr<Measurement> BalanceRow(const BenchFlags& flags, const ProbeOptions& options, const ModelConfig& config,
                                        Device& device, int64_t context, int world) {
   std::vector<LayerTime> busiest(config.layers);
   nlohmann::ordered_json attention = nlohmann::ordered_json::array(), feed_forward = attention, steps = attention;
@@ -89,7 +89,7 @@ absl::Status BenchBalance(const BenchFlags& flags, const Launch& launch, Runtime
     for (const std::string& attention : flags.attentions) {
       for (const int world : flags.worlds) {
         for (const std::string& strategy : flags.strategies) {
-          absl::StatusOr<EngineOptions> options = BenchEngine(flags, launch, attention, context + flags.steps + 1024);
+          absl::StatusOr<ProbeOptions> options = BenchEngine(flags, launch, attention, context + flags.steps + 1024);
           if (!options.ok()) return options.status();
           options->strategy = *ParseStrategy(strategy);
           if (options->chunk == 0) options->chunk = 256;  // as in bench decode

@@ -18,8 +18,8 @@ constexpr int64_t kRead = 8192, kDecoded = 64;  // and one token between them, t
 
 // The options with the largest session that the plan and the model's positions admit. A longer session needs longer
 // tables and more scratch, so the plan is made again for what the one before left room for, until nothing changes.
-absl::StatusOr<EngineOptions> Largest(const BenchFlags& flags, const Launch& launch, const std::string& attention,
-                                      Runtime& runtime) {
+absl::StatusOr<ProbeOptions> Largest(const BenchFlags& flags, const Launch& launch, const std::string& attention,
+                                     Runtime& runtime) {
   absl::StatusOr<ModelConfig> model = BenchModel(flags);
   if (!model.ok()) return model.status();
   int64_t longest = MaxPositions(*model);
@@ -31,12 +31,12 @@ absl::StatusOr<EngineOptions> Largest(const BenchFlags& flags, const Launch& lau
   }
   int64_t tokens = 0;
   for (int round = 0; round < 8; ++round) {
-    absl::StatusOr<EngineOptions> options = BenchEngine(flags, launch, attention, tokens);
+    absl::StatusOr<ProbeOptions> options = BenchEngine(flags, launch, attention, tokens);
     if (!options.ok()) return options;
     options->kv_tokens = 0;
     if (tokens == 0) options->max_session_tokens = longest;
     if (options->chunk == 0 && runtime.device->is_cuda()) options->chunk = kRead;
-    absl::StatusOr<MemoryPlan> plan = Engine::PlanMemory(*options, *runtime.device, *runtime.comm);
+    absl::StatusOr<MemoryPlan> plan = EngineProbe::PlanMemory(*options, *runtime.device, *runtime.comm);
     if (!plan.ok()) return plan.status();
     const int64_t next = std::min(plan->kv_tokens, options->max_session_tokens) / kPageTokens * kPageTokens;
     if (next == tokens) {
@@ -57,7 +57,7 @@ absl::StatusOr<Measurement> Prove(Engine& engine, Runtime& runtime, int64_t free
                                   const Rates& rates) {
   Device& device = *runtime.device;
   int64_t least_free = free_before;
-  absl::StatusOr<SessionId> session = engine.CreateFilledSession(tokens - kRead - kDecoded - 1, tokens);
+  absl::StatusOr<SessionId> session = EngineProbe(engine).CreateFilledSession(tokens - kRead - kDecoded - 1, tokens);
   if (!session.ok()) return session.status();
   absl::Status status;
   auto run = [&](std::vector<double>* steps) {
@@ -89,7 +89,7 @@ absl::StatusOr<Measurement> Prove(Engine& engine, Runtime& runtime, int64_t free
   if (!status.ok()) return status;
   absl::StatusOr<SessionInfo> info = engine.Get(*session);
   if (!info.ok()) return info.status();
-  absl::StatusOr<double> error = engine.CompareWithPlainAttention(*session);
+  absl::StatusOr<double> error = EngineProbe(engine).CompareWithPlainAttention(*session);
   if (!error.ok()) return error.status();
   // The fast kernels round weights and outputs to 16 bits: 2^-9 each, so a few of these.
   if (!(*error <= 0.01)) {
@@ -100,7 +100,7 @@ absl::StatusOr<Measurement> Prove(Engine& engine, Runtime& runtime, int64_t free
   row.context = info->tokens;
   steps.erase(steps.begin(), steps.begin() + std::min<size_t>(4, steps.size()));
   row.seconds = Median(steps);
-  const auto weights = static_cast<double>(engine.DecodeWeightBytes());
+  const auto weights = static_cast<double>(EngineProbe(engine).DecodeWeightBytes());
   const double kv = static_cast<double>(engine.KvBytes(info->tokens)) / runtime.comm->size();
   row.floor_seconds = (weights + kv) / rates.copy;
   const MemoryPlan& plan = engine.memory_plan();
@@ -126,7 +126,7 @@ absl::Status BenchCapacity(const BenchFlags& flags, const Launch& launch, Runtim
   std::vector<Measurement> rows;
   for (const std::string& attention : flags.attentions) {
     const int64_t free_before = runtime.device->FreeMemory();
-    absl::StatusOr<EngineOptions> options = Largest(flags, launch, attention, runtime);
+    absl::StatusOr<ProbeOptions> options = Largest(flags, launch, attention, runtime);
     if (!options.ok()) return options.status();
     const int64_t tokens = options->max_session_tokens;
     absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, *options, runtime);

@@ -29,7 +29,7 @@ absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, c
   row.context = c.context;
   row.seconds = Median(seconds);
   const double kv = static_cast<double>(engine.KvBytes(c.context)) / c.world;
-  const auto weights = static_cast<double>(engine.DecodeWeightBytes());
+  const auto weights = static_cast<double>(EngineProbe(engine).DecodeWeightBytes());
   row.floor_seconds = (weights + kv) / RatesOf(device).copy;
   row.details = {{"verified_error", *error},
                  {"weights_gb", weights / 1e9},
@@ -61,7 +61,7 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
   }
   for (int64_t context : flags.contexts) {
     for (const std::string& attention : flags.attentions) {
-      absl::StatusOr<EngineOptions> options = BenchEngine(flags, launch, attention, context + flags.steps + 1024);
+      absl::StatusOr<ProbeOptions> options = BenchEngine(flags, launch, attention, context + flags.steps + 1024);
       if (!options.ok()) return options.status();
       options->act_as_rank = rank;
       if (options->chunk == 0) options->chunk = 256;  // so short that prefill's plans are not built beside

@@ -9,6 +9,7 @@
 #include "kernels/machine_rates.h"
 #include "launcher/bench/rank_share.h"
 #include "launcher/terminal/progress.h"
+#include "runtime/weights/held_weights.h"
 
 namespace duo {
 namespace {
@@ -51,7 +52,7 @@ absl::StatusOr<double> Sampled(Engine& engine, int64_t context, int chunk, bool 
     // From the first chunk to the document's last one, in whole pages.
     const int64_t history = std::max<int64_t>(0, (context - chunk) * point / (kPoints - 1) / kPageTokens * kPageTokens);
     absl::StatusOr<SessionId> session =
-        history == 0 ? engine.CreateSession(chunk) : engine.CreateFilledSession(history, history + chunk);
+        history == 0 ? engine.CreateSession(chunk) : EngineProbe(engine).CreateFilledSession(history, history + chunk);
     if (!session.ok()) return session.status();
     absl::StatusOr<double> time = TimeAppend(engine, *session, chunk, quiet);
     if (!time.ok()) return time;
@@ -99,7 +100,7 @@ absl::StatusOr<Measurement> PrefillRow(const BenchFlags& flags, Engine& engine, 
   row.seconds = *seconds;
   const ModelConfig& c = engine.config();
   const double d = c.head_dim, n = static_cast<double>(context);
-  const double parameters = c.layers * (c.hidden * d * 2.0 * (c.heads + c.kv_heads) + 3.0 * c.hidden * c.intermediate);
+  const double parameters = static_cast<double>(c.layers * LayerMatrixElements(c));
   const double retrieval = static_cast<double>(engine.heads().retrieval_heads()) / (c.layers * c.kv_heads);
   row.floor_seconds =
       (2 * parameters * n / rates.gemm + 2.0 * c.layers * c.heads * d * n * n * retrieval / rates.attention) / world;
@@ -109,11 +110,11 @@ absl::StatusOr<Measurement> PrefillRow(const BenchFlags& flags, Engine& engine, 
 }
 
 // This rank's share of the same, alone.
-absl::StatusOr<double> ShareSeconds(const BenchFlags& flags, EngineOptions options, const ModelConfig& config,
+absl::StatusOr<double> ShareSeconds(const BenchFlags& flags, ProbeOptions options, const ModelConfig& config,
                                     Device& device, int64_t context, RankOf of) {
   options.act_as_rank = of.rank;
   SimulatedRank alone(of.world, config.layers, device);
-  absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(options, device, alone);
+  absl::StatusOr<std::unique_ptr<Engine>> engine = EngineProbe::Create(options, device, alone);
   if (!engine.ok()) return engine.status();
   nlohmann::ordered_json unused;
   return flags.sample ? Sampled(**engine, context, options.chunk, true, &unused) : Whole(**engine, context, true);
@@ -130,7 +131,7 @@ absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime
   std::vector<Measurement> rows;
   for (int64_t context : flags.contexts) {
     for (const std::string& attention : flags.attentions) {
-      absl::StatusOr<EngineOptions> options = BenchEngine(flags, launch, attention, context + 1024);
+      absl::StatusOr<ProbeOptions> options = BenchEngine(flags, launch, attention, context + 1024);
       if (!options.ok()) return options.status();
       if (options->chunk == 0) options->chunk = device.is_cuda() ? 32768 : 1024;
       options->chunk = static_cast<int>(std::min<int64_t>(options->chunk, context));

@@ -10,7 +10,8 @@ namespace duo {
 absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Engine& engine, int64_t context,
                                                     const std::function<void()>& after) {
   constexpr int kWarm = 4;
-  absl::StatusOr<SessionId> session = engine.CreateFilledSession(context, context + flags.steps + kWarm + 2);
+  absl::StatusOr<SessionId> session =
+      EngineProbe(engine).CreateFilledSession(context, context + flags.steps + kWarm + 2);
   if (!session.ok()) return session.status();
   GenerateParams params;
   params.max_new_tokens = flags.steps + kWarm;
@@ -32,11 +33,11 @@ absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Eng
   return seconds;
 }
 
-absl::StatusOr<DecodeShare> TimeDecodeShare(const BenchFlags& flags, EngineOptions options, const ModelConfig& config,
+absl::StatusOr<DecodeShare> TimeDecodeShare(const BenchFlags& flags, ProbeOptions options, const ModelConfig& config,
                                             Device& device, int64_t context, RankOf of) {
   options.act_as_rank = of.rank;
   SimulatedRank comm(of.world, config.layers, device);
-  absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(options, device, comm);
+  absl::StatusOr<std::unique_ptr<Engine>> engine = EngineProbe::Create(options, device, comm);
   if (!engine.ok()) return engine.status();
   std::vector<std::vector<LayerTime>> steps;
   absl::StatusOr<std::vector<double>> seconds =

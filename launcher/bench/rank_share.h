@@ -28,7 +28,7 @@ struct RankOf {
 };
 
 // This share, on this process's device, whatever its own rank is.
-absl::StatusOr<DecodeShare> TimeDecodeShare(const BenchFlags& flags, EngineOptions options, const ModelConfig& config,
+absl::StatusOr<DecodeShare> TimeDecodeShare(const BenchFlags& flags, ProbeOptions options, const ModelConfig& config,
                                             Device& device, int64_t context, RankOf of);
 
 // Gathers what each rank's share took alone, `alone`, beside what the step took in all, and adds to the row:

@@ -23,7 +23,7 @@ class SimulatedRank : public Communicator {
   // layers: of the model that will run.
   SimulatedRank(int world, int layers, Device& device);
 
-  int rank() const override { return 0; }  // EngineOptions::act_as_rank says whose heads these are
+  int rank() const override { return 0; }  // ProbeOptions::act_as_rank says whose heads these are
   int size() const override { return world_; }
   void AllReduceSum(View, Device& device) override;
   void AllGather(void* out, const void* in, size_t bytes, Device& device) override;

@@ -209,11 +209,16 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   return options;
 }
 
-absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, EngineOptions options, Runtime& runtime) {
+absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, const EngineOptions& options,
+                                                   Runtime& runtime) {
+  return OpenEngine(flags, ProbeOptions{options, std::nullopt, 0}, runtime);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, ProbeOptions options, Runtime& runtime) {
   auto create = [&]() -> absl::StatusOr<std::unique_ptr<Engine>> {
     Progress progress("loading weights", "B", !runtime.leader());
     options.on_load = [&](int64_t done, int64_t total) { progress.Update(done, total); };
-    absl::StatusOr<std::unique_ptr<Engine>> made = Engine::Create(options, *runtime.device, *runtime.comm);
+    absl::StatusOr<std::unique_ptr<Engine>> made = EngineProbe::Create(options, *runtime.device, *runtime.comm);
     progress.Done();
     for (size_t i = 0; made.ok() && runtime.leader() && i < (*made)->notes().size(); ++i) {
       std::fprintf(stderr, "%s\n", (*made)->notes()[i].c_str());

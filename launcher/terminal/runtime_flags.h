@@ -13,6 +13,7 @@
 #include "parallel/communicator.h"
 #include "parallel/mpi_session.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/probe.h"
 
 namespace duo {
 
@@ -50,7 +51,9 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
 
 // Creates the engine with a progress bar for the weights. With --device auto a memory plan that does not fit the GPU
 // falls back to the CPU, with one line that says why.
-absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, EngineOptions options, Runtime& runtime);
+absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, const EngineOptions& options,
+                                                   Runtime& runtime);
+absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, ProbeOptions options, Runtime& runtime);
 
 // Prints "error: ..." on rank 0 (every rank's error where ranks do not agree is rank 0's) and gives the exit code 1.
 int Fail(const absl::Status& status, bool leader = true);

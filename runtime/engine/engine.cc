@@ -6,8 +6,8 @@
 #include "absl/strings/str_format.h"
 #include "kernels/attention.h"
 #include "kernels/base/seconds.h"
-#include "kernels/base/splitmix64.h"
 #include "runtime/engine/engine_state.h"
+#include "runtime/model/worker_probe.h"
 
 namespace duo {
 
@@ -30,13 +30,7 @@ Engine::Engine() : state_(std::make_unique<State>()) {}
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, Device& device,
                                                        Communicator& comm) {
   std::unique_ptr<Engine> engine(new Engine());
-  engine->state_->options = options;
-  engine->state_->device = &device;
-  engine->state_->comm = &comm;
-  if (absl::Status s = engine->state_->Load(); !s.ok()) {
-    engine->state_->scheduler.reset();
-    return s;
-  }
+  if (absl::Status s = engine->state_->Start({options, std::nullopt, 0}, device, comm); !s.ok()) return s;
   return engine;
 }
 
@@ -53,7 +47,7 @@ void Engine::Follow() {
       case Command::kEnd:
         return;
       case Command::kFill:
-        state_->worker->FillCache();
+        WorkerProbe::FillCache(*state_->worker);
         break;
       case Command::kStep: {
         absl::StatusOr<StepPlan> plan = ParseStepPlan(payload);
@@ -92,34 +86,6 @@ absl::StatusOr<SessionId> Engine::Fork(SessionId id, int64_t max_tokens) {
 absl::Status Engine::Rewind(SessionId id, int64_t tokens) { return state_->scheduler->Rewind(id, tokens); }
 absl::StatusOr<std::vector<int32_t>> Engine::Tokens(SessionId id) const { return state_->scheduler->Tokens(id); }
 
-absl::StatusOr<MemoryPlan> Engine::PlanMemory(const EngineOptions& options, Device& device, Communicator& comm) {
-  State state;
-  state.options = options;
-  state.device = &device;
-  state.comm = &comm;
-  if (absl::Status s = state.Prepare(); !s.ok()) return s;
-  return state.memory;
-}
-
-absl::StatusOr<double> Engine::CompareWithPlainAttention(SessionId id) {
-  const Sequence* sequence = state_->scheduler->FindSequence(id);
-  if (sequence == nullptr) return absl::NotFoundError(absl::StrCat("there is no session ", id));
-  state_->Settle();
-  return state_->worker->CompareWithPlainAttention(sequence->table, sequence->length);
-}
-
-absl::StatusOr<SessionId> Engine::CreateFilledSession(int64_t tokens, int64_t max_tokens) {
-  if (state_->scheduler->stats().sessions > 0) {
-    return absl::FailedPreconditionError("the cache can be filled only while no session is open");
-  }
-  state_->Send(Command::kFill, "");
-  state_->worker->FillCache();
-  std::vector<int32_t> ids(tokens);
-  for (int64_t i = 0; i < tokens; ++i)
-    ids[i] = static_cast<int32_t>(SplitMix64(i) % static_cast<uint64_t>(state_->config.vocab));
-  return state_->scheduler->AdoptSession(max_tokens, std::move(ids), true);
-}
-
 absl::Status Engine::WarmUp() {
   WaitForPrefillPlans(*state_->device);
   constexpr int64_t kAnswer = 4;
@@ -138,14 +104,6 @@ absl::Status Engine::WarmUp() {
   if (absl::Status s = CloseSession(*session); !s.ok()) return s;
   state_->scheduler->ForgetSteps();
   return append.ok() ? ask.status() : append.status();
-}
-
-int64_t Engine::DecodeWeightBytes() const {
-  const ModelWeights& weights = state_->worker->model().weights();
-  int64_t bytes = weights.head.bytes();
-  for (const LayerWeights& w : weights.layers)
-    bytes += w.qkv.bytes() + w.o.bytes() + w.gate_up.bytes() + w.down.bytes();
-  return bytes;
 }
 
 absl::StatusOr<SessionInfo> Engine::Get(SessionId id) const {

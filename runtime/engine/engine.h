@@ -66,12 +66,7 @@ struct EngineOptions {
   int64_t max_session_tokens = 0;  // 0: the model's positions
   int64_t kv_tokens = 0;           // tokens of retrieval KV in all; 0: what the device's memory leaves
 
-  // For benchmarks: a model of this shape with random weights instead of model_dir's, and its heads instead of a
-  // pattern's.
-  std::optional<ModelConfig> shape;
-  std::optional<HeadPlan> heads;
-  // For benchmarks on one device: do this rank's share of the communicator's world (which then answers for all).
-  int act_as_rank = 0;
+  std::optional<HeadPlan> heads;  // these instead of a pattern's
 
   // Appends may ask for the logits after each of their tokens (RequestEvents::on_logits). A chunk then has at most 256
   // tokens, whose logits are held at once.
@@ -116,15 +111,6 @@ class Engine {
   // Reads two chunks of nonsense and answers once, so that what libraries choose, compile and record on first use is
   // ready before the first request. Its steps are not counted in stats(). Only while no session is open.
   absl::Status WarmUp();
-  // For benchmarks: a session of `tokens` random tokens whose pages and rings hold random codes. Overwrites the whole
-  // cache, so no other session may be open.
-  absl::StatusOr<SessionId> CreateFilledSession(int64_t tokens, int64_t max_tokens);
-  // For benchmarks: the memory plan that Create would make, without loading anything. Every rank calls it.
-  static absl::StatusOr<MemoryPlan> PlanMemory(const EngineOptions& options, Device& device, Communicator& comm);
-  // For benchmarks: the decode kernels against plain attention on this session's pages, relative L2 difference, on
-  // rank 0 and there for whole heads.
-  absl::StatusOr<double> CompareWithPlainAttention(SessionId id);
-
   // Both check what can be checked and queue; the rest comes through the events.
   absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events);
   absl::StatusOr<RequestId> Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
@@ -154,14 +140,12 @@ class Engine {
   // What the user should know about this model in these formats, a sentence each. On rank 0.
   const std::vector<std::string>& notes() const;
   EngineStats stats() const;
-  // Bytes of this rank's weights that one decode step reads: everything but the embedding, of which it takes one row.
-  int64_t DecodeWeightBytes() const;
-
   // KV bytes of n tokens over all ranks, without page rounding: n * retrieval bytes + rings; and with full attention.
   int64_t KvBytes(int64_t tokens) const;
   int64_t KvBytesFull(int64_t tokens) const;
 
  private:
+  friend class EngineProbe;  // probe.h: benchmarks
   Engine();
   struct State;
   std::unique_ptr<State> state_;

@@ -14,6 +14,8 @@
 #include "runtime/model/rope.h"
 #include "runtime/model/sampler.h"
 #include "runtime/weights/fingerprint.h"
+#include "runtime/model/workspace.h"
+#include "runtime/weights/held_weights.h"
 #include "runtime/weights/key_bias.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/quantize.h"
@@ -144,7 +146,7 @@ std::vector<Fact> CommonFacts(const EngineOptions& o) {
 }
 
 // Ranks may read folders of their own: the same model must be in them.
-absl::Status AgreeOnConfig(Communicator& comm, const EngineOptions& options) {
+absl::Status AgreeOnConfig(Communicator& comm, const ProbeOptions& options) {
   if (comm.size() == 1 || options.shape.has_value()) return absl::OkStatus();
   const std::string path = options.model_dir + "/config.json";
   const absl::StatusOr<std::string> text = ReadFile(path);
@@ -220,12 +222,16 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
   sizes.table_pages = CeilDiv(limits.max_tokens, kPageTokens);
   memory.device_free = device->FreeMemory();
   memory.reserve = device->is_cuda() ? int64_t{256} << 20 : memory.device_free / 32;
-  memory.weights = WeightBytes(config, shard, formats);
+  memory.weights = WeightBytes({config, shard, formats});
   memory.rings = sizes.rings * unit.ring;
   memory.tables = 4 * sizes.tables * (sizes.table_pages + CeilDiv(sizes.table_pages, sizes.slots));
-  memory.workspace =
-      std::max(Model::WorkspaceBytes(config, partition, shard, formats, kv, heads, limits, *device),
-               Bytes(DType::kF32, limits.samples * shard.vocab.size()) + DrawScratchBytes(*device, shard.vocab.size()));
+  const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
+  const absl::StatusOr<int64_t> forward =
+      WorkspaceBytes({config, partition, shard, rope}, formats, heads, sizes, limits, *device);
+  if (!forward.ok()) return forward.status();
+  const auto sampling = static_cast<int64_t>(Bytes(DType::kF32, limits.samples * shard.vocab.size()) +
+                                             DrawScratchBytes(*device, shard.vocab.size()));
+  memory.workspace = std::max(*forward, sampling);
   // Every sequence may end inside a page, and a fork copies one: rounding beside the tokens themselves.
   const int64_t rounding = 2 * sizes.tables;
   auto pages_for = [&](int64_t tokens) {
@@ -261,10 +267,7 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.sessions = options.sessions;
   s.questions = options.questions;
   const double d = config.head_dim;
-  s.flop_per_token =
-      2.0 * config.layers *
-      (config.hidden * d * 2.0 * (config.heads + config.kv_heads) + 3.0 * config.hidden * config.intermediate) /
-      comm->size();
+  s.flop_per_token = 2.0 * config.layers * static_cast<double>(LayerMatrixElements(config)) / comm->size();
   s.flop_per_token_pair = 4.0 * d * (config.heads / config.kv_heads) * heads.retrieval_heads() / comm->size();
   s.flop_rate = device->is_cuda() ? 4e14 : 3e10 * device->pool().threads();
   scheduler = std::make_unique<Scheduler>(s, sizes, AnyWhole(partition), AnySplit(partition));
@@ -323,16 +326,25 @@ absl::Status Engine::State::Prepare() {
   return absl::OkStatus();
 }
 
+absl::Status Engine::State::Start(const ProbeOptions& wanted, Device& on, Communicator& with) {
+  options = wanted;
+  device = &on;
+  comm = &with;
+  absl::Status loaded = Load();
+  if (!loaded.ok()) scheduler.reset();  // nobody follows
+  return loaded;
+}
+
 absl::Status Engine::State::Load() {
   if (absl::Status s = Prepare(); !s.ok()) return s;
   StartPrefillPlans(*device, limits.prefill_rows, MostWholeHeads(shard), config.heads / config.kv_heads,
                     config.head_dim, limits.max_tokens);
   absl::StatusOr<ModelWeights> weights =
-      files.has_value() ? LoadWeights(*files, config, shard, formats, *device, *comm, options.on_load)
-                        : RandomWeights(config, shard, formats, *device);
+      files.has_value() ? LoadWeights(*files, {config, shard, formats}, *device, *comm, options.on_load)
+                        : RandomWeights({config, shard, formats}, *device);
   if (absl::Status s = Agree(*comm, weights.status()); !s.ok()) return s;
-  absl::StatusOr<Model> model = Model::Create(config, partition, shard, std::move(*weights),
-                                              ComputeRopeFrequencies(config, limits.max_tokens), *device, *comm);
+  const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
+  absl::StatusOr<Model> model = Model::Create({config, partition, shard, rope}, std::move(*weights), *device, *comm);
   if (absl::Status s = Agree(*comm, model.status()); !s.ok()) return s;
   absl::StatusOr<KvCache> cache = KvCache::Create(*device, config, shard, heads, sizes);
   if (absl::Status s = Agree(*comm, cache.status()); !s.ok()) return s;

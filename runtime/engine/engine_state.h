@@ -1,6 +1,7 @@
-// Engine::State: what an engine owns on one rank, and how it comes to be. For engine.cc and engine_setup.cc alone.
+// Engine::State: what an engine owns on one rank, and how it comes to be. For engine.cc, engine_setup.cc and probe.cc
+// alone.
 //
-// Setting up goes from what is known for nothing to what takes memory, the same on every rank: Prepare (config, heads,
+// Setting up goes from what costs nothing to know to what takes memory, the same on every rank: Prepare (config, heads,
 // partition, formats, sizes; Decide and Size are its parts), then Load (weights, cache, workspace; on rank 0 a
 // scheduler). Every error is agreed on, so that all ranks end alike.
 #pragma once
@@ -13,13 +14,14 @@
 
 #include "parallel/shard.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/probe.h"
 #include "runtime/model/worker.h"
 #include "runtime/scheduler/scheduler.h"
 
 namespace duo {
 
 struct Engine::State {
-  EngineOptions options;
+  ProbeOptions options;
   ModelConfig config;
   HeadPlan heads;
   Partition partition;
@@ -38,6 +40,7 @@ struct Engine::State {
   KvSizes sizes;
   int chunk = 0;
 
+  absl::Status Start(const ProbeOptions& options, Device& device, Communicator& comm);
   absl::Status Prepare();
   absl::Status Load();
   absl::Status Decide();
@@ -50,7 +53,7 @@ struct Engine::State {
   // Rank 0: page and ring copies that wait for the next step are done now.
   void Settle() {
     StepPlan plan;
-    if (!scheduler->TakeUpkeep(&plan)) return;
+    if (!scheduler->TakeCacheUpdates(&plan)) return;
     if (comm->size() > 1) Send(Command::kStep, Serialize(plan));
     worker->Execute(plan);
   }

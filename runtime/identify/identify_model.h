@@ -1,16 +1,18 @@
 // IdentifyModel: a frozen model run twice over one sequence, as its own teacher with full attention and as a student
 // whose KV head j attends with (1 - a_j) * streaming + a_j * full, and the gradient of their difference with respect to
-// the gates a. What `duo identify` trains with (arXiv 2410.10819 section 2.3, as the released code does it):
+// the gates a. `duo identify` trains with it (arXiv 2410.10819 section 2.3, as the released code does it):
 //
-//   - the streaming branch is of the student's q, k and v, with the exact window of README ("What attention means
-//     here"). The full branch is either the teacher's own attention output, without gradient, or of the student's q, k
-//     and v too (FullBranch);
+//   - the streaming branch attends with the student's q, k and v and the exact window of streaming heads
+//   (kernels/README.md). The full
+//     branch is either the teacher's own attention output, without gradient, or attends with the student's q, k and v
+//     too (FullBranch);
 //   - loss = mean over label rows and hidden channels of (student - teacher)^2 of the last hidden state, after the
 //     final norm.
 //
-// Weights have no gradient, so the way back carries one residual gradient and, of attention, those of the student's
-// own branches. Memory is bounded by recomputing each layer on the way back from its input. What is kept for every
-// layer:
+// The layers themselves are those that questions run (transformer.h); here is how teacher and student attend, and the
+// way back. Weights have no gradient, so the way back carries the residual stream's gradient and the gradients of the
+// student's own branches. Memory is bounded by recomputing each layer on the way back from the layer's input. Kept for
+// every layer are:
 //   - the student's input residual, f32 [tokens][hidden];
 //   - the teacher's attention output, if that is the full branch, T [tokens][q columns]. Recomputing it instead would
 //     need the teacher's residuals, which are larger, and cost the quadratic part of the work once more.
@@ -21,12 +23,15 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "kernels/backward.h"
 #include "kernels/base/buffer.h"
+#include "runtime/model/transformer.h"
 #include "runtime/weights/config.h"
 #include "runtime/weights/weights.h"
 
@@ -80,12 +85,10 @@ class IdentifyModel {
  private:
   // Views of max_tokens rows; a pass takes the first n of each.
   struct Workspace {
-    View residual, gradient, teacher;           // f32 [tokens][hidden]
-    View normed, branch;                        // T [tokens][hidden]
-    View qkv, before, dqkv, streaming, mixed;   // T; `before` only with q and k norms
+    Activations a;                              // `projected` and `mlp` are one
+    View gradient, teacher;                     // f32 [tokens][hidden]
+    View before, dqkv, streaming, mixed;        // T; `before` only with q and k norms
     View dfull;                                 // T, only where the full branch is the student's
-    View gate_up, product;                      // T, of a block of rows
-    View cos_sin;                               // f32 [tokens][head_dim]
     std::vector<View> inputs, full;             // [layers]; the student's full branch is one view for all
     float *lse = nullptr, *full_lse = nullptr;  // [q heads][tokens]
     float *gates = nullptr, *closed = nullptr;  // [layers][kv_heads]: a and 1 - a
@@ -100,22 +103,23 @@ class IdentifyModel {
                                                RankShard* shard);
   absl::Status Allocate();
   Workspace LayOut(Arena& arena) const;
-  size_t ScratchBytes() const;
+  size_t MeasureBytes() const;  // what all passes over max_tokens take of an arena
 
-  // One pass over the first `rows` rows. Both leave the last layer's output in w_.residual.
+  // One pass over the first `rows` rows. Both leave the last layer's output in w_.a.residual.
   void Start(const std::vector<int32_t>& tokens);
   void Teacher(int64_t rows, int64_t first_label);
   void Student(int64_t rows, int64_t first_label);
   void Backward(int64_t rows, int64_t first_label);
   double Compare(int64_t rows, int64_t first_label);  // loss and, in w_.gradient, its gradient
 
-  // normed = norm(residual + add), qkv = its rotated projections; `residual` takes `add`.
-  void Project(int layer, int64_t rows, View add);
+  Activations First(int64_t rows) const;  // of a pass over so many rows
+  Transformer Layers() { return Transformer(config_, weights_, *device_, *comm_, arena_); }
+  // Runs the layers; attend(layer) goes from w_.a.qkv to what it returns, of all rows. Leaves the last layer's output
+  // in w_.a.residual, in the rows from FirstRow of the last layer on.
+  void Run(int64_t rows, int64_t first_label, absl::FunctionRef<View(int layer)> attend);
   void Mix(int layer, int64_t rows);  // the student's attention, then its mix
   // w_.gradient += through one of the student's branches, `out`, from its gradient `dout`, to the layer's input.
   void BranchBackward(int layer, int64_t rows, View dout, View out, const float* lse, const WindowMask& mask);
-  View OutputOf(int layer, View attention);                    // o_proj
-  View Mlp(int layer, int64_t rows, int64_t first, View add);  // of residual + add, for rows from `first` on
   void MlpBackward(int layer, int64_t rows, int64_t first);
   WindowMask Window(int layer) const;
   // Full attention as a window: the op that gives an lse and has a gradient.
@@ -128,10 +132,10 @@ class IdentifyModel {
   Sizes sizes_;
   HeadShape shape_;
   Device* device_;
+  std::unique_ptr<Communicator> comm_;  // this rank alone
   ModelWeights weights_;
   Arena arena_;
   Workspace w_;
-  size_t scratch_ = 0;  // arena_.used() where scratch begins
   double rope_factor_ = 1;
 };
 

@@ -10,6 +10,81 @@ bool Windowed(const ModelConfig& config, int layer) {
   return config.sliding_window > 0 && config.window_layers[layer] != 0;
 }
 
+int64_t SplitTablePages(const KvSizes& sizes) { return CeilDiv(sizes.table_pages, sizes.slots); }
+
+// Deals out the cache's memory, layer by layer in order.
+struct Places {
+  const KvSizes& sizes;
+  const HeadPlan& heads;
+  PageLayout page;
+  int64_t ring_stride;
+  const int32_t *tables, *split_tables;
+  uint8_t *pages, *split_pages, *rings;  // where the next layer's begin
+
+  // The piece of a split head that is the layer's `index`-th head.
+  PagedKv Piece(const LocalHead& head, int index, int window) {
+    PagedKv piece;
+    piece.base = split_pages;
+    piece.page = page;
+    piece.num_heads = 1;
+    piece.first_head = index;
+    piece.slots = head.slots;
+    piece.first_slot = head.first_slot;
+    piece.num_slots = head.last_slot - head.first_slot;
+    piece.split = true;
+    piece.tables = split_tables;
+    piece.table_stride = SplitTablePages(sizes);
+    piece.window = window;
+    piece.head_stride = piece.id_stride() * sizes.split_pages;
+    split_pages += piece.head_stride;
+    return piece;
+  }
+
+  PagedKv Whole(int first_head, int num_heads, int window) {
+    PagedKv whole;
+    whole.base = pages;
+    whole.page = page;
+    whole.num_heads = num_heads;
+    whole.first_head = first_head;
+    whole.head_stride = page.page_bytes() * sizes.pages;
+    whole.tables = tables;
+    whole.table_stride = sizes.table_pages;
+    whole.window = window;
+    pages += num_heads * whole.head_stride;
+    return whole;
+  }
+
+  RingKv Ring(int first_head, int num_heads, int window) {
+    RingKv ring;
+    ring.base = rings;
+    ring.ring_stride = ring_stride;
+    ring.format = RingFormat(sizes.format);
+    ring.head_dim = page.head_dim;
+    ring.num_heads = num_heads;
+    ring.first_head = first_head;
+    ring.sink = heads.sink;
+    ring.recent = heads.recent;
+    ring.window = window;
+    rings += num_heads * ring.ring_bytes();
+    return ring;
+  }
+
+  LayerKv Layer(const std::vector<LocalHead>& local, int group, int window) {
+    LayerKv layer;
+    int whole = 0, streaming = 0;  // heads; a rank's pieces come first, then whole ones, then streaming ones
+    for (int i = 0; i < static_cast<int>(local.size()); ++i) {
+      if (local[i].kind == HeadKind::kSplit) layer.paged.push_back(Piece(local[i], i, window));
+      whole += local[i].kind == HeadKind::kWhole;
+      streaming += local[i].kind == HeadKind::kStreaming;
+    }
+    const int pieces = static_cast<int>(layer.paged.size()), paged = pieces + whole;
+    if (whole > 0) layer.paged.push_back(Whole(pieces, whole, window));
+    layer.ring = Ring(streaming > 0 ? paged : 0, streaming, window);
+    layer.shape = {page.head_dim, group, paged + streaming, KvRotatesKeys(sizes.format) ? paged : 0};
+    return layer;
+  }
+};
+
 }  // namespace
 
 KvUnitBytes UnitBytes(const ModelConfig& config, const RankShard& shard, const HeadPlan& heads, KvFormat format) {
@@ -26,95 +101,53 @@ KvUnitBytes UnitBytes(const ModelConfig& config, const RankShard& shard, const H
   return bytes;
 }
 
+absl::Status KvCache::Allocate(Device& device, const KvUnitBytes& unit) {
+  const struct {
+    Buffer& buffer;
+    int64_t bytes;
+    const char* what;
+  } wanted[] = {
+      {pages_, unit.page * sizes_.pages, "the KV cache of the retrieval heads"},
+      {split_pages_, unit.split_page * sizes_.split_pages, "the KV cache of the split heads"},
+      {rings_, unit.ring * sizes_.rings, "the KV cache of the streaming heads"},
+      {tables_, 4 * sizes_.tables * sizes_.table_pages, "the page tables"},
+      {split_tables_, 4 * sizes_.tables * SplitTablePages(sizes_), "the split page tables"},
+  };
+  for (const auto& [buffer, bytes, what] : wanted) {
+    absl::StatusOr<Buffer> got = Buffer::Allocate(device, bytes, what);
+    if (!got.ok()) return got.status();
+    buffer = std::move(*got);
+  }
+  // Kernels may read a table's unused tail (a graph's padding rows do): ids there must be valid.
+  for (const Buffer* buffer : {&tables_, &split_tables_, &rings_}) device.Fill(buffer->data(), 0, buffer->size());
+  return absl::OkStatus();
+}
+
 absl::StatusOr<KvCache> KvCache::Create(Device& device, const ModelConfig& config, const RankShard& shard,
                                         const HeadPlan& heads, const KvSizes& sizes) {
   KvCache cache;
   cache.sizes_ = sizes;
   const KvUnitBytes unit = UnitBytes(config, shard, heads, sizes.format);
   cache.ring_stride_ = unit.ring;
-  const int64_t split_table_pages = CeilDiv(sizes.table_pages, sizes.slots);
-
-  auto allocate = [&](Buffer& buffer, int64_t bytes, std::string_view what) -> absl::Status {
-    absl::StatusOr<Buffer> got = Buffer::Allocate(device, bytes, what);
-    if (!got.ok()) return got.status();
-    buffer = std::move(*got);
-    return absl::OkStatus();
-  };
-  absl::Status status = allocate(cache.pages_, unit.page * sizes.pages, "the KV cache of the retrieval heads");
-  if (status.ok())
-    status = allocate(cache.split_pages_, unit.split_page * sizes.split_pages, "the KV cache of the split heads");
-  if (status.ok()) status = allocate(cache.rings_, unit.ring * sizes.rings, "the KV cache of the streaming heads");
-  if (status.ok()) status = allocate(cache.tables_, 4 * sizes.tables * sizes.table_pages, "the page tables");
-  if (status.ok())
-    status = allocate(cache.split_tables_, 4 * sizes.tables * split_table_pages, "the split page tables");
-  if (!status.ok()) return status;
-  // Kernels may read a table's unused tail (a graph's padding rows do): ids there must be valid.
-  device.Fill(cache.tables_.data(), 0, cache.tables_.size());
-  device.Fill(cache.split_tables_.data(), 0, cache.split_tables_.size());
-  device.Fill(cache.rings_.data(), 0, cache.rings_.size());
-
-  const PageLayout page{sizes.format, config.head_dim};
-  uint8_t* pages = cache.pages_.as<uint8_t>();
-  uint8_t* split_pages = cache.split_pages_.as<uint8_t>();
-  uint8_t* rings = cache.rings_.as<uint8_t>();
+  if (absl::Status s = cache.Allocate(device, unit); !s.ok()) return s;
+  Places places{sizes,
+                heads,
+                {sizes.format, config.head_dim},
+                unit.ring,
+                cache.tables_.as<int32_t>(),
+                cache.split_tables_.as<int32_t>(),
+                cache.pages_.as<uint8_t>(),
+                cache.split_pages_.as<uint8_t>(),
+                cache.rings_.as<uint8_t>()};
   for (int l = 0; l < config.layers; ++l) {
-    LayerKv layer;
     const int window = Windowed(config, l) ? static_cast<int>(config.sliding_window) : 0;
-    const std::vector<LocalHead>& local = shard.layers[l];
-    layer.shape = {config.head_dim, config.heads / config.kv_heads, static_cast<int>(local.size())};
-    PagedKv whole;
-    for (int i = 0; i < static_cast<int>(local.size()); ++i) {
-      const LocalHead& head = local[i];
-      if (head.kind == HeadKind::kSplit) {
-        PagedKv piece;
-        piece.base = split_pages;
-        piece.page = page;
-        piece.num_heads = 1;
-        piece.first_head = i;
-        piece.slots = head.slots;
-        piece.first_slot = head.first_slot;
-        piece.num_slots = head.last_slot - head.first_slot;
-        piece.split = true;
-        piece.tables = cache.split_tables_.as<int32_t>();
-        piece.table_stride = split_table_pages;
-        piece.window = window;
-        piece.head_stride = piece.id_stride() * sizes.split_pages;
-        split_pages += piece.head_stride;
-        layer.paged.push_back(piece);
-      } else if (head.kind == HeadKind::kWhole) {
-        if (whole.num_heads++ == 0) whole.first_head = i;
-      } else {
-        if (layer.ring.num_heads++ == 0) layer.ring.first_head = i;
-      }
-    }
-    const int paged_heads = layer.shape.kv_heads - layer.ring.num_heads;
-    layer.shape.hadamard_heads = KvRotatesKeys(sizes.format) ? paged_heads : 0;
-    if (whole.num_heads > 0) {
-      whole.base = pages;
-      whole.page = page;
-      whole.head_stride = page.page_bytes() * sizes.pages;
-      whole.tables = cache.tables_.as<int32_t>();
-      whole.table_stride = sizes.table_pages;
-      whole.window = window;
-      pages += whole.num_heads * whole.head_stride;
-      layer.paged.push_back(whole);
-    }
-    RingKv& ring = layer.ring;
-    ring.base = rings;
-    ring.ring_stride = cache.ring_stride_;
-    ring.format = RingFormat(sizes.format);
-    ring.head_dim = config.head_dim;
-    ring.sink = heads.sink;
-    ring.recent = heads.recent;
-    ring.window = window;
-    rings += ring.num_heads * ring.ring_bytes();
-    cache.layers_.push_back(std::move(layer));
+    cache.layers_.push_back(places.Layer(shard.layers[l], config.heads / config.kv_heads, window));
   }
   return cache;
 }
 
 void KvCache::WriteTable(Device& device, bool split, int table, int first, const int32_t* ids, int count) {
-  const int64_t stride = split ? CeilDiv(sizes_.table_pages, sizes_.slots) : sizes_.table_pages;
+  const int64_t stride = split ? SplitTablePages(sizes_) : sizes_.table_pages;
   DUO_CHECK_LT(table, sizes_.tables);
   DUO_CHECK_LE(first + count, stride);
   Buffer& tables = split ? split_tables_ : tables_;

@@ -3,7 +3,7 @@
 // Retrieval heads: a page id names kPageTokens consecutive tokens of a sequence, in every layer and whole head of this
 // rank; a split page id names `slots` consecutive pages of the split heads, of which this rank stores its own slots.
 // Streaming heads: a ring number names one ring of S + R + 1 tokens in every layer and streaming head of this rank.
-// Who owns which id is decided by rank 0 alone (page_table.h); this class only holds the bytes.
+// Who owns which id is decided by rank 0 alone (page_pool.h); this class only holds the bytes.
 //
 // Made at start, allocates nothing later. Not thread-safe; used by the worker.
 #pragma once
@@ -65,6 +65,8 @@ class KvCache {
   uint8_t* ring_data(int ring) const { return rings_.as<uint8_t>() + ring * ring_stride_; }
 
  private:
+  absl::Status Allocate(Device& device, const KvUnitBytes& unit);
+
   KvSizes sizes_;
   std::vector<LayerKv> layers_;
   Buffer pages_, split_pages_, rings_, tables_, split_tables_;

@@ -1,5 +1,6 @@
-// Model: the transformer, written once for every family, backend, head class and rank count. One call runs one step on
-// this rank: rows of tokens in, logits of the sampled rows out, K and V into the cache on the way.
+// Model: the transformer over the KV cache. One call runs one step on this rank: rows of tokens in, logits of the
+// sampled rows out, K and V into the cache on the way. The layers are transformer.h's; here is how their heads attend,
+// of every class and on any number of ranks.
 //
 // Owns the weights and the step's device constants; borrows the device, the communicator and the cache. Allocates
 // nothing in Forward; all collectives of a step happen in it, in the same order on every rank. Not thread-safe.
@@ -13,6 +14,7 @@
 #include "parallel/shard.h"
 #include "runtime/kv/kv_cache.h"
 #include "runtime/model/rope.h"
+#include "runtime/model/transformer.h"
 #include "runtime/weights/config.h"
 #include "runtime/weights/weights.h"
 
@@ -35,22 +37,21 @@ struct StepLimits {
   int64_t max_tokens = 0;  // of one sequence
 };
 
+// What a model is made from besides its weights.
+struct ModelParts {
+  const ModelConfig& config;
+  const Partition& partition;
+  const RankShard& shard;
+  const RopeFrequencies& rope;
+};
+
 class Model {
  public:
-  // A row block of the MLP, so that its activations stay small in long prefill chunks.
-  static constexpr int kMlpRows = 2048;
-
-  static absl::StatusOr<Model> Create(const ModelConfig& config, const Partition& partition, const RankShard& shard,
-                                      ModelWeights weights, const RopeFrequencies& rope, Device& device,
+  static absl::StatusOr<Model> Create(const ModelParts& parts, ModelWeights weights, Device& device,
                                       Communicator& comm);
 
   // logits [num_samples, this rank's vocabulary] f32, in `arena`, valid until its next step.
   View Forward(const StepInput& input, const KvCache& cache, Arena& arena);
-
-  // Arena bytes that the limits need.
-  static size_t WorkspaceBytes(const ModelConfig& config, const Partition& partition, const RankShard& shard,
-                               const WeightFormats& formats, const KvFormat format, const HeadPlan& heads,
-                               const StepLimits& limits, const Device& device);
 
   const ModelWeights& weights() const { return weights_; }
   const ModelConfig& config() const { return config_; }
@@ -63,17 +64,19 @@ class Model {
     const int32_t* ids = nullptr;  // device [ranks][entries]
     std::vector<bool> own_square;  // [piece of this rank]: attends within the chunk
   };
-  struct Activations {
-    View residual, normed, qkv, attention, projected, mlp, gate_up, cos_sin;
+  // One step's memory.
+  struct Workspace {
+    View logits;
+    Activations a;
+    View attended;         // T [rows, q columns of the layer with the most heads]
     float* lse = nullptr;  // [ranks][entries][rows]
   };
 
   Model() = default;
-  static Activations Allocate(Arena& arena, const ModelConfig& config, const RankShard& shard, const Device& device,
-                              int rows, int world, int entries);
-  // residual += add, then attention: returns what the MLP must add.
-  View Attention(int l, const StepInput& input, const KvCache& cache, const Activations& a, View add, Arena& arena);
-  View Mlp(int l, const Activations& a, View add, Arena& arena);
+  Workspace Allocate(Arena& arena, int rows, int samples) const;
+  // How the heads of a layer attend: stores the rows' keys and values, and returns what they attended to.
+  View Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);
+  void AttendPaged(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);
 
   ModelConfig config_;
   RankShard shard_;

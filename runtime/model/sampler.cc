@@ -21,16 +21,16 @@ float LogSumExp(const std::vector<float>& parts) {
 }
 
 // The `count` largest logits of each rank's shard, most likely first.
-std::vector<Candidate> GatherCandidates(Device& device, Communicator& comm, View logits, int32_t first_id, int count,
+std::vector<Candidate> GatherCandidates(Device& device, Communicator& comm, const LogitShard& own, int count,
                                         Arena& arena) {
   const size_t mark = arena.used();
-  const int mine = static_cast<int>(std::min<int64_t>(count, logits.cols));
+  const int mine = static_cast<int>(std::min<int64_t>(count, own.logits.cols));
   std::vector<float> values(count, -std::numeric_limits<float>::infinity());
   std::vector<int32_t> ids(count, -1);
   if (mine > 0) {
     auto* device_values = static_cast<float*>(arena.Take(4 * mine));
     auto* device_ids = static_cast<int32_t*>(arena.Take(4 * mine));
-    TopLogits(device, device_values, device_ids, logits, first_id, mine, arena);
+    TopLogits(device, device_values, device_ids, own.logits, own.first_id, mine, arena);
     device.Download(values.data(), device_values, 4 * mine);
     device.Download(ids.data(), device_ids, 4 * mine);
   }
@@ -49,15 +49,15 @@ std::vector<Candidate> GatherCandidates(Device& device, Communicator& comm, View
   return candidates;
 }
 
-int32_t DrawFromNucleus(Device& device, Communicator& comm, View logits, int32_t first_id, const SampleParams& p,
-                        float lse, Arena& arena) {
-  int64_t widest = logits.cols;
+// own: one row's. lse: of the whole row.
+int32_t DrawFromNucleus(Device& device, Communicator& comm, const LogitShard& own, const SampleParams& p, float lse,
+                        Arena& arena) {
+  int64_t widest = own.logits.cols;
   std::vector<int64_t> widths(comm.size());
   comm.AllGatherHost(widths.data(), &widest, sizeof widest);
   widest = *std::max_element(widths.begin(), widths.end());
   for (int64_t count = std::min<int64_t>(1024, widest);; count = std::min(2 * count, widest)) {
-    const std::vector<Candidate> candidates =
-        GatherCandidates(device, comm, logits, first_id, static_cast<int>(count), arena);
+    const std::vector<Candidate> candidates = GatherCandidates(device, comm, own, static_cast<int>(count), arena);
     // Below the largest of the ranks' smallest candidates some shard may hide a better one, but what is before it is
     // the true order; it is enough that the nucleus ends within the first `count`, which are right on every rank.
     double mass = 0;
@@ -80,8 +80,8 @@ int32_t DrawFromNucleus(Device& device, Communicator& comm, View logits, int32_t
 
 }  // namespace
 
-std::vector<int32_t> DrawTokens(Device& device, Communicator& comm, const std::vector<ShardSample>& shards, View logits,
-                                int32_t first_id, const std::vector<SampleParams>& params, Arena& arena) {
+std::vector<int32_t> DrawTokens(Device& device, Communicator& comm, const std::vector<ShardSample>& shards,
+                                const LogitShard& own, const std::vector<SampleParams>& params, Arena& arena) {
   const size_t rows = shards.size();
   std::vector<ShardSample> all(rows * comm.size());
   comm.AllGatherHost(all.data(), shards.data(), rows * sizeof(ShardSample));
@@ -98,7 +98,7 @@ std::vector<int32_t> DrawTokens(Device& device, Communicator& comm, const std::v
     tokens[i] = std::isfinite(lse) ? best.id : kNoToken;
     if (tokens[i] == kNoToken) continue;
     if (params[i].top_p < 1.0f && params[i].temperature >= kGreedyBelow) {
-      tokens[i] = DrawFromNucleus(device, comm, logits.Rows(i, 1), first_id, params[i], lse, arena);
+      tokens[i] = DrawFromNucleus(device, comm, {own.logits.Rows(i, 1), own.first_id}, params[i], lse, arena);
     }
   }
   return tokens;

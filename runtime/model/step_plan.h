@@ -1,6 +1,6 @@
-// StepPlan: everything a rank must know to run one step, as one flat value. Rank 0's scheduler makes it, the
-// communicator broadcasts its bytes, every rank's worker executes it. Followers hold no requests and no sessions: only
-// device memory that plans name by number (page ids, tables, rings).
+// StepPlan: everything that a rank must know to run one step, as one flat value. Rank 0's scheduler makes the plan, the
+// communicator broadcasts the plan's bytes, every rank's worker executes it. Followers hold no requests and no
+// sessions, only device memory that plans name by number (page ids, tables, rings).
 //
 // Order of execution: table writes, page copies, ring copies, then the model, then sampling.
 // Plain value; thread-safe.
@@ -31,7 +31,7 @@ struct IdCopy {
 };
 
 // How retrieval heads attend: few rows of any number of sequences straight from the pages, or many rows of one.
-enum class StepKind : uint8_t { kRows, kPrefill, kUpkeep /* no model: only the copies and table writes */ };
+enum class StepKind : uint8_t { kRows, kPrefill, kCacheUpdates /* no model: only the copies and table writes */ };
 
 struct StepPlan {
   StepKind kind = StepKind::kRows;

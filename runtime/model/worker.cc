@@ -1,11 +1,8 @@
 #include "runtime/model/worker.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
-#include "kernels/attention_plain.h"
-#include "kernels/random_fill.h"
 #include "runtime/model/sampler.h"
 
 namespace duo {
@@ -133,71 +130,6 @@ std::vector<float> Worker::GatherLogits(int rows) {
   return logits;
 }
 
-void Worker::FillCache() {
-  uint64_t seed = comm_->rank();
-  for (const LayerKv& layer : cache_.layers()) {
-    for (const PagedKv& kv : layer.paged) {
-      FillPages(*device_, kv, 0, kv.split ? cache_.sizes().split_pages : cache_.sizes().pages, ++seed << 32);
-    }
-    for (int ring = 0; layer.ring.num_heads > 0 && ring < cache_.sizes().rings; ++ring) {
-      FillRing(*device_, layer.ring, ring, ++seed << 32);
-    }
-  }
-  device_->Synchronize();
-}
-
-double Worker::CompareWithPlainAttention(int32_t table, int64_t tokens) {
-  device_->BindThread();
-  const LayerKv* layer = nullptr;
-  for (const LayerKv& l : cache_.layers()) {
-    if (l.paged.empty() || l.paged.back().split) continue;
-    if (layer == nullptr || l.paged.back().num_heads > layer->paged.back().num_heads) layer = &l;
-  }
-  if (layer == nullptr) return 0;
-  const PagedKv& kv = layer->paged.back();
-  const HeadShape& shape = layer->shape;
-  const DType type = ActivationType(*device_);
-  StepPlan plan;
-  plan.kind = StepKind::kRows;
-  plan.tokens = {0};
-  plan.positions = {static_cast<int32_t>(tokens - 1)};
-  plan.row_seq = {0};
-  SeqSpan span;
-  span.num_rows = 1;
-  span.history = static_cast<int32_t>(tokens - 1);
-  span.table = table;
-  span.keep_pages = 1;
-  plan.spans = {span};
-  plan.max_tokens = tokens;
-  const StepInput input = Upload(plan);
-
-  arena_.Rewind(0);
-  const View qkv = arena_.Matrix(type, 1, shape.qkv_cols()), out = arena_.Matrix(type, 1, shape.q_cols());
-  const int64_t count = int64_t{kv.num_heads} * shape.group * shape.head_dim;
-  auto* plain = static_cast<float*>(arena_.Take(sizeof(float) * count));
-  FillRun random;
-  random.data = qkv.as<uint8_t>();
-  random.count = qkv.cols;
-  random.kind = type == DType::kBF16 ? FillKind::kBF16 : FillKind::kF32;
-  random.amplitude = 4;  // scores that differ: some keys count much more than others
-  FillElements(*device_, random, 1);
-  AttendPages(*device_, out, nullptr, qkv, shape, input.batch, kv, arena_);
-  AttendPlain(*device_, plain, qkv, shape, kv, table, tokens);
-  std::vector<float> expected(count);
-  std::vector<uint8_t> found(Bytes(type, shape.q_cols()));
-  device_->Download(expected.data(), plain, sizeof(float) * count);
-  device_->Download(found.data(), out.data, found.size());
-  const int64_t first = int64_t{kv.first_head} * shape.group * shape.head_dim;
-  double difference = 0, norm = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const float x = type == DType::kBF16 ? ToFloat(reinterpret_cast<const bf16*>(found.data())[first + i])
-                                         : reinterpret_cast<const float*>(found.data())[first + i];
-    difference += (x - expected[i]) * (x - expected[i]);
-    norm += expected[i] * expected[i];
-  }
-  return std::sqrt(difference / norm);
-}
-
 StepResult Worker::Execute(const StepPlan& plan) {
   device_->BindThread();
   const int32_t* ids = plan.table_ids.data();
@@ -208,7 +140,7 @@ StepResult Worker::Execute(const StepPlan& plan) {
   for (const IdCopy& copy : plan.page_copies) cache_.CopyPages(*device_, copy.split != 0, copy.from, copy.to);
   for (const IdCopy& copy : plan.ring_copies) cache_.CopyRings(*device_, copy.from, copy.to);
   StepResult result;
-  if (plan.kind == StepKind::kUpkeep || plan.tokens.empty()) {
+  if (plan.kind == StepKind::kCacheUpdates || plan.tokens.empty()) {
     device_->Synchronize();
     return result;
   }
@@ -242,7 +174,7 @@ StepResult Worker::Execute(const StepPlan& plan) {
   device_->Download(shards.data(), samples_.data(), shards.size() * sizeof(ShardSample));
   if (plan.want_logits != 0) result.logits = GatherLogits(wanted);
   arena_.Rewind(Arena::Rounded(Bytes(DType::kF32, logits_.rows * logits_.cols)));  // logits lie at the arena's start
-  result.tokens = DrawTokens(*device_, *comm_, shards, logits_, model_.weights().first_id, plan.samples, arena_);
+  result.tokens = DrawTokens(*device_, *comm_, shards, {logits_, model_.weights().first_id}, plan.samples, arena_);
   return result;
 }
 

@@ -1,9 +1,9 @@
-// Worker: one rank's executor of step plans. It owns this rank's model, KV cache and workspace, and knows nothing of
-// requests. Every rank executes the same plans in the same order.
+// Worker: one rank's executor of step plans. A worker owns this rank's model, KV cache and workspace, and knows nothing
+// of requests. Every rank executes the same plans in the same order.
 //
-// On CUDA a step in which every sequence has one row is recorded as a graph, one per batch bucket (1, 2, 4, 8, 16), the
-// batch being padded to the bucket with rows that touch nothing; where the communicator cannot be recorded, and for
-// every other step, the same code runs directly. Not thread-safe.
+// On CUDA a step in which every sequence has one row is recorded as a graph, one for each batch bucket (1, 2, 4, 8,
+// 16); the batch is padded to the bucket with rows that touch nothing. Where the communicator cannot be recorded, and
+// for every other step, the same code runs directly. Not thread-safe.
 #pragma once
 
 #include <map>
@@ -35,15 +35,11 @@ class Worker {
 
   StepResult Execute(const StepPlan& plan);
 
-  void FillCache();
-  // The fast decode kernels against the plain one (kernels/attention_plain.h) on the first `tokens` tokens of a table,
-  // in the layer with the most whole heads, for a random query: relative L2 difference. 0 without whole heads.
-  double CompareWithPlainAttention(int32_t table, int64_t tokens);
-
   KvCache& cache() { return cache_; }
   Model& model() { return model_; }
 
  private:
+  friend struct WorkerProbe;  // worker_probe.h
   Worker(Model model, KvCache cache, Arena workspace)
       : model_(std::move(model)), cache_(std::move(cache)), arena_(std::move(workspace)) {}
   // The plan's arrays in device memory at fixed places; one upload.

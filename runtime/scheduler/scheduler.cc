@@ -23,18 +23,25 @@ Scheduler::Scheduler(const SchedulerOptions& options, const KvSizes& sizes, bool
 
 Scheduler::~Scheduler() = default;
 
-absl::StatusOr<SessionId> Scheduler::CreateSession(int64_t max_tokens) {
-  if (max_tokens < 1) return absl::InvalidArgumentError("a session needs max_tokens of at least 1");
-  if (static_cast<int>(sessions_.size()) >= options_.sessions) {
-    return absl::ResourceExhaustedError(absl::StrFormat("all %d sessions are open; close one", options_.sessions));
-  }
-  Sequence sequence;
-  if (absl::Status s = pool_.Open(max_tokens, &sequence); !s.ok()) return s;
+absl::Status Scheduler::RoomForSession() const {
+  if (static_cast<int>(sessions_.size()) < options_.sessions) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrFormat("all %d sessions are open; close one", options_.sessions));
+}
+
+SessionId Scheduler::AddSession(int64_t max_tokens, Sequence sequence) {
   Session& session = sessions_[next_session_];
   session.id = next_session_++;
   session.max_tokens = max_tokens;
   session.sequence = std::move(sequence);
   return session.id;
+}
+
+absl::StatusOr<SessionId> Scheduler::CreateSession(int64_t max_tokens) {
+  if (max_tokens < 1) return absl::InvalidArgumentError("a session needs max_tokens of at least 1");
+  if (absl::Status s = RoomForSession(); !s.ok()) return s;
+  Sequence sequence;
+  if (absl::Status s = pool_.Open(max_tokens, &sequence); !s.ok()) return s;
+  return AddSession(max_tokens, std::move(sequence));
 }
 
 absl::StatusOr<SessionId> Scheduler::AdoptSession(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid) {
@@ -43,7 +50,7 @@ absl::StatusOr<SessionId> Scheduler::AdoptSession(int64_t max_tokens, std::vecto
   Sequence& sequence = sessions_[*id].sequence;
   sequence.length = static_cast<int64_t>(tokens.size());
   sequence.tokens = std::move(tokens);
-  pool_.Grow(&sequence, sequence.length, &upkeep_);
+  pool_.Grow(&sequence, sequence.length, &cache_updates_);
   sequence.rings_at = rings_valid ? sequence.length : std::max<int64_t>(0, sequence.length - options_.refeed);
   sequence.ring_begin = rings_valid ? 0 : sequence.rings_at;
   return id;
@@ -69,17 +76,11 @@ absl::StatusOr<SessionId> Scheduler::Fork(SessionId id, int64_t max_tokens) {
     return absl::InvalidArgumentError(absl::StrFormat("session %d holds %d tokens, a fork's max_tokens of %d is less",
                                                       id, parent.sequence.length, max_tokens));
   }
-  if (static_cast<int>(sessions_.size()) >= options_.sessions) {
-    return absl::ResourceExhaustedError(absl::StrFormat("all %d sessions are open; close one", options_.sessions));
-  }
+  if (absl::Status s = RoomForSession(); !s.ok()) return s;
   Sequence sequence;
-  if (absl::Status s = pool_.Fork(parent.sequence, max_tokens, &sequence, &upkeep_); !s.ok()) return s;
+  if (absl::Status s = pool_.Fork(parent.sequence, max_tokens, &sequence, &cache_updates_); !s.ok()) return s;
   sequence.tokens = parent.sequence.tokens;
-  Session& session = sessions_[next_session_];
-  session.id = next_session_++;
-  session.max_tokens = max_tokens;
-  session.sequence = std::move(sequence);
-  return session.id;
+  return AddSession(max_tokens, std::move(sequence));
 }
 
 absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
@@ -96,7 +97,7 @@ absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
         absl::StrFormat("session %d has %d requests pending; rewind it when they are done", id, standing));
   }
   if (tokens == sequence.length) return absl::OkStatus();
-  if (absl::Status s = pool_.Shrink(&sequence, tokens, &upkeep_); !s.ok()) return s;
+  if (absl::Status s = pool_.Shrink(&sequence, tokens, &cache_updates_); !s.ok()) return s;
   sequence.tokens.resize(tokens);
   sequence.length = tokens;
   // Rings that are being rebuilt already hold nothing before ring_begin: begin again where this position needs it.
@@ -245,14 +246,14 @@ bool Scheduler::TryStart(Request& request) {
   } else {
     if (running_questions_ >= options_.questions) return false;
     const int64_t tokens = session.sequence.length + request.tokens.size() + request.params.max_new_tokens;
-    if (!pool_.Fork(session.sequence, tokens, &request.fork, &upkeep_).ok()) return false;
+    if (!pool_.Fork(session.sequence, tokens, &request.fork, &cache_updates_).ok()) return false;
     request.sequence = &request.fork;
     ++running_questions_;
   }
   return true;
 }
 
-void Scheduler::Drew(Request& request, int32_t token) {
+void Scheduler::OnSampled(Request& request, int32_t token) {
   if (token == kNoToken) {
     return Finish(request,
                   absl::InternalError(absl::StrFormat(

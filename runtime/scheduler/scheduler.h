@@ -57,10 +57,11 @@ class Scheduler {
                                 RequestEvents events);
   absl::Status Cancel(RequestId id);
 
-  // The next step, or false when nothing can run. Upkeep that earlier calls asked for (forks, rewinds) comes with it.
+  // The next step, or false when nothing can run. Cache updates that earlier calls asked for (forks, rewinds) come with
+  // it.
   bool Next(StepPlan* plan);
-  // The pending upkeep alone, for those who look at pages and rings between steps. False: there is none.
-  bool TakeUpkeep(StepPlan* plan);
+  // The pending cache updates alone, for those who look at pages and rings between steps. False: there are none.
+  bool TakeCacheUpdates(StepPlan* plan);
   // What the step gave, and how long it took. Must follow every Next that returned true.
   void Complete(const StepResult& result, double seconds);
 
@@ -73,8 +74,8 @@ class Scheduler {
     int64_t max_tokens = 0;
     int64_t promised = 0;  // tokens of requests that will extend it
     Sequence sequence;
-    std::deque<RequestId>
-        queue;  // in order of submission; the front one, and any questions before the next append, may run
+    // In order of submission; the front one, and any questions before the next append, may run.
+    std::deque<RequestId> queue;
   };
   struct Request {
     RequestId id = 0;
@@ -99,6 +100,8 @@ class Scheduler {
     int samples = 0;  // of the plan's sampled rows
   };
 
+  absl::Status RoomForSession() const;
+  SessionId AddSession(int64_t max_tokens, Sequence sequence);
   absl::StatusOr<RequestId> Submit(Session* session, Request request);
   bool ExtendsSession(const Request& r) const { return !r.ask || r.params.keep; }
   int StandingRequests(const Session& session) const;
@@ -113,7 +116,12 @@ class Scheduler {
   void AddRebuild(Session& session, int rows, StepPlan* plan);
   int ChunkRows(const Request& request) const;
   Request* ChooseChunk(const std::vector<Request*>& chunks);
-  void Drew(Request& request, int32_t token);
+  void CountStep(double seconds);
+  // What a step means for one part of it.
+  void OnRebuilt(SessionId id, int rows);
+  void OnFed(Request& request, int rows);
+  void OnSampled(Request& request, int32_t token);
+  static void ReportLogits(const Request& request, const StepResult& result, size_t first, size_t count);
   void Finish(Request& request, absl::Status status, Finish finish);
 
   SchedulerOptions options_;
@@ -122,7 +130,7 @@ class Scheduler {
   std::map<RequestId, Request> requests_;
   SessionId next_session_ = 1;
   RequestId next_request_ = 1;
-  StepPlan upkeep_;          // table writes and copies that the next plan carries
+  StepPlan cache_updates_;   // table writes and copies that the next plan carries
   std::vector<Part> parts_;  // of the last plan
   bool planned_prefill_ = false;
   int64_t planned_rows_ = 0, planned_history_ = 0;

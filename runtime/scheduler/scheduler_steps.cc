@@ -92,9 +92,9 @@ void Scheduler::AddRebuild(Session& session, int rows, StepPlan* plan) {
   parts_.push_back({0, session.id, rows, 0});
 }
 
-bool Scheduler::TakeUpkeep(StepPlan* plan) {
-  *plan = std::exchange(upkeep_, StepPlan());
-  plan->kind = StepKind::kUpkeep;
+bool Scheduler::TakeCacheUpdates(StepPlan* plan) {
+  *plan = std::exchange(cache_updates_, StepPlan());
+  plan->kind = StepKind::kCacheUpdates;
   return !plan->table_writes.empty() || !plan->page_copies.empty() || !plan->ring_copies.empty();
 }
 
@@ -106,13 +106,13 @@ bool Scheduler::Next(StepPlan* plan) {
   for (auto& [id, request] : requests_) {
     if (request.sequence != nullptr) (IsLong(request) ? chunks : rows).push_back(&request);
   }
-  const bool upkeep = TakeUpkeep(plan);
+  const bool updates = TakeCacheUpdates(plan);
   std::vector<Session*> rebuilds;  // somebody waits for their rings
   for (auto& [id, session] : sessions_) {
     if (NeedsRebuild(session.sequence) && !session.queue.empty()) rebuilds.push_back(&session);
   }
   if (rows.empty() && chunks.empty() && rebuilds.empty()) {
-    return upkeep;
+    return updates;
   }
   plan->kind = StepKind::kRows;
 
@@ -147,57 +147,66 @@ bool Scheduler::Next(StepPlan* plan) {
   return true;
 }
 
-void Scheduler::Complete(const StepResult& result, double seconds) {
+void Scheduler::CountStep(double seconds) {
   ++stats_.steps;
   stats_.busy_seconds += seconds;
   stats_.last_step_seconds = seconds;
   stats_.last_step_prefill = planned_prefill_ && !parts_.empty();
-  if (planned_prefill_ && parts_.size() == 1) {
-    chunk_time_.Measured(planned_rows_, planned_history_, seconds);
+  if (planned_prefill_ && parts_.size() == 1) chunk_time_.Measured(planned_rows_, planned_history_, seconds);
+}
+
+void Scheduler::OnRebuilt(SessionId id, int rows) {
+  auto session = sessions_.find(id);
+  if (session == sessions_.end()) return;
+  Sequence& rebuilt = session->second.sequence;
+  rebuilt.rings_at += rows;
+  if (rebuilt.rings_at == rebuilt.length) rebuilt.ring_begin = 0;
+}
+
+void Scheduler::OnFed(Request& request, int rows) {
+  Sequence& sequence = *request.sequence;
+  const auto fed = request.tokens.begin() + static_cast<int64_t>(request.fed);
+  sequence.tokens.insert(sequence.tokens.end(), fed, fed + rows);
+  request.fed += rows;
+  sequence.length += rows;
+  sequence.rings_at = sequence.length;
+  if (ExtendsSession(request)) request.session->promised -= rows;
+  (request.drawing ? stats_.decode_tokens : stats_.prefill_tokens) += rows;
+  if (request.drawing || request.closing) return;
+  request.result.prompt_tokens = static_cast<int64_t>(request.fed);
+  if (request.events.on_progress) request.events.on_progress(request.fed, request.tokens.size());
+}
+
+// Those of an append's rows, or of the row that a question's next token is drawn from.
+void Scheduler::ReportLogits(const Request& request, const StepResult& result, size_t first, size_t count) {
+  if (!request.events.on_logits || result.logits.empty() || (request.ask && !request.params.want_logits)) return;
+  const auto vocab = static_cast<int64_t>(result.logits.size() / result.tokens.size());
+  for (size_t row = first; row < first + count; ++row) {
+    const auto begin = result.logits.begin() + static_cast<int64_t>(row) * vocab;
+    request.events.on_logits({begin, begin + vocab});
   }
+}
+
+void Scheduler::Complete(const StepResult& result, double seconds) {
+  CountStep(seconds);
   size_t sample = 0;
-  const int64_t vocab = result.tokens.empty() ? 0 : static_cast<int64_t>(result.logits.size() / result.tokens.size());
-  const std::vector<Part> parts = std::move(parts_);
-  parts_.clear();
+  const std::vector<Part> parts = std::exchange(parts_, {});
   for (const Part& part : parts) {
-    const size_t drawn = sample;
-    sample += part.samples;
+    const size_t first = std::exchange(sample, sample + part.samples);
     if (part.rebuilt != 0) {
-      auto session = sessions_.find(part.rebuilt);
-      if (session == sessions_.end()) continue;
-      Sequence& rebuilt = session->second.sequence;
-      rebuilt.rings_at += part.rows;
-      if (rebuilt.rings_at == rebuilt.length) rebuilt.ring_begin = 0;
+      OnRebuilt(part.rebuilt, part.rows);
       continue;
     }
-    auto found = requests_.find(part.request);
+    auto found = requests_.find(part.request);  // none: it was cancelled meanwhile
     if (found == requests_.end()) continue;
     Request& request = found->second;
-    Sequence& sequence = *request.sequence;
-    sequence.tokens.insert(sequence.tokens.end(), request.tokens.begin() + request.fed,
-                           request.tokens.begin() + request.fed + part.rows);
-    request.fed += part.rows;
-    sequence.length += part.rows;
-    sequence.rings_at = sequence.length;
-    if (ExtendsSession(request)) request.session->promised -= part.rows;
-    (request.drawing ? stats_.decode_tokens : stats_.prefill_tokens) += part.rows;
-    if (!request.drawing && !request.closing) {
-      request.result.prompt_tokens = static_cast<int64_t>(request.fed);
-      if (request.events.on_progress) request.events.on_progress(request.fed, request.tokens.size());
-    }
-    if (!request.ask && request.events.on_logits) {
-      for (size_t row = drawn; row < sample && vocab > 0; ++row) {
-        request.events.on_logits({result.logits.begin() + row * vocab, result.logits.begin() + (row + 1) * vocab});
-      }
-    }
+    OnFed(request, part.rows);
+    if (part.samples > 0) ReportLogits(request, result, first, part.samples);
     if (request.closing || (!request.ask && Remaining(request) == 0)) {
       if (!request.ask) request.result.prefill_seconds = SecondsBetween(request.started, Clock::now());
       Finish(request, absl::OkStatus(), request.result.finish);
     } else if (request.ask && part.samples > 0) {
-      if (request.params.want_logits && request.events.on_logits && vocab > 0) {
-        request.events.on_logits({result.logits.begin() + drawn * vocab, result.logits.begin() + (drawn + 1) * vocab});
-      }
-      Drew(request, result.tokens[drawn]);
+      OnSampled(request, result.tokens[first]);
     }
   }
 }

@@ -1,7 +1,6 @@
 // Sequence: rank 0's record of one run of tokens in the KV cache (a session, or the fork that a question runs on), and
-// SequencePool, which hands out what a sequence is made of: pages, a table, a ring set. Upkeep that device memory needs
-// (table entries, page and ring copies) is written into the next StepPlan.
-// Not thread-safe; owned by the scheduler.
+// SequencePool, which hands out what a sequence is made of: pages, a table, a ring set. The cache updates that follow
+// (table entries, page and ring copies) are written into the next StepPlan. Not thread-safe; owned by the scheduler.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +15,8 @@
 namespace duo {
 
 struct Sequence {
-  std::vector<int32_t>
-      tokens;          // of a session: those whose K and V are in the pages; of a question's fork: its own only
+  // Of a session: those whose K and V are in the pages. Of a question's fork: the question's own only.
+  std::vector<int32_t> tokens;
   int64_t length = 0;  // tokens whose K and V are in the pages
   // Rings hold the positions up to here; less than length after a rewind, until they are rebuilt by re-feeding.
   int64_t rings_at = 0;

@@ -82,6 +82,15 @@ void Cover(const std::vector<TextRange>& matches, size_t length, bool invert, st
 void Arrange(SplitBehavior behavior, const std::vector<Part>& parts, std::vector<TextRange>* out) {
   out->clear();
   bool previous_match = false;
+  // A part of its own, or where it joins, more of the last one.
+  auto add = [&](const Part& part, bool joins, auto extend) {
+    if (joins && !out->empty()) {
+      extend(out->back(), part.range);
+    } else {
+      out->push_back(part.range);
+    }
+    previous_match = part.match;
+  };
   switch (behavior) {
     case SplitBehavior::kRemoved:
       for (const Part& p : parts) {
@@ -93,33 +102,18 @@ void Arrange(SplitBehavior behavior, const std::vector<Part>& parts, std::vector
       break;
     case SplitBehavior::kMergedWithPrevious:
       for (const Part& p : parts) {
-        if (p.match && !previous_match && !out->empty()) {
-          out->back().end = p.range.end;
-        } else {
-          out->push_back(p.range);
-        }
-        previous_match = p.match;
+        add(p, p.match && !previous_match, [](TextRange& last, const TextRange& range) { last.end = range.end; });
       }
       break;
     case SplitBehavior::kMergedWithNext:
       for (auto p = parts.rbegin(); p != parts.rend(); ++p) {
-        if (p->match && !previous_match && !out->empty()) {
-          out->back().begin = p->range.begin;
-        } else {
-          out->push_back(p->range);
-        }
-        previous_match = p->match;
+        add(*p, p->match && !previous_match, [](TextRange& last, const TextRange& range) { last.begin = range.begin; });
       }
       std::reverse(out->begin(), out->end());
       break;
     case SplitBehavior::kContiguous:
       for (const Part& p : parts) {
-        if (p.match == previous_match && !out->empty()) {
-          out->back().end = p.range.end;
-        } else {
-          out->push_back(p.range);
-        }
-        previous_match = p.match;
+        add(p, p.match == previous_match, [](TextRange& last, const TextRange& range) { last.end = range.end; });
       }
       break;
   }

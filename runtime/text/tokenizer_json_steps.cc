@@ -61,6 +61,25 @@ absl::StatusOr<const json*> Children(const json& object, const char* key) {
   return &*found;
 }
 
+absl::Status CheckGrowth(double growth) {
+  if (growth <= kMaxGrowth) return absl::OkStatus();
+  return absl::InvalidArgumentError("with the steps before it, could make a text 4096 times longer");
+}
+
+// A normalizer's or a decoder's.
+template <typename Step>
+absl::Status ReadReplace(const json& object, double* growth, Step* step) {
+  step->kind = Step::Kind::kReplace;
+  size_t shortest = 0;
+  absl::StatusOr<Regex> pattern = ParsePattern(object, &shortest);
+  if (!pattern.ok()) return pattern.status();
+  step->pattern = *std::move(pattern);
+  DUO_RETURN_IF_ERROR(ReadField(object, "content", &step->text));
+  const double size = static_cast<double>(step->text.size());
+  *growth *= std::max(1.0, shortest > 0 ? size / static_cast<double>(shortest) : size + 1);
+  return CheckGrowth(*growth);
+}
+
 // Walks Sequences and calls parse(object, type) for every other object.
 template <typename Parse>
 absl::Status Walk(const json& section, const char* what, const char* children_key, int depth, size_t* steps,
@@ -105,22 +124,14 @@ absl::Status AddNormalizer(const json& object, const std::string& type, double* 
     step.kind = Kind::kPrepend;
     DUO_RETURN_IF_ERROR(ReadField(object, "prepend", &step.text));
   } else if (type == "Replace") {
-    step.kind = Kind::kReplace;
-    size_t shortest = 0;
-    absl::StatusOr<Regex> pattern = ParsePattern(object, &shortest);
-    if (!pattern.ok()) return pattern.status();
-    step.pattern = *std::move(pattern);
-    DUO_RETURN_IF_ERROR(ReadField(object, "content", &step.text));
-    const double size = static_cast<double>(step.text.size());
-    *growth *= std::max(1.0, shortest > 0 ? size / static_cast<double>(shortest) : size + 1);
+    DUO_RETURN_IF_ERROR(ReadReplace(object, growth, &step));
   } else if (type == "ByteLevel") {
     step.kind = Kind::kByteLevel;
     *growth *= 2;
   } else {
     return absl::UnimplementedError("is not supported");
   }
-  if (*growth > kMaxGrowth)
-    return absl::InvalidArgumentError("with the steps before it, could make a text 4096 times longer");
+  DUO_RETURN_IF_ERROR(CheckGrowth(*growth));
   steps->push_back(std::move(step));
   return absl::OkStatus();
 }
@@ -260,16 +271,7 @@ absl::Status AddDecoder(const json& object, const std::string& type, double* gro
     step.text = m->marker;
     step.drop_first = m->scheme != "never";
   } else if (type == "Replace") {
-    step.kind = Kind::kReplace;
-    size_t shortest = 0;
-    absl::StatusOr<Regex> pattern = ParsePattern(object, &shortest);
-    if (!pattern.ok()) return pattern.status();
-    step.pattern = *std::move(pattern);
-    DUO_RETURN_IF_ERROR(ReadField(object, "content", &step.text));
-    const double size = static_cast<double>(step.text.size());
-    *growth *= std::max(1.0, shortest > 0 ? size / static_cast<double>(shortest) : size + 1);
-    if (*growth > kMaxGrowth)
-      return absl::InvalidArgumentError("with the steps before it, could make a text 4096 times longer");
+    DUO_RETURN_IF_ERROR(ReadReplace(object, growth, &step));
   } else if (type == "Strip") {
     step.kind = Kind::kStrip;
     int64_t left = 0, right = 0;

@@ -2,32 +2,68 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
+#include "runtime/weights/config.h"
 
 namespace duo {
 namespace {
 
-constexpr TensorNames kNames = {
-    .embedding = "model.embed_tokens.weight",
-    .input_norm = "model.layers.{}.input_layernorm.weight",
-    .q = "model.layers.{}.self_attn.q_proj.weight",
-    .k = "model.layers.{}.self_attn.k_proj.weight",
-    .v = "model.layers.{}.self_attn.v_proj.weight",
-    .o = "model.layers.{}.self_attn.o_proj.weight",
-    .q_norm = "model.layers.{}.self_attn.q_norm.weight",
-    .k_norm = "model.layers.{}.self_attn.k_norm.weight",
-    .post_norm = "model.layers.{}.post_attention_layernorm.weight",
-    .gate = "model.layers.{}.mlp.gate_proj.weight",
-    .up = "model.layers.{}.mlp.up_proj.weight",
-    .down = "model.layers.{}.mlp.down_proj.weight",
-    .final_norm = "model.norm.weight",
-    .lm_head = "lm_head.weight",
+constexpr WeightRecord kQkv = {.role = WeightRole::kQkv,
+                               .tensors = {{{"model.layers.{}.self_attn.q_proj.weight", Dim::kQueryHeads},
+                                            {"model.layers.{}.self_attn.k_proj.weight", Dim::kKvHeads},
+                                            {"model.layers.{}.self_attn.v_proj.weight", Dim::kKvHeads}}},
+                               .cols = Dim::kHidden,
+                               .bias = &ModelConfig::attention_bias,
+                               .random_seed = 2};
+constexpr WeightRecord kO = {.role = WeightRole::kO,
+                             .tensors = {{{"model.layers.{}.self_attn.o_proj.weight", Dim::kHidden}}},
+                             .cols = Dim::kQueryHeads,
+                             .bias = &ModelConfig::o_bias,
+                             .random_seed = 5};
+constexpr WeightRecord kGateUp = {.role = WeightRole::kGateUp,
+                                  .tensors = {{{"model.layers.{}.mlp.gate_proj.weight", Dim::kIntermediate},
+                                               {"model.layers.{}.mlp.up_proj.weight", Dim::kIntermediate}}},
+                                  .cols = Dim::kHidden,
+                                  .bias = &ModelConfig::mlp_bias,
+                                  .random_seed = 6};
+constexpr WeightRecord kDown = {.role = WeightRole::kDown,
+                                .tensors = {{{"model.layers.{}.mlp.down_proj.weight", Dim::kHidden}}},
+                                .cols = Dim::kIntermediate,
+                                .bias = &ModelConfig::mlp_bias,
+                                .random_seed = 7};
+
+constexpr WeightRecord Norm(WeightRole role, const char* name, Dim rows, bool ModelConfig::*only_if = nullptr) {
+  return {.role = role, .tensors = {{{name, rows}}}, .only_if = only_if};
+}
+constexpr WeightRecord kInputNorm =
+    Norm(WeightRole::kInputNorm, "model.layers.{}.input_layernorm.weight", Dim::kHidden);
+constexpr WeightRecord kPostNorm =
+    Norm(WeightRole::kPostNorm, "model.layers.{}.post_attention_layernorm.weight", Dim::kHidden);
+constexpr WeightRecord kQNorm =
+    Norm(WeightRole::kQNorm, "model.layers.{}.self_attn.q_norm.weight", Dim::kHeadDim, &ModelConfig::qk_norm);
+constexpr WeightRecord kKNorm =
+    Norm(WeightRole::kKNorm, "model.layers.{}.self_attn.k_norm.weight", Dim::kHeadDim, &ModelConfig::qk_norm);
+
+constexpr WeightRecord kLayer[] = {kQkv, kO, kGateUp, kDown, kInputNorm, kPostNorm, kQNorm, kKNorm};
+
+constexpr WeightRecord kOuter[] = {
+    Norm(WeightRole::kFinalNorm, "model.norm.weight", Dim::kHidden),
+    {.role = WeightRole::kEmbedding,
+     .tensors = {{{"model.embed_tokens.weight", Dim::kVocab}}},
+     .cols = Dim::kHidden,
+     .random_seed = 8},
+    {.role = WeightRole::kHead,
+     .tensors = {{{"lm_head.weight", Dim::kVocab}}},
+     .cols = Dim::kHidden,
+     .unless = &ModelConfig::tie_embeddings,
+     .random_seed = 9},
 };
 
 // In the order of Family.
 constexpr FamilySpec kFamilies[] = {
     {.family = Family::kLlama,
      .model_type = "llama",
-     .names = kNames,
+     .layer = kLayer,
+     .outer = kOuter,
      .qkv_bias = BiasRule::kConfig,
      .o_bias = BiasRule::kConfig,
      .mlp_bias = BiasRule::kConfig,
@@ -39,7 +75,8 @@ constexpr FamilySpec kFamilies[] = {
      .default_sliding_window = 0},
     {.family = Family::kMistral,
      .model_type = "mistral",
-     .names = kNames,
+     .layer = kLayer,
+     .outer = kOuter,
      .qkv_bias = BiasRule::kNever,
      .o_bias = BiasRule::kNever,
      .mlp_bias = BiasRule::kNever,
@@ -51,7 +88,8 @@ constexpr FamilySpec kFamilies[] = {
      .default_sliding_window = 4096},
     {.family = Family::kQwen2,
      .model_type = "qwen2",
-     .names = kNames,
+     .layer = kLayer,
+     .outer = kOuter,
      .qkv_bias = BiasRule::kAlways,
      .o_bias = BiasRule::kNever,
      .mlp_bias = BiasRule::kNever,
@@ -63,7 +101,8 @@ constexpr FamilySpec kFamilies[] = {
      .default_sliding_window = 4096},
     {.family = Family::kQwen3,
      .model_type = "qwen3",
-     .names = kNames,
+     .layer = kLayer,
+     .outer = kOuter,
      .qkv_bias = BiasRule::kConfig,
      .o_bias = BiasRule::kConfig,
      .mlp_bias = BiasRule::kNever,

@@ -1,6 +1,7 @@
 // The model families duo runs: one table, one forward. All are pre-norm decoders with RoPE, grouped-query attention and
-// a SwiGLU MLP and share the tensor names of Hugging Face's checkpoints; a row says how they differ.
-// Constant data, any thread.
+// a SwiGLU MLP, stored under the tensor names of Hugging Face's checkpoints; a row lists a family's weights and says
+// how the family differs. A projection's bias is stored under its weight's name with ".bias" for ".weight". Constant
+// data, any thread.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <string_view>
 
 #include "absl/types/span.h"
+#include "runtime/weights/weight_records.h"
 
 namespace duo {
 
@@ -23,32 +25,14 @@ enum class WindowRule : uint8_t {
 // What a bias follows.
 enum class BiasRule : uint8_t { kNever, kAlways, kConfig };
 
-// Tensor names of a checkpoint; in the per-layer ones {} stands for the layer's index. A projection's bias is its
-// weight's name with ".bias" for ".weight".
-struct TensorNames {
-  const char* embedding;   // [vocab, hidden]
-  const char* input_norm;  // [hidden]
-  const char* q;           // [heads * head_dim, hidden]
-  const char* k;           // [kv_heads * head_dim, hidden]
-  const char* v;           // [kv_heads * head_dim, hidden]
-  const char* o;           // [hidden, heads * head_dim]
-  const char* q_norm;      // [head_dim], families with qk_norm
-  const char* k_norm;      // [head_dim]
-  const char* post_norm;   // [hidden], before the MLP
-  const char* gate;        // [intermediate, hidden]
-  const char* up;          // [intermediate, hidden]
-  const char* down;        // [hidden, intermediate]
-  const char* final_norm;  // [hidden]
-  const char* lm_head;     // [vocab, hidden], absent when tied
-};
-
 struct FamilySpec {
   Family family;
-  const char* model_type;  // config.json's
-  TensorNames names;
-  BiasRule qkv_bias;  // kConfig: attention_bias
-  BiasRule o_bias;    // kConfig: attention_bias
-  BiasRule mlp_bias;  // kConfig: mlp_bias
+  const char* model_type;                // config.json's
+  absl::Span<const WeightRecord> layer;  // the weights of a layer, in the order they have in memory
+  absl::Span<const WeightRecord> outer;  // those of the model around its layers
+  BiasRule qkv_bias;                     // kConfig: attention_bias
+  BiasRule o_bias;                       // kConfig: attention_bias
+  BiasRule mlp_bias;                     // kConfig: mlp_bias
   bool qk_norm;
   WindowRule window;
   // Defaults of keys that a config.json may leave out, as in transformers' class; 0: none.

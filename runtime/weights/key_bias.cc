@@ -8,6 +8,7 @@
 #include "kernels/base/splitmix64.h"
 #include "kernels/hadamard.h"
 #include "runtime/weights/families.h"
+#include "runtime/weights/held_weights.h"
 #include "runtime/weights/stored_matrix.h"
 
 namespace duo {
@@ -38,7 +39,6 @@ absl::Status ReadVector(const SafetensorsModel& files, const std::string& name, 
 
 absl::StatusOr<KeyRounding> EstimateKeyRounding(const SafetensorsModel& files, const ModelConfig& config,
                                                 ThreadPool& pool) {
-  const TensorNames& names = Spec(config.family).names;
   const int d = config.head_dim, group = config.heads / config.kv_heads;
   const int64_t hidden = config.hidden, q_rows = int64_t{config.heads} * d, k_rows = int64_t{config.kv_heads} * d;
   std::vector<float> inputs(hidden * kInputs);  // [hidden][kInputs]
@@ -50,17 +50,18 @@ absl::StatusOr<KeyRounding> EstimateKeyRounding(const SafetensorsModel& files, c
   std::vector<double> q_squares(q_rows), k_squares(k_rows);
   std::vector<float> keys(k_rows * kInputs);  // [k_rows][kInputs]
   for (int l = 0; l < config.layers; ++l) {
-    const std::string q_name = LayerName(names.q, l), k_name = LayerName(names.k, l);
+    auto name = [&](WeightRole role, int tensor) { return TensorName(config, role, tensor, l); };
+    const std::string q_name = name(WeightRole::kQkv, 0), k_name = name(WeightRole::kQkv, 1);
     absl::StatusOr<StoredMatrix> q = StoredMatrix::Find(files, config.quantization, q_name, q_rows, hidden);
     if (!q.ok()) return q.status();
     absl::StatusOr<StoredMatrix> k = StoredMatrix::Find(files, config.quantization, k_name, k_rows, hidden);
     if (!k.ok()) return k.status();
     const bool bias = config.attention_bias, norm = config.qk_norm;
-    absl::Status read = ReadVector(files, LayerName(names.input_norm, l), hidden, &gain);
+    absl::Status read = ReadVector(files, name(WeightRole::kInputNorm, 0), hidden, &gain);
     read.Update(ReadVector(files, bias ? BiasName(q_name) : "", q_rows, &q_bias));
     read.Update(ReadVector(files, bias ? BiasName(k_name) : "", k_rows, &k_bias));
-    read.Update(ReadVector(files, norm ? LayerName(names.q_norm, l) : "", d, &q_norm));
-    read.Update(ReadVector(files, norm ? LayerName(names.k_norm, l) : "", d, &k_norm));
+    read.Update(ReadVector(files, name(WeightRole::kQNorm, 0), d, &q_norm));
+    read.Update(ReadVector(files, name(WeightRole::kKNorm, 0), d, &k_norm));
     if (!read.ok()) return read;
 
     pool.ParallelFor(q_rows + k_rows, [&](int64_t r, int) {

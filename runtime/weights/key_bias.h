@@ -1,8 +1,8 @@
-// What int4 keys do to a model's attention, read off its weights. Why: int4 KV has 16 levels between a key's smallest
-// and largest channel, so a key is off by a part of its range, and an attention logit by that times the query. A bias
-// that makes one channel many times larger than the others vary leaves these one or two levels. Inputs are taken as of
-// unit variance behind the layer's norm, which is rough: the figures tell models apart, they predict nothing to the
-// digit. Values only; any thread.
+// What int4 keys do to a model's attention, estimated from the model's weights. Why: int4 KV has 16 levels between a
+// key's smallest and largest channel, so a key is off by a part of the key's range, and an attention logit by that
+// error times the query. A bias that makes one channel many times larger than the others vary leaves the others one or
+// two levels. The inputs are taken to have unit variance behind the layer's norm, which is rough: the figures tell
+// models apart and predict nothing to the digit. Values only; any thread.
 #pragma once
 
 #include "absl/status/statusor.h"

@@ -1,4 +1,4 @@
-// A config's sizes as the partition and the shards take them.
+// A config's sizes as the partition and the shards take them. Pure, any thread.
 #pragma once
 
 #include "parallel/cost_model.h"

@@ -43,8 +43,8 @@ float AbsMax(const float* row, int64_t cols) {
   return top;
 }
 
-void QuantizeRow(DType dtype, const float* row, int64_t cols, float absmax, int group, uint8_t* codes, float* scale,
-                 uint16_t* groups) {
+void QuantizeRow(DType dtype, const float* row, int64_t cols, float absmax, int group, const RowCodes& out) {
+  const auto& [codes, scale, groups] = out;
   switch (dtype) {
     case DType::kF32:
       std::memcpy(codes, row, 4 * cols);

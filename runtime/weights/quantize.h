@@ -1,10 +1,10 @@
 // Weight quantisation while loading: rows of f32 values to codes and parameters in the formats of ops.h's Weight.
 //   int8  symmetric per output row: code = round(x / scale), scale = absmax / 127
 //   fp8   e4m3 per output row: scale = absmax / 448
-//   int4  groups of 128, else 64, else 32 columns (weights.h says when 32 is the most), asymmetric: scale = f16(range /
-//   15), min = f16(min)
-// The scale of a row comes from the whole row, also where a rank keeps a part of its columns, so that results do not
-// change with the rank count: `absmax` is then the maximum over all ranks. Pure functions, thread-safe.
+//   int4  groups of 128, else 64, else 32 columns (weights.h says when 32 is the most), asymmetric:
+//         scale = f16(range / 15), min = f16(min)
+// The scale of a row comes from the whole row, also where a rank keeps a part of the row's columns, so that results do
+// not change with the rank count: `absmax` is then the maximum over all ranks. Pure functions, thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +21,12 @@ int Int4Group(int64_t unit, int most = 128);
 
 float AbsMax(const float* row, int64_t cols);
 
-// One row. codes: Bytes(dtype, cols) bytes; f32, f16 and bf16 are plain conversions. scale: where fp8 and int8 put
-// theirs. groups: where int4 puts [cols / group] pairs of f16.
-void QuantizeRow(DType dtype, const float* row, int64_t cols, float absmax, int group, uint8_t* codes, float* scale,
-                 uint16_t* groups);
+// Where a row's codes and parameters go.
+struct RowCodes {
+  uint8_t* codes = nullptr;    // Bytes(dtype, cols) bytes; f32, f16 and bf16 are plain conversions
+  float* scale = nullptr;      // of fp8 and int8
+  uint16_t* groups = nullptr;  // of int4: [cols / group] pairs of f16
+};
+void QuantizeRow(DType dtype, const float* row, int64_t cols, float absmax, int group, const RowCodes& out);
 
 }  // namespace duo

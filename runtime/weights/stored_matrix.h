@@ -1,14 +1,16 @@
 // StoredMatrix: a weight matrix [rows = outputs, cols = inputs] as a checkpoint stores it, plain or quantised, read row
-// by row. What: f32, f16 and bf16; compressed-tensors' float-quantized, int-quantized, naive-quantized and
-// pack-quantized; AWQ (gemm); GPTQ of 4 and 8 bits with or without activation order. Why: checkpoints that come
-// quantised become duo's own formats while loading, code by code where those can hold them, else by value. value(r, c)
-// =
+// by row. Why: checkpoints that come quantised become duo's own formats while loading, code by code where those can
+// hold the stored codes, else by value.
+//
+// What can be read: f32, f16 and bf16; compressed-tensors' float-quantized, int-quantized, naive-quantized and
+// pack-quantized; AWQ (gemm); GPTQ of 4 and 8 bits with or without activation order. The value at row r, column c is
 //   float or int, scale per tensor or row   code * scale[r]
 //   int in groups of columns                (code - zero[r][g]) * scale[r][g], g = c / group, or g_idx[c]
-// Layouts: the packages that write them: compressed-tensors (compressors/quantized_compressors, pack_quantized),
-// AutoAWQ (utils/packing_utils), AutoGPTQ and GPTQModel (nn_modules/qlinear). Ownership: views into the
-// SafetensorsModel, which must live as long. Threads: const calls from any thread. Errors: a Status that names the
-// tensor.
+// The layouts are those of the packages that write them: compressed-tensors (compressors/quantized_compressors,
+// pack_quantized), AutoAWQ (utils/packing_utils), AutoGPTQ and GPTQModel (nn_modules/qlinear).
+//
+// Ownership: views into the SafetensorsModel, which must live as long. Threads: const calls from any thread. Errors: a
+// Status that names the tensor.
 #pragma once
 
 #include <cstdint>

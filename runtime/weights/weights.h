@@ -1,8 +1,9 @@
-// ModelWeights: one rank's share of a model's weights in device memory, read from safetensors slice by slice, converted
-// or quantised on the way. Which slices: parallel/shard.h. q, k and v of a rank's heads are one matrix, so are gate and
-// up. All bytes lie in one Buffer owned here. Immutable once loaded.
+// ModelWeights: one rank's share of a model's weights in device memory, read from safetensors slice by slice, and
+// converted or quantised on the way. Which weights there are, and which slices of which tensors a rank holds, is data:
+// weight_records.h, held_weights.h. All bytes lie in one Buffer that ModelWeights owns. Immutable once loaded.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <optional>
 #include <string>
@@ -16,18 +17,16 @@
 #include "runtime/weights/config.h"
 #include "runtime/weights/safetensors.h"
 #include "runtime/weights/stored_matrix.h"
+#include "runtime/weights/weight_records.h"
 
 namespace duo {
 
-struct LayerWeights {
-  Weight qkv;                         // [(q + k + v rows of this rank's heads), hidden]
-  Weight o;                           // [hidden, q columns of this rank's heads]
-  Weight gate_up;                     // [2 * ffn rows of this rank, hidden]: all gate rows, then all up rows
-  Weight down;                        // [hidden, ffn columns of this rank]
-  const float* input_norm = nullptr;  // device f32 [hidden]
-  const float* post_norm = nullptr;
-  const float* q_norm = nullptr;  // [head_dim], families with q/k norm
-  const float* k_norm = nullptr;
+// Weights by their role: those of one layer, or those of the model around its layers.
+struct WeightSet {
+  std::array<Weight, static_cast<size_t>(WeightRole::kCount)> matrices;            // no rows where there is none
+  std::array<const float*, static_cast<size_t>(WeightRole::kCount)> vectors = {};  // device; null where there is none
+  const Weight& operator[](WeightRole role) const { return matrices[static_cast<size_t>(role)]; }
+  const float* vector(WeightRole role) const { return vectors[static_cast<size_t>(role)]; }
 };
 
 // What a matrix becomes in memory. Rows and columns known, data not.
@@ -39,11 +38,9 @@ struct WeightFormats {
 };
 
 struct ModelWeights {
-  std::vector<LayerWeights> layers;
-  Weight embedding;  // this rank's rows of the vocabulary [vocab range, hidden]
-  Weight head;       // the same range; the embedding itself when tied
-  const float* final_norm = nullptr;
-  int32_t first_id = 0;  // of this rank's vocabulary range
+  std::vector<WeightSet> layers;
+  WeightSet outer;       // kHead is kEmbedding where they are tied; both hold this rank's range of the vocabulary
+  int32_t first_id = 0;  // of this range
   Buffer storage;
 };
 
@@ -55,17 +52,22 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
                                             const Device& device, std::optional<DType> matrices,
                                             std::optional<DType> vocabulary);
 
-// Bytes that the weights of this shard take, alignment included.
-int64_t WeightBytes(const ModelConfig& config, const RankShard& shard, const WeightFormats& formats);
+// A rank's share of a model's weights, in the formats that they get in memory.
+struct WeightShare {
+  const ModelConfig& config;
+  const RankShard& shard;
+  const WeightFormats& formats;
+};
+
+// Bytes that the share takes, alignment included.
+int64_t WeightBytes(const WeightShare& share);
 
 // Collective over the ranks when formats are quantised (row maxima are gathered). progress(bytes done, bytes in all) is
 // called from the calling thread.
-absl::StatusOr<ModelWeights> LoadWeights(const SafetensorsModel& files, const ModelConfig& config,
-                                         const RankShard& shard, const WeightFormats& formats, Device& device,
+absl::StatusOr<ModelWeights> LoadWeights(const SafetensorsModel& files, const WeightShare& share, Device& device,
                                          Communicator& comm, const std::function<void(int64_t, int64_t)>& progress);
 
 // The same layout with random weights, scaled so that activations keep their size. For benchmarks.
-absl::StatusOr<ModelWeights> RandomWeights(const ModelConfig& config, const RankShard& shard,
-                                           const WeightFormats& formats, Device& device);
+absl::StatusOr<ModelWeights> RandomWeights(const WeightShare& share, Device& device);
 
 }  // namespace duo

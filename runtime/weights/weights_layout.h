@@ -1,12 +1,12 @@
-// Where a rank's weights lie: one buffer, every matrix at its place. For weights.cc and weights_random.cc alone.
+// Where a rank's weights lie: one buffer, every weight at its place, in the order of the family's records. For those
+// who fill them (weights.cc, weights_random.cc) and those who measure (runtime/model/workspace.cc).
 #pragma once
 
 #include "runtime/weights/weights.h"
 
 namespace duo {
 
-// Memory for all weights of the shard; every matrix points into `storage`, whose bytes are as allocated.
-absl::StatusOr<ModelWeights> LayOutWeights(const ModelConfig& config, const RankShard& shard,
-                                           const WeightFormats& formats, Device& device);
+// Memory for all weights of the share; every weight points into `storage`, whose bytes are as allocated.
+absl::StatusOr<ModelWeights> LayOutWeights(const WeightShare& share, Device& device);
 
 }  // namespace duo

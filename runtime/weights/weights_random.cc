@@ -2,73 +2,88 @@
 
 #include "kernels/base/splitmix64.h"
 #include "kernels/random_fill.h"
+#include "runtime/weights/held_weights.h"
 #include "runtime/weights/weights_layout.h"
 
 namespace duo {
+namespace {
 
-absl::StatusOr<ModelWeights> RandomWeights(const ModelConfig& config, const RankShard& shard,
-                                           const WeightFormats& formats, Device& device) {
-  absl::StatusOr<ModelWeights> weights = LayOutWeights(config, shard, formats, device);
-  if (!weights.ok()) return weights;
-  // A head's weights follow from the head, not from the rank: the holders of a split head must agree. The other
-  // matrices are cut without overlap, so a rank's own numbers do.
-  auto seed_of = [](uint64_t what, uint64_t layer, uint64_t unit) {
-    return SplitMix64(SplitMix64(what << 32 | layer) + unit);
-  };
-  auto amplitude = [](int64_t inputs) {
-    // Uniform in +- sqrt(3 / inputs) has variance 1 / inputs: outputs are about as large as inputs.
-    return std::sqrt(3.0f / static_cast<float>(inputs));
-  };
-  auto fill = [&](const Weight& w, int64_t inputs, uint64_t what, uint64_t layer) {
-    FillWeight(device, w, seed_of(what, layer, shard.rank), amplitude(inputs));
-  };
-  // Rows [first, first + count) of a matrix as one of its own.
-  auto rows_of = [](const Weight& w, int64_t first, int64_t count) {
-    Weight part = w;
-    part.rows = count;
-    part.data = static_cast<const uint8_t*>(w.data) + Bytes(w.dtype, first * w.cols);
-    if (w.scales != nullptr) part.scales = w.scales + first;
-    if (w.groups != nullptr) part.groups = w.groups + first * (w.cols / w.group) * 2;
-    if (w.bias != nullptr) part.bias = w.bias + first;
-    return part;
-  };
-  auto fill_heads = [&](const LayerWeights& w, uint64_t layer) {
-    const std::vector<LocalHead>& heads = shard.layers[layer];
-    const auto count = static_cast<int64_t>(heads.size());
-    const int64_t d = config.head_dim, group = config.heads / config.kv_heads;
-    fill(w.o, int64_t{config.heads} * d, 1, layer);  // scales and groups; the codes again, head by head, below
-    for (int64_t i = 0; i < count; ++i) {
-      const uint64_t head = heads[i].kv_head;
-      FillWeight(device, rows_of(w.qkv, i * group * d, group * d), seed_of(2, layer, head), amplitude(config.hidden));
-      FillWeight(device, rows_of(w.qkv, (count * group + i) * d, d), seed_of(3, layer, head), amplitude(config.hidden));
-      FillWeight(device, rows_of(w.qkv, (count * (group + 1) + i) * d, d), seed_of(4, layer, head),
-                 amplitude(config.hidden));
-      FillRun columns;
-      columns.data = static_cast<uint8_t*>(const_cast<void*>(w.o.data)) + Bytes(w.o.dtype, i * group * d);
-      columns.stride = static_cast<int64_t>(Bytes(w.o.dtype, w.o.cols));
-      columns.runs = w.o.rows;
-      columns.amplitude = amplitude(int64_t{config.heads} * d);
-      columns.kind = FillKindOf(w.o.dtype);
-      columns.count = columns.kind == FillKind::kCode ? static_cast<int64_t>(Bytes(w.o.dtype, group * d)) : group * d;
-      FillElements(device, columns, seed_of(5, layer, head));
+// A head's weights follow from the head, not from the rank: the holders of a split head must agree. The other matrices
+// are cut without overlap, so a rank's own numbers do.
+uint64_t SeedOf(uint64_t what, int layer, uint64_t unit) {
+  return SplitMix64(SplitMix64(what << 32 | static_cast<uint64_t>(layer < 0 ? 0 : layer)) + unit);
+}
+
+// Uniform in +- sqrt(3 / inputs) has variance 1 / inputs: outputs are about as large as inputs.
+float Amplitude(int64_t inputs) { return std::sqrt(3.0f / static_cast<float>(inputs)); }
+
+// Rows [first, first + count) of a matrix as one of its own.
+Weight RowsOf(const Weight& w, int64_t first, int64_t count) {
+  Weight part = w;
+  part.rows = count;
+  part.data = static_cast<const uint8_t*>(w.data) + Bytes(w.dtype, first * w.cols);
+  if (w.scales != nullptr) part.scales = w.scales + first;
+  if (w.groups != nullptr) part.groups = w.groups + first * (w.cols / w.group) * 2;
+  if (w.bias != nullptr) part.bias = w.bias + first;
+  return part;
+}
+
+// A matrix whose rows are the heads': tensor by tensor, head by head.
+void FillHeadRows(const HeldWeight& held, const std::vector<LocalHead>& heads, const Weight& w, Device& device) {
+  int64_t first = 0;
+  uint64_t what = held.record->random_seed;
+  for (const TensorSlice& slice : held.tensors) {
+    for (size_t i = 0; i < heads.size(); ++i) {
+      const int64_t count = slice.row_pieces[i].size();
+      FillWeight(device, RowsOf(w, first, count), SeedOf(what, held.layer, heads[i].kv_head), Amplitude(held.inputs));
+      first += count;
     }
-  };
-  auto ones = [&](const float* norm, int64_t count) {
-    if (norm != nullptr) FillFloats(device, const_cast<float*>(norm), count, 1.0f);
-  };
-  for (int l = 0; l < config.layers; ++l) {
-    const LayerWeights& w = weights->layers[l];
-    fill_heads(w, l);
-    fill(w.gate_up, config.hidden, 6, l);
-    fill(w.down, config.intermediate, 7, l);
-    ones(w.input_norm, config.hidden);
-    ones(w.post_norm, config.hidden);
-    ones(w.q_norm, config.head_dim);
-    ones(w.k_norm, config.head_dim);
+    ++what;
   }
-  ones(weights->final_norm, config.hidden);
-  FillWeight(device, weights->embedding, seed_of(8, 0, shard.rank), 1.0f);
-  if (!config.tie_embeddings) fill(weights->head, config.hidden, 9, 0);
+}
+
+// A matrix whose columns are the heads': scales and groups as of any matrix, then codes column by column.
+void FillHeadColumns(const HeldWeight& held, const RankShard& shard, const Weight& w, Device& device) {
+  FillWeight(device, w, SeedOf(held.record->random_seed, held.layer, shard.rank), Amplitude(held.inputs));
+  const std::vector<LocalHead>& heads = shard.layers[held.layer];
+  int64_t first = 0;
+  for (size_t i = 0; i < heads.size(); ++i) {
+    const int64_t count = held.tensors[0].col_pieces[i].size();
+    FillRun columns;
+    columns.data = static_cast<uint8_t*>(const_cast<void*>(w.data)) + Bytes(w.dtype, first);
+    columns.stride = static_cast<int64_t>(Bytes(w.dtype, w.cols));
+    columns.runs = w.rows;
+    columns.amplitude = Amplitude(held.inputs);
+    columns.kind = FillKindOf(w.dtype);
+    columns.count = columns.kind == FillKind::kCode ? static_cast<int64_t>(Bytes(w.dtype, count)) : count;
+    FillElements(device, columns, SeedOf(held.record->random_seed, held.layer, heads[i].kv_head));
+    first += count;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<ModelWeights> RandomWeights(const WeightShare& share, Device& device) {
+  absl::StatusOr<ModelWeights> weights = LayOutWeights(share, device);
+  if (!weights.ok()) return weights;
+  const RankShard& shard = share.shard;
+  for (const HeldWeight& held : HeldWeights(share.config, shard)) {
+    const WeightSet& set = held.layer < 0 ? weights->outer : weights->layers[held.layer];
+    if (held.is_vector()) {
+      FillFloats(device, const_cast<float*>(set.vector(held.role())), held.rows, 1.0f);
+      continue;
+    }
+    const Weight& w = set[held.role()];
+    if (held.record->tensors[0].rows == Dim::kQueryHeads) {
+      FillHeadRows(held, shard.layers[held.layer], w, device);
+    } else if (held.record->cols == Dim::kQueryHeads) {
+      FillHeadColumns(held, shard, w, device);
+    } else {
+      // An embedding's rows are inputs themselves, not added up.
+      const float amplitude = held.role() == WeightRole::kEmbedding ? 1.0f : Amplitude(held.inputs);
+      FillWeight(device, w, SeedOf(held.record->random_seed, held.layer, shard.rank), amplitude);
+    }
+  }
   return weights;
 }
 

@@ -306,9 +306,8 @@ TEST(Config, StopTokensComeFromTheGenerationConfigFirst) {
 }
 
 TEST(Families, NamesAreFilledIn) {
-  const TensorNames& names = Spec(Family::kLlama).names;
-  EXPECT_EQ(LayerName(names.q, 12), "model.layers.12.self_attn.q_proj.weight");
-  EXPECT_EQ(BiasName(LayerName(names.down, 0)), "model.layers.0.mlp.down_proj.bias");
+  EXPECT_EQ(LayerName("model.layers.{}.self_attn.q_proj.weight", 12), "model.layers.12.self_attn.q_proj.weight");
+  EXPECT_EQ(BiasName("model.layers.0.mlp.down_proj.weight"), "model.layers.0.mlp.down_proj.bias");
   for (const FamilySpec& spec : Families()) EXPECT_EQ(FindFamily(spec.model_type), &spec);
   EXPECT_EQ(FindFamily("LLAMA"), nullptr);
 }

@@ -1,0 +1,67 @@
+// The tables of devices that only measure (Device::Measuring): every op takes its scratch, gives it back and runs
+// nothing. Questions (what an op needs, whether it can be done) have the answers of the device that is measured for.
+#include "kernels/backend.h"
+
+namespace duo {
+namespace {
+
+// An op becomes one that does nothing; a question, which cannot change its device, stays as it is.
+template <typename... Args>
+void Silence(void (*&op)(Device&, Args...)) {
+  op = [](Device&, Args...) {};
+}
+template <typename Result, typename... Args>
+void Silence(Result (*&)(const Device&, Args...)) {}
+
+void TakeAndReturn(Arena& scratch, size_t bytes) {
+  const size_t mark = scratch.used();
+  scratch.Take(bytes);
+  scratch.Rewind(mark);
+}
+
+Backend Measuring(Backend b) {
+#define DUO_OP(name) Silence(b.name);
+  DUO_BACKEND_OPS
+#undef DUO_OP
+  b.Linear = [](Device& d, View, View x, const Weight& w, Arena& scratch) {
+    TakeAndReturn(scratch, LinearScratchBytes(d, x.rows, w));
+  };
+  b.LinearSwiGlu = [](Device& d, View, View, View x, const Weight& w, Arena& scratch) {
+    TakeAndReturn(scratch, LinearScratchBytes(d, x.rows, w));
+  };
+  b.TopLogits = [](Device& d, float*, int32_t*, View logits, int32_t, int count, Arena& scratch) {
+    TakeAndReturn(scratch, TopLogitsScratchBytes(d, logits.rows, logits.cols, count));
+  };
+  b.AttendPages = [](Device& d, View, float*, View, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv,
+                     Arena& scratch) {
+    TakeAndReturn(scratch, DecodeScratchBytes(d, batch.num_rows, shape.group, kv, batch.max_tokens));
+  };
+  b.AttendPrefill = [](Device& d, View, float*, View, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv,
+                       bool, Arena& scratch) {
+    TakeAndReturn(scratch, PrefillScratchBytes(d, batch.num_rows, shape.group, kv, batch.max_tokens));
+  };
+  b.AttendStreaming = [](Device& d, View, View, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv,
+                         Arena& scratch) {
+    TakeAndReturn(scratch, StreamingScratchBytes(d, batch.num_rows, shape.group, kv));
+  };
+  b.LinearBackward = [](Device& d, View, View dout, const Weight& w, Arena& scratch) {
+    TakeAndReturn(scratch, LinearBackwardScratchBytes(d, dout.rows, w));
+  };
+  b.AttendWindow = [](Device& d, View out, float*, View, const HeadShape& shape, const WindowMask&, Arena& scratch) {
+    TakeAndReturn(scratch, AttendWindowScratchBytes(d, out.rows, shape));
+  };
+  b.AttendWindowBackward = [](Device& d, View, View dout, View, const float*, View, const HeadShape& shape,
+                              const WindowMask& mask, Arena& scratch) {
+    TakeAndReturn(scratch, AttendWindowBackwardScratchBytes(d, dout.rows, shape, mask));
+  };
+  return b;
+}
+
+}  // namespace
+
+const Backend cpu::kMeasuring = Measuring(cpu::kBackend);
+#ifdef DUO_HAVE_CUDA
+const Backend cuda::kMeasuring = Measuring(cuda::kBackend);
+#endif
+
+}  // namespace duo

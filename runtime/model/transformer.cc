@@ -1,0 +1,81 @@
+#include "runtime/model/transformer.h"
+
+#include <algorithm>
+
+#include "kernels/ops.h"
+
+namespace duo {
+namespace {
+
+View LastRows(const View& v, int64_t rows) { return v.Rows(v.rows - rows, rows); }
+
+void FillZero(Device& device, const View& v) { device.Fill(v.data, 0, Bytes(v.dtype, v.rows * v.cols)); }
+
+}  // namespace
+
+View Transformer::Run(const Activations& a, const int32_t* tokens,
+                      absl::FunctionRef<View(int layer, View add)> attend) {
+  Embed(device_, a.residual, tokens, weights_.outer[WeightRole::kEmbedding], weights_.first_id);
+  if (comm_.size() > 1) comm_.AllReduceSum(a.residual, device_);
+  View add;  // what the previous block gives to the residual stream
+  for (int layer = 0; layer < config_.layers; ++layer) {
+    const View attended = attend(layer, add);
+    add = Output(layer, a, attended);
+    add = Mlp(layer, a, add);
+  }
+  return add;
+}
+
+View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before) {
+  const WeightSet& w = weights_.layers[layer];
+  AddRmsNorm(device_, a.normed, a.residual, add, w.vector(WeightRole::kInputNorm), eps());
+  // This layer's heads, dense, in the space of the layer with the most.
+  const View qkv(a.qkv.data, a.qkv.dtype, a.residual.rows, shape.qkv_cols());
+  if (shape.kv_heads == 0) return qkv;
+  Linear(device_, qkv, a.normed, w[WeightRole::kQkv], scratch_);
+  if (!before.empty()) device_.Copy(before.data, qkv.data, Bytes(qkv.dtype, qkv.rows * qkv.cols));
+  RotateQk(device_, qkv, shape, a.cos_sin, w.vector(WeightRole::kQNorm), w.vector(WeightRole::kKNorm), eps());
+  return qkv;
+}
+
+View Transformer::Output(int layer, const Activations& a, View attended) {
+  const View out = a.projected.Rows(0, attended.rows);
+  if (attended.cols > 0) {
+    Linear(device_, out, attended, weights_.layers[layer][WeightRole::kO], scratch_);
+  } else {  // no head of this layer: nothing to add but to the sum
+    FillZero(device_, out);
+  }
+  if (comm_.size() > 1) comm_.AllReduceSum(out, device_);  // also finishes the merge of split heads
+  return out;
+}
+
+View Transformer::MlpInput(int layer, const Activations& a, View add) {
+  const View normed = LastRows(a.normed, add.rows);
+  AddRmsNorm(device_, normed, LastRows(a.residual, add.rows), add, weights_.layers[layer].vector(WeightRole::kPostNorm),
+             eps());
+  return normed;
+}
+
+View Transformer::Mlp(int layer, const Activations& a, View add) {
+  const WeightSet& w = weights_.layers[layer];
+  const View normed = MlpInput(layer, a, add), out = a.mlp.Rows(0, add.rows);
+  for (int64_t first = 0; first < out.rows; first += kMlpRows) {
+    const int64_t rows = std::min(kMlpRows, out.rows - first);
+    const View block = out.Rows(first, rows), gate_up = a.gate_up.Rows(0, rows), product = a.product.Rows(0, rows);
+    if (product.cols == 0) {
+      FillZero(device_, block);
+      continue;
+    }
+    LinearSwiGlu(device_, product, gate_up, normed.Rows(first, rows), w[WeightRole::kGateUp], scratch_);
+    Linear(device_, block, product, w[WeightRole::kDown], scratch_);
+  }
+  if (comm_.size() > 1) comm_.AllReduceSum(out, device_);
+  return out;
+}
+
+void Transformer::Finish(const Activations& a, View add, View out) {
+  AddRmsNorm(device_, out, LastRows(a.residual, add.rows), add,
+             out.empty() ? nullptr : weights_.outer.vector(WeightRole::kFinalNorm), eps());
+}
+
+}  // namespace duo

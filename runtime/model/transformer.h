@@ -1,0 +1,70 @@
+// Transformer: the layers of a decoder, written once for every family, backend and rank count, and for all who run
+// them: Model, whose rows attend to the KV cache, and IdentifyModel, whose teacher and student attend within one
+// sequence. Whoever runs it says how a layer attends; everything else is here. A family's further weight is used here,
+// too.
+//
+// Borrows all it is made of, and holds no state of its own: made for one pass. Activations are device memory; scratch
+// of an op is given back as soon as the op is launched. All collectives of the layers happen here, in the same order on
+// every rank. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/functional/function_ref.h"
+#include "kernels/attention.h"
+#include "kernels/base/buffer.h"
+#include "parallel/communicator.h"
+#include "runtime/weights/config.h"
+#include "runtime/weights/weights.h"
+
+namespace duo {
+
+// Of the rows of one pass; T is the device's activation type. `projected` and `mlp` may be the same memory.
+struct Activations {
+  View residual;   // f32 [rows, hidden]
+  View normed;     // T [rows, hidden]
+  View projected;  // T [rows, hidden]: what attention adds to the residual stream
+  View mlp;        // T [rows, hidden]: what the MLP adds
+  View qkv;        // T [rows, most qkv columns of a layer]
+  View gate_up;    // T [block of rows, 2 * ffn columns of this rank]
+  View product;    // T [block of rows, ffn columns of this rank]
+  View cos_sin;    // f32 [rows, head_dim]
+};
+
+class Transformer {
+ public:
+  // A row block of the MLP, so that its activations stay small in long prefill chunks.
+  static constexpr int64_t kMlpRows = 2048;
+
+  // scratch: of the ops, which give back what they take of it.
+  Transformer(const ModelConfig& config, const ModelWeights& weights, Device& device, Communicator& comm,
+              Arena& scratch)
+      : config_(config), weights_(weights), device_(device), comm_(comm), scratch_(scratch) {}
+
+  // Embeds the tokens [rows] and runs all layers. attend(layer, add): calls Qkv with `add` and returns what the layer's
+  // heads attended to, [last rows, q columns]: rows before the last ones end there, but for what they have given to
+  // others as keys and values. The result is what the residual stream of the last rows still lacks.
+  View Run(const Activations& a, const int32_t* tokens, absl::FunctionRef<View(int layer, View add)> attend);
+
+  // residual += add; the layer's queries, keys and values of all rows, normed and rotated, dense. before: where they
+  // are copied as they were before norms and rotation; empty: nowhere.
+  View Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before = View());
+  // attended times o_proj, added up over the ranks: what attention adds to the residual stream's last rows.
+  View Output(int layer, const Activations& a, View attended);
+  // residual += add, for the last add.rows rows; returns their MLP's input.
+  View MlpInput(int layer, const Activations& a, View add);
+  View Mlp(int layer, const Activations& a, View add);
+  // residual += add, for the last add.rows rows, and the final norm of them where `out` is not empty.
+  void Finish(const Activations& a, View add, View out);
+
+ private:
+  float eps() const { return static_cast<float>(config_.rms_norm_eps); }
+
+  const ModelConfig& config_;
+  const ModelWeights& weights_;
+  Device& device_;
+  Communicator& comm_;
+  Arena& scratch_;
+};
+
+}  // namespace duo

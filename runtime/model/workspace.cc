@@ -1,0 +1,45 @@
+#include "runtime/model/workspace.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "kernels/base/math.h"
+#include "runtime/weights/weights_layout.h"
+
+namespace duo {
+namespace {
+
+// The largest step of a kind; what its device pointers point to is never looked at.
+StepInput LargestStep(const StepLimits& limits, bool prefill, const SeqSpan* host_spans) {
+  StepInput input;
+  input.num_samples = limits.samples;
+  input.prefill = prefill;
+  SeqBatch& batch = input.batch;
+  batch.num_rows = prefill ? limits.prefill_rows : limits.rows;
+  batch.max_rows = prefill ? batch.num_rows : std::min(batch.num_rows, kMaxDecodeRows);
+  batch.num_seqs = CeilDiv(batch.num_rows, batch.max_rows);
+  batch.host_spans = host_spans;
+  batch.max_tokens = limits.max_tokens;
+  return input;
+}
+
+}  // namespace
+
+absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightFormats& formats, const HeadPlan& heads,
+                                       const KvSizes& sizes, const StepLimits& limits, const Device& device) {
+  const std::unique_ptr<Device> measuring = Device::Measuring(device);
+  const std::unique_ptr<Communicator> comm = MakeMeasuringCommunicator(parts.shard.rank, parts.partition.world);
+  absl::StatusOr<ModelWeights> weights = LayOutWeights({parts.config, parts.shard, formats}, *measuring);
+  if (!weights.ok()) return weights.status();
+  absl::StatusOr<Model> model = Model::Create(parts, std::move(*weights), *measuring, *comm);
+  if (!model.ok()) return model.status();
+  const absl::StatusOr<KvCache> cache = KvCache::Create(*measuring, parts.config, parts.shard, heads, sizes);
+  if (!cache.ok()) return cache.status();
+  const SeqSpan span;
+  Arena arena = Arena::Measuring();
+  for (const bool prefill : {true, false}) model->Forward(LargestStep(limits, prefill, &span), *cache, arena);
+  // An op may take its scratch in several pieces, each rounded up: a little air.
+  return static_cast<int64_t>(arena.peak() + 64 * Arena::kAlignment);
+}
+
+}  // namespace duo

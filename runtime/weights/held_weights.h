@@ -1,0 +1,50 @@
+// HeldWeights: a family's records (weight_records.h) with a model's numbers in place and cut for one rank: what the
+// rank holds of each weight, and which slices of which stored tensors make it. The one walk over a model's weights.
+// Values and pure functions; any thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "parallel/shard.h"
+#include "runtime/weights/config.h"
+#include "runtime/weights/weight_records.h"
+
+namespace duo {
+
+// What a rank holds of one stored tensor [rows, cols]: pieces of its rows and columns, in the order they have in
+// memory.
+struct TensorSlice {
+  std::string name;
+  int64_t rows = 0, cols = 0;
+  std::vector<Range> row_pieces, col_pieces;
+  std::vector<bool> present;  // [col_pieces]; absent pieces are zeros in memory
+};
+
+struct HeldWeight {
+  const WeightRecord* record = nullptr;
+  int layer = -1;  // -1: the model's
+  std::vector<TensorSlice> tensors;
+  int64_t rows = 0, cols = 0;  // in memory, on this rank
+  int64_t inputs = 0;          // columns on all ranks together
+  int64_t unit = 1;            // the columns' pieces are multiples of it
+  bool bias = false;           // this rank has its bias
+  WeightRole role() const { return record->role; }
+  bool is_vector() const { return record->cols == Dim::kOne; }
+  // Ranks hold columns of whole rows, and add up their outputs.
+  bool cuts_columns() const { return record->cols == Dim::kQueryHeads || record->cols == Dim::kIntermediate; }
+};
+
+// Layer by layer in the records' order, then the model's.
+std::vector<HeldWeight> HeldWeights(const ModelConfig& config, const RankShard& shard);
+
+// Numbers that the checkpoint holds, biases included.
+int64_t CountParameters(const ModelConfig& config);
+// Those of one layer's matrices, without biases: what a token is multiplied with.
+int64_t LayerMatrixElements(const ModelConfig& config);
+
+// A weight's stored tensor, "model.layers.3.self_attn.k_proj.weight" for (kQkv, 1, 3); empty where the model has none.
+std::string TensorName(const ModelConfig& config, WeightRole role, int tensor, int layer);
+
+}  // namespace duo

@@ -1,0 +1,151 @@
+#include "runtime/weights/matrix_loader.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/math.h"
+#include "runtime/weights/quantize.h"
+
+namespace duo {
+namespace {
+
+constexpr int64_t kBlockBytes = int64_t{32} << 20;  // of values, that are converted before they are uploaded
+
+bool RowScaled(const Weight& w) { return w.dtype == DType::kF8E4M3 || w.dtype == DType::kI8; }
+int64_t RowBytes(const Weight& w) { return Bytes(w.dtype, w.cols); }
+int64_t RowGroups(const Weight& w) { return w.dtype == DType::kI4 ? w.cols / w.group : 0; }
+
+void GatherRow(const MatrixPart& part, int64_t row, float* out) {
+  for (size_t i = 0; i < part.cols.size(); ++i) {
+    const Range& piece = part.cols[i];
+    if (part.present[i]) {
+      part.matrix.Values(row, piece.begin, piece.size(), out);
+    } else {
+      std::fill(out, out + piece.size(), 0.0f);
+    }
+    out += piece.size();
+  }
+}
+
+// A row whose stored codes are this format's: the codes and parameters as they are.
+void CopyRow(const MatrixPart& part, int64_t row, const Weight& w, const RowCodes& out) {
+  auto [codes, scale, groups] = out;
+  for (size_t i = 0; i < part.cols.size(); ++i) {
+    const Range& piece = part.cols[i];
+    if (w.dtype != DType::kI4) {
+      if (part.present[i]) {
+        part.matrix.Codes(row, piece.begin, piece.size(), codes);
+      } else {
+        std::fill(codes, codes + piece.size(), uint8_t{0});
+      }
+      codes += piece.size();
+      continue;
+    }
+    for (int64_t c = piece.begin; c < piece.end; c += w.group, codes += w.group / 2, groups += 2) {
+      if (part.present[i]) {
+        part.matrix.Group(row, c, w.group, codes, groups);
+      } else {
+        std::fill(codes, codes + w.group / 2, uint8_t{0});
+        groups[0] = groups[1] = 0;
+      }
+    }
+  }
+  if (w.dtype != DType::kI4) *scale = part.matrix.RowScale(row);
+}
+
+// Whether the stored codes can be kept: int4 groups must lie within the stored ones, wherever the columns are cut.
+bool Keeps(const MatrixPart& part, const Weight& w) {
+  if (!IsQuantized(w.dtype) || part.matrix.native() != w.dtype) return false;
+  if (w.dtype != DType::kI4) return true;
+  if (part.matrix.group() % w.group != 0) return false;
+  for (const Range& piece : part.cols) {
+    if (piece.begin % w.group != 0 || piece.size() % w.group != 0) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+// The row maxima over all ranks, for matrices whose rows are cut between ranks.
+std::vector<float> MatrixLoader::SharedMaxima(const MatrixPart& part, const Weight& w) {
+  std::vector<float> maxima(w.rows);
+  device_.pool().ParallelFor(CeilDiv(w.rows, 64), [&](int64_t block, int) {
+    std::vector<float> row(w.cols);
+    for (int64_t r = block * 64; r < std::min(w.rows, block * 64 + 64); ++r) {
+      GatherRow(part, r, row.data());
+      maxima[r] = AbsMax(row.data(), w.cols);
+    }
+  });
+  if (comm_.size() == 1) return maxima;
+  std::vector<float> all(maxima.size() * comm_.size());
+  comm_.AllGatherHost(all.data(), maxima.data(), 4 * maxima.size());
+  for (int r = 0; r < comm_.size(); ++r) {
+    for (int64_t i = 0; i < w.rows; ++i) maxima[i] = std::max(maxima[i], all[r * w.rows + i]);
+  }
+  return maxima;
+}
+
+// `count` rows from `first` on into the staging vectors. maxima: of every row, where they are shared.
+void MatrixLoader::Encode(const Weight& w, const MatrixPart& part, int64_t first, int64_t count,
+                          const std::vector<float>& maxima) {
+  const bool keeps = Keeps(part, w);
+  const int64_t row_bytes = RowBytes(w), row_groups = RowGroups(w);
+  codes_.resize(count * row_bytes);
+  scales_.resize(count);
+  groups_.resize(count * row_groups * 2);
+  device_.pool().ParallelFor(CeilDiv(count, 16), [&](int64_t block, int) {
+    std::vector<float> row(w.cols);
+    for (int64_t r = block * 16; r < std::min(count, block * 16 + 16); ++r) {
+      const RowCodes out = {codes_.data() + r * row_bytes, &scales_[r], groups_.data() + r * row_groups * 2};
+      if (keeps) {
+        CopyRow(part, first + r, w, out);
+        continue;
+      }
+      GatherRow(part, first + r, row.data());
+      const float absmax = !RowScaled(w) ? 0.0f : !maxima.empty() ? maxima[first + r] : AbsMax(row.data(), w.cols);
+      QuantizeRow(w.dtype, row.data(), w.cols, absmax, w.group, out);
+    }
+  });
+}
+
+void MatrixLoader::Upload(const Weight& w, int64_t out_row, int64_t count) {
+  auto* data = static_cast<uint8_t*>(const_cast<void*>(w.data));
+  device_.Upload(data + out_row * RowBytes(w), codes_.data(), codes_.size());
+  if (RowScaled(w)) device_.Upload(const_cast<float*>(w.scales) + out_row, scales_.data(), 4 * count);
+  if (const int64_t row_groups = RowGroups(w); row_groups > 0) {
+    device_.Upload(const_cast<uint16_t*>(w.groups) + out_row * row_groups * 2, groups_.data(), 2 * groups_.size());
+  }
+}
+
+void MatrixLoader::FillPart(const Weight& w, const MatrixPart& part, const std::vector<float>& maxima,
+                            int64_t out_row) {
+  if (w.cols == 0) return;
+  const int64_t block_rows = std::max<int64_t>(1, kBlockBytes / (4 * w.cols));
+  for (int64_t first = part.rows.begin; first < part.rows.end; first += block_rows) {
+    const int64_t count = std::min(block_rows, part.rows.end - first);
+    Encode(w, part, first, count, maxima);
+    Upload(w, out_row, count);
+    out_row += count;
+    done_ += count * RowBytes(w);
+    if (progress_) progress_(done_, total_);
+  }
+}
+
+absl::Status MatrixLoader::Fill(const Weight& w, const std::vector<MatrixPart>& parts, bool cuts_columns) {
+  if (parts.empty()) return absl::OkStatus();
+  if (w.dtype == DType::kI4 && w.group == 0) {
+    const StoredMatrix& matrix = parts.front().matrix;
+    return absl::InvalidArgumentError(absl::StrCat("int4 weights need columns in multiples of 32; ", matrix.name(),
+                                                   " has ", matrix.cols(), "; use --weights int8"));
+  }
+  std::vector<float> maxima;
+  if (RowScaled(w) && cuts_columns && !Keeps(parts[0], w)) maxima = SharedMaxima(parts[0], w);
+  int64_t out_row = 0;
+  for (const MatrixPart& part : parts) {
+    FillPart(w, part, maxima, out_row);
+    out_row += part.rows.size();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace duo

@@ -1,0 +1,60 @@
+// Weights as data. A family's row (families.h) lists what each of its layers, and the model around them, is made of:
+// one record a weight, with its role, the stored tensors that make it, their shape, and so how ranks cut it. Parameter
+// count, layout, memory plan, loading and random weights all walk these records (held_weights.h), so that a weight more
+// is a record more. Constant data, any thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace duo {
+
+struct ModelConfig;
+
+// What a weight is for: where the forward finds it (WeightSet in weights.h).
+enum class WeightRole : uint8_t {
+  // Of a layer.
+  kQkv,  // q, k and v of a rank's heads, one matrix
+  kO,
+  kGateUp,  // all gate rows, then all up rows
+  kDown,
+  kInputNorm,
+  kPostNorm,  // before the MLP
+  kQNorm,
+  kKNorm,
+  // Of the model.
+  kFinalNorm,
+  kEmbedding,
+  kHead,
+  kCount,
+};
+
+// A dimension of a stored tensor: how long it is, and what of it a rank holds.
+enum class Dim : uint8_t {
+  kOne,           // of a vector; whole
+  kHidden,        // whole
+  kHeadDim,       // whole
+  kQueryHeads,    // heads * head_dim: those of the rank's KV heads, in the rank's order
+  kKvHeads,       // kv_heads * head_dim: the same
+  kIntermediate,  // the rank's range
+  kVocab,         // the rank's range
+};
+
+struct StoredTensor {
+  const char* name = nullptr;  // in a layer's, {} stands for the layer's index
+  Dim rows = Dim::kOne;
+};
+
+// A matrix [sum of the tensors' rows, cols], or a vector of f32 where cols is kOne. Ranks that cut the columns add up
+// their outputs, so the bias is rank 0's; where they cut rows, a rank has its rows' biases.
+struct WeightRecord {
+  WeightRole role = WeightRole::kCount;
+  std::array<StoredTensor, 3> tensors = {};  // one below the other; nameless ones are none
+  Dim cols = Dim::kOne;
+  bool ModelConfig::*bias = nullptr;     // the property that says whether the tensors have biases; null: never
+  bool ModelConfig::*only_if = nullptr;  // the property without which the weight does not exist; null: none
+  bool ModelConfig::*unless = nullptr;   // the property with which the weight does not exist; null: none
+  uint8_t random_seed = 0;               // matrices: of random weights; a tensor each, so leave room for all
+};
+
+}  // namespace duo

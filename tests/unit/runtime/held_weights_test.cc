@@ -1,0 +1,119 @@
+#include "runtime/weights/held_weights.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "runtime/weights/families.h"
+#include "runtime/weights/model_shape.h"
+#include "runtime/weights/weights.h"
+
+namespace duo {
+namespace {
+
+struct Sizes {
+  Family family;
+  int64_t hidden, intermediate;
+  int layers, heads, kv_heads, head_dim;
+  int64_t vocab;
+  bool tied;
+};
+
+ModelConfig ConfigOf(const Sizes& s) {
+  ModelConfig config;
+  config.family = s.family;
+  config.hidden = s.hidden;
+  config.intermediate = s.intermediate;
+  config.layers = s.layers;
+  config.heads = s.heads;
+  config.kv_heads = s.kv_heads;
+  config.head_dim = s.head_dim;
+  config.vocab = s.vocab;
+  config.tie_embeddings = s.tied;
+  config.attention_bias = s.family == Family::kQwen2;
+  config.qk_norm = s.family == Family::kQwen3;
+  return config;
+}
+
+const Sizes kSmall = {Family::kQwen2, 64, 96, 2, 8, 4, 16, 100, false};
+
+std::vector<RankShard> ShardsOf(const ModelConfig& config, int world) {
+  PartitionRequest request;
+  request.shape = ShapeOf(config);
+  request.heads = FullPlan(config.layers, config.kv_heads);
+  request.world = world;
+  request.kv_token_bytes = 64;
+  request.strategy = Strategy::kHeads;
+  const absl::StatusOr<Partition> partition = MakePartition(request);
+  EXPECT_TRUE(partition.ok()) << partition.status();
+  std::vector<RankShard> shards;
+  for (int rank = 0; rank < world; ++rank) shards.push_back(MakeShard(*partition, request.shape, rank, 1, 1));
+  return shards;
+}
+
+TEST(HeldWeights, ParametersAreThoseThatThePublishedModelsHave) {
+  EXPECT_EQ(CountParameters(ConfigOf({Family::kLlama, 4096, 14336, 32, 32, 8, 128, 128256, false})), 8'030'261'248);
+  EXPECT_EQ(CountParameters(ConfigOf({Family::kQwen2, 896, 4864, 24, 14, 2, 64, 151936, true})), 494'032'768);
+  EXPECT_EQ(CountParameters(ConfigOf({Family::kQwen3, 1024, 3072, 28, 16, 8, 128, 151936, true})), 596'049'920);
+}
+
+TEST(HeldWeights, RanksTogetherHoldEveryMatrixOnce) {
+  const ModelConfig config = ConfigOf(kSmall);
+  std::map<std::pair<int, WeightRole>, int64_t> held;  // elements over all ranks
+  int64_t biases = 0;
+  for (const RankShard& shard : ShardsOf(config, 3)) {
+    for (const HeldWeight& w : HeldWeights(config, shard)) {
+      if (!w.is_vector()) held[{w.layer, w.role()}] += w.rows * w.cols;
+      if (w.bias) biases += w.rows;
+      int64_t rows = 0, cols = 0;
+      for (const TensorSlice& slice : w.tensors) {
+        for (const Range& piece : slice.row_pieces) rows += piece.size();
+      }
+      for (const Range& piece : w.tensors[0].col_pieces) cols += piece.size();
+      EXPECT_EQ(rows, w.rows);
+      EXPECT_EQ(cols, w.cols);
+    }
+  }
+  int64_t total = 0;
+  for (const auto& [key, elements] : held) total += elements;
+  const int64_t vectors = config.layers * 2 * config.hidden + config.hidden;
+  EXPECT_EQ(total + biases + vectors, CountParameters(config));
+  EXPECT_EQ((held[{1, WeightRole::kQkv}]), (8 + 2 * 4) * 16 * 64);
+  EXPECT_EQ((held[{-1, WeightRole::kHead}]), 100 * 64);
+}
+
+TEST(HeldWeights, OnlyTheFirstRankAddsTheBiasOfWhatIsAddedUp) {
+  ModelConfig config = ConfigOf(kSmall);
+  config.o_bias = true;
+  for (const RankShard& shard : ShardsOf(config, 2)) {
+    for (const HeldWeight& w : HeldWeights(config, shard)) {
+      if (w.role() == WeightRole::kO) EXPECT_EQ(w.bias, shard.rank == 0);
+      if (w.role() == WeightRole::kQkv) EXPECT_TRUE(w.bias);
+    }
+  }
+}
+
+TEST(HeldWeights, TensorsAreNamedByRoleAndLayer) {
+  ModelConfig config = ConfigOf(kSmall);
+  EXPECT_EQ(TensorName(config, WeightRole::kQkv, 1, 1), "model.layers.1.self_attn.k_proj.weight");
+  EXPECT_EQ(TensorName(config, WeightRole::kEmbedding, 0, -1), "model.embed_tokens.weight");
+  EXPECT_EQ(TensorName(config, WeightRole::kQNorm, 0, 0), "");
+  config.tie_embeddings = true;
+  EXPECT_EQ(TensorName(config, WeightRole::kHead, 0, -1), "");
+}
+
+TEST(HeldWeights, BytesAreThoseOfTheFormats) {
+  const ModelConfig config = ConfigOf(kSmall);
+  const std::vector<RankShard> shards = ShardsOf(config, 1);
+  WeightFormats formats;
+  formats.matrices = formats.vocabulary = DType::kF32;
+  const int64_t f32 = WeightBytes({config, shards[0], formats});
+  EXPECT_GE(f32, 4 * CountParameters(config));
+  EXPECT_LT(f32, 4 * CountParameters(config) + 64 * static_cast<int64_t>(Arena::kAlignment));
+  formats.matrices = DType::kI8;
+  const int64_t codes = WeightBytes({config, shards[0], formats});
+  EXPECT_NEAR(static_cast<double>(f32 - codes), 3.0 * config.layers * LayerMatrixElements(config), 64.0 * 256);
+}
+
+}  // namespace
+}  // namespace duo
