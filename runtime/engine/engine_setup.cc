@@ -7,14 +7,14 @@
 #include "absl/strings/str_join.h"
 #include "attn_patterns/lookup.h"
 #include "kernels/attention.h"
+#include "kernels/base/math.h"
 #include "kernels/base/read_file.h"
 #include "parallel/agreement.h"
-#include "kernels/base/math.h"
 #include "runtime/engine/engine_state.h"
 #include "runtime/model/rope.h"
 #include "runtime/model/sampler.h"
-#include "runtime/weights/fingerprint.h"
 #include "runtime/model/workspace.h"
+#include "runtime/weights/fingerprint.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/key_bias.h"
 #include "runtime/weights/model_shape.h"
@@ -22,8 +22,6 @@
 
 namespace duo {
 namespace {
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The pattern's plan. With `auto` and nothing that asks for a pattern a model without one runs with full attention.
 absl::StatusOr<HeadPlan> DuoPlan(EngineOptions& options, const ModelConfig& config, std::vector<std::string>& notes) {
@@ -39,20 +37,6 @@ absl::StatusOr<HeadPlan> DuoPlan(EngineOptions& options, const ModelConfig& conf
         "%s/attn_pattern, or give one with --pattern DIR)",
         options.model_dir, options.model_dir));
     return FullPlan(config.layers, config.kv_heads);
-absl::StatusOr<HeadPlan> ChooseHeads(const EngineOptions& options, const ModelConfig& config) {
-  HeadPlan plan = FullPlan(config.layers, config.kv_heads);
-  if (options.attention == AttentionMode::kStreaming) plan = StreamingPlan(config.layers, config.kv_heads);
-  if (options.attention == AttentionMode::kDuo) {
-    absl::StatusOr<FoundPattern> found =
-        options.pattern_dir.empty()
-            ? FindPattern(options.model_dir, config.layers, config.kv_heads, PatternRoots(options.program))
-            : OpenPattern(options.pattern_dir, config.layers, config.kv_heads);
-    if (!found.ok()) return found.status();
-    absl::StatusOr<HeadPlan> duo = options.threshold.has_value()
-                                       ? PlanByThreshold(found->pattern, *options.threshold)
-                                       : PlanBySparsity(found->pattern, options.sparsity.value_or(0.5));
-    if (!duo.ok()) return duo.status();
-    plan = *duo;
   }
   if (!found.ok()) return found.status();
   options.attention = AttentionMode::kDuo;
