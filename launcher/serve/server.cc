@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/seconds.h"
 #include "launcher/serve/ops/metrics.h"
 #include "launcher/serve/sessions/engine_thread.h"
 #include "launcher/serve/sessions/sessions.h"
@@ -12,7 +13,6 @@
 namespace duo {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr int kMostClosures = 4096;
 
 absl::Status CheckAddresses(const ServerOptions& options, bool tokens) {

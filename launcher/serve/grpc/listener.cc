@@ -10,6 +10,7 @@
 #endif
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/read_file.h"
 #include "launcher/serve/grpc/services.h"
 
 namespace duo {
@@ -17,15 +18,15 @@ namespace {
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const TlsFiles& tls) {
   if (!tls.on()) return grpc::InsecureServerCredentials();
-  absl::StatusOr<std::string> certificate = ReadSmallFile(tls.certificate, "certificate");
+  absl::StatusOr<std::string> certificate = ReadFile(tls.certificate);
   if (!certificate.ok()) return certificate.status();
-  absl::StatusOr<std::string> key = ReadSmallFile(tls.key, "private key");
+  absl::StatusOr<std::string> key = ReadFile(tls.key);
   if (!key.ok()) return key.status();
   grpc::SslServerCredentialsOptions options(tls.client_ca.empty()
                                                 ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
                                                 : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
   if (!tls.client_ca.empty()) {
-    absl::StatusOr<std::string> ca = ReadSmallFile(tls.client_ca, "clients' certificate authority");
+    absl::StatusOr<std::string> ca = ReadFile(tls.client_ca);
     if (!ca.ok()) return ca.status();
     options.pem_root_certs = *ca;
   }
