@@ -143,6 +143,22 @@ absl::Status AgreeOnWeights(Communicator& comm, const std::string& model_dir, co
       comm, {{absl::StrCat("the weights in ", model_dir, " (their fingerprint)"), WeightsFingerprint(files)}});
 }
 
+// Of int4 KV; empty where there is nothing to warn of.
+std::string KeyWarning(const KeyRounding& keys) {
+  if (keys.bias_ratio >= kLargeKeyBias) {
+    return absl::StrFormat(
+        "warning: this model's key biases are large (layer %d, KV head %d: %.0f times the spread of its keys), so an "
+        "int4 KV cache costs it accuracy; --kv int8 or bf16 does not",
+        keys.layer, keys.kv_head, keys.bias_ratio);
+  }
+  if (keys.logit_noise < kLargeLogitNoise) return "";
+  return absl::StrFormat(
+      "warning: by this model's weights int4 keys move its attention logits by about %.2f, so an int4 KV cache may "
+      "cost "
+      "it more than 3 %% of perplexity (measure it: duo bench perplexity); --kv int8 or bf16 does not",
+      keys.logit_noise);
+}
+
 // The smallest of every rank's numbers.
 int64_t MinOverRanks(Communicator& comm, int64_t value) {
   std::vector<int64_t> all(comm.size());
@@ -275,19 +291,8 @@ absl::Status Engine::State::Prepare() {
     if (!formats.note.empty()) notes.push_back(formats.note);
     if (kv == KvFormat::kInt4 && comm->rank() == 0) {
       const absl::StatusOr<KeyRounding> keys = EstimateKeyRounding(*files, config, device->pool());
-      if (keys.ok() && keys->bias_ratio >= kLargeKeyBias) {  // what is missing, the loader will say
-        notes.push_back(
-            absl::StrFormat("warning: this model's key biases are large (layer %d, KV head %d: %.0f times the spread "
-                            "of its keys), so an "
-                            "int4 KV cache costs it accuracy; --kv int8 or bf16 does not",
-                            keys->layer, keys->kv_head, keys->bias_ratio));
-      } else if (keys.ok() && keys->logit_noise >= kLargeLogitNoise) {
-        notes.push_back(absl::StrFormat(
-            "warning: by this model's weights int4 keys move its attention logits by about %.2f, so an int4 KV cache "
-            "may "
-            "cost it more than 3 %% of perplexity (measure it: duo bench perplexity); --kv int8 or bf16 does not",
-            keys->logit_noise));
-      }
+      const std::string warning = keys.ok() ? KeyWarning(*keys) : "";  // what is missing, the loader will say
+      if (!warning.empty()) notes.push_back(warning);
     }
   } else {
     formats.int4_group = config.hidden < 2048 ? 32 : 128;
