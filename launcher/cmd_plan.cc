@@ -139,7 +139,7 @@ RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const Par
       for (const LocalHead& head : layer) slots = std::max(slots, head.slots);
     }
     RankMemory rank;
-    rank.weights = WeightBytes(config, shard, formats);
+    rank.weights = WeightBytes({config, shard, formats});
     rank.kv = unit.page * CeilDiv(request.context, int64_t{kPageTokens}) +
               unit.split_page * CeilDiv(request.context, int64_t{kPageTokens} * slots) + unit.ring;
     if (rank.total() > most.total()) most = rank;
