@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/seconds.h"
 
 namespace duo {
 namespace {
@@ -181,7 +182,7 @@ void AppendJob::Progress(Change change) {
   const auto now = std::chrono::steady_clock::now();
   stream_.Update([&](AppendUpdate& update) {
     change(update);
-    if (std::chrono::duration<double>(now - last_progress_).count() < kProgressSeconds) return false;
+    if (SecondsBetween(last_progress_, now) < kProgressSeconds) return false;
     last_progress_ = now;
     return true;
   });

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/seconds.h"
 
 namespace duo {
 namespace {
@@ -124,8 +125,6 @@ void AskJob::End(const absl::Status& status) {
   stream_.Close(status);
 }
 
-double AskJob::Seconds() const {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_).count();
-}
+double AskJob::Seconds() const { return SecondsSince(begun_); }
 
 }  // namespace duo

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/base/seconds.h"
 #include "runtime/engine/memory_plan.h"
 
 namespace duo {
@@ -47,7 +48,7 @@ ClusterPlan PlanOf(const CallContext& context) {
 
 ClusterStats StatsOf(const CallContext& context) {
   ClusterStats stats;
-  stats.uptime_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - context.start).count();
+  stats.uptime_seconds = SecondsSince(context.start);
   stats.draining = context.sessions->draining();
   stats.calls = context.calls;
   stats.refused = context.refused;
