@@ -312,8 +312,14 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
   auto* file = command->add_option("--prompt-file", flags->text.prompt_file, "Or a file whose bytes are the prompt")
                    ->type_name("FILE");
   prompt->excludes(file);
+  auto* messages = command
+                       ->add_option("--messages", flags->text.messages_file,
+                                    "Or a JSON file of chat turns: a list of {role, content}, or {messages, tools}")
+                       ->type_name("FILE");
+  messages->excludes(prompt)->excludes(file);
   command->add_option("--ask", flags->text.asks, "A question, put after the prompt on a fork; repeat for more")
       ->type_name("TEXT")
+      ->excludes(messages)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->expected(1)
       ->allow_extra_args(false);
@@ -343,11 +349,19 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
   command->add_option("--system", flags->text.system, "With --chat: the system turn (default: the template's own)")
       ->type_name("TEXT")
       ->needs(chat);
+  command
+      ->add_option("--template-arg", flags->text.template_arguments,
+                   "A variable for the chat template, as enable_thinking=false; repeat for more")
+      ->type_name("NAME=VALUE")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->expected(1)
+      ->allow_extra_args(false);
   command->add_flag("--special", flags->text.special,
                     "Read the text of special tokens in prompt and questions as those tokens");
   command->add_flag("--json", flags->json, "Print one JSON object");
-  command->callback([flags, prompt, file, &launch] {
-    if (prompt->count() + file->count() == 0) throw CLI::RequiredError("--prompt or --prompt-file");
+  command->callback([flags, prompt, file, messages, &launch] {
+    if (prompt->count() + file->count() + messages->count() == 0)
+      throw CLI::RequiredError("--prompt, --prompt-file or --messages");
     launch.chosen = [flags, &launch] { return RunGenerate(*flags, launch); };
   });
 }

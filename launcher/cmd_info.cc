@@ -23,18 +23,11 @@ struct InfoFlags {
   bool json = false;
 };
 
-const char* Name(ChatFamily family) {
-  switch (family) {
-    case ChatFamily::kLlama2:
-      return "Llama-2";
-    case ChatFamily::kLlama3:
-      return "Llama-3";
-    case ChatFamily::kMistral:
-      return "Mistral";
-    case ChatFamily::kChatMl:
-      return "ChatML";
-  }
-  return "?";
+// How to talk with the model, in one line.
+std::string ChatLine(const absl::StatusOr<ChatTemplate>& chat) {
+  if (absl::IsNotFound(chat.status())) return "no template, so without --chat (a base model?)";
+  const absl::Status status = chat.ok() ? chat->status() : chat.status();
+  return status.ok() ? absl::StrFormat("turns of %s, with --chat", chat->file()) : std::string(status.message());
 }
 
 int RunInfo(const InfoFlags& flags, const Launch& launch) {
@@ -79,7 +72,8 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
     if (quantised) out["quantization"] = Describe(c.quantization);
     out["kv_bytes_per_token_bf16"] = bf16;
     out["kv_bytes_per_token_int4"] = int4;
-    out["chat"] = chat.ok() ? nlohmann::ordered_json(Name(chat->family)) : nlohmann::ordered_json(nullptr);
+    const bool talks = chat.ok() && chat->status().ok();
+    out["chat"] = talks ? nlohmann::ordered_json(chat->file()) : nlohmann::ordered_json(nullptr);
     out["weights_fingerprint"] = WeightsFingerprint(*files);
     out["attention"] = pattern.ok() ? "duo" : absl::IsNotFound(pattern.status()) ? "full" : "";
     out["pattern"] = pattern.ok() ? nlohmann::ordered_json(pattern->dir) : nlohmann::ordered_json(nullptr);
@@ -100,9 +94,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   if (c.sliding_window > 0) row("window", Grouped(c.sliding_window));
   row("KV cache", absl::StrFormat("%s a token in bf16, %s in int4, with full attention",
                                   ByteCount(static_cast<double>(bf16)), ByteCount(static_cast<double>(int4))));
-  row("chat", chat.ok()                         ? absl::StrFormat("turns of %s, with --chat", Name(chat->family))
-              : absl::IsNotFound(chat.status()) ? "no template, so without --chat (a base model?)"
-                                                : std::string(chat.status().message()));
+  row("chat", ChatLine(chat));
   if (pattern.ok()) {
     int strong = 0;
     for (double gate : pattern->pattern.gates) strong += gate > 0.5;

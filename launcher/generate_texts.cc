@@ -44,10 +44,30 @@ std::vector<TextSegment> Behind(const std::vector<TextSegment>& segments, size_t
   return rest;
 }
 
-// The prompt is a user turn; with questions each of them ends that turn instead, on a fork of what is before it.
+// NAME=VALUE: a value that is JSON is that, any other is a text.
+absl::Status SetTemplateArgument(const std::string& argument, ChatTemplate* chat) {
+  const size_t equals = argument.find('=');
+  const std::string name = argument.substr(0, equals);
+  for (const char* own : {"messages", "tools", "documents", "add_generation_prompt"}) {
+    if (name == own)
+      return absl::InvalidArgumentError(absl::StrCat("--template-arg: ", name, " is not for users to set"));
+  }
+  if (equals == std::string::npos || name.empty())
+    return absl::InvalidArgumentError(absl::StrCat("--template-arg: expected NAME=VALUE, found \"", argument, "\""));
+  const std::string value = argument.substr(equals + 1);
+  auto parsed = nlohmann::ordered_json::parse(value, nullptr, /*allow_exceptions=*/false);
+  chat->SetArgument(name, parsed.is_discarded() ? nlohmann::ordered_json(value) : parsed);
+  return absl::OkStatus();
+}
+
+// The prompt is a user turn, or a file has the turns; with questions each of them ends that turn instead, on a fork of
+// what is before it.
 absl::Status EncodeChat(const std::string& model, const TextFlags& flags, const std::string& prompt, Texts* texts) {
   absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(model);
   if (!chat.ok()) return chat.status();
+  for (const std::string& argument : flags.template_arguments) {
+    if (absl::Status set = SetTemplateArgument(argument, &*chat); !set.ok()) return set;
+  }
   auto prepare = [&](std::vector<TextSegment> segments) {
     for (TextSegment& segment : segments) {
       segment.text = ReplaceInvalidUtf8(segment.text);
@@ -55,10 +75,16 @@ absl::Status EncodeChat(const std::string& model, const TextFlags& flags, const 
     }
     return segments;
   };
-  if (flags.asks.empty()) {
+  if (!flags.messages_file.empty()) {
+    absl::StatusOr<Conversation> conversation = ParseConversation(prompt, flags.messages_file);
+    if (!conversation.ok()) return conversation.status();
+    absl::StatusOr<std::vector<TextSegment>> turns = chat->Render(*conversation, true);
+    if (!turns.ok()) return turns.status();
+    texts->prompt = texts->tokenizer.EncodeSegments(prepare(*turns));
+  } else if (flags.asks.empty()) {
     std::vector<Message> messages;
-    if (!flags.system.empty()) messages.push_back({ChatRole::kSystem, flags.system});
-    messages.push_back({ChatRole::kUser, prompt});
+    if (!flags.system.empty()) messages.push_back({"system", flags.system});
+    messages.push_back({"user", prompt});
     absl::StatusOr<std::vector<TextSegment>> turns = chat->Render(messages, true);
     if (!turns.ok()) return turns.status();
     texts->prompt = texts->tokenizer.EncodeSegments(prepare(*turns));
@@ -74,7 +100,7 @@ absl::Status EncodeChat(const std::string& model, const TextFlags& flags, const 
       texts->asks.push_back(texts->tokenizer.EncodeSegments(turn, /*add_special_tokens=*/false, stable.bytes > 0));
     }
   }
-  if (std::optional<int32_t> id = texts->tokenizer.IdOf(chat->EndOfTurn())) texts->end_tokens.push_back(*id);
+  if (std::optional<int32_t> id = chat->EndOfTurn(texts->tokenizer)) texts->end_tokens.push_back(*id);
   return absl::OkStatus();
 }
 
@@ -82,7 +108,9 @@ absl::Status EncodeChat(const std::string& model, const TextFlags& flags, const 
 
 absl::StatusOr<Texts> EncodeTexts(const std::string& model, const TextFlags& flags) {
   Texts texts;
-  absl::StatusOr<std::string> prompt = flags.prompt_file.empty() ? flags.prompt : ReadFile(flags.prompt_file);
+  absl::StatusOr<std::string> prompt = flags.prompt;
+  const std::string& file = flags.messages_file.empty() ? flags.prompt_file : flags.messages_file;
+  if (!file.empty()) prompt = ReadFile(file);
   if (!prompt.ok()) return prompt.status();
   absl::StatusOr<ModelConfig> config = LoadConfig(model);
   if (!config.ok()) return config.status();
@@ -91,9 +119,10 @@ absl::StatusOr<Texts> EncodeTexts(const std::string& model, const TextFlags& fla
   texts.tokenizer = std::move(*tokenizer);
   if (prompt->empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(flags.prompt_file.empty() ? std::string("--prompt") : flags.prompt_file, ": the prompt is empty"));
+        absl::StrCat(file.empty() ? std::string("--prompt") : file, ": the prompt is empty"));
   }
-  absl::Status encoded = flags.chat ? EncodeChat(model, flags, *prompt, &texts) : EncodePlain(flags, *prompt, &texts);
+  absl::Status encoded = flags.chat || !flags.messages_file.empty() ? EncodeChat(model, flags, *prompt, &texts)
+                                                                    : EncodePlain(flags, *prompt, &texts);
   if (!encoded.ok()) return encoded;
   std::vector<std::vector<int32_t>> all = texts.asks;
   all.push_back(texts.prompt);

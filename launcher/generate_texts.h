@@ -12,11 +12,13 @@
 namespace duo {
 
 struct TextFlags {
-  std::string prompt, prompt_file;  // one of them
+  std::string prompt, prompt_file;  // one of them, or messages_file
   std::vector<std::string> asks;
   bool chat = false;
-  std::string system;    // with chat; empty: the template's own
-  bool special = false;  // the text of special tokens is read as those tokens
+  std::string system;                           // with chat; empty: the template's own
+  std::string messages_file;                    // a conversation as JSON, instead of a prompt; with chat
+  std::vector<std::string> template_arguments;  // NAME=VALUE
+  bool special = false;                         // the text of special tokens is read as those tokens
 };
 
 // On rank 0 only: the others never see the text.

@@ -30,7 +30,12 @@ absl::StatusOr<IdentifyInputs> ReadIdentifyInputs(const IdentifyFlags& flags) {
   if (!tokenizer.ok()) return tokenizer.status();
   inputs.tokenizer = *tokenizer;
   absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(dir);
-  if (chat.ok()) inputs.chat = *chat;
+  if (chat.ok()) {
+    if (absl::Status runs = chat->status(); !runs.ok()) return runs;
+    inputs.chat = *chat;
+  } else if (!absl::IsNotFound(chat.status())) {
+    return chat.status();
+  }
   absl::StatusOr<std::string> text =
       flags.haystack.empty() ? absl::StatusOr<std::string>(SystemText(kSystemText)) : ReadFile(flags.haystack);
   if (!text.ok()) return text.status();
@@ -44,7 +49,7 @@ absl::StatusOr<IdentifyInputs> ReadIdentifyInputs(const IdentifyFlags& flags) {
   if (!stops.ok()) return stops.status();
   inputs.end_tokens.assign(stops->begin(), stops->end());
   if (inputs.chat.has_value()) {
-    if (std::optional<int32_t> id = inputs.tokenizer.IdOf(inputs.chat->EndOfTurn())) inputs.end_tokens.push_back(*id);
+    if (std::optional<int32_t> id = inputs.chat->EndOfTurn(inputs.tokenizer)) inputs.end_tokens.push_back(*id);
   }
   inputs.name = FolderName(dir);
   return inputs;

@@ -56,8 +56,8 @@ uint64_t SeedOf(uint64_t seed, int64_t index, bool held_out) {
 }
 
 // Cuts segments after the first place where a segment that is not the template's holds `text`; what is before `text`
-// goes to `before`, what follows it stays in `segments`.
-void CutAt(const std::string& text, std::vector<TextSegment>* segments, std::vector<TextSegment>* before) {
+// goes to `before`, what follows it stays in `segments`. False if none does: the template changes what people write.
+bool CutAt(const std::string& text, std::vector<TextSegment>* segments, std::vector<TextSegment>* before) {
   for (size_t i = 0; i < segments->size(); ++i) {
     TextSegment& segment = (*segments)[i];
     const size_t at = segment.parse_special ? std::string::npos : segment.text.find(text);
@@ -66,9 +66,9 @@ void CutAt(const std::string& text, std::vector<TextSegment>* segments, std::vec
     before->push_back({segment.text.substr(0, at), false});
     segment.text.erase(0, at + text.size());
     segments->erase(segments->begin(), segments->begin() + i);
-    return;
+    return true;
   }
-  DUO_CHECK_MSG(false, text);
+  return false;
 }
 
 }  // namespace
@@ -150,7 +150,7 @@ std::vector<int32_t> PasskeyData::Opening() const {
   absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat_, "", kMarker, {&question, 1});
   DUO_CHECK(turns.ok());  // Create has rendered one
   std::vector<TextSegment> before;
-  CutAt(kMarker, &turns->document, &before);
+  DUO_CHECK(CutAt(kMarker, &turns->document, &before));
   return tokenizer_.EncodeSegments(before);
 }
 
@@ -168,17 +168,18 @@ absl::StatusOr<std::vector<PasskeyData::Piece>> PasskeyData::Conversation(const 
   }
   std::vector<Message> messages;
   for (const Fact& fact : facts) {
-    messages.push_back(
-        {ChatRole::kUser, messages.empty() ? absl::StrCat(kMarker, "\n\n", fact.question) : fact.question});
-    messages.push_back({ChatRole::kAssistant, absl::StrCat(fact.lead, fact.answer, ".")});
+    messages.push_back({"user", messages.empty() ? absl::StrCat(kMarker, "\n\n", fact.question) : fact.question});
+    messages.push_back({"assistant", absl::StrCat(fact.lead, fact.answer, ".")});
   }
   absl::StatusOr<std::vector<TextSegment>> rest = chat_->Render(messages, false);
   if (!rest.ok()) return rest.status();
   std::vector<TextSegment> before;
-  CutAt(kMarker, &*rest, &before);
+  const absl::Status changes = absl::UnimplementedError(
+      absl::StrCat(chat_->file(), ": this chat template changes what users and assistants write"));
+  if (!CutAt(kMarker, &*rest, &before)) return changes;
   for (const Fact& fact : facts) {
     // The answer alone may also stand in another answer's words: it is found behind its lead.
-    CutAt(absl::StrCat(fact.lead, fact.answer), &*rest, &before);
+    if (!CutAt(absl::StrCat(fact.lead, fact.answer), &*rest, &before)) return changes;
     before.push_back({fact.lead, false});
     pieces.push_back({before, fact.answer});
   }
@@ -209,6 +210,11 @@ absl::StatusOr<PasskeyData> PasskeyData::Create(const Tokenizer& tokenizer, cons
   const std::vector<Fact> facts = data.MakeFacts(0);
   absl::StatusOr<std::vector<Piece>> pieces = data.Conversation(facts);
   if (!pieces.ok()) return pieces.status();
+  if (chat.has_value()) {
+    const std::string question = "?";
+    absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat, "", kMarker, {&question, 1});
+    if (!turns.ok()) return turns.status();
+  }
   for (const Fact& fact : facts) {
     data.facts_tokens_ += static_cast<int64_t>(tokenizer.Encode(absl::StrCat("\n", fact.sentence, "\n")).size());
   }

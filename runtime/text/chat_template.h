@@ -1,58 +1,80 @@
 // Chat templates: a conversation as the text that a model was trained on.
-// What: the families Llama-2, Llama-3 to 3.3, Mistral v0.1 to v0.3 and Nemo, and ChatML (Qwen2, 2.5, 3, SmolLM2). A
-// model's own template (chat_template in tokenizer_config.json, or chat_template.jinja) is not executed: its family and
-// the ways in which members differ (spaces, default system text, dates) are read off it. A template of none of these
-// families is refused, with what was found. Source: the templates' published behaviour, compared by
-// tests/golden/chat_parity.py. Safety: what people wrote comes in segments of its own, in which special-token text
-// stays text. Ownership: plain values. Threads: const use is safe from any thread. Errors: Status.
+// What: a model's own template, a Jinja program (chat_template.jinja, or chat_template in tokenizer_config.json), is
+// run, and gives the text that transformers' apply_chat_template gives; what cannot be run is refused with line and
+// column, never guessed at. Safety: what people wrote comes in segments of its own, in which special-token text stays
+// text; the template's own words and plain roles may become special tokens. Ownership: cheap values. Threads: const use
+// is safe from any thread. Errors: Status.
 #pragma once
 
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "runtime/text/jinja/template.h"
 #include "runtime/text/tokenizer.h"
 
 namespace duo {
 
-enum class ChatRole { kSystem, kUser, kAssistant };
-
-// "system", "user", "assistant"; others are refused.
-absl::StatusOr<ChatRole> ParseChatRole(std::string_view name);
-
 struct Message {
-  ChatRole role = ChatRole::kUser;
+  std::string role;  // "system", "user", "assistant", "tool", ..
   std::string content;
 };
 
-enum class ChatFamily { kLlama2, kLlama3, kMistral, kChatMl };
+// All that a template may be given.
+struct Conversation {
+  nlohmann::ordered_json messages = nlohmann::ordered_json::array();  // objects with a role; null: left out
+  nlohmann::ordered_json tools, documents;                            // lists, or null
+};
 
-struct ChatTemplate {
-  ChatFamily family = ChatFamily::kChatMl;
-  std::string bos, eos;  // the tokens' texts
+struct ChatTemplateSource {
+  std::string name;  // "default", "tool_use", ..
+  std::string file;  // what errors call it
+  std::string jinja;
+};
 
-  std::string
-      date;  // Llama-3.1 and later: the "Today Date" of the system turn; empty: that turn is written only if asked
+class ChatTemplate {
+ public:
+  // sources: one, whatever its name, or several, of which "tool_use" is for conversations with tools and "default" for
+  // all others. tokens: bos_token and its like, with their texts. Only a template that is used must be one that can be
+  // run.
+  ChatTemplate(std::span<const ChatTemplateSource> sources, std::vector<std::pair<std::string, std::string>> tokens);
 
-  std::string default_system;   // ChatML: the system turn of a conversation without one; empty: none
-  bool drops_thinking = false;  // ChatML, Qwen3: earlier answers lose their <think> part
-  bool opens_thinking = false;  // ChatML: the generation prompt begins a <think> part
+  // Further variables, as `enable_thinking`: for every conversation from now on.
+  void SetArgument(const std::string& name, nlohmann::ordered_json value) { arguments_[name] = std::move(value); }
+  // The time, as strftime writes it in a format; the local one unless this is called.
+  void SetClock(std::function<std::string(const std::string& format)> clock) { clock_ = std::move(clock); }
 
-  enum class SystemPlace { kNone, kFirstUser, kLastUser };
-  SystemPlace system_place = SystemPlace::kNone;  // Mistral: which user turn takes the system text
-  std::string user_open, user_close;              // Mistral: around a user turn
-  std::string assistant_open, assistant_close;    // Mistral: around an answer; the close includes eos
-  bool trims_answers = false;                     // Mistral
+  // Whether a conversation without tools can be rendered at all.
+  absl::Status status() const;
+  const std::string& file() const { return templates_.front().file; }
 
-  // The conversation, then, if asked, what makes the model answer. Refused: no messages; an order of turns that the
-  // family does not allow. Encode the result with Tokenizer::EncodeSegments and without adding BOS: where the family
-  // has one it is in the text.
+  // The conversation, then, if asked, what makes the model answer. Refused: no messages, and what the template refuses.
+  // Encode the result with Tokenizer::EncodeSegments and without adding BOS: where the model wants one it is in the
+  // text.
+  absl::StatusOr<std::vector<TextSegment>> Render(const Conversation& conversation, bool add_generation_prompt) const;
   absl::StatusOr<std::vector<TextSegment>> Render(std::span<const Message> messages, bool add_generation_prompt) const;
 
-  // The token that ends an answer, which not every model's stop tokens name.
-  std::string EndOfTurn() const;
+  // The token that the template writes behind an answer, which not every model's stop tokens name; else the end-of-text
+  // token, if there is one.
+  std::optional<int32_t> EndOfTurn(const Tokenizer& tokenizer) const;
+
+ private:
+  struct Named {
+    std::string name, file;
+    absl::StatusOr<jinja::Template> parsed;
+  };
+  absl::StatusOr<const jinja::Template*> Choose(bool with_tools) const;
+
+  std::vector<Named> templates_;
+  std::vector<std::pair<std::string, std::string>> tokens_;
+  nlohmann::ordered_json arguments_ = nlohmann::ordered_json::object();
+  std::function<std::string(const std::string& format)> clock_ = jinja::LocalTime;
 };
 
 // Questions on one document: each is a user turn of the document, a blank line and the question, which the model is to
@@ -63,17 +85,15 @@ struct DocumentTurns {
 };
 
 // system: the system turn; empty: the template's own, if it has one. White space around a question is dropped; an empty
-// question is refused, and so is what Render refuses.
+// question is refused, and so is what Render refuses, and a template that changes what users write.
 absl::StatusOr<DocumentTurns> RenderQuestions(const ChatTemplate& chat, const std::string& system,
                                               const std::string& document, std::span<const std::string> questions);
 
-// The template of the model in model_dir.
+// The template of the model in model_dir. NotFound if the folder has none.
 absl::StatusOr<ChatTemplate> ChatTemplateFor(const std::string& model_dir);
 
-// jinja: the template's source; bos, eos: the tokens' texts; today: for templates that ask for the date, as "26 Jul
-// 2024"; name: what errors call the file.
-absl::StatusOr<ChatTemplate> RecogniseChatTemplate(std::string_view jinja, const std::string& bos,
-                                                   const std::string& eos, const std::string& today,
-                                                   const std::string& name);
+// A conversation as JSON: a list of messages, or an object with messages, tools and documents. Contents are texts or
+// lists of parts of type text, which are joined; other kinds of parts are refused. name: what errors call it.
+absl::StatusOr<Conversation> ParseConversation(std::string_view json, const std::string& name);
 
 }  // namespace duo

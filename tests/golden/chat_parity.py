@@ -6,7 +6,7 @@ folder with tokenizer.json and tokenizer_config.json) that model's own template 
 `transformers` if it is installed.
 
 The templates below were written for this test from the families' documented behaviour: they render what the published
-ones render for system, user and assistant turns without tools, and carry the marks by which duo recognises a family.
+ones render for system, user and assistant turns without tools. jinja_parity.py compares the public ones, text for text.
 
     chat_parity.py --driver build/tests/golden/tokenize [--conversations 1000] [--model DIR]...
 """

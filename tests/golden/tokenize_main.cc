@@ -111,17 +111,17 @@ std::string ReadText() {
 int Chat(const std::string& model_dir) {
   const auto tokenizer = duo::Tokenizer::Load(model_dir + "/tokenizer.json");
   const auto chat = duo::ChatTemplateFor(model_dir);
-  if (!tokenizer.ok() || !chat.ok()) {
-    std::cerr << "error: " << (tokenizer.ok() ? chat.status() : tokenizer.status()).message() << "\n";
+  if (!tokenizer.ok() || !chat.ok() || !chat->status().ok()) {
+    const absl::Status status = !tokenizer.ok() ? tokenizer.status() : chat.ok() ? chat->status() : chat.status();
+    std::cerr << "error: " << status.message() << "\n";
     return 1;
   }
   uint32_t generation = 0, count = 0;
   while (ReadCount(&generation) && ReadCount(&count)) {
     std::vector<duo::Message> messages(count);
     for (duo::Message& message : messages) {
-      const auto role = duo::ParseChatRole(ReadText());
-      DUO_CHECK(role.ok());
-      message = {*role, ReadText()};
+      message.role = ReadText();
+      message.content = ReadText();
     }
     const auto segments = chat->Render(messages, generation != 0);
     std::string text;

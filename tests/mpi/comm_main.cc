@@ -176,6 +176,7 @@ void AgreesOnTheFirstError(Communicator& c) {
   EXPECT(all.code() == absl::StatusCode::kNotFound);
   char host[64] = {};
   gethostname(host, sizeof(host) - 1);
+  c.Broadcast(host, sizeof host, 1);  // it may be another one
   EXPECT(all.message() == std::string("rank 1 on ") + host + ": no file 1");
 }
 
@@ -205,7 +206,10 @@ int Run(const std::string& mode) {
   std::unique_ptr<MpiSession> session = MpiSession::Start(mode != "silent");
   std::unique_ptr<Device> device = Device::Cpu(2);
   if (mode == "gpus") {
-    if (Device::CudaDeviceCount() < session->local_size()) return 77;  // skipped
+    if (Device::CudaDeviceCount() < session->local_size()) {
+      if (session->rank() == 0) std::printf("skipped: no GPU for each rank here\n");
+      return 77;
+    }
     device = Device::Cuda(session->local_rank(), 1).value();
   }
   absl::StatusOr<std::unique_ptr<Communicator>> made = MakeCommunicator(CommKind::kAuto, session.get(), *device);

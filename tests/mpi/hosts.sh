@@ -17,7 +17,7 @@ trap cleanup EXIT
 
 # Namespace 0 is the switch.
 if ! ip netns add $tag-0 2>/dev/null || ! ip -n $tag-0 link add name switch type bridge; then
-  echo "network namespaces cannot be made here: skipped"
+  echo "skipped: network namespaces cannot be made here"
   exit 77
 fi
 ip -n $tag-0 link set switch up

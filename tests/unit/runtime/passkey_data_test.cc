@@ -27,9 +27,11 @@ const Tokenizer& DemoTokenizer() {
 }
 
 ChatTemplate ChatMl() {
-  ChatTemplate chat;
-  chat.family = ChatFamily::kChatMl;
-  return chat;
+  const ChatTemplateSource source{
+      "", "chatml",
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+      "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"};
+  return ChatTemplate({&source, 1}, {});
 }
 
 PasskeyData Make(RecallTask task, bool chat) {
