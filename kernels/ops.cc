@@ -49,8 +49,7 @@ void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& 
   DUO_CHECK_EQ(gate_up.rows, x.rows);
   for (const View& v : {x, gate_up, out}) DUO_CHECK(v.dtype == ActivationType(device));
   if (out.empty()) return;
-  BackendOf(device).Linear(device, gate_up, x, weight, scratch);
-  cpu::SwiGlu(device, out, gate_up);
+  BackendOf(device).LinearSwiGlu(device, out, gate_up, x, weight, scratch);
 }
 
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id) {
