@@ -91,12 +91,12 @@ struct PagedShape {
   PageLayout page;
   int heads, sequences;
   int64_t tokens;
+  int64_t shared = 0;  // pages that all sequences of a round begin with
 };
-// Tables of `sequences` sequences a round, whose first `shared` pages are the same.
-PagedSetup MakePaged(Device& device, Memory& memory, KvFormat format, int head_dim, int heads, int sequences,
-                     int64_t tokens, int64_t shared, std::mt19937& rng) {
+PagedSetup MakePaged(Device& device, Memory& memory, const PagedShape& shape, std::mt19937& rng) {
+  const auto& [layout, heads, sequences, tokens, shared] = shape;
   PagedSetup s;
-  s.kv.page = {format, head_dim};
+  s.kv.page = layout;
   s.kv.num_heads = heads;
   const int64_t pages = (tokens + kPageTokens - 1) / kPageTokens, page = s.kv.page.page_bytes();
   const int64_t set_pages = shared + sequences * (pages - shared), set_bytes = set_pages * page * heads;
@@ -178,7 +178,9 @@ absl::StatusOr<BenchRow> BenchDecodeAttention(Device& device, const DecodeBench&
   const DType type = ActivationType(device);
   const int64_t history = b.tokens - b.rows;
   const HeadShape shape = {b.head_dim, b.group, b.kv_heads};
-  PagedSetup paged = MakePaged(device, memory, {{b.format, b.head_dim}, b.kv_heads, b.sequences, b.tokens}, rng);
+  const int64_t shared_pages = std::min(b.shared, history) / kPageTokens;
+  const PagedShape pages = {{b.format, b.head_dim}, b.kv_heads, b.sequences, b.tokens, shared_pages};
+  PagedSetup paged = MakePaged(device, memory, pages, rng);
   const Batches batches = MakeBatches(device, memory, b.sequences, paged.rounds, b.rows, history);
   const int rows = b.sequences * b.rows;
   std::vector<float> values = Normal(rng, int64_t{rows} * shape.qkv_cols());

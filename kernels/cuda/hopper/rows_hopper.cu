@@ -12,7 +12,7 @@ namespace {
 
 // Adds up the partials of one (row, query head), in an order that depends on the row's position alone: warps take
 // ranges in turn, then warps in turn.
-constexpr int kMergeWarps = 8;
+constexpr int kMergeWarps = 16;
 template <int kHeadDim>
 __global__ void __launch_bounds__(32 * kMergeWarps) MergeRows(const __grid_constant__ RowsWork w) {
   constexpr int kEach = kHeadDim / 32;
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(32 * kMergeWarps) MergeRows(const __grid_const
   WaitForDependency();
   const RowsOfOne of = w.plan.rows[row];
   float top = -INFINITY, sum = 0, o[kEach] = {};
-  constexpr int kBatch = 8;  // partials whose loads are under way together
+  constexpr int kBatch = 10;  // partials whose loads are under way together: all of 250,000 tokens
   for (int base = warp; base < of.ranges; base += kBatch * kMergeWarps) {
     float lse[kBatch];
     Vector x[kBatch];
