@@ -2,6 +2,7 @@
 
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/overlapped_launch.cuh"
+#include "kernels/cuda/hopper/hopper.h"
 #include "kernels/cuda/hopper/rows_hopper.cuh"
 #include "kernels/cuda/hopper/rows_hopper.h"
 #include "kernels/cuda/hopper/tensor_map.h"
@@ -119,7 +120,7 @@ void Launch(Device& device, RowsWork& w) {
 }  // namespace
 
 bool HopperRowsUsable(const Device& device, const PagedKv& kv, int num_seqs) {
-  return num_seqs <= kMostSequences && device.info().capability == 90 && kv.page.format == KvFormat::kBF16 &&
+  return num_seqs <= kMostSequences && IsHopper(device) && kv.page.format == KvFormat::kBF16 &&
          (kv.page.head_dim == 64 || kv.page.head_dim == 128) && kv.window == 0;
 }
 
