@@ -136,6 +136,8 @@ void AddSessionVerbs(const VerbMaker& verb, VerbOptions& v) {
   AddSession(restore, v);
   restore->add_option("--as", v.new_id, "Another id for it")->type_name("ID");
   restore->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as saved")->check(ZeroOrMore());
+  restore->add_flag("--reread", v.reread,
+                    "Read it again from its tokens: for sessions of another model, KV format or format version");
 
   verb("list", "All sessions, open and saved", Verb::kList, "list");
   AddSession(verb("get", "One session", Verb::kGet, "get book"), v);

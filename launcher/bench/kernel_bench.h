@@ -38,7 +38,9 @@ struct DecodeBench {
   int rows = 1;  // of each sequence
   int sequences = 1;
   int64_t tokens = 131072;
+  int64_t shared = 0;  // tokens at the beginning that lie in the same pages for all sequences; rounded down to pages
 };
+// The floor reads shared pages once, and does every row's products.
 absl::StatusOr<BenchRow> BenchDecodeAttention(Device& device, const DecodeBench& bench, const BenchRates& rates = {});
 
 struct PrefillBench {

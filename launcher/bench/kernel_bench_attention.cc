@@ -92,28 +92,33 @@ struct PagedShape {
   PageLayout page;
   int heads, sequences;
   int64_t tokens;
+  int64_t shared = 0;  // pages that all sequences of a round begin with
 };
 PagedSetup MakePaged(Device& device, Memory& memory, const PagedShape& shape, std::mt19937& rng) {
-  const auto& [layout, heads, sequences, tokens] = shape;
+  const auto& [layout, heads, sequences, tokens, shared] = shape;
   PagedSetup s;
   s.kv.page = layout;
   s.kv.num_heads = heads;
   const int64_t pages = CeilDiv(tokens, kPageTokens), page = s.kv.page.page_bytes();
-  const int64_t set_bytes = sequences * pages * page * heads;
+  const int64_t set_pages = shared + sequences * (pages - shared), set_bytes = set_pages * page * heads;
   s.rounds = static_cast<int>(std::max<int64_t>(1, CeilDiv(kRotation, set_bytes)));
-  const int64_t ids = pages * sequences * s.rounds;
+  const int64_t ids = set_pages * s.rounds;
   s.kv.head_stride = ids * page;
   s.kv.table_stride = pages;
   s.pool = MakePool(s.kv.page, rng);
   s.kv.base = static_cast<uint8_t*>(memory.Take(device, std::max<int64_t>(kPool * page, ids * page * heads)));
-  s.tables.resize(ids);
-  std::iota(s.tables.begin(), s.tables.end(), 0);
-  std::shuffle(s.tables.begin(), s.tables.end(), rng);
-  auto* tables = static_cast<int32_t*>(memory.Take(device, ids * sizeof(int32_t)));
+  std::vector<int32_t> order(ids);
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), rng);
+  for (int64_t table = 0; table < s.rounds * sequences; ++table) {
+    const int64_t first = table / sequences * set_pages, own = first + table % sequences * (pages - shared);
+    for (int64_t p = 0; p < pages; ++p) s.tables.push_back(order[(p < shared ? first : own) + p]);
+  }
+  auto* tables = static_cast<int32_t*>(memory.Take(device, s.tables.size() * sizeof(int32_t)));
   if (!memory.status.ok()) return s;
   device.Upload(s.kv.base, s.pool.bytes.data(), s.pool.bytes.size());
   Repeat(device, s.kv.base, s.pool.bytes.size(), ids * page * heads);
-  device.Upload(tables, s.tables.data(), ids * sizeof(int32_t));
+  device.Upload(tables, s.tables.data(), s.tables.size() * sizeof(int32_t));
   s.kv.tables = tables;
   return s;
 }
@@ -174,7 +179,9 @@ absl::StatusOr<BenchRow> BenchDecodeAttention(Device& device, const DecodeBench&
   const DType type = ActivationType(device);
   const int64_t history = b.tokens - b.rows;
   const HeadShape shape = {b.head_dim, b.group, b.kv_heads};
-  PagedSetup paged = MakePaged(device, memory, {{b.format, b.head_dim}, b.kv_heads, b.sequences, b.tokens}, rng);
+  const int64_t shared_pages = std::min(b.shared, history) / kPageTokens;
+  const PagedShape pages = {{b.format, b.head_dim}, b.kv_heads, b.sequences, b.tokens, shared_pages};
+  PagedSetup paged = MakePaged(device, memory, pages, rng);
   const Batches batches = MakeBatches(device, memory, b.sequences, paged.rounds, b.rows, history);
   const int rows = b.sequences * b.rows;
   std::vector<float> values = Normal(rng, int64_t{rows} * shape.qkv_cols());
@@ -198,6 +205,7 @@ absl::StatusOr<BenchRow> BenchDecodeAttention(Device& device, const DecodeBench&
   row.what = "decode";
   row.shape = absl::StrCat(Name(b.format), " d", b.head_dim, " kv ", b.kv_heads, " group ", b.group, " rows ",
                            b.sequences, "x", b.rows, " tokens ", b.tokens);
+  if (shared_pages > 0) absl::StrAppend(&row.shape, " shared ", shared_pages * kPageTokens);
   call(0);
   std::vector<uint8_t> got(out_bytes);
   device.Download(got.data(), out_data, out_bytes);
@@ -218,7 +226,10 @@ absl::StatusOr<BenchRow> BenchDecodeAttention(Device& device, const DecodeBench&
         std::max(row.error, reference.Error(type, got, int64_t{rows - 1} * shape.q_cols() + q_head * b.head_dim));
   }
   row.verified = row.error < kAllowed;
-  row.floor = double(b.sequences) * b.kv_heads * b.tokens * KvTokenBytes(b.format, b.head_dim) / rates.copy;
+  const int64_t shared_tokens = shared_pages * kPageTokens;
+  const double read = double(b.sequences) * (b.tokens - shared_tokens) + shared_tokens;
+  row.floor = std::max(b.kv_heads * read * KvTokenBytes(b.format, b.head_dim) / rates.copy,
+                       4.0 * b.head_dim * b.kv_heads * b.group * rows * b.tokens / rates.attention);
   row.seconds = Time(device, std::max(Calls(row.floor), paged.rounds), true, call);
   return row;
 }

@@ -188,6 +188,7 @@ class Caller {
     request.set_session_id(v_.session);
     request.set_new_id(v_.new_id);
     request.set_max_tokens(v_.max_tokens);
+    request.set_reread(v_.reread);
     pb::RestoreResponse response;
     const grpc::Status status = sessions_->Restore(Context().get(), request, &response);
     return Shown(status, response, [&] {

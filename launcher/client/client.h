@@ -43,7 +43,7 @@ struct VerbOptions {
   int64_t max_tokens = 0, tokens = 0, max_new_tokens = 128;
   double temperature = 0, top_p = 1, grace = 0;
   uint64_t seed = 0;
-  bool durable = false, keep = false, special = false, delete_saved = false;
+  bool durable = false, keep = false, special = false, delete_saved = false, reread = false;
   int retries = 5;
 };
 

@@ -31,6 +31,8 @@ std::string Notes(const v1::Session& s) {
                                         Grouped(a.total_tokens()), " tokens")
                          : absl::StrCat("append ", a.append_id(), " has sent ", Size(a.received_bytes())));
   }
+  if (!s.held_by().empty()) add(absl::StrCat("held by ", s.held_by()));
+  if (!s.unusable().empty()) add(absl::StrCat("cannot be restored here: ", s.unusable()));
   if (s.pending_calls() > 0) add(absl::StrCat(s.pending_calls(), s.pending_calls() == 1 ? " call" : " calls"));
   return notes;
 }

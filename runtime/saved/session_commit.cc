@@ -162,9 +162,10 @@ absl::Status SessionStore::RewindSaved(const std::string& id, int64_t tokens, co
 }
 
 absl::Status SessionStore::SetOpen(const std::string& id, bool open) {
-  const absl::StatusOr<SessionManifest> known = Find(id);
+  const absl::StatusOr<SavedSession> known = Find(id);
   if (!known.ok()) return known.status();
-  if (known->open == open) return MakeSynced(id);
+  if (!known->manifest.ok()) return known->manifest.status();
+  if (known->manifest->open == open) return MakeSynced(id);
   const absl::StatusOr<int64_t> number = HoldNumber(id, false);
   if (!number.ok()) return number.status();
   absl::StatusOr<SessionManifest> m = CurrentManifest(id);

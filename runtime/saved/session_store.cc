@@ -81,14 +81,14 @@ void SessionStore::Keep() {
   }
 }
 
-absl::StatusOr<SessionManifest> SessionStore::Find(const std::string& id) const {
+absl::StatusOr<SavedSession> SessionStore::Find(const std::string& id) const {
   std::optional<SavedSession> found = index_->Find(id);
   if (!found.has_value() && ValidSessionId(id)) {
     index_->Refresh(id);
     found = index_->Find(id);
   }
   if (!found.has_value()) return absl::NotFoundError(absl::StrCat("there is no saved session ", id, " in ", dir_));
-  return std::move(found->manifest);
+  return *std::move(found);
 }
 
 absl::StatusOr<SessionManifest> SessionStore::ReadWhole(const std::string& id) const {

@@ -65,8 +65,8 @@ class SessionStore {
 
   // What is there, of any model and state, from memory: see SavedSession. By id.
   std::vector<SavedSession> List() const { return index_->List(); }
-  // Asks the disk only when it is not known. The manifest has no sections.
-  absl::StatusOr<SessionManifest> Find(const std::string& id) const;
+  // One of them; asks the disk only when it is not known. NOT_FOUND.
+  absl::StatusOr<SavedSession> Find(const std::string& id) const;
   bool Exists(const std::string& id) const { return index_->Find(id).has_value(); }
   void Refresh() { index_->Refresh(); }
   absl::Status Beat() { return lease_->Beat(); }  // Refresh and Beat: what the store's thread does; any thread

@@ -167,8 +167,9 @@ size_t StableBytes(const TokenizerParts& parts, std::string_view text, std::span
   const bool prepend = !(continued && last.begin == 0);
   const std::string rewritten = Rewritten(parts, raw, prepend);
   if (!parts.normalized_added.empty()) {
-    const TextRange none{0, 0};
-    const auto inner = parts.normalized_added.Cut(rewritten, {&none, 0});
+    const TextRange all{0,
+                        rewritten.size()};  // special ones too, wherever they are recognised: at worst less is certain
+    const auto inner = parts.normalized_added.Cut(rewritten, {&all, special.empty() ? 0u : 1u});
     const bool found = std::any_of(inner.begin(), inner.end(), [](const auto& s) { return s.token >= 0; });
     if (found || parts.normalized_added.PendingAtEnd(rewritten) < rewritten.size()) return before;
   }

@@ -54,6 +54,40 @@ class WordEncoder {
   BpeScratch scratch_;
 };
 
+// The ranges of a normalised text that come from ranges of the raw one, [begin, end) of which was normalised. Each part
+// between two bounds is normalised behind the character before it; only if these parts make up the whole are they
+// believed, for a normaliser may look further: otherwise no range is known.
+std::vector<TextRange> NormalizedRanges(const TokenizerParts& parts, std::string_view raw, size_t begin, size_t end,
+                                        std::span<const TextRange> ranges, std::string_view normalized, bool prepend) {
+  std::vector<TextRange> known;
+  const std::string_view text = raw.substr(begin, end - begin);
+  size_t at = 0, done = 0;  // of text, of normalized
+  const auto advance = [&](size_t to) {
+    if (to == at) return true;
+    size_t context = at;
+    if (at > 0) PreviousCodePoint(text, &context);
+    const bool first = prepend && context == 0;
+    const std::string before = at == 0 ? "" : Normalize(parts.normalizer, text.substr(context, at - context), first);
+    const std::string both = Normalize(parts.normalizer, text.substr(context, to - context), first);
+    if (!both.starts_with(before)) return false;
+    const std::string_view part = std::string_view(both).substr(before.size());
+    if (!normalized.substr(done).starts_with(part)) return false;
+    done += part.size();
+    at = to;
+    return true;
+  };
+  for (const TextRange& range : ranges) {
+    const size_t from = std::max(range.begin, begin), to = std::min(range.end, end);
+    if (from >= to) continue;
+    if (!advance(from - begin)) return {};
+    const size_t known_begin = done;
+    if (!advance(to - begin)) return {};
+    known.push_back({known_begin, done});
+  }
+  if (!advance(text.size()) || done != normalized.size()) return {};
+  return known;
+}
+
 // The text cut at its added tokens, normalised; pieces in order.
 Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, std::span<const TextRange> special,
                         bool continued) {
@@ -68,9 +102,13 @@ Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, std:
     const std::string normalized = Normalize(parts.normalizer, text.substr(raw.begin, raw.end - raw.begin), !goes_on);
     const size_t base = pieces.text.size();
     pieces.text += normalized;
-    const TextRange whole{0, normalized.size()};
-    for (const AddedTokenMatcher::Segment& s :
-         parts.normalized_added.Cut(normalized, {&whole, all_special ? 1u : 0u})) {
+    std::vector<TextRange> ranges;
+    if (all_special) {
+      ranges.push_back({0, normalized.size()});
+    } else if (!parts.normalized_added.empty() && !special.empty()) {
+      ranges = NormalizedRanges(parts, text, raw.begin, raw.end, special, normalized, !goes_on);
+    }
+    for (const AddedTokenMatcher::Segment& s : parts.normalized_added.Cut(normalized, ranges)) {
       const bool first = raw.begin == 0 && s.begin == 0;
       pieces.list.push_back({base + s.begin, base + s.end, first && !continued, first && continued, s.token});
     }

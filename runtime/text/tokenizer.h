@@ -56,7 +56,8 @@ class Tokenizer {
   std::vector<int32_t> Encode(std::string_view bytes, EncodeOptions options = {}) const;
 
   // The joined segments as one text, in which special tokens are recognised only where they lie within segments that
-  // ask for it. (Special tokens that the file wants looked for after normalisation only where all segments ask.)
+  // ask for it. Those that the file wants looked for after normalisation
+  // are, where the normaliser leaves no doubt which part came from which segment.
   std::vector<int32_t> EncodeSegments(std::span<const TextSegment> segments, bool add_special_tokens = false,
                                       bool continued = false) const;
 

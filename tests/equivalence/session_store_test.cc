@@ -210,7 +210,7 @@ TEST_F(SessionStoreTest, ForeignSessionsAreRefusedWithAReason) {
 
   Bench bench = Open(Options());
   const auto store = OpenStore(bench);
-  SessionManifest manifest = *store->Find("doc");
+  SessionManifest manifest = *store->Find("doc")->manifest;
   std::string text = FormatManifest(manifest);
   text = text.substr(0, text.rfind("crc32c"));
   const std::string version_3 = absl::StrCat("\"version\":", kSessionFormatVersion);

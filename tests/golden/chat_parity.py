@@ -84,6 +84,7 @@ LLAMA3 = ("{%- for m in messages %}{%- set c = '<|start_header_id|>' + m['role']
 # name: (template, kind of tokenizer, bos, eos)
 FAMILIES = {
     "llama2": (LLAMA2, "llama2", "<s>", "</s>"),
+    "normalized": (LLAMA2, "llama2 normalized", "<s>", "</s>"),  # special tokens that are looked for after normalisation
     "llama3": (LLAMA3, "llama3", "<|begin_of_text|>", "<|eot_id|>"),
     "llama3.1": (llama31("'26 Jul 2024'"), "llama3", "<|begin_of_text|>", "<|eot_id|>"),
     "llama3.2": (llama31("strftime_now('%d %b %Y')"), "llama3", "<|begin_of_text|>", "<|eot_id|>"),
@@ -198,7 +199,9 @@ def main():
             folder = os.path.join(root, name)
             os.mkdir(folder)
             if kind not in trained:
-                trained[kind] = kinds[kind](sources)
+                trained[kind] = kinds[kind.split()[0]](sources)
+                for token in trained[kind]["added_tokens"]:
+                    token["normalized"] = "normalized" in kind or token.get("normalized", False)
             with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as f:
                 json.dump(trained[kind], f)
             config = {"bos_token": bos, "eos_token": {"content": eos}, "chat_template": source}

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/cuda/hopper/hopper.h"
 #include "kernels/cuda/hopper/prefill_hopper.cuh"
 #include "kernels/cuda/hopper/prefill_hopper.h"
 #include "kernels/cuda/hopper/tensor_map.h"
@@ -176,8 +177,7 @@ void AttendStaged(Device& device, PrefillWork w, const HeldPages& pages, const P
 }  // namespace
 
 bool HopperPrefillUsable(const Device& device, const PageLayout& page) {
-  return device.info().capability == 90 && page.format != KvFormat::kF32 &&
-         (page.head_dim == 64 || page.head_dim == 128);
+  return IsHopper(device) && page.format != KvFormat::kF32 && (page.head_dim == 64 || page.head_dim == 128);
 }
 
 size_t HopperPrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {

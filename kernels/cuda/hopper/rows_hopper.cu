@@ -2,6 +2,7 @@
 
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/overlapped_launch.cuh"
+#include "kernels/cuda/hopper/hopper.h"
 #include "kernels/cuda/hopper/rows_hopper.cuh"
 #include "kernels/cuda/hopper/rows_hopper.h"
 #include "kernels/cuda/hopper/tensor_map.h"
@@ -12,7 +13,7 @@ namespace {
 
 // Adds up the partials of one (row, query head), in an order that depends on the row's position alone: warps take
 // ranges in turn, then warps in turn.
-constexpr int kMergeWarps = 8;
+constexpr int kMergeWarps = 16;
 template <int kHeadDim>
 __global__ void __launch_bounds__(32 * kMergeWarps) MergeRows(const __grid_constant__ RowsWork w) {
   constexpr int kEach = kHeadDim / 32;
@@ -25,7 +26,7 @@ __global__ void __launch_bounds__(32 * kMergeWarps) MergeRows(const __grid_const
   WaitForDependency();
   const RowsOfOne of = w.plan.rows[row];
   float top = -INFINITY, sum = 0, o[kEach] = {};
-  constexpr int kBatch = 8;  // partials whose loads are under way together
+  constexpr int kBatch = 10;  // partials whose loads are under way together: all of 250,000 tokens
   for (int base = warp; base < of.ranges; base += kBatch * kMergeWarps) {
     float lse[kBatch];
     Vector x[kBatch];
@@ -119,7 +120,7 @@ void Launch(Device& device, RowsWork& w) {
 }  // namespace
 
 bool HopperRowsUsable(const Device& device, const PagedKv& kv, int num_seqs) {
-  return num_seqs <= kMostSequences && device.info().capability == 90 && kv.page.format == KvFormat::kBF16 &&
+  return num_seqs <= kMostSequences && IsHopper(device) && kv.page.format == KvFormat::kBF16 &&
          (kv.page.head_dim == 64 || kv.page.head_dim == 128) && kv.window == 0;
 }
 

@@ -83,31 +83,44 @@ __device__ __forceinline__ void FetchRowsTiles(const RowsWork& w, const RowsBarr
   using Shape = RowsShape<kHeadDim>;
   const int lane = threadIdx.x % 32;
   const int segments = 2 * w.num_seqs, total = __ldg(w.plan.first_item + segments);
+  // Of few segments a lane keeps one's first item, so that finding an item's segment asks memory for nothing.
+  const bool few = segments <= 32;
+  const int first_item = few && lane < segments ? __ldg(w.plan.first_item + lane) : INT32_MAX;
   Ring<Shape::kKStages> k_ring;
   Ring<Shape::kVStages> v_ring;
   Ring<2> item_ring;
   uint32_t cleared = 0;
+  int index = blockIdx.x;
+  bool first_draw = true;
   while (true) {
     BarrierWait(barriers.ItemEmpty(item_ring.stage), item_ring.phase ^ 1);
-    int index = 0;
-    if (lane == 0) index = static_cast<int>(atomicAdd(w.plan.counter, 1));
-    index = __shfl_sync(0xffffffffu, index, 0);
+    if (!first_draw) {
+      if (lane == 0) index = static_cast<int>(gridDim.x + atomicAdd(w.plan.counter, 1));
+      index = __shfl_sync(0xffffffffu, index, 0);
+    }
+    first_draw = false;
     RowsItem item = {};
     item.done = index >= total;
     int tokens = 0;
     const int32_t* table = nullptr;
     if (!item.done) {
       // The last segment that begins at or before the item, 32 candidates at a time.
-      int low = 0, high = segments;  // in [low, high)
-      while (high - low > 1) {
-        const int step = (high - low + 31) / 32, at = low + lane * step;
-        const uint32_t before = __ballot_sync(0xffffffffu, at < high && __ldg(w.plan.first_item + at) <= index);
-        const int last = 31 - __clz(before);
-        high = min(high, low + (last + 1) * step);
-        low += last * step;
+      int low = 0, high = segments, first = 0;  // in [low, high)
+      if (few) {
+        low = 31 - __clz(__ballot_sync(0xffffffffu, first_item <= index));
+        first = __shfl_sync(0xffffffffu, first_item, low);
+      } else {
+        while (high - low > 1) {
+          const int step = (high - low + 31) / 32, at = low + lane * step;
+          const uint32_t before = __ballot_sync(0xffffffffu, at < high && __ldg(w.plan.first_item + at) <= index);
+          const int last = 31 - __clz(before);
+          high = min(high, low + (last + 1) * step);
+          low += last * step;
+        }
+        first = __ldg(w.plan.first_item + low);
       }
       const RowsSegment segment = w.plan.segments[low];
-      int rest = index - __ldg(w.plan.first_item + low);
+      int rest = index - first;
       const int block = rest % segment.blocks;
       rest /= segment.blocks;
       // Heads before ranges, late ranges first: they are the long ones.

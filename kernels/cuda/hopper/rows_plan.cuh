@@ -57,7 +57,7 @@ struct RowsPlan {
   int* first_item;        // [2 * sequences + 1], ascending
   int* list;              // [rows]: rows of the step, group after group, sequence after sequence
   RowsOfOne* rows;        // [rows], by row of the step
-  uint32_t* counter;      // of items drawn
+  uint32_t* counter;      // of items drawn beyond each block's first
 };
 
 // One block of 1,024 threads.

@@ -123,9 +123,11 @@ class Client:
     def save(self, session_id: str) -> pb.SaveResponse:
         return self._sessions.Save(pb.SaveRequest(session_id=session_id), metadata=self._metadata)
 
-    def restore(self, session_id: str, new_id: str = "", *, max_tokens: int = 0) -> pb.RestoreResponse:
-        return self._sessions.Restore(pb.RestoreRequest(session_id=session_id, new_id=new_id, max_tokens=max_tokens),
-                                      metadata=self._metadata)
+    def restore(
+        self, session_id: str, new_id: str = "", *, max_tokens: int = 0, reread: bool = False
+    ) -> pb.RestoreResponse:
+        request = pb.RestoreRequest(session_id=session_id, new_id=new_id, max_tokens=max_tokens, reread=reread)
+        return self._sessions.Restore(request, metadata=self._metadata)
 
     def list(self) -> List[pb.Session]:
         return list(self._sessions.List(pb.ListRequest(), metadata=self._metadata).sessions)

@@ -76,8 +76,9 @@ UnaryCallPtr StartRestore(CallContext& context, const Caller& caller, RestoreReq
                           Answered<SaveDone> finish) {
   return StartUnary(context, caller, "Restore", std::move(finish),
                     [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
-                      s->Restore(call->call, r.session_id, r.new_id, r.max_tokens,
-                                 [done](const SaveDone& restored) { FinishSaved(done, restored); });
+                      const auto finished = [done](const SaveDone& restored) { FinishSaved(done, restored); };
+                      if (r.reread) return s->Reread(call->call, r.session_id, r.new_id, r.max_tokens, finished);
+                      s->Restore(call->call, r.session_id, r.new_id, r.max_tokens, finished);
                     });
 }
 

@@ -54,6 +54,7 @@ struct RestoreRequest {
   std::string session_id;  // under which it was saved
   std::string new_id;      // empty: the same
   int64_t max_tokens = 0;  // 0: as saved
+  bool reread = false;     // from its tokens, not its pages
 };
 UnaryCallPtr StartRestore(CallContext& context, const Caller& caller, RestoreRequest request,
                           Answered<SaveDone> finish);

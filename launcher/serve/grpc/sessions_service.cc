@@ -50,7 +50,8 @@ class SessionsService final : public pb::Sessions::CallbackService {
   }
   Reactor* Restore(Context* rpc, const pb::RestoreRequest* r, pb::RestoreResponse* out) override {
     return Unary<SaveDone>(out, [&](Answered<SaveDone> finish) {
-      return StartRestore(c_, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens()}, std::move(finish));
+      return StartRestore(c_, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens(), r->reread()},
+                          std::move(finish));
     });
   }
   Reactor* List(Context* rpc, const pb::ListRequest*, pb::ListResponse* out) override {
@@ -107,6 +108,8 @@ void Fill(const SessionView& view, pb::Session* out) {
   out->set_durable_tokens(view.durable_tokens);
   out->set_pending_calls(view.pending);
   out->set_idle_seconds(view.idle_seconds);
+  out->set_unusable(view.unusable);
+  out->set_held_by(view.held_by);
   if (!view.append.has_value()) return;
   pb::AppendState* append = out->mutable_append();
   append->set_append_id(view.append->id);

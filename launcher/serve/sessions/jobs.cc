@@ -26,7 +26,8 @@ void Sessions::StartSaveJob(NamedSession& session, JobDone done) {
   StoreJob job;
   job.id = id;
   job.begun = Clock::now();
-  absl::StatusOr<std::unique_ptr<SaveJob>> save = store_->StartSave(id, session.session, MetaOf(session, true));
+  absl::StatusOr<std::unique_ptr<SaveJob>> save =
+      store_->StartSave(id, session.session, MetaOf(session, true), session.replaces);
   if (!save.ok()) {
     log_.Event("save failed", {{"session", id}, {"status", std::string(save.status().message())}});
     auto failed = std::make_shared<StoreJob>(std::move(job));
@@ -38,6 +39,7 @@ void Sessions::StartSaveJob(NamedSession& session, JobDone done) {
     if (NamedSession* still = Lookup(id); still != nullptr) {
       still->state.To(Place::kOpen);
       if (status.ok()) still->durable_tokens = finished.save->tokens();
+      if (status.ok()) still->replaces = false;
     }
     if (status.ok()) {
       stats_.saved_bytes += finished.save->bytes_written();

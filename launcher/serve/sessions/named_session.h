@@ -67,6 +67,7 @@ struct NamedSession {
   int64_t max_tokens = 0;
   bool durable = false;
   int64_t durable_tokens = 0;  // on disk
+  bool replaces = false;       // a saved session of its name, from whose tokens it was read again
   Append append = {};
   Upload upload = {};
   std::vector<Question> questions = {};  // that run

@@ -37,6 +37,7 @@ struct SessionView {
   int pending = 0;
   double idle_seconds = 0;
   std::optional<AppendView> append;
+  std::string unusable, held_by;  // of a saved one: as in duo.proto
 };
 
 // The text of an append while it arrives. Written by the transport's threads.
@@ -52,6 +53,7 @@ struct AppendInput {
   std::string session_id, append_id;
   std::vector<int32_t> tokens;  // of the whole text; ignored where Sessions has them
   int64_t received_bytes = 0;
+  bool begun = false;  // they begin with what the tokenizer puts before a text
 };
 
 struct AppendProgress {

@@ -191,16 +191,24 @@ absl::StatusOr<SessionView> Sessions::Get(const std::string& id) const {
   auto found = sessions_.find(id);
   if (found != sessions_.end()) return View(found->second);
   if (!ValidId(id)) return BadId(id);
-  if (store_ == nullptr || !store_->Exists(id)) return absl::NotFoundError(absl::StrCat("there is no session ", id));
-  absl::StatusOr<SessionManifest> manifest = store_->Find(id);
-  if (!manifest.ok()) return manifest.status();
+  const absl::Status none = absl::NotFoundError(absl::StrCat("there is no session ", id));
+  if (store_ == nullptr) return none;
+  const absl::StatusOr<SavedSession> saved = store_->Find(id);
+  return saved.ok() ? absl::StatusOr<SessionView>(SavedView(*saved)) : none;
+}
+
+// A session that is only saved, as what it is: restored here, of another model, damaged.
+SessionView Sessions::SavedView(const SavedSession& saved) const {
   SessionView view;
-  view.id = id;
-  view.tokens = view.durable_tokens = manifest->tokens;
-  view.max_tokens = manifest->max_tokens;
-  view.kv_bytes = engine_.KvBytes(view.tokens);
+  view.id = saved.id;
   view.residence = Residence::kSaved;
-  view.durable = manifest->durable;
+  view.unusable = std::string(saved.usable.message());
+  view.held_by = saved.held_by;
+  if (!saved.manifest.ok()) return view;
+  view.tokens = view.durable_tokens = saved.manifest->tokens;
+  view.max_tokens = saved.manifest->max_tokens;
+  view.kv_bytes = saved.usable.ok() ? engine_.KvBytes(view.tokens) : saved.manifest->bytes;
+  view.durable = saved.manifest->durable;
   return view;
 }
 
@@ -208,9 +216,8 @@ std::vector<SessionView> Sessions::List() const {
   std::map<std::string, SessionView> all;
   for (const auto& [id, session] : sessions_) all[id] = View(session);
   if (store_ != nullptr) {
-    for (const SavedSession& listed : store_->List()) {
-      if (all.count(listed.id) != 0 || !listed.manifest.ok()) continue;
-      if (absl::StatusOr<SessionView> view = Get(listed.id); view.ok()) all[listed.id] = *view;
+    for (const SavedSession& saved : store_->List()) {
+      if (all.count(saved.id) == 0) all[saved.id] = SavedView(saved);
     }
   }
   std::vector<SessionView> views;

@@ -75,6 +75,9 @@ class Sessions {
   void Save(const CallPtr& call, const std::string& id, Saved done);
   void Restore(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens, Saved done);
 
+  // The same from the saved tokens alone, read as an append is: what is saved of it stays until the next save.
+  void Reread(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens, Saved done);
+
   void Cancel(const CallPtr& call);
 
   // A part of a job, due continuations, idle sessions. True: there is more to do at once.
@@ -137,6 +140,8 @@ class Sessions {
   void ReportProgress(const NamedSession& session, int64_t in_piece);
 
   // Jobs.
+  void OnReread(const std::string& id, const AppendDone& read, bool durable, const Saved& done);
+  SessionView SavedView(const SavedSession& saved) const;
   SessionManifest MetaOf(const NamedSession& session, bool open) const;
   void StartSaveJob(NamedSession& session, JobDone done);
   void StartRestoreJob(NamedSession& session);

@@ -114,7 +114,7 @@ void Sessions::BeginAppend(const CallPtr& call, AppendInput input, AppendEvents 
   SessionState& state = session.state;
   Append append;
   append.start = Tokens(session);
-  if (append.start == 0) {
+  if (append.start == 0 && !input.begun) {
     input.tokens.insert(input.tokens.begin(), options_.begin_tokens.begin(), options_.begin_tokens.end());
   }
   append.total = static_cast<int64_t>(input.tokens.size());

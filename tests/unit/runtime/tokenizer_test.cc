@@ -159,6 +159,22 @@ TEST(Tokenizer, NormalizesTheTextAndTheTokensThatAskForIt) {
   EXPECT_EQ(t.Encode("aC\u00C9", {.add_special_tokens = false}), (Ids{0, 11}));
 }
 
+// As the `tokenizers` library has it: the pattern is the token's normalised self, which a prefix belongs to.
+TEST(Tokenizer, SpecialTokensThatAreLookedForAfterNormalisationAreThoseOfTheirSegmentsOnly) {
+  json spec = ByteLevel();
+  spec["added_tokens"][0]["normalized"] = true;
+  spec["normalizer"] = {{"type", "Lowercase"}};
+  const Tokenizer lower = Make(spec);
+  EXPECT_EQ(lower.EncodeSegments(std::vector<TextSegment>{{"A<S>", true}, {"<s>B", false}, {"<s>", true}}),
+            (Ids{0, 10, 15, 16, 17, 1, 10}));
+  EXPECT_EQ(lower.EncodeSegments(std::vector<TextSegment>{{"<s", true}, {">", false}}), (Ids{15, 16, 17}));
+  spec = SentencePiece();
+  spec["added_tokens"][1]["normalized"] = true;
+  const Tokenizer prefixed = Make(spec);
+  EXPECT_EQ(prefixed.EncodeSegments(std::vector<TextSegment>{{"<s>", true}, {"ab", false}}), (Ids{1, 6}));
+  EXPECT_EQ(prefixed.EncodeSegments(std::vector<TextSegment>{{"<s>", false}, {"ab", true}}).front(), 2);
+}
+
 TEST(Tokenizer, SplitsAsEachBehaviourSays) {
   json spec = ByteLevel();
   spec["model"]["ignore_merges"] = true;  // a piece that is a token shows as one

@@ -65,6 +65,12 @@ class SessionsByHand : public ServiceFixture {
     Run();
     return status;
   }
+  absl::Status Reread(const std::string& id) {
+    absl::Status status = absl::UnknownError("not done");
+    sessions_->Reread(std::make_shared<Call>(), id, "", 0, [&](const SaveDone& done) { status = done.status; });
+    Run();
+    return status;
+  }
   void Rewind(const std::string& id, int64_t tokens) {
     sessions_->Rewind(std::make_shared<Call>(), id, tokens,
                       [](const absl::StatusOr<SessionView>& view) { EXPECT_TRUE(view.ok()) << view.status(); });

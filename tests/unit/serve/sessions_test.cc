@@ -25,12 +25,12 @@ TEST_F(SessionsByHand, ARewindOfADurableSessionIsOnDiskBeforeItIsAnswered) {
   ASSERT_TRUE(sessions_->Create("doc", 1000, true).ok());
   Append("doc", "a", 400);
   Run();
-  ASSERT_EQ(store_->Find("doc")->tokens, 400);
+  ASSERT_EQ(store_->Find("doc")->manifest->tokens, 400);
   int64_t on_disk = -1, durable = -1;
   sessions_->Rewind(std::make_shared<Call>(), "doc", 100, [&](const absl::StatusOr<SessionView>& view) {
     ASSERT_TRUE(view.ok()) << view.status();
     durable = view->durable_tokens;
-    on_disk = store_->Find("doc")->tokens;
+    on_disk = store_->Find("doc")->manifest->tokens;
   });
   Run();
   EXPECT_EQ(durable, 100);
@@ -38,6 +38,53 @@ TEST_F(SessionsByHand, ARewindOfADurableSessionIsOnDiskBeforeItIsAnswered) {
   Open();  // a crash
   EXPECT_EQ(sessions_->Get("doc")->tokens, 100);
   EXPECT_TRUE(AskNow("doc").ok());
+}
+
+TEST_F(SessionsByHand, ASessionOfAnotherModelIsListedAndReadAgainFromItsTokens) {
+  for (bool durable : {false, true}) {
+    SCOPED_TRACE(durable);
+    const std::string id = durable ? "durable" : "plain", dir = scratch_.string() + "/" + id;
+    ASSERT_TRUE(sessions_->Create(id, 1000, durable).ok());
+    Append(id, "a", 400);
+    Run();
+    ASSERT_TRUE(Save(id).ok());
+    ASSERT_TRUE(sessions_->Close(id, false).ok());
+    SessionManifest manifest = *ReadManifest(RealFiles(), dir);
+    manifest.fingerprint = "another";
+    ASSERT_TRUE(WriteAll(RealFiles(), dir + "/manifest", FormatManifest(manifest)).ok());
+    store_->Refresh();
+    const absl::StatusOr<SessionView> listed = sessions_->Get(id);
+    ASSERT_TRUE(listed.ok()) << listed.status();
+    EXPECT_EQ(listed->tokens, 400);
+    EXPECT_NE(listed->unusable.find("another"), std::string::npos) << listed->unusable;
+    EXPECT_EQ(listed->kv_bytes, manifest.bytes);
+    absl::Status refused;
+    sessions_->Restore(std::make_shared<Call>(), id, "", 0, [&](const SaveDone& done) { refused = done.status; });
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+
+    // Cancelled half-way it is as it was.
+    const CallPtr call = std::make_shared<Call>();
+    std::optional<absl::Status> ended;
+    sessions_->Reread(call, id, "", 0, [&](const SaveDone& done) { ended = done.status; });
+    engine_->Step();
+    sessions_->Cancel(call);
+    Run();
+    ASSERT_TRUE(ended.has_value());
+    EXPECT_EQ(ended->code(), absl::StatusCode::kCancelled) << *ended;
+    EXPECT_EQ(sessions_->Get(id)->residence, Residence::kSaved);
+    EXPECT_EQ(sessions_->Get(id)->tokens, 400);
+
+    const absl::Status read = Reread(id);
+    ASSERT_TRUE(read.ok()) << read;
+    EXPECT_EQ(sessions_->Get(id)->residence, Residence::kOpen);
+    EXPECT_EQ(sessions_->Get(id)->tokens, 400);
+    EXPECT_EQ(sessions_->Get(id)->durable_tokens, durable ? 400 : 0);
+    EXPECT_EQ(store_->Find(id)->usable.ok(), durable) << "a durable one takes the old one's place at once";
+    EXPECT_TRUE(AskNow(id).ok());
+    ASSERT_TRUE(Save(id).ok());
+    EXPECT_TRUE(store_->Find(id)->usable.ok());
+    ASSERT_TRUE(sessions_->Close(id, true).ok());
+  }
 }
 
 TEST_F(SessionsByHand, ARewindIsTheWayOutOfAStoppedAppendThatWasMovedOut) {
