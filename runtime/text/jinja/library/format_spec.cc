@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/text/jinja/library/format.h"
@@ -13,9 +14,10 @@ namespace duo::jinja {
 namespace {
 
 std::string Digits(uint64_t n, unsigned base, bool upper) {
+  const std::string_view letters = upper ? "0123456789ABCDEF" : "0123456789abcdef";
   std::string digits;
   do {
-    digits.insert(digits.begin(), (upper ? "0123456789ABCDEF" : "0123456789abcdef")[n % base]);
+    digits.insert(digits.begin(), letters[n % base]);
     n /= base;
   } while (n > 0);
   return digits;
