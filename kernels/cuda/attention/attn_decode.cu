@@ -54,20 +54,19 @@ void LaunchFormat(Device& device, const DecodeArgs& args, int eights) {
 
 size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
   // Rows bound the sequences, so that a step may need either kernel's scratch.
-  size_t hopper = 0;
-  if (HopperRowsUsable(device, kv, 1)) {
-    hopper = HopperRowsScratchBytes(device, max_rows_total, group, kv, max_tokens);
-    if (HopperRowsUsable(device, kv, max_rows_total)) return hopper;
-  }
+  const size_t hopper =
+      HopperRowsUsable(device, kv, 1) ? HopperRowsScratchBytes(device, max_rows_total, group, kv, max_tokens) : 0;
   // Eight columns a slot for every row in the narrowest form, 32 in the widest; rows bound the sequences.
-  const int64_t slots = Slots(device, max_rows_total, group, kv.num_heads);
+  const int rows = hopper > 0 && HopperRowsUsable(device, kv, max_rows_total) ? 1 : max_rows_total;
+  const int64_t slots = Slots(device, rows, group, kv.num_heads);
   return std::max(hopper, Arena::Rounded(slots * 32 * kv.page.head_dim * sizeof(float)) +
                               Arena::Rounded(slots * 32 * sizeof(float)));
 }
 
 void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                  const PagedKv& kv, Arena& scratch) {
-  if (HopperRowsUsable(device, kv, batch.num_seqs)) {
+  // One row alone has nothing to share: planning and cutting for company would cost it 30 us a layer.
+  if (batch.num_rows > 1 && HopperRowsUsable(device, kv, batch.num_seqs)) {
     return HopperRows(device, out, lse, qkv, shape, batch, kv, scratch);
   }
   const size_t mark = scratch.used();

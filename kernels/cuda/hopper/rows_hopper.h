@@ -1,6 +1,7 @@
 // Attention of few rows on Hopper: AttendPages (kernels/attention.h) over bf16 pages, with one pass over pages that
-// several sequences share. A step of up to kExactRows rows gives each row the same bits whatever other rows ride with
-// it. Rows of no sequence get 0. See rows_hopper.cuh and rows_plan.cuh. For the thread that drives the Device.
+// several sequences share. A step of 2 to kExactRows rows gives each row the same bits whatever other rows ride with
+// it. (AttendPages takes a step of one row to the kernel that is faster for it.) Rows of no sequence get 0. See
+// rows_hopper.cuh and rows_plan.cuh. For the thread that drives the Device.
 #pragma once
 
 #include "kernels/attention.h"
