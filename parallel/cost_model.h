@@ -8,7 +8,7 @@
 //           + all-reduce + max over ranks (feed-forward) + all-reduce + what is fixed
 // and each term is max(bytes / rate, FLOP / its FLOP rate).
 //
-// The rates are those of one H100 80GB. copy, gemm and attention are the floors' (README, "Performance"); the others
+// The rates are those of one H100 80GB. copy, gemm and attention are the floors' (tests/bench/README.md); the others
 // are fitted to what every rank of 2, 4 and 8 took for its share of Llama-3-8B at a million tokens, layer by layer,
 // with int4 and bf16 KV (`duo bench balance`, tests/bench/results/h100_balance.json); the model then meets those times
 // within 3 %. Messages are those of two GPUs of a host over NVLink: 2.2 us for a small one inside a CUDA graph

@@ -1,5 +1,5 @@
 // `duo bench`: what its verbs share. A benchmark verifies its result, then times it, and prints time, floor and their
-// ratio; floors are derived in README ("Performance"). One thread.
+// ratio; floors are in tests/bench/README.md. One thread.
 #pragma once
 
 #include <cstdint>
