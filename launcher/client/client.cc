@@ -216,8 +216,8 @@ class Caller {
     pb::DrainResponse response;
     const grpc::Status status = cluster_->Drain(Context().get(), request, &response);
     return Shown(status, response, [&] {
-      std::printf("drained: %d sessions saved, %d calls cancelled, %s\n", response.saved(), response.cancelled(),
-                  Duration(response.seconds()).c_str());
+      std::printf("drained: %s saved, %s cancelled, %s\n", Counted(response.saved(), "session").c_str(),
+                  Counted(response.cancelled(), "call").c_str(), Duration(response.seconds()).c_str());
     });
   }
 
@@ -294,8 +294,8 @@ class Caller {
       std::string times =
           absl::StrCat("waited ", Duration(stats.queue_seconds()), ", read for ", Duration(stats.read_seconds()));
       if (stats.checkpoints() > 0) {
-        absl::StrAppend(&times, ", ", Duration(stats.checkpoint_seconds()), " for ", stats.checkpoints(),
-                        " checkpoints");
+        absl::StrAppend(&times, ", ", Duration(stats.checkpoint_seconds()), " for ",
+                        Counted(stats.checkpoints(), "checkpoint"));
       }
       std::fprintf(stderr, "%s tokens: %s\n", Grouped(progress.tokens()).c_str(), times.c_str());
       PrintSession(progress.session());

@@ -33,7 +33,7 @@ std::string Notes(const v1::Session& s) {
   }
   if (!s.held_by().empty()) add(absl::StrCat("held by ", s.held_by()));
   if (!s.unusable().empty()) add(absl::StrCat("cannot be restored here: ", s.unusable()));
-  if (s.pending_calls() > 0) add(absl::StrCat(s.pending_calls(), s.pending_calls() == 1 ? " call" : " calls"));
+  if (s.pending_calls() > 0) add(Counted(s.pending_calls(), "call"));
   return notes;
 }
 
@@ -41,6 +41,10 @@ std::string Notes(const v1::Session& s) {
 void Row(const char* label, const std::string& text) { std::printf("%-12s %s\n", label, text.c_str()); }
 
 }  // namespace
+
+std::string Counted(int64_t count, const char* noun) {
+  return absl::StrCat(Grouped(count), " ", noun, count == 1 ? "" : "s");
+}
 
 void PrintSession(const v1::Session& s) {
   const std::string notes = Notes(s);
@@ -67,8 +71,8 @@ void PrintSessions(const v1::ListResponse& list) {
     if (open) tokens += s.tokens();
     if (open) bytes += s.kv_bytes();
   }
-  std::printf("%d session%s; those that are open hold %s tokens in %s\n", list.sessions_size(),
-              list.sessions_size() == 1 ? "" : "s", Grouped(tokens).c_str(), Size(bytes).c_str());
+  std::printf("%s; those that are open hold %s tokens in %s\n", Counted(list.sessions_size(), "session").c_str(),
+              Grouped(tokens).c_str(), Size(bytes).c_str());
 }
 
 void PrintPlan(const v1::PlanResponse& p) {

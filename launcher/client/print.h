@@ -2,9 +2,15 @@
 // Everything goes to stdout. One thread.
 #pragma once
 
+#include <cstdint>
+#include <string>
+
 #include "duo/v1/duo.pb.h"
 
 namespace duo {
+
+// "1 session", "2 sessions", "1,000 sessions".
+std::string Counted(int64_t count, const char* noun);
 
 // One line: id, tokens, memory, where it is, what is unfinished.
 void PrintSession(const v1::Session& session);

@@ -50,7 +50,7 @@ def main():
         expect(re.fullmatch(r"\n[\d,]+ tokens read in [^\n]+\n", together[at + len(shown):]), f"statistics: {together!r}")
 
         server = subprocess.Popen([args.duo, "serve", "--model", model, "--listen", "127.0.0.1:0", "--device", "cpu",
-                                   "--kv-tokens", "4000", "--sessions", "2"], stderr=subprocess.PIPE, text=True)
+                                   "--kv-tokens", "4000", "--sessions", "2", "--save-dir", os.path.join(work, "saved")], stderr=subprocess.PIPE, text=True)
         try:
             address = None
             for line in server.stderr:
@@ -69,6 +69,8 @@ def main():
             asked = client("ask", "book", asks[0], "--stop", "\n")
             expect(re.fullmatch(r"402113[^\n]*\n\n[\d,]+ tokens of history, [^\n]+\n", asked), f"client ask: {asked!r}")
             expect(client("list").splitlines()[-1].startswith("1 session; "), "the list does not count one session")
+            drained = client("drain")
+            expect(re.fullmatch(r"drained: 1 session saved, 0 calls cancelled, [^\n]+\n", drained), f"client drain: {drained!r}")
         finally:
             server.terminate()
             server.communicate(timeout=60)
