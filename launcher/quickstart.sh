@@ -5,7 +5,7 @@
 #   launcher/quickstart.sh FILE               any text of yours, whole
 #   launcher/quickstart.sh --model smollm2 [FILE] [--ask TEXT]...
 #                                             a real pretrained model: questions on the GPL, or yours on your text, of
-#                                             which it reads the first 27,000 bytes (its memory ends at 8,192 tokens)
+#                                             which it reads the beginning, as its positions end at 8,192 tokens
 #
 # Installs the packages, builds duo, hides eight facts in the document at different depths, reads the document once and
 # asks for them all: with DuoAttention, then with full attention, so that memory, time and answers can be compared.

@@ -17,7 +17,7 @@ from needle_document import BYTES_PER_TOKEN, build, read_text  # noqa: E402
 
 LICENSES = "/usr/share/common-licenses"
 SPARSITY = 0.75  # of needle-6m's 24 KV heads, six keep everything
-SMOLLM2_BYTES = 27000  # about 5,800 tokens; the model's positions end at 8,192
+SMOLLM2_BYTES = 27000  # about 5,800 tokens of English; the model's positions end at 8,192
 SMOLLM2_QUESTIONS = ["Does this license offer a warranty?", "What does 'copyleft' mean?"]
 QUESTIONS_ON_ANY_TEXT = ["What is this text about?", "Which three points does this text make?"]
 
@@ -28,18 +28,29 @@ def system_text(first=None):
     return read_text([path]), path
 
 
-def generate(duo, model, document, asks, more):
-    """Runs `duo generate --json` with its progress on the terminal; returns the object that it prints."""
+def generate(duo, model, document, asks, more, may_be_long=False):
+    """Runs `duo generate --json` with its progress on the terminal; returns the object that it prints. May_be_long: None, and
+    nothing on the terminal, when the document has more tokens than the model has positions."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8", newline="") as file:
         file.write(document)
         file.flush()
         command = [duo, "generate", "--model", model, "--prompt-file", file.name, "--json", *more]
         for ask in asks:
             command += ["--ask", ask]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(done.returncode)  # duo has said why
-    return json.loads(done.stdout)
+        if not may_be_long:
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode != 0:
+                sys.exit(done.returncode)  # duo has said why
+            return json.loads(done.stdout)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+            for line in running.stderr:
+                if line.startswith("error: the prompt has ") and " positions" in line:
+                    return None
+                print(line, end="", file=sys.stderr, flush=True)
+            answer = running.stdout.read()
+        if running.returncode != 0:
+            sys.exit(running.returncode)
+        return json.loads(answer)
 
 
 def size(count):
@@ -94,13 +105,18 @@ def whats_next(args):
 def smollm2(args):
     text, source = (read_text([args.document]), args.document) if args.document else system_text("GPL-3")
     questions = args.ask or (QUESTIONS_ON_ANY_TEXT if args.document else SMOLLM2_QUESTIONS)
-    whole = len(text.encode())
-    text = text.encode()[:SMOLLM2_BYTES].decode(errors="ignore")
-    size_read = f"{whole:,} bytes"
-    if whole > SMOLLM2_BYTES:
-        size_read = f"the first {len(text.encode()):,} of {whole:,} bytes, as this model reads 8,192 tokens at most"
-    print(f"\nDocument: {source}, {size_read}.\nModel: SmolLM2-135M-Instruct, dequantised from 4 bits.\n", flush=True)
-    result = generate(args.duo, args.model, text, questions, ["--chat", "--max-new-tokens", "96", "--stop", "\n\n"])
+    whole, most = len(text.encode()), SMOLLM2_BYTES
+    print(f"\nModel: SmolLM2-135M-Instruct, dequantised from 4 bits. Document: {source}, {whole:,} bytes.", flush=True)
+    result = None
+    while result is None:  # text of many digits or of other scripts has more tokens a byte
+        part = text.encode()[:most].decode(errors="ignore")
+        result = generate(args.duo, args.model, part, questions, ["--chat", "--max-new-tokens", "96", "--stop", "\n\n"],
+                          may_be_long=most > 1000)
+        most = most * 3 // 4
+    read = len(part.encode())
+    if read < whole:
+        print(f"Only the first {read:,} of them were read: this model has 8,192 positions.")
+    print()
     for question, answer in zip(questions, result["answers"]):
         print(f"Question: {question}\nAnswer:   {answer['text'].strip()}\n")
     print(f"{result['prompt_tokens']:,} tokens on {result['device']}, read in {result['prefill_seconds']:.1f} s, "

@@ -23,6 +23,8 @@ with open(args[args.index("--prompt-file") + 1], "rb") as file:
     prompt = file.read()
 with open(os.environ["RECORD"], "a") as file:
     file.write(json.dumps({"asks": asks, "prompt_bytes": len(prompt)}) + "\\n")
+if len(prompt) > int(os.environ.get("MOST_BYTES", 1 << 30)):
+    sys.exit("error: the prompt has 8357 tokens with its longest question; MODEL has 8192 positions, and ..")
 full = "full" in args
 print(json.dumps({"answers": [{"text": " 1"} for _ in asks], "retrieval_heads": 24 if full else 6,
                   "streaming_heads": 0 if full else 18, "kv_bytes": 100 if full else 26, "prefill_seconds": 1.0,
@@ -64,24 +66,26 @@ def main():
         with open(document, "w", encoding="utf-8") as file:
             file.write("My dear friend, the summer here is long.\n" * 2000)
 
-        def quickstart(kind, *more):
+        def quickstart(kind, *more, most_bytes=1 << 30):
             if os.path.exists(record):
                 os.remove(record)
             done = subprocess.run([sys.executable, os.path.join(launcher, "demo", "quickstart.py"), "--duo", duo, "--model",
                                    "MODEL", "--kind", kind, *more], capture_output=True, text=True, check=False,
-                                  env=dict(os.environ, RECORD=record))
+                                  env=dict(os.environ, RECORD=record, MOST_BYTES=str(most_bytes)))
             expect(not done.stderr, f"{kind} {more}: {done.stderr}")
             with open(record, encoding="utf-8") as file:
-                return done.stdout, json.loads(file.readline())
+                return done.stdout, json.loads(file.readlines()[-1])
 
         said, asked = quickstart("smollm2", "--document", document)
-        expect(asked["prompt_bytes"] == 27000 and "the first 27,000 of 82,000 bytes" in said, f"a long file is cut: {said}")
+        expect(asked["prompt_bytes"] == 27000 and "82,000 bytes" in said and "first 27,000 of them" in said, f"a long file is cut: {said}")
         expect(asked["asks"] and not any("licen" in ask or "copyleft" in ask for ask in asked["asks"]),
                f"questions on a letter: {asked['asks']}")
         expect(all(f"Question: {ask}\n" in said for ask in asked["asks"]), f"questions are not shown: {said}")
         expect(f"export PATH={work}:$PATH" in said, f"how to call duo: {said}")
         said, asked = quickstart("smollm2", "--document", document, "--ask=Who writes?", "--ask=To whom?")
         expect(asked["asks"] == ["Who writes?", "To whom?"], f"own questions: {asked['asks']}")
+        said, asked = quickstart("smollm2", "--document", document, most_bytes=22000)
+        expect(asked["prompt_bytes"] == 20250 and "first 20,250 of them" in said, f"a text of many tokens is cut until it fits: {said}")
         said, asked = quickstart("smollm2")
         expect("Does this license offer a warranty?" in asked["asks"], f"questions on the licence: {asked['asks']}")
         said, asked = quickstart("needle", "--document", document)
