@@ -127,4 +127,6 @@ struct Node {
   int caller_slot = -1, kwargs_slot = -1, varargs_slot = -1;  // of a macro that asks for them
 };
 
+inline NodePtr MakeNode(NodeKind kind, size_t offset) { return std::make_unique<Node>(kind, offset); }
+
 }  // namespace duo::jinja

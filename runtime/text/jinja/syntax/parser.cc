@@ -9,11 +9,9 @@
 namespace duo::jinja {
 namespace {
 
-NodePtr Make(NodeKind kind, size_t offset) { return std::make_unique<Node>(kind, offset); }
-
 // The same target once more: a for statement's condition has variables of its own.
 NodePtr CopyTarget(const Node& target) {
-  NodePtr copy = Make(target.kind, target.offset);
+  NodePtr copy = MakeNode(target.kind, target.offset);
   copy->name = target.name;
   for (const NodePtr& item : target.items) copy->items.push_back(CopyTarget(*item));
   return copy;
@@ -33,7 +31,7 @@ class StatementParser {
         break;
       }
       if (in_.Is(TokenKind::kData)) {
-        NodePtr data = Make(NodeKind::kData, in_.current().offset);
+        NodePtr data = MakeNode(NodeKind::kData, in_.current().offset);
         data->value = Value::Str(in_.current().text);
         in_.Advance();
         AddOutput(std::move(data), &body);
@@ -56,7 +54,7 @@ class StatementParser {
  private:
   static void AddOutput(NodePtr node, Nodes* body) {
     if (body->empty() || body->back()->kind != NodeKind::kOutput)
-      body->push_back(Make(NodeKind::kOutput, node->offset));
+      body->push_back(MakeNode(NodeKind::kOutput, node->offset));
     body->back()->items.push_back(std::move(node));
   }
 
@@ -84,10 +82,10 @@ class StatementParser {
     if (name == "filter") return FilterBlock(at);
     if (name == "with") return With(at);
     if (name == "print") return Print(at);
-    if (name == "break") return Make(NodeKind::kBreak, at);
-    if (name == "continue") return Make(NodeKind::kContinue, at);
+    if (name == "break") return MakeNode(NodeKind::kBreak, at);
+    if (name == "continue") return MakeNode(NodeKind::kContinue, at);
     if (name == "generation") {
-      NodePtr node = Make(NodeKind::kGeneration, at);
+      NodePtr node = MakeNode(NodeKind::kGeneration, at);
       node->body = BodyOf({"endgeneration"}, "generation", at);
       return node;
     }
@@ -103,7 +101,7 @@ class StatementParser {
 
   NodePtr Set(size_t at) {
     NodePtr target = ParseTarget(in_, true);
-    NodePtr node = Make(NodeKind::kSet, at);
+    NodePtr node = MakeNode(NodeKind::kSet, at);
     node->a = std::move(target);
     if (in_.TakeOperator("=")) {
       node->b = ParseTupleOrExpression(in_, true);
@@ -116,11 +114,11 @@ class StatementParser {
   }
 
   NodePtr If(size_t at) {
-    NodePtr node = Make(NodeKind::kIf, at);
+    NodePtr node = MakeNode(NodeKind::kIf, at);
     node->a = ParseTupleOrExpression(in_, false);
     node->body = BodyOf({"elif", "else", "endif"}, "if", at);
     while (!in_.failed() && in_.IsName("elif")) {
-      NodePtr branch = Make(NodeKind::kIf, in_.current().offset);
+      NodePtr branch = MakeNode(NodeKind::kIf, in_.current().offset);
       in_.Advance();
       branch->a = ParseTupleOrExpression(in_, false);
       branch->body = BodyOf({"elif", "else", "endif"}, "if", at);
@@ -135,7 +133,7 @@ class StatementParser {
   }
 
   NodePtr For(size_t at) {
-    NodePtr node = Make(NodeKind::kFor, at);
+    NodePtr node = MakeNode(NodeKind::kFor, at);
     node->a = ParseTarget(in_, false, "in");
     in_.ExpectName("in");
     node->b = ParseTupleOrExpression(in_, false, "recursive");
@@ -154,7 +152,7 @@ class StatementParser {
   }
 
   NodePtr Parameter() {
-    NodePtr node = Make(NodeKind::kName, in_.current().offset);
+    NodePtr node = MakeNode(NodeKind::kName, in_.current().offset);
     node->name = in_.AnyName();
     return node;
   }
@@ -178,7 +176,7 @@ class StatementParser {
   }
 
   NodePtr Macro(size_t at) {
-    NodePtr node = Make(NodeKind::kMacro, at);
+    NodePtr node = MakeNode(NodeKind::kMacro, at);
     node->name = in_.AnyName();
     Signature(node.get());
     node->body = BodyOf({"endmacro"}, "macro", at);
@@ -186,7 +184,7 @@ class StatementParser {
   }
 
   NodePtr CallBlock(size_t at) {
-    NodePtr node = Make(NodeKind::kCallBlock, at);
+    NodePtr node = MakeNode(NodeKind::kCallBlock, at);
     if (in_.IsOperator("(")) Signature(node.get());
     node->a = ParseExpression(in_);
     if (!in_.failed() && node->a->kind != NodeKind::kCall) in_.Fail("expected a call", node->a->offset);
@@ -195,14 +193,14 @@ class StatementParser {
   }
 
   NodePtr FilterBlock(size_t at) {
-    NodePtr node = Make(NodeKind::kFilterBlock, at);
+    NodePtr node = MakeNode(NodeKind::kFilterBlock, at);
     node->a = ParseFilters(in_, true);
     node->body = BodyOf({"endfilter"}, "filter", at);
     return node;
   }
 
   NodePtr With(size_t at) {
-    NodePtr node = Make(NodeKind::kWith, at);
+    NodePtr node = MakeNode(NodeKind::kWith, at);
     while (!in_.failed() && !in_.Is(TokenKind::kBlockEnd)) {
       if (!node->items.empty()) in_.ExpectOperator(",");
       node->items.push_back(ParseTarget(in_, false));
@@ -214,7 +212,7 @@ class StatementParser {
   }
 
   NodePtr Print(size_t at) {
-    NodePtr node = Make(NodeKind::kOutput, at);
+    NodePtr node = MakeNode(NodeKind::kOutput, at);
     while (!in_.failed() && !in_.Is(TokenKind::kBlockEnd)) {
       if (!node->items.empty()) in_.ExpectOperator(",");
       node->items.push_back(ParseExpression(in_));
