@@ -1,10 +1,15 @@
 // Log: one line an event to stderr, for people by default, as JSON for machines. Fields are few and flat.
-// Thread-safe: a line is one write. Errors of stderr are ignored.
+//
+// Nobody waits for whoever reads the log: lines go to a thread that writes them. What it has not written yet is
+// bounded; what comes beyond that is dropped, and a line says how many were, as soon as somebody reads again.
+// Thread-safe: a line is one write, lines keep their order. Errors of stderr are ignored. The end waits a second at
+// most for a reader.
 #pragma once
 
 #include <concepts>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -26,12 +31,18 @@ struct LogField {
 
 class Log {
  public:
-  explicit Log(bool json) : json_(json) {}
+  static constexpr int64_t kMostWaiting = int64_t{1} << 20;  // bytes of lines that are not written yet
+
+  // descriptor: where to write; it stays open until the end.
+  explicit Log(bool json, int descriptor = 2);
+  ~Log();
   // event: a few words, the same for every event of the kind.
   void Event(std::string_view event, std::initializer_list<LogField> fields = {}) const;
 
  private:
+  class Writer;
   bool json_;
+  std::unique_ptr<Writer> writer_;
 };
 
 // `text` between double quotes, escaped as JSON demands; bytes that are not UTF-8 become U+FFFD.
