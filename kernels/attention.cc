@@ -17,13 +17,12 @@ void CheckHeads(const HeadShape& shape, const Kv& kv, int head_dim) {
   DUO_CHECK_LE(kv.first_head + kv.num_heads, shape.kv_heads);
 }
 
-void CheckAttend(const Device& device, const View& out, const View& qkv, const HeadShape& shape,
-                 const SeqBatch& batch) {
-  CheckQkv(device, qkv, shape);
+void CheckAttend(const Device& device, const View& out, const StepRows& rows) {
+  CheckQkv(device, rows.qkv, rows.shape);
   DUO_CHECK(out.dtype == ActivationType(device));
-  DUO_CHECK_EQ(out.cols, shape.q_cols());
-  DUO_CHECK_GE(out.rows, batch.num_rows);
-  DUO_CHECK_GE(qkv.rows, batch.num_rows);
+  DUO_CHECK_EQ(out.cols, rows.shape.q_cols());
+  DUO_CHECK_GE(out.rows, rows.batch.num_rows);
+  DUO_CHECK_GE(rows.qkv.rows, rows.batch.num_rows);
 }
 
 void CheckPaged(const PagedKv& kv) {
@@ -44,22 +43,21 @@ void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const do
   BackendOf(device).RopeAngles(device, cos_sin, positions, frequencies, factor);
 }
 
-void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const float* q_norm, const float* k_norm,
-              float eps) {
+void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms) {
   CheckQkv(device, qkv, shape);
   DUO_CHECK(cos_sin.dtype == DType::kF32);
   DUO_CHECK_EQ(cos_sin.cols, shape.head_dim);
   DUO_CHECK_GE(cos_sin.rows, qkv.rows);
   if (qkv.empty()) return;
-  BackendOf(device).RotateQk(device, qkv, shape, cos_sin, q_norm, k_norm, eps);
+  BackendOf(device).RotateQk(device, qkv, shape, cos_sin, norms);
 }
 
-void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv) {
-  CheckQkv(device, qkv, shape);
-  CheckHeads(shape, kv, kv.page.head_dim);
+void StoreKv(Device& device, const StepRows& rows, const PagedKv& kv) {
+  CheckQkv(device, rows.qkv, rows.shape);
+  CheckHeads(rows.shape, kv, kv.page.head_dim);
   CheckPaged(kv);
-  if (batch.num_rows == 0 || kv.num_heads == 0) return;
-  BackendOf(device).StoreKv(device, qkv, shape, batch, kv);
+  if (rows.batch.num_rows == 0 || kv.num_heads == 0) return;
+  BackendOf(device).StoreKv(device, rows, kv);
 }
 
 void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv& kv) {
@@ -70,25 +68,24 @@ void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv&
   BackendOf(device).RoundToRing(device, qkv, shape, kv);
 }
 
-void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv) {
-  CheckQkv(device, qkv, shape);
-  CheckHeads(shape, kv, kv.head_dim);
-  if (batch.num_rows == 0 || kv.num_heads == 0) return;
-  BackendOf(device).StoreRings(device, qkv, shape, batch, kv);
+void StoreRings(Device& device, const StepRows& rows, const RingKv& kv) {
+  CheckQkv(device, rows.qkv, rows.shape);
+  CheckHeads(rows.shape, kv, kv.head_dim);
+  if (rows.batch.num_rows == 0 || kv.num_heads == 0) return;
+  BackendOf(device).StoreRings(device, rows, kv);
 }
 
 size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
   return BackendOf(device).DecodeScratchBytes(device, max_rows_total, group, kv, max_tokens);
 }
 
-void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                 const PagedKv& kv, Arena& scratch) {
-  CheckAttend(device, out, qkv, shape, batch);
-  CheckHeads(shape, kv, kv.page.head_dim);
+void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
+  CheckAttend(device, to.out, rows);
+  CheckHeads(rows.shape, kv, kv.page.head_dim);
   CheckPaged(kv);
-  DUO_CHECK_LE(batch.max_rows, kMaxDecodeRows);
-  if (batch.num_rows == 0 || kv.num_heads == 0) return;
-  BackendOf(device).AttendPages(device, out, lse, qkv, shape, batch, kv, scratch);
+  DUO_CHECK_LE(rows.batch.max_rows, kMaxDecodeRows);
+  if (rows.batch.num_rows == 0 || kv.num_heads == 0) return;
+  BackendOf(device).AttendPages(device, to, rows, kv, scratch);
 }
 
 size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
@@ -101,37 +98,35 @@ void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_
 
 void WaitForPrefillPlans(Device& device) { BackendOf(device).WaitForPrefillPlans(device); }
 
-void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                   const PagedKv& kv, bool own_square, Arena& scratch) {
-  CheckAttend(device, out, qkv, shape, batch);
-  CheckHeads(shape, kv, kv.page.head_dim);
+void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, bool own_square,
+                   Arena& scratch) {
+  CheckAttend(device, to.out, rows);
+  CheckHeads(rows.shape, kv, kv.page.head_dim);
   CheckPaged(kv);
-  DUO_CHECK_EQ(batch.num_seqs, 1);
-  DUO_CHECK(batch.host_spans != nullptr);
-  if (batch.num_rows == 0 || kv.num_heads == 0) return;
-  BackendOf(device).AttendPrefill(device, out, lse, qkv, shape, batch, kv, own_square, scratch);
+  DUO_CHECK_EQ(rows.batch.num_seqs, 1);
+  DUO_CHECK(rows.batch.host_spans != nullptr);
+  if (rows.batch.num_rows == 0 || kv.num_heads == 0) return;
+  BackendOf(device).AttendPrefill(device, to, rows, kv, own_square, scratch);
 }
 
 size_t StreamingScratchBytes(const Device& device, int rows, int group, const RingKv& kv) {
   return BackendOf(device).StreamingScratchBytes(device, rows, group, kv);
 }
 
-void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                     const RingKv& kv, Arena& scratch) {
-  CheckAttend(device, out, qkv, shape, batch);
-  CheckHeads(shape, kv, kv.head_dim);
-  if (batch.num_rows == 0 || kv.num_heads == 0) return;
-  BackendOf(device).AttendStreaming(device, out, qkv, shape, batch, kv, scratch);
+void AttendStreaming(Device& device, View out, const StepRows& rows, const RingKv& kv, Arena& scratch) {
+  CheckAttend(device, out, rows);
+  CheckHeads(rows.shape, kv, kv.head_dim);
+  if (rows.batch.num_rows == 0 || kv.num_heads == 0) return;
+  BackendOf(device).AttendStreaming(device, out, rows, kv, scratch);
 }
 
-void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const float* all_lse, const int32_t* ids,
-                     int ranks, int entries, int rank) {
+void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const GatheredLse& all) {
   DUO_CHECK(out.dtype == ActivationType(device));
   DUO_CHECK_LE(heads * head_dim, out.cols);
-  DUO_CHECK_LE(heads, entries);
-  DUO_CHECK_LT(rank, ranks);
+  DUO_CHECK_LE(heads, all.entries);
+  DUO_CHECK_LT(all.rank, all.ranks);
   if (out.empty() || heads == 0) return;
-  BackendOf(device).ScaleSplitHeads(device, out, head_dim, heads, all_lse, ids, ranks, entries, rank);
+  BackendOf(device).ScaleSplitHeads(device, out, head_dim, heads, all);
 }
 
 void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id) {

@@ -71,6 +71,26 @@ struct HeadShape {
   }
 };
 
+// A step's rows in one layer.
+struct StepRows {
+  View qkv;  // [rows, qkv_cols] T
+  HeadShape shape;
+  SeqBatch batch;
+};
+
+// Where partial attention goes: o, and lse where it is wanted.
+struct Partial {
+  View out;              // [rows, q_cols] T
+  float* lse = nullptr;  // [query heads][rows] f32 or null
+};
+
+// The RMS norm of each head of q and k; no norm where a weight is null.
+struct QkNorms {
+  const float* q = nullptr;  // [head_dim] f32
+  const float* k = nullptr;
+  float eps = 0;
+};
+
 // Fails with a sentence when this device's kernels cannot do a head_dim, group or format.
 absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFormat format);
 
@@ -79,31 +99,28 @@ absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFor
 void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies /*[head_dim/2]*/,
                 double factor);
 
-// In place on qkv [rows, qkv_cols] T: optional RMS norm of each q and k head (weights f32 [head_dim], null = none),
-// then rotate-half RoPE of q and k, then the Hadamard rotation of `shape.hadamard_heads`.
-void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const float* q_norm, const float* k_norm,
-              float eps);
+// In place on qkv [rows, qkv_cols] T: the norms, then rotate-half RoPE of q and k, then the Hadamard rotation of
+// `shape.hadamard_heads`.
+void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms);
 
 // Encodes the step's K and V of `kv`'s heads into their pages (those held here; none of sequences with keep_pages) and
 // leaves the decoded values in qkv.
-void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv);
+void StoreKv(Device& device, const StepRows& rows, const PagedKv& kv);
 // Rounds the step's K and V of `kv`'s heads in qkv to the ring's type.
 void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv& kv);
 // Copies each sequence's last R + 1 tokens, and its sinks, from qkv into its rings.
-void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv);
+void StoreRings(Device& device, const StepRows& rows, const RingKv& kv);
 
 // Retrieval heads, few rows: every row attends to the pages held here, its own tokens included (StoreKv first). At most
-// kMaxDecodeRows rows a sequence. out [rows, q_cols] T: only the heads of `kv` are written. lse [num_heads *
-// group][rows] f32 or null.
+// kMaxDecodeRows rows a sequence. Of out only the heads of `kv` are written; lse has those heads alone.
 size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens);
-void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                 const PagedKv& kv, Arena& scratch);
+void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch);
 
 // Retrieval heads, one long sequence (batch.num_seqs == 1, host_spans given): history from the pages held here,
 // unmasked; the step's own tokens from qkv, causal, when `own_square` (for a split head only one holder does it).
 size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens);
-void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                   const PagedKv& kv, bool own_square, Arena& scratch);
+void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, bool own_square,
+                   Arena& scratch);
 
 // Starts a thread that makes ready what AttendPrefill can need for up to `rows` rows and `heads` KV heads of sequences
 // up to max_tokens (on CUDA: compiled plans of a library; elsewhere nothing); without it the first calls are slow. Once
@@ -112,8 +129,7 @@ void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_
 void WaitForPrefillPlans(Device& device);
 
 // Streaming heads, any number of rows: rings as they were before this step, and the step's own tokens from qkv.
-void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                     const RingKv& kv, Arena& scratch);
+void AttendStreaming(Device& device, View out, const StepRows& rows, const RingKv& kv, Arena& scratch);
 size_t StreamingScratchBytes(const Device& device, int rows, int group, const RingKv& kv);
 
 // The weights of two partials in their merge: o = wa * oa + wb * ob, lse = log(exp a + exp b). Both empty: 0, 0, -inf.
@@ -127,12 +143,17 @@ DUO_HD inline MergedWeights MergeWeights(float lse_a, float lse_b) {
   return {ea / sum, eb / sum, top + logf(sum)};
 }
 
-// Split heads: scales head h's columns of out by exp(mine - total), total = log sum exp over ranks of all_lse.
-// all_lse [ranks][entries][rows] f32 (gathered); for each of this rank's `heads` query heads, mine =
-// all_lse[rank][entry], and every (rank, entry) whose id equals its own takes part. ids: device int32 [ranks][entries],
-// -1 = unused.
-void ScaleSplitHeads(Device& device, View out /*[rows, heads * d] T*/, int head_dim, int heads, const float* all_lse,
-                     const int32_t* ids, int ranks, int entries, int rank);
+// The lse of a layer's split heads, of all ranks.
+struct GatheredLse {
+  const float* lse = nullptr;    // [ranks][entries][rows] f32
+  const int32_t* ids = nullptr;  // [ranks][entries]: which query head of the model it is of; -1: unused
+  int ranks = 1;
+  int entries = 0;
+  int rank = 0;  // this one; its first entries are those of its query heads, in their order
+};
+// Split heads: scales columns [h * head_dim, (h + 1) * head_dim) of out [rows, heads * head_dim] T by exp(mine - total)
+// for each of this rank's `heads` query heads: mine = its own lse, total = log sum exp of all that have its id.
+void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const GatheredLse& all);
 
 // For copy-on-write of a fork's last, partly filled page.
 void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id);

@@ -7,10 +7,16 @@
 
 namespace duo {
 
-// out [num_heads * group][head_dim] f32, device: softmax(q.k / sqrt(d)) v over the first `tokens` tokens of table
-// `table`; q is qkv's row 0 (T, in the layout of AttendPages), kv whole heads without a window, head_dim at most 256.
-void AttendPlain(Device& device, float* out, View qkv, const HeadShape& shape, const PagedKv& kv, int table,
-                 int64_t tokens);
+// The first `tokens` tokens of a sequence, whose pages table `table` names.
+struct StoredTokens {
+  int table = 0;
+  int64_t tokens = 0;
+};
+
+// out [num_heads * group][head_dim] f32, device: softmax(q.k / sqrt(d)) v over these tokens; q is qkv's row 0 (T, in
+// the layout of AttendPages), kv whole heads without a window, head_dim at most 256.
+void AttendPlain(Device& device, float* out, View qkv, const HeadShape& shape, const PagedKv& kv,
+                 const StoredTokens& keys);
 
 // One element of a stored key or value, as its format defines it.
 DUO_HD inline float PlainValue(const PageLayout& layout, const uint8_t* page, bool is_v, int token, int channel) {

@@ -74,28 +74,27 @@ void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up) {
   BackendOf(device).SwiGluBackward(device, dgate_up, dout, gate_up);
 }
 
-void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin, const float* q_norm,
-                      const float* k_norm, float eps) {
+void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin,
+                      const QkNorms& norms) {
   CheckActivations(device, dqkv, dqkv.rows, shape.qkv_cols());
-  if (q_norm != nullptr || k_norm != nullptr) CheckActivations(device, before, dqkv.rows, dqkv.cols);
+  if (norms.q != nullptr || norms.k != nullptr) CheckActivations(device, before, dqkv.rows, dqkv.cols);
   DUO_CHECK(cos_sin.dtype == DType::kF32);
   DUO_CHECK_EQ(cos_sin.cols, shape.head_dim);
   DUO_CHECK_GE(cos_sin.rows, dqkv.rows);
   if (dqkv.empty()) return;
-  BackendOf(device).RotateQkBackward(device, dqkv, before, shape, cos_sin, q_norm, k_norm, eps);
+  BackendOf(device).RotateQkBackward(device, dqkv, before, shape, cos_sin, norms);
 }
 
 size_t AttendWindowScratchBytes(const Device& device, int64_t rows, const HeadShape& shape) {
   return BackendOf(device).AttendWindowScratchBytes(device, rows, shape);
 }
 
-void AttendWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask,
-                  Arena& scratch) {
-  CheckActivations(device, qkv, out.rows, shape.qkv_cols());
-  CheckActivations(device, out, qkv.rows, shape.q_cols());
-  CheckMask(mask);
-  if (out.empty()) return;
-  BackendOf(device).AttendWindow(device, out, lse, qkv, shape, mask, scratch);
+void AttendWindow(Device& device, const Partial& to, const WindowRows& rows, Arena& scratch) {
+  CheckActivations(device, rows.qkv, to.out.rows, rows.shape.qkv_cols());
+  CheckActivations(device, to.out, rows.qkv.rows, rows.shape.q_cols());
+  CheckMask(rows.mask);
+  if (to.out.empty()) return;
+  BackendOf(device).AttendWindow(device, to, rows, scratch);
 }
 
 size_t AttendWindowBackwardScratchBytes(const Device& device, int64_t rows, const HeadShape& shape,
@@ -103,16 +102,18 @@ size_t AttendWindowBackwardScratchBytes(const Device& device, int64_t rows, cons
   return BackendOf(device).AttendWindowBackwardScratchBytes(device, rows, shape, mask);
 }
 
-void AttendWindowBackward(Device& device, View dqkv, View dout, View out, const float* lse, View qkv,
-                          const HeadShape& shape, const WindowMask& mask, Arena& scratch) {
-  CheckActivations(device, qkv, out.rows, shape.qkv_cols());
-  CheckActivations(device, dqkv, out.rows, shape.qkv_cols());
-  CheckActivations(device, out, qkv.rows, shape.q_cols());
+void AttendWindowBackward(Device& device, View dqkv, View dout, const Partial& of, const WindowRows& rows,
+                          Arena& scratch) {
+  const View& qkv = rows.qkv;
+  const HeadShape& shape = rows.shape;
+  CheckActivations(device, qkv, of.out.rows, shape.qkv_cols());
+  CheckActivations(device, dqkv, of.out.rows, shape.qkv_cols());
+  CheckActivations(device, of.out, qkv.rows, shape.q_cols());
   CheckActivations(device, dout, qkv.rows, shape.q_cols());
-  CheckMask(mask);
-  if (out.empty()) return;
-  DUO_CHECK(lse != nullptr);
-  BackendOf(device).AttendWindowBackward(device, dqkv, dout, out, lse, qkv, shape, mask, scratch);
+  CheckMask(rows.mask);
+  if (of.out.empty()) return;
+  DUO_CHECK(of.lse != nullptr);
+  BackendOf(device).AttendWindowBackward(device, dqkv, dout, of, rows, scratch);
 }
 
 size_t AttendCausalScratchBytes(const Device& device, int64_t rows, const HeadShape& shape) {
@@ -130,30 +131,29 @@ void AttendCausal(Device& device, View out, View qkv, const HeadShape& shape, in
   batch.num_seqs = 1;
   batch.num_rows = batch.max_rows = span.num_rows;
   batch.max_tokens = span.num_rows;
-  AttendPrefill(device, out, nullptr, qkv, shape, batch, NoPages(shape, window), true, scratch);
+  AttendPrefill(device, {out}, {qkv, shape, batch}, NoPages(shape, window), true, scratch);
 }
 
-void MixHeads(Device& device, View out, View streaming, View full, const float* gates, const HeadShape& shape) {
-  for (const View& x : {out, streaming, full}) CheckActivations(device, x, out.rows, shape.q_cols());
+void MixHeads(Device& device, View out, const HeadMix& mix) {
+  for (const View& x : {out, mix.streaming, mix.full}) CheckActivations(device, x, out.rows, mix.shape.q_cols());
   if (out.empty()) return;
-  BackendOf(device).MixHeads(device, out, streaming, full, gates, shape);
+  BackendOf(device).MixHeads(device, out, mix);
 }
 
-void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, View streaming, View full,
-                      const float* gates, const HeadShape& shape) {
-  for (const View& x : {dstreaming, dout, streaming, full}) CheckActivations(device, x, dout.rows, shape.q_cols());
+void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, const HeadMix& mix) {
+  for (const View& x : {dstreaming, dout, mix.streaming, mix.full})
+    CheckActivations(device, x, dout.rows, mix.shape.q_cols());
   if (dout.empty()) return;
-  BackendOf(device).MixHeadsBackward(device, dstreaming, dgates, dout, streaming, full, gates, shape);
+  BackendOf(device).MixHeadsBackward(device, dstreaming, dgates, dout, mix);
 }
 
-void DistillLoss(Device& device, float* losses, View dresidual, View student, View teacher, const float* weight,
-                 float eps, const float* row_weights) {
-  for (const View& x : {dresidual, student, teacher}) CheckResidual(x);
-  CheckSame(dresidual, student);
-  CheckSame(teacher, student);
-  DUO_CHECK(weight != nullptr);
-  if (student.empty()) return;
-  BackendOf(device).DistillLoss(device, losses, dresidual, student, teacher, weight, eps, row_weights);
+void DistillLoss(Device& device, float* losses, View dresidual, const Distillation& of) {
+  for (const View& x : {dresidual, of.student, of.teacher}) CheckResidual(x);
+  CheckSame(dresidual, of.student);
+  CheckSame(of.teacher, of.student);
+  DUO_CHECK(of.weight != nullptr);
+  if (of.student.empty()) return;
+  BackendOf(device).DistillLoss(device, losses, dresidual, of);
 }
 
 }  // namespace duo

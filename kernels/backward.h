@@ -36,8 +36,8 @@ void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up);
 // Of RotateQk, in place: dqkv [rows, qkv_cols] T holds the gradient of the rotated q and k (and of v, which stays) and
 // becomes that of what was rotated. `before` [rows, qkv_cols] T is qkv before RotateQk; it is read only where there is
 // a norm and may be empty otherwise.
-void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin, const float* q_norm,
-                      const float* k_norm, float eps);
+void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin,
+                      const QkNorms& norms);
 
 // Row p of a streaming head sees keys j <= p with (j < sink or p - j <= recent), and with a window p - j < window, too.
 struct WindowMask {
@@ -46,35 +46,50 @@ struct WindowMask {
   int window = 0;  // 0: none
 };
 
-// Streaming attention of all heads: out [rows, q_cols] T and lse [q heads][rows] f32 (null: not wanted) from rotated
-// qkv [rows, qkv_cols] T.
+// One sequence's rows, and which keys they see.
+struct WindowRows {
+  View qkv;  // [rows, qkv_cols] T, rotated
+  HeadShape shape;
+  WindowMask mask;
+};
+
+// Streaming attention of all heads.
 size_t AttendWindowScratchBytes(const Device& device, int64_t rows, const HeadShape& shape);
-void AttendWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask,
-                  Arena& scratch);
-// Its gradient: dqkv [rows, qkv_cols] T, all of it written, from dout [rows, q_cols] T and AttendWindow's results.
+void AttendWindow(Device& device, const Partial& to, const WindowRows& rows, Arena& scratch);
+// Its gradient: dqkv [rows, qkv_cols] T, all of it written, from dout [rows, q_cols] T and AttendWindow's results `of`.
 // With P = exp(scores - lse), dP = dout V^T and D = rowsum(dout * out), by the rule of softmax dS = P (dP - D);
 // dq = dS k / sqrt(d), dk = dS^T q / sqrt(d), dv = P^T dout (Dao et al. 2022, appendix B).
 size_t AttendWindowBackwardScratchBytes(const Device& device, int64_t rows, const HeadShape& shape,
                                         const WindowMask& mask);
-void AttendWindowBackward(Device& device, View dqkv, View dout, View out, const float* lse, View qkv,
-                          const HeadShape& shape, const WindowMask& mask, Arena& scratch);
+void AttendWindowBackward(Device& device, View dqkv, View dout, const Partial& of, const WindowRows& rows,
+                          Arena& scratch);
 
 // Full causal attention of all heads, the teacher's: out [rows, q_cols] T from rotated qkv. window as in WindowMask.
 size_t AttendCausalScratchBytes(const Device& device, int64_t rows, const HeadShape& shape);
 void AttendCausal(Device& device, View out, View qkv, const HeadShape& shape, int window, Arena& scratch);
 
-// out = (1 - a) * streaming + a * full, a = gates[KV head]; all [rows, q_cols] T, gates f32 [kv_heads]. out may be
-// either input.
-void MixHeads(Device& device, View out, View streaming, View full, const float* gates, const HeadShape& shape);
+// What a student's heads mix.
+struct HeadMix {
+  View streaming, full;          // [rows, q_cols] T
+  const float* gates = nullptr;  // [kv_heads] f32
+  HeadShape shape;
+};
+
+// out [rows, q_cols] T = (1 - a) * streaming + a * full, a = gates[KV head]. out may be either input.
+void MixHeads(Device& device, View out, const HeadMix& mix);
 // dstreaming = (1 - a) * dout and dgates[KV head] f32 += the sum of dout * (full - streaming) over rows and the head's
 // columns. dstreaming may be dout.
-void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, View streaming, View full,
-                      const float* gates, const HeadShape& shape);
+void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, const HeadMix& mix);
 
 // The distillation loss on last hidden states h = residual / rms(residual) * weight:
 //   losses[r] = row_weights[r] * mean over columns of (h_student - h_teacher)^2
 // and dresidual [rows, dim] f32 = the gradient of their sum with respect to the student's residual. f32 throughout.
-void DistillLoss(Device& device, float* losses, View dresidual, View student, View teacher, const float* weight,
-                 float eps, const float* row_weights);
+struct Distillation {
+  View student, teacher;               // [rows, dim]: their residuals
+  const float* weight = nullptr;       // [dim]: the final norm's
+  const float* row_weights = nullptr;  // [rows]
+  float eps = 0;
+};
+void DistillLoss(Device& device, float* losses, View dresidual, const Distillation& of);
 
 }  // namespace duo

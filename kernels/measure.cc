@@ -29,30 +29,26 @@ Backend Measuring(Backend b) {
   b.LinearSwiGlu = [](Device& d, View, View, View x, const Weight& w, Arena& scratch) {
     TakeAndReturn(scratch, LinearScratchBytes(d, x.rows, w));
   };
-  b.TopLogits = [](Device& d, float*, int32_t*, View logits, int32_t, int count, Arena& scratch) {
-    TakeAndReturn(scratch, TopLogitsScratchBytes(d, logits.rows, logits.cols, count));
+  b.TopLogits = [](Device& d, const LargestLogits& out, View logits, int32_t, Arena& scratch) {
+    TakeAndReturn(scratch, TopLogitsScratchBytes(d, logits.rows, logits.cols, out.count));
   };
-  b.AttendPages = [](Device& d, View, float*, View, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv,
-                     Arena& scratch) {
-    TakeAndReturn(scratch, DecodeScratchBytes(d, batch.num_rows, shape.group, kv, batch.max_tokens));
+  b.AttendPages = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
+    TakeAndReturn(scratch, DecodeScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
   };
-  b.AttendPrefill = [](Device& d, View, float*, View, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv,
-                       bool, Arena& scratch) {
-    TakeAndReturn(scratch, PrefillScratchBytes(d, batch.num_rows, shape.group, kv, batch.max_tokens));
+  b.AttendPrefill = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, bool, Arena& scratch) {
+    TakeAndReturn(scratch, PrefillScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
   };
-  b.AttendStreaming = [](Device& d, View, View, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv,
-                         Arena& scratch) {
-    TakeAndReturn(scratch, StreamingScratchBytes(d, batch.num_rows, shape.group, kv));
+  b.AttendStreaming = [](Device& d, View, const StepRows& rows, const RingKv& kv, Arena& scratch) {
+    TakeAndReturn(scratch, StreamingScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv));
   };
   b.LinearBackward = [](Device& d, View, View dout, const Weight& w, Arena& scratch) {
     TakeAndReturn(scratch, LinearBackwardScratchBytes(d, dout.rows, w));
   };
-  b.AttendWindow = [](Device& d, View out, float*, View, const HeadShape& shape, const WindowMask&, Arena& scratch) {
-    TakeAndReturn(scratch, AttendWindowScratchBytes(d, out.rows, shape));
+  b.AttendWindow = [](Device& d, const Partial&, const WindowRows& rows, Arena& scratch) {
+    TakeAndReturn(scratch, AttendWindowScratchBytes(d, rows.qkv.rows, rows.shape));
   };
-  b.AttendWindowBackward = [](Device& d, View, View dout, View, const float*, View, const HeadShape& shape,
-                              const WindowMask& mask, Arena& scratch) {
-    TakeAndReturn(scratch, AttendWindowBackwardScratchBytes(d, dout.rows, shape, mask));
+  b.AttendWindowBackward = [](Device& d, View, View, const Partial&, const WindowRows& rows, Arena& scratch) {
+    TakeAndReturn(scratch, AttendWindowBackwardScratchBytes(d, rows.qkv.rows, rows.shape, rows.mask));
   };
   return b;
 }

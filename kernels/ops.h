@@ -80,8 +80,12 @@ struct ShardSample {
 void SampleShard(Device& device, ShardSample* out /*[rows]*/, View logits /*[rows, shard] f32*/, int32_t first_id,
                  const SampleParams* params /*[rows]*/);
 // The `count` largest logits of each row with their token ids, in descending order (ties: lowest id first).
-void TopLogits(Device& device, float* values, int32_t* ids /*[rows][count]*/, View logits, int32_t first_id, int count,
-               Arena& scratch);
+struct LargestLogits {
+  float* values = nullptr;  // [rows][count]
+  int32_t* ids = nullptr;   // likewise
+  int count = 0;
+};
+void TopLogits(Device& device, const LargestLogits& out, View logits, int32_t first_id, Arena& scratch);
 size_t TopLogitsScratchBytes(const Device& device, int64_t rows, int64_t shard, int count);
 
 // Uniform in (0, 1) from counters, by splitmix64 (Steele, Lea and Flood 2014), then Gumbel noise -log(-log u).

@@ -13,12 +13,12 @@ size_t TopLogitsScratchBytes(const Device& device, int64_t rows, int64_t shard, 
   return BackendOf(device).TopLogitsScratchBytes(device, rows, shard, count);
 }
 
-void TopLogits(Device& device, float* values, int32_t* ids, View logits, int32_t first_id, int count, Arena& scratch) {
+void TopLogits(Device& device, const LargestLogits& out, View logits, int32_t first_id, Arena& scratch) {
   DUO_CHECK(logits.dtype == DType::kF32);
-  DUO_CHECK_GT(count, 0);
-  DUO_CHECK_LE(count, logits.cols);
+  DUO_CHECK_GT(out.count, 0);
+  DUO_CHECK_LE(out.count, logits.cols);
   if (logits.rows == 0) return;
-  BackendOf(device).TopLogits(device, values, ids, logits, first_id, count, scratch);
+  BackendOf(device).TopLogits(device, out, logits, first_id, scratch);
 }
 
 }  // namespace duo

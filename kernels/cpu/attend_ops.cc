@@ -118,9 +118,10 @@ size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, c
   return AttendScratchBytes(device, kv.page.head_dim, MaxPartialRows(max_rows_total, group, kv, max_tokens));
 }
 
-void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                 const PagedKv& kv, Arena& scratch) {
-  const AttendWork work{out, qkv, lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
+void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
+  const HeadShape& shape = rows.shape;
+  const SeqBatch& batch = rows.batch;
+  const AttendWork work{to.out, rows.qkv, to.lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
   const int tokens = TokensPerItem(shape.group);
   int64_t blocks = 0;
   for (int s = 0; s < batch.num_seqs; ++s) blocks += CeilDiv(batch.spans[s].num_rows, tokens) * kv.num_heads;
@@ -135,9 +136,11 @@ size_t PrefillScratchBytes(const Device& device, int rows, int group, const Page
   return AttendScratchBytes(device, kv.page.head_dim, MaxPartialRows(rows, group, kv, max_tokens));
 }
 
-void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                   const PagedKv& kv, bool own_square, Arena& scratch) {
-  const AttendWork work{out, qkv, lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
+void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, bool own_square,
+                   Arena& scratch) {
+  const HeadShape& shape = rows.shape;
+  const SeqBatch& batch = rows.batch;
+  const AttendWork work{to.out, rows.qkv, to.lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
   const SeqSpan& span = batch.host_spans[0];
   const int tokens = TokensPerItem(shape.group);
   PagedItems paged{kv, shape.group, MaxSplits(int64_t{CeilDiv(span.num_rows, tokens)} * kv.num_heads)};
@@ -164,9 +167,9 @@ size_t StreamingScratchBytes(const Device& device, int, int, const RingKv& kv) {
   return AttendScratchBytes(device, kv.head_dim, 0);
 }
 
-void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                     const RingKv& kv, Arena& scratch) {
-  RunStreaming(device, {out, qkv, nullptr, shape, &batch, kv.first_head, MaskOf(kv), nullptr, &kv}, scratch);
+void AttendStreaming(Device& device, View out, const StepRows& rows, const RingKv& kv, Arena& scratch) {
+  RunStreaming(device, {out, rows.qkv, nullptr, rows.shape, &rows.batch, kv.first_head, MaskOf(kv), nullptr, &kv},
+               scratch);
 }
 
 size_t AttendWindowScratchBytes(const Device& device, int64_t, const HeadShape& shape) {
@@ -174,8 +177,9 @@ size_t AttendWindowScratchBytes(const Device& device, int64_t, const HeadShape& 
 }
 
 // A step without history: rings are not read.
-void AttendWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask,
-                  Arena& scratch) {
+void AttendWindow(Device& device, const Partial& to, const WindowRows& rows, Arena& scratch) {
+  const HeadShape& shape = rows.shape;
+  const WindowMask& mask = rows.mask;
   RingKv kv;
   kv.head_dim = shape.head_dim;
   kv.num_heads = shape.kv_heads;
@@ -183,12 +187,12 @@ void AttendWindow(Device& device, View out, float* lse, View qkv, const HeadShap
   kv.recent = mask.recent;
   kv.window = mask.window;
   SeqSpan span;
-  span.num_rows = static_cast<int32_t>(qkv.rows);
+  span.num_rows = static_cast<int32_t>(rows.qkv.rows);
   SeqBatch batch;
   batch.spans = &span;
   batch.num_seqs = 1;
   batch.num_rows = span.num_rows;
-  RunStreaming(device, {out, qkv, lse, shape, &batch, 0, MaskOf(kv), nullptr, &kv}, scratch);
+  RunStreaming(device, {to.out, rows.qkv, to.lse, shape, &batch, 0, MaskOf(kv), nullptr, &kv}, scratch);
 }
 
 }  // namespace duo::cpu

@@ -6,15 +6,15 @@
 
 namespace duo::cpu {
 
-void AttendPlain(Device& device, float* out, View qkv, const HeadShape& shape, const PagedKv& kv, int table,
-                 int64_t tokens) {
+void AttendPlain(Device& device, float* out, View qkv, const HeadShape& shape, const PagedKv& kv,
+                 const StoredTokens& keys) {
   const int d = shape.head_dim;
   device.pool().ParallelFor(kv.num_heads * shape.group, [&](int64_t head, int) {
     const float* q = qkv.as<float>() + (int64_t{kv.first_head} * shape.group + head) * d;
     std::vector<double> o(d, 0.0);
     double top = -INFINITY, sum = 0;
-    for (int64_t t = 0; t < tokens; ++t) {
-      const uint8_t* page = kv.page_at(static_cast<int>(head) / shape.group, table, t / kPageTokens);
+    for (int64_t t = 0; t < keys.tokens; ++t) {
+      const uint8_t* page = kv.page_at(static_cast<int>(head) / shape.group, keys.table, t / kPageTokens);
       const int in_page = t % kPageTokens;
       double score = 0;
       for (int c = 0; c < d; ++c) score += double{q[c]} * PlainValue(kv.page, page, false, in_page, c);

@@ -234,13 +234,15 @@ size_t AttendWindowBackwardScratchBytes(const Device& device, int64_t rows, cons
   return TileBytes(cut, shape.group) * device.pool().threads() + FarBytes(cut, shape);
 }
 
-void AttendWindowBackward(Device& device, View dqkv, View dout, View out, const float* lse, View qkv,
-                          const HeadShape& shape, const WindowMask& mask, Arena& scratch) {
+void AttendWindowBackward(Device& device, View dqkv, View dout, const Partial& of, const WindowRows& rows,
+                          Arena& scratch) {
+  const HeadShape& shape = rows.shape;
   const size_t mark = scratch.used();
-  const Cut cut(qkv.rows, shape, mask);
+  const Cut cut(rows.qkv.rows, shape, rows.mask);
   const size_t tile_bytes = TileBytes(cut, shape.group);
   char* tiles = static_cast<char*>(scratch.Take(tile_bytes * device.pool().threads()));
-  Work work{dqkv, dout, out, qkv, lse, shape, cut, 1.0f / std::sqrt(static_cast<float>(shape.head_dim)), nullptr};
+  Work work{dqkv,   dout, of.out, rows.qkv, of.lse, shape, cut, 1.0f / std::sqrt(static_cast<float>(shape.head_dim)),
+            nullptr};
   work.far = static_cast<float*>(scratch.Take(FarBytes(cut, shape)));
   device.pool().ParallelFor(shape.kv_heads * cut.chunks, [&](int64_t item, int thread) {
     const Tiles t(reinterpret_cast<float*>(tiles + thread * tile_bytes), cut, shape.group);

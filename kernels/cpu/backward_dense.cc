@@ -46,8 +46,8 @@ void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up) {
   });
 }
 
-void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin, const float* q_norm,
-                      const float* k_norm, float eps) {
+void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin,
+                      const QkNorms& norms) {
   const int d = shape.head_dim, half = d / 2, q_heads = shape.kv_heads * shape.group;
   ForRows(device, dqkv.rows, [&](int64_t r) {
     const float* cos = cos_sin.as<float>() + r * cos_sin.stride;
@@ -59,30 +59,33 @@ void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& s
         dx[i] = a * cos[i] + b * sin[i];
         dx[half + i] = b * cos[i] - a * sin[i];
       }
-      if (const float* norm = h < q_heads ? q_norm : k_norm; norm != nullptr) {
+      if (const float* norm = h < q_heads ? norms.q : norms.k; norm != nullptr) {
         NormGradient(
-            before.as<float>() + r * before.stride + int64_t{h} * d, norm, d, eps, [=](int64_t i) { return dx[i]; },
-            [=](int64_t i, float g) { dx[i] = g; });
+            before.as<float>() + r * before.stride + int64_t{h} * d, norm, d, norms.eps,
+            [=](int64_t i) { return dx[i]; }, [=](int64_t i, float g) { dx[i] = g; });
       }
     }
   });
 }
 
-void MixHeads(Device& device, View out, View streaming, View full, const float* gates, const HeadShape& shape) {
+void MixHeads(Device& device, View out, const HeadMix& mix) {
+  const View &streaming = mix.streaming, &full = mix.full;
+  const HeadShape& shape = mix.shape;
   const int64_t width = int64_t{shape.group} * shape.head_dim;
   ForRows(device, out.rows, [&](int64_t r) {
     for (int h = 0; h < shape.kv_heads; ++h) {
       const float* s = streaming.as<float>() + r * streaming.stride + h * width;
       const float* f = full.as<float>() + r * full.stride + h * width;
       float* o = out.as<float>() + r * out.stride + h * width;
-      const float a = gates[h];
+      const float a = mix.gates[h];
       for (int64_t i = 0; i < width; ++i) o[i] = (1 - a) * s[i] + a * f[i];
     }
   });
 }
 
-void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, View streaming, View full,
-                      const float* gates, const HeadShape& shape) {
+void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, const HeadMix& mix) {
+  const View &streaming = mix.streaming, &full = mix.full;
+  const HeadShape& shape = mix.shape;
   const int64_t width = int64_t{shape.group} * shape.head_dim, items = CeilDiv(dout.rows, kRowsPerItem);
   std::vector<double> sums(items * shape.kv_heads);
   ForRows(device, dout.rows, [&](int64_t r) {
@@ -93,7 +96,7 @@ void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout,
       float* ds = dstreaming.as<float>() + r * dstreaming.stride + h * width;
       sums[r / kRowsPerItem * shape.kv_heads + h] +=
           SumOf<8>(width, [&](int64_t i) { return double{d[i]} * (double{f[i]} - s[i]); });
-      for (int64_t i = 0; i < width; ++i) ds[i] = (1 - gates[h]) * d[i];
+      for (int64_t i = 0; i < width; ++i) ds[i] = (1 - mix.gates[h]) * d[i];
     }
   });
   for (int h = 0; h < shape.kv_heads; ++h) {
@@ -103,8 +106,10 @@ void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout,
   }
 }
 
-void DistillLoss(Device& device, float* losses, View dresidual, View student, View teacher, const float* weight,
-                 float eps, const float* row_weights) {
+void DistillLoss(Device& device, float* losses, View dresidual, const Distillation& of) {
+  const View &student = of.student, &teacher = of.teacher;
+  const float *weight = of.weight, *row_weights = of.row_weights;
+  const float eps = of.eps;
   const int64_t dim = student.cols;
   ForRows(device, student.rows, [&](int64_t r) {
     const float* s = student.as<float>() + r * student.stride;

@@ -60,23 +60,23 @@ void GatherRows(Device& device, View out, View in, const int32_t* rows, int coun
   });
 }
 
-void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const float* all_lse, const int32_t* ids,
-                     int ranks, int entries, int rank) {
+void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const GatheredLse& all) {
   const int64_t rows = out.rows;
+  const int gathered = all.ranks * all.entries, first = all.rank * all.entries;
   ForRows(device, rows, RowsPerItem(int64_t{heads} * head_dim), [&](int64_t row) {
     for (int h = 0; h < heads; ++h) {
-      const int32_t id = ids[rank * entries + h];
+      const int32_t id = all.ids[first + h];
       float top = -INFINITY;
-      for (int e = 0; e < ranks * entries; ++e) {
-        if (ids[e] == id) top = std::max(top, all_lse[e * rows + row]);
+      for (int e = 0; e < gathered; ++e) {
+        if (all.ids[e] == id) top = std::max(top, all.lse[e * rows + row]);
       }
       float scale = 0.0f;
       if (top > -INFINITY) {
         float sum = 0;
-        for (int e = 0; e < ranks * entries; ++e) {
-          if (ids[e] == id) sum += std::exp(all_lse[e * rows + row] - top);
+        for (int e = 0; e < gathered; ++e) {
+          if (all.ids[e] == id) sum += std::exp(all.lse[e * rows + row] - top);
         }
-        scale = std::exp(all_lse[(int64_t{rank} * entries + h) * rows + row] - top) / sum;
+        scale = std::exp(all.lse[(first + h) * rows + row] - top) / sum;
       }
       float* o = out.as<float>() + row * out.stride + int64_t{h} * head_dim;
       for (int c = 0; c < head_dim; ++c) o[c] *= scale;

@@ -32,8 +32,7 @@ void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const do
   });
 }
 
-void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const float* q_norm, const float* k_norm,
-              float eps) {
+void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms) {
   const int d = shape.head_dim, half = d / 2, q_heads = shape.kv_heads * shape.group;
   ForRows(device, qkv.rows, [&](int64_t r) {
     const float* cos = cos_sin.as<float>() + r * cos_sin.stride;
@@ -41,7 +40,7 @@ void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, co
     float* row = qkv.as<float>() + r * qkv.stride;
     for (int h = 0; h < q_heads + shape.kv_heads; ++h) {  // k heads follow the q heads
       float* x = row + int64_t{h} * d;
-      if (const float* norm = h < q_heads ? q_norm : k_norm; norm != nullptr) NormHead(x, d, norm, eps);
+      if (const float* norm = h < q_heads ? norms.q : norms.k; norm != nullptr) NormHead(x, d, norm, norms.eps);
       for (int i = 0; i < half; ++i) {
         const float a = x[i], b = x[half + i];
         x[i] = a * cos[i] - b * sin[i];
@@ -52,7 +51,10 @@ void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, co
   });
 }
 
-void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv) {
+void StoreKv(Device& device, const StepRows& rows, const PagedKv& kv) {
+  const View& qkv = rows.qkv;
+  const HeadShape& shape = rows.shape;
+  const SeqBatch& batch = rows.batch;
   const int d = shape.head_dim;
   const PageLayout& layout = kv.page;
   ForRows(device, batch.num_rows, [&](int64_t r) {
@@ -89,7 +91,10 @@ void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv&
   });
 }
 
-void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv) {
+void StoreRings(Device& device, const StepRows& rows, const RingKv& kv) {
+  const View& qkv = rows.qkv;
+  const HeadShape& shape = rows.shape;
+  const SeqBatch& batch = rows.batch;
   const int d = shape.head_dim;
   ForRows(device, batch.num_rows, [&](int64_t r) {
     const SeqSpan& span = batch.spans[batch.row_seq[r]];

@@ -129,8 +129,8 @@ double MeasureAttentionRate(Device& device, int head_dim, int group, int rows, i
   const double pairs = static_cast<double>(rows) * history + 0.5 * rows * (rows + 1.0);
   return BestRate([&] {
     scratch.Rewind(0);
-    AttendPrefill(device, View(out.data(), DType::kF32, rows, shape.q_cols()), nullptr,
-                  View(qkv.data(), DType::kF32, rows, shape.qkv_cols()), shape, batch, kv, true, scratch);
+    AttendPrefill(device, {View(out.data(), DType::kF32, rows, shape.q_cols())},
+                  {View(qkv.data(), DType::kF32, rows, shape.qkv_cols()), shape, batch}, kv, true, scratch);
     return 4.0 * head_dim * pairs * kHeads * group;
   });
 }

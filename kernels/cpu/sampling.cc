@@ -51,7 +51,8 @@ size_t TopLogitsScratchBytes(const Device& device, int64_t, int64_t shard, int) 
   return Arena::Rounded(shard * sizeof(int32_t)) * device.pool().threads();
 }
 
-void TopLogits(Device& device, float* values, int32_t* ids, View logits, int32_t first_id, int count, Arena& scratch) {
+void TopLogits(Device& device, const LargestLogits& out, View logits, int32_t first_id, Arena& scratch) {
+  const int count = out.count;
   const size_t mark = scratch.used();
   const size_t bytes = Arena::Rounded(logits.cols * sizeof(int32_t));
   char* orders = static_cast<char*>(scratch.Take(bytes * device.pool().threads()));
@@ -63,8 +64,8 @@ void TopLogits(Device& device, float* values, int32_t* ids, View logits, int32_t
     std::nth_element(order, order + (count - 1), order + logits.cols, before);
     std::sort(order, order + count, before);
     for (int i = 0; i < count; ++i) {
-      values[row * count + i] = x[order[i]];
-      ids[row * count + i] = first_id + order[i];
+      out.values[row * count + i] = x[order[i]];
+      out.ids[row * count + i] = first_id + order[i];
     }
   });
   scratch.Rewind(mark);

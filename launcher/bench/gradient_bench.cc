@@ -253,10 +253,15 @@ class Bench {
         [&] { AttendCausal(device_, out, qkv.view, shape, 0, scratch); }, check_output(true));
     Row(
         "window attention", window_name, 4.0 * d * heads * WindowPairs() / rates_.attention,
-        [&] { AttendWindow(device_, out, lse, qkv.view, shape, b_.mask, scratch); }, check_output(false));
+        [&] {
+          AttendWindow(device_, {out, lse}, {qkv.view, shape, b_.mask}, scratch);
+        },
+        check_output(false));
     Row(
         "window attention backward", window_name, 10.0 * d * heads * WindowPairs() / rates_.attention,
-        [&] { AttendWindowBackward(device_, dqkv, dout.view, out, lse, qkv.view, shape, b_.mask, scratch); },
+        [&] {
+          AttendWindowBackward(device_, dqkv, dout.view, {out, lse}, {qkv.view, shape, b_.mask}, scratch);
+        },
         [&](const Add& add) { CheckBackward(plain, out, lse, dqkv, add); });
   }
 
@@ -349,7 +354,7 @@ class Bench {
     auto* dgates = static_cast<float*>(Take(shape.kv_heads * sizeof(float)));
     if (!status_.ok()) return;
     const auto call = [&] {
-      MixHeadsBackward(device_, grad, dgates, dout.view, streaming.view, full.view, gates.view.as<float>(), shape);
+      MixHeadsBackward(device_, grad, dgates, dout.view, {streaming.view, full.view, gates.view.as<float>(), shape});
     };
     Row("mixed heads backward", absl::StrCat(cols, tokens), n * cols * 4 * t / rates_.copy, call, [&](const Add& add) {
       device_.Fill(dgates, 0, shape.kv_heads * sizeof(float));

@@ -198,7 +198,7 @@ absl::StatusOr<BenchRow> BenchDecodeAttention(Device& device, const DecodeBench&
   device.Fill(out_data, 0xff, out_bytes);
   const View qkv(qkv_data, type, rows, shape.qkv_cols()), out(out_data, type, rows, shape.q_cols());
   auto call = [&](int i) {
-    AttendPages(device, out, nullptr, qkv, shape, batches.Round(i % paged.rounds), paged.kv, scratch);
+    AttendPages(device, {out}, {qkv, shape, batches.Round(i % paged.rounds)}, paged.kv, scratch);
   };
 
   BenchRow row;
@@ -256,7 +256,7 @@ absl::StatusOr<BenchRow> BenchPrefillAttention(Device& device, const PrefillBenc
   device.Fill(out_data, 0xff, out_bytes);
   const View qkv(qkv_data, type, b.rows, shape.qkv_cols()), out(out_data, type, b.rows, shape.q_cols());
   auto call = [&](int i) {
-    AttendPrefill(device, out, nullptr, qkv, shape, batches.Round(i % paged.rounds), paged.kv, true, scratch);
+    AttendPrefill(device, {out}, {qkv, shape, batches.Round(i % paged.rounds)}, paged.kv, true, scratch);
   };
   BenchRow row;
   row.what = "prefill";
@@ -322,7 +322,7 @@ absl::StatusOr<BenchRow> BenchStreamingAttention(Device& device, const Streaming
   device.Upload(qkv_data, bytes.data(), bytes.size());
   device.Fill(out_data, 0xff, out_bytes);
   const View qkv(qkv_data, type, b.rows, shape.qkv_cols()), out(out_data, type, b.rows, shape.q_cols());
-  auto call = [&](int i) { AttendStreaming(device, out, qkv, shape, batches.Round(i % rounds), kv, scratch); };
+  auto call = [&](int i) { AttendStreaming(device, out, {qkv, shape, batches.Round(i % rounds)}, kv, scratch); };
   BenchRow row;
   row.what = "streaming";
   row.shape = absl::StrCat("d", b.head_dim, " kv ", b.kv_heads, " group ", b.group, " rows ", b.rows, " sinks ", b.sink,

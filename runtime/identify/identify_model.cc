@@ -173,11 +173,11 @@ void IdentifyModel::Run(int64_t rows, int64_t first_label, absl::FunctionRef<Vie
 void IdentifyModel::Mix(int l, int64_t rows) {
   const View streaming = FirstRows(w_.streaming, rows), full = FirstRows(w_.full[l], rows);
   const View qkv = FirstRows(w_.a.qkv, rows);
-  AttendWindow(*device_, streaming, w_.lse, qkv, shape_, Window(l), arena_);
+  AttendWindow(*device_, {streaming, w_.lse}, {qkv, shape_, Window(l)}, arena_);
   if (sizes_.full_branch == FullBranch::kStudent) {
-    AttendWindow(*device_, full, w_.full_lse, qkv, shape_, Whole(l), arena_);
+    AttendWindow(*device_, {full, w_.full_lse}, {qkv, shape_, Whole(l)}, arena_);
   }
-  MixHeads(*device_, FirstRows(w_.mixed, rows), streaming, full, w_.gates + l * shape_.kv_heads, shape_);
+  MixHeads(*device_, FirstRows(w_.mixed, rows), {streaming, full, w_.gates + l * shape_.kv_heads, shape_});
 }
 
 void IdentifyModel::Teacher(int64_t rows, int64_t first_label) {
@@ -200,9 +200,10 @@ double IdentifyModel::Compare(int64_t rows, int64_t first_label) {
   const int64_t labels = rows - first_label;
   std::vector<float> host(labels, 1.0f / static_cast<float>(labels));
   device_->Upload(w_.row_weights, host.data(), sizeof(float) * labels);
-  DistillLoss(*device_, w_.losses, w_.gradient.Rows(first_label, labels), w_.a.residual.Rows(first_label, labels),
-              w_.teacher.Rows(first_label, labels), weights_.outer.vector(WeightRole::kFinalNorm),
-              static_cast<float>(config_.rms_norm_eps), w_.row_weights);
+  DistillLoss(
+      *device_, w_.losses, w_.gradient.Rows(first_label, labels),
+      {w_.a.residual.Rows(first_label, labels), w_.teacher.Rows(first_label, labels),
+       weights_.outer.vector(WeightRole::kFinalNorm), w_.row_weights, static_cast<float>(config_.rms_norm_eps)});
   device_->Download(host.data(), w_.losses, sizeof(float) * labels);
   return std::accumulate(host.begin(), host.end(), 0.0);
 }
@@ -224,14 +225,14 @@ void IdentifyModel::MlpBackward(int l, int64_t rows, int64_t first) {
   }
 }
 
-void IdentifyModel::BranchBackward(int l, int64_t rows, View dout, View out, const float* lse, const WindowMask& mask) {
+void IdentifyModel::BranchBackward(int l, int64_t rows, View dout, const Partial& of, const WindowMask& mask) {
   const WeightSet& w = weights_.layers[l];
   const float eps = static_cast<float>(config_.rms_norm_eps);
   const View dqkv = FirstRows(w_.dqkv, rows), dnormed = FirstRows(w_.a.normed, rows);
-  AttendWindowBackward(*device_, dqkv, dout, out, lse, FirstRows(w_.a.qkv, rows), shape_, mask, arena_);
+  AttendWindowBackward(*device_, dqkv, dout, of, {FirstRows(w_.a.qkv, rows), shape_, mask}, arena_);
   const View before = config_.qk_norm ? FirstRows(w_.before, rows) : View();
-  RotateQkBackward(*device_, dqkv, before, shape_, FirstRows(w_.a.cos_sin, rows), w.vector(WeightRole::kQNorm),
-                   w.vector(WeightRole::kKNorm), eps);
+  RotateQkBackward(*device_, dqkv, before, shape_, FirstRows(w_.a.cos_sin, rows),
+                   {w.vector(WeightRole::kQNorm), w.vector(WeightRole::kKNorm), eps});
   LinearBackward(*device_, dnormed, dqkv, w[WeightRole::kQkv], arena_);
   RmsNormBackward(*device_, FirstRows(w_.gradient, rows), dnormed, FirstRows(w_.inputs[l], rows),
                   w.vector(WeightRole::kInputNorm), eps);
@@ -258,13 +259,13 @@ void IdentifyModel::Backward(int64_t rows, int64_t first_label) {
     const int64_t at = int64_t{l} * shape_.kv_heads;
     const bool own_full = sizes_.full_branch == FullBranch::kStudent && l > 0;
     if (own_full) {  // dfull = a * dmixed: the full branch is to 1 - a what the streaming branch is to a
-      MixHeadsBackward(*device_, FirstRows(w_.dfull, rows), w_.unused + at, dmixed, full, streaming, w_.closed + at,
-                       shape_);
+      MixHeadsBackward(*device_, FirstRows(w_.dfull, rows), w_.unused + at, dmixed,
+                       {full, streaming, w_.closed + at, shape_});
     }
-    MixHeadsBackward(*device_, dmixed, w_.gate_gradient + at, dmixed, streaming, full, w_.gates + at, shape_);
+    MixHeadsBackward(*device_, dmixed, w_.gate_gradient + at, dmixed, {streaming, full, w_.gates + at, shape_});
     if (l == 0) return;  // nothing before the first layer depends on a gate
-    BranchBackward(l, rows, dmixed, streaming, w_.lse, Window(l));
-    if (own_full) BranchBackward(l, rows, FirstRows(w_.dfull, rows), full, w_.full_lse, Whole(l));
+    BranchBackward(l, rows, dmixed, {streaming, w_.lse}, Window(l));
+    if (own_full) BranchBackward(l, rows, FirstRows(w_.dfull, rows), {full, w_.full_lse}, Whole(l));
   }
 }
 
@@ -329,8 +330,8 @@ std::vector<double> IdentifyModel::MassOutside(const std::vector<int32_t>& token
   std::vector<float> part(rows * config_.heads), whole(part.size());
   Run(rows, 0, [&](int l) {
     const View qkv = FirstRows(w_.a.qkv, rows), full = FirstRows(w_.streaming, rows);
-    AttendWindow(*device_, FirstRows(w_.mixed, rows), w_.lse, qkv, shape_, Window(l), arena_);
-    AttendWindow(*device_, full, w_.full_lse, qkv, shape_, Whole(l), arena_);
+    AttendWindow(*device_, {FirstRows(w_.mixed, rows), w_.lse}, {qkv, shape_, Window(l)}, arena_);
+    AttendWindow(*device_, {full, w_.full_lse}, {qkv, shape_, Whole(l)}, arena_);
     device_->Download(part.data(), w_.lse, sizeof(float) * part.size());
     device_->Download(whole.data(), w_.full_lse, sizeof(float) * whole.size());
     for (int64_t head = 0; head < config_.heads; ++head) {

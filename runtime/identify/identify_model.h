@@ -119,7 +119,7 @@ class IdentifyModel {
   void Run(int64_t rows, int64_t first_label, absl::FunctionRef<View(int layer)> attend);
   void Mix(int layer, int64_t rows);  // the student's attention, then its mix
   // w_.gradient += through one of the student's branches, `out`, from its gradient `dout`, to the layer's input.
-  void BranchBackward(int layer, int64_t rows, View dout, View out, const float* lse, const WindowMask& mask);
+  void BranchBackward(int layer, int64_t rows, View dout, const Partial& of, const WindowMask& mask);
   void MlpBackward(int layer, int64_t rows, int64_t first);
   WindowMask Window(int layer) const;
   // Full attention as a window: the op that gives an lse and has a gradient.

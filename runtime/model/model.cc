@@ -125,43 +125,43 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
   const View out(w.attended.data, w.attended.dtype, qkv.rows, shape.q_cols());
   if (kv.ring.num_heads > 0) RoundToRing(device, qkv, shape, kv.ring);
   // Streaming heads are a few microseconds of latency: beside the retrieval heads they cost less than after them.
+  const StepRows rows{qkv, shape, input.batch};
   auto stream = [&] {
-    AttendStreaming(device, out, qkv, shape, input.batch, kv.ring, arena);
-    StoreRings(device, qkv, shape, input.batch, kv.ring);
+    AttendStreaming(device, out, rows, kv.ring, arena);
+    StoreRings(device, rows, kv.ring);
   };
   const bool streaming = kv.ring.num_heads > 0, beside = streaming && !input.prefill;
   if (beside) device.Fork(stream);
-  AttendPaged(layer, input, kv, w, qkv, arena);
+  AttendPaged(layer, kv, rows, input.prefill, w, arena);
   if (streaming && !beside) stream();
   if (beside) device.Join();
   if (exchange.heads > 0) {
-    ScaleSplitHeads(device, out.Cols(0, exchange.heads * shape.head_dim), shape.head_dim, exchange.heads, w.lse,
-                    exchange.ids, comm_->size(), exchange.entries, comm_->rank());
+    ScaleSplitHeads(device, out.Cols(0, exchange.heads * shape.head_dim), shape.head_dim, exchange.heads,
+                    {w.lse, exchange.ids, comm_->size(), exchange.entries, comm_->rank()});
   }
   return out;
 }
 
 // Retrieval heads. Pieces of split heads first: their lse travel while the other heads are attended.
-void Model::AttendPaged(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv,
+void Model::AttendPaged(int layer, const LayerKv& kv, const StepRows& rows, bool prefill, const Workspace& w,
                         Arena& arena) {
-  const HeadShape& shape = kv.shape;
   const Exchange& exchange = exchanges_[layer];
-  const int64_t rows = qkv.rows;
-  const View out(w.attended.data, w.attended.dtype, rows, shape.q_cols());
-  for (const PagedKv& heads : kv.paged) StoreKv(*device_, qkv, shape, input.batch, heads);
+  const int64_t count = rows.qkv.rows;
+  const View out(w.attended.data, w.attended.dtype, count, rows.shape.q_cols());
+  for (const PagedKv& heads : kv.paged) StoreKv(*device_, rows, heads);
   auto attend = [&](const PagedKv& heads, float* lse, bool own_square) {
-    if (input.prefill) {
-      AttendPrefill(*device_, out, lse, qkv, shape, input.batch, heads, own_square, arena);
+    if (prefill) {
+      AttendPrefill(*device_, {out, lse}, rows, heads, own_square, arena);
     } else {
-      AttendPages(*device_, out, lse, qkv, shape, input.batch, heads, arena);
+      AttendPages(*device_, {out, lse}, rows, heads, arena);
     }
   };
-  float* lse = w.lse + comm_->rank() * exchange.entries * rows;  // this rank's place in the gather
+  float* lse = w.lse + comm_->rank() * exchange.entries * count;  // this rank's place in the gather
   size_t next = 0;
   for (; next < kv.paged.size() && kv.paged[next].split; ++next) {
-    attend(kv.paged[next], lse + static_cast<int64_t>(next) * shape.group * rows, exchange.own_square[next]);
+    attend(kv.paged[next], lse + static_cast<int64_t>(next) * rows.shape.group * count, exchange.own_square[next]);
   }
-  if (exchange.entries > 0) comm_->AllGather(w.lse, lse, sizeof(float) * exchange.entries * rows, *device_);
+  if (exchange.entries > 0) comm_->AllGather(w.lse, lse, sizeof(float) * exchange.entries * count, *device_);
   for (; next < kv.paged.size(); ++next) attend(kv.paged[next], nullptr, true);
 }
 

@@ -30,7 +30,7 @@ std::vector<Candidate> GatherCandidates(Device& device, Communicator& comm, cons
   if (mine > 0) {
     auto* device_values = static_cast<float*>(arena.Take(4 * mine));
     auto* device_ids = static_cast<int32_t*>(arena.Take(4 * mine));
-    TopLogits(device, device_values, device_ids, own.logits, own.first_id, mine, arena);
+    TopLogits(device, {device_values, device_ids, mine}, own.logits, own.first_id, arena);
     device.Download(values.data(), device_values, 4 * mine);
     device.Download(ids.data(), device_ids, 4 * mine);
   }

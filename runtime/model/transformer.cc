@@ -34,7 +34,7 @@ View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, V
   if (shape.kv_heads == 0) return qkv;
   Linear(device_, qkv, a.normed, w[WeightRole::kQkv], scratch_);
   if (!before.empty()) device_.Copy(before.data, qkv.data, Bytes(qkv.dtype, qkv.rows * qkv.cols));
-  RotateQk(device_, qkv, shape, a.cos_sin, w.vector(WeightRole::kQNorm), w.vector(WeightRole::kKNorm), eps());
+  RotateQk(device_, qkv, shape, a.cos_sin, {w.vector(WeightRole::kQNorm), w.vector(WeightRole::kKNorm), eps()});
   return qkv;
 }
 

@@ -93,8 +93,8 @@ double WorkerProbe::CompareWithPlainAttention(Worker& worker, int32_t table, int
   random.kind = type == DType::kBF16 ? FillKind::kBF16 : FillKind::kF32;
   random.amplitude = 4;  // scores that differ: some keys count much more than others
   FillElements(device, random, 1);
-  AttendPages(device, out, nullptr, qkv, shape, input.batch, kv, arena);
-  AttendPlain(device, plain, qkv, shape, kv, table, tokens);
+  AttendPages(device, {out}, {qkv, shape, input.batch}, kv, arena);
+  AttendPlain(device, plain, qkv, shape, kv, {table, tokens});
   std::vector<float> expected(count), found(count);
   device.Download(expected.data(), plain, sizeof(float) * count);
   DownloadFloats(device, out.Cols(int64_t{kv.first_head} * shape.group * shape.head_dim, count), found.data());

@@ -63,11 +63,13 @@ size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, c
                               Arena::Rounded(slots * 32 * sizeof(float)));
 }
 
-void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                 const PagedKv& kv, Arena& scratch) {
+void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
+  const View& qkv = rows.qkv;
+  const HeadShape& shape = rows.shape;
+  const SeqBatch& batch = rows.batch;
   // One row alone has nothing to share: planning and cutting for company would cost it 30 us a layer.
   if (batch.num_rows > 1 && HopperRowsUsable(device, kv, batch.num_seqs)) {
-    return HopperRows(device, out, lse, qkv, shape, batch, kv, scratch);
+    return HopperRows(device, to.out, to.lse, qkv, shape, batch, kv, scratch);
   }
   const size_t mark = scratch.used();
   const int eights = ColumnEights(int64_t{batch.max_rows} * shape.group);
@@ -76,9 +78,9 @@ void AttendPages(Device& device, View out, float* lse, View qkv, const HeadShape
   DecodeArgs args = {};
   args.q = qkv.as<bf16>() + first_column;
   args.q_stride = qkv.stride;
-  args.out = out.as<bf16>() + first_column;
-  args.out_stride = out.stride;
-  args.lse = lse;
+  args.out = to.out.as<bf16>() + first_column;
+  args.out_stride = to.out.stride;
+  args.lse = to.lse;
   args.group = shape.group;
   args.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
   args.batch = batch;

@@ -56,11 +56,11 @@ __global__ void __launch_bounds__(kWarps * 32)
 
 }  // namespace
 
-void AttendPlain(Device& device, float* out, View qkv, const HeadShape& shape, const PagedKv& kv, int table,
-                 int64_t tokens) {
+void AttendPlain(Device& device, float* out, View qkv, const HeadShape& shape, const PagedKv& kv,
+                 const StoredTokens& keys) {
   const bf16* q = qkv.as<bf16>() + int64_t{kv.first_head} * shape.group * shape.head_dim;
-  AttendPlainKernel<<<kv.num_heads * shape.group, kWarps * 32, 0, Stream(device)>>>(out, q, kv, shape.group, table,
-                                                                                    tokens);
+  AttendPlainKernel<<<kv.num_heads * shape.group, kWarps * 32, 0, Stream(device)>>>(out, q, kv, shape.group, keys.table,
+                                                                                    keys.tokens);
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 

@@ -266,31 +266,34 @@ size_t PrefillScratchBytes(const Device& device, int rows, int group, const Page
          Arena::Rounded(rows * heads * group * sizeof(float));                               // its lse
 }
 
-void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                   const PagedKv& kv, bool own_square, Arena& scratch) {
+void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, bool own_square,
+                   Arena& scratch) {
+  const View& qkv = rows.qkv;
+  const HeadShape& shape = rows.shape;
+  const SeqBatch& batch = rows.batch;
   if (HopperPrefillUsable(device, kv.page)) {
-    return HopperPrefill(device, out, lse, qkv, shape, batch, kv, own_square, scratch);
+    return HopperPrefill(device, to.out, to.lse, qkv, shape, batch, kv, own_square, scratch);
   }
   const SeqSpan& span = batch.host_spans[0];
-  const int rows = span.num_rows, d = shape.head_dim, q_cols = kv.num_heads * shape.group * d;
+  const int num_rows = span.num_rows, d = shape.head_dim, q_cols = kv.num_heads * shape.group * d;
   const int64_t first_column = int64_t{kv.first_head} * d;
   const bf16* first_row = qkv.as<bf16>() + span.first_row * qkv.stride;
   const HeldHistory history(span, kv, batch.max_tokens);
 
   Prefill p = {device};
-  p.out = out.Rows(span.first_row, rows).Cols(first_column * shape.group, q_cols);
-  p.lse = lse;
+  p.out = to.out.Rows(span.first_row, num_rows).Cols(first_column * shape.group, q_cols);
+  p.lse = to.lse;
   p.args.q = first_row + first_column * shape.group;
   p.args.q_stride = qkv.stride;
-  p.args.rows = rows;
+  p.args.rows = num_rows;
   p.args.heads = kv.num_heads;
   p.args.group = shape.group;
   p.args.head_dim = d;
   p.args.first_position = span.history;
   p.args.window = kv.window;
   if (history.segments() == 0 && !own_square) {
-    EmptyKernel<<<CeilDiv(int64_t{rows} * q_cols, 256), 256, 0, Stream(device)>>>(p.out.as<bf16>(), p.out.stride, lse,
-                                                                                  rows, q_cols, p.q_heads());
+    EmptyKernel<<<CeilDiv(int64_t{num_rows} * q_cols, 256), 256, 0, Stream(device)>>>(
+        p.out.as<bf16>(), p.out.stride, to.lse, num_rows, q_cols, p.q_heads());
     DUO_CUDA_CHECK(cudaGetLastError());
     return;
   }
@@ -303,7 +306,7 @@ void AttendPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
     own.v = own.k + shape.kv_cols();
     own.token_stride = qkv.stride;
     own.head_stride = d;
-    own.keys = rows;
+    own.keys = num_rows;
     own.first_key = span.history;
     own.slots = own.num_slots = 1;
     p.AddOwn(own);

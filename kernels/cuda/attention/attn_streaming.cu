@@ -126,9 +126,11 @@ void Launch(Device& device, const StreamingArgs& args) {
 
 size_t StreamingScratchBytes(const Device&, int, int, const RingKv&) { return 0; }
 
-void AttendStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                     const RingKv& kv, Arena&) {
-  if (batch.max_rows > kFewRows) return FlashStreaming(device, out, qkv, shape, batch, kv);
+void AttendStreaming(Device& device, View out, const StepRows& rows, const RingKv& kv, Arena&) {
+  const View& qkv = rows.qkv;
+  const HeadShape& shape = rows.shape;
+  const SeqBatch& batch = rows.batch;
+  if (batch.max_rows > kFewRows) return FlashStreaming(device, out, rows, kv);
   const int64_t first = int64_t{kv.first_head} * shape.head_dim;
   StreamingArgs args = {};
   args.q = qkv.as<bf16>() + first * shape.group;

@@ -262,8 +262,10 @@ void FlashDense(Device& device, const DenseAttention& a) {
   Launch(device, a.head_dim, grid, rows, DenseKeys{a});
 }
 
-void FlashStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                    const RingKv& kv) {
+void FlashStreaming(Device& device, View out, const StepRows& step, const RingKv& kv) {
+  const View& qkv = step.qkv;
+  const HeadShape& shape = step.shape;
+  const SeqBatch& batch = step.batch;
   const int64_t first = int64_t{kv.first_head} * shape.head_dim;
   FlashRows rows = {};
   rows.q = qkv.as<bf16>() + first * shape.group;
@@ -277,19 +279,21 @@ void FlashStreaming(Device& device, View out, View qkv, const HeadShape& shape, 
   Launch(device, shape.head_dim, grid, rows, keys);
 }
 
-void FlashWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask) {
+void FlashWindow(Device& device, const Partial& to, const WindowRows& window) {
+  const View &out = to.out, &qkv = window.qkv;
+  const HeadShape& shape = window.shape;
   FlashRows rows = {};
   rows.q = qkv.as<bf16>();
   rows.q_stride = qkv.stride;
   rows.q_head_stride = rows.out_head_stride = shape.head_dim;
   rows.out = out.as<bf16>();
   rows.out_stride = out.stride;
-  rows.lse = lse;
+  rows.lse = to.lse;
   rows.lse_stride = out.rows;
   rows.splits = 1;
   rows.rows = static_cast<int>(out.rows);
   rows.group = shape.group;
-  const WindowKeys keys = {qkv.as<bf16>() + shape.q_cols(), shape.kv_cols(), qkv.stride, shape.head_dim, mask};
+  const WindowKeys keys = {qkv.as<bf16>() + shape.q_cols(), shape.kv_cols(), qkv.stride, shape.head_dim, window.mask};
   const dim3 grid(CeilDiv(rows.rows, kRows), shape.kv_heads * shape.group);
   Launch(device, shape.head_dim, grid, rows, keys);
 }

@@ -41,10 +41,9 @@ struct DenseAttention {
 void FlashDense(Device& device, const DenseAttention& args);
 
 // Streaming heads of every sequence of the batch, rows in blocks: AttendStreaming for many rows.
-void FlashStreaming(Device& device, View out, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                    const RingKv& kv);
+void FlashStreaming(Device& device, View out, const StepRows& step, const RingKv& kv);
 
-// Streaming heads of one whole sequence in qkv; lse [q heads][rows] or null.
-void FlashWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask);
+// Streaming heads of one whole sequence: AttendWindow.
+void FlashWindow(Device& device, const Partial& to, const WindowRows& window);
 
 }  // namespace duo::cuda

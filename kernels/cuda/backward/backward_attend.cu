@@ -64,22 +64,24 @@ absl::Status CheckBackward(const Device& device, int head_dim, int group) {
 
 size_t AttendWindowScratchBytes(const Device&, int64_t, const HeadShape&) { return 0; }
 
-void AttendWindow(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const WindowMask& mask,
-                  Arena&) {
-  for (const View& v : {out, qkv}) CheckAligned(v);
-  FlashWindow(device, out, lse, qkv, shape, mask);
+void AttendWindow(Device& device, const Partial& to, const WindowRows& rows, Arena&) {
+  for (const View& v : {to.out, rows.qkv}) CheckAligned(v);
+  FlashWindow(device, to, rows);
 }
 
 size_t AttendWindowBackwardScratchBytes(const Device&, int64_t rows, const HeadShape& shape, const WindowMask& mask) {
   return DeltaBytes(rows, shape) + PartialBytes(rows, shape, mask);
 }
 
-void AttendWindowBackward(Device& device, View dqkv, View dout, View out, const float* lse, View qkv,
-                          const HeadShape& shape, const WindowMask& mask, Arena& scratch) {
+void AttendWindowBackward(Device& device, View dqkv, View dout, const Partial& of, const WindowRows& rows,
+                          Arena& scratch) {
+  const View &out = of.out, &qkv = rows.qkv;
+  const HeadShape& shape = rows.shape;
+  const WindowMask& mask = rows.mask;
   for (const View& v : {dqkv, dout, out, qkv}) CheckAligned(v);
   const size_t mark = scratch.used();
-  const int64_t rows = qkv.rows;
-  float* delta = static_cast<float*>(scratch.Take(DeltaBytes(rows, shape)));
+  const int64_t count = qkv.rows;
+  float* delta = static_cast<float*>(scratch.Take(DeltaBytes(count, shape)));
   WindowGradient args = {};
   args.qkv = qkv.as<bf16>();
   args.dout = dout.as<bf16>();
@@ -87,19 +89,19 @@ void AttendWindowBackward(Device& device, View dqkv, View dout, View out, const 
   args.stride = qkv.stride;
   args.dout_stride = dout.stride;
   args.dqkv_stride = dqkv.stride;
-  args.lse = lse;
+  args.lse = of.lse;
   args.delta = delta;
-  args.partials = static_cast<float*>(scratch.Take(PartialBytes(rows, shape, mask)));
-  args.rows = static_cast<int>(rows);
+  args.partials = static_cast<float*>(scratch.Take(PartialBytes(count, shape, mask)));
+  args.rows = static_cast<int>(count);
   args.group = shape.group;
   args.q_cols = shape.q_cols();
   args.kv_cols = shape.kv_cols();
   args.scale = 1.0f / sqrtf(static_cast<float>(shape.head_dim));
   args.keys = {args.qkv + shape.q_cols(), shape.kv_cols(), qkv.stride, shape.head_dim, mask};
-  args.sinks = static_cast<int>(std::min<int64_t>(mask.sink, rows));
+  args.sinks = static_cast<int>(std::min<int64_t>(mask.sink, count));
   args.sink_blocks = static_cast<int>(CeilDiv(args.sinks, kTile));
-  args.sink_run = static_cast<int>(SinkRunRows(rows));
-  args.sink_runs = static_cast<int>(CeilDiv(rows, args.sink_run));
+  args.sink_run = static_cast<int>(SinkRunRows(count));
+  args.sink_runs = static_cast<int>(CeilDiv(count, args.sink_run));
   if (shape.head_dim == 64) {
     Launch<64>(device, args, shape.kv_heads, dout, out, delta);
   } else {

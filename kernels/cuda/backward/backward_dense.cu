@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(kThreads)
 // One warp per (row, q or k head), a lane takes pairs (k, k + half), as RotateQk's kernel does.
 __global__ void __launch_bounds__(kThreads)
     RotateQkBackwardKernel(Rows<bf16> dqkv, Rows<bf16> before, int64_t rows, int head_dim, int q_heads, int heads,
-                           Rows<float> cos_sin, const float* q_norm, const float* k_norm, float eps) {
+                           Rows<float> cos_sin, QkNorms norms) {
   StartOverlapped();
   const int64_t item = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32, half = head_dim / 2;
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t row = item / heads;
   const int head = item % heads;
   bf16* dx = dqkv.at(row, int64_t{head} * head_dim);  // k heads follow the q heads
-  const float* norm = head < q_heads ? q_norm : k_norm;
+  const float* norm = head < q_heads ? norms.q : norms.k;
   const bf16* x = norm == nullptr ? nullptr : before.at(row, int64_t{head} * head_dim);
   const float* cosines = cos_sin.at(row);
   constexpr int kPairs = 4;  // of a lane: heads of up to 256
@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   if (norm != nullptr) squares = WarpSum(squares), products = WarpSum(products);
-  const NormFactors factors(squares, products, head_dim, eps);
+  const NormFactors factors(squares, products, head_dim, norms.eps);
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
     const int k = lane + 32 * i;
@@ -292,39 +292,38 @@ void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up) {
   ForElements<1>(device, dout.rows, dout.cols, SwiGluBody<1>{grad, upstream, before, dout.cols});
 }
 
-void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin, const float* q_norm,
-                      const float* k_norm, float eps) {
+void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin,
+                      const QkNorms& norms) {
   DUO_CHECK_LE(shape.head_dim, 256);
   const int q_heads = shape.kv_heads * shape.group, heads = q_heads + shape.kv_heads;
   const int64_t blocks = CeilDiv(dqkv.rows * heads * 32, kThreads);
   LaunchOverlapped(device, RotateQkBackwardKernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0,
                    Rows<bf16>(dqkv), Rows<bf16>(before), dqkv.rows, shape.head_dim, q_heads, heads,
-                   Rows<float>(cos_sin), q_norm, k_norm, eps);
+                   Rows<float>(cos_sin), norms);
 }
 
-void MixHeads(Device& device, View out, View streaming, View full, const float* gates, const HeadShape& shape) {
-  for (const View& v : {out, streaming, full}) CheckAligned(v);
-  ForElements<8>(
-      device, out.rows, out.cols,
-      MixBody{Rows<bf16>(out), Rows<bf16>(streaming), Rows<bf16>(full), gates, shape.group * shape.head_dim});
+void MixHeads(Device& device, View out, const HeadMix& mix) {
+  for (const View& v : {out, mix.streaming, mix.full}) CheckAligned(v);
+  ForElements<8>(device, out.rows, out.cols,
+                 MixBody{Rows<bf16>(out), Rows<bf16>(mix.streaming), Rows<bf16>(mix.full), mix.gates,
+                         mix.shape.group * mix.shape.head_dim});
 }
 
-void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, View streaming, View full,
-                      const float* gates, const HeadShape& shape) {
-  for (const View& v : {dstreaming, dout, streaming, full}) CheckAligned(v);
+void MixHeadsBackward(Device& device, View dstreaming, float* dgates, View dout, const HeadMix& mix) {
+  for (const View& v : {dstreaming, dout, mix.streaming, mix.full}) CheckAligned(v);
+  const HeadShape& shape = mix.shape;
   Device::CudaState& state = State(device);
   DUO_CHECK_LE(shape.kv_heads * kMixBlocks * sizeof(float), Device::CudaState::kPartialBytes);
   const dim3 grid(static_cast<unsigned>(dout.rows < kMixBlocks ? dout.rows : kMixBlocks), shape.kv_heads);
   LaunchOverlapped(device, MixBackwardKernel, grid, dim3(kThreads), 0, Rows<bf16>(dstreaming), dgates, Rows<bf16>(dout),
-                   Rows<bf16>(streaming), Rows<bf16>(full), gates, dout.rows, shape.group * shape.head_dim,
+                   Rows<bf16>(mix.streaming), Rows<bf16>(mix.full), mix.gates, dout.rows, shape.group * shape.head_dim,
                    static_cast<float*>(state.partials), state.counters);
 }
 
-void DistillLoss(Device& device, float* losses, View dresidual, View student, View teacher, const float* weight,
-                 float eps, const float* row_weights) {
-  LaunchOverlapped(device, DistillLossKernel, dim3(static_cast<unsigned>(student.rows)), dim3(kThreads), 0, losses,
-                   Rows<float>(dresidual), Rows<float>(student), Rows<float>(teacher), weight, student.cols, eps,
-                   row_weights);
+void DistillLoss(Device& device, float* losses, View dresidual, const Distillation& of) {
+  LaunchOverlapped(device, DistillLossKernel, dim3(static_cast<unsigned>(of.student.rows)), dim3(kThreads), 0, losses,
+                   Rows<float>(dresidual), Rows<float>(of.student), Rows<float>(of.teacher), of.weight, of.student.cols,
+                   of.eps, of.row_weights);
 }
 
 }  // namespace duo::cuda

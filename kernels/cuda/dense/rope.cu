@@ -100,7 +100,7 @@ __device__ void RotateHead(bf16* x, int head_dim, const float* cos_sin, const fl
 
 // One warp per (row, q or k head).
 __global__ void RotateQkKernel(bf16* qkv, int64_t stride, int64_t rows, HeadShape shape, const float* cos_sin,
-                               int64_t cs_stride, const float* q_norm, const float* k_norm, float eps) {
+                               int64_t cs_stride, QkNorms norms) {
   StartOverlapped();
   const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
   const int q_heads = shape.kv_heads * shape.group, heads = q_heads + shape.kv_heads;
@@ -108,7 +108,7 @@ __global__ void RotateQkKernel(bf16* qkv, int64_t stride, int64_t rows, HeadShap
   const int64_t row = item / heads;
   const int head = item % heads;  // k heads follow the q heads
   RotateHead(qkv + row * stride + int64_t{head} * shape.head_dim, shape.head_dim, cos_sin + row * cs_stride,
-             head < q_heads ? q_norm : k_norm, eps, shape.hadamard(head));
+             head < q_heads ? norms.q : norms.k, norms.eps, shape.hadamard(head));
 }
 
 }  // namespace
@@ -121,14 +121,13 @@ void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const do
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 
-void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const float* q_norm, const float* k_norm,
-              float eps) {
+void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms) {
   DUO_CHECK_LE(shape.head_dim, kMostRotated);
   DUO_CHECK(shape.hadamard_heads == 0 || shape.head_dim == 64 || shape.head_dim == 128);
   const int64_t heads = shape.kv_heads * (shape.group + 1);
   const int64_t blocks = CeilDiv(qkv.rows * heads, 8);
   LaunchOverlapped(device, RotateQkKernel, dim3(blocks), dim3(256), 0, qkv.as<bf16>(), qkv.stride, qkv.rows, shape,
-                   cos_sin.as<float>(), cos_sin.stride, q_norm, k_norm, eps);
+                   cos_sin.as<float>(), cos_sin.stride, norms);
 }
 
 }  // namespace duo::cuda

@@ -120,7 +120,7 @@ size_t TopLogitsScratchBytes(const Device&, int64_t, int64_t shard, int) {
   return 2 * Arena::Rounded(shard * sizeof(uint64_t)) + Arena::Rounded(SortBytes(shard));
 }
 
-void TopLogits(Device& device, float* values, int32_t* ids, View logits, int32_t first_id, int count, Arena& scratch) {
+void TopLogits(Device& device, const LargestLogits& out, View logits, int32_t first_id, Arena& scratch) {
   const size_t mark = scratch.used();
   const int64_t shard = logits.cols;
   size_t sort_bytes = SortBytes(shard);
@@ -133,8 +133,8 @@ void TopLogits(Device& device, float* values, int32_t* ids, View logits, int32_t
     KeysKernel<<<CeilDiv(shard, 256), 256, 0, stream>>>(keys, x, shard);
     DUO_CUDA_CHECK(cudaGetLastError());
     DUO_CUDA_CHECK(cub::DeviceRadixSort::SortKeysDescending(space, sort_bytes, keys, sorted, shard, 0, 64, stream));
-    UnpackKernel<<<CeilDiv(count, 256), 256, 0, stream>>>(values + row * count, ids + row * count, sorted, x, first_id,
-                                                          count);
+    UnpackKernel<<<CeilDiv(out.count, 256), 256, 0, stream>>>(out.values + row * out.count, out.ids + row * out.count,
+                                                              sorted, x, first_id, out.count);
     DUO_CUDA_CHECK(cudaGetLastError());
   }
   scratch.Rewind(mark);

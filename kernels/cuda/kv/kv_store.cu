@@ -103,22 +103,22 @@ __global__ void CopyPageKernel(PagedKv kv, int32_t from, int32_t to) {
   if (i < kv.id_stride() / 16) target[i] = source[i];
 }
 
-__global__ void ScaleSplitHeadsKernel(bf16* out, int64_t stride, int64_t rows, int head_dim, const float* all_lse,
-                                      const int32_t* ids, int ranks, int entries, int rank) {
+__global__ void ScaleSplitHeadsKernel(bf16* out, int64_t stride, int64_t rows, int head_dim, GatheredLse all) {
   const int64_t row = blockIdx.x;
   const int head = blockIdx.y;
-  const int32_t id = ids[rank * entries + head];
+  const int gathered = all.ranks * all.entries, own = all.rank * all.entries + head;
+  const int32_t id = all.ids[own];
   float top = -INFINITY;
-  for (int e = 0; e < ranks * entries; ++e) {
-    if (ids[e] == id) top = fmaxf(top, all_lse[e * rows + row]);
+  for (int e = 0; e < gathered; ++e) {
+    if (all.ids[e] == id) top = fmaxf(top, all.lse[e * rows + row]);
   }
   float sum = 0;
   if (top > -INFINITY) {
-    for (int e = 0; e < ranks * entries; ++e) {
-      if (ids[e] == id) sum += expf(all_lse[e * rows + row] - top);
+    for (int e = 0; e < gathered; ++e) {
+      if (all.ids[e] == id) sum += expf(all.lse[e * rows + row] - top);
     }
   }
-  const float weight = sum > 0 ? expf(all_lse[(rank * entries + head) * rows + row] - top) / sum : 0.0f;
+  const float weight = sum > 0 ? expf(all.lse[own * rows + row] - top) / sum : 0.0f;
   bf16* x = out + row * stride + int64_t{head} * head_dim;
   for (int c = threadIdx.x; c < head_dim; c += blockDim.x) x[c] = ToBf16(ToFloat(x[c]) * weight);
 }
@@ -135,7 +135,10 @@ absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFor
   return absl::OkStatus();
 }
 
-void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const PagedKv& kv) {
+void StoreKv(Device& device, const StepRows& rows, const PagedKv& kv) {
+  const View& qkv = rows.qkv;
+  const HeadShape& shape = rows.shape;
+  const SeqBatch& batch = rows.batch;
   const int64_t warps = int64_t{batch.num_rows} * kv.num_heads * 2;
   VisitFormat(kv.page.format, [&](auto chosen) {
     const auto kernel = shape.head_dim == 64 ? StoreKvKernel<chosen(), 64> : StoreKvKernel<chosen(), 128>;
@@ -147,17 +150,19 @@ void StoreKv(Device& device, View qkv, const HeadShape& shape, const SeqBatch& b
 // Activations are bf16, as the rings are: nothing to round.
 void RoundToRing(Device&, View, const HeadShape&, const RingKv& kv) { DUO_CHECK(kv.format == KvFormat::kBF16); }
 
-void StoreRings(Device& device, View qkv, const HeadShape& shape, const SeqBatch& batch, const RingKv& kv) {
+void StoreRings(Device& device, const StepRows& rows, const RingKv& kv) {
+  const View& qkv = rows.qkv;
+  const HeadShape& shape = rows.shape;
+  const SeqBatch& batch = rows.batch;
   DUO_CHECK(kv.format == KvFormat::kBF16);
   const int64_t warps = int64_t{batch.num_rows} * kv.num_heads;
   LaunchOverlapped(device, StoreRingsKernel, dim3(CeilDiv(warps, 8)), dim3(256), 0, qkv.as<bf16>(), qkv.stride, shape,
                    batch, kv);
 }
 
-void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const float* all_lse, const int32_t* ids,
-                     int ranks, int entries, int rank) {
+void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const GatheredLse& all) {
   ScaleSplitHeadsKernel<<<dim3(out.rows, heads), 64, 0, Stream(device)>>>(out.as<bf16>(), out.stride, out.rows,
-                                                                          head_dim, all_lse, ids, ranks, entries, rank);
+                                                                          head_dim, all);
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 

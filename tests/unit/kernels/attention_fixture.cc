@@ -145,7 +145,7 @@ SeqBatch AttentionState::Batch() const {
 
 void AttentionState::StoreStep() {
   View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols());
-  StoreKv(device_, qkv, shape_, Batch(), pages_);
+  StoreKv(device_, {qkv, shape_, Batch()}, pages_);
   RoundToRing(device_, qkv, shape_, rings_);
 }
 
@@ -154,10 +154,10 @@ void AttentionState::AttendPaged(bool prefill, bool own_square) {
   const SeqBatch batch = Batch();
   if (prefill) {
     Arena scratch = Scratch(device_, PrefillScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
-    AttendPrefill(device_, out, lse_.as<float>(), qkv, shape_, batch, pages_, own_square, scratch);
+    AttendPrefill(device_, {out, lse_.as<float>()}, {qkv, shape_, batch}, pages_, own_square, scratch);
   } else {
     Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
-    AttendPages(device_, out, lse_.as<float>(), qkv, shape_, batch, pages_, scratch);
+    AttendPages(device_, {out, lse_.as<float>()}, {qkv, shape_, batch}, pages_, scratch);
   }
   device_.Synchronize();
 }
@@ -178,16 +178,17 @@ void AttentionState::AttendPagedAlone(int seq) {
   batch.num_rows = batch.max_rows = span.num_rows;
   batch.max_tokens = span.history + span.num_rows;
   Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
-  AttendPages(device_, out.Rows(span.first_row, span.num_rows), nullptr, qkv.Rows(span.first_row, span.num_rows),
-              shape_, batch, pages_, scratch);
+  AttendPages(device_, {out.Rows(span.first_row, span.num_rows)},
+              {qkv.Rows(span.first_row, span.num_rows), shape_, batch}, pages_, scratch);
   device_.Synchronize();
 }
 
 void AttentionState::AttendRinged() {
   View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
   Arena scratch = Scratch(device_, StreamingScratchBytes(device_, rows_, c_.group, rings_));
-  AttendStreaming(device_, out, qkv, shape_, Batch(), rings_, scratch);
-  StoreRings(device_, qkv, shape_, Batch(), rings_);
+  const StepRows rows{qkv, shape_, Batch()};
+  AttendStreaming(device_, out, rows, rings_, scratch);
+  StoreRings(device_, rows, rings_);
   device_.Synchronize();
 }
 
@@ -198,8 +199,8 @@ void AttentionState::AttendFromGraph() {
   Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
   Arena ring_scratch = Scratch(device_, StreamingScratchBytes(device_, rows_, c_.group, rings_));
   auto attend = [&] {
-    AttendPages(device_, out, lse_.as<float>(), qkv, shape_, batch, pages_, scratch);
-    AttendStreaming(device_, out, qkv, shape_, batch, rings_, ring_scratch);
+    AttendPages(device_, {out, lse_.as<float>()}, {qkv, shape_, batch}, pages_, scratch);
+    AttendStreaming(device_, out, {qkv, shape_, batch}, rings_, ring_scratch);
   };
   attend();
   device_.Synchronize();

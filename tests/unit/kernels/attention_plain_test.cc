@@ -57,8 +57,8 @@ TEST_P(PlainAttention, AgreesWithTheDecodeKernels) {
         ASSERT_TRUE(scratch.ok());
         Arena arena(std::move(*scratch));
         const View in(qkv.data(), activation(), 1, shape.qkv_cols());
-        AttendPages(device(), View(out.data(), activation(), 1, shape.q_cols()), nullptr, in, shape, batch, kv, arena);
-        AttendPlain(device(), plain.as<float>(), in, shape, kv, 0, tokens);
+        AttendPages(device(), {View(out.data(), activation(), 1, shape.q_cols())}, {in, shape, batch}, kv, arena);
+        AttendPlain(device(), plain.as<float>(), in, shape, kv, {.tokens = tokens});
         const std::vector<float> expected = Download<float>(device(), plain.data(), 4 * d);
         const std::vector<uint8_t> raw = Download<uint8_t>(device(), out.data(), out.size());
         double difference = 0, norm = 0;

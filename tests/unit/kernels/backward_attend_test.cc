@@ -120,10 +120,10 @@ class BackwardAttention : public DeviceTest {
     const Buffer device_qkv = upload(qkv, cols), device_dout = upload(dout, q_cols), out = allocate(q_cols),
                  dqkv = allocate(cols), lse = Allocate(device(), heads * s.rows * 4);
     Arena forward = Scratch(device(), AttendWindowScratchBytes(device(), s.rows, shape));
-    AttendWindow(device(), of(out, q_cols), lse.as<float>(), of(device_qkv, cols), shape, s.mask, forward);
+    AttendWindow(device(), {of(out, q_cols), lse.as<float>()}, {of(device_qkv, cols), shape, s.mask}, forward);
     Arena backward = Scratch(device(), AttendWindowBackwardScratchBytes(device(), s.rows, shape, s.mask));
-    AttendWindowBackward(device(), of(dqkv, cols), of(device_dout, q_cols), of(out, q_cols), lse.as<float>(),
-                         of(device_qkv, cols), shape, s.mask, backward);
+    AttendWindowBackward(device(), of(dqkv, cols), of(device_dout, q_cols), {of(out, q_cols), lse.as<float>()},
+                         {of(device_qkv, cols), shape, s.mask}, backward);
     ExpectAsGoodAs(download(out, q_cols), plain.out, truth.out, type, "out");
     ExpectAsGoodAs(Download<float>(device(), lse.data(), heads * s.rows), plain.lse, truth.lse, DType::kF32, "lse");
     const std::vector<float> got = download(dqkv, cols);
@@ -145,8 +145,8 @@ class BackwardAttention : public DeviceTest {
     }
     // The same bits in every run.
     device().Fill(dqkv.data(), 0xff, dqkv.size());
-    AttendWindowBackward(device(), of(dqkv, cols), of(device_dout, q_cols), of(out, q_cols), lse.as<float>(),
-                         of(device_qkv, cols), shape, s.mask, backward);
+    AttendWindowBackward(device(), of(dqkv, cols), of(device_dout, q_cols), {of(out, q_cols), lse.as<float>()},
+                         {of(device_qkv, cols), shape, s.mask}, backward);
     EXPECT_EQ(download(dqkv, cols), got);
   }
 };
@@ -244,13 +244,13 @@ TEST(BackwardOnTheCpu, DoesNotDependOnTheNumberOfThreads) {
     Arena scratch = Scratch(*cpu, std::max({AttendWindowScratchBytes(*cpu, rows, shape),
                                             AttendWindowBackwardScratchBytes(*cpu, rows, shape, mask),
                                             LinearBackwardScratchBytes(*cpu, rows, weight)}));
-    AttendWindow(*cpu, of(out, q_cols), lse.data(), of(qkv, cols), shape, mask, scratch);
-    AttendWindowBackward(*cpu, of(grads[run], cols), of(dout, q_cols), of(out, q_cols), lse.data(), of(qkv, cols),
-                         shape, mask, scratch);
+    AttendWindow(*cpu, {of(out, q_cols), lse.data()}, {of(qkv, cols), shape, mask}, scratch);
+    AttendWindowBackward(*cpu, of(grads[run], cols), of(dout, q_cols), {of(out, q_cols), lse.data()},
+                         {of(qkv, cols), shape, mask}, scratch);
     LinearBackward(*cpu, of(dx[run], 264), of(grads[run], cols), weight, scratch);
     const std::vector<float> a = gates[run];
-    MixHeadsBackward(*cpu, of(dout, q_cols), gates[run].data(), of(dout, q_cols), of(out, q_cols), of(full, q_cols),
-                     a.data(), shape);
+    MixHeadsBackward(*cpu, of(dout, q_cols), gates[run].data(), of(dout, q_cols),
+                     {of(out, q_cols), of(full, q_cols), a.data(), shape});
     EXPECT_EQ(grads[run], grads[0]) << threads[run];
     EXPECT_EQ(dx[run], dx[0]) << threads[run];
     EXPECT_EQ(gates[run], gates[0]) << threads[run];

@@ -185,8 +185,8 @@ TEST_P(Backward, RotationsOfQueriesAndKeysMatchWithAndWithoutNorms) {
       Buffer before = UploadAs(device(), activation(), x), grad = UploadAs(device(), activation(), dy),
              dcs = Upload(device(), cs), dq = Upload(device(), qn), dk = Upload(device(), kn);
       RotateQkBackward(device(), Of(grad, rows, cols), normed ? Of(before, rows, cols) : View(), shape,
-                       View(dcs.data(), DType::kF32, rows, d), normed ? dq.as<float>() : nullptr,
-                       normed ? dk.as<float>() : nullptr, 1e-6f);
+                       View(dcs.data(), DType::kF32, rows, d),
+                       {normed ? dq.as<float>() : nullptr, normed ? dk.as<float>() : nullptr, 1e-6f});
       std::vector<double> truth(dy.begin(), dy.end());
       std::vector<float> plain = dy;
       const auto back = [&](auto* g, const auto* value, int r, const std::vector<float>& w) {
@@ -244,8 +244,8 @@ TEST_P(Backward, MixedHeadsAndTheirGates) {
            mixed = Allocate(device(), Bytes(activation(), rows * stride)),
            grad = Allocate(device(), Bytes(activation(), rows * stride)), dgates = Upload(device(), before);
     const auto of = [&](const Buffer& b) { return Of(b, rows, cols, stride); };
-    MixHeads(device(), of(mixed), of(ds), of(df), dg.as<float>(), shape);
-    MixHeadsBackward(device(), of(grad), dgates.as<float>(), of(ddy), of(ds), of(df), dg.as<float>(), shape);
+    MixHeads(device(), of(mixed), {of(ds), of(df), dg.as<float>(), shape});
+    MixHeadsBackward(device(), of(grad), dgates.as<float>(), of(ddy), {of(ds), of(df), dg.as<float>(), shape});
     const std::vector<float> out = DownloadAs(device(), activation(), mixed.data(), rows * stride),
                              dstreaming = DownloadAs(device(), activation(), grad.data(), rows * stride),
                              gate_sums = Download<float>(device(), dgates.data(), 2);
@@ -285,8 +285,8 @@ TEST_P(Backward, MixedHeadsAndTheirGates) {
     // In place, and the same sums in every run.
     const std::vector<float> first = gate_sums;
     device().Upload(dgates.data(), before.data(), sizeof(float) * 2);
-    MixHeadsBackward(device(), of(ddy), dgates.as<float>(), of(ddy), of(ds), of(df), dg.as<float>(), shape);
-    MixHeads(device(), of(ds), of(ds), of(df), dg.as<float>(), shape);
+    MixHeadsBackward(device(), of(ddy), dgates.as<float>(), of(ddy), {of(ds), of(df), dg.as<float>(), shape});
+    MixHeads(device(), of(ds), {of(ds), of(df), dg.as<float>(), shape});
     EXPECT_EQ(Download<float>(device(), dgates.data(), 2), first);
     const std::vector<float> in_place = DownloadAs(device(), activation(), ddy.data(), rows * stride),
                              mixed_in_place = DownloadAs(device(), activation(), ds.data(), rows * stride);
@@ -311,7 +311,7 @@ TEST_P(Backward, DistillationLossAndItsGradient) {
            drow = Upload(device(), row_weights), losses = Allocate(device(), rows * 4),
            grad = Allocate(device(), rows * stride * 4);
     const auto of = [&](const Buffer& b) { return View(b.data(), DType::kF32, rows, dim, stride); };
-    DistillLoss(device(), losses.as<float>(), of(grad), of(ds), of(dt), dw.as<float>(), 1e-5f, drow.as<float>());
+    DistillLoss(device(), losses.as<float>(), of(grad), {of(ds), of(dt), dw.as<float>(), drow.as<float>(), 1e-5f});
     const std::vector<float> got_losses = Download<float>(device(), losses.data(), rows),
                              all = Download<float>(device(), grad.data(), rows * stride);
     std::vector<float> got, plain, plain_losses;

@@ -132,7 +132,7 @@ TEST_P(DenseOps, RotateQkNormalisesAndRotatesQueriesAndKeysOnly) {
       Buffer dx = UploadAs(device(), type, x), dcs = Upload(device(), cs), dq = Upload(device(), qn),
              dk = Upload(device(), kn);
       RotateQk(device(), View(dx.data(), type, rows, cols), shape, View(dcs.data(), DType::kF32, rows, d),
-               normed ? dq.as<float>() : nullptr, normed ? dk.as<float>() : nullptr, 1e-6f);
+               {normed ? dq.as<float>() : nullptr, normed ? dk.as<float>() : nullptr, 1e-6f});
       std::vector<float> plain = x;
       std::vector<double> truth(x.begin(), x.end());
       for (int r = 0; r < rows; ++r) {
@@ -191,8 +191,8 @@ TEST_P(DenseOps, ScaledSplitHeadsAddUpToTheMergeOfTheirParts) {
     std::vector<float> o = Normal(rng, rows * 3 * d);
     for (float& v : o) v = Rounded(type, v);
     Buffer out = UploadAs(device(), type, o), all = Upload(device(), lse), device_ids = Upload(device(), ids);
-    ScaleSplitHeads(device(), View(out.data(), type, rows, 3 * d), d, heads, all.as<float>(), device_ids.as<int32_t>(),
-                    ranks, entries, rank);
+    ScaleSplitHeads(device(), View(out.data(), type, rows, 3 * d), d, heads,
+                    {all.as<float>(), device_ids.as<int32_t>(), ranks, entries, rank});
     const std::vector<float> got = DownloadAs(device(), type, out.data(), o.size());
     for (int r = 0; r < rows; ++r) {
       for (int h = 0; h < heads; ++h) {

@@ -164,8 +164,8 @@ TEST_P(Sampling, TopLogitsAreSortedWithTheLowestIdFirstAmongEquals) {
   for (int count : {1, 7, 1024, 3000}) {
     Buffer values = Allocate(device(), rows * count * 4), ids = Allocate(device(), rows * count * 4);
     Arena scratch = Scratch(device(), TopLogitsScratchBytes(device(), rows, vocabulary, count));
-    TopLogits(device(), values.as<float>(), ids.as<int32_t>(), View(dx.data(), DType::kF32, rows, vocabulary), 500,
-              count, scratch);
+    TopLogits(device(), {values.as<float>(), ids.as<int32_t>(), count}, View(dx.data(), DType::kF32, rows, vocabulary),
+              500, scratch);
     const std::vector<float> got = Download<float>(device(), values.data(), rows * count);
     const std::vector<int32_t> got_ids = Download<int32_t>(device(), ids.data(), rows * count);
     for (int r = 0; r < rows; ++r) {
