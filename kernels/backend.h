@@ -26,6 +26,7 @@
   DUO_OP(SwiGlu)                           \
   DUO_OP(GatherRows)                       \
   DUO_OP(SampleShard)                      \
+  DUO_OP(EditLogits)                       \
   DUO_OP(TopLogitsScratchBytes)            \
   DUO_OP(TopLogits)                        \
   DUO_OP(CheckAttention)                   \

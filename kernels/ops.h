@@ -88,6 +88,18 @@ struct LargestLogits {
 void TopLogits(Device& device, const LargestLogits& out, View logits, int32_t first_id, Arena& scratch);
 size_t TopLogitsScratchBytes(const Device& device, int64_t rows, int64_t shard, int count);
 
+// A change of one logit before a token is drawn, for penalties, biases and bans:
+//   logit = (logit > 0 ? logit / divide : logit * divide) + add
+struct LogitEdit {
+  int32_t id = 0;
+  float divide = 1;
+  float add = 0;
+};
+// Changes one row in place: each edit once (their ids differ and lie in this shard), then, where there is a mask, every
+// logit whose bit is 0 becomes -infinity. The bit of token id is id % 32 of word id / 32 - first_id / 32.
+void EditLogits(Device& device, View logits /*[1, shard] f32*/, int32_t first_id, const LogitEdit* edits, int count,
+                const uint32_t* mask /*or null*/);
+
 // Uniform in (0, 1) from counters, by splitmix64 (Steele, Lea and Flood 2014), then Gumbel noise -log(-log u).
 DUO_HD inline float SampleNoise(uint64_t seed, int64_t position, int32_t id) {
   const uint64_t bits =

@@ -117,6 +117,7 @@ void AddReadingVerbs(const VerbMaker& verb, VerbOptions& v) {
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   ask->add_option("--seed", v.seed, "Of drawing")->capture_default_str();
+  AddSamplingFlags(*ask, v.sampling);
   ask->add_flag("--keep", v.keep, "Question and answer become part of the session");
   ask->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
 }

@@ -13,6 +13,7 @@
 #include "launcher/terminal/outputs.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
+#include "launcher/terminal/sampling_flags.h"
 #include "runtime/text/text_stream.h"
 
 namespace duo {
@@ -25,6 +26,7 @@ struct GenerateFlags {
   int64_t max_new_tokens = 128;
   double temperature = 0, top_p = 1;
   uint64_t seed = 0;
+  SamplingFlags sampling;
   bool json = false;
 };
 
@@ -32,7 +34,8 @@ struct GenerateFlags {
 struct Answer {
   std::vector<int32_t> prompt;
   std::unique_ptr<TextStream> stream;
-  std::vector<int32_t> tokens;  // as drawn
+  std::vector<int32_t> tokens;                    // as drawn
+  std::vector<TokenScore> scores, prompt_scores;  // where they are asked for
   RequestResult result;
   bool done = false;
 };
@@ -71,6 +74,9 @@ class Generation {
       : flags_(flags), room_(room), texts_(std::move(texts)), runtime_(runtime), engine_(engine) {}
 
   int Run() {
+    absl::StatusOr<SamplingRules> rules = ReadSamplingFlags(flags_.sampling);
+    if (!rules.ok()) return Fail(rules.status());
+    rules_ = std::move(*rules);
     const Clock::time_point start = Clock::now();
     progress_ = std::make_unique<Progress>("reading", "tokens", false);
     const absl::Status status = flags_.text.asks.empty() ? Continue() : AskAll();
@@ -127,7 +133,8 @@ class Generation {
     params.temperature = static_cast<float>(flags_.temperature);
     params.top_p = static_cast<float>(flags_.top_p);
     params.seed = flags_.seed;
-    params.end_tokens = texts_.end_tokens;
+    params.rules = rules_;
+    if (!flags_.sampling.ignore_eos) params.end_tokens = texts_.end_tokens;
     auto show = [this, stream_out](const std::string& text) {
       if (!stream_out || text.empty()) return;
       progress_->Done();
@@ -143,6 +150,8 @@ class Generation {
       show(answer.stream->Push(token));
       return !answer.stream->stopped();
     };
+    events.on_score = [&answer](const TokenScore& score) { answer.scores.push_back(score); };
+    events.on_prompt_score = [&answer](const TokenScore& score) { answer.prompt_scores.push_back(score); };
     events.on_done = [&answer, show](const RequestResult& result) {
       answer.result = result;
       answer.done = true;
@@ -176,6 +185,21 @@ class Generation {
 
   std::vector<int32_t> Reported(const Answer& answer) const {
     return {answer.tokens.begin(), answer.tokens.begin() + answer.stream->tokens()};
+  }
+
+  // Of the answer's tokens, and of what it was asked, where the flags ask.
+  void AddScores(const Answer& answer, nlohmann::ordered_json& out) const {
+    const auto list = [](const std::vector<TokenScore>& scores, size_t count) {
+      nlohmann::ordered_json all = nlohmann::ordered_json::array();
+      for (size_t i = 0; i < std::min(count, scores.size()); ++i) {
+        nlohmann::ordered_json best = nlohmann::ordered_json::array();
+        for (const TokenLogprob& b : scores[i].best) best.push_back({{"token_id", b.token}, {"logprob", b.logprob}});
+        all.push_back({{"token_id", scores[i].chosen.token}, {"logprob", scores[i].chosen.logprob}, {"best", best}});
+      }
+      return all;
+    };
+    if (rules_.scores >= 0) out["logprobs"] = list(answer.scores, answer.stream->tokens());
+    if (rules_.prompt_scores >= 0) out["prompt_logprobs"] = list(answer.prompt_scores, answer.prompt_scores.size());
   }
 
   void Print() {
@@ -242,6 +266,7 @@ class Generation {
     out["streaming_heads"] = engine_.heads().streaming_heads();
     out["device"] = runtime_.device->info().name;
     out["world"] = runtime_.comm->size();
+    if (flags_.text.asks.empty()) AddScores(answers_[0], out);
     if (!flags_.text.asks.empty()) {
       out["answers"] = nlohmann::ordered_json::array();
       for (size_t i = 0; i < answers_.size(); ++i) {
@@ -251,6 +276,7 @@ class Generation {
                                   {"token_ids", Reported(answer)},
                                   {"new_tokens", answer.stream->tokens()},
                                   {"finish", Name(answer.result.finish)}});
+        AddScores(answer, out["answers"].back());
       }
     }
     return out;
@@ -258,6 +284,7 @@ class Generation {
 
   const GenerateFlags& flags_;
   Room room_;
+  SamplingRules rules_;
   Texts texts_;
   Runtime& runtime_;
   Engine& engine_;
@@ -342,6 +369,7 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
   command->add_option("--seed", flags->seed, "Draws with the same seed are the same")
       ->group("Sampling")
       ->capture_default_str();
+  AddSamplingFlags(*command, flags->sampling);
   auto* chat = command->add_flag(
       "--chat", flags->text.chat,
       "Talk in the turns of the model's chat template: the prompt is a user turn; each --ask is put into that turn "

@@ -47,6 +47,21 @@ void SampleShard(Device& device, ShardSample* out, View logits, int32_t first_id
   });
 }
 
+void EditLogits(Device&, View logits, int32_t first_id, const LogitEdit* edits, int count, const uint32_t* mask) {
+  auto* x = logits.as<float>();
+  for (int i = 0; i < count; ++i) {
+    float& logit = x[edits[i].id - first_id];
+    const float divided = logit > 0 ? logit / edits[i].divide : logit * edits[i].divide;
+    logit = divided + edits[i].add;
+  }
+  if (mask == nullptr) return;
+  const int32_t first_word = first_id / 32;
+  for (int64_t i = 0; i < logits.cols; ++i) {
+    const int64_t id = first_id + i;
+    if ((mask[id / 32 - first_word] >> (id % 32) & 1) == 0) x[i] = -INFINITY;
+  }
+}
+
 size_t TopLogitsScratchBytes(const Device& device, int64_t, int64_t shard, int) {
   return Arena::Rounded(shard * sizeof(int32_t)) * device.pool().threads();
 }

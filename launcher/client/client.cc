@@ -302,6 +302,28 @@ class Caller {
     });
   }
 
+  absl::Status SetSampling(pb::AskRequest* request) const {
+    absl::StatusOr<SamplingRules> rules = ReadSamplingFlags(v_.sampling);
+    if (!rules.ok()) return rules.status();
+    const SamplingRules off;
+    if (rules->top_k != off.top_k) request->set_top_k(rules->top_k);
+    if (rules->min_p != off.min_p) request->set_min_p(rules->min_p);
+    if (rules->presence_penalty != off.presence_penalty) request->set_presence_penalty(rules->presence_penalty);
+    if (rules->frequency_penalty != off.frequency_penalty) request->set_frequency_penalty(rules->frequency_penalty);
+    if (rules->repetition_penalty != off.repetition_penalty) request->set_repetition_penalty(rules->repetition_penalty);
+    for (const TokenBias& b : rules->logit_bias) {
+      pb::TokenBias* bias = request->add_logit_bias();
+      bias->set_token(b.token);
+      bias->set_bias(b.bias);
+    }
+    for (int32_t token : rules->stop_tokens) request->add_stop_tokens(token);
+    if (rules->min_new_tokens > 0) request->set_min_new_tokens(rules->min_new_tokens);
+    if (rules->scores >= 0) request->set_logprobs(rules->scores);
+    if (rules->prompt_scores >= 0) request->set_prompt_logprobs(rules->prompt_scores);
+    request->set_ignore_end_tokens(v_.sampling.ignore_eos);
+    return absl::OkStatus();
+  }
+
   absl::Status Ask() {
     absl::StatusOr<std::string> text = Text();
     if (!text.ok()) return text.status();
@@ -315,6 +337,7 @@ class Caller {
     for (const std::string& stop : v_.stops) request.add_stop(stop);
     request.set_keep(v_.keep);
     request.set_special(v_.special);
+    if (absl::Status s = SetSampling(&request); !s.ok()) return s;
     const std::unique_ptr<grpc::ClientContext> context = Context();
     const auto stream = sessions_->Ask(context.get(), request);
     pb::AskResponse part, whole;

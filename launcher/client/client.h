@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "launcher/terminal/sampling_flags.h"
 
 namespace duo {
 
@@ -43,6 +44,7 @@ struct VerbOptions {
   int64_t max_tokens = 0, tokens = 0, max_new_tokens = 128;
   double temperature = 0, top_p = 1, grace = 0;
   uint64_t seed = 0;
+  SamplingFlags sampling;
   bool durable = false, keep = false, special = false, delete_saved = false, reread = false;
   int retries = 5;
 };

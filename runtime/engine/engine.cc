@@ -126,6 +126,7 @@ absl::StatusOr<RequestId> Engine::Append(SessionId id, std::vector<int32_t> toke
 }
 absl::StatusOr<RequestId> Engine::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
                                       RequestEvents events) {
+  if (absl::Status s = CheckRules(params.rules, state_->config.vocab); !s.ok()) return s;
   return state_->scheduler->Ask(id, std::move(tokens), params, std::move(events));
 }
 absl::Status Engine::Cancel(RequestId id) { return state_->scheduler->Cancel(id); }

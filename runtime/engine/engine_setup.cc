@@ -230,7 +230,7 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
       WorkspaceBytes({config, partition, shard, rope}, formats, heads, sizes, limits, *device);
   if (!forward.ok()) return forward.status();
   const auto sampling = static_cast<int64_t>(Bytes(DType::kF32, limits.samples * shard.vocab.size()) +
-                                             DrawScratchBytes(*device, shard.vocab.size()));
+                                             DrawScratchBytes(*device, limits.samples, shard.vocab.size()));
   memory.workspace = std::max(*forward, sampling);
   // Every sequence may end inside a page, and a fork copies one: rounding beside the tokens themselves.
   const int64_t rounding = 2 * sizes.tables;
@@ -263,6 +263,7 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.chunk = chunk;
   s.max_wait = options.max_wait;
   s.max_batch = Worker::kMaxBatch;
+  s.max_samples = limits.samples;
   s.refeed = heads.streaming_heads() == 0 ? 0 : int64_t{config.layers} * heads.recent;
   s.sessions = options.sessions;
   s.questions = options.questions;
@@ -308,7 +309,7 @@ absl::Status Engine::State::Prepare() {
   limits.max_tokens = options.max_session_tokens > 0 ? options.max_session_tokens : positions;
   limits.prefill_rows = static_cast<int>(std::min<int64_t>(chunk, limits.max_tokens));
   limits.rows = SchedulerOptions().max_rows;
-  limits.samples = options.append_logits ? std::max(chunk, limits.rows) : Worker::kMaxBatch;
+  limits.samples = options.append_logits ? std::max(chunk, limits.rows) : kMaxDecodeRows;
   absl::StatusOr<KvSizes> sized = Size(formats, limits);
   if (!sized.ok()) return sized.status();
   sizes = *sized;

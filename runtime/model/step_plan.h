@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/attention.h"
 #include "kernels/ops.h"
+#include "runtime/model/token_score.h"
 
 namespace duo {
 
@@ -28,6 +29,18 @@ struct IdCopy {
   int32_t split = 0;  // page copies: a split page id or a whole one; unused for rings
   int32_t from = 0;
   int32_t to = 0;
+};
+
+// What a sample asks for beyond its SampleParams: only those that ask have one, and only they cost anything.
+struct SampleRule {
+  int32_t sample = 0;                 // of StepPlan::sample_rows
+  int32_t top_k = 0;                  // the draw is from the so many likeliest tokens; 0: all
+  float min_p = 0;                    // and from those at least min_p times as likely as the likeliest
+  int32_t first_edit = 0, edits = 0;  // of StepPlan::edits
+  int32_t mask = -1;                  // first word in StepPlan::masks of those that are allowed; -1: all are
+  int32_t scores = -1;                // log-probabilities are wanted: of the chosen token and so many of the best
+  int32_t target = -1;                // the chosen token, instead of the drawn one
+  bool changes_draw() const { return top_k > 0 || min_p > 0 || edits > 0 || mask >= 0; }
 };
 
 // How retrieval heads attend: few rows of any number of sequences straight from the pages, or many rows of one.
@@ -50,13 +63,17 @@ struct StepPlan {
   // Rows whose next token is drawn, and how.
   std::vector<int32_t> sample_rows;
   std::vector<SampleParams> samples;  // as many as sample_rows
-  int32_t want_logits = 0;            // 1: rank 0 also returns the full logits of the sampled rows
+  std::vector<SampleRule> rules;      // in ascending order of their samples
+  std::vector<LogitEdit> edits;
+  std::vector<uint32_t> masks;  // a bit for each token of the vocabulary, whole words for each mask
+  int32_t want_logits = 0;      // 1: rank 0 also returns the full logits of the sampled rows
 };
 
 // What a step gives.
 struct StepResult {
-  std::vector<int32_t> tokens;  // [samples]
-  std::vector<float> logits;    // [samples][vocab] on rank 0 when the plan wants them
+  std::vector<int32_t> tokens;     // [samples]
+  std::vector<TokenScore> scores;  // [samples], filled for those that ask; empty where none does
+  std::vector<float> logits;       // [samples][vocab] on rank 0 when the plan wants them
 };
 
 std::string Serialize(const StepPlan& plan);

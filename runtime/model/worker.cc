@@ -174,7 +174,7 @@ StepResult Worker::Execute(const StepPlan& plan) {
   device_->Download(shards.data(), samples_.data(), shards.size() * sizeof(ShardSample));
   if (plan.want_logits != 0) result.logits = GatherLogits(wanted);
   arena_.Rewind(Arena::Rounded(Bytes(DType::kF32, logits_.rows * logits_.cols)));  // logits lie at the arena's start
-  result.tokens = DrawTokens(*device_, *comm_, shards, {logits_, model_.weights().first_id}, plan.samples, arena_);
+  DrawTokens(*device_, *comm_, shards, {logits_, model_.weights().first_id}, plan, arena_, &result);
   return result;
 }
 

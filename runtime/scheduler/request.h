@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "runtime/model/token_score.h"
+#include "runtime/scheduler/sampling_rules.h"
 
 namespace duo {
 
@@ -14,16 +16,17 @@ using SessionId = int64_t;
 using RequestId = int64_t;
 
 struct GenerateParams {
-  int64_t max_new_tokens = 128;
+  int64_t max_new_tokens = 128;  // 0: none is drawn, the prompt is scored only (rules.prompt_scores)
   float temperature = 0;
   float top_p = 1;
   uint64_t seed = 0;
+  SamplingRules rules;
   std::vector<int32_t> end_tokens;  // a drawn token of these ends the answer and is not reported
   bool keep = false;                // the question and its answer become part of the session
   bool want_logits = false;         // on_logits is called; for tests, perplexity and debugging
 };
 
-enum class Finish { kStop, kEos, kLength };  // the callback said so; an end token; max_new_tokens
+enum class Finish { kStop, kEos, kLength };  // the callback or a stop token said so; an end token; max_new_tokens
 const char* Name(Finish finish);             // "stop", "eos", "length"
 
 struct RequestResult {
@@ -39,6 +42,11 @@ struct RequestResult {
 struct RequestEvents {
   std::function<void(int64_t done, int64_t total)> on_progress;  // prompt tokens fed
   std::function<bool(int32_t token)> on_token;                   // false ends the answer (Finish::kStop)
+  // Before each token that is drawn: sets the words of what may be drawn, a bit for each token of the vocabulary; left
+  // empty, all may. An error ends the request with it.
+  std::function<absl::Status(std::vector<uint32_t>* mask)> allow;
+  std::function<void(const TokenScore&)> on_score;         // rules.scores: before each on_token
+  std::function<void(const TokenScore&)> on_prompt_score;  // rules.prompt_scores: of each prompt token but the first
   // [vocab]. Of a question: before each on_token, if wanted. Of an append, which needs EngineOptions::append_logits: of
   // what follows each token fed, in order.
   std::function<void(const std::vector<float>& logits)> on_logits;

@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "runtime/model/sampler.h"
 #include "kernels/base/seconds.h"
+#include "runtime/model/sampler.h"
 #include "runtime/model/worker.h"
 
 namespace duo {
@@ -158,9 +158,13 @@ absl::StatusOr<RequestId> Scheduler::Ask(SessionId id, std::vector<int32_t> toke
                                          RequestEvents events) {
   auto found = sessions_.find(id);
   if (found == sessions_.end()) return NoSession(id);
-  if (params.max_new_tokens < 1) return absl::InvalidArgumentError("max_new_tokens must be at least 1");
-  if (params.temperature < 0) return absl::InvalidArgumentError("temperature must not be negative");
-  if (params.top_p <= 0 || params.top_p > 1) return absl::InvalidArgumentError("top_p must be above 0 and at most 1");
+  if (params.max_new_tokens < (params.rules.prompt_scores >= 0 ? 0 : 1)) {
+    return absl::InvalidArgumentError("max_new_tokens must be at least 1");
+  }
+  if (!(params.temperature >= 0)) return absl::InvalidArgumentError("temperature must not be negative");
+  if (!(params.top_p > 0 && params.top_p <= 1)) {
+    return absl::InvalidArgumentError("top_p must be above 0 and at most 1");
+  }
   Request request;
   request.ask = true;
   request.tokens = std::move(tokens);
@@ -253,7 +257,12 @@ bool Scheduler::TryStart(Request& request) {
   return true;
 }
 
-void Scheduler::OnSampled(Request& request, int32_t token) {
+void Scheduler::OnSampled(Request& request, int32_t token, const TokenScore* score) {
+  if (token == kNoneAllowed) {
+    return Finish(request,
+                  absl::InvalidArgumentError("what the request allows, bans and biases leaves no token to draw"),
+                  Finish::kStop);
+  }
   if (token == kNoToken) {
     return Finish(request,
                   absl::InternalError(absl::StrFormat(
@@ -271,7 +280,13 @@ void Scheduler::OnSampled(Request& request, int32_t token) {
   if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
     return Finish(request, absl::OkStatus(), Finish::kEos);
   }
+  const std::vector<int32_t>& stops = request.params.rules.stop_tokens;
+  if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
+    return Finish(request, absl::OkStatus(), Finish::kStop);
+  }
   ++request.result.new_tokens;
+  if (CountsTokens(request.params.rules)) ++request.counts[token];
+  if (score != nullptr && request.events.on_score) request.events.on_score(*score);
   const bool go_on = !request.events.on_token || request.events.on_token(token);
   request.tokens.push_back(token);
   if (go_on && request.result.new_tokens < request.params.max_new_tokens) return;

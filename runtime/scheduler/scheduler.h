@@ -21,13 +21,14 @@
 namespace duo {
 
 struct SchedulerOptions {
-  int chunk = 1024;       // tokens of a prefill step at most
-  double max_wait = 0.5;  // seconds
-  int max_batch = 16;     // sequences of a rows step
-  int max_rows = 128;     // rows of a rows step
-  int64_t refeed = 0;     // tokens before a position that rebuild its rings: layers * recent; 0 without streaming heads
-  int sessions = 1;       // open at once
-  int questions = 16;     // running at once on forks
+  int chunk = 1024;                  // tokens of a prefill step at most
+  double max_wait = 0.5;             // seconds
+  int max_batch = 16;                // sequences of a rows step
+  int max_rows = 128;                // rows of a rows step
+  int max_samples = kMaxDecodeRows;  // rows of a step whose logits are held
+  int64_t refeed = 0;  // tokens before a position that rebuild its rings: layers * recent; 0 without streaming heads
+  int sessions = 1;    // open at once
+  int questions = 16;  // running at once on forks
   int64_t max_pending = 1024;  // requests waiting or running
   // For the first prediction of a chunk's time; measured afterwards.
   double flop_per_token = 0;       // dense work of one row
@@ -88,6 +89,7 @@ class Scheduler {
     Sequence fork;                 // of a question that does not keep
     Sequence* sequence = nullptr;  // null until it starts
     size_t fed = 0;                // of `tokens`
+    TokenCounts counts;            // of the answer, where a penalty asks
     bool drawing = false;          // prompt fed; tokens.back() is the last drawn token, to be fed next
     bool closing = false;          // an answer that is kept: its last token is still to be fed
     Clock::time_point submitted, started, prompt_done;
@@ -97,7 +99,8 @@ class Scheduler {
     RequestId request = 0;
     SessionId rebuilt = 0;
     int rows = 0;
-    int samples = 0;  // of the plan's sampled rows
+    int samples = 0;     // of the plan's sampled rows
+    bool draws = false;  // the last of them is the answer's next token
   };
 
   absl::Status RoomForSession() const;
@@ -110,9 +113,17 @@ class Scheduler {
   void StartWhatCan();
   bool TryStart(Request& request);
   static bool NeedsRebuild(const Sequence& s) { return s.rings_at < s.length; }
-  bool IsLong(const Request& r) const { return std::min<int64_t>(Remaining(r), options_.chunk) > kMaxDecodeRows; }
+  // Every row of it that is fed is looked at.
+  static bool Scored(const Request& r) {
+    return r.ask ? r.params.rules.prompt_scores >= 0 && !r.drawing : r.events.on_logits != nullptr;
+  }
+  int64_t MostRows(const Request& r) const {
+    return std::min<int64_t>({Remaining(r), options_.chunk, Scored(r) ? options_.max_samples : options_.chunk});
+  }
+  bool IsLong(const Request& r) const { return MostRows(r) > kMaxDecodeRows; }
   void AddSpan(const Sequence& sequence, int64_t first, const int32_t* tokens, int rows, bool refeed, StepPlan* plan);
   void AddRows(Request& request, int rows, StepPlan* plan);
+  int AddSamples(Request& request, int rows, bool draws, const std::vector<uint32_t>& mask, StepPlan* plan);
   void AddRebuild(Session& session, int rows, StepPlan* plan);
   int ChunkRows(const Request& request) const;
   Request* ChooseChunk(const std::vector<Request*>& chunks);
@@ -120,7 +131,8 @@ class Scheduler {
   // What a step means for one part of it.
   void OnRebuilt(SessionId id, int rows);
   void OnFed(Request& request, int rows);
-  void OnSampled(Request& request, int32_t token);
+  void OnSampled(Request& request, int32_t token, const TokenScore* score);
+  static void ReportScores(const Request& request, const StepResult& result, size_t first, const Part& part);
   static void ReportLogits(const Request& request, const StepResult& result, size_t first, size_t count);
   void Finish(Request& request, absl::Status status, Finish finish);
 

@@ -14,7 +14,7 @@ constexpr double kMargin = 0.75;  // of max_wait that a chunk is planned for: on
 }  // namespace
 
 int Scheduler::ChunkRows(const Request& request) const {
-  const int64_t rows = std::min<int64_t>(Remaining(request), options_.chunk);
+  const int64_t rows = MostRows(request);
   // A step cannot be interrupted, so while other sessions are open, whose questions may come at any moment, a chunk is
   // short. What waits for this very append, behind it on its session, gains nothing from shorter chunks.
   bool somebody = sessions_.size() > 1;
@@ -62,34 +62,62 @@ void Scheduler::AddSpan(const Sequence& sequence, int64_t first, const int32_t* 
   plan->max_tokens = std::max(plan->max_tokens, first + rows);
 }
 
+// The rows whose logits are looked at: of the last `rows` rows of the plan, all that are scored, and the last one for a
+// draw. Returns how many.
+int Scheduler::AddSamples(Request& request, int rows, bool draws, const std::vector<uint32_t>& mask, StepPlan* plan) {
+  const SamplingRules& rules = request.params.rules;
+  const auto before = plan->sample_rows.size();
+  const int32_t first_row = static_cast<int32_t>(plan->tokens.size()) - rows;
+  if (Scored(request)) {
+    if (!request.ask) plan->want_logits = 1;
+    for (int row = 0; row < rows; ++row) {
+      const size_t next = request.fed + row + 1;  // the token that the row foretells
+      if (request.ask && next == request.tokens.size()) continue;
+      plan->sample_rows.push_back(first_row + row);
+      plan->samples.push_back({});
+      if (!request.ask) continue;
+      SampleRule rule;
+      rule.sample = static_cast<int32_t>(plan->samples.size()) - 1;
+      rule.scores = rules.prompt_scores;
+      rule.target = request.tokens[next];
+      plan->rules.push_back(rule);
+    }
+  }
+  if (draws) {
+    plan->sample_rows.push_back(first_row + rows - 1);
+    plan->samples.push_back(
+        {request.params.temperature, request.params.top_p, request.params.seed, request.sequence->length + rows});
+    std::vector<int32_t> banned;
+    if (request.result.new_tokens < rules.min_new_tokens) {
+      banned = request.params.end_tokens;
+      banned.insert(banned.end(), rules.stop_tokens.begin(), rules.stop_tokens.end());
+    }
+    AddRule(rules, request.counts, banned, mask, plan);
+    if (request.params.want_logits) plan->want_logits = 1;
+  }
+  return static_cast<int>(plan->sample_rows.size() - before);
+}
+
 void Scheduler::AddRows(Request& request, int rows, StepPlan* plan) {
   Sequence& sequence = *request.sequence;
+  const bool draws = request.ask && !request.closing && rows == Remaining(request) && request.params.max_new_tokens > 0;
+  std::vector<uint32_t> mask;
+  if (draws && request.events.allow) {
+    if (absl::Status s = request.events.allow(&mask); !s.ok()) return Finish(request, std::move(s), Finish::kStop);
+  }
   if (request.fed == 0) {
     request.started = Clock::now();
     request.result.queue_seconds = SecondsBetween(request.submitted, request.started);
   }
   pool_.Grow(&sequence, sequence.length + rows, plan);
   AddSpan(sequence, sequence.length, request.tokens.data() + request.fed, rows, false, plan);
-  const bool draws = request.ask && !request.closing && rows == Remaining(request);
-  if (draws) {
-    plan->sample_rows.push_back(static_cast<int32_t>(plan->tokens.size()) - 1);
-    plan->samples.push_back(
-        {request.params.temperature, request.params.top_p, request.params.seed, sequence.length + rows});
-    if (request.params.want_logits) plan->want_logits = 1;
-  }
-  const bool scored = !request.ask && request.events.on_logits;
-  for (int row = 0; scored && row < rows; ++row) {
-    plan->sample_rows.push_back(static_cast<int32_t>(plan->tokens.size()) - rows + row);
-    plan->samples.push_back({});
-    plan->want_logits = 1;
-  }
-  parts_.push_back({request.id, 0, rows, draws ? 1 : scored ? rows : 0});
+  parts_.push_back({request.id, 0, rows, AddSamples(request, rows, draws, mask, plan), draws});
 }
 
 void Scheduler::AddRebuild(Session& session, int rows, StepPlan* plan) {
   const Sequence& sequence = session.sequence;
   AddSpan(sequence, sequence.rings_at, sequence.tokens.data() + sequence.rings_at, rows, true, plan);
-  parts_.push_back({0, session.id, rows, 0});
+  parts_.push_back({0, session.id, rows, 0, false});
 }
 
 bool Scheduler::TakeCacheUpdates(StepPlan* plan) {
@@ -132,8 +160,10 @@ bool Scheduler::Next(StepPlan* plan) {
                    [](const Request* a, const Request* b) { return a->drawing > b->drawing; });
   int room = options_.max_rows;
   for (Request* request : rows) {
-    if (static_cast<int>(plan->spans.size()) == options_.max_batch || room == 0) break;
-    const int count = static_cast<int>(std::min<int64_t>({Remaining(*request), options_.chunk, kMaxDecodeRows, room}));
+    const int samples = options_.max_samples - static_cast<int>(plan->sample_rows.size());
+    if (static_cast<int>(plan->spans.size()) == options_.max_batch || room == 0 || samples == 0) break;
+    const int count = static_cast<int>(
+        std::min<int64_t>({MostRows(*request), kMaxDecodeRows, room, Scored(*request) ? samples : room}));
     AddRows(*request, count, plan);
     room -= count;
   }
@@ -177,9 +207,16 @@ void Scheduler::OnFed(Request& request, int rows) {
   if (request.events.on_progress) request.events.on_progress(request.fed, request.tokens.size());
 }
 
+// Of a question's prompt.
+void Scheduler::ReportScores(const Request& request, const StepResult& result, size_t first, const Part& part) {
+  if (!request.ask || request.drawing || !request.events.on_prompt_score || result.scores.empty()) return;
+  const size_t count = part.samples - (part.draws ? 1 : 0);
+  for (size_t i = first; i < first + count; ++i) request.events.on_prompt_score(result.scores[i]);
+}
+
 // Those of an append's rows, or of the row that a question's next token is drawn from.
 void Scheduler::ReportLogits(const Request& request, const StepResult& result, size_t first, size_t count) {
-  if (!request.events.on_logits || result.logits.empty() || (request.ask && !request.params.want_logits)) return;
+  if (!request.events.on_logits || result.logits.empty()) return;
   const auto vocab = static_cast<int64_t>(result.logits.size() / result.tokens.size());
   for (size_t row = first; row < first + count; ++row) {
     const auto begin = result.logits.begin() + static_cast<int64_t>(row) * vocab;
@@ -201,12 +238,16 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
     if (found == requests_.end()) continue;
     Request& request = found->second;
     OnFed(request, part.rows);
-    if (part.samples > 0) ReportLogits(request, result, first, part.samples);
-    if (request.closing || (!request.ask && Remaining(request) == 0)) {
-      if (!request.ask) request.result.prefill_seconds = SecondsBetween(request.started, Clock::now());
+    const size_t drawn = first + part.samples - 1;
+    if (!request.ask && part.samples > 0) ReportLogits(request, result, first, part.samples);
+    if (part.draws && request.params.want_logits) ReportLogits(request, result, drawn, 1);
+    ReportScores(request, result, first, part);
+    const bool draws = request.ask && request.params.max_new_tokens > 0;
+    if (request.closing || (!draws && Remaining(request) == 0)) {
+      if (!draws) request.result.prefill_seconds = SecondsBetween(request.started, Clock::now());
       Finish(request, absl::OkStatus(), request.result.finish);
-    } else if (request.ask && part.samples > 0) {
-      OnSampled(request, result.tokens[first]);
+    } else if (part.draws) {
+      OnSampled(request, result.tokens[drawn], result.scores.empty() ? nullptr : &result.scores[drawn]);
     }
   }
 }

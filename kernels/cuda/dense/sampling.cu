@@ -76,6 +76,22 @@ __global__ void __launch_bounds__(kSampleThreads)
   }
 }
 
+// As the CPU's: each operation is rounded by itself.
+__global__ void EditKernel(float* logits, int32_t first_id, const LogitEdit* edits, int count) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const LogitEdit edit = edits[i];
+  float& logit = logits[edit.id - first_id];
+  const float divided = logit > 0 ? __fdiv_rn(logit, edit.divide) : __fmul_rn(logit, edit.divide);
+  logit = __fadd_rn(divided, edit.add);
+}
+__global__ void MaskKernel(float* logits, int64_t shard, int32_t first_id, const uint32_t* mask) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= shard) return;
+  const int64_t id = first_id + i;
+  if ((mask[id / 32 - first_id / 32] >> (id % 32) & 1) == 0) logits[i] = -INFINITY;
+}
+
 // Order-preserving key: logits descending, then ids ascending, when sorted by descending key.
 __global__ void KeysKernel(uint64_t* keys, const float* logits, int64_t shard) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
@@ -111,6 +127,19 @@ void SampleShard(Device& device, ShardSample* out, View logits, int32_t first_id
     SampleKernel<<<dim3(kParts, rows), kSampleThreads, 0, Stream(device)>>>(
         out + first, logits.as<float>() + first * logits.stride, logits.stride, logits.cols, first_id, params + first,
         static_cast<Part*>(state.partials), state.counters);
+    DUO_CUDA_CHECK(cudaGetLastError());
+  }
+}
+
+void EditLogits(Device& device, View logits, int32_t first_id, const LogitEdit* edits, int count,
+                const uint32_t* mask) {
+  const cudaStream_t stream = Stream(device);
+  if (count > 0) {
+    EditKernel<<<CeilDiv(count, 256), 256, 0, stream>>>(logits.as<float>(), first_id, edits, count);
+    DUO_CUDA_CHECK(cudaGetLastError());
+  }
+  if (mask != nullptr && logits.cols > 0) {
+    MaskKernel<<<CeilDiv(logits.cols, 256), 256, 0, stream>>>(logits.as<float>(), logits.cols, first_id, mask);
     DUO_CUDA_CHECK(cudaGetLastError());
   }
 }

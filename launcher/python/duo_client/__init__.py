@@ -11,8 +11,8 @@ Errors are grpc.RpcError with the codes that duo.proto lists. A Client may be us
 
 import time
 import uuid
-from dataclasses import dataclass
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import grpc
 from duo.v1 import duo_pb2 as pb
@@ -29,6 +29,8 @@ class Answer:
     tokens: List[int]
     finish: str  # "stop", "eos" or "length"
     stats: pb.AskStats
+    scores: List[pb.TokenScore] = field(default_factory=list)
+    prompt_scores: List[pb.TokenScore] = field(default_factory=list)
 
 
 class Client:
@@ -93,10 +95,12 @@ class Client:
 
     def stream(self, session_id: str, text: str, *, max_new_tokens: int = 128, temperature: float = 0,
                top_p: float = 1, seed: int = 0, stop: Sequence[str] = (), keep: bool = False, special: bool = False,
-               timeout: Optional[float] = None) -> Iterator[pb.AskResponse]:
-        """The answer as it comes; the last message has done, finish and stats. Leaving the loop cancels the rest."""
+               timeout: Optional[float] = None, **sampling: Any) -> Iterator[pb.AskResponse]:
+        """The answer as it comes; the last message has done, finish and stats. Leaving the loop cancels the rest.
+        sampling: further fields of AskRequest, as top_k, logit_bias or logprobs."""
         request = pb.AskRequest(session_id=session_id, text=text, max_new_tokens=max_new_tokens,
-                                temperature=temperature, top_p=top_p, seed=seed, stop=stop, keep=keep, special=special)
+                                temperature=temperature, top_p=top_p, seed=seed, stop=stop, keep=keep, special=special,
+                                **sampling)
         call = self._sessions.Ask(request, metadata=self._metadata, timeout=timeout)
         try:
             yield from call
@@ -109,6 +113,8 @@ class Client:
         for part in self.stream(session_id, text, **options):  # type: ignore[arg-type]
             answer.text += part.text
             answer.tokens.extend(part.tokens)
+            answer.scores.extend(part.scores)
+            answer.prompt_scores.extend(part.prompt_scores)
             if part.done:
                 answer.finish, answer.stats = part.finish, part.stats
         return answer

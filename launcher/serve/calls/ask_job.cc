@@ -45,12 +45,25 @@ void AskJob::Start(const Caller& caller, const AskRequest& request) {
   if (!status.ok()) return End(status);
   const bool posted = c_.thread->Post(
       [self = shared_from_this(), id = request.session_id, params, tokens = std::move(tokens)]() mutable {
-        AskEvents events;
-        events.on_token = [self](int32_t token) { return self->OnToken(token); };
-        events.on_done = [self](const RequestResult& result, int64_t history) { self->OnAnswered(result, history); };
-        self->c_.sessions->Ask(self->call_, id, std::move(tokens), params, std::move(events));
+        self->c_.sessions->Ask(self->call_, id, std::move(tokens), params, self->Events());
       });
   if (!posted) End(QueueFull());
+}
+
+AskEvents AskJob::Events() {
+  AskEvents events;
+  events.on_token = [self = shared_from_this()](int32_t token) { return self->OnToken(token); };
+  events.on_score = [self = shared_from_this()](const TokenScore& score) { self->scores_.push_back(score); };
+  events.on_prompt_score = [self = shared_from_this()](const TokenScore& score) {
+    self->stream_.Update([&](AskUpdate& update) {
+      update.prompt_scores.push_back(score);
+      return false;
+    });
+  };
+  events.on_done = [self = shared_from_this()](const RequestResult& result, int64_t history) {
+    self->OnAnswered(result, history);
+  };
+  return events;
 }
 
 void AskJob::Cancel() {
@@ -61,14 +74,17 @@ void AskJob::Cancel() {
 absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, std::vector<int32_t>* tokens) {
   if (!r.text.empty() && !r.tokens.empty()) return absl::InvalidArgumentError("give text or tokens, not both");
   if (r.text.empty() && r.tokens.empty()) return absl::InvalidArgumentError("the question has no text");
-  params->max_new_tokens = r.max_new_tokens == 0 ? kDefaultNewTokens : r.max_new_tokens;
-  if (params->max_new_tokens < 1 || params->max_new_tokens > c_.limits.new_tokens) {
+  const bool only_scores = r.max_new_tokens == -1 && r.rules.prompt_scores >= 0;
+  params->max_new_tokens = only_scores ? 0 : r.max_new_tokens == 0 ? kDefaultNewTokens : r.max_new_tokens;
+  if (params->max_new_tokens < (only_scores ? 0 : 1) || params->max_new_tokens > c_.limits.new_tokens) {
     return absl::InvalidArgumentError(absl::StrCat("max_new_tokens must be 1 to ", c_.limits.new_tokens,
                                                    " on this server, found ", r.max_new_tokens));
   }
   params->temperature = r.temperature;
   params->top_p = r.top_p == 0 ? 1.0f : r.top_p;
   if (absl::Status s = CheckSampling(*params, r); !s.ok()) return s;
+  if (absl::Status s = CheckRules(r.rules, c_.vocab); !s.ok()) return s;
+  params->rules = r.rules;
   if (absl::Status s = CheckStops(r.stop); !s.ok()) return s;
   params->seed = r.seed;
   params->keep = r.keep;
@@ -117,6 +133,9 @@ void AskJob::OnAnswered(const RequestResult& result, int64_t history) {
 void AskJob::AddTokens(AskUpdate& update) {
   const int64_t certain = std::max(sent_, answer_->tokens());
   update.tokens.insert(update.tokens.end(), drawn_.begin() + sent_, drawn_.begin() + certain);
+  if (!scores_.empty()) {
+    update.scores.insert(update.scores.end(), scores_.begin() + sent_, scores_.begin() + certain);
+  }
   sent_ = certain;
 }
 

@@ -20,7 +20,7 @@ struct AskRequest {
   std::string session_id = {};
   std::string text = {};             // the question as the model is to see it
   std::vector<int32_t> tokens = {};  // instead of text
-  int64_t max_new_tokens = 0;        // 0: 128
+  int64_t max_new_tokens = 0;        // 0: 128; -1, with rules.prompt_scores: none
   float temperature = 0;             // 0: the likeliest token always
   float top_p = 0;                   // 0: 1
   uint64_t seed = 0;
@@ -28,6 +28,7 @@ struct AskRequest {
   bool keep = false;                   // question and answer become part of the session
   bool special = false;                // special tokens' text becomes those tokens
   bool ignore_end_tokens = false;
+  SamplingRules rules = {};
 };
 
 struct AskStats {
@@ -39,8 +40,10 @@ struct AskStats {
 struct AskUpdate {
   std::string text;             // never part of a stop text
   std::vector<int32_t> tokens;  // without stop text and end token
-  bool done = false;            // the last message, which alone has what follows
-  std::string finish;           // "stop", "eos", "length"
+  std::vector<TokenScore> scores = {},
+                          prompt_scores = {};  // as the request's rules ask: of `tokens`; of the question's
+  bool done = false;                           // the last message, which alone has what follows
+  std::string finish;                          // "stop", "eos", "length"
   AskStats stats;
 
   AskUpdate Take() { return std::exchange(*this, {}); }
@@ -57,6 +60,7 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
 
  private:
   absl::Status Read(const AskRequest& request, GenerateParams* params, std::vector<int32_t>* tokens);
+  AskEvents Events();
   bool OnToken(int32_t token);
   void OnAnswered(const RequestResult& result, int64_t history);
   void AddTokens(AskUpdate& update);
@@ -72,6 +76,7 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
   std::unique_ptr<TextStream> answer_;
   double first_token_ = 0;
   std::vector<int32_t> drawn_;
+  std::vector<TokenScore> scores_;  // of drawn_, where the request asks
   int64_t sent_ = 0;
 };
 

@@ -4,6 +4,22 @@
 namespace duo {
 namespace {
 
+// What is absent stays as it is where nothing is asked for.
+SamplingRules RulesFromProto(const pb::AskRequest& r) {
+  SamplingRules rules;
+  if (r.has_top_k()) rules.top_k = r.top_k();
+  if (r.has_min_p()) rules.min_p = r.min_p();
+  if (r.has_presence_penalty()) rules.presence_penalty = r.presence_penalty();
+  if (r.has_frequency_penalty()) rules.frequency_penalty = r.frequency_penalty();
+  if (r.has_repetition_penalty()) rules.repetition_penalty = r.repetition_penalty();
+  for (const pb::TokenBias& b : r.logit_bias()) rules.logit_bias.push_back({b.token(), b.bias()});
+  rules.stop_tokens = {r.stop_tokens().begin(), r.stop_tokens().end()};
+  if (r.has_min_new_tokens()) rules.min_new_tokens = r.min_new_tokens();
+  if (r.has_logprobs()) rules.scores = r.logprobs();
+  if (r.has_prompt_logprobs()) rules.prompt_scores = r.prompt_logprobs();
+  return rules;
+}
+
 AskRequest FromProto(const pb::AskRequest& r) {
   return {.session_id = r.session_id(),
           .text = r.text(),
@@ -15,13 +31,28 @@ AskRequest FromProto(const pb::AskRequest& r) {
           .stop = {r.stop().begin(), r.stop().end()},
           .keep = r.keep(),
           .special = r.special(),
-          .ignore_end_tokens = r.ignore_end_tokens()};
+          .ignore_end_tokens = r.ignore_end_tokens(),
+          .rules = RulesFromProto(r)};
+}
+
+void Fill(const TokenLogprob& token, pb::TokenLogprob* out) {
+  out->set_token(token.token);
+  out->set_logprob(token.logprob);
+}
+void Fill(const std::vector<TokenScore>& scores, google::protobuf::RepeatedPtrField<pb::TokenScore>* out) {
+  for (const TokenScore& score : scores) {
+    pb::TokenScore* one = out->Add();
+    Fill(score.chosen, one->mutable_chosen());
+    for (const TokenLogprob& best : score.best) Fill(best, one->add_best());
+  }
 }
 
 void Fill(const AskUpdate& update, pb::AskResponse* out) {
   out->Clear();
   out->set_text(update.text);
   out->mutable_tokens()->Add(update.tokens.begin(), update.tokens.end());
+  Fill(update.scores, out->mutable_scores());
+  Fill(update.prompt_scores, out->mutable_prompt_scores());
   if (!update.done) return;
   out->set_done(true);
   out->set_finish(update.finish);

@@ -43,6 +43,9 @@ void Sessions::AskNow(const CallPtr& call, NamedSession& session, std::vector<in
   auto own = std::make_shared<RequestId>(0);
   RequestEvents request;
   request.on_token = events.on_token;
+  request.allow = events.allow;
+  request.on_score = events.on_score;
+  request.on_prompt_score = events.on_prompt_score;
   request.on_done = [=, this](const RequestResult& done) {
     RequestResult result = done;
     result.queue_seconds += waited;

@@ -72,8 +72,10 @@ struct AppendEvents {
   std::function<void(const AppendDone&)> on_done;  // once
 };
 
-struct AskEvents {
+struct AskEvents {  // the engine's (RequestEvents)
   std::function<bool(int32_t token)> on_token;
+  std::function<absl::Status(std::vector<uint32_t>* mask)> allow = nullptr;
+  std::function<void(const TokenScore&)> on_score = nullptr, on_prompt_score = nullptr;
   std::function<void(const RequestResult&, int64_t history)> on_done;  // once
 };
 

@@ -155,6 +155,32 @@ TEST_P(Sampling, DrawsFollowTheSoftmax) {
   }
 }
 
+TEST_P(Sampling, EditsAndMasksChangeTheTokensThatTheyNameAndNoOthers) {
+  const int vocabulary = 1031;
+  std::mt19937 rng(6);
+  const std::vector<float> x = Normal(rng, vocabulary, 2.0f);
+  for (const int first : {0, 500, 777}) {
+    const int count = vocabulary - first;
+    std::vector<LogitEdit> edits = {{first, 1.3f, 0.25f}, {first + 17, 1, -INFINITY}, {vocabulary - 1, 0.7f, -1.5f}};
+    std::vector<uint32_t> mask(vocabulary / 32 + 1);
+    for (uint32_t& word : mask) word = static_cast<uint32_t>(rng());
+    for (const bool masked : {false, true}) {
+      Buffer dx = Upload(device(), x), de = Upload(device(), edits), dm = Upload(device(), mask);
+      EditLogits(device(), View(dx.as<float>() + first, DType::kF32, 1, count), first, de.as<LogitEdit>(), 3,
+                 masked ? dm.as<uint32_t>() + first / 32 : nullptr);
+      std::vector<float> expected = x;
+      for (const LogitEdit& e : edits) {
+        const float divided = x[e.id] > 0 ? x[e.id] / e.divide : x[e.id] * e.divide;
+        expected[e.id] = divided + e.add;
+      }
+      for (int id = first; masked && id < vocabulary; ++id) {
+        if ((mask[id / 32] >> (id % 32) & 1) == 0) expected[id] = -INFINITY;
+      }
+      EXPECT_EQ(Download<float>(device(), dx.data(), vocabulary), expected) << first << (masked ? " masked" : "");
+    }
+  }
+}
+
 TEST_P(Sampling, TopLogitsAreSortedWithTheLowestIdFirstAmongEquals) {
   const int vocabulary = 3000, rows = 5;
   std::mt19937 rng(5);

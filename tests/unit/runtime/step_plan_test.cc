@@ -19,6 +19,9 @@ StepPlan Sample() {
   plan.max_tokens = 103;
   plan.sample_rows = {2};
   plan.samples = {{0.5f, 0.9f, 77, 103}};
+  plan.rules = {{0, 40, 0.1f, 0, 1, 0, 5, -1}};
+  plan.edits = {{3, 1.5f, -1}};
+  plan.masks = {0xff, 7};
   plan.want_logits = 1;
   return plan;
 }
@@ -30,6 +33,9 @@ TEST(StepPlan, ComesBackWholeFromItsBytes) {
   EXPECT_EQ(Serialize(*parsed), bytes);
   EXPECT_EQ(parsed->spans[0].ring_begin, 50);
   EXPECT_EQ(parsed->samples[0].seed, 77u);
+  EXPECT_EQ(parsed->rules[0].scores, 5);
+  EXPECT_EQ(parsed->edits[0].divide, 1.5f);
+  EXPECT_EQ(parsed->masks[1], 7u);
 }
 
 TEST(StepPlan, IsRefusedWhenCutOrLengthened) {
