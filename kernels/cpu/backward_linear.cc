@@ -40,16 +40,9 @@ void LinearBackward(Device& device, View dx, View dout, const Weight& w, Arena& 
     float* out = dx.as<float>() + first_row * dx.stride + first_col;
     for (int64_t first = 0; first < w.rows; first += kPanelRows) {
       const int64_t count = std::min(kPanelRows, w.rows - first);
-      const float* panel = static_cast<const float*>(w.data) + first * w.cols + first_col;
-      int64_t panel_stride = w.cols;
-      if (w.dtype != DType::kF32) {
-        float* decoded = reinterpret_cast<float*>(panels + thread * panel_bytes);
-        for (int64_t r = 0; r < count; ++r) DecodeWeightRow(w, first + r, first_col, cols, decoded + r * cols);
-        panel = decoded;
-        panel_stride = cols;
-      }
-      const dnnl_status_t status = dnnl_sgemm('N', 'N', rows, cols, count, 1.0f, dy + first, dout.stride, panel,
-                                              panel_stride, first == 0 ? 0.0f : 1.0f, out, dx.stride);
+      const WeightPanel panel = PanelOf(w, {first, count, first_col, cols}, panels + thread * panel_bytes);
+      const dnnl_status_t status = dnnl_sgemm('N', 'N', rows, cols, count, 1.0f, dy + first, dout.stride, panel.data,
+                                              panel.stride, first == 0 ? 0.0f : 1.0f, out, dx.stride);
       DUO_CHECK_EQ(static_cast<int>(status), static_cast<int>(dnnl_success));
     }
     omp_set_num_threads(openmp_threads);

@@ -78,17 +78,10 @@ void LinearManyRows(Device& device, View out, View x, const Weight& w, Arena& sc
     float* y = out.as<float>() + first_row * out.stride + first_out;
     for (int64_t c = 0; c < w.cols; c += kPanelCols) {
       const int64_t cols = std::min(kPanelCols, w.cols - c);
-      const float* panel = static_cast<const float*>(w.data) + first_out * w.cols + c;
-      int64_t panel_stride = w.cols;
-      if (w.dtype != DType::kF32) {
-        float* decoded = reinterpret_cast<float*>(panels + thread * panel_bytes);
-        for (int64_t r = 0; r < outs; ++r) DecodeWeightRow(w, first_out + r, c, cols, decoded + r * cols);
-        panel = decoded;
-        panel_stride = cols;
-      }
+      const WeightPanel panel = PanelOf(w, {first_out, outs, c, cols}, panels + thread * panel_bytes);
       const dnnl_status_t status =
-          dnnl_sgemm('N', 'T', rows, outs, cols, 1.0f, x.as<float>() + first_row * x.stride + c, x.stride, panel,
-                     panel_stride, c == 0 ? 0.0f : 1.0f, y, out.stride);
+          dnnl_sgemm('N', 'T', rows, outs, cols, 1.0f, x.as<float>() + first_row * x.stride + c, x.stride, panel.data,
+                     panel.stride, c == 0 ? 0.0f : 1.0f, y, out.stride);
       DUO_CHECK_EQ(static_cast<int>(status), static_cast<int>(dnnl_success));
     }
     if (w.bias != nullptr) {

@@ -3,13 +3,13 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <vector>
 
 #include "dnnl.h"
 #include "kernels/attention.h"
 #include "kernels/base/buffer.h"
 #include "kernels/base/math.h"
+#include "kernels/base/seconds.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/ops.h"
 
@@ -18,15 +18,14 @@ namespace {
 
 constexpr double kSeconds = 0.25;
 
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
 // The best rate of several goes in kSeconds: `go` returns how much it did.
 template <typename Go>
 double BestRate(const Go& go) {
   double best = 0;
-  for (double begin = Now(); Now() - begin < kSeconds;) {
-    const double start = Now(), work = go();
-    best = std::max(best, work / (Now() - start));
+  for (const Clock::time_point begin = Clock::now(); SecondsSince(begin) < kSeconds;) {
+    const Clock::time_point start = Clock::now();
+    const double work = go();
+    best = std::max(best, work / SecondsSince(start));
   }
   return best;
 }

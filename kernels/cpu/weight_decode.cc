@@ -40,4 +40,11 @@ void DecodeWeightRow(const Weight& w, int64_t row, int64_t first, int64_t count,
   }
 }
 
+WeightPanel PanelOf(const Weight& w, const PanelRange& p, void* room) {
+  if (w.dtype == DType::kF32) return {static_cast<const float*>(w.data) + p.first_row * w.cols + p.first_col, w.cols};
+  float* decoded = static_cast<float*>(room);
+  for (int64_t r = 0; r < p.rows; ++r) DecodeWeightRow(w, p.first_row + r, p.first_col, p.cols, decoded + r * p.cols);
+  return {decoded, p.cols};
+}
+
 }  // namespace duo::cpu

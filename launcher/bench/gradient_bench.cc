@@ -7,12 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/seconds.h"
 #include "kernels/random_fill.h"
+#include "launcher/bench/kernel_bench_parts.h"
 
 namespace duo {
 namespace {
 
-// What a result may be off by, relative to the largest reference value: bf16 results of bf16 products, or f32.
-constexpr double kAllowed = 0.02;
 constexpr int kSamples = 24;
 
 // A matrix whose elements the host can compute: uniform in [-1, 1), as the device's type holds them.
@@ -32,8 +31,8 @@ class Bench {
   absl::StatusOr<std::vector<BenchRow>> Run() {
     for (const auto step : {&Bench::Attention, &Bench::Linears, &Bench::SwiGlu, &Bench::RmsNorm, &Bench::MixedHeads}) {
       (this->*step)();
-      if (!status_.ok()) return status_;
-      buffers_.clear();
+      if (!memory_.status.ok()) return memory_.status;
+      memory_.buffers.clear();
     }
     return rows_;
   }
@@ -41,19 +40,11 @@ class Bench {
  private:
   DType type() const { return ActivationType(device_); }
 
-  void* Take(size_t bytes) {
-    auto buffer = Buffer::Allocate(device_, std::max<size_t>(bytes, 256), "benchmark");
-    if (!buffer.ok()) {
-      status_.Update(buffer.status());
-      return nullptr;
-    }
-    buffers_.push_back(std::move(*buffer));
-    return buffers_.back().data();
-  }
+  void* Take(size_t bytes) { return memory_.Take(device_, bytes); }
   View Matrix(DType dtype, int64_t cols) { return View(Take(Bytes(dtype, b_.tokens * cols)), dtype, b_.tokens, cols); }
   Filled Random(DType dtype, int64_t rows, int64_t cols) {
     Filled x{View(Take(Bytes(dtype, rows * cols)), dtype, rows, cols), seed_ += uint64_t{1} << 40};
-    if (!status_.ok()) return x;
+    if (!memory_.status.ok()) return x;
     Weight as_weight;
     as_weight.dtype = dtype;
     as_weight.rows = rows;
@@ -65,7 +56,7 @@ class Bench {
   Filled Random(int64_t cols) { return Random(type(), b_.tokens, cols); }
   Arena Scratch(size_t bytes) {
     auto buffer = Buffer::Allocate(device_, std::max<size_t>(bytes, 256), "benchmark scratch");
-    status_.Update(buffer.status());
+    memory_.status.Update(buffer.status());
     return buffer.ok() ? Arena(std::move(*buffer)) : Arena();
   }
   float Read(const View& view, int64_t row, int64_t col) {
@@ -106,7 +97,7 @@ class Bench {
   using Add = std::function<void(double got, double exact)>;
   void Row(std::string what, std::string shape, double floor, const std::function<void()>& call,
            const std::function<void(const Add&)>& check) {
-    if (!status_.ok()) return;
+    if (!memory_.status.ok()) return;
     BenchRow row;
     row.what = std::move(what);
     row.shape = std::move(shape);
@@ -234,7 +225,7 @@ class Bench {
     Arena scratch = Scratch(std::max({AttendWindowScratchBytes(device_, n, shape),
                                       AttendWindowBackwardScratchBytes(device_, n, shape, b_.mask),
                                       AttendCausalScratchBytes(device_, n, shape)}));
-    if (!status_.ok()) return;
+    if (!memory_.status.ok()) return;
     PlainAttention plain{.rows = *this, .qkv = qkv, .dout = dout};
     const double all_pairs = 0.5 * n * (n + 1);
     const std::string name = absl::StrCat("d", d, " kv ", shape.kv_heads, " group ", shape.group, " tokens ", n);
@@ -273,7 +264,7 @@ class Bench {
     for (const Shape& linear : {Shape{shape.qkv_cols(), b_.hidden}, Shape{b_.hidden, shape.q_cols()},
                                 Shape{2 * b_.intermediate, b_.hidden}, Shape{b_.hidden, b_.intermediate}}) {
       const int64_t outputs = linear.outputs, inputs = linear.inputs;
-      buffers_.clear();
+      memory_.buffers.clear();
       const Filled values = Random(DType::kBF16, outputs, inputs), dout = Random(outputs);
       const View dx = Matrix(type(), inputs);
       Weight weight;
@@ -322,7 +313,7 @@ class Bench {
     const std::string tokens = absl::StrCat(" tokens ", n);
     const Filled x = Random(DType::kF32, n, dim), dout = Random(dim), weight = Random(DType::kF32, 1, dim);
     const View grad = Matrix(DType::kF32, dim);
-    if (!status_.ok()) return;
+    if (!memory_.status.ok()) return;
     Row(
         "RMS norm backward", absl::StrCat(dim, tokens), n * dim * (12 + t) / rates_.copy,
         [&] { RmsNormBackward(device_, grad, dout.view, x.view, weight.view.as<float>(), 1e-5f); },
@@ -352,7 +343,7 @@ class Bench {
                  gates = Random(DType::kF32, 1, shape.kv_heads);
     const View grad = Matrix(type(), cols);
     auto* dgates = static_cast<float*>(Take(shape.kv_heads * sizeof(float)));
-    if (!status_.ok()) return;
+    if (!memory_.status.ok()) return;
     const auto call = [&] {
       MixHeadsBackward(device_, grad, dgates, dout.view, {streaming.view, full.view, gates.view.as<float>(), shape});
     };
@@ -379,9 +370,8 @@ class Bench {
   Device& device_;
   const GradientBench& b_;
   const BenchRates& rates_;
-  absl::Status status_;
   uint64_t seed_ = 0;
-  std::vector<Buffer> buffers_;
+  Memory memory_;
   std::vector<BenchRow> rows_;
 };
 

@@ -38,14 +38,18 @@ absl::Status ReadTable(const KvSection& s, const File& file, const KvIoContext& 
   return Crc32c(crcs->data(), bytes) == s.crc ? absl::OkStatus() : Damaged(file.name(), offset, s, "the checksums");
 }
 
-// Reads pages i .. i + run - 1 of a section, each checked before it counts.
-absl::Status ReadPages(const KvSection& s, int i, int run, const File& file, const KvIoContext& c,
+struct PageRun {
+  int first, count;  // of a section's pages
+};
+
+// Reads pages of a section, each checked before it counts. page_bytes: in the file.
+absl::Status ReadPages(const KvSection& s, PageRun pages, const File& file, int64_t page_bytes,
                        const std::vector<uint32_t>& crcs, uint8_t* into) {
-  if (absl::Status r = file.Read(into, run * c.page_bytes, s.offset + i * c.page_bytes); !r.ok()) return r;
-  for (int j = 0; j < run; ++j) {
-    if (Crc32c(into + j * c.page_bytes, c.page_bytes) == crcs[i + j]) continue;
-    return Damaged(file.name(), s.offset + (i + j) * c.page_bytes, s,
-                   absl::StrCat("page ", s.first + int64_t{i + j} * s.step));
+  if (absl::Status r = file.Read(into, pages.count * page_bytes, s.offset + pages.first * page_bytes); !r.ok())
+    return r;
+  for (int i = pages.first; i < pages.first + pages.count; ++i, into += page_bytes) {
+    if (Crc32c(into, page_bytes) == crcs[i]) continue;
+    return Damaged(file.name(), s.offset + i * page_bytes, s, absl::StrCat("page ", s.first + int64_t{i} * s.step));
   }
   return absl::OkStatus();
 }
@@ -78,7 +82,7 @@ absl::Status ReadSection(const KvSection& s, const File& file, KvIoContext& c, S
       const bool direct = !rounds && !c.device.is_cuda();
       if (!direct) staging.file.resize(block * c.page_bytes);
       uint8_t* into = direct ? first : staging.file.data();
-      if (absl::Status r = ReadPages(s, i, run, file, c, crcs, into); !r.ok()) return r;
+      if (absl::Status r = ReadPages(s, {i, run}, file, c.page_bytes, crcs, into); !r.ok()) return r;
       const uint8_t* ready = into;
       if (rounds) {
         staging.cache.resize(block * there);
@@ -170,7 +174,7 @@ absl::Status ReadThroughLeader(KvIoContext& c) {
     if (leader && status.ok()) {
       absl::StatusOr<const File*> file = files.Pages(s);
       status = file.ok() ? ReadTable(s, **file, c, &crcs) : file.status();
-      if (status.ok()) status = ReadPages(s, s.from, pages, **file, c, crcs, bytes.data());
+      if (status.ok()) status = ReadPages(s, {s.from, pages}, **file, c.page_bytes, crcs, bytes.data());
       c.result.bytes += bytes.size() + crcs.size() * sizeof(uint32_t);
     }
     c.comm.Broadcast(bytes.data(), bytes.size(), 0);

@@ -13,7 +13,7 @@ struct Packer {
   std::vector<uint8_t>& bytes;
   template <typename T>
   size_t Put(const std::vector<T>& values) {
-    const size_t at = (bytes.size() + 15) / 16 * 16;
+    const size_t at = RoundUp(bytes.size(), 16);
     bytes.resize(at + values.size() * sizeof(T));
     if (!values.empty()) std::memcpy(bytes.data() + at, values.data(), values.size() * sizeof(T));
     return at;

@@ -4,12 +4,13 @@
 #include <tuple>
 
 #include "absl/strings/str_format.h"
+#include "kernels/base/math.h"
 #include "runtime/saved/session_names.h"
 
 namespace duo {
 
 absl::StatusOr<std::vector<KvSection>> CoverPages(const SessionManifest& m, const std::string& dir) {
-  const int64_t pages = (m.tokens + kPageTokens - 1) / kPageTokens;
+  const int64_t pages = CeilDiv(m.tokens, kPageTokens);
   std::vector<std::vector<int32_t>> of_head(m.retrieval.size());  // sections
   for (size_t i = 0; i < m.sections.size(); ++i) {
     const KvSection& s = m.sections[i];

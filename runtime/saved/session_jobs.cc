@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/math.h"
 #include "runtime/saved/section_cover.h"
 #include "runtime/saved/session_names.h"
 #include "runtime/saved/session_store.h"
@@ -62,7 +63,7 @@ absl::StatusOr<std::unique_ptr<SaveJob>> SessionStore::StartSave(const std::stri
   job->begun_ = true;  // from here on there is something to undo
 
   // Sections that lie wholly beyond what is still valid go; the page that the valid part ends in is written again.
-  const int64_t first = std::min(valid, m.tokens) / kPageTokens, end = (m.tokens + kPageTokens - 1) / kPageTokens;
+  const int64_t first = std::min(valid, m.tokens) / kPageTokens, end = CeilDiv(m.tokens, kPageTokens);
   std::erase_if(m.sections, [&](const KvSection& s) { return s.first >= first; });
   job->to_write_ = SectionsOf(engine_->partition(), first, end, kRangePages);
   std::map<std::string, int64_t> ends;

@@ -23,21 +23,6 @@ struct ByteLevelTable {
 };
 constexpr ByteLevelTable kByteLevel;
 
-std::string_view Strip(std::string_view text, bool left, bool right) {
-  size_t begin = 0, end = text.size();
-  while (left && begin < end) {
-    size_t next = begin;
-    if (!IsWhiteSpace(NextCodePoint(text, &next))) break;
-    begin = next;
-  }
-  while (right && end > begin) {
-    size_t previous = end;
-    if (!IsWhiteSpace(PreviousCodePoint(text, &previous))) break;
-    end = previous;
-  }
-  return text.substr(begin, end - begin);
-}
-
 std::string NormalizeOnce(const NormalizerStep& step, std::string text) {
   using Kind = NormalizerStep::Kind;
   switch (step.kind) {
@@ -46,7 +31,7 @@ std::string NormalizeOnce(const NormalizerStep& step, std::string text) {
     case Kind::kLowercase:
       return LowercaseUnicode(text);
     case Kind::kStrip:
-      return std::string(Strip(text, step.strip_left, step.strip_right));
+      return std::string(Stripped(text, step.strip_left, step.strip_right, IsWhiteSpace));
     case Kind::kStripAccents:
       return RemoveMarks(text);
     case Kind::kPrepend:

@@ -54,12 +54,13 @@ class WordEncoder {
   BpeScratch scratch_;
 };
 
-// The ranges of a normalised text that come from ranges of the raw one, [begin, end) of which was normalised. Each part
+// The ranges of a normalised text that come from ranges of the raw one, `part` of which was normalised. Each part
 // between two bounds is normalised behind the character before it; only if these parts make up the whole are they
 // believed, for a normaliser may look further: otherwise no range is known.
-std::vector<TextRange> NormalizedRanges(const TokenizerParts& parts, std::string_view raw, size_t begin, size_t end,
+std::vector<TextRange> NormalizedRanges(const TokenizerParts& parts, std::string_view raw, const TextRange& of,
                                         std::span<const TextRange> ranges, std::string_view normalized, bool prepend) {
   std::vector<TextRange> known;
+  const auto [begin, end] = of;
   const std::string_view text = raw.substr(begin, end - begin);
   size_t at = 0, done = 0;  // of text, of normalized
   const auto advance = [&](size_t to) {
@@ -106,7 +107,7 @@ Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, std:
     if (all_special) {
       ranges.push_back({0, normalized.size()});
     } else if (!parts.normalized_added.empty() && !special.empty()) {
-      ranges = NormalizedRanges(parts, text, raw.begin, raw.end, special, normalized, !goes_on);
+      ranges = NormalizedRanges(parts, text, {raw.begin, raw.end}, special, normalized, !goes_on);
     }
     for (const AddedTokenMatcher::Segment& s : parts.normalized_added.Cut(normalized, ranges)) {
       const bool first = raw.begin == 0 && s.begin == 0;

@@ -9,12 +9,13 @@ and that none is not; the pattern that was written evaluates to the same figures
 the samples. Standard library only.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
+
+from checks import Checks, arguments, demo_model
 
 LAYERS, KV_HEADS, STRONGEST = 6, 4, (5, 1)
 
@@ -32,18 +33,12 @@ def gates_of(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--duo", required=True)
-    parser.add_argument("--source", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+    parser = arguments(__doc__, "--duo")
     parser.add_argument("--mpirun", default="")
     args = parser.parse_args()
-    model = os.path.join(args.source, "launcher", "demo", "needle-6m")
-    failures = []
-
-    def expect(condition, what):
-        if not condition:
-            failures.append(what)
-            print("FAILED:", what)
+    model = demo_model(args.source)
+    checks = Checks()
+    expect = checks.expect
 
     with tempfile.TemporaryDirectory() as work:
         out = os.path.join(work, "out")
@@ -96,7 +91,7 @@ def main():
         run([args.duo, "identify", "--model", model], code=2)
         bad = run([args.duo, "identify", "--model", model, "--out", out, "--max-length", "100", "--device", "cpu"], code=1)
         expect(bad.stderr.count("error: ") == 1, f"refusal: {bad.stderr}")
-    return 1 if failures else 0
+    return checks.exit_code()
 
 
 if __name__ == "__main__":

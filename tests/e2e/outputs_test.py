@@ -7,29 +7,23 @@
 answer behind its question and the statistics on a line of their own. The same of `duo client ask`. Standard library only.
 """
 
-import argparse
 import os
 import re
 import subprocess
 import sys
 import tempfile
 
+from checks import Checks, arguments, demo_model
+
 FACTS = [("amber falcon", "402113"), ("quiet harbor", "118025")]
 FILLER = "The road goes on along the river, and nothing of note is to be seen there.\n" * 20
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--duo", required=True)
-    parser.add_argument("--source", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
-    args = parser.parse_args()
-    model = os.path.join(args.source, "launcher", "demo", "needle-6m")
-    failures = []
-
-    def expect(condition, what):
-        if not condition:
-            failures.append(what)
-            print("FAILED:", what)
+    args = arguments(__doc__, "--duo").parse_args()
+    model = demo_model(args.source)
+    checks = Checks()
+    expect = checks.expect
 
     asks = [f"\nQuestion: What is the passcode for the {key}?\nAnswer: " for key, _ in FACTS]
     with tempfile.TemporaryDirectory() as work:
@@ -74,7 +68,7 @@ def main():
         finally:
             server.terminate()
             server.communicate(timeout=60)
-    return 1 if failures else 0
+    return checks.exit_code()
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ file and asks about that text, not about licences; sparsity is explained; at the
 only.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
+
+from checks import Checks, arguments
 
 STAND_IN = """#!/usr/bin/env python3
 import json, os, sys
@@ -33,15 +34,9 @@ print(json.dumps({"answers": [{"text": " 1"} for _ in asks], "retrieval_heads": 
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--source", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
-    launcher = os.path.join(parser.parse_args().source, "launcher")
-    failures = []
-
-    def expect(condition, what):
-        if not condition:
-            failures.append(what)
-            print("FAILED:", what)
+    launcher = os.path.join(arguments(__doc__).parse_args().source, "launcher")
+    checks = Checks()
+    expect = checks.expect
 
     with tempfile.TemporaryDirectory() as work:
         # The build.
@@ -92,13 +87,13 @@ def main():
         expect("--sparsity 0.75" in said and "50 % stream unless told otherwise" in said, f"sparsity is not explained: {said}")
 
         # What the script refuses before it installs or builds anything.
-        for arguments, code, word in ((["--model"], 2, "--model"), (["--ask", "x"], 2, "--ask"), (["--wings"], 2, "--wings"),
+        for words, code, word in ((["--model"], 2, "--model"), (["--ask", "x"], 2, "--ask"), (["--wings"], 2, "--wings"),
                                       (["a", "b"], 2, "one document"), (["--model", "gpt"], 2, "gpt"),
                                       ([os.path.join(work, "none.txt")], 1, "none.txt")):
-            done = subprocess.run([os.path.join(launcher, "quickstart.sh"), *arguments], capture_output=True, text=True, check=False)
+            done = subprocess.run([os.path.join(launcher, "quickstart.sh"), *words], capture_output=True, text=True, check=False)
             expect(done.returncode == code and done.stderr.startswith("error: ") and word in done.stderr,
-                   f"quickstart.sh {arguments}: {done.returncode}, {done.stderr}")
-    return 1 if failures else 0
+                   f"quickstart.sh {words}: {done.returncode}, {done.stderr}")
+    return checks.exit_code()
 
 
 if __name__ == "__main__":

@@ -100,6 +100,15 @@ void FaultDisk::KillHost(int host) {
 
 FileSystem FaultDisk::Files(int host) {
   FileSystem files;
+  AddBytes(files, host);
+  AddLocks(files);
+  AddNames(files);
+  AddFolders(files);
+  files.shared = [this](const std::string&) { return network; };
+  return files;
+}
+
+void FaultDisk::AddBytes(FileSystem& files, int host) {
   files.open = [this, host](const std::string& name, int flags) {
     std::lock_guard lock(mutex_);
     if (const int failed = Called("open", name); failed != 0) return failed;
@@ -164,6 +173,9 @@ FileSystem FaultDisk::Files(int host) {
     if (!forget) inode.unsynced.clear();
     return failed;
   };
+}
+
+void FaultDisk::AddLocks(FileSystem& files) {
   files.info_of = [this](int fd, FileInfo* info) {
     std::lock_guard lock(mutex_);
     const auto opened = opened_.find(fd);
@@ -186,6 +198,9 @@ FileSystem FaultDisk::Files(int host) {
     opened->second.alone = alone;
     return 0;
   };
+}
+
+void FaultDisk::AddNames(FileSystem& files) {
   files.info = [this](const std::string& name, FileInfo* info) {
     std::lock_guard lock(mutex_);
     const std::optional<int> found = Find(name);
@@ -234,6 +249,9 @@ FileSystem FaultDisk::Files(int host) {
     Apply(state.inodes[parent], {last, "", 0}, false);
     return 0;
   };
+}
+
+void FaultDisk::AddFolders(FileSystem& files) {
   files.make_directory = [this](const std::string& name) {
     std::lock_guard lock(mutex_);
     if (Find(name).has_value()) return -EEXIST;
@@ -262,8 +280,6 @@ FileSystem FaultDisk::Files(int host) {
     const std::optional<int> found = Find(name);
     return !found.has_value() ? -ENOENT : state.inodes[*found].directory ? 0 : -ENOTDIR;
   };
-  files.shared = [this](const std::string&) { return network; };
-  return files;
 }
 
 std::string FaultDisk::Text(const std::string& name) {

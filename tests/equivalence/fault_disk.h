@@ -83,6 +83,11 @@ class FaultDisk {
     bool locked = false, alone = false;
     std::string name;
   };
+  // The calls of Files, by what they are about.
+  void AddBytes(FileSystem& files, int host);
+  void AddLocks(FileSystem& files);
+  void AddNames(FileSystem& files);
+  void AddFolders(FileSystem& files);
   std::optional<int> Find(const std::string& name);
   std::optional<int> Parent(const std::string& name, std::string* last);
   int Called(const char* what, const std::string& name);  // 0, or the error to give

@@ -9,10 +9,10 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "kernels/base/read_file.h"
 #include "kernels/base/splitmix64.h"
 #include "parallel/communicator.h"
 #include "runtime/engine/engine.h"
@@ -27,9 +27,9 @@ constexpr double kSpread =
 // Sets two channels of every key bias, one that RoPE turns quickly and one that it hardly turns.
 void SetKeyBias(const std::string& model_dir, float bias) {
   const std::string path = model_dir + "/model.safetensors";
-  std::stringstream stream;
-  stream << std::ifstream(path, std::ios::binary).rdbuf();
-  std::string bytes = stream.str();
+  absl::StatusOr<std::string> read = ReadFile(path);
+  ASSERT_TRUE(read.ok()) << read.status();
+  std::string& bytes = *read;
   uint64_t length = 0;
   std::memcpy(&length, bytes.data(), 8);
   const auto header = nlohmann::json::parse(bytes.substr(8, length));

@@ -13,14 +13,13 @@
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/seconds.h"
 
 namespace duo {
 namespace {
 
 constexpr size_t kLongestRequest = 8192;
 constexpr std::chrono::seconds kPatience{5};  // for a connection, from accepting it to its last byte
-
-using Clock = std::chrono::steady_clock;
 
 // Waits until `fd` is ready for `events`. False: it is not by the deadline.
 bool Ready(int fd, short events, Clock::time_point deadline) {

@@ -76,6 +76,8 @@ class Run {
   Signal ExecuteLoop(const Node& node, Value iterable, Variables* outer, int level);
   Signal ExecuteIf(const Node& node);
   Signal ExecuteWith(const Node& node);
+  // Enters the block's scope and runs its body; what it writes becomes the value, if the run is to go on.
+  Signal Capture(const Node& node, Value* value);
   Signal ExecuteSetBlock(const Node& node);
   Signal ExecuteFilterBlock(const Node& node);
   void ExecuteOutput(const Node& node);

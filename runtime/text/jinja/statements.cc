@@ -282,14 +282,20 @@ Run::Signal Run::ExecuteWith(const Node& node) {
   return signal;
 }
 
-Run::Signal Run::ExecuteSetBlock(const Node& node) {
+Run::Signal Run::Capture(const Node& node, Value* value) {
   Enter(node.scope);
   Text body;
   Text* const before = std::exchange(out_, &body);
   const Signal signal = Execute(node.body);
   out_ = before;
+  if (!failed_ && signal == Signal::kGoOn) *value = Make(std::move(body));
+  return signal;
+}
+
+Run::Signal Run::ExecuteSetBlock(const Node& node) {
+  Value value;
+  const Signal signal = Capture(node, &value);
   if (failed_ || signal != Signal::kGoOn) return signal;
-  Value value = Make(std::move(body));
   if (node.b != nullptr) value = EvaluateFilter(*node.b, &value);
   if (failed_ || !CheckNamespaces(*node.a)) return Signal::kGoOn;
   Assign(*node.a, value);
@@ -298,13 +304,9 @@ Run::Signal Run::ExecuteSetBlock(const Node& node) {
 }
 
 Run::Signal Run::ExecuteFilterBlock(const Node& node) {
-  Enter(node.scope);
-  Text body;
-  Text* const before = std::exchange(out_, &body);
-  const Signal signal = Execute(node.body);
-  out_ = before;
+  Value value;
+  const Signal signal = Capture(node, &value);
   if (failed_ || signal != Signal::kGoOn) return signal;
-  const Value value = Make(std::move(body));
   WriteBlock(EvaluateFilter(*node.a, &value));
   if (!failed_) Leave(node.scope);
   return Signal::kGoOn;

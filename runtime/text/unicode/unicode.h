@@ -1,6 +1,6 @@
 // Unicode for the tokenizer: UTF-8 in and out, character classes, normalisation forms.
-// Why: prompts are bytes, tokenizers are defined on Unicode text. Only this file and jinja/values/characters.cc know ICU.
-// Ownership: values only. Threads: every function is pure. Errors: none; text that is not UTF-8 is repaired by
+// Why: prompts are bytes, tokenizers are defined on Unicode text. Only this file and jinja/values/characters.cc know
+// ICU. Ownership: values only. Threads: every function is pure. Errors: none; text that is not UTF-8 is repaired by
 // ReplaceInvalidUtf8 first, every other function expects valid UTF-8.
 #pragma once
 
@@ -28,6 +28,23 @@ char32_t NextCodePoint(std::string_view text, size_t* pos);
 // Reads the code point that ends at text[*pos] and moves *pos to its start. *pos > 0.
 char32_t PreviousCodePoint(std::string_view text, size_t* pos);
 void AppendUtf8(char32_t c, std::string* out);
+
+// `text` without the code points at its left and at its right of which stripped(c) is true: a part of it.
+template <typename Predicate>
+std::string_view Stripped(std::string_view text, bool left, bool right, const Predicate& stripped) {
+  size_t begin = 0, end = text.size();
+  while (left && begin < end) {
+    size_t next = begin;
+    if (!stripped(NextCodePoint(text, &next))) break;
+    begin = next;
+  }
+  while (right && end > begin) {
+    size_t previous = end;
+    if (!stripped(PreviousCodePoint(text, &previous))) break;
+    end = previous;
+  }
+  return text.substr(begin, end - begin);
+}
 
 bool IsWhiteSpace(char32_t c);     // property White_Space
 bool IsWordCharacter(char32_t c);  // \w of UTS 18: alphabetic, marks, decimal digits, connectors, joiners

@@ -1,12 +1,11 @@
 #include "attn_patterns/pattern.h"
 
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 #include <string>
 
 #include "attn_patterns/head_plan.h"
 #include "gtest/gtest.h"
+#include "kernels/base/read_file.h"
 #include "tests/support/source_dir.h"
 #include "tests/unit/expect.h"
 #include "tests/unit/published_heads.h"
@@ -16,12 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string Slurp(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
+std::string Slurp(const fs::path& file) { return ReadFile(file.string()).value_or(""); }
 
 // The patterns released with the paper, if this checkout has a `shared` folder in or above it; they are not part of the
 // project.

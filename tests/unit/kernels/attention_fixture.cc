@@ -3,6 +3,17 @@
 #include <functional>
 
 namespace duo {
+namespace {
+
+// Token `t` of a page, as it has to be stored.
+void PutToken(const PageLayout& layout, int t, const StoredVector& k, const StoredVector& v, uint8_t* page) {
+  std::copy(k.codes.begin(), k.codes.end(), page + layout.k_codes(t));
+  std::copy(v.codes.begin(), v.codes.end(), page + layout.v_codes(t));
+  std::copy(k.params.begin(), k.params.end(), page + layout.k_params(t));
+  std::copy(v.params.begin(), v.params.end(), page + layout.v_params(t));
+}
+
+}  // namespace
 
 AttentionState::AttentionState(Device& device, const AttentionCase& c)
     : device_(device), c_(c), type_(ActivationType(device)) {
@@ -113,10 +124,7 @@ void AttentionState::FillHistory() {
         if (paged && in_pages && pages.holds(p / kPageTokens)) {
           uint8_t* page = pages.page_at(h, span.table, p / kPageTokens);
           const int t = p % kPageTokens;
-          std::copy(stored_k.codes.begin(), stored_k.codes.end(), page + pages.page.k_codes(t));
-          std::copy(stored_v.codes.begin(), stored_v.codes.end(), page + pages.page.v_codes(t));
-          std::copy(stored_k.params.begin(), stored_k.params.end(), page + pages.page.k_params(t));
-          std::copy(stored_v.params.begin(), stored_v.params.end(), page + pages.page.v_params(t));
+          PutToken(pages.page, t, stored_k, stored_v, page);
         }
         if (!paged && in_ring) {
           const int slot = rings.slot_of(p), ring_head = h - c_.paged_heads;
@@ -306,10 +314,7 @@ void AttentionState::ExpectPagesStored() {
                          stored_v = ReferenceStore(c_.format, k + shape_.kv_cols(), c_.head_dim);
       uint8_t* page = pages.page_at(h, span.table, p / kPageTokens);
       const int t = p % kPageTokens;
-      std::copy(stored_k.codes.begin(), stored_k.codes.end(), page + pages.page.k_codes(t));
-      std::copy(stored_v.codes.begin(), stored_v.codes.end(), page + pages.page.v_codes(t));
-      std::copy(stored_k.params.begin(), stored_k.params.end(), page + pages.page.k_params(t));
-      std::copy(stored_v.params.begin(), stored_v.params.end(), page + pages.page.v_params(t));
+      PutToken(pages.page, t, stored_k, stored_v, page);
     }
   }
   EXPECT_EQ(Download<uint8_t>(device_, pages_.base, expected.size()), expected);

@@ -158,18 +158,9 @@ Text Strip(const Text& text, const std::string* chars, bool left, bool right) {
     }
     return false;
   };
-  size_t begin = 0, end = bytes.size();
-  while (left && begin < end) {
-    size_t next = begin;
-    if (!stripped(NextCodePoint(bytes, &next))) break;
-    begin = next;
-  }
-  while (right && end > begin) {
-    size_t previous = end;
-    if (!stripped(PreviousCodePoint(bytes, &previous))) break;
-    end = previous;
-  }
-  return text.Part(begin, end);
+  const std::string_view kept = Stripped(bytes, left, right, stripped);
+  const size_t begin = kept.data() - bytes.data();
+  return text.Part(begin, begin + kept.size());
 }
 
 std::vector<Text> SplitLines(const Text& text, bool keep_ends) {
