@@ -14,21 +14,30 @@
 namespace duo {
 namespace {
 
+template <typename T>
+absl::Status Assign(absl::StatusOr<T> from, T* to) {
+  if (from.ok()) *to = *std::move(from);
+  return from.status();
+}
+
 // With questions the prompt is read up to where no question can change its tokens; what is left of it comes with each
 // of them, so that prompt and question have the tokens of one text.
 absl::Status EncodePlain(const TextFlags& flags, const std::string& prompt, Texts* texts) {
   EncodeOptions options{.parse_special = flags.special};
   if (flags.asks.empty()) {
-    texts->prompt = texts->tokenizer.Encode(prompt, options);
+    if (absl::Status s = Assign(texts->tokenizer.Encode(prompt, options), &texts->prompt); !s.ok()) return s;
     if (texts->prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
     return absl::OkStatus();
   }
-  const StableTokens stable = texts->tokenizer.EncodeStable(prompt, options);
+  StableTokens stable;
+  if (absl::Status s = Assign(texts->tokenizer.EncodeStable(prompt, options), &stable); !s.ok()) return s;
   texts->prompt = stable.ids;
   options.continued = stable.bytes > 0;
   for (const std::string& ask : flags.asks) {
     if (ask.empty()) return absl::InvalidArgumentError("--ask: the text is empty");
-    texts->asks.push_back(texts->tokenizer.Encode(prompt.substr(stable.bytes) + ask, options));
+    texts->asks.emplace_back();
+    const std::string text = prompt.substr(stable.bytes) + ask;
+    if (absl::Status s = Assign(texts->tokenizer.Encode(text, options), &texts->asks.back()); !s.ok()) return s;
   }
   return absl::OkStatus();
 }
@@ -80,24 +89,28 @@ absl::Status EncodeChat(const std::string& model, const TextFlags& flags, const 
     if (!conversation.ok()) return conversation.status();
     absl::StatusOr<std::vector<TextSegment>> turns = chat->Render(*conversation, true);
     if (!turns.ok()) return turns.status();
-    texts->prompt = texts->tokenizer.EncodeSegments(prepare(*turns));
+    if (absl::Status s = Assign(texts->tokenizer.EncodeSegments(prepare(*turns)), &texts->prompt); !s.ok()) return s;
   } else if (flags.asks.empty()) {
     std::vector<Message> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});
     messages.push_back({"user", prompt});
     absl::StatusOr<std::vector<TextSegment>> turns = chat->Render(messages, true);
     if (!turns.ok()) return turns.status();
-    texts->prompt = texts->tokenizer.EncodeSegments(prepare(*turns));
+    if (absl::Status s = Assign(texts->tokenizer.EncodeSegments(prepare(*turns)), &texts->prompt); !s.ok()) return s;
   } else {
     absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat, flags.system, prompt, flags.asks);
     if (!turns.ok()) return absl::Status(turns.status().code(), absl::StrCat("--ask: ", turns.status().message()));
     const std::vector<TextSegment> document = prepare(turns->document);
-    const StableTokens stable = texts->tokenizer.EncodeStable(document);
+    StableTokens stable;
+    if (absl::Status s = Assign(texts->tokenizer.EncodeStable(document), &stable); !s.ok()) return s;
     texts->prompt = stable.ids;
     for (const std::vector<TextSegment>& question : turns->questions) {
       std::vector<TextSegment> turn = Behind(document, stable.bytes);
       for (TextSegment& segment : prepare(question)) turn.push_back(std::move(segment));
-      texts->asks.push_back(texts->tokenizer.EncodeSegments(turn, /*add_special_tokens=*/false, stable.bytes > 0));
+      texts->asks.emplace_back();
+      absl::Status s = Assign(texts->tokenizer.EncodeSegments(turn, /*add_special_tokens=*/false, stable.bytes > 0),
+                              &texts->asks.back());
+      if (!s.ok()) return s;
     }
   }
   if (std::optional<int32_t> id = chat->EndOfTurn(texts->tokenizer)) texts->end_tokens.push_back(*id);

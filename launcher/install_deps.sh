@@ -6,7 +6,7 @@ set -eu
 
 # ocl-icd-opencl-dev: Debian 12's oneDNN is built with OpenCL, its CMake files ask for it, and the package only recommends it.
 PACKAGES="g++ cmake ninja-build pkg-config python3
-  libdnnl-dev ocl-icd-opencl-dev libabsl-dev nlohmann-json3-dev libpcre2-dev libicu-dev libcli11-dev
+  libdnnl-dev ocl-icd-opencl-dev libabsl-dev nlohmann-json3-dev libonig-dev libicu-dev libcli11-dev
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc prometheus-cpp-dev
   libopenmpi-dev openmpi-bin libgtest-dev libbenchmark-dev"
 

@@ -21,7 +21,9 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> Windows(const BenchFlags& flag
   if (!text.ok()) return text.status();
   absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.runtime.model + "/tokenizer.json");
   if (!tokenizer.ok()) return tokenizer.status();
-  std::vector<int32_t> tokens = tokenizer->Encode(*text, {.add_special_tokens = false});
+  absl::StatusOr<std::vector<int32_t>> read = tokenizer->Encode(*text, {.add_special_tokens = false});
+  if (!read.ok()) return read.status();
+  std::vector<int32_t> tokens = *std::move(read);
   if (flags.tokens > 0) tokens.resize(std::min<size_t>(tokens.size(), flags.tokens));
   std::vector<std::vector<int32_t>> windows = PerplexityWindows(tokens, tokenizer->bos_id(), flags.window);
   if (windows.empty())

@@ -143,7 +143,9 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   so.max_waiting = o.max_queue;
   so.checkpoint_tokens = o.checkpoint_tokens;
   so.idle_seconds = o.idle_seconds;
-  so.begin_tokens = tokenizer.Encode("", EncodeOptions{});
+  absl::StatusOr<std::vector<int32_t>> begin_tokens = tokenizer.Encode("", EncodeOptions{});
+  if (!begin_tokens.ok()) return begin_tokens.status();
+  so.begin_tokens = *std::move(begin_tokens);
   sessions = std::make_unique<Sessions>(so, *engine, store.get(), *log);
   thread =
       std::make_unique<EngineThread>(EngineThread::Work{[this] { return Step(); }, [this] { Tick(); }}, kMostClosures);

@@ -103,13 +103,15 @@ std::vector<PasskeyData::Fact> PasskeyData::MakeFacts(uint64_t seed) const {
   return facts;
 }
 
+// Of texts like these Create has encoded one of each kind: encoding does not fail here.
 PasskeyData::Document PasskeyData::Assemble(const std::vector<Fact>& facts, const std::vector<double>& depths,
                                             int64_t document_tokens, bool held_out, uint64_t seed) const {
   std::vector<std::vector<int32_t>> on_line, inside_line;
   int64_t fact_tokens = 0;
   for (const Fact& fact : facts) {
-    on_line.push_back(tokenizer_.Encode(absl::StrCat(fact.sentence, "\n"), {.add_special_tokens = false}));
-    inside_line.push_back(tokenizer_.Encode(absl::StrCat("\n", fact.sentence, "\n"), {.add_special_tokens = false}));
+    on_line.push_back(tokenizer_.Encode(absl::StrCat(fact.sentence, "\n"), {.add_special_tokens = false}).value());
+    inside_line.push_back(
+        tokenizer_.Encode(absl::StrCat("\n", fact.sentence, "\n"), {.add_special_tokens = false}).value());
     fact_tokens += static_cast<int64_t>(inside_line.back().size());
   }
   const int64_t begin = held_out ? held_out_ : 0;
@@ -145,13 +147,13 @@ PasskeyData::Document PasskeyData::Assemble(const std::vector<Fact>& facts, cons
 }
 
 std::vector<int32_t> PasskeyData::Opening() const {
-  if (!chat_.has_value()) return tokenizer_.Encode("");  // BOS, where the tokenizer puts one
+  if (!chat_.has_value()) return tokenizer_.Encode("").value();  // BOS, where the tokenizer puts one
   const std::string question = "?";
   absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat_, "", kMarker, {&question, 1});
   DUO_CHECK(turns.ok());  // Create has rendered one
   std::vector<TextSegment> before;
   DUO_CHECK(CutAt(kMarker, &turns->document, &before));
-  return tokenizer_.EncodeSegments(before);
+  return tokenizer_.EncodeSegments(before).value();
 }
 
 absl::StatusOr<std::vector<PasskeyData::Piece>> PasskeyData::Conversation(const std::vector<Fact>& facts) const {
@@ -194,7 +196,9 @@ absl::StatusOr<PasskeyData> PasskeyData::Create(const Tokenizer& tokenizer, cons
         absl::StrFormat("a document takes 1 to %d facts, asked for %d", std::size(kOrdinals), options.facts));
   }
   PasskeyData data(tokenizer, chat, options);
-  data.haystack_ = tokenizer.Encode(haystack, {.add_special_tokens = false});
+  absl::StatusOr<std::vector<int32_t>> read = tokenizer.Encode(haystack, {.add_special_tokens = false});
+  if (!read.ok()) return read.status();
+  data.haystack_ = *std::move(read);
   const auto size = static_cast<int64_t>(data.haystack_.size());
   if (size < kLeastHaystack) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -216,12 +220,16 @@ absl::StatusOr<PasskeyData> PasskeyData::Create(const Tokenizer& tokenizer, cons
     if (!turns.ok()) return turns.status();
   }
   for (const Fact& fact : facts) {
-    data.facts_tokens_ += static_cast<int64_t>(tokenizer.Encode(absl::StrCat("\n", fact.sentence, "\n")).size());
+    const absl::StatusOr<std::vector<int32_t>> tokens = tokenizer.Encode(absl::StrCat("\n", fact.sentence, "\n"));
+    if (!tokens.ok()) return tokens.status();
+    data.facts_tokens_ += static_cast<int64_t>(tokens->size());
   }
   data.facts_tokens_ += data.facts_tokens_ / 8;
   for (const Piece& piece : *pieces) {
-    data.questions_tokens_ +=
-        static_cast<int64_t>(tokenizer.EncodeSegments(piece.given).size() + tokenizer.Encode(piece.answer).size());
+    const absl::StatusOr<std::vector<int32_t>> given = tokenizer.EncodeSegments(piece.given);
+    const absl::StatusOr<std::vector<int32_t>> answer = tokenizer.Encode(piece.answer);
+    if (!given.ok() || !answer.ok()) return given.ok() ? answer.status() : given.status();
+    data.questions_tokens_ += static_cast<int64_t>(given->size() + answer->size());
   }
   data.questions_tokens_ += data.questions_tokens_ / 8;
   return data;
@@ -246,10 +254,10 @@ PasskeySample PasskeyData::Sample(uint64_t seed, int64_t index, int64_t document
   const absl::StatusOr<std::vector<Piece>> pieces = Conversation(facts);
   DUO_CHECK(pieces.ok());  // Create has rendered one
   for (const Piece& piece : *pieces) {
-    const std::vector<int32_t> given = tokenizer_.EncodeSegments(piece.given);
+    const std::vector<int32_t> given = tokenizer_.EncodeSegments(piece.given).value();
     sample.tokens.insert(sample.tokens.end(), given.begin(), given.end());
     if (piece.answer.empty()) continue;
-    const std::vector<int32_t> answer = tokenizer_.Encode(piece.answer, {.add_special_tokens = false});
+    const std::vector<int32_t> answer = tokenizer_.Encode(piece.answer, {.add_special_tokens = false}).value();
     const auto begin = static_cast<int64_t>(sample.tokens.size());
     sample.answers.push_back({begin, begin + static_cast<int64_t>(answer.size())});
     sample.tokens.insert(sample.tokens.end(), answer.begin(), answer.end());
@@ -269,7 +277,7 @@ PasskeyDocument PasskeyData::HeldOut(uint64_t seed, int64_t index, int64_t docum
   const Document document = Assemble(facts, depths, document_tokens, true, own + 2);
   out.tokens.insert(out.tokens.end(), document.tokens.begin(), document.tokens.end());
   if (chat_.has_value()) {
-    const std::vector<int32_t> gap = tokenizer_.Encode("\n\n", {.add_special_tokens = false});
+    const std::vector<int32_t> gap = tokenizer_.Encode("\n\n", {.add_special_tokens = false}).value();
     out.tokens.insert(out.tokens.end(), gap.begin(), gap.end());
   }
   for (size_t i = 0; i < facts.size(); ++i) {
@@ -282,9 +290,10 @@ PasskeyDocument PasskeyData::HeldOut(uint64_t seed, int64_t index, int64_t docum
     }
     segments.push_back({fact.lead, false});
     PasskeyDocument::Question question;
-    question.tokens = tokenizer_.EncodeSegments(segments);
+    question.tokens = tokenizer_.EncodeSegments(segments).value();
     question.answer = fact.answer.substr(fact.answer.find_first_not_of(' '));
-    question.answer_tokens = static_cast<int>(tokenizer_.Encode(fact.answer, {.add_special_tokens = false}).size());
+    question.answer_tokens =
+        static_cast<int>(tokenizer_.Encode(fact.answer, {.add_special_tokens = false}).value().size());
     question.depth = document.depths[i];
     out.questions.push_back(std::move(question));
   }

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "runtime/text/regex.h"
+#include "runtime/text/regex/regex.h"
 
 namespace duo {
 

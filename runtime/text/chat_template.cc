@@ -123,8 +123,10 @@ std::optional<int32_t> ChatTemplate::EndOfTurn(const Tokenizer& tokenizer) const
     });
     if (found != rendered->rend()) {
       const std::vector<TextSegment> behind(found.base(), rendered->end());
-      for (const int32_t id : tokenizer.EncodeSegments(behind)) {
-        if (tokenizer.is_special(id)) return id;
+      const absl::StatusOr<std::vector<int32_t>> ids = tokenizer.EncodeSegments(behind);
+      if (ids.ok()) {
+        const auto end = std::find_if(ids->begin(), ids->end(), [&](int32_t id) { return tokenizer.is_special(id); });
+        if (end != ids->end()) return *end;
       }
     }
   }

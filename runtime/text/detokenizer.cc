@@ -138,7 +138,7 @@ void Detokenizer::Feed(size_t step, std::string_view fragment, bool ends, std::s
     case Kind::kReplace:
       state.held.append(fragment);
       if (!ends) return;
-      Feed(step + 1, ReplaceAll(how.pattern, how.text, std::exchange(state.held, {})), true, out);
+      Feed(step + 1, ReplaceAll(how.pattern, how.text, std::exchange(state.held, {})).value(), true, out);
       return;
     case Kind::kByteFallback: {
       const int byte = ends && !state.open ? ByteOfToken(fragment) : -1;

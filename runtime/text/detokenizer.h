@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "runtime/text/regex.h"
+#include "runtime/text/regex/regex.h"
 
 namespace duo {
 
@@ -18,7 +18,7 @@ struct DetokenizerStep {
   enum class Kind {
     kByteLevel,     // GPT-2's spelling of bytes; invalid UTF-8 becomes U+FFFD; all tokens become one text
     kMetaspace,     // the word marker becomes a space
-    kReplace,       // in each token's text
+    kReplace,       // in each token's text; its search never fails, which ParseTokenizerJson has seen to
     kByteFallback,  // a run of <0xNN> tokens becomes its character(s), or one U+FFFD a byte if it is not UTF-8
     kFuse,          // all tokens become one text
     kStrip,         // removes up to `left` leading and `right` trailing `text` characters of each token's text

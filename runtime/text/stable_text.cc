@@ -37,12 +37,12 @@ bool BeginsApart(const std::vector<NormalizerStep>& steps, std::string_view text
   });
 }
 
-// A text as the words are looked for in it: normalised, spaces replaced.
+// A text as the words are looked for in it: normalised, spaces replaced. Steps that are Local search for no pattern.
 std::string Rewritten(const TokenizerParts& parts, std::string_view text, bool prepend) {
-  std::string out = Normalize(parts.normalizer, text, prepend);
+  std::string out = Normalize(parts.normalizer, text, prepend).value();
   for (const PreTokenizerStep& step : parts.pre_tokenizer) {
     if (step.kind != PreTokenizerStep::Kind::kReplaceSpaces) continue;
-    out = ReplaceAll(Regex::Literal(" "), step.text, out);
+    out = ReplaceAll(Regex::Literal(" "), step.text, out).value();
   }
   return out;
 }
@@ -57,12 +57,12 @@ struct Open {
 Open Split(const PreTokenizerStep& step, std::string_view text) {
   Regex::Scanner scanner(step.pattern);
   std::vector<TextRange> matches;
-  scanner.FindAll(text, &matches);
+  if (!scanner.FindAll(text, &matches).ok()) return {0, 0};  // encoding it will say why
   // The last match that was found without a look at the end, and that all matches before it were found so, too.
   size_t certain = matches.size(), seen = 0;
   for (size_t i = matches.size(); i > 0 && seen < kCertainWords; --i) {
     const size_t from = i == 1 ? 0 : matches[i - 2].end;
-    if (scanner.LooksAtEnd(text, from, nullptr)) {
+    if (scanner.LooksAtEnd(text, from, &matches[i - 1], nullptr)) {
       certain = i - 1;
       seen = 0;
     } else {
@@ -72,7 +72,7 @@ Open Split(const PreTokenizerStep& step, std::string_view text) {
   Open open;
   const size_t end = certain == 0 ? 0 : matches[certain - 1].end;
   open.known = text.size();
-  scanner.LooksAtEnd(text, end, &open.known);
+  scanner.LooksAtEnd(text, end, certain < matches.size() ? &matches[certain] : nullptr, &open.known);
   open.begin = end;
   const bool gap = open.known > end;  // what is open begins with text that is no match
   switch (step.behavior) {
@@ -152,6 +152,16 @@ size_t OffsetInRaw(const TokenizerParts& parts, std::string_view raw, std::strin
 }
 
 }  // namespace
+
+bool HasStablePlaces(const TokenizerParts& parts) {
+  if (!Local(parts.normalizer)) return false;
+  bool split = false;
+  for (const PreTokenizerStep& step : parts.pre_tokenizer) {
+    if (step.kind == PreTokenizerStep::Kind::kPrefix && split) return false;
+    split |= step.kind == PreTokenizerStep::Kind::kSplit && step.pattern.can_be_certain();
+  }
+  return split || parts.model.words_split_at_marker;
+}
 
 size_t StableBytes(const TokenizerParts& parts, std::string_view text, std::span<const TextRange> special,
                    bool continued) {

@@ -12,7 +12,7 @@
 #include <span>
 #include <string_view>
 
-#include "runtime/text/regex.h"
+#include "runtime/text/regex/regex.h"
 #include "runtime/text/tokenizer_json.h"
 
 namespace duo {
@@ -22,5 +22,8 @@ namespace duo {
 // end.
 size_t StableBytes(const TokenizerParts& parts, std::string_view text, std::span<const TextRange> special,
                    bool continued);
+
+// Whether StableBytes can be more than 0 for a text without added tokens.
+bool HasStablePlaces(const TokenizerParts& parts);
 
 }  // namespace duo

@@ -23,7 +23,7 @@ struct ByteLevelTable {
 };
 constexpr ByteLevelTable kByteLevel;
 
-std::string NormalizeOnce(const NormalizerStep& step, std::string text) {
+absl::StatusOr<std::string> NormalizeOnce(const NormalizerStep& step, std::string text) {
   using Kind = NormalizerStep::Kind;
   switch (step.kind) {
     case Kind::kUnicode:
@@ -104,7 +104,7 @@ void Arrange(SplitBehavior behavior, const std::vector<Part>& parts, std::vector
   }
 }
 
-void SplitPieces(const PreTokenizerStep& step, Pieces* pieces) {
+absl::Status SplitPieces(const PreTokenizerStep& step, Pieces* pieces) {
   Regex::Scanner scanner(step.pattern);
   std::vector<Piece> list;
   std::vector<TextRange> matches, ranges;
@@ -116,7 +116,7 @@ void SplitPieces(const PreTokenizerStep& step, Pieces* pieces) {
       continue;
     }
     const std::string_view text = std::string_view(pieces->text).substr(piece.begin, piece.end - piece.begin);
-    scanner.FindAll(text, &matches);
+    if (absl::Status searched = scanner.FindAll(text, &matches); !searched.ok()) return searched;
     Cover(matches, text.size(), step.invert, &parts);
     Arrange(step.behavior, parts, &ranges);
     for (const TextRange& r : ranges) {
@@ -126,6 +126,7 @@ void SplitPieces(const PreTokenizerStep& step, Pieces* pieces) {
     }
   }
   pieces->list = std::move(list);
+  return absl::OkStatus();
 }
 
 // Rewrites every piece's text by append(piece, text, out).
@@ -145,17 +146,19 @@ void RewritePieces(Pieces* pieces, Append append) {
 
 }  // namespace
 
-std::string Normalize(const std::vector<NormalizerStep>& steps, std::string_view text, bool prepend) {
-  std::string out(text);
+absl::StatusOr<std::string> Normalize(const std::vector<NormalizerStep>& steps, std::string_view text, bool prepend) {
+  absl::StatusOr<std::string> out(text);
   for (const NormalizerStep& step : steps) {
-    if (step.kind != NormalizerStep::Kind::kPrepend || prepend) out = NormalizeOnce(step, std::move(out));
+    if (step.kind == NormalizerStep::Kind::kPrepend && !prepend) continue;
+    out = NormalizeOnce(step, *std::move(out));
+    if (!out.ok()) break;
   }
   return out;
 }
 
-std::string ReplaceAll(const Regex& pattern, std::string_view replacement, std::string_view text) {
+absl::StatusOr<std::string> ReplaceAll(const Regex& pattern, std::string_view replacement, std::string_view text) {
   std::vector<TextRange> matches;
-  Regex::Scanner(pattern).FindAll(text, &matches);
+  if (absl::Status searched = Regex::Scanner(pattern).FindAll(text, &matches); !searched.ok()) return searched;
   std::string out;
   out.reserve(text.size() + matches.size() * replacement.size());
   size_t from = 0;
@@ -183,12 +186,12 @@ void AppendByteLevelDecoded(std::string_view token, std::string* bytes) {
   }
 }
 
-void PreTokenize(const std::vector<PreTokenizerStep>& steps, Pieces* pieces) {
+absl::Status PreTokenize(const std::vector<PreTokenizerStep>& steps, Pieces* pieces) {
   using Kind = PreTokenizerStep::Kind;
   for (const PreTokenizerStep& step : steps) {
     switch (step.kind) {
       case Kind::kSplit:
-        SplitPieces(step, pieces);
+        if (absl::Status split = SplitPieces(step, pieces); !split.ok()) return split;
         break;
       case Kind::kPrefix:
         RewritePieces(pieces, [&](const Piece& piece, std::string_view text, std::string* out) {
@@ -208,6 +211,7 @@ void PreTokenize(const std::vector<PreTokenizerStep>& steps, Pieces* pieces) {
         break;
     }
   }
+  return absl::OkStatus();
 }
 
 }  // namespace duo

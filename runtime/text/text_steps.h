@@ -1,8 +1,8 @@
 // The first two stages of a tokenizer as tables of steps: normalisation (text to text) and pre-tokenisation (text to
 // pieces that the model encodes apart).
 // Why a table: tokenizer.json names two dozen kinds, which come down to the few primitives below; tokenizer_json.cc
-// translates. Ownership: plain values. Threads: functions are pure, safe from any thread. Errors: none; steps are
-// checked when they are made. Text is valid UTF-8 throughout.
+// translates. Ownership: plain values. Threads: functions are pure, safe from any thread. Errors: a pattern's search
+// that was given up; steps are checked when they are made. Text is valid UTF-8 throughout.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@
 #include <string_view>
 #include <vector>
 
-#include "runtime/text/regex.h"
+#include "absl/status/statusor.h"
+#include "runtime/text/regex/regex.h"
 #include "runtime/text/unicode/unicode.h"
 
 namespace duo {
@@ -25,9 +26,10 @@ struct NormalizerStep {
 };
 
 // prepend: false where the text goes on behind another one, whose beginning has had its kPrepend.
-std::string Normalize(const std::vector<NormalizerStep>& steps, std::string_view text, bool prepend = true);
+absl::StatusOr<std::string> Normalize(const std::vector<NormalizerStep>& steps, std::string_view text,
+                                      bool prepend = true);
 
-std::string ReplaceAll(const Regex& pattern, std::string_view replacement, std::string_view text);
+absl::StatusOr<std::string> ReplaceAll(const Regex& pattern, std::string_view replacement, std::string_view text);
 
 // Bytes as GPT-2 spells them: each byte becomes one printable character (U+0021..U+0143).
 void AppendByteLevel(std::string_view bytes, std::string* out);
@@ -61,6 +63,6 @@ struct PreTokenizerStep {
   PrefixWhere prefix_where = PrefixWhere::kEveryPiece;  // kPrefix: before pieces that do not begin with it
 };
 
-void PreTokenize(const std::vector<PreTokenizerStep>& steps, Pieces* pieces);
+absl::Status PreTokenize(const std::vector<PreTokenizerStep>& steps, Pieces* pieces);
 
 }  // namespace duo

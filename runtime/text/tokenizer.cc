@@ -57,21 +57,26 @@ class WordEncoder {
 // The ranges of a normalised text that come from ranges of the raw one, `part` of which was normalised. Each part
 // between two bounds is normalised behind the character before it; only if these parts make up the whole are they
 // believed, for a normaliser may look further: otherwise no range is known.
-std::vector<TextRange> NormalizedRanges(const TokenizerParts& parts, std::string_view raw, const TextRange& of,
-                                        std::span<const TextRange> ranges, std::string_view normalized, bool prepend) {
+absl::StatusOr<std::vector<TextRange>> NormalizedRanges(const TokenizerParts& parts, std::string_view raw,
+                                                        const TextRange& of, std::span<const TextRange> ranges,
+                                                        std::string_view normalized, bool prepend) {
   std::vector<TextRange> known;
   const auto [begin, end] = of;
   const std::string_view text = raw.substr(begin, end - begin);
   size_t at = 0, done = 0;  // of text, of normalized
+  absl::Status failed;
   const auto advance = [&](size_t to) {
     if (to == at) return true;
     size_t context = at;
     if (at > 0) PreviousCodePoint(text, &context);
     const bool first = prepend && context == 0;
-    const std::string before = at == 0 ? "" : Normalize(parts.normalizer, text.substr(context, at - context), first);
-    const std::string both = Normalize(parts.normalizer, text.substr(context, to - context), first);
-    if (!both.starts_with(before)) return false;
-    const std::string_view part = std::string_view(both).substr(before.size());
+    const absl::StatusOr<std::string> before =
+        at == 0 ? "" : Normalize(parts.normalizer, text.substr(context, at - context), first);
+    const absl::StatusOr<std::string> both = Normalize(parts.normalizer, text.substr(context, to - context), first);
+    failed.Update(before.status());
+    failed.Update(both.status());
+    if (!failed.ok() || !both->starts_with(*before)) return false;
+    const std::string_view part = std::string_view(*both).substr(before->size());
     if (!normalized.substr(done).starts_with(part)) return false;
     done += part.size();
     at = to;
@@ -80,18 +85,21 @@ std::vector<TextRange> NormalizedRanges(const TokenizerParts& parts, std::string
   for (const TextRange& range : ranges) {
     const size_t from = std::max(range.begin, begin), to = std::min(range.end, end);
     if (from >= to) continue;
-    if (!advance(from - begin)) return {};
+    bool told = advance(from - begin);
     const size_t known_begin = done;
-    if (!advance(to - begin)) return {};
+    told = told && advance(to - begin);
+    if (!failed.ok()) return failed;
+    if (!told) return std::vector<TextRange>();
     known.push_back({known_begin, done});
   }
-  if (!advance(text.size()) || done != normalized.size()) return {};
-  return known;
+  const bool told = advance(text.size()) && done == normalized.size();
+  if (!failed.ok()) return failed;
+  return told ? known : std::vector<TextRange>();
 }
 
 // The text cut at its added tokens, normalised; pieces in order.
-Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, std::span<const TextRange> special,
-                        bool continued) {
+absl::StatusOr<Pieces> CutAtAddedTokens(const TokenizerParts& parts, std::string_view text,
+                                        std::span<const TextRange> special, bool continued) {
   Pieces pieces;
   const bool all_special = special.size() == 1 && special[0].end - special[0].begin == text.size();
   for (const AddedTokenMatcher::Segment& raw : parts.raw_added.Cut(text, special)) {
@@ -100,14 +108,20 @@ Pieces CutAtAddedTokens(const TokenizerParts& parts, std::string_view text, std:
       continue;
     }
     const bool goes_on = continued && raw.begin == 0;
-    const std::string normalized = Normalize(parts.normalizer, text.substr(raw.begin, raw.end - raw.begin), !goes_on);
+    const absl::StatusOr<std::string> whole =
+        Normalize(parts.normalizer, text.substr(raw.begin, raw.end - raw.begin), !goes_on);
+    if (!whole.ok()) return whole.status();
+    const std::string& normalized = *whole;
     const size_t base = pieces.text.size();
     pieces.text += normalized;
     std::vector<TextRange> ranges;
     if (all_special) {
       ranges.push_back({0, normalized.size()});
     } else if (!parts.normalized_added.empty() && !special.empty()) {
-      ranges = NormalizedRanges(parts, text, {raw.begin, raw.end}, special, normalized, !goes_on);
+      absl::StatusOr<std::vector<TextRange>> known =
+          NormalizedRanges(parts, text, {raw.begin, raw.end}, special, normalized, !goes_on);
+      if (!known.ok()) return known.status();
+      ranges = *std::move(known);
     }
     for (const AddedTokenMatcher::Segment& s : parts.normalized_added.Cut(normalized, ranges)) {
       const bool first = raw.begin == 0 && s.begin == 0;
@@ -134,7 +148,7 @@ absl::StatusOr<Tokenizer> Tokenizer::Parse(std::string_view json, const std::str
   return tokenizer;
 }
 
-std::vector<int32_t> Tokenizer::Encode(std::string_view bytes, EncodeOptions options) const {
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view bytes, EncodeOptions options) const {
   std::string repaired;
   if (!IsValidUtf8(bytes)) {
     repaired = ReplaceInvalidUtf8(bytes);
@@ -166,70 +180,76 @@ std::string Join(std::span<const TextSegment> segments, std::vector<TextRange>* 
 
 // The tail is encoded besides: its tokens end those of the whole, and what is before them is certain. (The beginning by
 // itself would not do: a word at its end may have been found by a look at what follows.)
-StableTokens Tokenizer::EncodeStableText(std::string_view text, std::span<const TextRange> special,
-                                         EncodeOptions options) const {
+absl::StatusOr<StableTokens> Tokenizer::EncodeStableText(std::string_view text, std::span<const TextRange> special,
+                                                         EncodeOptions options) const {
   StableTokens stable;
   stable.bytes = StableBytes(*parts_, text, special, options.continued);
   if (stable.bytes == 0) return stable;
   options.unfinished = true;
-  stable.ids = EncodeText(text, special, options);
+  absl::StatusOr<std::vector<int32_t>> all = EncodeText(text, special, options);
+  if (!all.ok()) return all.status();
+  stable.ids = *std::move(all);
   std::vector<TextRange> rest;
   for (const TextRange& range : special) {
     if (range.end > stable.bytes)
       rest.push_back({std::max(range.begin, stable.bytes) - stable.bytes, range.end - stable.bytes});
   }
   options.continued = true;
-  const std::vector<int32_t> tail = EncodeText(text.substr(stable.bytes), rest, options);
-  const bool agrees = stable.ids.size() > tail.size() && std::equal(tail.rbegin(), tail.rend(), stable.ids.rbegin());
+  const absl::StatusOr<std::vector<int32_t>> tail = EncodeText(text.substr(stable.bytes), rest, options);
+  if (!tail.ok()) return tail.status();
+  const bool agrees = stable.ids.size() > tail->size() && std::equal(tail->rbegin(), tail->rend(), stable.ids.rbegin());
   if (!agrees) return StableTokens();  // nothing is certain of a text that is not the sum of its parts
-  stable.ids.resize(stable.ids.size() - tail.size());
+  stable.ids.resize(stable.ids.size() - tail->size());
   return stable;
 }
 
-StableTokens Tokenizer::EncodeStable(std::string_view bytes, EncodeOptions options) const {
+absl::StatusOr<StableTokens> Tokenizer::EncodeStable(std::string_view bytes, EncodeOptions options) const {
   bytes = bytes.substr(0, CertainUtf8Prefix(bytes));
   const bool valid = IsValidUtf8(bytes);
   const std::string repaired = valid ? std::string() : ReplaceInvalidUtf8(bytes);
   const std::string_view text = valid ? bytes : repaired;
   const TextRange whole{0, text.size()};
-  StableTokens stable = EncodeStableText(text, {&whole, options.parse_special ? 1u : 0u}, options);
-  if (!valid) stable.bytes = RawOffset(bytes, stable.bytes);
+  absl::StatusOr<StableTokens> stable = EncodeStableText(text, {&whole, options.parse_special ? 1u : 0u}, options);
+  if (stable.ok() && !valid) stable->bytes = RawOffset(bytes, stable->bytes);
   return stable;
 }
 
-StableTokens Tokenizer::EncodeStable(std::span<const TextSegment> segments, bool continued) const {
+absl::StatusOr<StableTokens> Tokenizer::EncodeStable(std::span<const TextSegment> segments, bool continued) const {
   std::vector<TextRange> special;
   const std::string text = Join(segments, &special);
   return EncodeStableText(text, special, {.add_special_tokens = false, .continued = continued});
 }
 
-std::vector<int32_t> Tokenizer::EncodeSegments(std::span<const TextSegment> segments, bool add_special_tokens,
-                                               bool continued) const {
+absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeSegments(std::span<const TextSegment> segments,
+                                                               bool add_special_tokens, bool continued) const {
   std::vector<TextRange> special;
   const std::string text = Join(segments, &special);
   return EncodeText(text, special, {.add_special_tokens = add_special_tokens, .continued = continued});
 }
 
-std::vector<int32_t> Tokenizer::EncodeText(std::string_view text, std::span<const TextRange> special,
-                                           const EncodeOptions& options) const {
+absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeText(std::string_view text, std::span<const TextRange> special,
+                                                           const EncodeOptions& options) const {
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 4 + 8);
   const bool begins = options.add_special_tokens && !options.continued;
   const bool ends = options.add_special_tokens && !options.unfinished;
   if (begins) ids.insert(ids.end(), parts_->prefix.begin(), parts_->prefix.end());
-  Pieces pieces = CutAtAddedTokens(*parts_, text, special, options.continued);
-  PreTokenize(parts_->pre_tokenizer, &pieces);
+  absl::StatusOr<Pieces> pieces = CutAtAddedTokens(*parts_, text, special, options.continued);
+  if (!pieces.ok()) return pieces.status();
+  if (absl::Status split = PreTokenize(parts_->pre_tokenizer, &*pieces); !split.ok()) return split;
   WordEncoder encoder(parts_->model, &ids);
-  for (const Piece& piece : pieces.list) {
+  for (const Piece& piece : pieces->list) {
     if (piece.token >= 0) {
       ids.push_back(piece.token);
     } else {
-      encoder.Encode(std::string_view(pieces.text).substr(piece.begin, piece.end - piece.begin));
+      encoder.Encode(std::string_view(pieces->text).substr(piece.begin, piece.end - piece.begin));
     }
   }
   if (ends) ids.insert(ids.end(), parts_->suffix.begin(), parts_->suffix.end());
   return ids;
 }
+
+bool Tokenizer::has_stable_places() const { return HasStablePlaces(*parts_); }
 
 std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special) const {
   StreamDecoder decoder(*this, skip_special);

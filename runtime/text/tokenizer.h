@@ -5,7 +5,8 @@
 // prompt is bytes. What is not UTF-8 is read as Python's bytes.decode('utf-8', errors='replace') reads it: each
 // ill-formed piece becomes one U+FFFD. Nothing else is changed or stripped.
 // Ownership: a Tokenizer is a cheap value; copies share one immutable table. Threads: all const calls are safe from any
-// thread; a StreamDecoder belongs to one. Errors: Load and Parse return a Status; encoding and decoding cannot fail.
+// thread; a StreamDecoder belongs to one. Errors: Load and Parse return a Status; encoding fails where the search for
+// the file's pattern is given up; decoding cannot fail.
 #pragma once
 
 #include <cstdint>
@@ -53,20 +54,24 @@ class Tokenizer {
   static absl::StatusOr<Tokenizer> Parse(std::string_view json, const std::string& name);
 
   // One call is one text: a text given in pieces must be joined first.
-  std::vector<int32_t> Encode(std::string_view bytes, EncodeOptions options = {}) const;
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view bytes, EncodeOptions options = {}) const;
 
   // The joined segments as one text, in which special tokens are recognised only where they lie within segments that
   // ask for it. Those that the file wants looked for after normalisation
   // are, where the normaliser leaves no doubt which part came from which segment.
-  std::vector<int32_t> EncodeSegments(std::span<const TextSegment> segments, bool add_special_tokens = false,
-                                      bool continued = false) const;
+  absl::StatusOr<std::vector<int32_t>> EncodeSegments(std::span<const TextSegment> segments,
+                                                      bool add_special_tokens = false, bool continued = false) const;
 
   // The tokens of the text's longest beginning that no later text can change (stable_text.h):
   //   s = EncodeStable(t, o);  Encode(t + u, o) == s.ids + Encode(the rest of t, and u; o continued).
   // Where nothing is certain both are empty, and what follows is not continued.
-  StableTokens EncodeStable(std::string_view bytes, EncodeOptions options = {}) const;
+  absl::StatusOr<StableTokens> EncodeStable(std::string_view bytes, EncodeOptions options = {}) const;
   // The same for segments, which are valid UTF-8; bytes are of their joined text.
-  StableTokens EncodeStable(std::span<const TextSegment> segments, bool continued = false) const;
+  absl::StatusOr<StableTokens> EncodeStable(std::span<const TextSegment> segments, bool continued = false) const;
+
+  // Whether EncodeStable can find anything certain at all, but for what is before an added token. Otherwise a document
+  // that a question follows is tokenised anew with it.
+  bool has_stable_places() const;
 
   // Ids outside the vocabulary stand for nothing.
   std::string Decode(std::span<const int32_t> ids, bool skip_special = true) const;
@@ -84,9 +89,10 @@ class Tokenizer {
  private:
   friend class StreamDecoder;
   // text: valid UTF-8; special: where special tokens are parsed.
-  std::vector<int32_t> EncodeText(std::string_view text, std::span<const TextRange> special,
-                                  const EncodeOptions& options) const;
-  StableTokens EncodeStableText(std::string_view text, std::span<const TextRange> special, EncodeOptions options) const;
+  absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text, std::span<const TextRange> special,
+                                                  const EncodeOptions& options) const;
+  absl::StatusOr<StableTokens> EncodeStableText(std::string_view text, std::span<const TextRange> special,
+                                                EncodeOptions options) const;
   std::shared_ptr<const TokenizerParts> parts_;
 };
 

@@ -139,6 +139,7 @@ absl::Status ParseModel(const json& model, TokenizerParts* parts) {
 absl::Status ParseAddedTokens(const json& list, TokenizerParts* parts) {
   if (list.is_null()) return absl::OkStatus();
   if (!list.is_array()) return Wrong("expected \"added_tokens\" to be an array");
+  int32_t next = static_cast<int32_t>(parts->model.vocab.size());
   for (const json& entry : list) {
     if (!entry.is_object()) return Wrong("added_tokens: expected objects");
     AddedToken token;
@@ -151,16 +152,24 @@ absl::Status ParseAddedTokens(const json& list, TokenizerParts* parts) {
     token.normalized = !token.special;
     DUO_RETURN_IF_ERROR(ReadField(entry, "normalized", &token.normalized));
     if (token.content.empty()) continue;
-    // As in the library, a token that the vocabulary already has keeps the vocabulary's id.
-    const auto known = parts->model.vocab.find(token.content);
-    if (known != parts->model.vocab.end()) token.id = known->second;
+    // As in the library, a token that is there already keeps its id, and those behind the vocabulary are counted on from
+    // its size, whatever the file says: what was trained with such a file saw no gaps.
+    const auto known = parts->ids.find(token.content);
+    if (known != parts->ids.end()) {
+      token.id = known->second;
+    } else if (token.id > next && (static_cast<size_t>(next) >= parts->texts.size() || parts->texts[next].empty())) {
+      token.id = next;
+    }
+    next = std::max(next, token.id + 1);
     DUO_RETURN_IF_ERROR(AddText(token.id, token.content, parts));
     if (token.special) {
       parts->special[token.id] = true;
       parts->model.never_whole_words.insert(token.id);
     }
-    const std::string pattern = token.normalized ? Normalize(parts->normalizer, token.content) : token.content;
-    if (!pattern.empty()) (token.normalized ? parts->normalized_added : parts->raw_added).Add(pattern, token);
+    absl::StatusOr<std::string> pattern = token.content;
+    if (token.normalized) pattern = Normalize(parts->normalizer, token.content);
+    if (!pattern.ok()) return pattern.status();
+    if (!pattern->empty()) (token.normalized ? parts->normalized_added : parts->raw_added).Add(*pattern, token);
   }
   return absl::OkStatus();
 }
@@ -248,6 +257,28 @@ absl::Status ParsePostProcessor(const json& processor, int depth, TokenizerParts
   return absl::OkStatus();
 }
 
+// A decoder's patterns are searched for in tokens' own texts alone: that no such search is given up is seen here, so
+// that decoding cannot fail.
+absl::Status CheckDecoderPatterns(const TokenizerParts& parts) {
+  using Kind = DetokenizerStep::Kind;
+  for (size_t i = 0; i < parts.decoder.size(); ++i) {
+    if (parts.decoder[i].kind != Kind::kReplace || !parts.decoder[i].pattern.literal().empty()) continue;
+    const bool behind_replaces = std::all_of(parts.decoder.begin(), parts.decoder.begin() + static_cast<ptrdiff_t>(i),
+                                             [](const DetokenizerStep& step) { return step.kind == Kind::kReplace; });
+    if (!behind_replaces) {
+      return absl::UnimplementedError("decoder Replace: a \"Regex\" behind steps other than Replace is not supported");
+    }
+    for (std::string text : parts.texts) {
+      for (size_t k = 0; k <= i; ++k) {
+        absl::StatusOr<std::string> replaced = ReplaceAll(parts.decoder[k].pattern, parts.decoder[k].text, text);
+        if (!replaced.ok()) return replaced.status();
+        text = *std::move(replaced);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ParseRoot(const json& root, TokenizerParts* parts) {
   absl::StatusOr<std::vector<NormalizerStep>> normalizer = ParseNormalizer(Section(root, "normalizer"));
   if (!normalizer.ok()) return normalizer.status();
@@ -261,6 +292,7 @@ absl::Status ParseRoot(const json& root, TokenizerParts* parts) {
   DUO_RETURN_IF_ERROR(ParseModel(Section(root, "model"), parts));
   DUO_RETURN_IF_ERROR(ParseAddedTokens(Section(root, "added_tokens"), parts));
   DUO_RETURN_IF_ERROR(ParsePostProcessor(Section(root, "post_processor"), 0, parts));
+  DUO_RETURN_IF_ERROR(CheckDecoderPatterns(*parts));
   BpeFinish(parts->texts, &parts->model);
   return absl::OkStatus();
 }

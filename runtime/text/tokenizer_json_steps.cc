@@ -19,6 +19,9 @@ constexpr double kMaxGrowth = 4096.0;  // a normaliser may not blow a text up be
 // GPT-2's words: a contraction, or letters, digits or others with the space before them, or white space.
 constexpr const char* kGpt2Words = "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+// The members of Rust's \w, which has the joiners besides Oniguruma's.
+constexpr const char* kRustWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}";
+
 // The library's punctuation is that of Unicode 8 (and ASCII's symbols): without what later versions added, with the two
 // characters that they moved to other categories.
 constexpr const char* kPunctuation =
@@ -243,7 +246,10 @@ absl::Status AddPreTokenizer(const json& object, const std::string& type, std::v
     DUO_RETURN_IF_ERROR(ReadBehavior(object, &behavior));
     return AddSplit(Regex::Compile(kPunctuation), behavior, false, steps);
   }
-  if (type == "Whitespace") return AddSplit(Regex::Compile("\\w+|[^\\w\\s]+"), SplitBehavior::kRemoved, true, steps);
+  if (type == "Whitespace") {
+    const std::string words = absl::StrCat("[", kRustWord, "]+|[^", kRustWord, "\\s]+");
+    return AddSplit(Regex::Compile(words), SplitBehavior::kRemoved, true, steps);
+  }
   if (type == "WhitespaceSplit") return AddSplit(Regex::Compile("\\s"), SplitBehavior::kRemoved, false, steps);
   if (type == "CharDelimiterSplit") {
     std::string delimiter;

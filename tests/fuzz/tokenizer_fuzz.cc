@@ -14,9 +14,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   constexpr std::string_view kText =
       "<s>It's 12 \xC3\xA9t\xC3\xA9s,\r\n\n  \xE4\xBD\xA0\xE5\xA5\xBD \xFF\xE2\x82 <|im_end|> aaaa";
   for (const bool special : {false, true}) {
-    const std::vector<int32_t> ids = tokenizer->Encode(kText, {special, special});
-    for (const int32_t id : ids) DUO_CHECK(id >= 0 && id < tokenizer->vocab_size());
-    tokenizer->Decode(ids, !special);
+    const auto ids = tokenizer->Encode(kText, {special, special});
+    if (!ids.ok()) continue;  // a pattern that takes too long
+    for (const int32_t id : *ids) DUO_CHECK(id >= 0 && id < tokenizer->vocab_size());
+    tokenizer->Decode(*ids, !special);
   }
   return 0;
 }

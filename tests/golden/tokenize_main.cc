@@ -49,7 +49,7 @@ void EncodeAll(const duo::Tokenizer& tokenizer, duo::EncodeOptions options) {
   while (ReadCount(&size)) {
     text.resize(size);
     std::cin.read(text.data(), size);
-    WriteItems(tokenizer.Encode(text, options));
+    WriteItems(tokenizer.Encode(text, options).value());
   }
 }
 
@@ -80,19 +80,19 @@ void EncodePieces(const duo::Tokenizer& tokenizer, bool parse_special) {
     std::cin.read(second.data(), size);
     duo::EncodeOptions options{.parse_special = parse_special};
     const std::string whole = first + second;
-    const std::vector<int32_t> expected = tokenizer.Encode(whole, options);
-    duo::StableTokens stable = tokenizer.EncodeStable(first, options);
+    const std::vector<int32_t> expected = tokenizer.Encode(whole, options).value();
+    duo::StableTokens stable = tokenizer.EncodeStable(first, options).value();
     std::vector<int32_t> ids = stable.ids;
     size_t read = stable.bytes;
     DUO_CHECK_LE(read, first.size());
     // What is not certain after the first piece may come in a piece of its own, too.
     options.continued = read > 0;
-    stable = tokenizer.EncodeStable(whole.substr(read, (whole.size() - read) / 2), options);
+    stable = tokenizer.EncodeStable(whole.substr(read, (whole.size() - read) / 2), options).value();
     ids.insert(ids.end(), stable.ids.begin(), stable.ids.end());
     const auto certain = static_cast<int32_t>(read);
     read += stable.bytes;
     options.continued = read > 0;
-    const std::vector<int32_t> rest = tokenizer.Encode(whole.substr(read), options);
+    const std::vector<int32_t> rest = tokenizer.Encode(whole.substr(read), options).value();
     ids.insert(ids.end(), rest.begin(), rest.end());
     WriteItems(ids);
     WriteItems(expected);
@@ -128,7 +128,7 @@ int Chat(const std::string& model_dir) {
     std::vector<int32_t> ids;
     if (segments.ok()) {
       for (const duo::TextSegment& segment : *segments) text += segment.text;
-      ids = tokenizer->EncodeSegments(*segments);
+      ids = tokenizer->EncodeSegments(*segments).value();
     }
     WriteItems(text);
     WriteItems(ids);
@@ -139,7 +139,7 @@ int Chat(const std::string& model_dir) {
 void Time(const duo::Tokenizer& tokenizer) {
   const std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
   const auto start = std::chrono::steady_clock::now();
-  const size_t tokens = tokenizer.Encode(text).size();
+  const size_t tokens = tokenizer.Encode(text).value().size();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   std::printf("%zu bytes %zu tokens %.3f s\n", text.size(), tokens, seconds.count());
 }

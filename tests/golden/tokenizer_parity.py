@@ -235,6 +235,53 @@ def sentencepiece(corpus, byte_fallback=True):
     return spec
 
 
+def ruby(corpus):
+    """Syntax that only Oniguruma reads in this way."""
+    pre = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(tokenizers.Regex(r"\p{N}{1,3}+|\p{L}{,4}[[:punct:]]|(?:ab){2}?c|[[:upper:]&&[^A-M]]+"), "isolated"),
+        pre_tokenizers.Split(tokenizers.Regex(r"\b\w|[[:space:]]+"), "merged_with_previous"),
+        pre_tokenizers.Split(tokenizers.Regex(r"\pN|\h{2}+|(?<=e)(?:r|st)|\X\Z"), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return byte_level(corpus, pre, ["<|endoftext|>"])
+
+
+def words(corpus):
+    """The library's own classes of characters, which are Rust's."""
+    pre = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return byte_level(corpus, pre, ["<|endoftext|>"])
+
+
+def o200k(corpus):
+    upper, lower = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
+    tail = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    regex = (r"[^\r\n\p{L}\p{N}]?[" + upper + "]*[" + lower + "]+" + tail + r"|[^\r\n\p{L}\p{N}]?[" + upper + "]+[" + lower + "]*" +
+             tail + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    return byte_level(corpus, split_words(regex), ["<|endoftext|>", "<|return|>"])
+
+
+def deepseek3(corpus):
+    pre = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(tokenizers.Regex(r"\p{N}{1,3}"), "isolated"),
+        pre_tokenizers.Split(tokenizers.Regex("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"), "isolated"),
+        pre_tokenizers.Split(tokenizers.Regex(
+            r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"
+            r"\s*[\r\n]+|\s+(?!\S)|\s+"), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return byte_level(corpus, pre, ["<|begin_of_text|>", "<|end_of_text|>"])
+
+
+def gaps(corpus):
+    """Ids that nothing has, and special tokens that are looked for after normalisation."""
+    spec = byte_level(corpus, pre_tokenizers.ByteLevel(add_prefix_space=False), ["<|endoftext|>", "<s>", "</s>"], normalizers.NFC())
+    top = max(spec["model"]["vocab"].values())
+    for i, (text, special, normalized) in enumerate([("<mask>", True, True), ("[INST]", True, True), ("caf\u00e9", False, True)]):
+        spec["added_tokens"].append({"id": top + 7 * (i + 1), "content": text, "single_word": False, "lstrip": i == 0,
+                                     "rstrip": False, "normalized": normalized, "special": special})
+    for token in spec["added_tokens"][:3]:
+        token["normalized"] = True
+    return spec
+
+
 SPACE_DECODER = {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
                                                   {"type": "ByteFallback"}, {"type": "Fuse"},
                                                   {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
@@ -271,7 +318,8 @@ def unknowns(corpus):
     return spec
 
 
-KINDS = [gpt2, llama3, qwen2, nemo, smollm, falcon, odd_splits, llama2, mistral, metaspace, unknowns]
+KINDS = [gpt2, llama3, qwen2, nemo, smollm, falcon, odd_splits, o200k, deepseek3, ruby, words, llama2, mistral, metaspace, unknowns,
+         gaps]
 
 
 def drive(driver, path, mode, payload):
@@ -339,7 +387,7 @@ FOLLOWERS = [b"", b" ", b"  x", b"\n", b"\n\n", b"\r\n", b"s", b"'s", b"'", b"ll
              b"|>", b"[INST]", b"  [INST]", b"<mask>", b"word", b"ord", b"\xcc", b".", b"!?", b"\t", b"user\n", b"b", b"-",
              "\u1161".encode(), b"\xff"]
 # Kinds in which nothing is certain before the whole text is there: a normaliser that strips, prefixes of inner words.
-NEVER_CERTAIN = {"odd_splits", "falcon"}
+NEVER_CERTAIN = {"odd_splits", "falcon", "ruby"}
 
 
 def pieces(driver, name, path, strings, rng, count):

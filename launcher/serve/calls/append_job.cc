@@ -120,7 +120,10 @@ void AppendJob::Feed() {
   if (text_ != nullptr) {
     std::lock_guard lock(text_->mutex);
     received_ = text_->received();
-    tokens = text_->tokens.empty() ? c_.Encode(text_->text, special_) : text_->tokens;
+    absl::StatusOr<std::vector<int32_t>> read = text_->tokens;
+    if (read->empty()) read = c_.Encode(text_->text, special_);
+    if (!read.ok()) return Finish(read.status());
+    tokens = *std::move(read);
   }
   {
     std::lock_guard lock(mutex_);

@@ -90,7 +90,9 @@ absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, std::vect
   params->keep = r.keep;
   if (!r.ignore_end_tokens) params->end_tokens = c_.end_tokens;
   if (r.tokens.empty()) {
-    *tokens = c_.Encode(r.text, r.special);
+    absl::StatusOr<std::vector<int32_t>> read = c_.Encode(r.text, r.special);
+    if (!read.ok()) return read.status();
+    *tokens = *std::move(read);
   } else {
     if (absl::Status s = c_.CheckTokens(r.tokens); !s.ok()) return s;
     *tokens = r.tokens;

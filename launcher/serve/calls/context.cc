@@ -22,7 +22,7 @@ absl::Status CallContext::CheckTokens(const std::vector<int32_t>& tokens) const 
   return absl::OkStatus();
 }
 
-std::vector<int32_t> CallContext::Encode(std::string_view text, bool special) const {
+absl::StatusOr<std::vector<int32_t>> CallContext::Encode(std::string_view text, bool special) const {
   return tokenizer->Encode(text, EncodeOptions{.parse_special = special, .add_special_tokens = false});
 }
 

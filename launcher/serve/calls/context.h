@@ -62,7 +62,7 @@ struct CallContext {
   // Token ids from a client.
   absl::Status CheckTokens(const std::vector<int32_t>& tokens) const;
   // The tokens of a client's text, on the calling thread. special: special tokens' text becomes those tokens.
-  std::vector<int32_t> Encode(std::string_view text, bool special) const;
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool special) const;
   // Counts and logs a call's end.
   void Count(const char* method, const absl::Status& status);
 };

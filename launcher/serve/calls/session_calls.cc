@@ -88,8 +88,9 @@ absl::StatusOr<std::vector<int32_t>> Tokenize(CallContext& context, const Caller
   std::vector<int32_t> tokens;
   if (status.ok()) {
     if (request.begin_of_text) tokens = context.begin_tokens;
-    const std::vector<int32_t> text = context.Encode(request.text, request.special);
-    tokens.insert(tokens.end(), text.begin(), text.end());
+    const absl::StatusOr<std::vector<int32_t>> text = context.Encode(request.text, request.special);
+    status = text.status();
+    if (text.ok()) tokens.insert(tokens.end(), text->begin(), text->end());
   }
   context.Count("Tokenize", status);
   if (!status.ok()) return status;
