@@ -9,11 +9,23 @@ shift 2
 tag=duo$$
 # Called again by mpirun as its ssh: AGENT ADDRESS WORDS...
 agent=$(mktemp)
+# A host goes with all that runs on it: mpirun's daemons outlive an mpirun that was killed.
+remove() {
+  kill -9 $(ip netns pids "$1" 2>/dev/null) 2>/dev/null
+  ip netns del "$1" 2>/dev/null
+}
 cleanup() {
-  for ((i = 0; i <= hosts; ++i)); do ip netns del $tag-$i 2>/dev/null; done
+  for ((i = 0; i <= hosts; ++i)); do remove $tag-$i; done
   rm -f "$agent"
 }
 trap cleanup EXIT
+trap 'exit 143' TERM INT
+
+# What a run left that was killed.
+for name in $(ip netns list 2>/dev/null | sed -n 's/^\(duo[0-9]*-[0-9]*\).*/\1/p'); do
+  owner=${name#duo}
+  [ -e "/proc/${owner%-*}" ] || remove "$name"
+done
 
 # Namespace 0 is the switch.
 if ! ip netns add $tag-0 2>/dev/null || ! ip -n $tag-0 link add name switch type bridge; then
@@ -42,4 +54,5 @@ chmod +x "$agent"
 
 ip netns exec $tag-1 unshare --uts bash -c 'hostname host1 && exec "$@"' mpirun \
   mpirun -n $((hosts * ranks)) -H $list --allow-run-as-root --mca plm_rsh_agent "$agent" \
-  --mca oob_tcp_if_include 10.77.0.0/24 --mca btl_tcp_if_include 10.77.0.0/24 --mca btl self,vader,tcp "$@"
+  --mca oob_tcp_if_include 10.77.0.0/24 --mca btl_tcp_if_include 10.77.0.0/24 --mca btl self,vader,tcp "$@" &
+wait $!  # not in the foreground: a signal ends the waiting at once
