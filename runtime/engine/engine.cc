@@ -55,13 +55,22 @@ void Engine::Follow() {
         state_->worker->Execute(*plan);
         break;
       }
-      case Command::kIo: {
+      case Command::kIo:
+      case Command::kBeginIo: {
         absl::StatusOr<KvIoPlan> plan = ParseKvIoPlan(payload);
         DUO_CHECK_MSG(plan.ok(), std::string(plan.status().message()));
-        // Its errors reach rank 0, which tells the user.
-        state_->Io(*plan).status().IgnoreError();
+        state_->BeginIo(*std::move(plan));
+        if (static_cast<Command>(message[0]) == Command::kBeginIo) {
+          state_->WorkInBackground();
+          break;
+        }
+        state_->io->Work(state_->device->pool());
+        state_->EndIo(true);  // its errors reach rank 0, which tells the user
         break;
       }
+      case Command::kEndIo:
+        state_->EndIo(payload == kKeepIo);
+        break;
     }
   }
 }
@@ -153,11 +162,6 @@ absl::StatusOr<SessionId> Engine::Adopt(int64_t max_tokens, std::vector<int32_t>
   absl::StatusOr<SessionId> id = state_->scheduler->AdoptSession(max_tokens, std::move(tokens), rings_valid);
   state_->Settle();
   return id;
-}
-
-absl::StatusOr<KvIoResult> Engine::RunIo(const KvIoPlan& plan) {
-  state_->Send(Command::kIo, Serialize(plan));
-  return state_->Io(plan);
 }
 
 const ModelConfig& Engine::config() const { return state_->config; }

@@ -128,8 +128,17 @@ class Engine {
   absl::StatusOr<SessionKv> Kv(SessionId id);
   // A session of these tokens; the caller fills its pages and rings by RunIo. rings_valid: as in SessionKv.
   absl::StatusOr<SessionId> Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid);
-  // On every rank.
+  // On every rank; waits for their disks.
   absl::StatusOr<KvIoResult> RunIo(const KvIoPlan& plan);
+  // The same with steps in between: no step waits for a disk. One plan at a time is under way, from BeginIo until EndIo
+  // gives its result; nothing: some rank's disk is still at work. What a plan writes is copied by BeginIo. What it
+  // reads reaches the session with the result, and not at all unless `keep`.
+  void BeginIo(const KvIoPlan& plan);
+  std::optional<absl::StatusOr<KvIoResult>> EndIo(bool keep = true);
+  bool io_under_way() const;
+  bool io_waits() const;  // this rank's disk is at work: EndIo would give nothing
+  // Called when this rank's disk has done its part, on another thread. Empty: nobody, from when it returns.
+  void TellIo(std::function<void()> tell);
 
   const ModelConfig& config() const;
   const HeadPlan& heads() const;

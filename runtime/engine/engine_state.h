@@ -1,5 +1,5 @@
-// Engine::State: what an engine owns on one rank, and how it comes to be. For engine.cc, engine_setup.cc and probe.cc
-// alone.
+// Engine::State: what an engine owns on one rank, and how it comes to be. For engine.cc, engine_io.cc,
+// engine_setup.cc and probe.cc alone.
 //
 // Setting up goes from what costs nothing to know to what takes memory, the same on every rank: Prepare (config, heads,
 // partition, formats, sizes; Decide and Size are its parts), then Load (weights, cache, workspace; on rank 0 a
@@ -7,18 +7,26 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "kernels/base/seconds.h"
+#include "kernels/base/thread_pool.h"
 #include "parallel/shard.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/probe.h"
+#include "runtime/files/disk_thread.h"
 #include "runtime/model/worker.h"
 #include "runtime/scheduler/scheduler.h"
 
 namespace duo {
+
+// What follows Command::kEndIo.
+inline constexpr std::string_view kKeepIo = "keep", kDropIo = "drop";
 
 struct Engine::State {
   ProbeOptions options;
@@ -46,10 +54,19 @@ struct Engine::State {
   absl::Status Decide();
   absl::StatusOr<KvSizes> Size(const WeightFormats& formats, const StepLimits& limits);
   void MakeScheduler(const KvSizes& sizes, int chunk);
-  absl::StatusOr<KvIoResult> Io(const KvIoPlan& plan) {
-    device->BindThread();
-    return RunKvIo(plan, options.files != nullptr ? *options.files : RealFiles(), *device, *comm, shard, worker->cache());
-  }
+  // Reading and writing of sessions, on every rank; at most one plan at a time.
+  std::unique_ptr<KvIoRun> io;
+  std::unique_ptr<ThreadPool> io_pool;
+  std::unique_ptr<DiskThread> disk;  // after io, which it works on; made when first needed
+  std::function<void()> tell_io;
+  Clock::time_point io_asked;
+
+  void BeginIo(KvIoPlan plan);
+  void WorkInBackground();
+  bool IoWorks() const { return disk != nullptr && !disk->idle(); }
+  // Collective. Nothing: a rank's disk is still at work.
+  std::optional<absl::StatusOr<KvIoResult>> EndIo(bool keep);
+
   // Rank 0: page and ring copies that wait for the next step are done now.
   void Settle() {
     StepPlan plan;

@@ -22,84 +22,78 @@ void ZeroTail(uint8_t* page, const PageLayout& layout, int64_t first_token, int6
   std::memset(page + layout.v_params(from), 0, int64_t{rest} * layout.param_bytes());
 }
 
-// A section as it stands in the file: pages, then their CRCs.
-void FillSection(const KvSection& s, const LocalKv& local, Device& device, const PageLayout& layout,
-                 std::vector<uint8_t>* bytes) {
-  const int64_t page_bytes = layout.page_bytes();
-  bytes->resize(SectionBytes(s, page_bytes));
+// A section's pages as they will stand in the file; room for their CRCs behind them.
+void StageSection(const KvSection& s, KvIoContext& c, Staged* staged) {
+  staged->Make(SectionBytes(s, c.page_bytes));
   for (int i = 0; i < s.count; ++i) {
     const int64_t p = s.first + int64_t{i} * s.step;
-    uint8_t* page = bytes->data() + i * page_bytes;
-    const uint8_t* source = local.Page(s.layer, s.head, p);
+    uint8_t* page = staged->bytes.get() + i * c.page_bytes;
+    const uint8_t* source = c.local.Page(s.layer, s.head, p);
     DUO_CHECK(source != nullptr);
-    device.Download(page, source, page_bytes);
-    ZeroTail(page, layout, p * kPageTokens, local.plan.tokens);
-    const uint32_t crc = Crc32c(page, page_bytes);
-    std::memcpy(bytes->data() + s.count * page_bytes + i * sizeof crc, &crc, sizeof crc);
+    c.device.Download(page, source, c.page_bytes);
+    ZeroTail(page, c.layout, p * kPageTokens, c.plan.tokens);
   }
-}
-// --- Every rank for itself.
-absl::Status WriteOwn(KvIoContext& c) {
-  PlanFiles files(c.files, c.plan, O_WRONLY | O_CREAT);
-  std::vector<uint8_t> bytes;
-  for (size_t i = 0; i < c.plan.sections.size(); ++i) {
-    const KvSection& s = c.plan.sections[i];
-    if (s.rank != c.comm.rank()) continue;
-    absl::StatusOr<const File*> file = files.Pages(s);
-    if (!file.ok()) return file.status();
-    FillSection(s, c.local, c.device, c.layout, &bytes);
-    if (absl::Status w = (*file)->Write(bytes.data(), bytes.size(), s.offset); !w.ok()) return w;
-    c.result.section_crcs[i] = TableCrc(s, bytes, c.page_bytes);
-    c.result.bytes += bytes.size();
-  }
-  for (size_t i = 0; i < c.plan.rings.size(); ++i) {
-    const KvRingSection& r = c.plan.rings[i];
-    if (r.rank != c.comm.rank()) continue;
-    absl::StatusOr<const File*> file = files.Rings();
-    if (!file.ok()) return file.status();
-    bytes.resize(c.local.ring_bytes(r.layer));
-    const uint8_t* ring = c.local.Ring(r.layer, r.head);
-    DUO_CHECK(ring != nullptr);
-    c.device.Download(bytes.data(), ring, bytes.size());
-    if (absl::Status w = (*file)->Write(bytes.data(), bytes.size(), r.offset); !w.ok()) return w;
-    c.result.ring_crcs[i] = Crc32c(bytes.data(), bytes.size());
-    c.result.bytes += bytes.size();
-  }
-  return files.SyncAll();
 }
 
-// --- Rank 0 for all. A failure at rank 0 must not leave the others waiting: every section is exchanged in any case.
-absl::Status WriteThroughLeader(KvIoContext& c) {
-  const bool leader = c.comm.rank() == 0;
-  PlanFiles files(c.files, c.plan, O_WRONLY | O_CREAT);
-  absl::Status status;
-  std::vector<uint8_t> bytes;
-  auto write = [&](absl::StatusOr<const File*> file, int64_t offset) {
-    if (!file.ok()) {
-      status.Update(file.status());
-    } else {
-      status.Update((*file)->Write(bytes.data(), bytes.size(), offset));
-    }
-    c.result.bytes += bytes.size();
+void StageRing(const KvRingSection& r, KvIoContext& c, Staged* staged) {
+  staged->Make(c.local.ring_bytes(r.layer));
+  const uint8_t* ring = c.local.Ring(r.layer, r.head);
+  DUO_CHECK(ring != nullptr);
+  c.device.Download(staged->bytes.get(), ring, staged->size);
+}
+
+// Whoever writes has the bytes afterwards: each rank its own, or rank 0 those of all.
+void StageWrites(KvIoContext& c) {
+  const auto stage = [&c](const auto& item, int64_t bytes, Staged* staged, const auto& fill) {
+    const bool own = item.rank == c.comm.rank();
+    if (own) fill(item, c, staged);
+    if (c.plan.shared || c.comm.size() == 1) return;
+    if (!own) staged->Make(bytes);
+    c.comm.Broadcast(staged->bytes.get(), bytes, item.rank);
+    if (!c.leader()) *staged = {};
   };
   for (size_t i = 0; i < c.plan.sections.size(); ++i) {
     const KvSection& s = c.plan.sections[i];
-    bytes.resize(SectionBytes(s, c.page_bytes));
-    if (s.rank == c.comm.rank()) FillSection(s, c.local, c.device, c.layout, &bytes);
-    c.comm.Broadcast(bytes.data(), bytes.size(), s.rank);
-    c.result.section_crcs[i] = TableCrc(s, bytes, c.page_bytes);
-    if (leader && status.ok()) write(files.Pages(s), s.offset);
+    stage(s, SectionBytes(s, c.page_bytes), &c.sections[i], StageSection);
   }
   for (size_t i = 0; i < c.plan.rings.size(); ++i) {
     const KvRingSection& r = c.plan.rings[i];
-    bytes.resize(c.local.ring_bytes(r.layer));
-    if (r.rank == c.comm.rank()) c.device.Download(bytes.data(), c.local.Ring(r.layer, r.head), bytes.size());
-    c.comm.Broadcast(bytes.data(), bytes.size(), r.rank);
-    c.result.ring_crcs[i] = Crc32c(bytes.data(), bytes.size());
-    if (leader && status.ok()) write(files.Rings(), r.offset);
+    stage(r, c.local.ring_bytes(r.layer), &c.rings[i], StageRing);
   }
-  if (leader && status.ok()) status = files.SyncAll();
-  return status;
+}
+
+// Writes each page's CRC behind the pages; gives that of the CRCs.
+uint32_t Seal(const KvSection& s, int64_t page_bytes, uint8_t* bytes) {
+  uint8_t* const table = bytes + s.count * page_bytes;
+  for (int i = 0; i < s.count; ++i) {
+    const uint32_t crc = Crc32c(bytes + i * page_bytes, page_bytes);
+    std::memcpy(table + i * sizeof crc, &crc, sizeof crc);
+  }
+  return Crc32c(table, s.count * sizeof(uint32_t));
+}
+
+absl::Status WriteStaged(KvIoContext& c) {
+  PlanFiles files(c.files, c.plan, O_WRONLY | O_CREAT);
+  for (size_t i = 0; i < c.plan.sections.size(); ++i) {
+    const KvSection& s = c.plan.sections[i];
+    const Staged& staged = c.sections[i];
+    if (staged.bytes == nullptr) continue;
+    c.result.section_crcs[i] = Seal(s, c.page_bytes, staged.bytes.get());
+    absl::StatusOr<const File*> file = files.Pages(s);
+    if (!file.ok()) return file.status();
+    if (absl::Status w = (*file)->Write(staged.bytes.get(), staged.size, s.offset); !w.ok()) return w;
+    c.result.bytes += staged.size;
+  }
+  for (size_t i = 0; i < c.plan.rings.size(); ++i) {
+    const Staged& staged = c.rings[i];
+    if (staged.bytes == nullptr) continue;
+    c.result.ring_crcs[i] = Crc32c(staged.bytes.get(), staged.size);
+    absl::StatusOr<const File*> file = files.Rings();
+    if (!file.ok()) return file.status();
+    if (absl::Status w = (*file)->Write(staged.bytes.get(), staged.size, c.plan.rings[i].offset); !w.ok()) return w;
+    c.result.bytes += staged.size;
+  }
+  return files.SyncAll();
 }
 
 // Each rank has the CRCs of what it wrote; after this every rank has all.
@@ -114,39 +108,59 @@ void ShareCrcs(Communicator& comm, const std::vector<Section>& sections, std::ve
 
 }  // namespace
 
-absl::StatusOr<KvIoResult> RunKvIo(const KvIoPlan& plan, const FileSystem& files, Device& device, Communicator& comm,
-                                   const RankShard& shard, const KvCache& cache) {
+KvIoRun::KvIoRun(std::unique_ptr<KvIoContext> context) : c_(std::move(context)) {}
+KvIoRun::~KvIoRun() = default;
+
+std::unique_ptr<KvIoRun> KvIoRun::Begin(KvIoPlan plan, const FileSystem& files, Device& device, Communicator& comm,
+                                        const RankShard& shard, const KvCache& cache) {
   const PageLayout layout = LayoutOf(cache), file_layout{plan.format, layout.head_dim};
   DUO_CHECK(plan.kind != KvIoKind::kWrite || plan.format == layout.format);
   DUO_CHECK(plan.format == layout.format || ReadsAs(plan.format, layout.format) || plan.kind == KvIoKind::kProbe);
-  KvIoContext c{plan, files, device, comm, LocalKv{shard, cache, plan}, layout, file_layout.page_bytes(), {}};
-  c.result.section_crcs.assign(plan.sections.size(), 0);
-  c.result.ring_crcs.assign(plan.rings.size(), 0);
-  absl::Status status;
-  if (plan.kind == KvIoKind::kProbe) {
+  std::unique_ptr<KvIoContext> c(new KvIoContext{std::move(plan), files, device, comm, LocalKv{shard, cache, nullptr},
+                                                 layout, file_layout.page_bytes()});
+  c->local.plan = &c->plan;
+  c->result.section_crcs.assign(c->plan.sections.size(), 0);
+  c->result.ring_crcs.assign(c->plan.rings.size(), 0);
+  c->sections.resize(c->plan.sections.size());
+  c->rings.resize(c->plan.rings.size());
+  if (c->plan.kind == KvIoKind::kWrite) StageWrites(*c);
+  return std::unique_ptr<KvIoRun>(new KvIoRun(std::move(c)));
+}
+
+void KvIoRun::Work(ThreadPool& pool) {
+  KvIoContext& c = *c_;
+  if (c.plan.kind == KvIoKind::kProbe) {
     FileInfo info;
-    const int32_t mine = files.info(plan.dir + "/" + plan.rings_file, &info) == 0 ? 1 : 0;
+    c.result.visible = c.files.info(c.plan.dir + "/" + c.plan.rings_file, &info) == 0;
+  } else {
+    c.status = c.plan.kind == KvIoKind::kWrite ? WriteStaged(c) : ReadStaged(c, pool);
+  }
+}
+
+absl::StatusOr<KvIoResult> KvIoRun::End() {
+  KvIoContext& c = *c_;
+  const KvIoPlan& plan = c.plan;
+  Communicator& comm = c.comm;
+  if (comm.size() > 1) c.status = Agree(comm, c.status);
+  if (!c.status.ok()) return c.status;
+  if (plan.kind == KvIoKind::kRead) {
+    PlaceStaged(c);
+    c.device.Synchronize();
+  }
+  if (comm.size() > 1 && plan.kind == KvIoKind::kProbe) {
+    const int32_t mine = c.result.visible ? 1 : 0;
     std::vector<int32_t> all(comm.size());
     comm.AllGatherHost(all.data(), &mine, sizeof mine);
     c.result.visible = std::find(all.begin(), all.end(), 0) == all.end();
-  } else if (plan.kind == KvIoKind::kWrite) {
-    status = plan.shared ? WriteOwn(c) : WriteThroughLeader(c);
-  } else {
-    status = plan.shared ? ReadOwn(c) : ReadThroughLeader(c);
-    device.Synchronize();
   }
-  if (comm.size() > 1) {
-    status = Agree(comm, status);
-    if (status.ok() && plan.shared) {
-      ShareCrcs(comm, plan.sections, &c.result.section_crcs);
-      ShareCrcs(comm, plan.rings, &c.result.ring_crcs);
-      std::vector<int64_t> bytes(comm.size());
-      comm.AllGatherHost(bytes.data(), &c.result.bytes, sizeof(int64_t));
-      c.result.bytes = 0;
-      for (int64_t b : bytes) c.result.bytes += b;
-    }
+  if (comm.size() > 1 && plan.shared) {
+    ShareCrcs(comm, plan.sections, &c.result.section_crcs);
+    ShareCrcs(comm, plan.rings, &c.result.ring_crcs);
+    std::vector<int64_t> bytes(comm.size());
+    comm.AllGatherHost(bytes.data(), &c.result.bytes, sizeof(int64_t));
+    c.result.bytes = 0;
+    for (int64_t b : bytes) c.result.bytes += b;
   }
-  if (!status.ok()) return status;
   return std::move(c.result);
 }
 

@@ -2,13 +2,16 @@
 // KvIoPlan and sends it; each rank then does the sections it holds. The bytes of a page and of a ring are the same on
 // every backend (kv_layout.h), so any partition can read what any other wrote.
 //
+// A plan is carried out in three parts (KvIoRun), so that no step of the model waits for a disk: the bytes go through
+// host memory, and only the part in the middle, on whatever thread, reads and writes files.
+//
 // Where ranks do not share the directory rank 0 does all reading and writing and exchanges the bytes with the holders.
-// Everything here is collective; results are complete on rank 0. Errors: DATA_LOSS (a checksum or a short file),
-// RESOURCE_EXHAUSTED (disk full), PERMISSION_DENIED, INTERNAL (other I/O errors), each with the file and the place.
-// Not thread-safe: the engine's thread.
+// Results are complete on rank 0. Errors: DATA_LOSS (a checksum or a short file), RESOURCE_EXHAUSTED (disk full),
+// PERMISSION_DENIED, INTERNAL (other I/O errors), each with the file and the place.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/base/device.h"
+#include "kernels/base/thread_pool.h"
 #include "parallel/communicator.h"
 #include "parallel/partition.h"
 #include "parallel/shard.h"
@@ -84,8 +88,25 @@ constexpr bool ReadsAs(KvFormat saved, KvFormat cache) {
 // Bytes of a section in its file.
 int64_t SectionBytes(const KvSection& section, int64_t page_bytes);
 
-// Collective; the same plan on every rank. range_pages: as in SectionsOf.
-absl::StatusOr<KvIoResult> RunKvIo(const KvIoPlan& plan, const FileSystem& files, Device& device, Communicator& comm,
-                                   const RankShard& shard, const KvCache& cache);
+struct KvIoContext;
+
+// A plan under way on one rank. Begin and End are collective and belong to the engine's thread; between them Work runs
+// once. What files, device, comm, shard and cache are borrowed from outlives it. Destroying it before End leaves the
+// cache as it was; not while Work runs.
+class KvIoRun {
+ public:
+  // The same plan on every rank. What is to be written is copied here: the session may go on or go away.
+  static std::unique_ptr<KvIoRun> Begin(KvIoPlan plan, const FileSystem& files, Device& device, Communicator& comm,
+                                        const RankShard& shard, const KvCache& cache);
+  ~KvIoRun();
+  // All that waits for a disk; touches neither device nor communicator. Any thread that may use the pool.
+  void Work(ThreadPool& pool);
+  // When Work has returned on every rank: what was read goes to where it belongs, which must still be the session's.
+  absl::StatusOr<KvIoResult> End();
+
+ private:
+  explicit KvIoRun(std::unique_ptr<KvIoContext> context);
+  std::unique_ptr<KvIoContext> c_;
+};
 
 }  // namespace duo

@@ -1,7 +1,8 @@
-// Private to kv_io*.cc: what a rank knows while it carries out a plan. One thread but for PlanFiles.
+// Private to kv_io*.cc: what a rank knows while it carries out a plan. One thread at a time but for PlanFiles.
 #pragma once
 
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -52,14 +53,14 @@ class PlanFiles {
 struct LocalKv {
   const RankShard& shard;
   const KvCache& cache;
-  const KvIoPlan& plan;
+  const KvIoPlan* plan;
 
   // Device address of page p of (layer, KV head); null when it is not held here or lies beyond the session.
   uint8_t* Page(int layer, int head, int64_t p) const {
     for (const PagedKv& kv : cache.layers()[layer].paged) {
       for (int h = 0; h < kv.num_heads; ++h) {
         if (shard.layers[layer][kv.first_head + h].kv_head != head || !kv.holds(p)) continue;
-        const std::vector<int32_t>& ids = kv.split ? plan.split_pages : plan.pages;
+        const std::vector<int32_t>& ids = kv.split ? plan->split_pages : plan->pages;
         const int64_t group = p / kv.slots;
         if (group >= static_cast<int64_t>(ids.size())) return nullptr;
         return kv.base + h * kv.head_stride + ids[group] * kv.id_stride() +
@@ -77,7 +78,7 @@ struct LocalKv {
   uint8_t* Ring(int layer, int head) const {
     const RingKv& kv = cache.layers()[layer].ring;
     for (int h = 0; h < kv.num_heads; ++h) {
-      if (shard.layers[layer][kv.first_head + h].kv_head == head) return kv.k_at(plan.ring, h, 0);
+      if (shard.layers[layer][kv.first_head + h].kv_head == head) return kv.k_at(plan->ring, h, 0);
     }
     return nullptr;
   }
@@ -89,24 +90,34 @@ inline PageLayout LayoutOf(const KvCache& cache) {
   return {cache.sizes().format, shape.head_dim};
 }
 
+// Bytes of a section or a ring on their way; none: not this rank's affair.
+struct Staged {
+  std::unique_ptr<uint8_t[]> bytes;
+  int64_t size = 0;
+  void Make(int64_t n) {
+    bytes = std::make_unique_for_overwrite<uint8_t[]>(n);  // what is never touched takes no memory
+    size = n;
+  }
+};
+
 struct KvIoContext {
-  const KvIoPlan& plan;
+  KvIoPlan plan;
   const FileSystem& files;
   Device& device;
   Communicator& comm;
   LocalKv local;
   PageLayout layout;   // in memory
   int64_t page_bytes;  // in the files
-  KvIoResult result;
+  KvIoResult result = {};
+  absl::Status status = {};
+  std::vector<Staged> sections = {}, rings = {};  // as in the plan
+
+  bool leader() const { return comm.rank() == 0; }
 };
 
-// CRC of a section's table of CRCs, which stands behind its pages.
-inline uint32_t TableCrc(const KvSection& s, const std::vector<uint8_t>& bytes, int64_t page_bytes) {
-  return Crc32c(bytes.data() + s.count * page_bytes, s.count * sizeof(uint32_t));
-}
-
-absl::Status ReadOwn(KvIoContext& c);
-// Rank 0 for all.
-absl::Status ReadThroughLeader(KvIoContext& c);
+// Reads what this rank is to have, or rank 0 for all, into the staged bytes, in the cache's format.
+absl::Status ReadStaged(KvIoContext& c, ThreadPool& pool);
+// Collective: to where it belongs.
+void PlaceStaged(KvIoContext& c);
 
 }  // namespace duo

@@ -26,11 +26,6 @@ void Round(const uint8_t* f32, int64_t bytes, uint8_t* bf) {
   }
 }
 
-// One thread's room: pages as they stand in the file, and as the cache wants them.
-struct Staging {
-  std::vector<uint8_t> file, cache;
-};
-
 absl::Status ReadTable(const KvSection& s, const File& file, const KvIoContext& c, std::vector<uint32_t>* crcs) {
   crcs->resize(s.count);
   const int64_t bytes = s.count * static_cast<int64_t>(sizeof(uint32_t)), offset = s.offset + s.count * c.page_bytes;
@@ -65,9 +60,19 @@ int RunOf(const KvSection& s, int i, int64_t most, const KvIoContext& c) {
   return run;
 }
 
-// Reads the pages of a section that are held here, and only those. On the CPU they are read to where they belong; for a
-// GPU, or where they must be rounded, block by block through `staging`. `mutex` lets one thread at a time feed a GPU.
-absl::Status ReadSection(const KvSection& s, const File& file, KvIoContext& c, Staging& staging, std::mutex& mutex,
+// How many pages of a section, from i on and at most `most`, this rank wants in a row, or does not want.
+int WantedOf(const KvSection& s, int i, int64_t most, const KvIoContext& c, bool* wanted) {
+  const auto held = [&](int j) {
+    return !c.plan.shared || c.local.Page(s.layer, s.head, s.first + int64_t{j} * s.step) != nullptr;
+  };
+  *wanted = held(i);
+  int run = 1;
+  while (run < most && i + run < s.to && held(i + run) == *wanted) ++run;
+  return run;
+}
+
+// Reads the pages of a section that are wanted here, and only those; page i to where page i - from stands.
+absl::Status ReadSection(const KvSection& s, const File& file, const KvIoContext& c, Staged* staged,
                          int64_t* bytes_read) {
   constexpr int64_t kBlockBytes = 1 << 20;  // stays in the processor's cache from reading to checking
   std::vector<uint32_t> crcs;
@@ -75,24 +80,16 @@ absl::Status ReadSection(const KvSection& s, const File& file, KvIoContext& c, S
   *bytes_read += s.count * static_cast<int64_t>(sizeof(uint32_t));
   const int64_t block = std::max<int64_t>(1, kBlockBytes / c.page_bytes), there = c.layout.page_bytes();
   const bool rounds = c.plan.format != c.layout.format;
+  std::vector<uint8_t> before(rounds ? block * c.page_bytes : 0);
+  staged->Make((s.to - s.from) * there);
   for (int i = s.from; i < s.to;) {
-    const int run = RunOf(s, i, block, c);
-    uint8_t* first = c.local.Page(s.layer, s.head, s.first + int64_t{i} * s.step);
-    if (first != nullptr) {
-      const bool direct = !rounds && !c.device.is_cuda();
-      if (!direct) staging.file.resize(block * c.page_bytes);
-      uint8_t* into = direct ? first : staging.file.data();
-      if (absl::Status r = ReadPages(s, {i, run}, file, c.page_bytes, crcs, into); !r.ok()) return r;
-      const uint8_t* ready = into;
-      if (rounds) {
-        staging.cache.resize(block * there);
-        Round(into, run * c.page_bytes, staging.cache.data());
-        ready = staging.cache.data();
-      }
-      if (!direct) {
-        std::lock_guard lock(mutex);
-        c.device.Upload(first, ready, run * there);
-      }
+    bool wanted = false;
+    const int run = WantedOf(s, i, block, c, &wanted);
+    if (wanted) {
+      uint8_t* const place = staged->bytes.get() + (i - s.from) * there;
+      if (absl::Status r = ReadPages(s, {i, run}, file, c.page_bytes, crcs, rounds ? before.data() : place); !r.ok())
+        return r;
+      if (rounds) Round(before.data(), run * c.page_bytes, place);
       *bytes_read += run * c.page_bytes;
     }
     i += run;
@@ -100,105 +97,89 @@ absl::Status ReadSection(const KvSection& s, const File& file, KvIoContext& c, S
   return absl::OkStatus();
 }
 
-int64_t RingBytesInFile(const KvRingSection& r, const KvIoContext& c) {
+absl::Status ReadRing(const KvRingSection& r, PlanFiles& files, const KvIoContext& c, Staged* staged,
+                      int64_t* bytes_read) {
   const bool rounds = c.plan.format != c.layout.format;
-  return c.local.ring_bytes(r.layer) * (rounds ? 2 : 1);
-}
-
-absl::Status ReadRing(const KvRingSection& r, PlanFiles& files, std::vector<uint8_t>* bytes) {
+  const int64_t there = c.local.ring_bytes(r.layer), bytes = there * (rounds ? 2 : 1);
   absl::StatusOr<const File*> file = files.Rings();
   if (!file.ok()) return file.status();
-  if (absl::Status s = (*file)->Read(bytes->data(), bytes->size(), r.offset); !s.ok()) return s;
-  if (Crc32c(bytes->data(), bytes->size()) == r.crc) return absl::OkStatus();
-  return absl::DataLossError(
-      absl::StrFormat("%s: damaged at byte %d: the checksum of the ring of layer %d, head %d is wrong", (*file)->name(),
-                      r.offset, r.layer, r.head));
-}
-
-void PlaceRing(const KvRingSection& r, const std::vector<uint8_t>& bytes, KvIoContext& c) {
-  uint8_t* ring = c.local.Ring(r.layer, r.head);
-  if (ring == nullptr) return;
-  if (c.plan.format == c.layout.format) return c.device.Upload(ring, bytes.data(), bytes.size());
-  std::vector<uint8_t> rounded(bytes.size() / 2);
-  Round(bytes.data(), bytes.size(), rounded.data());
-  c.device.Upload(ring, rounded.data(), rounded.size());
+  std::vector<uint8_t> before(bytes);
+  if (absl::Status s = (*file)->Read(before.data(), bytes, r.offset); !s.ok()) return s;
+  if (Crc32c(before.data(), bytes) != r.crc) {
+    return absl::DataLossError(
+        absl::StrFormat("%s: damaged at byte %d: the checksum of the ring of layer %d, head %d is wrong",
+                        (*file)->name(), r.offset, r.layer, r.head));
+  }
+  staged->Make(there);
+  if (rounds) {
+    Round(before.data(), bytes, staged->bytes.get());
+  } else {
+    std::memcpy(staged->bytes.get(), before.data(), bytes);
+  }
+  *bytes_read += bytes;
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::Status ReadOwn(KvIoContext& c) {
+absl::Status ReadStaged(KvIoContext& c, ThreadPool& pool) {
+  if (!c.plan.shared && !c.leader()) return absl::OkStatus();
   PlanFiles files(c.files, c.plan, O_RDONLY);
-  std::vector<const KvSection*> own;
-  for (const KvSection& s : c.plan.sections) {
-    if (c.local.HoldsAny(s)) own.push_back(&s);
+  std::vector<size_t> wanted;
+  for (size_t i = 0; i < c.plan.sections.size(); ++i) {
+    if (!c.plan.shared || c.local.HoldsAny(c.plan.sections[i])) wanted.push_back(i);
   }
-  for (const KvSection* s : own) {
-    if (absl::StatusOr<const File*> file = files.Pages(*s); file.ok()) {
-      (*file)->Expect((s->to - s->from) * c.page_bytes, s->offset + s->from * c.page_bytes);
+  for (size_t i : wanted) {
+    const KvSection& s = c.plan.sections[i];
+    if (absl::StatusOr<const File*> file = files.Pages(s); file.ok()) {
+      (*file)->Expect((s.to - s.from) * c.page_bytes, s.offset + s.from * c.page_bytes);
     }
   }
-  std::mutex feeding, mutex;
+  std::mutex mutex;
   absl::Status status;  // guarded by mutex, as is c.result
-  std::vector<Staging> staging(c.device.pool().threads());
-  c.device.pool().ParallelFor(static_cast<int64_t>(own.size()), [&](int64_t item, int thread) {
-    const KvSection& s = *own[item];
+  pool.ParallelFor(static_cast<int64_t>(wanted.size()), [&](int64_t item, int) {
+    const size_t i = wanted[item];
     int64_t bytes = 0;
-    absl::StatusOr<const File*> file = files.Pages(s);
-    const absl::Status done = file.ok() ? ReadSection(s, **file, c, staging[thread], feeding, &bytes) : file.status();
+    absl::StatusOr<const File*> file = files.Pages(c.plan.sections[i]);
+    const absl::Status done =
+        file.ok() ? ReadSection(c.plan.sections[i], **file, c, &c.sections[i], &bytes) : file.status();
     std::lock_guard lock(mutex);
     status.Update(done);
     c.result.bytes += bytes;
   });
-  if (!status.ok()) return status;
-  for (const KvRingSection& r : c.plan.rings) {
-    if (c.local.Ring(r.layer, r.head) == nullptr) continue;
-    std::vector<uint8_t> bytes(RingBytesInFile(r, c));
-    if (absl::Status s = ReadRing(r, files, &bytes); !s.ok()) return s;
-    PlaceRing(r, bytes, c);
-    c.result.bytes += bytes.size();
-  }
-  return absl::OkStatus();
-}
-
-// A failure at rank 0 must not leave the others waiting: every section is exchanged in any case.
-absl::Status ReadThroughLeader(KvIoContext& c) {
-  const bool leader = c.comm.rank() == 0;
-  const bool rounds = c.plan.format != c.layout.format;
-  PlanFiles files(c.files, c.plan, O_RDONLY);
-  absl::Status status;
-  std::vector<uint8_t> bytes, rounded;
-  std::vector<uint32_t> crcs;
-  for (const KvSection& s : c.plan.sections) {
-    const int pages = s.to - s.from;
-    bytes.assign(pages * c.page_bytes, 0);
-    if (leader && status.ok()) {
-      absl::StatusOr<const File*> file = files.Pages(s);
-      status = file.ok() ? ReadTable(s, **file, c, &crcs) : file.status();
-      if (status.ok()) status = ReadPages(s, {s.from, pages}, **file, c.page_bytes, crcs, bytes.data());
-      c.result.bytes += bytes.size() + crcs.size() * sizeof(uint32_t);
-    }
-    c.comm.Broadcast(bytes.data(), bytes.size(), 0);
-    const int64_t there = c.layout.page_bytes();
-    const uint8_t* ready = bytes.data();
-    if (rounds) {
-      rounded.resize(pages * there);
-      Round(bytes.data(), bytes.size(), rounded.data());
-      ready = rounded.data();
-    }
-    for (int i = s.from; i < s.to;) {
-      uint8_t* first = c.local.Page(s.layer, s.head, s.first + int64_t{i} * s.step);
-      const int run = RunOf(s, i, pages, c);
-      if (first != nullptr) c.device.Upload(first, ready + (i - s.from) * there, run * there);
-      i += run;
-    }
-  }
-  for (const KvRingSection& r : c.plan.rings) {
-    bytes.assign(RingBytesInFile(r, c), 0);
-    if (leader && status.ok()) status = ReadRing(r, files, &bytes);
-    c.comm.Broadcast(bytes.data(), bytes.size(), 0);
-    PlaceRing(r, bytes, c);
+  for (size_t i = 0; i < c.plan.rings.size() && status.ok(); ++i) {
+    const KvRingSection& r = c.plan.rings[i];
+    if (c.plan.shared && c.local.Ring(r.layer, r.head) == nullptr) continue;
+    status = ReadRing(r, files, c, &c.rings[i], &c.result.bytes);
   }
   return status;
+}
+
+void PlaceStaged(KvIoContext& c) {
+  const auto share = [&c](Staged* staged, int64_t bytes) {
+    if (c.plan.shared || c.comm.size() == 1) return;
+    if (!c.leader()) staged->Make(bytes);
+    c.comm.Broadcast(staged->bytes.get(), bytes, 0);
+  };
+  for (size_t n = 0; n < c.plan.sections.size(); ++n) {
+    const KvSection& s = c.plan.sections[n];
+    const int64_t there = c.layout.page_bytes();
+    share(&c.sections[n], (s.to - s.from) * there);
+    if (c.sections[n].bytes == nullptr) continue;
+    for (int i = s.from; i < s.to;) {
+      uint8_t* first = c.local.Page(s.layer, s.head, s.first + int64_t{i} * s.step);
+      const int run = RunOf(s, i, s.to - i, c);
+      if (first != nullptr) c.device.Upload(first, c.sections[n].bytes.get() + (i - s.from) * there, run * there);
+      i += run;
+    }
+    c.sections[n] = {};
+  }
+  for (size_t n = 0; n < c.plan.rings.size(); ++n) {
+    const KvRingSection& r = c.plan.rings[n];
+    share(&c.rings[n], c.local.ring_bytes(r.layer));
+    uint8_t* ring = c.local.Ring(r.layer, r.head);
+    if (ring != nullptr) c.device.Upload(ring, c.rings[n].bytes.get(), c.rings[n].size);
+  }
 }
 
 }  // namespace duo

@@ -19,10 +19,12 @@ namespace duo {
 
 // The first byte of every message from rank 0 to the others.
 enum class Command : uint8_t {
-  kStep = 1,  // a StepPlan follows
-  kEnd = 2,   // the follower's loop ends
-  kFill = 3,  // the whole cache becomes random (benchmarks)
-  kIo = 4,    // a KvIoPlan follows
+  kStep = 1,     // a StepPlan follows
+  kEnd = 2,      // the follower's loop ends
+  kFill = 3,     // the whole cache becomes random (benchmarks)
+  kIo = 4,       // a KvIoPlan follows, carried out at once
+  kBeginIo = 5,  // likewise, carried out beside the steps that follow
+  kEndIo = 6,    // whether to keep what it read follows
 };
 
 class Worker {
