@@ -23,6 +23,7 @@ class DiskThread {
   void Run(std::function<void()> work, std::function<void()> done = {});
   // Calls the `done`s of finished work. True: there were some.
   bool Deliver();
+  bool threaded() const { return threaded_; }
   bool idle() const;  // no work is left; `done`s may be
   bool due() const;   // `done`s are left
   void Wait();        // until idle

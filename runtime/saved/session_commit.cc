@@ -217,16 +217,16 @@ void SessionStore::Clean(const std::string& id, const SessionManifest& m, int64_
   RemoveFiles(*files_, DirOf(id), keep, number);
 }
 
-// What the job wrote is not named by any manifest: files that were added to get their old length back, new ones go.
-void SessionStore::Undo(const SaveJob& job) {
-  const std::string dir = DirOf(job.id_);
-  if (!lease_->Check(dir, job.number_).ok()) return;
-  for (const auto& [name, length] : job.old_lengths_) {
+// What a save wrote is not named by any manifest: files that were added to get their old length back, new ones go.
+void SessionStore::Undo(const std::string& id, int64_t number, const std::map<std::string, int64_t>& old_lengths) {
+  const std::string dir = DirOf(id);
+  if (!lease_->Check(dir, number).ok()) return;
+  for (const auto& [name, length] : old_lengths) {
     if (length > 0) files_->truncate(dir + "/" + name, length);
   }
-  const absl::StatusOr<SessionManifest> m = ReadWhole(job.id_);
-  if (m.ok()) return Clean(job.id_, *m, job.number_);
-  if (absl::IsNotFound(m.status())) RemoveSession(job.id_);
+  const absl::StatusOr<SessionManifest> m = ReadWhole(id);
+  if (m.ok()) return Clean(id, *m, number);
+  if (absl::IsNotFound(m.status())) RemoveSession(id);
 }
 
 }  // namespace duo

@@ -32,6 +32,7 @@ absl::StatusOr<std::unique_ptr<SessionStore>> SessionStore::Open(const std::stri
   store->dir_ = dir;
   store->files_ = &files;
   store->engine_ = &engine;
+  store->disk_ = std::make_unique<DiskThread>(options.threaded);
   absl::StatusOr<SafetensorsModel> model = SafetensorsModel::Open(model_dir);
   if (!model.ok()) return model.status();
   store->fingerprint_ = WeightsFingerprint(*model);
@@ -60,6 +61,7 @@ absl::StatusOr<std::unique_ptr<SessionStore>> SessionStore::Open(const std::stri
 }
 
 SessionStore::~SessionStore() {
+  disk_.reset();  // what it still has to do is done
   {
     std::lock_guard lock(mutex_);
     stop_ = true;

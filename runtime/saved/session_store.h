@@ -21,15 +21,18 @@
 // the former one as it was; a restore that fails leaves nothing. Several servers may share DIR; each session is held by
 // one of them at a time.
 //
-// Used on rank 0, on the thread that owns the engine; the other ranks take part from Engine::Follow. A thread of the
-// store's own beats the lease and looks what other servers saved. Errors: NOT_FOUND; DATA_LOSS (damaged, with the file
-// and the place); FAILED_PRECONDITION (another model, other head classes, another KV format, a newer format version; a
-// directory that is not the store's; held by another server, with its host); ALREADY_EXISTS; RESOURCE_EXHAUSTED (disk
-// full; no room in the cache, with the numbers); PERMISSION_DENIED.
+// Used on rank 0. Jobs and what is said so below belong to the engine's thread; all else asks the disk or what is known
+// of it, and belongs to the disk's: Do. A store that is not `threaded` has no such thread, and does all at once where
+// it is called. The other ranks take part from Engine::Follow. Another thread of the store's own beats the lease and
+// looks what other servers saved. Errors: NOT_FOUND; DATA_LOSS (damaged, with the file and the place);
+// FAILED_PRECONDITION (another model, other head classes, another KV format, a newer format version; a directory that
+// is not the store's; held by another server, with its host); ALREADY_EXISTS; RESOURCE_EXHAUSTED (disk full; no room in
+// the cache, with the numbers); PERMISSION_DENIED.
 #pragma once
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -42,6 +45,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/engine/engine.h"
+#include "runtime/files/disk_thread.h"
 #include "runtime/saved/server_lease.h"
 #include "runtime/saved/session_files.h"
 #include "runtime/saved/session_index.h"
@@ -53,6 +57,7 @@ namespace duo {
 struct StoreOptions {
   const FileSystem* files = nullptr;  // of rank 0's small files; null: the machine's. Page files: EngineOptions::files
   LeaseOptions lease;
+  bool threaded = false;    // nothing on the engine's thread waits for a disk
   double look_seconds = 5;  // how often others' sessions are looked for; 0: only when Refresh is called
 };
 
@@ -63,11 +68,24 @@ class SessionStore {
                                                             Engine& engine, StoreOptions options = {});
   ~SessionStore();  // gives back what it holds
 
-  // What is there, of any model and state, from memory: see SavedSession. By id.
+  // What is there, of any model and state, from memory: see SavedSession. By id. Any thread.
   std::vector<SavedSession> List() const { return index_->List(); }
-  // One of them; asks the disk only when it is not known. NOT_FOUND.
+  std::optional<SavedSession> Known(const std::string& id) const { return index_->Find(id); }
+  bool Exists(const std::string& id) const { return Known(id).has_value(); }
+
+  // Work for the disk's thread, in order; `done` follows in Deliver. Any thread.
+  void Do(std::function<void()> work, std::function<void()> done = {}) const {
+    disk_->Run(std::move(work), std::move(done));
+  }
+  bool Deliver() { return disk_->Deliver(); }  // on the engine's thread; true: there was something
+  void WaitForDisk() const { disk_->Wait(); }
+  bool quiet() const { return disk_->idle() && !disk_->due(); }
+  bool due() const { return disk_->due(); }
+  // Called when the disk has done something, on its thread. Empty: nobody, from when it returns.
+  void Tell(std::function<void()> tell) { disk_->Tell(std::move(tell)); }
+
+  // One that is known, or that another server has just saved. NOT_FOUND.
   absl::StatusOr<SavedSession> Find(const std::string& id) const;
-  bool Exists(const std::string& id) const { return index_->Find(id).has_value(); }
   void Refresh() { index_->Refresh(); }
   absl::Status Beat() { return lease_->Beat(); }  // Refresh and Beat: what the store's thread does; any thread
 
@@ -75,7 +93,8 @@ class SessionStore {
   absl::Status Hold(const std::string& id);
   void Release(const std::string& id);
 
-  // Writes the session as it is now; it must not change until the job is done. `meta` gives what the engine does not
+  // Writes the session as it is now; it must not change until the job is done. On the engine's thread, as StartRestore;
+  // errors may come with the job's first Step. `meta` gives what the engine does not
   // know: max_tokens, durable, open, append, owner, tail, chat. A saved session that this one was neither restored from
   // nor saved to is overwritten only when `replace` says so, else ALREADY_EXISTS.
   absl::StatusOr<std::unique_ptr<SaveJob>> StartSave(const std::string& id, SessionId session,
@@ -104,6 +123,7 @@ class SessionStore {
   bool shared() const { return shared_; }
 
  private:
+  friend class JobPart;
   friend class SaveJob;
   friend class RestoreJob;
   // How a saved session and the open one that it was made from or restored into hang together.
@@ -132,7 +152,7 @@ class SessionStore {
   absl::StatusOr<SessionManifest> CurrentManifest(const std::string& id);
   void Clean(const std::string& id, const SessionManifest& manifest, int64_t number);
   void RemoveSession(const std::string& id);
-  void Undo(const SaveJob& job);
+  void Undo(const std::string& id, int64_t number, const std::map<std::string, int64_t>& old_lengths);
   void BeginReading(const std::string& id, const std::set<std::string>& names);
   void EndReading(const std::string& id, const std::set<std::string>& names);
   std::set<std::string> ReadingOf(const std::string& id) const;
@@ -155,6 +175,7 @@ class SessionStore {
   std::condition_variable wake_;
   bool stop_ = false;  // guarded by mutex_
   std::thread keeper_;
+  std::unique_ptr<DiskThread> disk_;  // works on all of the above
 };
 
 }  // namespace duo
