@@ -128,6 +128,8 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   if (!o.save_dir.empty()) {
     StoreOptions so;
     so.lease.take_over = o.take_over;
+    so.files = o.files;
+    so.threaded = true;
     absl::StatusOr<std::unique_ptr<SessionStore>> opened =
         SessionStore::Open(o.save_dir, o.model_dir, *engine, std::move(so));
     if (!opened.ok()) return opened.status();
@@ -149,6 +151,9 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   sessions = std::make_unique<Sessions>(so, *engine, store.get(), *log);
   thread =
       std::make_unique<EngineThread>(EngineThread::Work{[this] { return Step(); }, [this] { Tick(); }}, kMostClosures);
+  const auto tell = [t = thread.get()] { t->Urgent([] {}); };  // what waited for a disk goes on
+  engine->TellIo(tell);
+  if (store != nullptr) store->Tell(tell);
   return absl::OkStatus();
 }
 
@@ -210,10 +215,13 @@ void Server::Wait() {
 }
 
 Server::~Server() {
-  if (!state_->running) return;
-  Drain();
-  Wait();
-  state_->thread->Stop();
+  if (state_->running) {
+    Drain();
+    Wait();
+    state_->thread->Stop();
+  }
+  state_->engine->TellIo(nullptr);
+  if (state_->store != nullptr) state_->store->Tell(nullptr);
 }
 
 }  // namespace duo

@@ -35,7 +35,8 @@ struct ServerOptions {
   int max_queue = 256;
   int64_t checkpoint_tokens = 32768;
   double idle_seconds = 0;
-  double grace_seconds = 30;  // that running questions are given when the server drains
+  const FileSystem* files = nullptr;  // under the save directory; null: the machine's own
+  double grace_seconds = 30;          // that running questions are given when the server drains
 };
 
 class Server {

@@ -9,7 +9,7 @@ namespace {
 void FinishOpened(Sessions& sessions, const UnaryCall& call, const Answered<SessionView>& finish,
                   const absl::StatusOr<SessionView>& view) {
   if (!view.ok() || !call.gone()) return finish(view);
-  sessions.Close(view->id, false).IgnoreError();
+  sessions.Close(view->id, false);
   finish(absl::CancelledError("the caller is gone"));
 }
 
@@ -59,9 +59,10 @@ UnaryCallPtr StartClose(CallContext& context, const Caller& caller, CloseRequest
                         Answered<CloseAnswer> finish) {
   return StartUnary(context, caller, "Close", std::move(finish),
                     [s = context.sessions, r = std::move(request)](const auto&, const auto& done) {
-                      const absl::Status closed = s->Close(r.session_id, r.delete_saved);
-                      if (closed.ok()) return done(CloseAnswer{});
-                      done(closed);
+                      s->Close(r.session_id, r.delete_saved, [done](const absl::Status& closed) {
+                        if (closed.ok()) return done(CloseAnswer{});
+                        done(closed);
+                      });
                     });
 }
 

@@ -163,7 +163,7 @@ void Sessions::UndoNow(NamedSession& session) {
   }
   ForgetAppend(session);
   session.durable_tokens = std::min(session.durable_tokens, start);
-  if (store_ != nullptr) store_->Rewound(session.id, start);
+  if (store_ != nullptr) store_->Do([s = store_, id = session.id, start] { s->Rewound(id, start); });
   if (session.durable && !draining_) StartSaveJob(session, [](const absl::Status&, StoreJob&) {});
 }
 

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "launcher/serve/sessions/sessions.h"
+#include "runtime/saved/session_names.h"
 
 namespace duo {
 
@@ -83,6 +84,7 @@ void Sessions::OnRestored(const std::string& id, const absl::Status& status, Sto
   session->state.To(Place::kOpen);
   session->session = job.restore->session();
   session->used = Clock::now();
+  session->max_tokens = manifest.max_tokens;
   session->durable_tokens = manifest.tokens;
   stats_.restored_bytes += job.restore->bytes_read();
   const double seconds = SecondsSince(job.begun);
@@ -155,8 +157,11 @@ absl::StatusOr<std::string> Sessions::CheckRestore(const std::string& id, const 
   if (store_ == nullptr) return absl::FailedPreconditionError("this server has no --save-dir");
   if (absl::StatusOr<SessionView> view = Get(id); !view.ok()) return view.status();
   const bool renamed = !new_id.empty() && new_id != id;
-  if (!renamed && Lookup(id) != nullptr) {
+  if (!renamed && (Lookup(id) != nullptr || taken_.count(id) != 0)) {
     return absl::AlreadyExistsError(absl::StrCat("there is a session ", id, " already"));
+  }
+  if (closing_.count(id) != 0) {
+    return absl::FailedPreconditionError(absl::StrCat("session ", id, " is still being closed; try again"));
   }
   absl::StatusOr<std::string> name = renamed ? NewId(new_id) : absl::StatusOr<std::string>(id);
   if (!name.ok()) return name;
@@ -169,11 +174,23 @@ absl::StatusOr<std::string> Sessions::CheckRestore(const std::string& id, const 
 
 void Sessions::Restore(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens,
                        Saved done) {
+  if (store_ == nullptr || !ValidSessionId(id)) return Refuse(done, CheckRestore(id, new_id, max_tokens).status());
+  // Another server may just have saved it.
+  store_->Do([s = store_, id] { s->Find(id).status().IgnoreError(); },
+             [=, this] { RestoreFound(call, id, new_id, max_tokens, done); });
+}
+
+void Sessions::RestoreFound(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens,
+                            const Saved& done) {
+  if (call->cancelled) return Refuse(done, absl::CancelledError("the call was cancelled"));
   const absl::StatusOr<std::string> name = CheckRestore(id, new_id, max_tokens);
   if (!name.ok()) return Refuse(done, name.status());
+  const std::optional<SavedSession> saved = store_->Known(id);
+  if (!saved.has_value()) return Refuse(done, absl::NotFoundError(absl::StrCat("session ", id, " is not saved")));
+  if (!saved->usable.ok()) return Refuse(done, saved->usable);
+  const SessionManifest& manifest = *saved->manifest;
   absl::StatusOr<std::unique_ptr<RestoreJob>> restore = store_->StartRestore(id, max_tokens, *name != id);
   if (!restore.ok()) return Refuse(done, restore.status());
-  const SessionManifest& manifest = (*restore)->manifest();
   NamedSession& session = Add(*name, Place::kRestoring);
   session.max_tokens = manifest.max_tokens;
   session.moved_tokens = manifest.tokens;
@@ -182,39 +199,59 @@ void Sessions::Restore(const CallPtr& call, const std::string& id, const std::st
   job.id = *name;
   job.begun = Clock::now();
   job.restore = std::move(*restore);
-  call->cancel = [this, name = *name] { Close(name, false).IgnoreError(); };
-  job.done = [this, call, name = *name, done](const absl::Status& s, StoreJob& finished) {
+  call->cancel = [this, name = *name] { Close(name, false); };
+  job.done = [this, call, name = *name, own = *name == id, done](const absl::Status& s, StoreJob& finished) {
     call->cancel = nullptr;
+    const bool closed = Lookup(name) == nullptr;
     OnRestored(name, s, finished);
     const SaveDone result = DoneOf(name, s, finished);
-    if (!s.ok()) sessions_.erase(name);
+    if (!s.ok() && !closed) {
+      sessions_.erase(name);
+      if (own) Release(name);
+    }
     done(result);
   };
   jobs_.push_back(std::move(job));
 }
 
-void Sessions::RunJob() {
-  StoreJob& job = jobs_.front();
-  absl::StatusOr<bool> more = job.save != nullptr ? job.save->Step() : job.restore->Step();
-  if (more.ok() && !*more) {
-    // Others take their turn.
-    std::rotate(jobs_.begin(), jobs_.begin() + 1, jobs_.end());
-    return;
+// Goes on with one that need not wait for a disk; false: all of them do.
+bool Sessions::RunJob() {
+  const auto next = std::find_if(jobs_.begin(), jobs_.end(), [](const StoreJob& job) { return !job.waits(); });
+  if (next == jobs_.end()) return false;
+  StoreJob job = std::move(*next);
+  jobs_.erase(next);
+  if (job.dropped) {
+    if (!(job.save != nullptr ? job.save->Drop() : job.restore->Drop())) {
+      jobs_.push_back(std::move(job));
+      return true;
+    }
+    job.save = nullptr;  // undoes what it had begun
+    job.restore = nullptr;
+    CloseOnDisk(job.id);
+    return true;
   }
-  StoreJob finished = std::move(job);
-  jobs_.pop_front();
-  auto done = std::move(finished.done);
-  done(more.status(), finished);
+  const absl::StatusOr<bool> more = job.save != nullptr ? job.save->Step() : job.restore->Step();
+  if (more.ok() && !*more) {
+    jobs_.push_back(std::move(job));  // others take their turn
+    return true;
+  }
+  if (!more.ok()) {  // what it had begun is undone before anything else is done with the session
+    job.save = nullptr;
+    job.restore = nullptr;
+  }
+  auto done = std::move(job.done);
+  done(more.status(), job);
+  return true;
 }
 
-// The session's jobs, which run no more.
-std::vector<StoreJob> Sessions::TakeJobs(const std::string& id) {
-  std::vector<StoreJob> taken;
-  for (StoreJob& job : jobs_) {
-    if (job.id == id) taken.push_back(std::move(job));
+// The session's jobs end with this status; they go as soon as nothing of theirs is at the disk.
+void Sessions::DropJobs(const std::string& id, const absl::Status& status) {
+  for (size_t i = 0; i < jobs_.size(); ++i) {
+    if (jobs_[i].id != id || jobs_[i].dropped) continue;
+    jobs_[i].dropped = true;
+    auto done = std::move(jobs_[i].done);
+    done(status, jobs_[i]);
   }
-  std::erase_if(jobs_, [&](const StoreJob& job) { return job.id == id; });
-  return taken;
 }
 
 }  // namespace duo

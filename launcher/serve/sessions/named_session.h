@@ -89,6 +89,9 @@ struct StoreJob {
   std::unique_ptr<RestoreJob> restore;
   std::chrono::steady_clock::time_point begun;
   std::function<void(const absl::Status&, StoreJob&)> done;  // once
+  bool dropped = false;                                      // done is called, and nobody wants more of it
+
+  bool waits() const { return save != nullptr ? save->waits() : restore->waits(); }
 };
 
 }  // namespace duo

@@ -20,7 +20,10 @@ void Sessions::Recover() {
     }
     const SessionManifest& manifest = *listed.manifest;
     if (!manifest.open) continue;
-    if (absl::Status held = store_->Hold(listed.id); !held.ok()) {
+    absl::Status held;
+    store_->Do([&] { held = store_->Hold(listed.id); });
+    store_->WaitForDisk();  // nobody is served yet
+    if (!held.ok()) {
       log_.Event("session not taken up", {{"session", listed.id}, {"status", std::string(held.message())}});
       continue;
     }
@@ -59,7 +62,7 @@ void Sessions::OnIdleSaved(const std::string& id, const absl::Status& status, in
   engine_.CloseSession(session->session).IgnoreError();
   session->state.To(Place::kMovedOut);
   session->session = 0;
-  store_->Forget(id);
+  store_->Do([s = store_, id] { s->Forget(id); });
   log_.Event("session moved out", {{"session", id}, {"bytes", bytes}});
 }
 
@@ -67,6 +70,7 @@ bool Sessions::Tick() {
   std::deque<std::function<void()>> due;
   due.swap(later_);
   for (auto& closure : due) closure();
+  if (store_ != nullptr) store_->Deliver();
   std::vector<std::string> rewinds;
   for (auto& [id, session] : sessions_) {  // nothing tells when a question has its fork
     if (!session.waiting.empty() && session.waiting.front().turn == Turn::kRewinds) rewinds.push_back(id);
@@ -75,14 +79,15 @@ bool Sessions::Tick() {
   // Jobs get about as much time as the engine's steps, so that neither starves the other.
   const double slice = std::min(kJobSeconds, engine_.stats().last_step_seconds);
   for (const Clock::time_point begun = Clock::now(); !jobs_.empty();) {
-    RunJob();
+    if (!RunJob()) break;
     if (!later_.empty() || SecondsSince(begun) >= slice) break;
   }
   if (store_ != nullptr && options_.idle_seconds > 0 && SecondsSince(last_idle_look_) > 0.5) {
     last_idle_look_ = Clock::now();
     MoveOutIdle();
   }
-  return !jobs_.empty() || !later_.empty();
+  return !later_.empty() || (store_ != nullptr && store_->due()) ||
+         std::any_of(jobs_.begin(), jobs_.end(), [](const StoreJob& job) { return !job.waits(); });
 }
 
 void Sessions::StartDraining() {
@@ -92,7 +97,9 @@ void Sessions::StartDraining() {
   }
 }
 
-bool Sessions::Quiet() const { return jobs_.empty() && later_.empty() && stats().calls == 0; }
+bool Sessions::Quiet() const {
+  return jobs_.empty() && later_.empty() && stats().calls == 0 && (store_ == nullptr || store_->quiet());
+}
 
 int Sessions::SaveAll() {
   int started = 0;

@@ -15,30 +15,48 @@ void Sessions::Reread(const CallPtr& call, const std::string& id, const std::str
   };
   const absl::StatusOr<std::string> name = CheckRestore(id, new_id, max_tokens);
   if (!name.ok()) return refuse(name.status());
-  absl::StatusOr<SessionStore::Texts> texts = store_->ReadTexts(id);
-  if (!texts.ok()) return refuse(texts.status());
-  if (*name == id) {
-    if (absl::Status held = store_->Hold(id); !held.ok()) return refuse(held);
-  }
-  const SessionManifest& manifest = texts->manifest;
-  std::vector<int32_t> tokens = std::move(texts->tokens);
+  taken_.insert(*name);
+  auto texts = std::make_shared<absl::StatusOr<SessionStore::Texts>>(absl::UnknownError("not read"));
+  const auto read = [s = store_, id, own = *name == id, texts] {
+    *texts = s->ReadTexts(id);
+    if (!own || !texts->ok()) return;
+    if (absl::Status held = s->Hold(id); !held.ok()) *texts = held;
+  };
+  store_->Do(read, [=, this, name = *name] {
+    taken_.erase(name);
+    if (texts->ok() && call->cancelled) *texts = absl::CancelledError("the call was cancelled");
+    if (texts->ok()) return RereadFound(call, id, name, max_tokens, **std::move(texts), done);
+    if (name == id) Release(id);
+    refuse(texts->status());
+  });
+}
+
+void Sessions::RereadFound(const CallPtr& call, const std::string& id, const std::string& name, int64_t max_tokens,
+                           SessionStore::Texts texts, const Saved& done) {
+  const SessionManifest& manifest = texts.manifest;
+  std::vector<int32_t> tokens = std::move(texts.tokens);
   if (manifest.append.has_value() && !manifest.append->done) {  // all of it is there, so all of it is read
     tokens.resize(manifest.append->start);
     tokens.insert(tokens.end(), manifest.append->tokens.begin(), manifest.append->tokens.end());
   }
   const int64_t room = max_tokens != 0 ? max_tokens : std::min(manifest.max_tokens, options_.max_session_tokens);
   absl::StatusOr<SessionId> made = engine_.CreateSession(std::max<int64_t>(1, room));
-  if (!made.ok()) return refuse(made.status());
-  NamedSession& session = Add(*name, Place::kOpen);
+  if (!made.ok()) {
+    if (name == id) Release(id);
+    SaveDone refused;
+    refused.status = made.status();
+    return done(refused);
+  }
+  NamedSession& session = Add(name, Place::kOpen);
   session.session = *made;
   session.max_tokens = room;
-  session.replaces = *name == id;
+  session.replaces = name == id;
   AppendInput input;
-  input.session_id = *name;
+  input.session_id = name;
   input.tokens = std::move(tokens);
   input.begun = true;
   AppendEvents events;
-  events.on_done = [this, name = *name, done, durable = manifest.durable && *name == id](const AppendDone& read) {
+  events.on_done = [this, name, done, durable = manifest.durable && name == id](const AppendDone& read) {
     // Not from inside the append's end, which still has the session in hand.
     Later([this, name, read, durable, done] { OnReread(name, read, durable, done); });
   };
@@ -58,7 +76,7 @@ void Sessions::OnReread(const std::string& id, const AppendDone& read, bool dura
     EndCalls(*session, read.status);
     engine_.CloseSession(session->session).IgnoreError();
     sessions_.erase(id);
-    store_->Release(id);
+    Release(id);
     return done(result);
   }
   log_.Event("session read again", {{"session", id}, {"tokens", Tokens(*session)}, {"seconds", read.read_seconds}});

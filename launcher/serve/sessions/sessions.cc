@@ -62,7 +62,12 @@ absl::StatusOr<std::string> Sessions::NewId(const std::string& wanted) {
   std::string id = wanted;
   if (id.empty()) id = absl::StrFormat("s-%016x", SplitMix64(next_id_++));
   if (!ValidId(id)) return BadId(id);
-  if (Lookup(id) != nullptr) return absl::AlreadyExistsError(absl::StrCat("there is a session ", id, " already"));
+  if (Lookup(id) != nullptr || taken_.count(id) != 0) {
+    return absl::AlreadyExistsError(absl::StrCat("there is a session ", id, " already"));
+  }
+  if (closing_.count(id) != 0) {
+    return absl::AlreadyExistsError(absl::StrCat("session ", id, " is still being closed; try again"));
+  }
   if (store_ != nullptr && store_->Exists(id)) {
     return absl::AlreadyExistsError(absl::StrCat("there is a saved session ", id, "; Restore opens it"));
   }
@@ -173,18 +178,31 @@ void Sessions::RewindNow(const std::string& id, int64_t tokens, const Viewed& do
   const AppendPhase phase = session.state.append();
   const bool into = phase == AppendPhase::kDone && tokens < session.append.start + session.append.total;
   if (into || phase == AppendPhase::kStopped) ForgetAppend(session);
-  if (store_ != nullptr) store_->Rewound(id, tokens);
-  // What a durable session has lost it must not have again after a crash.
-  absl::Status saved;
-  if (session.durable) saved = store_->RewindSaved(id, tokens, MetaOf(session, true));
-  if (saved.ok()) {
+  if (store_ != nullptr) store_->Do([s = store_, id, tokens] { s->Rewound(id, tokens); });
+  if (!session.durable) {
     session.durable_tokens = std::min(session.durable_tokens, tokens);
     done(View(session));
-  } else {
-    done(absl::Status(saved.code(), absl::StrCat("session ", id, " is cut to ", tokens,
-                                                 " tokens, but that is not on disk: ", saved.message())));
+    return RunWaiting(id);
   }
-  RunWaiting(id);
+  // What a durable session has lost it must not have again after a crash.
+  session.state.To(Place::kSaving);
+  auto saved = std::make_shared<absl::Status>();
+  const auto write = [s = store_, id, tokens, meta = MetaOf(session, true), saved] {
+    *saved = s->RewindSaved(id, tokens, meta);
+  };
+  store_->Do(write, [this, id, tokens, saved, done] {
+    NamedSession* still = Lookup(id);
+    if (still == nullptr) return done(absl::CancelledError(absl::StrCat("session ", id, " was closed")));
+    still->state.To(Place::kOpen);
+    if (saved->ok()) {
+      still->durable_tokens = std::min(still->durable_tokens, tokens);
+      done(View(*still));
+    } else {
+      done(absl::Status(saved->code(), absl::StrCat("session ", id, " is cut to ", tokens,
+                                                    " tokens, but that is not on disk: ", saved->message())));
+    }
+    RunWaiting(id);
+  });
 }
 
 absl::StatusOr<SessionView> Sessions::Get(const std::string& id) const {
@@ -193,8 +211,8 @@ absl::StatusOr<SessionView> Sessions::Get(const std::string& id) const {
   if (!ValidId(id)) return BadId(id);
   const absl::Status none = absl::NotFoundError(absl::StrCat("there is no session ", id));
   if (store_ == nullptr) return none;
-  const absl::StatusOr<SavedSession> saved = store_->Find(id);
-  return saved.ok() ? absl::StatusOr<SessionView>(SavedView(*saved)) : none;
+  const std::optional<SavedSession> saved = store_->Known(id);
+  return saved.has_value() ? absl::StatusOr<SessionView>(SavedView(*saved)) : none;
 }
 
 // A session that is only saved, as what it is: restored here, of another model, damaged.
@@ -225,27 +243,49 @@ std::vector<SessionView> Sessions::List() const {
   return views;
 }
 
-absl::Status Sessions::Close(const std::string& id, bool delete_saved) {
+void Sessions::Close(const std::string& id, bool delete_saved, Ended done) {
+  if (!done) done = [](const absl::Status&) {};
   NamedSession* session = Lookup(id);
   const bool saved = store_ != nullptr && ValidId(id) && store_->Exists(id);
-  if (session == nullptr && !(saved && delete_saved)) return Find(id).status();
+  if (closing_.count(id) != 0 || (session == nullptr && !(saved && delete_saved))) return done(Find(id).status());
+  closing_[id] = {delete_saved, std::move(done)};
   if (session != nullptr) {
     NamedSession closing = std::move(*session);
-    std::vector<StoreJob> jobs = TakeJobs(id);
     sessions_.erase(id);
     const absl::Status closed = absl::CancelledError(absl::StrCat("session ", id, " was closed"));
     EndCalls(closing, closed);
-    for (StoreJob& job : jobs) job.done(closed, job);
-    jobs.clear();  // undoes what they had begun
+    DropJobs(id, closed);
     if (closing.state.in_cache()) engine_.CloseSession(closing.session).IgnoreError();
-    if (store_ != nullptr) store_->Forget(id);
   }
   log_.Event("session closed", {{"session", id}});
-  if (store_ == nullptr) return absl::OkStatus();
-  absl::Status closed;
-  if (saved) closed = delete_saved ? store_->Delete(id) : store_->SetOpen(id, false);
-  store_->Release(id);
-  return closed;
+  CloseOnDisk(id);
+}
+
+// When nothing of it is at the disk any more.
+void Sessions::CloseOnDisk(const std::string& id) {
+  const auto found = closing_.find(id);
+  if (found == closing_.end()) return;
+  for (const StoreJob& job : jobs_) {
+    if (job.id == id) return;
+  }
+  const auto end = [this, id](const absl::Status& status) {
+    const Ended done = std::move(closing_.at(id).done);
+    closing_.erase(id);
+    done(status);
+  };
+  if (store_ == nullptr) return end(absl::OkStatus());
+  auto closed = std::make_shared<absl::Status>();
+  const auto close = [s = store_, id, delete_saved = found->second.delete_saved, closed] {
+    s->Forget(id);
+    if (s->Exists(id)) *closed = delete_saved ? s->Delete(id) : s->SetOpen(id, false);
+    s->Release(id);
+  };
+  store_->Do(close, [end, closed] { end(*closed); });
+}
+
+// No save or restore of the session follows.
+void Sessions::Release(const std::string& id) {
+  store_->Do([s = store_, id] { s->Release(id); });
 }
 
 // The append and the waiting calls of a session that is being closed end with this status; its questions end when the

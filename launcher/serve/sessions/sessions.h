@@ -5,8 +5,9 @@
 // saved or brought back waits its turn. Appends of durable sessions are read in pieces with a checkpoint after each.
 // Appends with an id can be stopped and taken up again; those without are undone when they fail.
 //
-// Everything here runs on the engine's thread, callbacks included; only AppendText is shared with the transport's
-// threads. Borrows the engine, the store (null: no save directory) and the log. Errors as in duo.proto.
+// Everything here runs on the engine's thread, callbacks included, and waits for no disk where the store is threaded:
+// what is at the disk ends in a later Tick. Only AppendText is shared with the transport's threads. Borrows the engine,
+// the store (null: no save directory) and the log. Errors as in duo.proto.
 //
 // The parts: sessions.cc (which there are), turns.cc (whose turn it is), questions.cc, uploads.cc and appends.cc
 // (text), jobs.cc (saves and restores), offload.cc (idle sessions, the server's start and end).
@@ -17,6 +18,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -55,7 +57,9 @@ class Sessions {
   void Rewind(const CallPtr& call, const std::string& id, int64_t tokens, Viewed done);
   absl::StatusOr<SessionView> Get(const std::string& id) const;
   std::vector<SessionView> List() const;
-  absl::Status Close(const std::string& id, bool delete_saved);
+  using Ended = std::function<void(const absl::Status&)>;
+  // Its calls end at once; `done` follows when it is closed on disk too. Until then nobody else gets its name.
+  void Close(const std::string& id, bool delete_saved, Ended done = {});
 
   void Ask(const CallPtr& call, const std::string& id, std::vector<int32_t> tokens, const GenerateParams& params,
            AskEvents events);
@@ -80,13 +84,14 @@ class Sessions {
 
   void Cancel(const CallPtr& call);
 
-  // A part of a job, due continuations, idle sessions. True: there is more to do at once.
+  // A part of a job, due continuations, idle sessions. True: there is more to do at once; what waits for a disk is not,
+  // and tells (Engine::TellIo, SessionStore::Tell) when it goes on.
   bool Tick();
 
   // Refuses new work from now on; appends stop at the next step.
   void StartDraining();
   void CancelAll();    // running questions too
-  bool Quiet() const;  // no call runs, no job either
+  bool Quiet() const;  // no call runs, no job either, and nothing is at the disk
   int SaveAll();       // those that are open; with a store
   bool draining() const { return draining_; }
 
@@ -108,7 +113,9 @@ class Sessions {
   SessionView View(const NamedSession& session) const;
   int64_t Tokens(const NamedSession& session) const;
   void EndCalls(NamedSession& session, const absl::Status& status);
+  void CloseOnDisk(const std::string& id);
   void RewindNow(const std::string& id, int64_t tokens, const Viewed& done);
+  void Release(const std::string& id);
 
   // Whose turn it is. Runs `run` when the session is open and nothing is changing it; with an error when that cannot
   // be.
@@ -140,13 +147,17 @@ class Sessions {
   void ReportProgress(const NamedSession& session, int64_t in_piece);
 
   // Jobs.
+  void RestoreFound(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens,
+                    const Saved& done);
+  void RereadFound(const CallPtr& call, const std::string& id, const std::string& name, int64_t max_tokens,
+                   SessionStore::Texts texts, const Saved& done);
   void OnReread(const std::string& id, const AppendDone& read, bool durable, const Saved& done);
   SessionView SavedView(const SavedSession& saved) const;
   SessionManifest MetaOf(const NamedSession& session, bool open) const;
   void StartSaveJob(NamedSession& session, JobDone done);
   void StartRestoreJob(NamedSession& session);
-  void RunJob();
-  std::vector<StoreJob> TakeJobs(const std::string& id);
+  bool RunJob();
+  void DropJobs(const std::string& id, const absl::Status& status);
   SaveDone DoneOf(const std::string& id, const absl::Status& status, const StoreJob& job) const;
   void OnRestored(const std::string& id, const absl::Status& status, StoreJob& job);
   void AdoptAppend(NamedSession& session, const SavedAppend& saved);
@@ -160,6 +171,12 @@ class Sessions {
   const Log& log_;
   std::map<std::string, NamedSession> sessions_;
   std::deque<StoreJob> jobs_;
+  struct Closing {
+    bool delete_saved = false;
+    Ended done;
+  };
+  std::map<std::string, Closing> closing_;  // gone from sessions_, and not yet closed on disk
+  std::set<std::string> taken_;             // names of sessions that are being read again and not there yet
   std::deque<std::function<void()>> later_;
   Clock::time_point last_idle_look_;
   bool draining_ = false;

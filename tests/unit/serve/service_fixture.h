@@ -134,6 +134,7 @@ class ServiceFixture : public testing::Test {
         ("duo_serve_" + std::to_string(getpid()) + testing::UnitTest::GetInstance()->current_test_info()->name());
     EngineOptions options;
     options.model_dir = model_;
+    options.files = options_.files = files_;
     options.pattern_dir = SourceDir() + "/attn_patterns/needle-6m";
     options.sparsity = 0.75;
     options.chunk = 64;
@@ -229,6 +230,7 @@ class ServiceFixture : public testing::Test {
   }
 
   const std::string model_ = SourceDir() + "/launcher/demo/needle-6m";
+  const FileSystem* files_ = nullptr;  // set by a constructor, as what follows; null: the machine's own
   int64_t kv_tokens_ = 8192, max_session_tokens_ = 2048;  // set by a constructor
   std::filesystem::path scratch_;
   std::unique_ptr<Device> device_ = Device::Cpu(1);

@@ -65,6 +65,12 @@ class SessionsByHand : public ServiceFixture {
     Run();
     return status;
   }
+  absl::Status CloseNow(const std::string& id, bool delete_saved = false) {
+    absl::Status status = absl::UnknownError("not done");
+    sessions_->Close(id, delete_saved, [&](const absl::Status& closed) { status = closed; });
+    Run();
+    return status;
+  }
   absl::Status Reread(const std::string& id) {
     absl::Status status = absl::UnknownError("not done");
     sessions_->Reread(std::make_shared<Call>(), id, "", 0, [&](const SaveDone& done) { status = done.status; });

@@ -10,7 +10,7 @@ TEST_F(SessionsByHand, AForkCannotTakeTheNameOfASavedSession) {
   Append("saved", "a", 200);
   Run();
   ASSERT_TRUE(Save("saved").ok());
-  ASSERT_TRUE(sessions_->Close("saved", false).ok());
+  ASSERT_TRUE(CloseNow("saved").ok());
   ASSERT_TRUE(sessions_->Create("other", 1000, false).ok());
   absl::Status forked = absl::OkStatus();
   sessions_->Fork(std::make_shared<Call>(), "other", "saved", 0,
@@ -48,7 +48,7 @@ TEST_F(SessionsByHand, ASessionOfAnotherModelIsListedAndReadAgainFromItsTokens) 
     Append(id, "a", 400);
     Run();
     ASSERT_TRUE(Save(id).ok());
-    ASSERT_TRUE(sessions_->Close(id, false).ok());
+    ASSERT_TRUE(CloseNow(id).ok());
     SessionManifest manifest = *ReadManifest(RealFiles(), dir);
     manifest.fingerprint = "another";
     ASSERT_TRUE(WriteAll(RealFiles(), dir + "/manifest", FormatManifest(manifest)).ok());
@@ -60,12 +60,14 @@ TEST_F(SessionsByHand, ASessionOfAnotherModelIsListedAndReadAgainFromItsTokens) 
     EXPECT_EQ(listed->kv_bytes, manifest.bytes);
     absl::Status refused;
     sessions_->Restore(std::make_shared<Call>(), id, "", 0, [&](const SaveDone& done) { refused = done.status; });
+    Run();
     EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
 
     // Cancelled half-way it is as it was.
     const CallPtr call = std::make_shared<Call>();
     std::optional<absl::Status> ended;
     sessions_->Reread(call, id, "", 0, [&](const SaveDone& done) { ended = done.status; });
+    sessions_->Tick();
     engine_->Step();
     sessions_->Cancel(call);
     Run();
@@ -83,7 +85,7 @@ TEST_F(SessionsByHand, ASessionOfAnotherModelIsListedAndReadAgainFromItsTokens) 
     EXPECT_TRUE(AskNow(id).ok());
     ASSERT_TRUE(Save(id).ok());
     EXPECT_TRUE(store_->Find(id)->usable.ok());
-    ASSERT_TRUE(sessions_->Close(id, true).ok());
+    ASSERT_TRUE(CloseNow(id, true).ok());
   }
 }
 
@@ -254,7 +256,7 @@ TEST_F(FullCache, AQuestionThatCanNeverStartIsRefusedWithTheNumbers) {
   const absl::Status refused = AskNow("doc");
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
   EXPECT_NE(refused.message().find("the cache has " + std::to_string(pages)), std::string::npos) << refused;
-  ASSERT_TRUE(sessions_->Close("doc", false).ok());
+  ASSERT_TRUE(CloseNow("doc").ok());
   ASSERT_TRUE(sessions_->Create("less", all - 256, false).ok());
   Append("less", "a", 300);
   Run();
