@@ -23,7 +23,7 @@ size_t Columns() {
 }
 
 // An estimate deserves no decimals.
-std::string TimeLeft(double seconds) { return seconds < 60 ? absl::StrFormat("%.0f s", seconds) : Duration(seconds); }
+std::string Estimate(double seconds) { return seconds < 60 ? absl::StrFormat("%.0f s", seconds) : Duration(seconds); }
 
 }  // namespace
 
@@ -58,13 +58,15 @@ Progress::~Progress() { Done(); }
 
 void Progress::Update(int64_t done, int64_t total) {
   const double elapsed = SecondsSince(start_);
+  left_.Seen(done, elapsed);
   if (quiet_ || finished_ || elapsed < kQuietSeconds || done >= total) return;
   if (drawn_ && SecondsSince(last_) < (terminal_ ? kRedrawSeconds : kLineSeconds)) return;
   last_ = Clock::now();
   drawn_ = true;
   const double share = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0;
   const double rate = static_cast<double>(done) / elapsed;
-  const std::string left = rate > 0 ? TimeLeft(static_cast<double>(total - done) / rate) : "?";
+  const double seconds_left = left_.Until(total);
+  const std::string left = seconds_left < 0 ? "?" : Estimate(seconds_left);
   const bool bytes = unit_ == "B";
   const std::string amount = bytes
                                  ? ByteCount(static_cast<double>(done)) + " of " + ByteCount(static_cast<double>(total))

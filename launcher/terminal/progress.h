@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/base/seconds.h"
+#include "launcher/terminal/time_left.h"
 
 namespace duo {
 
@@ -24,6 +25,7 @@ class Progress {
   std::string what_, unit_, note_;
   bool quiet_, terminal_, drawn_ = false, finished_ = false;
   Clock::time_point start_, last_;
+  TimeLeft left_;
 };
 
 // "1,234,567"
