@@ -15,6 +15,7 @@ struct DecodeCase {
   std::string attention;
   int64_t context = 0;
   int world = 1;
+  double copy_rate = 0;     // bytes a second
   int64_t free_before = 0;  // of the device's memory
 };
 
@@ -30,7 +31,7 @@ absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, c
   row.seconds = Median(seconds);
   const double kv = static_cast<double>(engine.KvBytes(c.context)) / c.world;
   const auto weights = static_cast<double>(EngineProbe(engine).DecodeWeightBytes());
-  row.floor_seconds = (weights + kv) / RatesOf(device).copy;
+  row.floor_seconds = (weights + kv) / c.copy_rate;
   row.details = {{"verified_error", *error},
                  {"weights_gb", weights / 1e9},
                  {"kv_gb", kv / 1e9},
@@ -70,7 +71,7 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
       if (!engine.ok()) return engine.status();
       absl::StatusOr<Measurement> row = Measurement();
       if (runtime.leader()) {
-        row = DecodeRow(flags, **engine, {attention, context, world, free_before}, device);
+        row = DecodeRow(flags, **engine, {attention, context, world, rates.copy, free_before}, device);
       } else {
         (*engine)->Follow();
       }
