@@ -45,7 +45,10 @@ struct VerbMaker {
     ClientOptions& c = flags->client;
     CLI::App* command = client->add_subcommand(name, help);
     command->footer(std::string("Example:\n  duo client ") + example);
-    command->add_option("--server", c.server, "The server")->type_name("HOST:PORT")->capture_default_str();
+    command->add_option("--server", c.server, "The server")
+        ->type_name("HOST:PORT")
+        ->check(Address())
+        ->capture_default_str();
     auto* ca = command->add_option("--tls-ca", c.tls_ca, "Use TLS; the server's certificate is signed by these, PEM")
                    ->type_name("FILE");
     auto* cert = command->add_option("--tls-cert", c.tls_cert, "Own certificate (mTLS), PEM")->type_name("FILE");

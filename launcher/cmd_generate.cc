@@ -303,6 +303,10 @@ int RunGenerate(const GenerateFlags& flags, const Launch& launch) {
   if (runtime->leader()) {
     texts = EncodeTexts(flags.runtime.model, flags.text);
     if (texts.ok()) room = Plan(flags, *texts);
+    if (texts.ok() && texts->cut_bytes > 0) {
+      std::fprintf(stderr, "the prompt is cut at %s tokens: its last %s bytes are not read\n",
+                   Grouped(flags.text.max_tokens).c_str(), Grouped(static_cast<int64_t>(texts->cut_bytes)).c_str());
+    }
   }
   if (absl::Status s = Agree(comm, texts.ok() ? room.status() : texts.status()); !s.ok())
     return Fail(s, runtime->leader());
@@ -336,7 +340,9 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
       "      --ask 'What was decided?' --ask 'Who was there?'");
   AddRuntimeFlags(*command, flags->runtime);
   auto* prompt = command->add_option("--prompt", flags->text.prompt, "The prompt")->type_name("TEXT");
-  auto* file = command->add_option("--prompt-file", flags->text.prompt_file, "Or a file whose bytes are the prompt")
+  auto* file = command
+                   ->add_option("--prompt-file", flags->text.prompt_file,
+                                "Or a file whose bytes are the prompt; -: standard input")
                    ->type_name("FILE");
   prompt->excludes(file);
   auto* messages = command
@@ -350,6 +356,9 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->expected(1)
       ->allow_extra_args(false);
+  command->add_option("--max-tokens", flags->text.max_tokens, "Cut a prompt of more tokens (default: none is cut)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
+      ->excludes(messages);
   command->add_option("--max-new-tokens", flags->max_new_tokens, "Length of an answer at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->capture_default_str();

@@ -9,7 +9,7 @@
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
 #include "runtime/text/chat_template.h"
-#include "runtime/text/tokenizer.h"
+#include "runtime/text/tokenizer_folder.h"
 #include "runtime/weights/config.h"
 #include "runtime/weights/fingerprint.h"
 #include "runtime/weights/held_weights.h"
@@ -36,7 +36,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   if (!config.ok()) return Fail(config.status());
   absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(flags.model);
   if (!files.ok()) return Fail(files.status());
-  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.model + "/tokenizer.json");
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizerOf(flags.model, config->vocab);
   if (!tokenizer.ok()) return Fail(tokenizer.status());
   int64_t parameters = 0;
   for (const std::string& name : files->names()) {

@@ -13,7 +13,7 @@
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/runtime_flags.h"
-#include "runtime/text/tokenizer.h"
+#include "runtime/text/tokenizer_folder.h"
 #include "runtime/weights/config.h"
 
 namespace duo {
@@ -100,7 +100,7 @@ int RunServe(const ServeFlags& flags, const Launch& launch) {
     (*engine)->Follow();
     return 0;
   }
-  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.runtime.model + "/tokenizer.json");
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizerOf(flags.runtime.model, (*engine)->config().vocab);
   if (!tokenizer.ok()) return Fail(tokenizer.status());
   if (runtime->device->is_cuda()) {
     if (absl::Status s = (*engine)->WarmUp(); !s.ok()) return Fail(s);
@@ -167,9 +167,10 @@ void AddKeepFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::Range(0.0, 1e9))
       ->group(kept)
       ->capture_default_str();
-  c->add_flag("--take-over", s.take_over,
-              "Servers of other hosts that hold sessions in --save-dir (a network file system) are gone: take theirs at "
-              "once instead of half a minute after their last sign of life")
+  c->add_flag(
+       "--take-over", s.take_over,
+       "Servers of other hosts that hold sessions in --save-dir (a network file system) are gone: take theirs at "
+       "once instead of half a minute after their last sign of life")
       ->group(kept);
   c->add_option("--grace", s.grace_seconds, "Seconds that running questions get when the server drains")
       ->check(CLI::Range(0.0, 86400.0))

@@ -6,8 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "kernels/base/read_file.h"
+#include "launcher/terminal/prompt_file.h"
 #include "runtime/text/chat_template.h"
+#include "runtime/text/tokenizer_folder.h"
 #include "runtime/text/unicode/unicode.h"
 #include "runtime/weights/config.h"
 
@@ -26,6 +27,7 @@ absl::Status EncodePlain(const TextFlags& flags, const std::string& prompt, Text
   EncodeOptions options{.parse_special = flags.special};
   if (flags.asks.empty()) {
     if (absl::Status s = Assign(texts->tokenizer.Encode(prompt, options), &texts->prompt); !s.ok()) return s;
+    texts->rendered = prompt;
     if (texts->prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
     return absl::OkStatus();
   }
@@ -89,14 +91,18 @@ absl::Status EncodeChat(const std::string& model, const TextFlags& flags, const 
     if (!conversation.ok()) return conversation.status();
     absl::StatusOr<std::vector<TextSegment>> turns = chat->Render(*conversation, true);
     if (!turns.ok()) return turns.status();
-    if (absl::Status s = Assign(texts->tokenizer.EncodeSegments(prepare(*turns)), &texts->prompt); !s.ok()) return s;
+    const std::vector<TextSegment> segments = prepare(*turns);
+    for (const TextSegment& segment : segments) texts->rendered += segment.text;
+    if (absl::Status s = Assign(texts->tokenizer.EncodeSegments(segments), &texts->prompt); !s.ok()) return s;
   } else if (flags.asks.empty()) {
     std::vector<Message> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});
     messages.push_back({"user", prompt});
     absl::StatusOr<std::vector<TextSegment>> turns = chat->Render(messages, true);
     if (!turns.ok()) return turns.status();
-    if (absl::Status s = Assign(texts->tokenizer.EncodeSegments(prepare(*turns)), &texts->prompt); !s.ok()) return s;
+    const std::vector<TextSegment> segments = prepare(*turns);
+    for (const TextSegment& segment : segments) texts->rendered += segment.text;
+    if (absl::Status s = Assign(texts->tokenizer.EncodeSegments(segments), &texts->prompt); !s.ok()) return s;
   } else {
     absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat, flags.system, prompt, flags.asks);
     if (!turns.ok()) return absl::Status(turns.status().code(), absl::StrCat("--ask: ", turns.status().message()));
@@ -117,36 +123,57 @@ absl::Status EncodeChat(const std::string& model, const TextFlags& flags, const 
   return absl::OkStatus();
 }
 
+// The longest beginning of a text that has at most `most` tokens, in bytes.
+absl::StatusOr<size_t> BytesOfTokens(const Tokenizer& tokenizer, std::string_view text, int64_t most) {
+  const auto fits = [&](size_t bytes) -> absl::StatusOr<bool> {
+    const absl::StatusOr<std::vector<int32_t>> ids = tokenizer.Encode(text.substr(0, bytes), {});
+    if (!ids.ok()) return ids.status();
+    return static_cast<int64_t>(ids->size()) <= most;
+  };
+  // A token has a byte at least, nearly always; most texts have more than two.
+  size_t low = 0, high = std::min(text.size(), static_cast<size_t>(most) * 2);
+  absl::StatusOr<bool> all = fits(high);
+  while (all.ok() && *all) {
+    if (high == text.size()) return high;
+    low = high;
+    high = std::min(text.size(), high * 2);
+    all = fits(high);
+  }
+  while (all.ok() && low + 1 < high) {
+    const size_t middle = low + (high - low) / 2;
+    all = fits(middle);
+    if (all.ok()) (*all ? low : high) = middle;
+  }
+  if (!all.ok()) return all.status();
+  return CertainUtf8Prefix(text.substr(0, low));
+}
+
 }  // namespace
 
 absl::StatusOr<Texts> EncodeTexts(const std::string& model, const TextFlags& flags) {
   Texts texts;
   absl::StatusOr<std::string> prompt = flags.prompt;
   const std::string& file = flags.messages_file.empty() ? flags.prompt_file : flags.messages_file;
-  if (!file.empty()) prompt = ReadFile(file);
+  if (!file.empty()) prompt = ReadTextFile(file);
   if (!prompt.ok()) return prompt.status();
   absl::StatusOr<ModelConfig> config = LoadConfig(model);
   if (!config.ok()) return config.status();
-  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(model + "/tokenizer.json");
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizerOf(model, config->vocab);
   if (!tokenizer.ok()) return tokenizer.status();
   texts.tokenizer = std::move(*tokenizer);
   if (prompt->empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat(file.empty() ? std::string("--prompt") : file, ": the prompt is empty"));
   }
+  if (flags.max_tokens > 0) {
+    const absl::StatusOr<size_t> kept = BytesOfTokens(texts.tokenizer, *prompt, flags.max_tokens);
+    if (!kept.ok()) return kept.status();
+    texts.cut_bytes = prompt->size() - *kept;
+    prompt->resize(*kept);
+  }
   absl::Status encoded = flags.chat || !flags.messages_file.empty() ? EncodeChat(model, flags, *prompt, &texts)
                                                                     : EncodePlain(flags, *prompt, &texts);
   if (!encoded.ok()) return encoded;
-  std::vector<std::vector<int32_t>> all = texts.asks;
-  all.push_back(texts.prompt);
-  for (const std::vector<int32_t>& ids : all) {
-    for (int32_t id : ids) {
-      if (id >= config->vocab) {
-        return absl::InvalidArgumentError(absl::StrFormat(
-            "%s/tokenizer.json: token %d is outside the model's vocabulary of %d", model, id, config->vocab));
-      }
-    }
-  }
   absl::StatusOr<std::vector<int>> stops = StopTokens(model, *config);
   if (!stops.ok()) return stops.status();
   texts.end_tokens.insert(texts.end_tokens.end(), stops->begin(), stops->end());

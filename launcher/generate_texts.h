@@ -12,12 +12,13 @@
 namespace duo {
 
 struct TextFlags {
-  std::string prompt, prompt_file;  // one of them, or messages_file
+  std::string prompt, prompt_file;  // one of them, or messages_file; file "-": standard input
   std::vector<std::string> asks;
   bool chat = false;
   std::string system;                           // with chat; empty: the template's own
   std::string messages_file;                    // a conversation as JSON, instead of a prompt; with chat
   std::vector<std::string> template_arguments;  // NAME=VALUE
+  int64_t max_tokens = 0;                       // a longer prompt is cut; 0: none is
   bool special = false;                         // the text of special tokens is read as those tokens
 };
 
@@ -26,6 +27,8 @@ struct Texts {
   Tokenizer tokenizer;
   std::vector<int32_t> prompt;             // with questions: as far as none of them can change its tokens
   std::vector<std::vector<int32_t>> asks;  // each continues the prompt, with what is left of its text
+  size_t cut_bytes = 0;                    // of the prompt, for --max-tokens
+  std::string rendered;                    // the text whose tokens the prompt is, without questions
   std::vector<int32_t> end_tokens;         // the model's, and with chat the end of its turn
 };
 

@@ -7,12 +7,28 @@
 #include <vector>
 
 #include "attn_patterns/lookup.h"
+#include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/help.h"
+#include "launcher/terminal/runtime_flags.h"
+#include "launcher/terminal/streams.h"
 #include "launcher/terminal/usage_error.h"
 #include "parallel/mpi_session.h"
 
+namespace duo {
+namespace {
+
+// What is printed and did not get out makes a good end a bad one.
+int Ended(int code) {
+  const absl::Status written = FlushOutput();
+  return written.ok() || code != 0 ? code : Fail(written);
+}
+
+}  // namespace
+}  // namespace duo
+
 int main(int argc, char** argv) {
+  duo::OpenClosedStreams();
   duo::Launch launch;
   launch.program = duo::ProgramPath();
   launch.under_mpirun = duo::MpiSession::Launched(
@@ -42,17 +58,22 @@ int main(int argc, char** argv) {
   duo::AddInfoCommand(app, launch);
   duo::AddBenchCommand(app, launch);
   duo::AddPlanCommand(app, launch);
+  duo::AddTokenizeCommand(app, launch);
   duo::AddServeCommand(app, launch);
   duo::AddClientCommand(app, launch);
   try {
     app.parse(argc, argv);
+    duo::RefuseNoNumbers(app);
   } catch (const CLI::ParseError& error) {  // help and version are errors of code 0 here
-    if (error.get_exit_code() == 0) return app.exit(error);
+    if (error.get_exit_code() == 0) {
+      app.exit(error);
+      return duo::Ended(0);
+    }
     const std::vector<std::string> arguments(argv + 1, argv + argc);
     if (launch.rank == 0) {
       std::fprintf(stderr, "error: %s\n", duo::UsageError(app, arguments, error.what()).c_str());
     }
     return 2;
   }
-  return launch.chosen();
+  return duo::Ended(launch.chosen());
 }

@@ -11,7 +11,8 @@
 #include "launcher/bench/bench.h"
 #include "launcher/terminal/progress.h"
 #include "runtime/identify/perplexity.h"
-#include "runtime/text/tokenizer.h"
+#include "runtime/text/tokenizer_folder.h"
+#include "runtime/weights/config.h"
 
 namespace duo {
 namespace {
@@ -19,7 +20,9 @@ namespace {
 absl::StatusOr<std::vector<std::vector<int32_t>>> Windows(const BenchFlags& flags) {
   absl::StatusOr<std::string> text = ReadFile(flags.text);
   if (!text.ok()) return text.status();
-  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(flags.runtime.model + "/tokenizer.json");
+  absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
+  if (!config.ok()) return config.status();
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizerOf(flags.runtime.model, config->vocab);
   if (!tokenizer.ok()) return tokenizer.status();
   absl::StatusOr<std::vector<int32_t>> read = tokenizer->Encode(*text, {.add_special_tokens = false});
   if (!read.ok()) return read.status();

@@ -6,14 +6,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <iostream>
-#include <iterator>
 #include <memory>
 #include <random>
 #include <thread>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "duo/v1/duo.grpc.pb.h"
@@ -22,6 +21,8 @@
 #include "launcher/client/print.h"
 #include "launcher/terminal/outputs.h"
 #include "launcher/terminal/progress.h"
+#include "launcher/terminal/prompt_file.h"
+#include "runtime/text/unicode/unicode.h"
 
 namespace duo {
 namespace {
@@ -33,10 +34,10 @@ absl::Status FromGrpc(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 
-// "-": standard input.
-absl::StatusOr<std::string> ReadInput(const std::string& file) {
-  if (file == "-") return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
-  return ReadFile(file);
+// Whether an address is of this machine itself: no proxy of the environment leads to it.
+bool IsLoopback(const std::string& address) {
+  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") ||
+         absl::StartsWith(address, "[::1]:") || absl::StartsWith(address, "unix:");
 }
 
 std::string Size(int64_t bytes) { return ByteCount(static_cast<double>(bytes)); }
@@ -62,7 +63,7 @@ class Caller {
           {&o_.tls_ca, &ssl.pem_root_certs}, {&o_.tls_cert, &ssl.pem_cert_chain}, {&o_.tls_key, &ssl.pem_private_key}};
       for (const auto& [file, into] : files) {
         if (file->empty()) continue;
-        absl::StatusOr<std::string> text = ReadInput(*file);
+        absl::StatusOr<std::string> text = ReadFile(*file);
         if (!text.ok()) return text.status();
         *into = *text;
       }
@@ -70,6 +71,7 @@ class Caller {
     }
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(-1);
+    if (IsLoopback(o_.server)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     channel_ = grpc::CreateCustomChannel(o_.server, credentials, arguments);
     sessions_ = pb::Sessions::NewStub(channel_);
     cluster_ = pb::Cluster::NewStub(channel_);
@@ -155,8 +157,15 @@ class Caller {
     }
     return context;
   }
-  absl::StatusOr<std::string> Text() const {
-    return v_.file.empty() ? absl::StatusOr<std::string>(v_.text) : ReadInput(v_.file);
+  // utf8: of a question or a text to be tokenised, which the wire has as a string; a document may be any bytes.
+  absl::StatusOr<std::string> Text(bool utf8) const {
+    absl::StatusOr<std::string> text = v_.text;
+    if (!v_.file.empty()) text = ReadTextFile(v_.file);
+    if (text.ok() && utf8 && !IsValidUtf8(*text)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(v_.file.empty() ? "the text" : v_.file, ": expected UTF-8, found other bytes"));
+    }
+    return text;
   }
 
   template <typename Response, typename Print>
@@ -198,7 +207,7 @@ class Caller {
     });
   }
   absl::Status Tokenize() {
-    absl::StatusOr<std::string> text = Text();
+    absl::StatusOr<std::string> text = Text(true);
     if (!text.ok()) return text.status();
     pb::TokenizeRequest request;
     request.set_text(*text);
@@ -223,7 +232,7 @@ class Caller {
 
   // Sends the text from where the server has it, and shows how reading goes on. A broken stream is taken up again.
   absl::Status Append() {
-    absl::StatusOr<std::string> text = Text();
+    absl::StatusOr<std::string> text = Text(false);
     if (!text.ok()) return text.status();
     std::string append_id = v_.append_id;
     if (append_id.empty()) {
@@ -325,7 +334,7 @@ class Caller {
   }
 
   absl::Status Ask() {
-    absl::StatusOr<std::string> text = Text();
+    absl::StatusOr<std::string> text = Text(true);
     if (!text.ok()) return text.status();
     pb::AskRequest request;
     request.set_session_id(v_.session);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "kernels/base/read_file.h"
+#include "runtime/text/tokenizer_folder.h"
 
 namespace duo {
 namespace {
@@ -26,7 +27,7 @@ absl::StatusOr<IdentifyInputs> ReadIdentifyInputs(const IdentifyFlags& flags) {
   absl::StatusOr<ModelConfig> config = LoadConfig(dir);
   if (!config.ok()) return config.status();
   inputs.config = *config;
-  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(dir + "/tokenizer.json");
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizerOf(dir, config->vocab);
   if (!tokenizer.ok()) return tokenizer.status();
   inputs.tokenizer = *tokenizer;
   absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(dir);

@@ -1,11 +1,17 @@
 #include "launcher/terminal/checks.h"
 
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <iterator>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace duo {
 namespace {
@@ -44,6 +50,26 @@ CLI::Validator Address() {
     return (v6 || host.find(':') == std::string::npos) && absl::SimpleAtoi(found.substr(colon + 1), &port) &&
            port >= 0 && port <= 65535;
   });
+}
+
+void RefuseNoNumbers(const CLI::App& app) {
+  for (const CLI::App* command : app.get_subcommands()) RefuseNoNumbers(*command);
+  const std::string_view words[] = {"TEXT", "FILE", "DIR", "HOST:PORT", "ID", "NAME=VALUE", "TOKEN"};
+  for (const CLI::Option* option : app.get_options()) {
+    if (std::find(std::begin(words), std::end(words), option->get_type_name()) != std::end(words)) continue;
+    for (const std::string& value : option->results()) {
+      uint64_t whole = 0;  // CLI11 takes -1 and what is too large for some other number
+      if (option->get_type_name().starts_with("UINT") && !absl::SimpleAtoi(value, &whole)) {
+        throw CLI::ValidationError(option->get_name(),
+                                   absl::StrCat("expected a whole number from 0 to 2^64 - 1, found ", value));
+      }
+      for (const std::string& part : std::vector<std::string>(absl::StrSplit(value, absl::ByAnyChar(",=/")))) {
+        double number = 0;
+        if (!absl::SimpleAtod(part, &number) || std::isfinite(number)) continue;
+        throw CLI::ValidationError(option->get_name(), absl::StrCat("expected a number, found ", value));
+      }
+    }
+  }
 }
 
 }  // namespace duo

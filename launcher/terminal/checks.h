@@ -10,4 +10,8 @@ CLI::Validator AboveZero();   // a number
 CLI::Validator ZeroOrMore();  // a number
 CLI::Validator Address();     // HOST:PORT, [V6]:PORT or unix:PATH
 
+// Refuses, as a usage error, NaN, infinity and whole numbers out of range among the values of the parsed command's
+// options that take numbers, which CLI11 lets through.
+void RefuseNoNumbers(const CLI::App& app);
+
 }  // namespace duo

@@ -1,5 +1,7 @@
 #include "launcher/terminal/runtime_flags.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <thread>
@@ -7,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/math.h"
 #include "launcher/terminal/checks.h"
+#include "launcher/terminal/cores.h"
 #include "launcher/terminal/progress.h"
 #include "parallel/agreement.h"
 
@@ -177,7 +180,12 @@ absl::Status OpenDeviceOnAllRanks(const RuntimeFlags& flags, int threads, Runtim
 absl::StatusOr<Runtime> OpenRuntime(const RuntimeFlags& flags, const Launch& launch) {
   Runtime runtime;
   if (launch.under_mpirun) runtime.mpi = MpiSession::Start();
-  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int bound = BoundCores();
+  const int cores = CoresWithinQuota(bound);
+  if (launch.under_mpirun && launch.rank == 0 && bound == 1 && sysconf(_SC_NPROCESSORS_ONLN) > 1 &&
+      flags.threads == 0) {
+    std::fprintf(stderr, "mpirun has bound this rank to one core: it runs one thread (mpirun --bind-to none: more)\n");
+  }
   const int local = runtime.mpi == nullptr ? 1 : runtime.mpi->local_size();
   const int threads = flags.threads > 0 ? flags.threads : std::max(1, cores / local);
   if (absl::Status s = OpenDeviceOnAllRanks(flags, threads, runtime); !s.ok()) return s;

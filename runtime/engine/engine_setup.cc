@@ -19,6 +19,7 @@
 #include "runtime/weights/key_bias.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/quantize.h"
+#include "runtime/weights/tied_head.h"
 
 namespace duo {
 namespace {
@@ -285,6 +286,10 @@ absl::Status Engine::State::Prepare() {
     if (absl::Status s = Agree(*comm, opened.status()); !s.ok()) return s;
     files.emplace(std::move(*opened));
     if (absl::Status s = AgreeOnWeights(*comm, options.model_dir, *files); !s.ok()) return s;
+    if (HasHeadOfItsOwn(*files, config)) {
+      config.tie_embeddings = false;
+      notes.push_back("config.json ties the output head to the embedding, but the weights bring another: it is taken");
+    }
     absl::StatusOr<WeightFormats> chosen =
         ChooseFormats(*files, config, *device, options.weights, options.weights_head);
     if (absl::Status s = Agree(*comm, chosen.status()); !s.ok()) return s;

@@ -11,6 +11,7 @@
 #include "runtime/model/rope.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/safetensors.h"
+#include "runtime/weights/tied_head.h"
 
 namespace duo {
 namespace {
@@ -48,6 +49,7 @@ absl::StatusOr<IdentifyModel> IdentifyModel::Load(const std::string& model_dir, 
   if (!config.ok()) return config.status();
   absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(model_dir);
   if (!files.ok()) return files.status();
+  if (HasHeadOfItsOwn(*files, *config)) config->tie_embeddings = false;
   if (absl::Status s = CheckSupported(config->quantization, model_dir + "/config.json"); !s.ok()) return s;
   absl::StatusOr<WeightFormats> formats = ChooseFormats(*files, *config, device, std::nullopt, std::nullopt);
   if (!formats.ok()) return formats.status();

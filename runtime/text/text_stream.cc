@@ -1,6 +1,7 @@
 #include "runtime/text/text_stream.h"
 
 #include <algorithm>
+#include <optional>
 #include <string_view>
 
 namespace duo {
@@ -21,10 +22,19 @@ size_t PrefixAtEnd(std::string_view text, std::string_view stop) {
 TextStream::TextStream(const Tokenizer& tokenizer, std::vector<std::string> stops)
     : decoder_(tokenizer), stops_(std::move(stops)) {
   std::erase(stops_, "");
+  for (const std::string& stop : stops_) {
+    const std::optional<int32_t> id = tokenizer.IdOf(stop);
+    if (id.has_value() && tokenizer.is_special(*id)) stop_tokens_.push_back(*id);
+  }
 }
 
 std::string TextStream::Push(int32_t token) {
   if (stopped_) return "";
+  if (std::find(stop_tokens_.begin(), stop_tokens_.end(), token) != stop_tokens_.end()) {
+    const std::string rest = Flush();
+    stopped_ = true;
+    return rest;
+  }
   const std::string piece = decoder_.Push(token);
   const int64_t before = text_.size() + held_.size(), after = before + piece.size();
   // A token that only began a character belongs where the character ends.

@@ -18,7 +18,8 @@ namespace duo {
 
 class TextStream {
  public:
-  // stops: UTF-8; empty ones are ignored.
+  // stops: UTF-8; empty ones are ignored. One that is a special token's text also stands for that token, whose text the
+  // answer does not show.
   TextStream(const Tokenizer& tokenizer, std::vector<std::string> stops);
 
   // The text that became certain; empty once stopped.
@@ -36,6 +37,7 @@ class TextStream {
 
   StreamDecoder decoder_;
   std::vector<std::string> stops_;
+  std::vector<int32_t> stop_tokens_;
   std::string text_;           // given out
   std::string held_;           // decoded after text_, perhaps the beginning of a stop text
   std::vector<int64_t> ends_;  // [tokens pushed]: bytes of decoded text up to and including the token

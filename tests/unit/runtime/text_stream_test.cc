@@ -67,6 +67,15 @@ TEST(TextStream, GivesEachTokensTextAtOnceWithoutStops) {
   EXPECT_EQ(shown.tokens, 3);
 }
 
+TEST(TextStream, AStopThatNamesASpecialTokenIsThatToken) {
+  const Tokenizer t = Letters();
+  const Shown shown = Stream(t, Ids(t, {"ab", "s", "<|end|>", "c"}), {"<|end|>", "stop"});
+  EXPECT_EQ(shown.text, "abs");
+  EXPECT_TRUE(shown.stopped);
+  EXPECT_EQ(shown.tokens, 2);
+  EXPECT_FALSE(Stream(t, Ids(t, {"ab", "<|end|>", "c"}), {"<|other|>"}).stopped);
+}
+
 TEST(TextStream, WaitsForTheRestOfACharacter) {
   const Tokenizer t = Letters();
   const Shown shown = Stream(t, Ids(t, {"a", "Ã", "©"}), {});
