@@ -37,6 +37,19 @@ bool BeginsApart(const std::vector<NormalizerStep>& steps, std::string_view text
   });
 }
 
+// A text without its last character and the marks on it, which later marks may join, or move among themselves, however
+// far back the character is.
+std::string_view WithoutOpenCharacter(const std::vector<NormalizerStep>& steps, std::string_view text) {
+  const auto normalizes = [](const NormalizerStep& step) { return step.kind == NormalizerStep::Kind::kUnicode; };
+  if (std::none_of(steps.begin(), steps.end(), normalizes)) return text;
+  size_t end = text.size();
+  for (bool apart = false; end > 0 && !apart;) {
+    PreviousCodePoint(text, &end);
+    apart = BeginsApart(steps, text.substr(end));
+  }
+  return text.substr(0, end);
+}
+
 // A text as the words are looked for in it: normalised, spaces replaced. Steps that are Local search for no pattern.
 std::string Rewritten(const TokenizerParts& parts, std::string_view text, bool prepend) {
   std::string out = Normalize(parts.normalizer, text, prepend).value();
@@ -173,7 +186,7 @@ size_t StableBytes(const TokenizerParts& parts, std::string_view text, std::span
   // Before an added token the text is certain: what is before it ends there, and the token begins a text of its own.
   const size_t before = last.token >= 0 ? last.begin : segments.size() > 1 ? segments[segments.size() - 2].begin : 0;
   if (last.token >= 0) return before;
-  const std::string_view raw = text.substr(last.begin);
+  const std::string_view raw = WithoutOpenCharacter(parts.normalizer, text.substr(last.begin));
   const bool prepend = !(continued && last.begin == 0);
   const std::string rewritten = Rewritten(parts, raw, prepend);
   if (!parts.normalized_added.empty()) {

@@ -190,6 +190,20 @@ TEST(Tokenizer, AddedTokensBehindTheVocabularyHaveNoGaps) {
   EXPECT_EQ(Make(spec).vocab_size(), 6);
 }
 
+// The marks after the a are a word of their own, and the acute goes before them, onto the a.
+TEST(Tokenizer, MarksThatLaterMarksMoveAreNotCertain) {
+  json spec = ByteLevel();
+  spec["normalizer"] = {{"type", "NFC"}};
+  const Tokenizer t = Make(spec);
+  const std::string first = "b c a\u0334\u0315\u0361", later = "\u0301 b";
+  const StableTokens stable = t.EncodeStable(first).value();
+  EXPECT_EQ(stable.bytes, 3u);
+  Ids ids = stable.ids;
+  const Ids rest = t.Encode(first.substr(stable.bytes) + later, {.continued = true}).value();
+  ids.insert(ids.end(), rest.begin(), rest.end());
+  EXPECT_EQ(ids, t.Encode(first + later).value());
+}
+
 TEST(Tokenizer, SearchThatIsGivenUpIsAnError) {
   json spec = ByteLevel();
   spec["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "(?:a+a+)+b"}}}, {"behavior", "Isolated"}};
