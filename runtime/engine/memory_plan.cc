@@ -24,11 +24,10 @@ std::string Describe(const MemoryPlan& plan) {
 absl::Status CheckFits(const MemoryPlan& plan) {
   if (plan.total() + plan.reserve <= plan.device_free) return absl::OkStatus();
   return absl::ResourceExhaustedError(
-      absl::StrFormat("not enough memory: weights %.2f GiB, KV of %s tokens %.2f GiB, rings and tables %.2f GiB, "
-                      "workspace %.2f GiB and a reserve of %.2f GiB make %.2f GiB, but %.2f GiB are free; use fewer "
-                      "tokens, a smaller --kv or --weights format, or more GPUs",
-                      GiB(plan.weights), Grouped(plan.kv_tokens), GiB(plan.kv_pages), GiB(plan.rings + plan.tables),
-                      GiB(plan.workspace), GiB(plan.reserve), GiB(plan.total() + plan.reserve), GiB(plan.device_free)));
+      absl::StrFormat("not enough memory: %.2f GiB wanted (weights %.2f, KV of %s tokens %.2f, rings %.2f, workspace "
+                      "%.2f, reserve %.2f), %.2f GiB free; use fewer tokens, a smaller --kv or --weights, or more GPUs",
+                      GiB(plan.total() + plan.reserve), GiB(plan.weights), Grouped(plan.kv_tokens), GiB(plan.kv_pages),
+                      GiB(plan.rings + plan.tables), GiB(plan.workspace), GiB(plan.reserve), GiB(plan.device_free)));
 }
 
 }  // namespace duo
