@@ -5,10 +5,13 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <mutex>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "launcher/serve/grpc/listener.h"
+#include "launcher/serve/http/front.h"
 #include "launcher/serve/server.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
@@ -19,9 +22,19 @@
 namespace duo {
 namespace {
 
+constexpr char kNone[] = "none";  // --http: nothing listens
+
+// The model's name in answers: its folder's.
+std::string NameOf(const std::string& model_dir) {
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::weakly_canonical(model_dir, error);
+  return path.filename().empty() ? path.parent_path().filename() : path.filename();
+}
+
 struct ServeFlags {
   RuntimeFlags runtime;
   ServerOptions server;
+  HttpOptions http;
   std::string log = "text";
   int sessions = 16, questions = 16;
   int64_t kv_tokens = 0;
@@ -82,15 +95,43 @@ class StopSignals {
   std::thread thread_;
 };
 
+// The HTTP front, listening; null where --http is none. Before the model is loaded: a port that is taken costs nobody
+// minutes.
+absl::StatusOr<std::unique_ptr<HttpFront>> ListenHttp(const ServeFlags& flags, const Log& log) {
+  HttpOptions options = flags.http;
+  if (options.address == kNone) return std::unique_ptr<HttpFront>();
+  options.tls = flags.server.grpc.tls;
+  if (options.model_name.empty()) options.model_name = NameOf(flags.runtime.model);
+  const bool tokens = !flags.server.token_file.empty();
+  if (absl::Status s = CheckExposure("--http", options.address, options.tls.on(), tokens, flags.server.insecure);
+      !s.ok()) {
+    return s;
+  }
+  absl::StatusOr<std::unique_ptr<HttpFront>> front = HttpFront::Listen(options);
+  if (front.ok() || !absl::IsUnavailable(front.status())) return front;
+  const std::string why =
+      absl::StrCat(front.status().message(), "; --http HOST:PORT takes another address, --http none serves gRPC alone");
+  if (options.address != HttpOptions().address) return absl::UnavailableError(why);
+  log.Event("no HTTP", {{"reason", why}});  // nobody asked for this port: gRPC is served all the same
+  return std::unique_ptr<HttpFront>();
+}
+
 int RunServe(const ServeFlags& flags, const Launch& launch) {
   StopSignals::Block();
   signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is a write error like a full disk, not the end
   // Followers leave the signals to rank 0, which ends them when it has drained.
   const std::unique_ptr<StopSignals> signals = launch.rank == 0 ? std::make_unique<StopSignals>() : nullptr;
+  const Log log(flags.log == "json");
+  absl::StatusOr<std::unique_ptr<HttpFront>> http;
+  if (launch.rank == 0) {
+    http = ListenHttp(flags, log);
+    if (!http.ok()) return Fail(http.status());
+  }
   absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
   if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
   EngineOptions options = MakeEngineOptions(flags.runtime, launch);
   options.sessions = flags.sessions;
+  if (flags.http.address != kNone) ++options.sessions;  // an empty one, on whose forks lone prompts are answered
   options.questions = flags.questions;
   options.kv_tokens = flags.kv_tokens;
   options.max_session_tokens = flags.server.max_session_tokens;
@@ -108,7 +149,6 @@ int RunServe(const ServeFlags& flags, const Launch& launch) {
   absl::StatusOr<std::vector<int>> stops = StopTokens(flags.runtime.model, (*engine)->config());
   if (!stops.ok()) return Fail(stops.status());
 
-  const Log log(flags.log == "json");
   ServerOptions server_options = flags.server;
   server_options.model_dir = flags.runtime.model;
   server_options.device = runtime->device->info().name;
@@ -128,9 +168,15 @@ int RunServe(const ServeFlags& flags, const Launch& launch) {
   signals->DrainsFromNowOn(server->get());
   log.Event("listening",
             {{"address", grpc.address}, {"port", (*listener)->port()}, {"tls", grpc.tls.on() ? "on" : "off"}});
+  if (*http != nullptr) {
+    if (absl::Status s = (*http)->Open(**server); !s.ok()) return Fail(s);
+    log.Event("listening for HTTP",
+              {{"address", flags.http.address}, {"port", (*http)->port()}, {"tls", grpc.tls.on() ? "on" : "off"}});
+  }
   (*server)->Run();
   (*server)->Wait();
   signals->NothingFromNowOn();
+  if (*http != nullptr) (*http)->Stop();
   return 0;
 }
 
@@ -146,6 +192,9 @@ void AddCallerFlags(CLI::App* c, ServeFlags* flags) {
       ->type_name("FILE")
       ->group(callers)
       ->needs(cert);
+  c->add_option("--cors-origin", flags->http.origins, "Pages of this origin may call over HTTP, *: all; repeatable")
+      ->type_name("ORIGIN")
+      ->group(callers);
   c->add_option("--token-file", s.token_file, "Clients must send one of these bearer tokens, one a line")
       ->type_name("FILE")
       ->group(callers);
@@ -211,6 +260,11 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 30))
       ->group(limits)
       ->capture_default_str();
+  c->add_option("--max-body", flags->http.max_body,
+                "Size of an HTTP request's body at most; documents that are PUT have --max-append-bytes")
+      ->check(CLI::Range(int64_t{1024}, int64_t{1} << 36))
+      ->group(limits)
+      ->capture_default_str();
   c->add_option("--max-append-bytes", s.max_append_bytes, "Text of one append at most")
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 36))
       ->group(limits)
@@ -226,7 +280,7 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
 void AddServeCommand(CLI::App& app, Launch& launch) {
   auto flags = std::make_shared<ServeFlags>();
   ServerOptions& s = flags->server;
-  CLI::App* c = app.add_subcommand("serve", "Keep sessions and answer questions over gRPC");
+  CLI::App* c = app.add_subcommand("serve", "Keep sessions and answer questions over gRPC and HTTP");
   c->footer(
       "Examples:\n"
       "  duo serve --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
@@ -240,6 +294,19 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
   c->add_option("--listen", s.grpc.address, "Address; port 0 takes a free one")
       ->type_name("HOST:PORT")
       ->check(Address())
+      ->capture_default_str();
+  c->add_option("--http", flags->http.address,
+                "Address of the HTTP API, which is OpenAI's and duo's own; port 0 takes a free one; none: gRPC alone")
+      ->type_name("HOST:PORT|none")
+      ->check(HttpAddress())
+      ->capture_default_str();
+  c->add_option("--model-name", flags->http.model_name, "The model's name in HTTP answers; the folder's unless given")
+      ->type_name("NAME");
+  c->add_option(
+       "--http-comments", flags->http.comment_seconds,
+       "Seconds between comments in a stream over HTTP that has nothing else to say, so that no client gives up "
+       "while a long prompt is read; 0: none")
+      ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
   c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")
       ->type_name("HOST:PORT")

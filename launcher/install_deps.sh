@@ -8,7 +8,7 @@ set -eu
 PACKAGES="g++ cmake ninja-build pkg-config python3
   libdnnl-dev ocl-icd-opencl-dev libabsl-dev nlohmann-json3-dev libonig-dev libicu-dev libcli11-dev
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc prometheus-cpp-dev
-  libopenmpi-dev openmpi-bin libgtest-dev libbenchmark-dev"
+  libboost-dev libssl-dev libopenmpi-dev openmpi-bin libgtest-dev libbenchmark-dev"
 
 if ! command -v dpkg-query >/dev/null; then
   echo "error: this is not Debian or Ubuntu; install by hand the equivalents of:" $PACKAGES >&2

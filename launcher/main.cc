@@ -13,6 +13,7 @@
 #include "launcher/terminal/runtime_flags.h"
 #include "launcher/terminal/streams.h"
 #include "launcher/terminal/usage_error.h"
+#include "launcher/terminal/version.h"
 #include "parallel/mpi_session.h"
 
 namespace duo {
@@ -44,7 +45,7 @@ int main(int argc, char** argv) {
       "duo");
   app.formatter(std::make_shared<duo::HelpFormatter>());  // before the subcommands, which take it over
   app.set_help_flag("-h,--help", "Print this help");
-  app.set_version_flag("--version", "duo 0.1.0", "Print the version");
+  app.set_version_flag("--version", std::string("duo ") + duo::kVersion, "Print the version");
   app.require_subcommand(1);
   app.footer(
       "Examples:\n"

@@ -17,7 +17,8 @@ constexpr int kMostClosures = 4096;
 
 absl::Status CheckAddresses(const ServerOptions& options, bool tokens) {
   const ListenOptions& grpc = options.grpc;
-  if (absl::Status s = CheckExposure(grpc.address, grpc.tls.on(), tokens, options.insecure); !s.ok()) return s;
+  if (absl::Status s = CheckExposure("--listen", grpc.address, grpc.tls.on(), tokens, options.insecure); !s.ok())
+    return s;
   if (options.metrics.empty() || IsLoopback(options.metrics) || options.insecure) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "--metrics ", options.metrics, " can be reached from other machines without protection; --insecure allows it"));
@@ -69,6 +70,7 @@ void Server::State::BeginDrain(double grace_seconds, std::function<void(const Dr
   drain_begun = Clock::now();
   grace = grace_seconds > 0 ? grace_seconds : options.grace_seconds;
   log->Event("draining", {{"grace_seconds", grace}});
+  context.state.draining = true;
   for (auto& tell : drain_tells) tell();
   sessions->StartDraining();
 }
@@ -110,10 +112,13 @@ bool Server::State::Step() {
 
 void Server::State::Tick() {
   more = sessions->Tick();
+  context.state.Beat();
   if (phase != Phase::kServing) DrainOn();
   if (SecondsSince(last_update) > 0.25) {
     last_update = Clock::now();
-    metrics->Update({engine->stats(), sessions->stats()});
+    const EngineStats stats = engine->stats();
+    context.state.wait_seconds = stats.predicted_wait;
+    metrics->Update({stats, sessions->stats()});
   }
 }
 

@@ -23,6 +23,17 @@ CLI::Validator Check(const char* expected, bool (*holds)(const std::string&)) {
   return CLI::Validator(refusal, "");  // no description: it would stand in the help behind the type's name
 }
 
+bool IsHostAndPort(std::string_view text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos || colon == 0) return false;
+  const std::string_view host = text.substr(0, colon);
+  const bool v6 = host.front() == '[' && host.back() == ']' && host.size() > 2;
+  const std::string port_text(text.substr(colon + 1));
+  int port = 0;
+  return (v6 || host.find(':') == std::string_view::npos) && absl::SimpleAtoi(port_text, &port) && port >= 0 &&
+         port <= 65535;
+}
+
 }  // namespace
 
 CLI::Validator AboveZero() {
@@ -41,14 +52,7 @@ CLI::Validator ZeroOrMore() {
 
 CLI::Validator Address() {
   return Check("HOST:PORT with a port of at most 65535, [V6]:PORT or unix:PATH", [](const std::string& found) {
-    if (absl::StartsWith(found, "unix:")) return found.size() > 5;
-    const size_t colon = found.rfind(':');
-    if (colon == std::string::npos || colon == 0) return false;
-    const std::string host = found.substr(0, colon);
-    const bool v6 = host.front() == '[' && host.back() == ']' && host.size() > 2;
-    int port = 0;
-    return (v6 || host.find(':') == std::string::npos) && absl::SimpleAtoi(found.substr(colon + 1), &port) &&
-           port >= 0 && port <= 65535;
+    return absl::StartsWith(found, "unix:") ? found.size() > 5 : IsHostAndPort(found);
   });
 }
 
@@ -70,6 +74,11 @@ void RefuseNoNumbers(const CLI::App& app) {
       }
     }
   }
+}
+
+CLI::Validator HttpAddress() {
+  return Check("HOST:PORT with a port of at most 65535, [V6]:PORT or none",
+               [](const std::string& found) { return found == "none" || IsHostAndPort(found); });
 }
 
 }  // namespace duo

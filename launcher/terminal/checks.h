@@ -6,9 +6,10 @@
 
 namespace duo {
 
-CLI::Validator AboveZero();   // a number
-CLI::Validator ZeroOrMore();  // a number
-CLI::Validator Address();     // HOST:PORT, [V6]:PORT or unix:PATH
+CLI::Validator AboveZero();    // a number
+CLI::Validator ZeroOrMore();   // a number
+CLI::Validator Address();      // HOST:PORT, [V6]:PORT or unix:PATH
+CLI::Validator HttpAddress();  // HOST:PORT, [V6]:PORT or none
 
 // Refuses, as a usage error, NaN, infinity and whole numbers out of range among the values of the parsed command's
 // options that take numbers, which CLI11 lets through.

@@ -70,6 +70,7 @@ struct EngineStats {
   int sessions = 0, running = 0, waiting = 0;  // requests
   double busy_seconds = 0;                     // spent in steps
   double last_step_seconds = 0;
+  double predicted_wait = 0;  // seconds until one of the requests is done, if all go on as they do now; 0: none pend
   bool last_step_prefill = false;  // it was a chunk of one long text, not rows of many
 };
 

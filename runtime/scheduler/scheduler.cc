@@ -8,6 +8,7 @@
 #include "kernels/base/seconds.h"
 #include "runtime/model/sampler.h"
 #include "runtime/model/worker.h"
+#include "runtime/scheduler/busy.h"
 
 namespace duo {
 namespace {
@@ -25,7 +26,7 @@ Scheduler::~Scheduler() = default;
 
 absl::Status Scheduler::RoomForSession() const {
   if (static_cast<int>(sessions_.size()) < options_.sessions) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrFormat("all %d sessions are open; close one", options_.sessions));
+  return Busy(absl::StrFormat("all %d sessions are open; close one", options_.sessions));
 }
 
 SessionId Scheduler::AddSession(int64_t max_tokens, Sequence sequence) {
@@ -176,8 +177,7 @@ absl::StatusOr<RequestId> Scheduler::Ask(SessionId id, std::vector<int32_t> toke
 absl::StatusOr<RequestId> Scheduler::Submit(Session* session, Request request) {
   if (request.tokens.empty()) return absl::InvalidArgumentError("there is no text: at least one token is needed");
   if (static_cast<int64_t>(requests_.size()) >= options_.max_pending) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("%d requests are pending already; try again later", requests_.size()));
+    return Busy(absl::StrFormat("%d requests are pending already; try again later", requests_.size()));
   }
   const int64_t tokens =
       static_cast<int64_t>(request.tokens.size()) + (request.ask ? request.params.max_new_tokens : 0);
@@ -330,7 +330,22 @@ EngineStats Scheduler::stats() const {
   stats.rings_free = pool_.rings_free();
   stats.sessions = static_cast<int>(sessions_.size());
   for (const auto& [id, request] : requests_) ++(request.sequence != nullptr ? stats.running : stats.waiting);
+  stats.predicted_wait = PredictedWait();
   return stats;
+}
+
+// What is still to be read and, at most, to be written takes so long; one of n requests is done after an n-th of it.
+double Scheduler::PredictedWait() const {
+  if (requests_.empty()) return 0;
+  double seconds = 0;
+  for (const auto& [id, request] : requests_) {
+    const Sequence* sequence = request.sequence != nullptr ? request.sequence : &request.session->sequence;
+    if (!request.drawing) seconds += chunk_time_.Predict(Remaining(request), sequence->length);
+    if (!request.ask) continue;
+    const int64_t left = request.params.max_new_tokens - request.result.new_tokens;
+    seconds += static_cast<double>(std::max<int64_t>(left, 0)) * rows_seconds_ / options_.max_batch;
+  }
+  return seconds / static_cast<double>(requests_.size());
 }
 
 }  // namespace duo

@@ -126,6 +126,7 @@ class Scheduler {
   int AddSamples(Request& request, int rows, bool draws, const std::vector<uint32_t>& mask, StepPlan* plan);
   void AddRebuild(Session& session, int rows, StepPlan* plan);
   int ChunkRows(const Request& request) const;
+  double PredictedWait() const;
   Request* ChooseChunk(const std::vector<Request*>& chunks);
   void CountStep(double seconds);
   // What a step means for one part of it.
@@ -150,6 +151,7 @@ class Scheduler {
   bool last_chunk_asked_ = false;
   int running_questions_ = 0;
   ChunkTime chunk_time_;
+  double rows_seconds_ = 0;  // of a rows step, as the last ones were
   EngineStats stats_;
 };
 

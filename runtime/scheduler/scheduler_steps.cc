@@ -178,6 +178,7 @@ bool Scheduler::Next(StepPlan* plan) {
 }
 
 void Scheduler::CountStep(double seconds) {
+  if (!planned_prefill_ && !parts_.empty()) rows_seconds_ += (rows_seconds_ == 0 ? 1 : 0.1) * (seconds - rows_seconds_);
   ++stats_.steps;
   stats_.busy_seconds += seconds;
   stats_.last_step_seconds = seconds;

@@ -1,6 +1,7 @@
 #include "runtime/scheduler/sequence.h"
 
 #include "absl/strings/str_format.h"
+#include "runtime/scheduler/busy.h"
 
 namespace duo {
 namespace {
@@ -32,13 +33,13 @@ absl::Status SequencePool::ReserveOrExplain(int64_t pages, int64_t split_pages, 
         absl::StrFormat("%d tokens were asked for, this server's sessions hold at most %d", tokens, table_tokens_));
   }
   if (!pages_.Reserve(pages)) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
+    return Busy(absl::StrFormat(
         "KV memory: %d tokens need %d pages of %d tokens, %d of %d are available (the others are in use or promised)",
         tokens, pages, kPageTokens, pages_.available(), pages_.size()));
   }
   if (!split_pages_.Reserve(split_pages)) {
     pages_.Unreserve(pages);
-    return absl::ResourceExhaustedError(absl::StrFormat(
+    return Busy(absl::StrFormat(
         "KV memory: %d tokens need %d split pages of %d tokens, %d of %d are available (the others are in "
         "use or promised)",
         tokens, split_pages, kPageTokens * slots_, split_pages_.available(), split_pages_.size()));
@@ -48,8 +49,7 @@ absl::Status SequencePool::ReserveOrExplain(int64_t pages, int64_t split_pages, 
 
 absl::Status SequencePool::TakeSlot(Sequence* sequence) {
   if (tables_.empty() || rings_.empty()) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("all %d session and question slots are in use; close a session or wait", total_rings_));
+    return Busy(absl::StrFormat("all %d session and question slots are in use; close a session or wait", total_rings_));
   }
   sequence->table = tables_.back();
   tables_.pop_back();

@@ -95,5 +95,7 @@ absl::StatusOr<ChatTemplate> ChatTemplateFor(const std::string& model_dir);
 // A conversation as JSON: a list of messages, or an object with messages, tools and documents. Contents are texts or
 // lists of parts of type text, which are joined; other kinds of parts are refused. name: what errors call it.
 absl::StatusOr<Conversation> ParseConversation(std::string_view json, const std::string& name);
+// The same of one that has been taken apart already.
+absl::Status CheckConversation(Conversation* conversation, const std::string& name);
 
 }  // namespace duo

@@ -139,20 +139,25 @@ absl::StatusOr<Conversation> ParseConversation(std::string_view json, const std:
     conversation.tools = parsed.value("tools", nlohmann::ordered_json());
     conversation.documents = parsed.value("documents", nlohmann::ordered_json());
   }
-  if (!conversation.messages.is_array() || conversation.messages.empty())
+  if (absl::Status checked = CheckConversation(&conversation, name); !checked.ok()) return checked;
+  return conversation;
+}
+
+absl::Status CheckConversation(Conversation* conversation, const std::string& name) {
+  if (!conversation->messages.is_array() || conversation->messages.empty())
     return absl::InvalidArgumentError(absl::StrCat(name, ": expected a list of messages, or an object with one"));
-  for (const nlohmann::ordered_json* list : {&conversation.tools, &conversation.documents}) {
+  for (const nlohmann::ordered_json* list : {&conversation->tools, &conversation->documents}) {
     if (!list->is_null() && !list->is_array())
       return absl::InvalidArgumentError(absl::StrCat(name, ": expected tools and documents to be lists"));
   }
-  for (size_t i = 0; i < conversation.messages.size(); ++i) {
-    nlohmann::ordered_json& message = conversation.messages[i];
+  for (size_t i = 0; i < conversation->messages.size(); ++i) {
+    nlohmann::ordered_json& message = conversation->messages[i];
     const std::string where = absl::StrCat(name, ": message ", i + 1);
     if (!message.is_object() || !message.contains("role") || !message["role"].is_string())
       return absl::InvalidArgumentError(absl::StrCat(where, ": expected an object with a role"));
     if (absl::Status checked = CheckContent(&message, where); !checked.ok()) return checked;
   }
-  return conversation;
+  return absl::OkStatus();
 }
 
 }  // namespace duo

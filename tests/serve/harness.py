@@ -122,6 +122,8 @@ class Server:
         command = [duo, "serve", "--model", model, "--log", "json", "--threads", str(threads), "--device", device, *more]
         if "--listen" not in more:
             command += ["--listen", "127.0.0.1:0"]
+        if "--http" not in more:
+            command += ["--http", "none"]
         env = dict(os.environ)
         if ranks > 1:  # by the script that users have; on one GPU they share it
             env["DUO"] = duo

@@ -43,10 +43,11 @@ void AskJob::Start(const Caller& caller, const AskRequest& request) {
   absl::Status status = c_.Authenticate(caller);
   if (status.ok()) status = Read(request, &params, &tokens);
   if (!status.ok()) return End(status);
-  const bool posted = c_.thread->Post(
-      [self = shared_from_this(), id = request.session_id, params, tokens = std::move(tokens)]() mutable {
-        self->c_.sessions->Ask(self->call_, id, std::move(tokens), params, self->Events());
-      });
+  const bool posted = c_.thread->Post([self = shared_from_this(), id = request.session_id, alone = request.alone,
+                                       params, tokens = std::move(tokens)]() mutable {
+    if (alone) return self->c_.sessions->AskAlone(self->call_, std::move(tokens), params, self->Events());
+    self->c_.sessions->Ask(self->call_, id, std::move(tokens), params, self->Events());
+  });
   if (!posted) End(QueueFull());
 }
 

@@ -18,7 +18,8 @@ namespace duo {
 
 struct AskRequest {
   std::string session_id = {};
-  std::string text = {};             // the question as the model is to see it
+  bool alone = false;     // belongs to no session: the tokens are a whole prompt, and begin as it is to begin
+  std::string text = {};  // the question as the model is to see it
   std::vector<int32_t> tokens = {};  // instead of text
   int64_t max_new_tokens = 0;        // 0: 128; -1, with rules.prompt_scores: none
   float temperature = 0;             // 0: the likeliest token always

@@ -1,12 +1,11 @@
 #include "launcher/serve/calls/context.h"
 
 #include "absl/strings/str_cat.h"
+#include "runtime/scheduler/busy.h"
 
 namespace duo {
 
-absl::Status QueueFull() {
-  return absl::ResourceExhaustedError("the server's queue of calls is full; try again later");
-}
+absl::Status QueueFull() { return Busy("the server's queue of calls is full; try again later"); }
 
 absl::Status CallContext::Authenticate(const Caller& caller) const {
   if (bearer_tokens->empty() || bearer_tokens->Allows(caller.authorization)) return absl::OkStatus();

@@ -40,6 +40,19 @@ struct DrainResult {
   double seconds = 0;
 };
 
+// The server's state as transports see it, at any moment, without asking the engine's thread.
+struct ServerState {
+  std::atomic<bool> draining{false};
+  std::atomic<double> wait_seconds{0};  // predicted: until one of the requests that pend is done
+  std::atomic<int64_t> beat{0};         // nanoseconds of the steady clock: when the engine's thread last came round
+
+  void Beat() { beat = std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
+  double SecondsSinceBeat() const {
+    const std::chrono::nanoseconds now = std::chrono::steady_clock::now().time_since_epoch();
+    return beat == 0 ? 0 : 1e-9 * static_cast<double>(now.count() - beat);
+  }
+};
+
 struct CallContext {
   EngineThread* thread = nullptr;
   Sessions* sessions = nullptr;
@@ -54,6 +67,7 @@ struct CallContext {
   std::string model, device;
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
   std::atomic<int64_t> calls{0}, refused{0};
+  ServerState state;
   // Begins a graceful stop; `done` comes on the engine's thread when everything is saved.
   std::function<void(double grace_seconds, std::function<void(const DrainResult&)> done)> drain;
 

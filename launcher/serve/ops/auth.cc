@@ -80,10 +80,10 @@ bool IsLoopback(std::string_view address) {
   return true;
 }
 
-absl::Status CheckExposure(std::string_view address, bool tls, bool tokens, bool insecure) {
+absl::Status CheckExposure(std::string_view flag, std::string_view address, bool tls, bool tokens, bool insecure) {
   if (IsLoopback(address) || tls || tokens || insecure) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("--listen ", std::string(address),
+      absl::StrCat(std::string(flag), " ", std::string(address),
                    " can be reached from other machines and nothing protects it: give --tls-cert and --tls-key, "
                    "or --token-file, or listen on 127.0.0.1; --insecure listens all the same"));
 }

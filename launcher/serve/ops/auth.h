@@ -43,6 +43,6 @@ struct ListenOptions {
 bool IsLoopback(std::string_view address);
 
 // A sentence when `address` is public and neither TLS nor a token protects it.
-absl::Status CheckExposure(std::string_view address, bool tls, bool tokens, bool insecure);
+absl::Status CheckExposure(std::string_view flag, std::string_view address, bool tls, bool tokens, bool insecure);
 
 }  // namespace duo

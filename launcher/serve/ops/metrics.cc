@@ -114,6 +114,8 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Start(const std::string& addre
   return metrics;
 }
 
+std::string Metrics::Page() const { return prometheus::TextSerializer().Serialize(state_->registry->Collect()); }
+
 int Metrics::port() const { return state_->page == nullptr ? 0 : state_->page->port(); }
 
 void Metrics::CountCall(const std::string& method, const std::string& code) {

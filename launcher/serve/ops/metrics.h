@@ -42,6 +42,7 @@ class Metrics {
   void ObserveAppend(double seconds);
   void ObserveStep(bool prefill, double seconds);
   void Update(const MetricsSnapshot& snapshot);
+  std::string Page() const;  // as Prometheus reads it
 
  private:
   Metrics();

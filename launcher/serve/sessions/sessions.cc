@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/seconds.h"
 #include "kernels/base/splitmix64.h"
+#include "runtime/scheduler/busy.h"
 
 namespace duo {
 namespace {
@@ -78,8 +79,8 @@ absl::Status Sessions::Admit() const {
   if (draining_) return absl::UnavailableError("the server is draining; try another one");
   const int calls = stats().calls;
   if (calls >= options_.max_waiting) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "%d calls wait or run, the limit is %d (--max-queue); try again later", calls, options_.max_waiting));
+    return Busy(absl::StrFormat("%d calls wait or run, the limit is %d (--max-queue); try again later", calls,
+                                options_.max_waiting));
   }
   return absl::OkStatus();
 }
@@ -309,6 +310,7 @@ SessionsStats Sessions::stats() const {
     stats.calls +=
         static_cast<int>(session.questions.size() + session.waiting.size()) + (session.state.reading() ? 1 : 0);
   }
+  stats.calls += static_cast<int>(alone_.size());
   return stats;
 }
 

@@ -64,6 +64,11 @@ class Sessions {
   void Ask(const CallPtr& call, const std::string& id, std::vector<int32_t> tokens, const GenerateParams& params,
            AskEvents events);
 
+  // Prompts without a session will come: takes the place that they need. Before the engine's thread runs.
+  absl::Status ExpectPrompts();
+  // The same of a whole prompt that belongs to no session; its tokens begin as they are to begin.
+  void AskAlone(const CallPtr& call, std::vector<int32_t> tokens, const GenerateParams& params, AskEvents events);
+
   // The buffer that the pieces go to: a new one, or that of a broken append with the same id; null when all of its text
   // is here already (what comes is then ignored).
   struct Opened {
@@ -128,6 +133,8 @@ class Sessions {
   void AskNow(const CallPtr& call, NamedSession& session, std::vector<int32_t> tokens, const GenerateParams& params,
               double waited, const AskEvents& events);
 
+  absl::StatusOr<SessionId> SessionFor(const std::vector<int32_t>& tokens, int64_t* held);
+
   // Appends.
   bool IsAppend(const NamedSession& session, const std::string& append_id) const;
   absl::Status StoppedAppend(const NamedSession& session) const;
@@ -170,6 +177,8 @@ class Sessions {
   SessionStore* store_;
   const Log& log_;
   std::map<std::string, NamedSession> sessions_;
+  SessionId empty_session_ = 0;   // of the engine; 0: not made yet
+  std::vector<RequestId> alone_;  // questions that run on forks of it
   std::deque<StoreJob> jobs_;
   struct Closing {
     bool delete_saved = false;

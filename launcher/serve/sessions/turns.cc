@@ -65,6 +65,8 @@ void Sessions::Cancel(const CallPtr& call) {
 }
 
 void Sessions::CancelAll() {
+  const std::vector<RequestId> alone = alone_;
+  for (RequestId request : alone) engine_.Cancel(request).IgnoreError();
   for (auto& [id, session] : sessions_) {
     std::deque<WaitingCall> waiting = std::move(session.waiting);
     session.waiting.clear();

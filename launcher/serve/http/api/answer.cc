@@ -1,0 +1,176 @@
+#include "launcher/serve/http/api/answer.h"
+
+#include <chrono>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "runtime/scheduler/busy.h"
+
+namespace duo::http {
+namespace {
+
+constexpr char kEvents[] = "text/event-stream", kJson[] = "application/json";
+constexpr double kSilence = 30;  // seconds before an answer that is not streamed is kept alive, its code then given
+
+}  // namespace
+
+Usage UsageOf(const std::vector<Choice>& choices) {
+  Usage usage;
+  for (const Choice& choice : choices) {
+    usage.prompt_tokens += choice.prompt_tokens;
+    usage.completion_tokens += choice.new_tokens;
+    usage.cached_tokens += choice.cached_tokens;
+  }
+  return usage;
+}
+
+std::string NewId(const std::string& prefix) {
+  std::random_device random;
+  return absl::StrFormat("%s%08x%08x%08x", prefix, random(), random(), random());
+}
+
+int64_t UnixTime() {
+  using std::chrono::system_clock;
+  return std::chrono::duration_cast<std::chrono::seconds>(system_clock::now().time_since_epoch()).count();
+}
+
+std::string Event(const Json& data) { return absl::StrCat("data: ", Text(data), "\n\n"); }
+
+std::string NamedEvent(const std::string& name, const Json& data) {
+  return absl::StrCat("event: ", name, "\ndata: ", Text(data), "\n\n");
+}
+
+Answer::Answer(Service& service, ExchangePtr exchange, AnswerRequest request, AnswerShape shape)
+    : service_(service), exchange_(std::move(exchange)), request_(std::move(request)), shape_(std::move(shape)) {}
+
+void Answer::Start() {
+  const double every = service_.comment_seconds;
+  if (request_.stream) {
+    exchange_->KeepAliveWith({every, every, ":\n\n", kEvents});
+  } else {
+    exchange_->KeepAliveWith({every > 0 ? kSilence : 0, every, "\n", kJson});
+  }
+  CallContext& context = *service_.calls;
+  running_ = request_.prompts.size();
+  begun_.resize(running_);
+  choices_.resize(running_);
+  for (size_t i = 0; i < request_.prompts.size(); ++i) {
+    choices_[i].index = static_cast<int>(i);
+    choices_[i].prompt_tokens = static_cast<int64_t>(request_.prompts[i].size());
+    const auto self = shared_from_this();
+    // Called on the engine's thread, mostly.
+    jobs_.push_back(std::make_shared<AskJob>(
+        context, CallTransport<AskUpdate>{[self, i](AskUpdate update) {
+                                            self->exchange_->Post(
+                                                [self, i, update = std::move(update)] { self->OnUpdate(i, update); });
+                                          },
+                                          [self, i](const absl::Status& status) {
+                                            self->exchange_->Post([self, i, status] { self->OnFinish(i, status); });
+                                          }}));
+  }
+  exchange_->OnGone([self = shared_from_this()] {
+    for (const auto& job : self->jobs_) job->Cancel();
+  });
+  const std::vector<std::shared_ptr<AskJob>> jobs = jobs_;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    request_.ask.tokens = std::move(request_.prompts[i]);
+    jobs[i]->Start(CallerOf(exchange_->request), request_.ask);
+  }
+  request_.prompts.clear();
+  request_.ask.tokens = {};
+}
+
+void Answer::OnUpdate(size_t index, const AskUpdate& update) {
+  const std::shared_ptr<AskJob> job = jobs_[index];
+  Choice& choice = choices_[index];
+  choice.new_tokens += static_cast<int64_t>(update.tokens.size());
+  if (update.done) {
+    choice.finish = update.finish == "length" ? "length" : "stop";
+    choice.cached_tokens = update.stats.history_tokens;
+  }
+  if (!request_.stream || broken_) {
+    choice.text += update.text;
+    return job->Written(true);
+  }
+  std::string events;
+  if (!update.text.empty()) {
+    events = shape_.piece(choice, update.text, !begun_[index]);
+    begun_[index] = true;
+  }
+  if (update.done) {
+    events += shape_.finish(choice, !begun_[index]);
+    begun_[index] = true;
+  }
+  if (events.empty()) return job->Written(true);
+  exchange_->Begin(200, kEvents);
+  exchange_->Write(std::move(events), [job](bool ok) { job->Written(ok); });
+}
+
+void Answer::OnFinish(size_t, const absl::Status& status) {
+  if (!status.ok()) Break(status);
+  if (--running_ > 0) return;
+  --service_.answers;
+  jobs_.clear();
+  if (!broken_) Complete();
+}
+
+void Answer::Complete() {
+  if (!request_.stream) return exchange_->Answer(200, kJson, Text(shape_.whole(choices_)));
+  exchange_->Begin(200, kEvents);
+  exchange_->Write(shape_.end(choices_));
+  exchange_->End();
+}
+
+// One question failed: the others stop, and the client is told, in the middle of a stream by an event.
+void Answer::Break(const absl::Status& status) {
+  if (broken_) return;
+  broken_ = true;
+  for (const auto& job : jobs_) job->Cancel();
+  const ErrorAnswer error = service_.Error(status);
+  if (!request_.stream || !exchange_->begun()) return Fail(*exchange_, error);
+  exchange_->Write(shape_.error(error));
+  exchange_->End();
+}
+
+namespace {
+
+// On a worker's thread, then back.
+void PrepareAnswer(Service& service, const ExchangePtr& exchange, const Prepare& prepare) {
+  absl::StatusOr<Prepared> prepared;
+  const std::string text = std::move(exchange->request.body);
+  absl::StatusOr<Json> object = ParseBody(text);
+  if (object.ok()) {
+    Body body(*object);
+    prepared = prepare(service, body);
+    if (prepared.ok() && !body.status().ok()) prepared = body.status();
+    if (prepared.ok()) service.LogUnknown(body.Unknown());
+  } else {
+    prepared = object.status();
+  }
+  exchange->Post([&service, exchange, prepared = std::move(prepared)]() mutable {
+    if (!prepared.ok() || exchange->gone()) {
+      --service.answers;
+      if (!prepared.ok()) Fail(*exchange, service.Error(prepared.status()));
+      return;
+    }
+    std::make_shared<Answer>(service, exchange, std::move(prepared->request), std::move(prepared->shape))->Start();
+  });
+}
+
+}  // namespace
+
+void Respond(Service& service, const ExchangePtr& exchange, Prepare prepare) {
+  if (const std::optional<Refusal> why = NotReady(service)) return Fail(*exchange, NotReadyError(*why));
+  if (service.answers >= service.limits.queue) {  // before anything is made of the body
+    return Fail(*exchange, service.Error(Busy(absl::StrFormat(
+                               "%d answers wait or are being written, the limit is %d (--max-queue); try again later",
+                               service.answers, service.limits.queue))));
+  }
+  ++service.answers;
+  service.workers.Post(exchange->request.body.size(), [&service, exchange, prepare = std::move(prepare)] {
+    PrepareAnswer(service, exchange, prepare);
+  });
+}
+
+}  // namespace duo::http

@@ -1,0 +1,115 @@
+#include "launcher/serve/http/api/completions.h"
+
+#include "absl/strings/str_cat.h"
+#include "launcher/serve/http/api/answer_fields.h"
+
+namespace duo::http {
+namespace {
+
+constexpr int64_t kDefaultNewTokens = 16;  // OpenAI's
+constexpr size_t kMostPrompts = 1024;
+
+absl::Status BadPrompt(const Json& found) {
+  return FieldError("prompt",
+                    absl::StrCat("prompt must be a string, a list of strings, a list of token ids or a list of "
+                                 "such lists, found ",
+                                 Shown(found)));
+}
+
+// A text, or token ids. A text may spell special tokens: who sends a whole prompt has put it together.
+absl::StatusOr<std::vector<int32_t>> ReadPrompt(const CallContext& context, const Json& prompt, bool special) {
+  if (prompt.is_string()) {
+    return context.tokenizer->Encode(prompt.get_ref<const std::string&>(),
+                                     EncodeOptions{.parse_special = true, .add_special_tokens = special});
+  }
+  std::optional<std::vector<int32_t>> tokens = TokensOf(prompt);
+  if (!tokens.has_value()) return BadPrompt(prompt);
+  return *std::move(tokens);
+}
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> ReadPrompts(const CallContext& context, Body& body) {
+  const Json* prompt = body.Find("prompt");
+  const bool special = body.Bool("add_special_tokens", true);
+  if (!body.status().ok()) return body.status();
+  if (prompt == nullptr) return FieldError("prompt", "prompt is missing");
+  if (prompt->is_array() && prompt->empty()) return BadPrompt(*prompt);
+  std::vector<const Json*> each = {prompt};
+  if (prompt->is_array() && !prompt->front().is_number()) {
+    if (prompt->size() > kMostPrompts) {
+      return FieldError("prompt", absl::StrCat("at most ", kMostPrompts, " prompts at once, found ", prompt->size()));
+    }
+    each.clear();
+    for (const Json& one : *prompt) each.push_back(&one);
+  }
+  std::vector<std::vector<int32_t>> prompts;
+  for (const Json* one : each) {
+    absl::StatusOr<std::vector<int32_t>> tokens = ReadPrompt(context, *one, special);
+    if (!tokens.ok()) return tokens.status();
+    prompts.push_back(*std::move(tokens));
+  }
+  return prompts;
+}
+
+Json ChoiceJson(const Choice& choice, const std::string& text, bool finished) {
+  Json json = {{"index", choice.index}, {"text", text}, {"logprobs", nullptr}, {"finish_reason", nullptr}};
+  if (finished) json["finish_reason"] = choice.finish;
+  return json;
+}
+
+AnswerShape CompletionShape(const Service& service, const AnswerFields& fields) {
+  const Json base = {
+      {"id", NewId("cmpl-")}, {"object", "text_completion"}, {"created", UnixTime()}, {"model", service.model}};
+  const auto chunk = [base, fields](const Choice& choice, const std::string& text, bool finished) {
+    Json json = base;
+    json["choices"] = Json::array({ChoiceJson(choice, text, finished)});
+    if (fields.continuous_usage) json["usage"] = UsageJson(choice);
+    return Event(json);
+  };
+  AnswerShape shape;
+  shape.piece = [chunk](const Choice& c, const std::string& text, bool) { return chunk(c, text, false); };
+  shape.finish = [chunk](const Choice& c, bool) { return chunk(c, "", true); };
+  shape.end = [base, fields](const std::vector<Choice>& choices) {
+    if (!fields.include_usage) return std::string(kDone);
+    Json json = base;
+    json["choices"] = Json::array();
+    json["usage"] = UsageJson(UsageOf(choices));
+    return Event(json) + kDone;
+  };
+  shape.error = [](const ErrorAnswer& error) { return absl::StrCat("data: ", ErrorBody(error), "\n\n", kDone); };
+  shape.whole = [base](const std::vector<Choice>& choices) {
+    Json json = base;
+    json["choices"] = Json::array();
+    for (const Choice& choice : choices) json["choices"].push_back(ChoiceJson(choice, choice.text, true));
+    json["usage"] = UsageJson(UsageOf(choices));
+    return json;
+  };
+  return shape;
+}
+
+}  // namespace
+
+absl::StatusOr<Prepared> PrepareCompletion(Service& service, Body& body) {
+  const CallContext& context = *service.calls;
+  const AnswerFields fields = ReadAnswerFields(service, body);
+  body.NotThere("suffix");
+  body.NotThere("echo");
+  body.NotThere("logprobs");
+  if (!body.status().ok()) return body.status();
+  absl::StatusOr<std::vector<std::vector<int32_t>>> prompts = ReadPrompts(context, body);
+  if (!prompts.ok()) return prompts.status();
+  Prepared prepared;
+  prepared.request.ask = fields.ask;
+  prepared.request.stream = fields.stream;
+  for (std::vector<int32_t>& tokens : *prompts) {
+    if (absl::Status s = context.CheckTokens(tokens); !s.ok()) return FieldError("prompt", s.message());
+    const absl::StatusOr<int64_t> most =
+        NewTokens(service, static_cast<int64_t>(tokens.size()), fields, kDefaultNewTokens, "prompt");
+    if (!most.ok()) return most.status();
+    prepared.request.ask.max_new_tokens = std::max(prepared.request.ask.max_new_tokens, *most);
+    prepared.request.prompts.push_back(std::move(tokens));
+  }
+  prepared.shape = CompletionShape(service, fields);
+  return prepared;
+}
+
+}  // namespace duo::http

@@ -1,0 +1,70 @@
+#include "launcher/serve/http/front.h"
+
+#include <algorithm>
+
+#include "launcher/serve/http/api/answer_fields.h"
+#include "launcher/serve/http/api/health.h"
+#include "launcher/serve/http/api/routes.h"
+#include "launcher/serve/http/api/service.h"
+#include "launcher/serve/http/wire/listener.h"
+
+namespace duo {
+
+struct HttpFront::State {
+  http::Service service;
+  std::unique_ptr<http::Listener> listener;  // destroyed first
+};
+
+HttpFront::HttpFront() : state_(std::make_unique<State>()) {}
+HttpFront::~HttpFront() = default;
+
+absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Listen(const HttpOptions& options) {
+  std::unique_ptr<HttpFront> front(new HttpFront());
+  http::Service& service = front->state_->service;
+  service.model = options.model_name;
+  service.comment_seconds = options.comment_seconds;
+  http::ListenerOptions wire;
+  wire.address = options.address;
+  wire.tls = options.tls;
+  wire.origins = options.origins;
+  wire.max_body = options.max_body;
+  wire.max_bodies = std::max<int64_t>(wire.max_bodies, 2 * options.max_body);
+  wire.authenticate = [&service](const http::Request& request) { return service.Authenticate(request); };
+  wire.error_body = [](const http::Refusal& refusal) { return http::ErrorBody(refusal); };
+  http::AddHealthRoutes(service, wire.router);
+  http::AddOpenAiRoutes(service, wire.router);
+  absl::StatusOr<std::unique_ptr<http::Listener>> listener = http::Listener::Listen(std::move(wire));
+  if (!listener.ok()) return listener.status();
+  front->state_->listener = std::move(*listener);
+  return front;
+}
+
+int HttpFront::port() const { return state_->listener->port(); }
+
+absl::Status HttpFront::Open(Server& server) {
+  http::Service& service = state_->service;
+  CallContext& context = server.context();
+  if (absl::Status s = context.sessions->ExpectPrompts(); !s.ok()) return s;
+  service.limits.window = context.sessions->options().max_session_tokens;
+  service.limits.queue = context.sessions->options().max_waiting;
+  service.limits.kv_tokens = context.engine->memory_plan().kv_tokens;
+  service.limits.new_tokens = context.limits.new_tokens;
+  service.sampling = http::ReadSamplingDefaults(context.model);
+  service.chat = ChatTemplateFor(context.model);
+  if (service.chat.ok() && !service.chat->status().ok()) service.chat = service.chat->status();
+  if (service.chat.ok()) {
+    if (const std::optional<int32_t> token = service.chat->EndOfTurn(*context.tokenizer)) {
+      service.end_of_turn = {*token};
+    }
+  }
+  service.created = http::UnixTime();
+  service.calls = &context;
+  return absl::OkStatus();
+}
+
+void HttpFront::Stop() {
+  state_->listener->Stop();
+  state_->service.workers.Stop();
+}
+
+}  // namespace duo

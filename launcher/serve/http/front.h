@@ -1,0 +1,44 @@
+// HttpFront: the HTTP transport: an address that is listened on, with OpenAI's routes and duo's own. Beside gRPC's, an
+// adapter of the same calls (launcher/serve/calls).
+//
+// Listens before there is a server, so that a taken port is found before a model is loaded; what comes then is told
+// that the model is loading. Made, opened and stopped on one thread.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "launcher/serve/server.h"
+
+namespace duo {
+
+struct HttpOptions {
+  std::string address = "127.0.0.1:8000";  // HOST:PORT; port 0: any
+  TlsFiles tls;
+  std::vector<std::string> origins;  // of pages that may call; "*": all
+  int64_t max_body = 64 << 20;       // bytes of a request
+  double comment_seconds = 5;        // between comments of a stream that has nothing to say yet; 0: none
+  std::string model_name;            // in answers; empty: the folder's
+};
+
+class HttpFront {
+ public:
+  // UNAVAILABLE where the address cannot be had.
+  static absl::StatusOr<std::unique_ptr<HttpFront>> Listen(const HttpOptions& options);
+  ~HttpFront();
+
+  int port() const;
+  // From now on calls go to `server`'s context, and wait there until it runs.
+  absl::Status Open(Server& server);
+  // Answers that are on their way get a moment; what is left is cut off. Before the server is destroyed.
+  void Stop();
+
+ private:
+  HttpFront();
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace duo

@@ -1,0 +1,425 @@
+#include "launcher/serve/http/wire/connection.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/seconds.h"
+
+namespace duo::http {
+namespace {
+
+namespace beast = boost::beast;
+
+constexpr size_t kRead = 2048, kReadBody = 64 << 10;
+constexpr size_t kMostAhead = 32 << 10;  // bytes of requests that wait behind one that is being answered
+constexpr size_t kMostBuffer = 128 << 10;
+constexpr double kHandshakeSeconds = 10, kLingerSeconds = 2, kProbeSeconds = 0.5;
+constexpr char kJson[] = "application/json";
+
+std::chrono::steady_clock::time_point In(double seconds) {
+  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+template <typename Fields>
+Header HeaderOf(const Fields& message) {
+  Header header;
+  header.method = std::string(message.method_string());
+  header.target = std::string(message.target());
+  header.version = static_cast<int>(message.version());
+  for (const auto& field : message) {
+    header.fields.emplace_back(absl::AsciiStrToLower(std::string(field.name_string())), std::string(field.value()));
+  }
+  return header;
+}
+
+}  // namespace
+
+Connection::Connection(ByteStream stream, std::shared_ptr<Shared> shared)
+    : shared_(std::move(shared)), stream_(std::move(stream)), buffer_(kMostBuffer) {}
+
+void Connection::Start() {
+  if (!stream_.tls()) return AwaitRequest();
+  read_deadline_ = In(kHandshakeSeconds);
+  stream_.Handshake([self = shared_from_this()](const ByteStream::Error& error) {
+    if (self->closed()) return;
+    if (error) return self->Close();
+    self->AwaitRequest();
+  });
+}
+
+void Connection::AwaitRequest() {
+  state_ = State::kHeader;
+  parser_.emplace();
+  parser_->header_limit(static_cast<uint32_t>(shared_->options.max_header));
+  parser_->body_limit(boost::none);  // counted here
+  begun_ = false;
+  request_ = {};
+  fields_.clear();
+  route_ = nullptr;
+  body_.clear();
+  body_read_ = 0;
+  if (buffer_.size() == 0) buffer_.shrink_to_fit();
+  read_deadline_ = In(shared_->options.idle_seconds);
+  Advance();
+  if (ended_ && state_ == State::kHeader) return Close();
+  ReadOn();
+}
+
+void Connection::ReadOn() {
+  if (reading_ || ended_ || closed() || state_ == State::kHandshake) return;
+  const bool waits = state_ == State::kBody && exchange_ != nullptr && take_ == nullptr;  // an upload's reader is busy
+  if (waits || (state_ == State::kAnswering && buffer_.size() >= kMostAhead)) return;
+  reading_ = true;
+  stream_.Read(buffer_.prepare(state_ == State::kBody ? std::min(kReadBody, kMostBuffer - buffer_.size()) : kRead),
+               [self = shared_from_this()](const ByteStream::Error& error, size_t bytes) {
+                 self->reading_ = false;
+                 self->OnRead(error, bytes);
+               });
+}
+
+void Connection::OnRead(const ByteStream::Error& error, size_t bytes) {
+  if (closed()) return;
+  if (error == boost::asio::error::eof) return OnEnd();
+  if (error) return Close();
+  buffer_.commit(bytes);
+  Advance();
+  ReadOn();
+}
+
+// The client will send no more.
+void Connection::OnEnd() {
+  ended_ = true;
+  if (state_ != State::kAnswering || stream_.tls()) return Close();
+  probed_ = Clock::now();
+  exchange_->Probe();
+}
+
+void Connection::Advance() {
+  while (true) {
+    if (state_ == State::kHeader) {
+      if (!ParseHeader()) return;
+    } else if (state_ == State::kBody) {
+      if (!ParseBody()) return;
+    } else {
+      if (state_ == State::kLingering) buffer_.consume(buffer_.size());
+      return;
+    }
+  }
+}
+
+bool Connection::ParseHeader() {
+  if (!begun_) {
+    const auto* bytes = static_cast<const char*>(buffer_.data().data());
+    if (buffer_.size() >= 2 && bytes[0] == '\r' && bytes[1] == '\n') {  // some clients end a body like this
+      buffer_.consume(2);
+      return true;
+    }
+  }
+  if (buffer_.size() == 0) return false;
+  if (!begun_) read_deadline_ = In(shared_->options.header_seconds);
+  begun_ = true;
+  ByteStream::Error error;
+  buffer_.consume(parser_->put(buffer_.data(), error));
+  if (error == beast::http::error::need_more) return false;
+  if (error == beast::http::error::header_limit) {
+    Refuse({431, absl::StrCat("the header has more than ", shared_->options.max_header, " bytes")});
+    return false;
+  }
+  if (error) {
+    Refuse({400, absl::StrCat("the request is not HTTP/1.1: ", error.message())});
+    return false;
+  }
+  if (!parser_->is_header_done()) return false;
+  OnHeader();
+  return state_ == State::kBody;
+}
+
+// What can be said against a request by its header alone.
+std::optional<Refusal> Connection::Judge(const Header& header, Request& request, Fields& fields) {
+  const ListenerOptions& o = shared_->options;
+  std::variant<Request, Refusal> read = ReadHeader(header);
+  if (Refusal* refusal = std::get_if<Refusal>(&read)) return *refusal;
+  request = std::move(std::get<Request>(read));
+  if (!request.request_id.empty()) fields.emplace_back("X-Request-Id", request.request_id);
+  GateRules rules = {IsLoopback(o.address), o.address.substr(0, o.address.rfind(':')), o.origins};
+  if (std::optional<Refusal> refusal = CheckSender(rules, header, request)) return refusal;
+  const std::string origin = AllowedOrigin(rules, request);
+  if (!origin.empty()) {
+    fields.emplace_back("Access-Control-Allow-Origin", origin);
+    fields.emplace_back("Vary", "Origin");
+  }
+  if (request.method == "OPTIONS" && !origin.empty()) return std::nullopt;  // a browser's question carries no token
+  std::string allow;
+  const std::variant<const Route*, Refusal> found = o.router.Find(request, &allow);
+  const auto* route = std::get_if<const Route*>(&found);
+  if (route == nullptr || !(*route)->open) {
+    if (std::optional<Refusal> refusal = o.authenticate(request)) {
+      if (refusal->status == 401) fields.emplace_back("WWW-Authenticate", "Bearer");
+      return refusal;
+    }
+  }
+  if (route == nullptr) {
+    if (!allow.empty()) fields.emplace_back("Allow", allow);
+    return std::get<Refusal>(found);
+  }
+  route_ = *route;
+  if (request.method != "GET" && request.method != "HEAD" && request.method != "DELETE") {
+    if (std::optional<Refusal> refusal = CheckContentType(request, route_->upload)) return refusal;
+  }
+  const int64_t length = request.content_length.value_or(0);
+  if (!route_->upload && length > o.max_body) {
+    return Refusal{413,
+                   absl::StrCat("the body has ", length, " bytes; at most ", o.max_body, " are taken (--max-body)"),
+                   "body_too_large"};
+  }
+  if (!route_->upload && shared_->body_bytes + length > o.max_bodies) {
+    fields.emplace_back("Retry-After", "5");
+    return Refusal{503, "requests that are being read take all the memory that they may have; try again later"};
+  }
+  return std::nullopt;
+}
+
+void Connection::OnHeader() {
+  if (std::optional<Refusal> refusal = Judge(HeaderOf(parser_->get().base()), request_, fields_)) {
+    return Refuse(*refusal);
+  }
+  if (shared_->stopping) request_.keep_alive = false;
+  if (request_.method == "OPTIONS") {
+    fields_.emplace_back("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE");
+    fields_.emplace_back("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id");
+    fields_.emplace_back("Access-Control-Max-Age", "600");
+    state_ = State::kAnswering;
+    read_deadline_.reset();
+    exchange_ = MakeExchange(std::move(request_), std::move(fields_));
+    return exchange_->Answer(204, "", "");
+  }
+  state_ = State::kBody;
+  read_deadline_ = In(shared_->options.body_seconds);
+  parser_->eager(true);
+  if (!route_->upload) {
+    held_ = request_.content_length.value_or(0);
+    shared_->body_bytes += held_;
+  }
+  if (request_.expects_continue && request_.has_body()) Write("HTTP/1.1 100 Continue\r\n\r\n", nullptr);
+  if (!route_->upload) return;
+  exchange_ = MakeExchange(std::move(request_), std::move(fields_));
+  route_->handler(exchange_);
+}
+
+bool Connection::ParseBody() {
+  const bool upload = exchange_ != nullptr;
+  if (upload && take_ == nullptr) return false;
+  std::string piece;
+  while (!parser_->is_done() && buffer_.size() > 0) {
+    char bytes[16 << 10];
+    auto& body = parser_->get().body();
+    body.data = bytes;
+    body.size = sizeof bytes;
+    body.more = true;
+    ByteStream::Error error;
+    const size_t used = parser_->put(buffer_.data(), error);
+    buffer_.consume(used);
+    piece.append(bytes, sizeof bytes - body.size);
+    if (error == beast::http::error::need_buffer) error = {};
+    if (error == beast::http::error::need_more || (!error && used == 0)) break;
+    if (error) {
+      Refuse({400, absl::StrCat("the body is not HTTP/1.1: ", error.message())});
+      return false;
+    }
+  }
+  body_read_ += static_cast<int64_t>(piece.size());
+  const bool done = parser_->is_done();
+  if (!done && buffer_.size() >= kMostBuffer - kReadBody) {  // a chunk's line without an end
+    Refuse({400, "the body's chunks are not HTTP/1.1"});
+    return false;
+  }
+  if (!piece.empty()) read_deadline_ = In(shared_->options.body_seconds);
+  if (upload) {
+    if (piece.empty() && !done) return false;
+    if (done) {
+      state_ = State::kAnswering;
+      read_deadline_.reset();
+    }
+    std::exchange(take_, nullptr)(std::move(piece), done);
+    return !done && take_ != nullptr && buffer_.size() > 0;
+  }
+  TakeBody(std::move(piece));
+  if (state_ != State::kBody) return false;
+  if (!done) return false;
+  BeginAnswer();
+  return false;
+}
+
+void Connection::TakeBody(std::string piece) {
+  const ListenerOptions& o = shared_->options;
+  if (body_read_ > o.max_body) {
+    return Refuse({413,
+                   absl::StrCat("the body has more than ", o.max_body, " bytes, the most that are taken (--max-body)"),
+                   "body_too_large"});
+  }
+  if (body_read_ > held_) {
+    shared_->body_bytes += body_read_ - held_;
+    held_ = body_read_;
+    if (shared_->body_bytes > o.max_bodies) {
+      fields_.emplace_back("Retry-After", "5");
+      return Refuse({503, "requests that are being read take all the memory that they may have; try again later"});
+    }
+  }
+  body_ += piece;
+}
+
+void Connection::BeginAnswer() {
+  state_ = State::kAnswering;
+  read_deadline_.reset();
+  request_.body = std::move(body_);
+  exchange_ = MakeExchange(std::move(request_), std::move(fields_));
+  route_->handler(exchange_);
+}
+
+ExchangePtr Connection::MakeExchange(Request request, Fields fields) {
+  Wire wire;
+  answered_ = false;
+  wire.write = [self = shared_from_this()](std::string bytes, Written written) {
+    self->Write(std::move(bytes), std::move(written));
+  };
+  wire.done = [self = shared_from_this()](bool keep) { self->OnAnswered(keep); };
+  wire.read = [self = shared_from_this(), post = shared_->post](auto take) {
+    if (self->closed() || self->state_ != State::kBody) return;
+    self->take_ = std::move(take);
+    self->read_deadline_ = In(self->shared_->options.body_seconds);
+    post([self] {  // not from inside the parser
+      self->Advance();
+      self->ReadOn();
+    });
+  };
+  wire.post = shared_->post;
+  return std::make_shared<Exchange>(std::move(request), std::move(fields), std::move(wire));
+}
+
+void Connection::Refuse(const Refusal& refusal) {
+  const ListenerOptions& o = shared_->options;
+  if (o.on_refused) o.on_refused(request_, refusal.status);
+  if (exchange_ != nullptr) {  // an upload that broke off in its body
+    const ExchangePtr exchange = std::exchange(exchange_, nullptr);
+    take_ = nullptr;
+    exchange->Gone();
+  }
+  state_ = State::kAnswering;
+  read_deadline_.reset();
+  request_.keep_alive = request_.keep_alive && parser_.has_value() && parser_->is_done();
+  exchange_ = MakeExchange(std::move(request_), std::move(fields_));
+  exchange_->Answer(refusal.status, kJson, o.error_body(refusal));
+}
+
+// The answer is in the queue, whole.
+void Connection::OnAnswered(bool keep) {
+  if (closed()) return;
+  answered_ = true;
+  keep_ = keep && state_ == State::kAnswering && !(ended_ && buffer_.size() == 0) && !shared_->stopping;
+  if (queue_.empty()) AfterAnswer();
+}
+
+void Connection::AfterAnswer() {
+  answered_ = false;
+  exchange_ = nullptr;
+  take_ = nullptr;
+  ReleaseBody();
+  if (!keep_ || shared_->stopping) return Linger();
+  // From the loop, so that a client's many small requests do not pile up on the stack.
+  state_ = State::kHeader;
+  parser_.reset();
+  shared_->post([self = shared_from_this()] {
+    if (!self->closed()) self->shared_->stopping ? self->Close() : self->AwaitRequest();
+  });
+}
+
+void Connection::Write(std::string bytes, Written written) {
+  if (closed()) {
+    if (written) written(false);
+    return;
+  }
+  queue_.push_back({std::move(bytes), std::move(written)});
+  WriteOn();
+}
+
+void Connection::WriteOn() {
+  if (writing_ || queue_.empty() || closed()) return;
+  const std::string& front = queue_.front().bytes;
+  if (sent_ == 0 || !write_deadline_.has_value()) write_deadline_ = In(shared_->options.write_seconds);
+  writing_ = true;
+  stream_.Write(boost::asio::buffer(front.data() + sent_, front.size() - sent_),
+                [self = shared_from_this()](const ByteStream::Error& error, size_t bytes) {
+                  self->writing_ = false;
+                  if (self->closed()) return;
+                  if (error) return self->Close();
+                  self->sent_ += bytes;
+                  self->write_deadline_.reset();
+                  if (self->sent_ < self->queue_.front().bytes.size()) return self->WriteOn();
+                  Piece done = std::move(self->queue_.front());
+                  self->queue_.pop_front();
+                  self->sent_ = 0;
+                  if (done.written) done.written(true);
+                  if (!self->queue_.empty()) return self->WriteOn();
+                  if (self->answered_) self->AfterAnswer();
+                });
+}
+
+// The last answer is out. What the client still sends is read for a moment, so that a reset does not take the answer
+// from it.
+void Connection::Linger() {
+  state_ = State::kLingering;
+  parser_.reset();
+  if (ended_) return Close();
+  stream_.EndWriting();
+  read_deadline_ = In(kLingerSeconds);
+  buffer_.consume(buffer_.size());
+  ReadOn();
+}
+
+void Connection::ReleaseBody() {
+  shared_->body_bytes -= held_;
+  held_ = 0;
+}
+
+void Connection::Tick(Clock::time_point now) {
+  if (closed()) return;
+  if (write_deadline_.has_value() && now > *write_deadline_) return Close();
+  if (read_deadline_.has_value() && now > *read_deadline_) {
+    const bool silent = state_ == State::kHandshake || state_ == State::kLingering || !begun_;
+    if (silent) return Close();
+    return Refuse({408, "the request did not come in time"});
+  }
+  if (state_ != State::kAnswering || exchange_ == nullptr) return;
+  if (ended_) {
+    if (stream_.broken()) return Close();
+    if (SecondsBetween(probed_, now) > kProbeSeconds) {
+      probed_ = now;
+      exchange_->Probe();
+    }
+  }
+  const ExchangePtr exchange = exchange_;
+  exchange->Tick(now);
+}
+
+void Connection::Stop() {
+  if (state_ != State::kAnswering) Close();
+}
+
+void Connection::Close() {
+  if (closed()) return;
+  state_ = State::kClosed;
+  stream_.Close();
+  ReleaseBody();
+  read_deadline_.reset();
+  write_deadline_.reset();
+  take_ = nullptr;
+  std::deque<Piece> queue = std::exchange(queue_, {});
+  const ExchangePtr exchange = std::exchange(exchange_, nullptr);
+  for (Piece& piece : queue) {
+    if (piece.written) piece.written(false);
+  }
+  if (exchange != nullptr) exchange->Gone();
+}
+
+}  // namespace duo::http
