@@ -3,7 +3,9 @@ and of an answer is the test's own business. The standard library alone."""
 
 import argparse
 import json
+import os
 import socket
+import tempfile
 import time
 
 import harness
@@ -191,3 +193,23 @@ def events_of(body):
         events.append(block[6:])
     check(body.endswith(b"\n\n"), f"a stream ends with {body[-60:]!r}")
     return events
+
+
+TEMPLATE = "{% for m in messages %}{{ m['content'] if m['content'] else '' }}{% endfor %}"
+
+
+class ChatModel:
+    """A folder with the demo model and a chat template, which it does not have: a conversation is its texts, joined."""
+
+    def __enter__(self):
+        self.folder = tempfile.TemporaryDirectory()
+        path = os.path.join(self.folder.name, "needle-chat")
+        os.mkdir(path)
+        for name in os.listdir(harness.MODEL):
+            os.symlink(os.path.abspath(os.path.join(harness.MODEL, name)), os.path.join(path, name))
+        with open(os.path.join(path, "chat_template.jinja"), "w", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+        return path
+
+    def __exit__(self, *exc):
+        self.folder.cleanup()

@@ -16,7 +16,8 @@ import harness
 
 def main():
     from http_harness import ARGS, CASES
-    import http_openai  # noqa: F401: these fill the table
+    import http_clients  # noqa: F401: these fill the table
+    import http_openai  # noqa: F401
     import http_wire  # noqa: F401
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--duo")

@@ -90,6 +90,7 @@ absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, std::vect
   params->seed = r.seed;
   params->keep = r.keep;
   if (!r.ignore_end_tokens) params->end_tokens = c_.end_tokens;
+  params->end_tokens.insert(params->end_tokens.end(), r.end_tokens.begin(), r.end_tokens.end());
   if (r.tokens.empty()) {
     absl::StatusOr<std::vector<int32_t>> read = c_.Encode(r.text, r.special);
     if (!read.ok()) return read.status();

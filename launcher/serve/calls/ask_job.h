@@ -29,6 +29,7 @@ struct AskRequest {
   bool keep = false;                   // question and answer become part of the session
   bool special = false;                // special tokens' text becomes those tokens
   bool ignore_end_tokens = false;
+  std::vector<int32_t> end_tokens = {};  // besides the model's
   SamplingRules rules = {};
 };
 

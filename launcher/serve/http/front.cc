@@ -6,6 +6,8 @@
 #include "launcher/serve/http/api/health.h"
 #include "launcher/serve/http/api/routes.h"
 #include "launcher/serve/http/api/service.h"
+#include "launcher/serve/http/api/sessions.h"
+#include "launcher/serve/http/api/tokens.h"
 #include "launcher/serve/http/wire/listener.h"
 
 namespace duo {
@@ -33,6 +35,7 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Listen(const HttpOptions& 
   wire.error_body = [](const http::Refusal& refusal) { return http::ErrorBody(refusal); };
   http::AddHealthRoutes(service, wire.router);
   http::AddOpenAiRoutes(service, wire.router);
+  http::AddSessionRoutes(service, wire.router);
   absl::StatusOr<std::unique_ptr<http::Listener>> listener = http::Listener::Listen(std::move(wire));
   if (!listener.ok()) return listener.status();
   front->state_->listener = std::move(*listener);
@@ -50,6 +53,7 @@ absl::Status HttpFront::Open(Server& server) {
   service.limits.kv_tokens = context.engine->memory_plan().kv_tokens;
   service.limits.new_tokens = context.limits.new_tokens;
   service.sampling = http::ReadSamplingDefaults(context.model);
+  service.tokenizer_info = http::ReadTokenizerInfo(context.model);
   service.chat = ChatTemplateFor(context.model);
   if (service.chat.ok() && !service.chat->status().ok()) service.chat = service.chat->status();
   if (service.chat.ok()) {

@@ -55,6 +55,7 @@ void Answer::Start() {
   running_ = request_.prompts.size();
   begun_.resize(running_);
   choices_.resize(running_);
+  unsaid_.resize(running_);
   for (size_t i = 0; i < request_.prompts.size(); ++i) {
     choices_[i].index = static_cast<int>(i);
     choices_[i].prompt_tokens = static_cast<int64_t>(request_.prompts[i].size());
@@ -62,8 +63,9 @@ void Answer::Start() {
     // Called on the engine's thread, mostly.
     jobs_.push_back(std::make_shared<AskJob>(
         context, CallTransport<AskUpdate>{[self, i](AskUpdate update) {
-                                            self->exchange_->Post(
-                                                [self, i, update = std::move(update)] { self->OnUpdate(i, update); });
+                                            self->exchange_->Post([self, i, update = std::move(update)]() mutable {
+                                              self->OnUpdate(i, std::move(update));
+                                            });
                                           },
                                           [self, i](const absl::Status& status) {
                                             self->exchange_->Post([self, i, status] { self->OnFinish(i, status); });
@@ -81,25 +83,29 @@ void Answer::Start() {
   request_.ask.tokens = {};
 }
 
-void Answer::OnUpdate(size_t index, const AskUpdate& update) {
+void Answer::OnUpdate(size_t index, AskUpdate update) {
   const std::shared_ptr<AskJob> job = jobs_[index];
   Choice& choice = choices_[index];
   choice.new_tokens += static_cast<int64_t>(update.tokens.size());
+  choice.text += update.text;
+  choice.tokens.insert(choice.tokens.end(), update.tokens.begin(), update.tokens.end());
   if (update.done) {
+    choice.ended_by = update.finish;
     choice.finish = update.finish == "length" ? "length" : "stop";
     choice.cached_tokens = update.stats.history_tokens;
+    choice.stats = update.stats;
   }
-  if (!request_.stream || broken_) {
-    choice.text += update.text;
-    return job->Written(true);
-  }
+  if (!request_.stream || broken_) return job->Written(true);
+  AskUpdate& grown = unsaid_[index];
+  grown.text = std::move(update.text);
+  grown.tokens.insert(grown.tokens.end(), update.tokens.begin(), update.tokens.end());
   std::string events;
-  if (!update.text.empty()) {
-    events = shape_.piece(choice, update.text, !begun_[index]);
+  if (!grown.text.empty()) {
+    events = shape_.piece(choice, std::exchange(grown, {}), !begun_[index]);
     begun_[index] = true;
   }
   if (update.done) {
-    events += shape_.finish(choice, !begun_[index]);
+    events += shape_.finish(choice, std::exchange(grown, {}), !begun_[index]);
     begun_[index] = true;
   }
   if (events.empty()) return job->Written(true);
@@ -118,7 +124,7 @@ void Answer::OnFinish(size_t, const absl::Status& status) {
 void Answer::Complete() {
   if (!request_.stream) return exchange_->Answer(200, kJson, Text(shape_.whole(choices_)));
   exchange_->Begin(200, kEvents);
-  exchange_->Write(shape_.end(choices_));
+  if (std::string last = shape_.end(choices_); !last.empty()) exchange_->Write(std::move(last));
   exchange_->End();
 }
 

@@ -23,15 +23,20 @@ struct Usage {
 struct Choice {
   int index = 0;
   int64_t prompt_tokens = 0;
-  std::string text;
-  std::string finish;  // "stop", "length"; empty: it goes on
+  std::string text;             // all of it
+  std::vector<int32_t> tokens;  // likewise
   int64_t new_tokens = 0, cached_tokens = 0;
+  // At its end.
+  std::string finish;    // "stop", "length", as OpenAI calls it
+  std::string ended_by;  // "stop" (a stop text or token), "eos", "length"
+  AskStats stats;
 };
 
 // How a route's answers look. Each function gives the bytes of whole events; empty: there is nothing to say.
 struct AnswerShape {
-  std::function<std::string(const Choice&, const std::string& text, bool first)> piece;
-  std::function<std::string(const Choice&, bool first)> finish;
+  // What it grew by has text; `rest` is tokens without one.
+  std::function<std::string(const Choice&, const AskUpdate& grown, bool first)> piece;
+  std::function<std::string(const Choice&, const AskUpdate& rest, bool first)> finish;
   std::function<std::string(const std::vector<Choice>&)> end;  // behind all choices
   std::function<std::string(const ErrorAnswer&)> error;        // in the middle
   std::function<Json(const std::vector<Choice>&)> whole;       // instead, where nothing is streamed
@@ -51,7 +56,7 @@ class Answer : public std::enable_shared_from_this<Answer> {
   void Start();
 
  private:
-  void OnUpdate(size_t index, const AskUpdate& update);
+  void OnUpdate(size_t index, AskUpdate update);
   void OnFinish(size_t index, const absl::Status& status);
   void Complete();
   void Break(const absl::Status& status);
@@ -63,6 +68,7 @@ class Answer : public std::enable_shared_from_this<Answer> {
   std::vector<std::shared_ptr<AskJob>> jobs_;
   std::vector<Choice> choices_;
   std::vector<bool> begun_;
+  std::vector<AskUpdate> unsaid_;  // what came without a text
   size_t running_ = 0;
   bool broken_ = false;
 };

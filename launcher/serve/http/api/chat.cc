@@ -21,11 +21,11 @@ AnswerShape ChatShape(const Service& service, const AnswerFields& fields) {
   };
   AnswerShape shape;
   // The role comes with the first token and never again: clients take what comes first for it.
-  shape.piece = [chunk](const Choice& choice, const std::string& text, bool first) {
-    Json delta = first ? Json{{"role", "assistant"}, {"content", text}} : Json{{"content", text}};
+  shape.piece = [chunk](const Choice& choice, const AskUpdate& grown, bool first) {
+    Json delta = first ? Json{{"role", "assistant"}, {"content", grown.text}} : Json{{"content", grown.text}};
     return chunk(choice, std::move(delta), false);
   };
-  shape.finish = [chunk](const Choice& choice, bool first) {
+  shape.finish = [chunk](const Choice& choice, const AskUpdate&, bool first) {
     const std::string begun = first ? chunk(choice, {{"role", "assistant"}, {"content", ""}}, false) : "";
     return begun + chunk(choice, Json::object(), true);
   };
@@ -87,8 +87,7 @@ absl::StatusOr<AnswerRequest> ChatRequest(const Service& service, std::vector<in
   request.ask = fields.ask;
   request.ask.max_new_tokens = *most;
   if (!request.ask.ignore_end_tokens) {
-    std::vector<int32_t>& stops = request.ask.rules.stop_tokens;
-    stops.insert(stops.end(), service.end_of_turn.begin(), service.end_of_turn.end());
+    request.ask.end_tokens = service.end_of_turn;
   }
   request.stream = fields.stream;
   request.prompts.push_back(std::move(tokens));

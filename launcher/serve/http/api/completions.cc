@@ -66,8 +66,8 @@ AnswerShape CompletionShape(const Service& service, const AnswerFields& fields) 
     return Event(json);
   };
   AnswerShape shape;
-  shape.piece = [chunk](const Choice& c, const std::string& text, bool) { return chunk(c, text, false); };
-  shape.finish = [chunk](const Choice& c, bool) { return chunk(c, "", true); };
+  shape.piece = [chunk](const Choice& c, const AskUpdate& grown, bool) { return chunk(c, grown.text, false); };
+  shape.finish = [chunk](const Choice& c, const AskUpdate&, bool) { return chunk(c, "", true); };
   shape.end = [base, fields](const std::vector<Choice>& choices) {
     if (!fields.include_usage) return std::string(kDone);
     Json json = base;

@@ -40,6 +40,7 @@ struct Service {
   SamplingDefaults sampling;
   int64_t created = 0;  // when the model was loaded
   absl::StatusOr<ChatTemplate> chat = absl::UnavailableError("the model is loading");
+  nlohmann::ordered_json tokenizer_info;
   std::vector<int32_t> end_of_turn;          // ends an answer of a chat
   std::atomic<CallContext*> calls{nullptr};  // null while the model loads
 

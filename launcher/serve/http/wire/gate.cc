@@ -53,7 +53,7 @@ std::optional<Refusal> CheckSender(const GateRules& rules, const Header& header,
 std::optional<Refusal> CheckContentType(const Request& request, bool uploads) {
   if (uploads) {
     if (request.content_type == "text/plain" || request.content_type == "application/octet-stream") return std::nullopt;
-    if (request.content_type.empty() && !request.has_body()) return std::nullopt;
+    if (request.content_type.empty()) return std::nullopt;  // curl -T sends none; a page of the web must ask for PUT
     return Refusal{415, "an upload's Content-Type is text/plain or application/octet-stream", "unsupported_media_type"};
   }
   if (request.content_type == "application/json") return std::nullopt;

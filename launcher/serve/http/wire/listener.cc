@@ -155,6 +155,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Listen(ListenerOptions optio
   const auto guard = std::make_shared<asio::executor_work_guard<asio::io_context::executor_type>>(s->io.get_executor());
   s->shared->post = [s, guard](std::function<void()> closure) { asio::post(s->io, std::move(closure)); };
   s->thread = std::thread([s] { s->io.run(); });
+  pthread_setname_np(s->thread.native_handle(), "duo-http");
   asio::post(s->io, [s] {
     s->Accept();
     s->Sweep();

@@ -5,6 +5,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
 namespace duo::http {
@@ -139,6 +140,9 @@ std::variant<Request, Refusal> ReadHeader(const Header& header) {
     return Refusal{415, "Content-Encoding is not supported: send the body as it is"};
   }
   request.authorization = std::string(header.Find("authorization"));
+  if (const absl::string_view key = header.Find("x-api-key"); request.authorization.empty() && !key.empty()) {
+    request.authorization = absl::StrCat("Bearer ", key);  // as Anthropic's clients send it
+  }
   const absl::string_view type = header.Find("content-type");
   request.content_type = absl::AsciiStrToLower(absl::StripAsciiWhitespace(type.substr(0, type.find(';'))));
   request.content_range = std::string(header.Find("content-range"));

@@ -1,0 +1,12 @@
+// POST /v1/messages and /v1/messages/count_tokens: Anthropic's form of a chat, as far as it is one: texts in, a text
+// out.
+#pragma once
+
+#include "launcher/serve/http/api/answer.h"
+
+namespace duo::http {
+
+absl::StatusOr<Prepared> PrepareMessage(Service& service, Body& body);
+absl::StatusOr<Json> CountTokens(Service& service, Body& body);
+
+}  // namespace duo::http

@@ -1,0 +1,11 @@
+// A session as JSON: the names are duo.proto's.
+#pragma once
+
+#include "launcher/serve/http/api/body.h"
+#include "launcher/serve/sessions/session_view.h"
+
+namespace duo::http {
+
+Json SessionJson(const SessionView& view);
+
+}  // namespace duo::http

@@ -1,0 +1,79 @@
+"""The usual clients, unchanged: openai with strict validation, langchain-openai, the llm command."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+from http_harness import ChatModel, Server, case, check, equal
+from http_openai import QUESTION
+
+
+def answered(text):
+    check("499748" in text, f"the answer: {text!r}")
+
+
+@case
+def openai_client():
+    """openai's client, which checks every body against its types: models, completions, chats, responses, errors."""
+    import openai
+    with ChatModel() as model, Server(model=model) as server:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.http}/v1", api_key="none", max_retries=0,
+                               _strict_response_validation=True)
+        equal([m.id for m in client.models.list()], ["needle-chat"], "models")
+        equal(client.models.retrieve("needle-chat").object, "model", "one model")
+        common = {"model": "needle-chat", "temperature": 0, "max_tokens": 12, "stop": "\n"}
+        made = client.completions.create(prompt=QUESTION, **common)
+        answered(made.choices[0].text)
+        answered("".join(c.choices[0].text for c in client.completions.create(prompt=QUESTION, stream=True, **common)))
+        messages = [{"role": "user", "content": QUESTION}]
+        made = client.chat.completions.create(messages=messages, **common)
+        answered(made.choices[0].message.content)
+        equal(made.usage.total_tokens, made.usage.prompt_tokens + made.usage.completion_tokens, "usage")
+        text, usage = "", None
+        for chunk in client.chat.completions.create(messages=messages, stream=True, stream_options={"include_usage": True}, **common):
+            text += "".join(choice.delta.content or "" for choice in chunk.choices)
+            usage = chunk.usage or usage
+        answered(text)
+        equal(usage.total_tokens, made.usage.total_tokens, "a stream's usage")
+        made = client.responses.create(model="needle-chat", input=QUESTION, temperature=0, max_output_tokens=12)
+        answered(made.output_text)
+        kinds = [e.type for e in client.responses.create(model="needle-chat", input=QUESTION, temperature=0, max_output_tokens=12,
+                                                         stream=True)]
+        equal((kinds[0], kinds[-1]), ("response.created", "response.incomplete"), "a response's events")
+        try:
+            client.chat.completions.create(messages=messages, model="x", tools=[{"type": "function", "function": {"name": "f"}}])
+            raise AssertionError("tools were taken")
+        except openai.BadRequestError as error:
+            equal(error.param, "tools", "what is refused")
+        try:
+            client.completions.create(prompt=[1] * 10 ** 6, model="x")
+            raise AssertionError("a prompt beyond the window was taken")
+        except openai.BadRequestError as error:
+            equal(error.code, "context_length_exceeded", "an overflow")
+
+
+@case
+def langchain_client():
+    """langchain-openai's chat, whole and streamed."""
+    from langchain_openai import ChatOpenAI
+    with ChatModel() as model, Server(model=model) as server:
+        llm = ChatOpenAI(base_url=f"http://127.0.0.1:{server.http}/v1", api_key="none", model="needle-chat", temperature=0,
+                         max_tokens=12, stop_sequences=["\n"], max_retries=0)
+        answered(llm.invoke(QUESTION).content)
+        answered("".join(chunk.content for chunk in llm.stream(QUESTION)))
+
+
+@case
+def llm_command():
+    """The llm command with a line in extra-openai-models.yaml."""
+    import llm  # noqa: F401: is it there?
+    with ChatModel() as model, Server(model=model) as server, tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "extra-openai-models.yaml"), "w", encoding="ascii") as file:
+            file.write(f"- model_id: duo\n  model_name: needle-chat\n  api_base: http://127.0.0.1:{server.http}/v1\n")
+        env = {**os.environ, "LLM_USER_PATH": folder, "OPENAI_API_KEY": "none", "LLM_LOAD_PLUGINS": ""}
+        for more in ([], ["--no-stream"]):
+            done = subprocess.run([sys.executable, "-m", "llm", "-m", "duo", "-o", "temperature", "0", "-o", "max_tokens", "12",
+                                   *more, QUESTION], env=env, capture_output=True, text=True, timeout=120, check=False)
+            equal(done.returncode, 0, done.stderr)
+            answered(done.stdout)
