@@ -286,6 +286,7 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       "  duo serve --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
       "  duo serve --model DIR --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key \\\n"
       "      --token-file tokens\n"
+      "  duo serve --model DIR --http 127.0.0.1:8000      # then: curl http://127.0.0.1:8000/v1/models\n"
       "  launcher/mpi/serve.sh 4 --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
       "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the\n"
       "server. Under mpirun use launcher/mpi/serve.sh, which makes of TERM and INT the USR1 that mpirun\n"
