@@ -224,16 +224,16 @@ def wrong_types():
 def overflow():
     """Too long is refused with both numbers, never cut; what can never fit is 413; a full queue is 429 before tokens are
     made; a drain is 503."""
-    with Server("--max-session-tokens", "2000", "--kv-tokens", "1000", "--max-queue", "3", "--questions", "1",
-                "--max-body", "100000", "--max-new-tokens", "1500") as server:
+    with Server("--max-session-tokens", "2000", "--kv-tokens", "4096", "--max-queue", "3", "--questions", "1", "--max-body", "100000") as server:
         long = server.post("/v1/completions", {"prompt": [1] * 2500, "max_tokens": 1})
         equal((long.status, long.error()["code"]), (400, "context_length_exceeded"), long)
         check("maximum context length is 2000 tokens" in long.error()["message"] and "2500" in long.error()["message"], long)
         long = server.post("/v1/completions", {"prompt": [1] * 700, "max_tokens": 1400})
         equal((long.status, long.error()["code"]), (400, "context_length_exceeded"), long)
-        never = server.post("/v1/completions", {"prompt": [1] * 1100, "max_tokens": 1})
+        server.post("/duo/v1/sessions", {"id": "small", "max_tokens": 20})
+        never = server.request("PUT", "/duo/v1/sessions/small/text", b"far too many words " * 50, content_type="text/plain")
         equal((never.status, never.error()["code"]), (413, "kv_capacity_exceeded"), never)
-        check("1100" in never.error()["message"] and never.headers["x-should-retry"] == "false", never)
+        check("20" in never.error()["message"] and never.headers["x-should-retry"] == "false", never)
         big = server.post("/v1/completions", {"prompt": "x" * 200000, "max_tokens": 1})
         equal((big.status, big.error()["code"]), (413, "body_too_large"), big)
         check("200" in big.error()["message"] and "100000" in big.error()["message"], big)

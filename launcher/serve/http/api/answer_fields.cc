@@ -13,7 +13,7 @@ namespace duo::http {
 namespace {
 
 constexpr int64_t kMostTokens = int64_t{1} << 31;
-constexpr size_t kMostStops = 16, kMostConfigBytes = 1 << 20;
+constexpr size_t kMostStops = 16, kLongestStop = 256, kMostConfigBytes = 1 << 20;
 
 // Told apart from other answers of temperature above 0 where the request names none.
 uint64_t RandomSeed() {
@@ -60,7 +60,10 @@ void ReadRules(const Service& service, Body& body, SamplingRules& rules) {
   ReadBiases(body, rules);
   rules.stop_tokens = body.Tokens("stop_token_ids");
   rules.min_new_tokens = body.Int("min_tokens", 0, kMostTokens).value_or(0);
-  if (absl::Status s = CheckRules(rules, service.calls.load()->vocab); !s.ok()) body.Adopt(s);
+  const absl::Status checked = CheckRules(rules, service.calls.load()->vocab);
+  if (checked.ok()) return;
+  const absl::string_view sentence = checked.message();  // it begins with the field's name
+  body.Fail(sentence.substr(0, sentence.find(' ')), sentence);
 }
 
 // What is not there yet, with the values that ask for nothing.
@@ -94,6 +97,9 @@ AnswerFields ReadAnswerFields(const Service& service, Body& body) {
   ask.seed = seed.has_value() ? static_cast<uint64_t>(*seed) : RandomSeed();
   ask.stop = body.Strings("stop", kMostStops);
   std::erase(ask.stop, "");
+  for (const std::string& stop : ask.stop) {
+    if (stop.size() > kLongestStop) body.Fail("stop", absl::StrCat("a stop text has at most ", kLongestStop, " bytes"));
+  }
   ReadRules(service, body, ask.rules);
   ask.ignore_end_tokens = body.Bool("ignore_eos", false);
   fields.max_tokens = body.Int("max_tokens", 1, kMostTokens);
