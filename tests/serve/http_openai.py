@@ -248,7 +248,7 @@ def overflow():
             raw.socket.close()
         server.wait_until("they stop", lambda: server.metrics()['duo_requests{state="running"}'] == 0)
         raw = server.raw()
-        raw.send_request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 900, "ignore_eos": True, "stream": True})
+        raw.send_request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1900, "ignore_eos": True, "stream": True})
         raw.until(b"data: ")
         server.signal(15)
         server.wait_for("draining")
@@ -271,11 +271,8 @@ def slow_readers():
         first.until(b"data: ")
         second.send_request("POST", "/v1/completions", greedy(stream=True))  # waits for the first one's place
         second.until(b":\n\n")
-        status, headers = 200, {}
         first.socket.close()
-        while b"[DONE]" not in second.buffer:
-            check(second.more(), "the second answer comes")
-        check(b"499748" in second.buffer.replace(b'"}', b"") or b"data: " in second.buffer, (status, headers))
+        second.until(b"data: [DONE]\n\n")
         late = server.raw(receive_buffer=4096)
         late.send_request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 3000, "temperature": 5, "seed": 3,
                                                       "ignore_eos": True, "stream": True})

@@ -117,6 +117,10 @@ bool Connection::ParseHeader() {
     }
   }
   if (buffer_.size() == 0) return false;
+  if (!begun_ && !absl::ascii_isalpha(*static_cast<const char*>(buffer_.data().data()))) {  // TLS, say
+    Refuse({400, "the request is not HTTP/1.1: it does not begin with a method"});
+    return false;
+  }
   if (!begun_) read_deadline_ = In(shared_->options.header_seconds);
   begun_ = true;
   ByteStream::Error error;
