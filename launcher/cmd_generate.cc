@@ -14,7 +14,9 @@
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
 #include "launcher/terminal/sampling_flags.h"
+#include "runtime/text/grammar/matcher.h"
 #include "runtime/text/text_stream.h"
+#include "runtime/text/token_bytes.h"
 
 namespace duo {
 namespace {
@@ -34,9 +36,11 @@ struct GenerateFlags {
 struct Answer {
   std::vector<int32_t> prompt;
   std::unique_ptr<TextStream> stream;
+  std::unique_ptr<GrammarMatcher> matcher;        // where the answer is to be something
   std::vector<int32_t> tokens;                    // as drawn
   std::vector<TokenScore> scores, prompt_scores;  // where they are asked for
   RequestResult result;
+  absl::Status broken;  // the matcher could not follow
   bool done = false;
 };
 
@@ -77,6 +81,7 @@ class Generation {
     absl::StatusOr<SamplingRules> rules = ReadSamplingFlags(flags_.sampling);
     if (!rules.ok()) return Fail(rules.status());
     rules_ = std::move(*rules);
+    if (absl::Status s = ReadGuide(); !s.ok()) return Fail(s);
     const Clock::time_point start = Clock::now();
     progress_ = std::make_unique<Progress>("reading", "tokens", false);
     const absl::Status status = flags_.text.asks.empty() ? Continue() : AskAll();
@@ -89,6 +94,16 @@ class Generation {
   }
 
  private:
+  absl::Status ReadGuide() {
+    absl::StatusOr<Guide> guide = ReadGuideFlags(flags_.sampling);
+    if (!guide.ok() || guide->kind == Guide::Kind::kNone) return guide.status();
+    absl::StatusOr<std::shared_ptr<const Grammar>> grammar = CompileGuide(*guide);
+    if (!grammar.ok()) return grammar.status();
+    grammar_ = std::move(*grammar);
+    trie_ = MakeTokenTrie(texts_.tokenizer, engine_.config().vocab);
+    return absl::OkStatus();
+  }
+
   absl::Status Continue() {
     absl::StatusOr<SessionId> session =
         engine_.CreateSession(1);  // the text is continued on a fork, which takes the room
@@ -145,10 +160,18 @@ class Generation {
     if (flags_.text.asks.empty()) {  // else the bar is the document's, not a question's
       events.on_progress = [this](int64_t done, int64_t total) { progress_->Update(done, total); };
     }
+    if (grammar_ != nullptr) {
+      answer.matcher = std::make_unique<GrammarMatcher>(grammar_, trie_);
+      std::vector<int32_t> ends = params.end_tokens;
+      ends.insert(ends.end(), rules_.stop_tokens.begin(), rules_.stop_tokens.end());
+      events.allow = [&answer, ends](std::vector<uint32_t>* mask) { return answer.matcher->Mask(ends, mask); };
+    }
     events.on_token = [&answer, show](int32_t token) {
       answer.tokens.push_back(token);
       show(answer.stream->Push(token));
-      return !answer.stream->stopped();
+      if (answer.matcher != nullptr) answer.broken = answer.matcher->Accept(token);
+      return answer.broken.ok() && !answer.stream->stopped() &&
+             (answer.matcher == nullptr || !answer.matcher->must_end());
     };
     events.on_score = [&answer](const TokenScore& score) { answer.scores.push_back(score); };
     events.on_prompt_score = [&answer](const TokenScore& score) { answer.prompt_scores.push_back(score); };
@@ -166,6 +189,7 @@ class Generation {
     for (const Answer& answer : answers_) {
       if (!answer.done) return absl::ResourceExhaustedError("the question needs more KV memory than this run has");
       if (!answer.result.status.ok()) return answer.result.status;
+      if (!answer.broken.ok()) return answer.broken;
     }
     return absl::OkStatus();
   }
@@ -285,6 +309,8 @@ class Generation {
   const GenerateFlags& flags_;
   Room room_;
   SamplingRules rules_;
+  std::shared_ptr<const Grammar> grammar_;  // null: answers may be anything
+  std::shared_ptr<const TokenTrie> trie_;
   Texts texts_;
   Runtime& runtime_;
   Engine& engine_;

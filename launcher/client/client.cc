@@ -330,6 +330,12 @@ class Caller {
     if (rules->scores >= 0) request->set_logprobs(rules->scores);
     if (rules->prompt_scores >= 0) request->set_prompt_logprobs(rules->prompt_scores);
     request->set_ignore_end_tokens(v_.sampling.ignore_eos);
+    absl::StatusOr<Guide> guide = ReadGuideFlags(v_.sampling);
+    if (!guide.ok()) return guide.status();
+    if (guide->kind == Guide::Kind::kJsonObject) request->set_json_object(true);
+    if (guide->kind == Guide::Kind::kJsonSchema) request->set_json_schema(guide->text);
+    if (guide->kind == Guide::Kind::kRegex) request->set_regex(guide->text);
+    if (guide->kind == Guide::Kind::kGrammar) request->set_grammar(guide->text);
     return absl::OkStatus();
   }
 

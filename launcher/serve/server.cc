@@ -38,6 +38,7 @@ struct Server::State {
   std::unique_ptr<Metrics> metrics;
   CallContext context;
   std::unique_ptr<EngineThread> thread;
+  std::unique_ptr<GuideCompiler> guides;
   bool running = false;
 
   // The drain; on the engine's thread but for `drained`.
@@ -163,8 +164,10 @@ absl::Status Server::State::Open(const ServerOptions& o) {
 }
 
 void Server::State::MakeContext(std::vector<int32_t> end_tokens) {
+  guides = std::make_unique<GuideCompiler>(tokenizer, engine->config().vocab);
   CallContext& c = context;
   c.thread = thread.get();
+  c.guides = guides.get();
   c.sessions = sessions.get();
   c.engine = engine;
   c.tokenizer = &tokenizer;

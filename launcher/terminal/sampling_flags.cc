@@ -2,6 +2,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/read_file.h"
 
 namespace duo {
 
@@ -49,6 +50,33 @@ void AddSamplingFlags(CLI::App& command, SamplingFlags& flags) {
   command.add_option("--prompt-logprobs", r.prompt_scores, "The same of what is asked, but for its first token")
       ->check(CLI::Range(0, static_cast<int>(kMostBest)))
       ->group(group);
+  const char* kind = "What the answer is to be";
+  CLI::Option* guides[] = {
+      command.add_flag("--json-object", flags.json_object, "A JSON object")->group(kind),
+      command.add_option("--json-schema", flags.json_schema_file, "JSON that satisfies the schema in this file")
+          ->type_name("FILE")
+          ->group(kind),
+      command.add_option("--regex", flags.regex, "A text that this pattern matches as a whole")
+          ->type_name("PATTERN")
+          ->group(kind),
+      command.add_option("--grammar", flags.grammar_file, "A text of the GBNF grammar in this file")
+          ->type_name("FILE")
+          ->group(kind)};
+  for (CLI::Option* one : guides) {
+    for (CLI::Option* other : guides) {
+      if (one != other) one->excludes(other);
+    }
+  }
+}
+
+absl::StatusOr<Guide> ReadGuideFlags(const SamplingFlags& flags) {
+  if (flags.json_object) return Guide{Guide::Kind::kJsonObject, ""};
+  if (!flags.regex.empty()) return Guide{Guide::Kind::kRegex, flags.regex};
+  const bool schema = !flags.json_schema_file.empty();
+  if (!schema && flags.grammar_file.empty()) return Guide{};
+  absl::StatusOr<std::string> text = ReadFile(schema ? flags.json_schema_file : flags.grammar_file);
+  if (!text.ok()) return text.status();
+  return Guide{schema ? Guide::Kind::kJsonSchema : Guide::Kind::kGrammar, *text};
 }
 
 absl::StatusOr<SamplingRules> ReadSamplingFlags(const SamplingFlags& flags) {

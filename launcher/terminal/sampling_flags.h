@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "runtime/scheduler/sampling_rules.h"
+#include "runtime/text/grammar/guide.h"
 
 namespace duo {
 
@@ -16,11 +17,16 @@ struct SamplingFlags {
   SamplingRules rules;
   std::vector<std::string> biases;  // TOKEN=BIAS
   bool ignore_eos = false;
+  bool json_object = false;
+  std::string json_schema_file, regex, grammar_file;  // at most one of the four
 };
 
 void AddSamplingFlags(CLI::App& command, SamplingFlags& flags);
 
 // The rules with --logit-bias read. INVALID_ARGUMENT where one is not TOKEN=BIAS.
 absl::StatusOr<SamplingRules> ReadSamplingFlags(const SamplingFlags& flags);
+
+// What the answer is to be. NOT_FOUND where a file cannot be read.
+absl::StatusOr<Guide> ReadGuideFlags(const SamplingFlags& flags);
 
 }  // namespace duo

@@ -27,6 +27,29 @@ int ByteOfToken(std::string_view token) {
 
 }  // namespace
 
+std::string TokenBytes(const std::vector<DetokenizerStep>& steps, std::string_view token) {
+  using Kind = DetokenizerStep::Kind;
+  std::vector<DetokenizerStep> own;
+  for (const DetokenizerStep& step : steps) {
+    if (step.kind == Kind::kByteLevel) {
+      std::string bytes;
+      AppendByteLevelDecoded(token, &bytes);
+      return bytes;
+    }
+    if (step.kind == Kind::kByteFallback && ByteOfToken(token) >= 0) {
+      return std::string(1, static_cast<char>(ByteOfToken(token)));
+    }
+    if (step.kind != Kind::kMetaspace && step.kind != Kind::kReplace) continue;
+    own.push_back(step);
+    own.back().drop_first = false;
+  }
+  Detokenizer detokenizer(own);
+  std::string bytes;
+  detokenizer.Push(token, &bytes);
+  detokenizer.Flush(&bytes);
+  return bytes;
+}
+
 Detokenizer::Detokenizer(const std::vector<DetokenizerStep>& steps) : steps_(&steps), states_(steps.size()) {}
 
 void Detokenizer::Push(std::string_view token, std::string* out) { Feed(0, token, true, out); }

@@ -31,6 +31,9 @@ struct DetokenizerStep {
   size_t left = 0, right = 0;
 };
 
+// One token's bytes as they are inside a text: what depends on a token's neighbours or on being the first is left out.
+std::string TokenBytes(const std::vector<DetokenizerStep>& steps, std::string_view token);
+
 class Detokenizer {
  public:
   explicit Detokenizer(const std::vector<DetokenizerStep>& steps);

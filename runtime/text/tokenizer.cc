@@ -277,6 +277,11 @@ std::string_view Tokenizer::TextOf(int32_t id) const {
 
 bool Tokenizer::is_special(int32_t id) const { return id >= 0 && id < vocab_size() && parts_->special[id]; }
 
+std::string Tokenizer::BytesOf(int32_t id) const {
+  if (is_special(id) || TextOf(id).empty()) return "";
+  return TokenBytes(parts_->decoder, TextOf(id));
+}
+
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special)
     : parts_(tokenizer.parts_), skip_special_(skip_special), detokenizer_(parts_->decoder) {}
 

@@ -85,6 +85,9 @@ class Tokenizer {
   // The file's spelling of the token (byte-level alphabet, word markers); empty for an unknown id.
   std::string_view TextOf(int32_t id) const;
   bool is_special(int32_t id) const;
+  // What the token is inside a text, in bytes, which need not be whole characters; empty for special and unknown
+  // tokens.
+  std::string BytesOf(int32_t id) const;
 
  private:
   friend class StreamDecoder;

@@ -43,6 +43,16 @@ void AskJob::Start(const Caller& caller, const AskRequest& request) {
   absl::Status status = c_.Authenticate(caller);
   if (status.ok()) status = Read(request, &params, &tokens);
   if (!status.ok()) return End(status);
+  if (request.guide.kind == Guide::Kind::kNone) return Post(request, params, std::move(tokens));
+  c_.guides->Compile(request.guide, [self = shared_from_this(), request, params,
+                                     tokens = std::move(tokens)](const absl::StatusOr<CompiledGuide>& guide) {
+    if (!guide.ok()) return self->End(guide.status());
+    self->matcher_ = std::make_unique<GrammarMatcher>(guide->grammar, guide->tokens);
+    self->Post(request, params, tokens);
+  });
+}
+
+void AskJob::Post(const AskRequest& request, const GenerateParams& params, std::vector<int32_t> tokens) {
   const bool posted = c_.thread->Post([self = shared_from_this(), id = request.session_id, alone = request.alone,
                                        params, tokens = std::move(tokens)]() mutable {
     if (alone) return self->c_.sessions->AskAlone(self->call_, std::move(tokens), params, self->Events());
@@ -54,6 +64,11 @@ void AskJob::Start(const Caller& caller, const AskRequest& request) {
 AskEvents AskJob::Events() {
   AskEvents events;
   events.on_token = [self = shared_from_this()](int32_t token) { return self->OnToken(token); };
+  if (matcher_ != nullptr) {
+    events.allow = [self = shared_from_this()](std::vector<uint32_t>* mask) {
+      return self->matcher_->Mask(self->ends_, mask);
+    };
+  }
   events.on_score = [self = shared_from_this()](const TokenScore& score) { self->scores_.push_back(score); };
   events.on_prompt_score = [self = shared_from_this()](const TokenScore& score) {
     self->stream_.Update([&](AskUpdate& update) {
@@ -91,6 +106,8 @@ absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, std::vect
   params->keep = r.keep;
   if (!r.ignore_end_tokens) params->end_tokens = c_.end_tokens;
   params->end_tokens.insert(params->end_tokens.end(), r.end_tokens.begin(), r.end_tokens.end());
+  ends_ = params->end_tokens;
+  ends_.insert(ends_.end(), r.rules.stop_tokens.begin(), r.rules.stop_tokens.end());
   if (r.tokens.empty()) {
     absl::StatusOr<std::vector<int32_t>> read = c_.Encode(r.text, r.special);
     if (!read.ok()) return read.status();
@@ -112,11 +129,16 @@ bool AskJob::OnToken(int32_t token) {
     AddTokens(update);
     return !update.text.empty() || !update.tokens.empty();
   });
+  if (matcher_ != nullptr) {
+    broken_ = matcher_->Accept(token);
+    if (!broken_.ok() || matcher_->must_end()) return false;
+  }
   return !answer_->stopped();
 }
 
 void AskJob::OnAnswered(const RequestResult& result, int64_t history) {
   if (!result.status.ok()) return End(result.status);
+  if (!broken_.ok()) return End(broken_);
   const std::string text = answer_->Flush();
   stream_.Update([&](AskUpdate& update) {
     update.text += text;

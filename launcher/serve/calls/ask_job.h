@@ -31,6 +31,7 @@ struct AskRequest {
   bool ignore_end_tokens = false;
   std::vector<int32_t> end_tokens = {};  // besides the model's
   SamplingRules rules = {};
+  Guide guide = {};  // what the answer is to be
 };
 
 struct AskStats {
@@ -62,6 +63,7 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
 
  private:
   absl::Status Read(const AskRequest& request, GenerateParams* params, std::vector<int32_t>* tokens);
+  void Post(const AskRequest& request, const GenerateParams& params, std::vector<int32_t> tokens);
   AskEvents Events();
   bool OnToken(int32_t token);
   void OnAnswered(const RequestResult& result, int64_t history);
@@ -74,7 +76,11 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
   CallStream<AskUpdate> stream_;
   std::chrono::steady_clock::time_point begun_;
 
+  std::vector<int32_t> ends_;  // tokens that may end the answer
+
   // On the engine's thread once the question is there.
+  std::unique_ptr<GrammarMatcher> matcher_;  // null: the answer may be anything
+  absl::Status broken_;                      // the matcher could not follow
   std::unique_ptr<TextStream> answer_;
   double first_token_ = 0;
   std::vector<int32_t> drawn_;

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "launcher/serve/calls/guide_compiler.h"
 #include "launcher/serve/ops/auth.h"
 #include "launcher/serve/ops/metrics.h"
 #include "launcher/serve/sessions/engine_thread.h"
@@ -61,6 +62,7 @@ struct CallContext {
   const TokenSet* bearer_tokens = nullptr;
   Metrics* metrics = nullptr;
   const Log* log = nullptr;
+  GuideCompiler* guides = nullptr;
   CallLimits limits;
   std::vector<int32_t> end_tokens, begin_tokens;
   int64_t vocab = 0;

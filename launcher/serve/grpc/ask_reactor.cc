@@ -20,6 +20,22 @@ SamplingRules RulesFromProto(const pb::AskRequest& r) {
   return rules;
 }
 
+Guide GuideFromProto(const pb::AskRequest& r) {
+  switch (r.guide_case()) {
+    case pb::AskRequest::kJsonObject:
+      return r.json_object() ? Guide{Guide::Kind::kJsonObject, ""} : Guide{};
+    case pb::AskRequest::kJsonSchema:
+      return {Guide::Kind::kJsonSchema, r.json_schema()};
+    case pb::AskRequest::kRegex:
+      return {Guide::Kind::kRegex, r.regex()};
+    case pb::AskRequest::kGrammar:
+      return {Guide::Kind::kGrammar, r.grammar()};
+    case pb::AskRequest::GUIDE_NOT_SET:
+      return {};
+  }
+  return {};
+}
+
 AskRequest FromProto(const pb::AskRequest& r) {
   return {.session_id = r.session_id(),
           .text = r.text(),
@@ -32,7 +48,8 @@ AskRequest FromProto(const pb::AskRequest& r) {
           .keep = r.keep(),
           .special = r.special(),
           .ignore_end_tokens = r.ignore_end_tokens(),
-          .rules = RulesFromProto(r)};
+          .rules = RulesFromProto(r),
+          .guide = GuideFromProto(r)};
 }
 
 void Fill(const TokenLogprob& token, pb::TokenLogprob* out) {

@@ -163,5 +163,50 @@ TEST_F(ServiceFixture, AClientWithoutTheTokenIsTurnedAwayOnEveryCall) {
   EXPECT_TRUE(Create("doc").ok());
 }
 
+TEST_F(ServiceFixture, AnAnswerIsWhatItIsAskedToBe) {
+  Serve();
+  ASSERT_TRUE(Create("doc").ok());
+  ASSERT_TRUE(Append("doc", Text(60, 1)).ok());
+  AskClient client;
+  auto job = StartAsk(client, {.session_id = "doc",
+                               .text = " question",
+                               .temperature = 1,
+                               .guide = {Guide::Kind::kRegex, "(yes|no), [0-9]{3}"}});
+  ASSERT_TRUE(client.Wait().ok());
+  const std::string text = TextOf(client.messages());
+  EXPECT_TRUE((text.starts_with("yes, ") && text.size() == 8) || (text.starts_with("no, ") && text.size() == 7))
+      << text;
+  EXPECT_EQ(client.messages().back().finish, "stop");
+
+  AskClient refused;
+  auto refused_job =
+      StartAsk(refused, {.session_id = "doc", .text = " question", .guide = {Guide::Kind::kJsonSchema, "{"}});
+  EXPECT_EQ(refused.Wait().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ServiceFixture, ScoresComeWithTheirTokens) {
+  Serve();
+  ASSERT_TRUE(Create("doc").ok());
+  ASSERT_TRUE(Append("doc", Text(60, 1)).ok());
+  AskClient client;
+  AskRequest request{.session_id = "doc", .text = " a question of some tokens", .max_new_tokens = 9};
+  request.rules.scores = 2;
+  request.rules.prompt_scores = 0;
+  auto job = StartAsk(client, request);
+  ASSERT_TRUE(client.Wait().ok());
+  std::vector<int32_t> tokens;
+  int64_t prompt = 0;
+  for (const AskUpdate& message : client.messages()) {
+    ASSERT_EQ(message.scores.size(), message.tokens.size());
+    for (size_t i = 0; i < message.tokens.size(); ++i) {
+      EXPECT_EQ(message.scores[i].chosen.token, message.tokens[i]);
+      EXPECT_EQ(message.scores[i].best.size(), 2u);
+      EXPECT_EQ(message.scores[i].best[0].token, message.tokens[i]);  // greedy
+    }
+    prompt += static_cast<int64_t>(message.prompt_scores.size());
+  }
+  EXPECT_EQ(prompt, client.messages().back().stats.prompt_tokens - 1);
+}
+
 }  // namespace
 }  // namespace duo
