@@ -52,7 +52,7 @@ def main():
     parser.add_argument("--duo", required=True)
     parser.add_argument("--logits", required=True)
     parser.add_argument("--work", required=True)
-    parser.add_argument("--part", choices=["model", "perplexity"], required=True)
+    parser.add_argument("--part", choices=["model", "logliks", "perplexity"], required=True)
     args = parser.parse_args()
     with open(os.path.join(HERE, "smollm2.json"), encoding="utf-8") as file:
         golden = json.load(file)
@@ -82,6 +82,20 @@ def main():
                                    "Hello", "--max-new-tokens", "1", "--kv", kv], capture_output=True, text=True, check=False)
             expect(done.returncode == 0 and ("int4 KV cache may cost it more than 3 %" in done.stderr) == warned,
                    f"{kv} KV: {'warns' if warned else 'does not warn'} of what it costs this model")
+    elif args.part == "logliks":
+        with open(os.path.join(HERE, "smollm2_logliks.json"), encoding="utf-8") as file:
+            texts = json.load(file)["texts"]
+        for name, text in texts.items():
+            result = json.loads(run([args.duo, "generate", "--model", folder, "--device", "cpu", "--attention", "full", "--prompt",
+                                     text["text"], "--max-new-tokens", "1", "--prompt-logprobs", "3", "--json"]))
+            scores = result["prompt_logprobs"]
+            expect([score["token_id"] for score in scores] == text["token_ids"][1:], f"{name}: the same tokens")
+            worst = max(abs(score["logprob"] - expected) for score, expected in zip(scores, text["logprobs"]))
+            expect(len(scores) == len(text["logprobs"]) and worst <= 1e-3,
+                   f"{name}: {len(scores)} log-likelihoods, the worst {worst:.1e} from transformers'")
+            worst = max(abs(own["logprob"] - theirs) for score, best in zip(scores, text["best"])
+                        for own, theirs in zip(score["best"], best))
+            expect(worst <= 1e-3, f"{name}: the best three likewise, {worst:.1e}")
     else:
         text = golden["text"]
         if not os.path.exists(text["path"]) or digest(text["path"]) != text["sha256"]:

@@ -121,7 +121,7 @@ TEST(Grammar, WhatIsNotSupportedIsRefusedByName) {
       {R"({"oneOf":[{"type":"integer"},{"minimum":3}]})", "oneOf"},
       {R"({"$ref":"#/nowhere"})", "#/nowhere"},
       {R"({"$ref":"http://x/y"})", "http://x/y"},
-      {R"({"type":"string","pattern":"(?=a)"})", "look-around"},
+      {R"x({"type":"string","pattern":"(?=a)"})x", "look-around"},
       {R"({"type":"integer","minimum":5,"maximum":4})", "no text"},
       {R"({"$ref":"#"})", "no text"},
       {R"([1])", "object or a boolean"},
