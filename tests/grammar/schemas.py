@@ -74,16 +74,21 @@ def schema(rng, depth=0):
 
 
 def random_schema(seed):
+    """A schema, and one without references whose instances are most likely its own."""
     rng = random.Random(seed)
     out = schema(rng)
+    flat = out
     if rng.random() < 0.15:  # a tree that holds itself
-        out = {"type": "object", "properties": {"value": out, "children": {"type": "array", "items": {"$ref": "#/$defs/node"},
-                                                                           "maxItems": 2}},
-               "required": ["value"], "additionalProperties": False}
-        out = {"$ref": "#/$defs/node", "$defs": {"node": out}}
+
+        def node(children):
+            return {"type": "object", "properties": {"value": out, "children": {"type": "array", "items": children, "maxItems": 2}},
+                    "required": ["value"], "additionalProperties": False}
+
+        flat = node(node({"not": {}}))
+        return {"$ref": "#/$defs/node", "$defs": {"node": node({"$ref": "#/$defs/node"})}}, flat
     if rng.random() < 0.1:
         out = {"type": "object", "properties": {"part": rng.choice(UNSUPPORTED), "rest": {"type": "null"}}}
-    return out
+    return out, flat
 
 
 def _places(value, path=()):
