@@ -90,6 +90,7 @@ void Connection::OnRead(const ByteStream::Error& error, size_t bytes) {
 // The client will send no more.
 void Connection::OnEnd() {
   ended_ = true;
+  if (state_ == State::kAnswered) return;  // what came before is still to be looked at
   if (state_ != State::kAnswering || stream_.tls()) return Close();
   probed_ = Clock::now();
   exchange_->Probe();
@@ -331,8 +332,7 @@ void Connection::AfterAnswer() {
   ReleaseBody();
   if (!keep_ || shared_->stopping) return Linger();
   // From the loop, so that a client's many small requests do not pile up on the stack.
-  state_ = State::kHeader;
-  parser_.reset();
+  state_ = State::kAnswered;
   shared_->post([self = shared_from_this()] {
     if (!self->closed()) self->shared_->stopping ? self->Close() : self->AwaitRequest();
   });

@@ -47,7 +47,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
  private:
   using Clock = std::chrono::steady_clock;
   using Parser = boost::beast::http::request_parser<boost::beast::http::buffer_body>;
-  enum class State { kHandshake, kHeader, kBody, kAnswering, kLingering, kClosed };
+  enum class State { kHandshake, kHeader, kBody, kAnswering, kAnswered, kLingering, kClosed };
 
   void AwaitRequest();
   void ReadOn();
