@@ -1,6 +1,7 @@
 #include "launcher/serve/http/wire/connection.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -52,7 +53,7 @@ void Connection::AwaitRequest() {
   state_ = State::kHeader;
   parser_.emplace();
   parser_->header_limit(static_cast<uint32_t>(shared_->options.max_header));
-  parser_->body_limit(boost::none);  // counted here
+  parser_->body_limit(std::numeric_limits<uint64_t>::max());  // counted here; Boost 1.74 takes none for 0
   begun_ = false;
   request_ = {};
   fields_.clear();
