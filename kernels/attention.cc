@@ -75,6 +75,16 @@ void StoreRings(Device& device, const StepRows& rows, const RingKv& kv) {
   BackendOf(device).StoreRings(device, rows, kv);
 }
 
+size_t PagesPlanBytes(const Device& device, int max_rows_total, const PagedKv& kv) {
+  return BackendOf(device).PagesPlanBytes(device, max_rows_total, kv);
+}
+
+void PlanPages(Device& device, SeqBatch& batch, int group, const PagedKv& kv, Arena& arena) {
+  CheckPaged(kv);
+  if (batch.num_rows == 0) return;
+  BackendOf(device).PlanPages(device, batch, group, kv, arena);
+}
+
 size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
   return BackendOf(device).DecodeScratchBytes(device, max_rows_total, group, kv, max_tokens);
 }

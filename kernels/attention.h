@@ -49,6 +49,10 @@ struct SeqBatch {
   int num_rows = 0;
   int max_rows = 0;        // of one sequence; at most kMaxDecodeRows for the decode kernels
   int64_t max_tokens = 0;  // upper bound on history + num_rows of any sequence: sizes the split, never the result
+  // May sequences of the step begin with the same pages, as far as the host knows? Chooses among kernels.
+  bool may_share = true;
+  // PlanPages' work, of whole heads and of split ones; null: every AttendPages does it for itself.
+  const void* plans[2] = {nullptr, nullptr};
 };
 
 constexpr int kMaxDecodeRows = 64;  // longer appends go through the prefill kernels
@@ -110,6 +114,12 @@ void StoreKv(Device& device, const StepRows& rows, const PagedKv& kv);
 void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv& kv);
 // Copies each sequence's last R + 1 tokens, and its sinks, from qkv into its rings.
 void StoreRings(Device& device, const StepRows& rows, const RingKv& kv);
+
+// What AttendPages works out from lengths and page tables alone, such as which sequences share pages: the same for all
+// layers whose heads are whole, and for all whose heads are split like `kv`, whatever their number. Does it once for a
+// step, into batch.plans; it lies in `arena` until that is rewound. A device that has no use for it takes nothing.
+size_t PagesPlanBytes(const Device& device, int max_rows_total, const PagedKv& kv);
+void PlanPages(Device& device, SeqBatch& batch, int group, const PagedKv& kv, Arena& arena);
 
 // Retrieval heads, few rows: every row attends to the pages held here, its own tokens included (StoreKv first). At most
 // kMaxDecodeRows rows a sequence. Of out only the heads of `kv` are written; lse has those heads alone.

@@ -35,6 +35,8 @@
   DUO_OP(StoreKv)                          \
   DUO_OP(RoundToRing)                      \
   DUO_OP(StoreRings)                       \
+  DUO_OP(PagesPlanBytes)                   \
+  DUO_OP(PlanPages)                        \
   DUO_OP(DecodeScratchBytes)               \
   DUO_OP(AttendPages)                      \
   DUO_OP(AttendPlain)                      \

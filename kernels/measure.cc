@@ -32,6 +32,9 @@ Backend Measuring(Backend b) {
   b.TopLogits = [](Device& d, const LargestLogits& out, View logits, int32_t, Arena& scratch) {
     TakeAndReturn(scratch, TopLogitsScratchBytes(d, logits.rows, logits.cols, out.count));
   };
+  b.PlanPages = [](Device& d, SeqBatch& batch, int, const PagedKv& kv, Arena& arena) {
+    arena.Take(PagesPlanBytes(d, batch.num_rows, kv));  // stays
+  };
   b.AttendPages = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
     TakeAndReturn(scratch, DecodeScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
   };

@@ -84,6 +84,14 @@ void AddStepVerbs(const VerbMaker& verb, BenchFlags* flags) {
   AddModelFlags(*decode, *flags, /*several=*/true);
   AddContexts(*decode, *flags);
   decode->add_option("--steps", flags->steps, "Timed steps")->check(CLI::Range(8, 10000))->capture_default_str();
+  decode->add_option("--forks", flags->forks, "Answers on so many forks of the document in one step; several: a,b")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  decode->add_option("--rows", flags->rows, "Tokens that the document grows by in one step; several: a,b")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
   decode->add_option("--simulate-rank", flags->simulate, "Time rank r's share of N alone, on this device")
       ->check(CLI::Validator(RankShareRefusal, ""))
       ->type_name("r/N");
@@ -130,6 +138,10 @@ void AddKernelVerbs(const VerbMaker& verb, BenchFlags* flags) {
                              "Example:\n  duo bench attention --context 10000,100000 --device cpu");
   AddDeviceFlags(*attention, flags->runtime);
   AddContexts(*attention, *flags);
+  attention->add_option("--kernels", flags->kernels, "Which; several: a,b")
+      ->delimiter(',')
+      ->check(CLI::IsMember(KernelGroups()))
+      ->capture_default_str();
 
   CLI::App* gradients = verb("gradients", "The gradients that identifying heads needs, each verified first",
                              "Example:\n  duo bench gradients --shape smollm2-135m --tokens 4096 --device cpu");

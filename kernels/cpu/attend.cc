@@ -65,6 +65,7 @@ void LoadVector(const Tiles& t, KvFormat format, const uint8_t* codes, const uin
   std::fill_n(out + d, t.width - d, 0.0f);
 }
 
+// Keys to t.rows and values to t.values.
 void LoadBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run, const KeyBlock& block, int64_t n,
                const Tiles& t) {
   const int d = work.shape.head_dim;
@@ -101,7 +102,6 @@ void LoadBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run
       }
     }
   }
-  Simd().transpose(t.rows, t.width, block.count, t.width, t.keys);
 }
 
 // A block's keys or values in its page.
@@ -116,9 +116,28 @@ CodedVectors InPage(const AttendWork& work, const AttendItem& item, const KeyBlo
           block.count,         page.head_dim};
 }
 
+// The same as LoadBlock left them.
+CodedVectors InTile(const Tiles& t, const KeyBlock& block, bool values) {
+  return {Code::kF32,
+          reinterpret_cast<const uint8_t*>(values ? t.values : t.rows),
+          static_cast<int64_t>(t.width * sizeof(float)),
+          nullptr,
+          block.count,
+          t.width};
+}
+
 void Prefetch(const CodedVectors& x) {
   for (int64_t i = 0; i < x.count * x.stride; i += 64) __builtin_prefetch(x.codes + i, 0, 2);
   for (int64_t i = 0; i < x.count * int64_t{sizeof(KvParams)}; i += 64) __builtin_prefetch(x.params + i, 0, 2);
+}
+
+int64_t PositionOf(const AttendWork& work, const AttendItem& item, int token) {
+  if (item.list != nullptr) return item.list[token].position;
+  return int64_t{work.batch->spans[item.span].history} + item.first_row + token;
+}
+int64_t StepRowOf(const AttendWork& work, const AttendItem& item, int token) {
+  if (item.list != nullptr) return item.list[token].row;
+  return int64_t{work.batch->spans[item.span].first_row} + item.first_row + token;
 }
 
 // The keys [first, last) of a block that position p sees. One interval: no block lies across the end of the sinks.
@@ -138,10 +157,10 @@ void AddBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run,
               const Tiles& t) {
   const SimdKernels& simd = Simd();
   const int group = work.shape.group;
-  const int64_t first_position = int64_t{work.batch->spans[item.span].history} + item.first_row;
-  int begin = 0, end = item.rows;  // tokens that see something; positions ascend, so they are consecutive
+  int begin = 0, end = item.rows;  // tokens that see something: consecutive
+  const auto seen_by = [&](int token) { return SeenOf(work.mask, block, PositionOf(work, item, token)); };
   const auto sees = [&](int token) {
-    const Seen seen = SeenOf(work.mask, block, first_position + token);
+    const Seen seen = seen_by(token);
     return seen.first < seen.last;
   };
   while (begin < end && !sees(begin)) ++begin;
@@ -151,8 +170,12 @@ void AddBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run,
   float* scores = t.scores + first * kTileKeys;
   const float* q = t.q + first * t.width;
   float* o = t.o + first * t.width;
-  const bool few = run.place == KeyRun::Place::kPages && rows <= kFewRows && work.shape.head_dim % kFewRowsUnit == 0;
-  if (few) {
+  // Two ways with different sums: by lanes of a vector for a few rows, straight from the codes, and by tiles.
+  const bool few = rows <= kFewRows;
+  const bool by_lanes =
+      run.place == KeyRun::Place::kPages && (few || work.exact) && work.shape.head_dim % kFewRowsUnit == 0;
+  const bool in_place = by_lanes && (few || work.pages->page.format == KvFormat::kF32);
+  if (in_place) {
     // While this block is worked on, the next one comes: the processor's own prefetchers begin anew with each.
     const int64_t next = n - n % kTileKeys + kTileKeys;
     if (int64_t number = next; next < run.end) {
@@ -160,13 +183,17 @@ void AddBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run,
       Prefetch(InPage(work, item, coming, next, false));
       Prefetch(InPage(work, item, coming, next, true));
     }
-    simd.dot_codes(InPage(work, item, block, n, false), rows, q, t.width, scores);
   } else {
     LoadBlock(work, item, run, block, n, t);
+  }
+  if (by_lanes) {
+    simd.dot_codes(in_place ? InPage(work, item, block, n, false) : InTile(t, block, false), rows, q, t.width, scores);
+  } else {
+    simd.transpose(t.rows, t.width, block.count, t.width, t.keys);
     simd.multiply(rows, kTileKeys, t.width, q, t.width, t.keys, kTileKeys, scores, kTileKeys, nullptr);
   }
   for (int token = begin; token < end; ++token) {
-    const Seen seen = SeenOf(work.mask, block, first_position + token);
+    const Seen seen = seen_by(token);
     if (seen.first == 0 && seen.last == kTileKeys) continue;
     for (int g = 0; g < group; ++g) {
       float* s = t.scores + (token * group + g) * kTileKeys;
@@ -175,8 +202,9 @@ void AddBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run,
     }
   }
   simd.softmax(rows, scores, t.top + first, t.sum + first, t.shrink + first);
-  if (few) {
-    simd.add_codes(InPage(work, item, block, n, true), rows, scores, t.shrink + first, o, t.width);
+  if (by_lanes) {
+    simd.add_codes(in_place ? InPage(work, item, block, n, true) : InTile(t, block, true), rows, scores,
+                   t.shrink + first, o, t.width);
   } else {
     simd.multiply(rows, t.width, block.count, scores, kTileKeys, t.values, t.width, o, t.width, t.shrink + first);
   }
@@ -184,12 +212,10 @@ void AddBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run,
 
 void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, float* partials, float* partial_lse) {
   const int d = work.shape.head_dim, group = work.shape.group, rows = item.rows * group;
-  const SeqSpan& span = work.batch->spans[item.span];
-  const int64_t step_row = span.first_row + item.first_row;
   const int64_t col = int64_t{work.first_head + item.head} * group * d;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   for (int r = 0; r < rows; ++r) {
-    const float* q = work.qkv.as<float>() + (step_row + r / group) * work.qkv.stride + col + r % group * d;
+    const float* q = work.qkv.as<float>() + StepRowOf(work, item, r / group) * work.qkv.stride + col + r % group * d;
     float* tile = t.q + r * t.width;
     for (int i = 0; i < d; ++i) tile[i] = q[i] * scale;
     std::fill_n(tile + d, t.width - d, 0.0f);
@@ -208,13 +234,13 @@ void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, flo
   for (int r = 0; r < rows; ++r) {
     const float inverse = t.sum[r] > 0 ? 1.0f / t.sum[r] : 0.0f, lse = t.top[r] + std::log(t.sum[r]);
     float* o = t.o + r * t.width;
-    if (item.splits > 1) {
+    if (item.partial >= 0) {
       float* partial = partials + (item.partial + r) * d;
       for (int i = 0; i < d; ++i) partial[i] = o[i] * inverse;
       partial_lse[item.partial + r] = t.sum[r] > 0 ? lse : -INFINITY;
       continue;
     }
-    const int64_t row = step_row + r / group, g = r % group;
+    const int64_t row = StepRowOf(work, item, r / group), g = r % group;
     float* out = work.out.as<float>() + row * work.out.stride + col + g * d;
     for (int i = 0; i < d; ++i) out[i] = o[i] * inverse;
     if (work.lse != nullptr) {
@@ -223,28 +249,33 @@ void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, flo
   }
 }
 
-// Row r of an item's block: o = sum over splits of exp(lse_s - lse) o_s.
-void MergeRow(const AttendWork& work, const AttendItem& first, int r, const float* partials, const float* partial_lse) {
-  const int d = work.shape.head_dim, group = work.shape.group, rows = first.rows * group;
-  const int64_t at = first.partial + r;
+// Query row r of a merge: o = sum over partials of exp(lse_i - lse) o_i, in order.
+void MergeRow(const AttendWork& work, const AttendMerge& merge, int r, const float* partials,
+              const float* partial_lse) {
+  const int d = work.shape.head_dim, group = work.shape.group;
+  const auto for_each = [&](const auto& visit) {
+    for (const AttendMerge::Part& part : merge.parts) {
+      for (int32_t k = 0; k < part.count; ++k) visit(part.first + k * part.stride + r);
+    }
+  };
   float top = -INFINITY;
-  for (int s = 0; s < first.splits; ++s) top = std::max(top, partial_lse[at + int64_t{s} * rows]);
-  const int64_t row = work.batch->spans[first.span].first_row + first.first_row + r / group, g = r % group;
-  float* out = work.out.as<float>() + row * work.out.stride + (int64_t{work.first_head + first.head} * group + g) * d;
+  for_each([&](int64_t at) { top = std::max(top, partial_lse[at]); });
+  const int64_t row = merge.first_row + r / group, g = r % group;
+  float* out = work.out.as<float>() + row * work.out.stride + (int64_t{work.first_head + merge.head} * group + g) * d;
   std::fill_n(out, d, 0.0f);
   float sum = 0;
   if (top > -INFINITY) {
-    for (int s = 0; s < first.splits; ++s) sum += std::exp(partial_lse[at + int64_t{s} * rows] - top);
-    for (int s = 0; s < first.splits; ++s) {
-      const float weight = std::exp(partial_lse[at + int64_t{s} * rows] - top) / sum;
-      const float* o = partials + (at + int64_t{s} * rows) * d;
+    for_each([&](int64_t at) { sum += std::exp(partial_lse[at] - top); });
+    for_each([&](int64_t at) {
+      const float weight = std::exp(partial_lse[at] - top) / sum;
+      const float* o = partials + at * d;
       if (weight > 0) {
         for (int i = 0; i < d; ++i) out[i] += weight * o[i];
       }
-    }
+    });
   }
   if (work.lse != nullptr) {
-    work.lse[(int64_t{first.head} * group + g) * work.batch->num_rows + row] =
+    work.lse[(int64_t{merge.head} * group + g) * work.batch->num_rows + row] =
         sum > 0 ? top + std::log(sum) : -INFINITY;
   }
 }
@@ -258,8 +289,8 @@ size_t AttendScratchBytes(const Device& device, int head_dim, int64_t partial_ro
          Arena::Rounded(partial_rows * sizeof(float));
 }
 
-void Attend(Device& device, const AttendWork& work, const std::vector<AttendItem>& items, int64_t partial_rows,
-            Arena& scratch) {
+void Attend(Device& device, const AttendWork& work, const std::vector<AttendItem>& items,
+            const std::vector<AttendMerge>& merges, int64_t partial_rows, Arena& scratch) {
   const size_t mark = scratch.used();
   const int d = work.shape.head_dim, group = work.shape.group;
   char* tiles = static_cast<char*>(scratch.Take(TileBytes(d) * device.pool().threads()));
@@ -268,10 +299,9 @@ void Attend(Device& device, const AttendWork& work, const std::vector<AttendItem
   device.pool().ParallelFor(items.size(), [&](int64_t i, int thread) {
     RunItem(work, items[i], Tiles(reinterpret_cast<float*>(tiles + thread * TileBytes(d)), d), partials, partial_lse);
   });
-  if (partial_rows > 0) {
-    device.pool().ParallelFor(items.size(), [&](int64_t i, int) {
-      if (items[i].splits == 1 || items[i].split != 0) return;
-      for (int r = 0; r < items[i].rows * group; ++r) MergeRow(work, items[i], r, partials, partial_lse);
+  if (!merges.empty()) {
+    device.pool().ParallelFor(merges.size(), [&](int64_t i, int) {
+      for (int r = 0; r < merges[i].rows * group; ++r) MergeRow(work, merges[i], r, partials, partial_lse);
     });
   }
   scratch.Rewind(mark);

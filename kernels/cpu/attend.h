@@ -1,7 +1,7 @@
 // The attention engine of the CPU: flash attention of blocks of query rows over runs of keys, wherever those are
 // stored. The three attention ops describe their work as items; the engine decodes keys and values block by block into
 // f32 tiles, keeps a running maximum and sum per row (Milakov and Gimelshein 2018), and merges the items of a row by
-// their log-sum-exp.
+// their log-sum-exp, in order.
 //
 // Items and their order are functions of shapes alone, so results do not depend on the number of threads.
 #pragma once
@@ -16,7 +16,7 @@ namespace duo::cpu {
 
 constexpr int kTileRows = 256;        // query rows (tokens x group) of one item; those of one token stay together
 constexpr int kTileKeys = kKeyBlock;  // keys decoded at a time; divides kPageTokens
-constexpr int kSplitPages = 8;        // pages a split of a row's keys has at least
+constexpr int kSplitPages = 8;        // pages a split of a chunk's keys has at least
 constexpr int kBusyItems = 128;       // with fewer row blocks than this, keys are split
 
 // Which pairs see each other, besides j <= p.
@@ -37,17 +37,34 @@ struct KeyRun {
   int64_t limit = 0;
 };
 
-// A block of query rows of one sequence and KV head, over some runs of keys.
+// A row of the step.
+struct ListedRow {
+  int32_t row = 0, position = 0;
+};
+
+// A block of query rows of one KV head, over some runs of keys of one sequence. The rows are that sequence's, or of
+// `list`: then those of other sequences see every key of the runs.
 struct AttendItem {
   int32_t span = 0;
   int32_t head = 0;       // among the heads of the op
   int32_t first_row = 0;  // within the sequence's rows
   int32_t rows = 0;
-  int32_t split = 0;
-  int32_t splits = 1;
-  int64_t partial = 0;  // first row of its partial results, when splits > 1
+  const ListedRow* list = nullptr;  // [rows], positions ascending within a sequence
+  int64_t partial = -1;             // first row of its partial results; -1: its results are whole
   int num_runs = 0;
   KeyRun runs[4];
+};
+
+// Rows of the step whose results are sums of partial ones. Those of row r and query head g of part i, `count` of them,
+// lie at first + k * stride + r * group + g; the parts follow each other in order of their keys.
+struct AttendMerge {
+  int32_t first_row = 0, rows = 0;  // of the step
+  int32_t head = 0;
+  struct Part {
+    int64_t first = 0, stride = 0;
+    int32_t count = 0;
+  };
+  Part parts[2];
 };
 
 // What an op's items share.
@@ -60,12 +77,14 @@ struct AttendWork {
   Mask mask;
   const PagedKv* pages = nullptr;
   const RingKv* ring = nullptr;
+  // A row's bits depend on its keys alone, not on how many rows are with it in an item. Costs time with many rows.
+  bool exact = false;
 };
 
 // Scratch for items whose partial results have `partial_rows` rows in all.
 size_t AttendScratchBytes(const Device& device, int head_dim, int64_t partial_rows);
-// Runs the items; those of one row block follow each other in order of their split.
-void Attend(Device& device, const AttendWork& work, const std::vector<AttendItem>& items, int64_t partial_rows,
-            Arena& scratch);
+// Runs the items, whose partial results have `partial_rows` rows in all, then the merges.
+void Attend(Device& device, const AttendWork& work, const std::vector<AttendItem>& items,
+            const std::vector<AttendMerge>& merges, int64_t partial_rows, Arena& scratch);
 
 }  // namespace duo::cpu

@@ -6,6 +6,8 @@
 #include "kernels/base/math.h"
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/kv_vector.h"
+#include "kernels/cpu/page_items.h"
+#include "kernels/row_cuts.h"
 
 namespace duo::cpu {
 namespace {
@@ -18,7 +20,7 @@ int NumSplits(int64_t pages, int max_splits) {
   return static_cast<int>(std::clamp<int64_t>(CeilDiv(pages, kSplitPages), 1, max_splits));
 }
 
-// Partial results' rows of any step of at most `rows` rows: with `blocks` row blocks of at most kTileRows query rows
+// Partial results' rows of any chunk of at most `rows` rows: with `blocks` row blocks of at most kTileRows query rows
 // there are at most kTileRows * blocks * (kBusyItems / blocks + 1) of them, and none from kBusyItems blocks on.
 int64_t MaxPartialRows(int rows, int group, const PagedKv& kv, int64_t max_tokens) {
   const int splits = NumSplits(CeilDiv(max_tokens, kPageTokens), kBusyItems);
@@ -49,29 +51,33 @@ void ForRowBlocks(const SeqBatch& batch, int heads, int group, const Add& add) {
   }
 }
 
-// The items of rows that attend to pages, in order, and the rows of their partial results.
-struct PagedItems {
+// The items of a chunk, in order, and the rows of their partial results.
+struct ChunkItems {
   const PagedKv& kv;
   int group, max_splits;
   std::vector<AttendItem> items = {};
+  std::vector<AttendMerge> merges = {};
   int64_t partial_rows = 0;
 
-  // One block of rows over the pages [0, limit) held here, cut into splits, the last of which also takes `own`.
-  void Add(AttendItem item, int64_t first_visible, int64_t limit, const KeyRun* own) {
+  // One block of rows, the first of which is `step_row` of the step, over the pages [0, limit) held here, cut into
+  // splits, the last of which also takes `own`.
+  void Add(AttendItem item, int32_t step_row, int64_t first_visible, int64_t limit, const KeyRun* own) {
     const int64_t begin = kv.held_count(std::max<int64_t>(first_visible, 0) / kPageTokens),
                   end = kv.held_count(CeilDiv(limit, kPageTokens));
-    item.splits = NumSplits(end - begin, max_splits);
-    for (int s = 0; s < item.splits; ++s) {
-      item.split = s;
+    const int splits = NumSplits(end - begin, max_splits);
+    const int64_t stride = int64_t{item.rows} * group;
+    if (splits > 1) merges.push_back({step_row, item.rows, item.head, {{partial_rows, stride, splits}, {}}});
+    for (int s = 0; s < splits; ++s) {
       item.num_runs = 0;
-      const int64_t first = begin + (end - begin) * s / item.splits,
-                    last = begin + (end - begin) * (s + 1) / item.splits;
+      const int64_t first = begin + (end - begin) * s / splits, last = begin + (end - begin) * (s + 1) / splits;
       if (first < last) {
         item.runs[item.num_runs++] = {KeyRun::Place::kPages, first * kPageTokens, last * kPageTokens, limit};
       }
-      if (s == item.splits - 1 && own != nullptr) item.runs[item.num_runs++] = *own;
-      item.partial = partial_rows;
-      if (item.splits > 1) partial_rows += int64_t{item.rows} * group;
+      if (s == splits - 1 && own != nullptr) item.runs[item.num_runs++] = *own;
+      if (splits > 1) {
+        item.partial = partial_rows;
+        partial_rows += stride;
+      }
       items.push_back(item);
     }
   }
@@ -97,7 +103,7 @@ void RunStreaming(Device& device, const AttendWork& work, Arena& scratch) {
     add(KeyRun::Place::kStep, std::max(recent, history), end);
     items.push_back(item);
   });
-  Attend(device, work, items, 0, scratch);
+  Attend(device, work, items, {}, 0, scratch);
 }
 
 }  // namespace
@@ -114,22 +120,23 @@ absl::Status CheckAttention(const Device&, int head_dim, int group, KvFormat) {
   return absl::OkStatus();
 }
 
+// Tables lie in host memory: looking at them again for every layer costs nothing.
+size_t PagesPlanBytes(const Device&, int, const PagedKv&) { return 0; }
+void PlanPages(Device&, SeqBatch&, int, const PagedKv&, Arena&) {}
+
 size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
-  return AttendScratchBytes(device, kv.page.head_dim, MaxPartialRows(max_rows_total, group, kv, max_tokens));
+  int64_t rows = 0;
+  for (int n = 1; n <= max_rows_total; ++n) rows = std::max(rows, MostPartialsOf(n, max_tokens));
+  return AttendScratchBytes(device, kv.page.head_dim, rows * group * kv.num_heads);
 }
 
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
   const HeadShape& shape = rows.shape;
   const SeqBatch& batch = rows.batch;
-  const AttendWork work{to.out, rows.qkv, to.lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
-  const int tokens = TokensPerItem(shape.group);
-  int64_t blocks = 0;
-  for (int s = 0; s < batch.num_seqs; ++s) blocks += CeilDiv(batch.spans[s].num_rows, tokens) * kv.num_heads;
-  PagedItems paged{kv, shape.group, MaxSplits(blocks)};
-  ForRowBlocks(batch, kv.num_heads, shape.group, [&](const AttendItem& item, int64_t position) {
-    paged.Add(item, FirstInWindow(position, kv.window), position + item.rows, nullptr);
-  });
-  Attend(device, work, paged.items, paged.partial_rows, scratch);
+  AttendWork work{to.out, rows.qkv, to.lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
+  work.exact = batch.num_rows <= kExactRows;
+  const PageItems paged = ItemsOfPages(batch, kv, shape.group, TokensPerItem(shape.group));
+  Attend(device, work, paged.items, paged.merges, paged.partial_rows, scratch);
 }
 
 size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
@@ -143,7 +150,7 @@ void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, cons
   const AttendWork work{to.out, rows.qkv, to.lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
   const SeqSpan& span = batch.host_spans[0];
   const int tokens = TokensPerItem(shape.group);
-  PagedItems paged{kv, shape.group, MaxSplits(int64_t{CeilDiv(span.num_rows, tokens)} * kv.num_heads)};
+  ChunkItems chunk{kv, shape.group, MaxSplits(int64_t{CeilDiv(span.num_rows, tokens)} * kv.num_heads)};
   // The last rows see the most keys: they go first, so that no thread is left with a long item at the end.
   for (int r = (span.num_rows - 1) / tokens * tokens; r >= 0; r -= tokens) {
     for (int h = 0; h < kv.num_heads; ++h) {
@@ -153,10 +160,10 @@ void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, cons
       item.rows = std::min(tokens, span.num_rows - r);
       const int64_t position = int64_t{span.history} + r, first = FirstInWindow(position, kv.window);
       const KeyRun own{KeyRun::Place::kStep, std::max<int64_t>(first, span.history), position + item.rows, 0};
-      paged.Add(item, first, span.history, own_square ? &own : nullptr);
+      chunk.Add(item, span.first_row + r, first, span.history, own_square ? &own : nullptr);
     }
   }
-  Attend(device, work, paged.items, paged.partial_rows, scratch);
+  Attend(device, work, chunk.items, chunk.merges, chunk.partial_rows, scratch);
 }
 
 // Nothing here is made ready.

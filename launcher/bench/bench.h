@@ -13,20 +13,26 @@
 
 namespace duo {
 
+// What `duo bench attention` times.
+inline std::vector<std::string> KernelGroups() { return {"decode", "company", "streaming", "prefill", "linear"}; }
+
 struct BenchFlags {
   RuntimeFlags runtime;  // model may be empty: then shape
   std::string shape = "llama-3-8b";
   std::vector<std::string> attentions = {"duo"};
   std::vector<int64_t> contexts = {100000};
-  int64_t most = 0;      // capacity: tokens at most; 0: what fits
-  int steps = 32;        // decode: timed steps
+  int64_t most = 0;  // capacity: tokens at most; 0: what fits
+  int steps = 32;    // decode: timed steps
+  // decode: answers on so many forks of the document in one step, or so many of its tokens
+  std::vector<int> forks = {1}, rows = {1};
   bool sample = false;   // prefill: chunks at five histories, integrated
   std::string simulate;  // decode: "r/N", this rank's share of N alone
   // balance: numbers of ranks and placements
   std::vector<int> worlds = {2, 4, 8};
   std::vector<std::string> strategies = {"contiguous", "split"};
-  std::string text;        // perplexity: a file
-  int window = 2048;       // perplexity: tokens
+  std::vector<std::string> kernels = KernelGroups();  // attention: which
+  std::string text;                                   // perplexity: a file
+  int window = 2048;                                  // perplexity: tokens
   int64_t tokens = 0;      // perplexity: of the text at most; 0: all. gradients: of the sequence; 0: 32,768
   int64_t length = 32000;  // identify: tokens of the longest sequence
   int repeat = 2;          // identify: timed steps of each length

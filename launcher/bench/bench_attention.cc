@@ -5,92 +5,128 @@
 
 namespace duo {
 
-absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime) {
-  Device& device = *runtime.device;
-  const bool cuda = device.is_cuda();
-  const Rates rates = RatesOf(device);
-  const BenchRates ceilings{rates.copy, rates.gemm, rates.attention};
-  std::vector<BenchRow> rows;
-  absl::Status failed;
-  auto add = [&](absl::StatusOr<BenchRow> row) {
+namespace {
+
+struct KernelTimes {
+  Device& device;
+  BenchRates rates;
+  const std::vector<int64_t>& contexts;
+  std::vector<BenchRow> rows = {};
+  absl::Status failed = {};
+
+  void Add(absl::StatusOr<BenchRow> row) {
     if (row.ok()) {
-      rows.push_back(*row);
-    } else if (failed.ok()) {
-      failed = row.status();
+      rows.push_back(*std::move(row));
+    } else {
+      failed.Update(row.status());
     }
-  };
+  }
+  bool cuda() const { return device.is_cuda(); }
+};
+
+// One row of each sequence, at every context.
+void TimeDecode(KernelTimes& times) {
   std::vector<KvFormat> formats = {KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8, KvFormat::kInt4};
-  if (!cuda) formats.insert(formats.begin(), KvFormat::kF32);
-  const std::vector<int64_t> contexts = flags.contexts;
-  DUO_CHECK(!contexts.empty());
+  if (!times.cuda()) formats.insert(formats.begin(), KvFormat::kF32);
   for (KvFormat format : formats) {
     for (auto [kv_heads, group] : {std::pair(8, 4), std::pair(8, 1), std::pair(1, 4), std::pair(1, 1)}) {
-      for (int64_t tokens : contexts) {
+      for (int64_t tokens : times.contexts) {
         DecodeBench b;
         b.format = format;
         b.kv_heads = kv_heads;
         b.group = group;
         b.tokens = tokens;
-        add(BenchDecodeAttention(device, b, ceilings));
+        times.Add(BenchDecodeAttention(times.device, b, times.rates));
       }
     }
   }
-  // Rows of one sequence, and of forks that share all but their last 200 tokens.
-  for (KvFormat format : {KvFormat::kBF16, KvFormat::kInt4}) {
-    for (auto [sequences, rows_each] : {std::pair(1, 8), std::pair(1, 64), std::pair(16, 1), std::pair(64, 1)}) {
-      if (!cuda && sequences * rows_each > 16) continue;
+}
+
+// Rows of one sequence, and of forks that share all but their last 200 tokens, at the first context.
+void TimeCompany(KernelTimes& times) {
+  std::vector<KvFormat> formats = {KvFormat::kBF16, KvFormat::kInt8, KvFormat::kInt4};
+  if (!times.cuda()) formats.insert(formats.begin(), KvFormat::kF32);
+  for (KvFormat format : formats) {
+    for (auto [sequences, rows_each] : {std::pair(1, 1), std::pair(1, 2), std::pair(1, 8), std::pair(1, 16),
+                                        std::pair(1, 64), std::pair(8, 1), std::pair(16, 1), std::pair(64, 1)}) {
+      if (!times.cuda() && sequences * rows_each > 16) continue;
       DecodeBench b;
       b.format = format;
       b.kv_heads = 4;
       b.rows = rows_each;
       b.sequences = sequences;
-      b.tokens = contexts.front();
+      b.tokens = times.contexts.front();
       b.shared = sequences > 1 ? b.tokens - 200 : 0;
-      add(BenchDecodeAttention(device, b, ceilings));
+      times.Add(BenchDecodeAttention(times.device, b, times.rates));
     }
   }
-  for (int rows_now : {1, 4096}) {
+}
+
+void TimeStreaming(KernelTimes& times) {
+  for (int rows : {1, 4096}) {
     StreamingBench b;
-    b.rows = rows_now;
-    add(BenchStreamingAttention(device, b, ceilings));
+    b.rows = rows;
+    times.Add(BenchStreamingAttention(times.device, b, times.rates));
   }
-  for (int kv_heads : {1, 4, 8}) {
+}
+
+void TimePrefill(KernelTimes& times) {
+  const auto add = [&](int kv_heads, int rows, int64_t history, KvFormat format, int head_dim) {
     PrefillBench b;
     b.kv_heads = kv_heads;
-    b.rows = cuda ? 8192 : 512;
-    b.history = cuda ? 131072 : 8192;
-    add(BenchPrefillAttention(device, b, ceilings));
-  }
-  if (cuda) {  // a short chunk, a chunk without history, coded pages, head size 64
-    PrefillBench b;
-    b.kv_heads = 8;
-    b.rows = 512;
-    b.history = 100000;
-    add(BenchPrefillAttention(device, b, ceilings));
-    b.rows = 32768;
-    b.history = 0;
-    add(BenchPrefillAttention(device, b, ceilings));
-    b.rows = 8192;
-    b.history = 131072;
-    b.head_dim = 64;
-    add(BenchPrefillAttention(device, b, ceilings));
-    b.head_dim = 128;
-    b.format = KvFormat::kInt4;
-    add(BenchPrefillAttention(device, b, ceilings));
-  }
-  if (cuda) {  // decode's matrices of the Llama-3-8B shape: gate and up, down, qkv
-    for (DType type : {DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4}) {
-      for (auto [outputs, inputs] : {std::pair(28672, 4096), std::pair(4096, 14336), std::pair(6144, 4096)}) {
-        LinearBench b;
-        b.type = type;
-        b.outputs = outputs;
-        b.inputs = inputs;
-        add(BenchLinear(device, b, ceilings));
-      }
+    b.rows = rows;
+    b.history = history;
+    b.format = format;
+    b.head_dim = head_dim;
+    times.Add(BenchPrefillAttention(times.device, b, times.rates));
+  };
+  const KvFormat plain = PrefillBench().format;
+  const int head_dim = PrefillBench().head_dim;
+  for (int kv_heads : {1, 4, 8}) {
+    if (times.cuda()) {
+      add(kv_heads, 8192, 131072, plain, head_dim);
+    } else {
+      add(kv_heads, 512, 8192, plain, head_dim);
     }
   }
-  if (!failed.ok()) return failed;
-  return PrintKernelRows(flags, runtime, rates, rows, "attention");
+  if (!times.cuda()) return;
+  add(8, 512, 100000, plain, head_dim);  // a short chunk, and a long one there
+  add(8, 512, 100000, KvFormat::kInt4, head_dim);
+  add(8, 32768, 100000, plain, head_dim);
+  add(8, 32768, 0, plain, head_dim);
+  add(8, 8192, 131072, plain, 64);
+  add(8, 8192, 131072, KvFormat::kInt4, head_dim);
+}
+
+// Decode's matrices of the Llama-3-8B shape: gate and up, down, qkv.
+void TimeLinear(KernelTimes& times) {
+  if (!times.cuda()) return;
+  for (DType type : {DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4}) {
+    for (auto [outputs, inputs] : {std::pair(28672, 4096), std::pair(4096, 14336), std::pair(6144, 4096)}) {
+      LinearBench b;
+      b.type = type;
+      b.outputs = outputs;
+      b.inputs = inputs;
+      times.Add(BenchLinear(times.device, b, times.rates));
+    }
+  }
+}
+
+}  // namespace
+
+absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime) {
+  DUO_CHECK(!flags.contexts.empty());
+  const Rates rates = RatesOf(*runtime.device);
+  KernelTimes times{*runtime.device, {rates.copy, rates.gemm, rates.attention}, flags.contexts};
+  for (const std::string& kernels : flags.kernels) {
+    if (kernels == "decode") TimeDecode(times);
+    if (kernels == "company") TimeCompany(times);
+    if (kernels == "streaming") TimeStreaming(times);
+    if (kernels == "prefill") TimePrefill(times);
+    if (kernels == "linear") TimeLinear(times);
+  }
+  if (!times.failed.ok()) return times.failed;
+  return PrintKernelRows(flags, runtime, rates, times.rows, "attention");
 }
 
 }  // namespace duo

@@ -14,19 +14,35 @@ namespace {
 struct DecodeCase {
   std::string attention;
   int64_t context = 0;
+  StepCompany company;
   int world = 1;
   double copy_rate = 0;     // bytes a second
   int64_t free_before = 0;  // of the device's memory
 };
 
+// Steps of one row, then those with company.
+std::vector<StepCompany> Companies(const BenchFlags& flags) {
+  std::vector<StepCompany> all;
+  if (flags.forks.front() == 1 || flags.rows.front() == 1) all.push_back({});
+  for (int forks : flags.forks) {
+    if (forks > 1) all.push_back({forks, 1});
+  }
+  for (int rows : flags.rows) {
+    if (rows > 1) all.push_back({1, rows});
+  }
+  return all;
+}
+
 absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, const DecodeCase& c, Device& device) {
   absl::StatusOr<double> error = VerifyEngine(engine);
   if (!error.ok()) return error.status();
-  absl::StatusOr<std::vector<double>> timed = TimeDecodeSteps(flags, engine, c.context, [] {});
+  absl::StatusOr<std::vector<double>> timed = TimeDecodeSteps(flags, engine, c.context, c.company, [] {});
   if (!timed.ok()) return timed.status();
   const std::vector<double>& seconds = *timed;
   Measurement row;
   row.what = absl::StrCat("decode ", c.attention, " kv ", Name(engine.kv_format()));
+  if (c.company.forks > 1) absl::StrAppend(&row.what, " forks ", c.company.forks);
+  if (c.company.rows > 1) absl::StrAppend(&row.what, " rows ", c.company.rows);
   row.context = c.context;
   row.seconds = Median(seconds);
   const double kv = static_cast<double>(engine.KvBytes(c.context)) / c.world;
@@ -60,32 +76,48 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
     }
     runtime.comm = std::make_unique<SimulatedRank>(world, config->layers, device);
   }
+  const std::vector<StepCompany> companies = Companies(flags);
+  const int most_forks = *std::max_element(flags.forks.begin(), flags.forks.end());
+  const auto most_tokens = [&](int64_t context) {
+    int64_t most = 0;
+    for (const StepCompany& company : companies) most = std::max(most, StepTokens(flags, context, company));
+    return most + 1024;
+  };
   for (int64_t context : flags.contexts) {
     for (const std::string& attention : flags.attentions) {
-      absl::StatusOr<ProbeOptions> options = BenchEngine(flags, launch, attention, context + flags.steps + 1024);
+      absl::StatusOr<ProbeOptions> options = BenchEngine(flags, launch, attention, most_tokens(context));
       if (!options.ok()) return options.status();
       options->act_as_rank = rank;
+      options->questions = most_forks;
       if (options->chunk == 0) options->chunk = 256;  // so short that prefill's plans are not built beside
       const int64_t free_before = device.FreeMemory();
       absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, *options, runtime);
       if (!engine.ok()) return engine.status();
-      absl::StatusOr<Measurement> row = Measurement();
+      absl::Status status;
+      std::vector<Measurement> here;
       if (runtime.leader()) {
-        row = DecodeRow(flags, **engine, {attention, context, world, rates.copy, free_before}, device);
+        for (const StepCompany& company : companies) {
+          absl::StatusOr<Measurement> row =
+              DecodeRow(flags, **engine, {attention, context, company, world, rates.copy, free_before}, device);
+          status.Update(row.status());
+          if (!status.ok()) break;
+          here.push_back(*std::move(row));
+        }
       } else {
         (*engine)->Follow();
+        here.resize(companies.size());
       }
       engine->reset();  // ends the followers' loop, and makes room
-      if (absl::Status s = Agree(*runtime.comm, row.status()); !s.ok()) return s;
+      if (absl::Status s = Agree(*runtime.comm, status); !s.ok()) return s;
       if (!flags.simulate.empty()) {
-        absl::StrAppend(&row->what, " rank ", flags.simulate);
-      } else if (world > 1) {
+        for (Measurement& row : here) absl::StrAppend(&row.what, " rank ", flags.simulate);
+      } else if (world > 1) {  // of the first company, a rank's share alone
         const absl::StatusOr<DecodeShare> share =
             TimeDecodeShare(flags, *options, *config, device, context, {runtime.comm->rank(), world});
         const absl::StatusOr<double> alone = share.ok() ? absl::StatusOr<double>(share->step_seconds) : share.status();
-        if (absl::Status s = AddRankTimes(*runtime.comm, alone, &*row); !s.ok()) return s;
+        if (absl::Status s = AddRankTimes(*runtime.comm, alone, &here.front()); !s.ok()) return s;
       }
-      rows.push_back(*row);
+      rows.insert(rows.end(), here.begin(), here.end());
     }
   }
   if (runtime.leader()) PrintRows(flags, runtime, rates, rows, "decode");

@@ -7,20 +7,22 @@
 
 namespace duo {
 
-absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Engine& engine, int64_t context,
-                                                    const std::function<void()>& after) {
-  constexpr int kWarm = 4;
-  absl::StatusOr<SessionId> session =
-      EngineProbe(engine).CreateFilledSession(context, context + flags.steps + kWarm + 2);
-  if (!session.ok()) return session.status();
+namespace {
+
+constexpr int kWarm = 4;
+
+// One token a step of each of the answers to as many questions, each on a fork of the session.
+absl::StatusOr<std::vector<double>> TimeAnswers(const BenchFlags& flags, Engine& engine, SessionId session, int forks,
+                                                const std::function<void()>& after) {
   GenerateParams params;
   params.max_new_tokens = flags.steps + kWarm;
-  params.keep = true;
-  RequestResult result;
+  absl::Status status;
   RequestEvents events;
-  events.on_done = [&](const RequestResult& done) { result = done; };
-  absl::StatusOr<RequestId> ask = engine.Ask(*session, {1}, params, events);
-  if (!ask.ok()) return ask.status();
+  events.on_done = [&](const RequestResult& done) { status.Update(done.status); };
+  for (int i = 0; i < forks; ++i) {
+    const absl::StatusOr<RequestId> ask = engine.Ask(session, {1 + i}, params, events);
+    if (!ask.ok()) return ask.status();
+  }
   std::vector<double> seconds;
   for (int step = 0;; ++step) {
     const Clock::time_point start = Clock::now();
@@ -29,7 +31,49 @@ absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Eng
     seconds.push_back(SecondsSince(start));
     after();
   }
-  if (!result.status.ok()) return result.status;
+  if (!status.ok()) return status;
+  return seconds;
+}
+
+// Appends of so many tokens, each a step.
+absl::StatusOr<std::vector<double>> TimeAppends(const BenchFlags& flags, Engine& engine, SessionId session, int rows,
+                                                const std::function<void()>& after) {
+  absl::Status status;
+  RequestEvents events;
+  events.on_done = [&](const RequestResult& done) { status.Update(done.status); };
+  std::vector<double> seconds;
+  for (int step = 0; step < flags.steps + kWarm; ++step) {
+    const absl::StatusOr<RequestId> append = engine.Append(session, std::vector<int32_t>(rows, 1 + step), events);
+    if (!append.ok()) return append.status();
+    const Clock::time_point start = Clock::now();
+    while (engine.Step()) {
+    }
+    if (!status.ok()) return status;
+    if (step < kWarm) continue;
+    seconds.push_back(SecondsSince(start));
+    after();
+  }
+  return seconds;
+}
+
+}  // namespace
+
+int64_t StepTokens(const BenchFlags& flags, int64_t context, StepCompany company) {
+  const int64_t steps = flags.steps + kWarm + 2;
+  if (company.forks == 1) return context + steps * company.rows + kPageTokens;
+  return context + company.forks * (steps + 2 * kPageTokens);  // each has its last page for itself
+}
+
+absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Engine& engine, int64_t context,
+                                                    StepCompany company, const std::function<void()>& after) {
+  const int64_t most = StepTokens(flags, context, {1, company.rows});
+  const absl::StatusOr<SessionId> session = EngineProbe(engine).CreateFilledSession(context, most);
+  if (!session.ok()) return session.status();
+  const absl::StatusOr<std::vector<double>> seconds = company.rows > 1
+                                                          ? TimeAppends(flags, engine, *session, company.rows, after)
+                                                          : TimeAnswers(flags, engine, *session, company.forks, after);
+  if (!seconds.ok()) return seconds;
+  if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
   return seconds;
 }
 
@@ -41,7 +85,7 @@ absl::StatusOr<DecodeShare> TimeDecodeShare(const BenchFlags& flags, ProbeOption
   if (!engine.ok()) return engine.status();
   std::vector<std::vector<LayerTime>> steps;
   absl::StatusOr<std::vector<double>> seconds =
-      TimeDecodeSteps(flags, **engine, context, [&] { steps.push_back(comm.LayerTimes(device)); });
+      TimeDecodeSteps(flags, **engine, context, {}, [&] { steps.push_back(comm.LayerTimes(device)); });
   if (!seconds.ok()) return seconds.status();
   DecodeShare share;
   share.heads = (*engine)->heads();

@@ -18,9 +18,16 @@ struct DecodeShare {
   KvFormat kv = KvFormat::kBF16;
 };
 
+// Who takes part in a decode step: answers on so many forks of one document, or so many new tokens of it at once.
+struct StepCompany {
+  int forks = 1, rows = 1;  // one of them is 1
+};
+// Pages' tokens that TimeDecodeSteps asks of an engine, and of its longest session.
+int64_t StepTokens(const BenchFlags& flags, int64_t context, StepCompany company);
+
 // Seconds of each of `flags.steps` decode steps behind `context` random tokens; `after` runs after each.
 absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Engine& engine, int64_t context,
-                                                    const std::function<void()>& after);
+                                                    StepCompany company, const std::function<void()>& after);
 
 // Whose share of how many ranks.
 struct RankOf {

@@ -1,6 +1,7 @@
 #include "runtime/model/model.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/attention.h"
 #include "kernels/ops.h"
@@ -104,11 +105,13 @@ View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) 
   const Workspace w = Allocate(arena, input.batch.num_rows, input.num_samples);
   const Activations& a = w.a;
   RopeAngles(*device_, a.cos_sin, input.batch.positions, frequencies_, rope_factor_);
+  StepInput planned = input;
+  if (!input.prefill) PlanStep(planned.batch, cache, arena);
   Transformer transformer(config_, weights_, *device_, *comm_, arena);
   const View add = transformer.Run(a, input.tokens, [&](int layer, View from_below) {
     const LayerKv& kv = cache.layers()[layer];
     const View qkv = transformer.Qkv(layer, a, kv.shape, from_below);
-    return Attend(layer, input, kv, w, qkv, arena);
+    return Attend(layer, planned, kv, w, qkv, arena);
   });
   if (input.num_samples == 0) return w.logits;
   transformer.Finish(a, add, a.normed);
@@ -116,6 +119,16 @@ View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) 
   GatherRows(*device_, sampled, a.normed, input.sample_rows, input.num_samples);
   Linear(*device_, w.logits, sampled, weights_.outer[WeightRole::kHead], arena);
   return w.logits;
+}
+
+// Once for whole heads and once for split ones, by the first layer that has any.
+void Model::PlanStep(SeqBatch& batch, const KvCache& cache, Arena& arena) {
+  bool planned[2] = {};
+  for (const LayerKv& layer : cache.layers()) {
+    for (const PagedKv& heads : layer.paged) {
+      if (!std::exchange(planned[heads.split], true)) PlanPages(*device_, batch, layer.shape.group, heads, arena);
+    }
+  }
 }
 
 View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena) {

@@ -74,6 +74,7 @@ class Model {
 
   Model() = default;
   Workspace Allocate(Arena& arena, int rows, int samples) const;
+  void PlanStep(SeqBatch& batch, const KvCache& cache, Arena& arena);
   // How the heads of a layer attend: stores the rows' keys and values, and returns what they attended to.
   View Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);
   void AttendPaged(int layer, const LayerKv& kv, const StepRows& rows, bool prefill, const Workspace& w, Arena& arena);

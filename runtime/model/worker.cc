@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
+#include <utility>
 
 #include "runtime/model/sampler.h"
 
@@ -72,6 +74,18 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(Model model, KvCache cach
   return worker;
 }
 
+bool Worker::MayShare(const StepPlan& plan) const {
+  std::set<std::pair<int32_t, int32_t>> seen;  // (split, first page)
+  for (const SeqSpan& span : plan.spans) {
+    if (span.history < kPageTokens) continue;
+    for (const auto& [split, table] : {std::pair(0, span.table), std::pair(1, span.split_table)}) {
+      const auto page = first_pages_.find({split, table});
+      if (page != first_pages_.end() && !seen.insert({split, page->second}).second) return true;
+    }
+  }
+  return false;
+}
+
 StepInput Worker::Upload(const StepPlan& plan) {
   staging_.clear();
   Packer pack{staging_};
@@ -95,6 +109,7 @@ StepInput Worker::Upload(const StepPlan& plan) {
   batch.num_seqs = static_cast<int>(plan.spans.size());
   batch.num_rows = static_cast<int>(plan.tokens.size());
   for (const SeqSpan& span : plan.spans) batch.max_rows = std::max(batch.max_rows, span.num_rows);
+  batch.may_share = MayShare(plan);
   // A chunk is sized for the longest session from the start: one set of the kernels' plans serves all its histories.
   batch.max_tokens = input.prefill ? limits_.max_tokens : plan.max_tokens;
   device_params_ = reinterpret_cast<const SampleParams*>(base + params);
@@ -135,6 +150,7 @@ StepResult Worker::Execute(const StepPlan& plan) {
   const int32_t* ids = plan.table_ids.data();
   for (const TableWrite& write : plan.table_writes) {
     cache_.WriteTable(*device_, write.split != 0, write.table, write.first, ids, write.count);
+    if (write.first == 0 && write.count > 0) first_pages_[{write.split, write.table}] = ids[0];
     ids += write.count;
   }
   for (const IdCopy& copy : plan.page_copies) cache_.CopyPages(*device_, copy.split != 0, copy.from, copy.to);
@@ -153,7 +169,7 @@ StepResult Worker::Execute(const StepPlan& plan) {
     // A recorded step serves every length: it must not look at the host's copy of the lengths.
     input.batch.host_spans = nullptr;
     input.batch.max_tokens = limits_.max_tokens;
-    Graph& graph = graphs_[input.batch.num_seqs];
+    Graph& graph = graphs_[{input.batch.num_seqs, input.batch.may_share}];
     if (!graph.graph.valid()) {
       // Once directly: libraries choose their algorithms outside the recording. It computes the same step, so nothing
       // is changed by running it again: pages and rings are written with the same values.

@@ -8,6 +8,7 @@
 
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -44,6 +45,8 @@ class Worker {
   friend struct WorkerProbe;  // worker_probe.h
   Worker(Model model, KvCache cache, Arena workspace)
       : model_(std::move(model)), cache_(std::move(cache)), arena_(std::move(workspace)) {}
+  // Do sequences of the step begin with the same pages?
+  bool MayShare(const StepPlan& plan) const;
   // The plan's arrays in device memory at fixed places; one upload.
   StepInput Upload(const StepPlan& plan);
   void RunModel(const StepInput& input);
@@ -57,13 +60,14 @@ class Worker {
   Buffer samples_;  // device ShardSample [samples]
   std::vector<uint8_t> staging_;
   std::vector<SeqSpan> host_spans_;
+  std::map<std::pair<int32_t, int32_t>, int32_t> first_pages_;  // of each (split, table) that was ever written
   const SampleParams* device_params_ = nullptr;
   View logits_;
   struct Graph {
     DeviceGraph graph;
     View logits;
   };
-  std::map<int, Graph> graphs_;  // by bucket
+  std::map<std::pair<int, bool>, Graph> graphs_;  // by bucket, and whether sequences may share pages
   Device* device_ = nullptr;
   Communicator* comm_ = nullptr;
 };

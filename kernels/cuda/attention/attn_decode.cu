@@ -24,6 +24,15 @@ int64_t Slots(const Device& device, int64_t rows, int group, int heads) {
   return Grid(device) + heads * rows * CeilDiv(group, 32);
 }
 
+// Does this step go to the kernel that reads shared pages once? One row alone has nothing to share, and is cut better
+// without regard to company. Decoding pages in shared memory takes longer than reading them, so with coded pages it
+// pays for forks (measured: of int4 from four on), and for many rows of one sequence.
+bool ForHopperRows(const Device& device, const SeqBatch& batch, const PagedKv& kv) {
+  if (batch.num_rows == 1 || !HopperRowsUsable(device, kv, batch.num_seqs)) return false;
+  if (kv.page.format == KvFormat::kBF16 || batch.max_rows > 8) return true;
+  return batch.may_share && batch.num_seqs >= (kv.page.format == KvFormat::kInt4 ? 4 : 2);
+}
+
 template <KvFormat kFormat, int kHeadDim, int kN>
 void Launch(Device& device, const DecodeArgs& args) {
   using Config = DecodeConfig<kFormat, kHeadDim, kN>;
@@ -53,24 +62,33 @@ void LaunchFormat(Device& device, const DecodeArgs& args, int eights) {
 }  // namespace
 
 size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
-  // Rows bound the sequences, so that a step may need either kernel's scratch.
-  const size_t hopper =
-      HopperRowsUsable(device, kv, 1) ? HopperRowsScratchBytes(device, max_rows_total, group, kv, max_tokens) : 0;
-  // Eight columns a slot for every row in the narrowest form, 32 in the widest; rows bound the sequences.
-  const int rows = hopper > 0 && HopperRowsUsable(device, kv, max_rows_total) ? 1 : max_rows_total;
+  // Rows bound the sequences; a step may need either kernel's scratch.
+  size_t hopper = 0;
+  if (HopperRowsUsable(device, kv, 1)) {
+    hopper = HopperRowsScratchBytes(device, max_rows_total, group, kv, max_tokens);
+  }
+  const bool always = kv.page.format == KvFormat::kBF16 && HopperRowsUsable(device, kv, max_rows_total);
+  const int rows = always ? 1 : max_rows_total;
+  // Eight columns a slot for every row in the narrowest form, 32 in the widest.
   const int64_t slots = Slots(device, rows, group, kv.num_heads);
   return std::max(hopper, Arena::Rounded(slots * 32 * kv.page.head_dim * sizeof(float)) +
                               Arena::Rounded(slots * 32 * sizeof(float)));
+}
+
+size_t PagesPlanBytes(const Device& device, int max_rows_total, const PagedKv& kv) {
+  return HopperRowsUsable(device, kv, 1) ? HopperRowsPlanBytes(max_rows_total) : 0;
+}
+
+void PlanPages(Device& device, SeqBatch& batch, int group, const PagedKv& kv, Arena& arena) {
+  if (!ForHopperRows(device, batch, kv)) return;
+  batch.plans[kv.split] = PlanHopperRows(device, batch, group, kv, arena);
 }
 
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
   const View& qkv = rows.qkv;
   const HeadShape& shape = rows.shape;
   const SeqBatch& batch = rows.batch;
-  // One row alone has nothing to share: planning and cutting for company would cost it 30 us a layer.
-  if (batch.num_rows > 1 && HopperRowsUsable(device, kv, batch.num_seqs)) {
-    return HopperRows(device, to.out, to.lse, qkv, shape, batch, kv, scratch);
-  }
+  if (ForHopperRows(device, batch, kv)) return HopperRows(device, to, rows, kv, scratch);
   const size_t mark = scratch.used();
   const int eights = ColumnEights(int64_t{batch.max_rows} * shape.group);
   const int64_t slots = Slots(device, batch.num_rows, shape.group, kv.num_heads);

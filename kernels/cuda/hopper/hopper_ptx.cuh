@@ -75,6 +75,30 @@ __device__ __forceinline__ void PrefetchMap(const CUtensorMap* map) {
 // Ordinary stores to shared memory before this are seen by tensor cores and copies after it.
 __device__ __forceinline__ void SharedStoresFence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// Loads and stores by shared address.
+template <int kBytes>
+__device__ __forceinline__ uint32_t LoadShared(uint32_t at) {
+  static_assert(kBytes == 2 || kBytes == 4);
+  uint32_t x;
+  if constexpr (kBytes == 4) {
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
+  } else {
+    asm volatile("{ .reg .b16 h; ld.shared.u16 h, [%1]; cvt.u32.u16 %0, h; }" : "=r"(x) : "r"(at) : "memory");
+  }
+  return x;
+}
+__device__ __forceinline__ uint4 LoadShared16(uint32_t at) {
+  uint4 x;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(at)
+               : "memory");
+  return x;
+}
+__device__ __forceinline__ void StoreShared16(uint32_t at, const uint4& x) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+
 // ---- Products of a warp group ----
 
 template <int kRegisters>
@@ -130,30 +154,56 @@ __device__ __forceinline__ int Uniform(int x) { return __shfl_sync(0xffffffffu, 
   "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57," \
   "%58,%59,%60,%61,%62,%63}"
 
-// c [64 x 2 * kCount] (+)= a [64 x 16] * b [2 * kCount x 16]^T, bf16, rows of both operands along k in shared memory.
-template <bool kAdd>
+// The types of a product's operands.
+enum class Half16 { kBF16, kF16 };
+
+#define DUO_WGMMA_SHARED(type)                                                          \
+  asm volatile(                                                                         \
+      "{ .reg .pred add; setp.ne.b32 add, %66, 0; "                                     \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " " DUO_REGISTERS_64 \
+      ", %64, %65, add, 1, 1, 0, 0; }"                                                  \
+      : DUO_F32(c, 0), DUO_F32(c, 32)                                                   \
+      : "l"(a), "l"(b), "n"(kAdd ? 1 : 0))
+// c [64 x 2 * kCount] (+)= a [64 x 16] * b [2 * kCount x 16]^T, rows of both operands along k in shared memory.
+template <bool kAdd, Half16 kType = Half16::kBF16>
 __device__ __forceinline__ void WgmmaShared(float (&c)[64], uint64_t a, uint64_t b) {
-  asm volatile(
-      "{ .reg .pred add; setp.ne.b32 add, %66, 0; "
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " DUO_REGISTERS_64 ", %64, %65, add, 1, 1, 0, 0; }"
-      : DUO_F32(c, 0), DUO_F32(c, 32)
-      : "l"(a), "l"(b), "n"(kAdd ? 1 : 0));
+  if constexpr (kType == Half16::kBF16) {
+    DUO_WGMMA_SHARED("bf16");
+  } else {
+    DUO_WGMMA_SHARED("f16");
+  }
 }
 
-// c [64 x 2 * kCount] += a [64 x 16] * b [16 x 2 * kCount], bf16, a in registers, rows of b along n in shared memory.
+// c [64 x 2 * kCount] += a [64 x 16] * b [16 x 2 * kCount], a in registers, rows of b along n in shared memory.
+#define DUO_WGMMA_REGISTERS_64(type)                                                    \
+  asm volatile(                                                                         \
+      "{ .reg .pred add; setp.eq.b32 add, 0, 0; "                                       \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " " DUO_REGISTERS_64 \
+      ", {%64, %65, %66, %67}, %68, add, 1, 1, 1; }"                                    \
+      : DUO_F32(c, 0), DUO_F32(c, 32)                                                   \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define DUO_WGMMA_REGISTERS_32(type)                                                   \
+  asm volatile(                                                                        \
+      "{ .reg .pred add; setp.eq.b32 add, 0, 0; "                                      \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " " DUO_REGISTERS_32 \
+      ", {%32, %33, %34, %35}, %36, add, 1, 1, 1; }"                                   \
+      : DUO_F32(c, 0)                                                                  \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+template <Half16 kType = Half16::kBF16>
 __device__ __forceinline__ void WgmmaRegisters(float (&c)[64], const uint32_t* a, uint64_t b) {
-  asm volatile(
-      "{ .reg .pred add; setp.eq.b32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " DUO_REGISTERS_64
-      ", {%64, %65, %66, %67}, %68, add, 1, 1, 1; }"
-      : DUO_F32(c, 0), DUO_F32(c, 32)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  if constexpr (kType == Half16::kBF16) {
+    DUO_WGMMA_REGISTERS_64("bf16");
+  } else {
+    DUO_WGMMA_REGISTERS_64("f16");
+  }
 }
+template <Half16 kType = Half16::kBF16>
 __device__ __forceinline__ void WgmmaRegisters(float (&c)[32], const uint32_t* a, uint64_t b) {
-  asm volatile(
-      "{ .reg .pred add; setp.eq.b32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " DUO_REGISTERS_32
-      ", {%32, %33, %34, %35}, %36, add, 1, 1, 1; }"
-      : DUO_F32(c, 0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  if constexpr (kType == Half16::kBF16) {
+    DUO_WGMMA_REGISTERS_32("bf16");
+  } else {
+    DUO_WGMMA_REGISTERS_32("f16");
+  }
 }
 
 }  // namespace duo::cuda

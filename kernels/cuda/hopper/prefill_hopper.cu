@@ -2,7 +2,8 @@
 
 #include "kernels/base/cuda_check.h"
 #include "kernels/cuda/hopper/hopper.h"
-#include "kernels/cuda/hopper/prefill_hopper.cuh"
+#include "kernels/cuda/hopper/prefill_compute.cuh"
+#include "kernels/cuda/hopper/prefill_fetch.cuh"
 #include "kernels/cuda/hopper/prefill_hopper.h"
 #include "kernels/cuda/hopper/tensor_map.h"
 #include "kernels/cuda/kv/kv_gather.h"
@@ -15,6 +16,50 @@ constexpr int kMostSplits = 16;
 
 // Partial results that are in use at once, in multiprocessors.
 constexpr int kSlotsOfMultiprocessor = 2;
+
+template <int kHeadDim, int kConsumers>
+__global__ void __launch_bounds__(PrefillShape<kHeadDim, kConsumers>::kThreads, 1)
+    PrefillKernel(const __grid_constant__ PrefillWork w) {
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  using Shape = PrefillShape<kHeadDim, kConsumers>;
+  extern __shared__ uint8_t shared[];
+  const uint32_t base = (SharedAddress(shared) + 1023) / 1024 * 1024;
+  const uint32_t q_shared = base, k_shared = q_shared + Shape::kQBytes,
+                 v_shared = k_shared + Shape::kStages * Shape::kTileBytes,
+                 end = v_shared + Shape::kStages * Shape::kTileBytes;
+  volatile int* items = reinterpret_cast<volatile int*>(shared + (end - SharedAddress(shared)));
+  const PrefillBarriers<Shape::kStages> barriers = {end + 16};
+  if (threadIdx.x == 0) {
+    BarrierInit(barriers.QFull(), 96);
+    BarrierInit(barriers.QEmpty(), 4 * kConsumers);
+    BarrierInit(barriers.Cleared(), 1);
+    for (int i = 0; i < 2; ++i) {
+      BarrierInit(barriers.ItemFull(i), 1);
+      BarrierInit(barriers.ItemEmpty(i), 4 * kConsumers + 3);
+    }
+    for (int s = 0; s < Shape::kStages; ++s) {
+      BarrierInit(barriers.KFull(s), 1);
+      BarrierInit(barriers.VFull(s), 1);
+      BarrierInit(barriers.KEmpty(s), 4 * kConsumers);
+      BarrierInit(barriers.VEmpty(s), 4 * kConsumers);
+    }
+    BarrierInitFence();
+  }
+  __syncthreads();
+  const int group = Uniform(threadIdx.x / 128);
+  if (group == 0) {
+    ShrinkRegisters<Shape::kProducerRegisters>();
+    if (threadIdx.x < 32) {
+      FetchTiles<kHeadDim, kConsumers>(w, barriers, k_shared, v_shared, items);
+    } else {
+      FetchQueries<kHeadDim, kConsumers>(w, barriers, q_shared, items, threadIdx.x - 32);
+    }
+  } else {
+    GrowRegisters<Shape::kConsumerRegisters>();
+    Compute<kHeadDim, kConsumers>(w, barriers, q_shared, k_shared, v_shared, items, group - 1);
+  }
+#endif
+}
 
 // Adds up the runs of one (KV head, row block) pair. Four threads a row, which hold its columns as those do that
 // computed them.

@@ -1,6 +1,6 @@
 // Prefill attention of retrieval heads on Hopper: the history is read from bf16 pages in place, the step's own keys
 // from qkv, in one launch for any number of rows; coded pages pass through a staging of fixed size. See
-// prefill_hopper.cuh. For the thread that drives the Device.
+// prefill_work.cuh. For the thread that drives the Device.
 #pragma once
 
 #include "kernels/attention.h"

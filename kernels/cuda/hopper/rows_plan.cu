@@ -4,6 +4,8 @@
 namespace duo::cuda {
 namespace {
 
+constexpr int kMostRounds = 8;
+
 // How many page ids two tables have in common at their beginning, of `count`; equal ids come before different ones.
 __device__ int SharedIds(const int32_t* a, const int32_t* b, int count) {
   const int lane = threadIdx.x % 32;
@@ -24,9 +26,12 @@ __device__ int SharedIds(const int32_t* a, const int32_t* b, int count) {
 
 }  // namespace
 
-__global__ void __launch_bounds__(1024) PlanRows(SeqBatch batch, PagedKv kv, int group, RowsCuts cuts, RowsPlan plan) {
+__global__ void __launch_bounds__(1024)
+    PlanRows(SeqBatch batch, PagedKv kv, int group, int block_pairs, RowCuts cuts, RowsPlan plan) {
   __shared__ SeqSpan spans[kMostSequences];
   __shared__ int first_id[kMostSequences], leader[kMostSequences], table[kMostSequences];
+  __shared__ int ids_of[kMostSequences], most_ids[kMostSequences];  // shared with the leader; by a leader's group
+  __shared__ int waiting[kMostSequences], final_leader[kMostSequences];
   __shared__ int shared_ids[kMostSequences], members[kMostSequences], group_rows[kMostSequences];
   __shared__ int shared_ranges[kMostSequences], first_in_list[kMostSequences];
   __shared__ int items[2][2 * kMostSequences], slots[2][2 * kMostSequences];
@@ -38,35 +43,58 @@ __global__ void __launch_bounds__(1024) PlanRows(SeqBatch batch, PagedKv kv, int
     table[s] = kv.split ? spans[s].split_table : spans[s].table;
     first_id[s] = spans[s].num_rows > 0 ? kv.tables[table[s] * kv.table_stride] : -1 - s;
     shared_ids[s] = INT32_MAX;
-    members[s] = group_rows[s] = 0;
+    members[s] = group_rows[s] = ids_of[s] = 0;
+    final_leader[s] = s;
   }
+  __syncthreads();
+  // Groups: round by round the longest of those that begin alike leads. All of a group read together only what all of
+  // them share, so who has less than half of another's share waits for the next round; who waits too long stays alone.
+  const int id_tokens = kPageTokens * kv.slots;
+  bool waits = mine && cuts.RangeOf(spans[s].history / id_tokens * id_tokens) > 0;
+  for (int round = 0; round < kMostRounds && __syncthreads_or(waits); ++round) {
+    if (mine) waiting[s] = waits, most_ids[s] = 0;
+    __syncthreads();
+    int lead = s;
+    if (waits) {
+      for (int other = 0; other < n; ++other) {
+        const int longer = spans[other].history - spans[lead].history;
+        const bool alike = waiting[other] && first_id[other] == first_id[s];
+        if (alike && (longer > 0 || (longer == 0 && other < lead))) lead = other;
+      }
+    }
+    if (mine) leader[s] = lead;
+    __syncthreads();
+    for (int i = threadIdx.x / 32; i < n; i += 32) {
+      const int of = leader[i];
+      if (!waiting[i] || of == i) continue;
+      const int count = spans[i].history / id_tokens;
+      const int ids = SharedIds(kv.tables + table[i] * kv.table_stride, kv.tables + table[of] * kv.table_stride, count);
+      if (threadIdx.x % 32 == 0) ids_of[i] = ids, atomicMax(&most_ids[of], ids);
+    }
+    __syncthreads();
+    if (waits && (lead == s || (2 * ids_of[s] >= most_ids[lead] && cuts.RangeOf(ids_of[s] * id_tokens) > 0))) {
+      final_leader[s] = lead;
+      waits = false;
+    }
+  }
+  __syncthreads();
+  if (mine) leader[s] = final_leader[s];
   __syncthreads();
   if (mine) {
-    int lead = s;
-    for (int other = s - 1; other >= 0; --other) {
-      if (first_id[other] == first_id[s]) lead = other;
-    }
-    leader[s] = lead;
-    atomicAdd(&members[lead], 1);
-    atomicAdd(&group_rows[lead], spans[s].num_rows);
-  }
-  __syncthreads();
-  const int id_tokens = kPageTokens * kv.slots;
-  for (int i = threadIdx.x / 32; i < n; i += 32) {
-    const int lead = leader[i];
-    if (lead == i) continue;
-    const int count = min(spans[i].history, spans[lead].history) / id_tokens;
-    const int ids = SharedIds(kv.tables + table[i] * kv.table_stride, kv.tables + table[lead] * kv.table_stride, count);
-    if (threadIdx.x % 32 == 0) atomicMin(&shared_ids[lead], ids);
+    atomicAdd(&members[leader[s]], 1);
+    atomicAdd(&group_rows[leader[s]], spans[s].num_rows);
+    if (leader[s] != s) atomicMin(&shared_ids[leader[s]], ids_of[s]);
   }
   __syncthreads();
   if (mine) {
     if (leader[s] == s) {
       shared_ranges[s] = members[s] > 1 ? cuts.RangeOf(shared_ids[s] * id_tokens) : 0;
     }
-    int before = 0;  // rows of sequences before this one in the list
+    int before = 0;  // rows of sequences before this one in the list, where a group's leader comes first
     for (int other = 0; other < n; ++other) {
-      if (leader[other] < leader[s] || (leader[other] == leader[s] && other < s)) before += spans[other].num_rows;
+      const bool earlier =
+          leader[other] != leader[s] ? leader[other] < leader[s] : leader[s] != s && (leader[s] == other || other < s);
+      if (earlier) before += spans[other].num_rows;
     }
     first_in_list[s] = before;
   }
@@ -89,8 +117,8 @@ __global__ void __launch_bounds__(1024) PlanRows(SeqBatch batch, PagedKv kv, int
       segment.rows = group_rows[seq];
       segment.tokens = cuts.Begin(shared);
     }
-    segment.blocks = (segment.rows * group + kBlockRows - 1) / kBlockRows;
-    items[0][s] = segment.ranges * segment.blocks * kv.num_heads;
+    segment.blocks = (segment.rows * group + block_pairs - 1) / block_pairs;
+    items[0][s] = segment.ranges * segment.blocks;
     slots[0][s] = segment.ranges * segment.rows;
   }
   __syncthreads();

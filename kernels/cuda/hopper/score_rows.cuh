@@ -43,8 +43,8 @@ struct ScoreRows {
       if (column < low[row] || column > high[row]) s[i] = -INFINITY;
     }
   }
-  // s -> exp2(scale * (s - top)), the row's new top included; factor: what was summed before is to be scaled by.
-  __device__ __forceinline__ void Softmax(float scale, float (&factor)[2]) {
+  // s -> exp2(scale * (s - top) + lift), the row's new top included; factor: what was summed before is to be scaled by.
+  __device__ __forceinline__ void Softmax(float scale, float (&factor)[2], float lift = 0) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       float high[4];
@@ -59,7 +59,7 @@ struct ScoreRows {
       highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
       highest = fmaxf(highest, top[row]);
       const float reference = highest == -INFINITY ? 0.0f : highest;
-      const float offset = reference * scale;
+      const float offset = reference * scale - lift;
       factor[row] = Exp2((top[row] - reference) * scale);  // exactly 1 where the top stays
       top[row] = highest;
       float add[4] = {};
@@ -78,9 +78,12 @@ struct ScoreRows {
   __device__ __forceinline__ void ExponentialsDone() {
     if (sum[0] + sum[1] < 0) asm volatile("trap;");
   }
+  template <Half16 kType = Half16::kBF16>
   __device__ __forceinline__ void Pack() {
 #pragma unroll
-    for (int i = 0; i < 32; ++i) p[i] = PackBf16(s[2 * i], s[2 * i + 1]);
+    for (int i = 0; i < 32; ++i) {
+      p[i] = kType == Half16::kBF16 ? PackBf16(s[2 * i], s[2 * i + 1]) : PackF16(s[2 * i], s[2 * i + 1]);
+    }
   }
   __device__ __forceinline__ void Rescale(const float (&factor)[2]) {
 #pragma unroll

@@ -191,6 +191,19 @@ void AttentionState::AttendPagedAlone(int seq) {
   device_.Synchronize();
 }
 
+void AttentionState::AttendPagedByPlan(int times) {
+  View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
+  SeqBatch batch = Batch();
+  Arena plans = Scratch(device_, PagesPlanBytes(device_, rows_, pages_));
+  PlanPages(device_, batch, c_.group, pages_, plans);
+  Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
+  for (int i = 0; i < times; ++i) {
+    device_.Fill(out_.data(), 0xff, out_.size());
+    AttendPages(device_, {out, lse_.as<float>()}, {qkv, shape_, batch}, pages_, scratch);
+  }
+  device_.Synchronize();
+}
+
 void AttentionState::AttendRinged() {
   View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
   Arena scratch = Scratch(device_, StreamingScratchBytes(device_, rows_, c_.group, rings_));

@@ -42,7 +42,8 @@ class AttentionState {
   // ringed ones, then stores the rings.
   void StoreStep();
   void AttendPaged(bool prefill, bool own_square = true);
-  void AttendPagedAlone(int seq);  // its rows by the decode kernel, as if the step had no others
+  void AttendPagedAlone(int seq);     // its rows by the decode kernel, as if the step had no others
+  void AttendPagedByPlan(int times);  // by the decode kernel, so often with one plan; results but the last poisoned
   void AttendRinged();
   // The paged and the ringed attention from a recorded graph, replayed over poisoned results. CUDA only.
   void AttendFromGraph();

@@ -84,6 +84,51 @@ TEST_P(Attention, ShortAppendsOfMixedLengthsMatch) {
   RunDecode(c);
 }
 
+TEST_P(Attention, ForksOfOneDocumentMatch) {
+  for (KvFormat format : Formats()) {
+    for (int slots : {1, 3}) {
+      AttentionCase c = Case();
+      c.format = format;
+      c.slots = slots;
+      c.first_slot = slots / 2;
+      c.shared = 2304;  // between two cuts
+      c.sequences = {{2304, 1}, {2600, 2}, {2304, 1}, {3000, 5}};
+      RunDecode(c);
+      for (int i = 0; i < 20; ++i) c.sequences.push_back({2304 + 20 * i, 1});  // more than sixteen rows
+      RunDecode(c);
+    }
+  }
+}
+
+// CUDA has a test of its own: there a row by itself is another kernel's.
+TEST_P(Attention, UpToSixteenRowsHaveTheSameBitsAloneSharedAndInCompany) {
+  if (cuda()) GTEST_SKIP() << "CPU only";
+  for (KvFormat format : Formats()) {
+    for (int head_dim : {64, 80}) {
+      AttentionCase c = Case();
+      c.format = format;
+      c.head_dim = head_dim;
+      c.group = 4;
+      c.shared = 1536;
+      c.sequences = {{1536, 1}, {1700, 3}, {1536 + 384, 1}, {3100, 4}, {1537, 1}};
+      SCOPED_TRACE(testing::Message() << Name(format) << " head_dim " << head_dim);
+      AttentionState state(device(), c);
+      state.StoreStep();
+      state.AttendPaged(false);
+      state.ExpectPagedResult(false);
+      const std::vector<float> together = state.Out();
+      for (size_t s = 0; s < c.sequences.size(); ++s) {
+        state.AttendPagedAlone(static_cast<int>(s));
+        const std::vector<float> alone = state.Out();
+        for (size_t i = 0; i < alone.size(); ++i) {
+          if (std::isnan(together[i])) continue;  // a column of the ringed head
+          ASSERT_EQ(alone[i], together[i]) << "sequence " << s << " element " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(Attention, WindowsHideOldTokensAndSinks) {
   for (int window : {1, 7, 16, 200, 5000}) {
     AttentionCase c = Case();

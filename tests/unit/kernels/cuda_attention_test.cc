@@ -83,28 +83,40 @@ TEST_P(CudaAttention, ChunksOfAnyLengthOverPagesOfAnyFillMatch) {
   }
 }
 
-// On Hopper with bf16 pages; elsewhere a row's company may change how its keys are cut.
-// One row by itself is another kernel's.
+constexpr KvFormat kCudaFormats[] = {KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8, KvFormat::kInt4};
+
+// Elements of the heads that lie in pages; other columns are poisoned.
+void ExpectSameBits(const std::vector<float>& got, const std::vector<float>& wanted, const std::string& what) {
+  ASSERT_EQ(got.size(), wanted.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (std::isnan(wanted[i])) continue;
+    ASSERT_EQ(got[i], wanted[i]) << what << ", element " << i;
+  }
+}
+
+// On Hopper with bf16 pages; elsewhere a row's company may change how its keys are cut. One row by itself is another
+// kernel's.
 TEST_P(CudaAttention, TwoToSixteenRowsHaveTheSameBitsAloneSharedAndInCompany) {
   if (device().info().capability != 90) GTEST_SKIP() << "another kernel";
-  for (int head_dim : {64, 128}) {
-    for (int slots : {1, 3}) {
-      AttentionCase c = Case(head_dim, slots == 1 ? 4 : 3, 2);
-      c.slots = slots;
-      c.first_slot = slots / 2;
-      c.shared = 1536;  // the rest of the last range that all share is read by each for himself
-      c.sequences = {{1536, 2}, {1700, 3}, {1536 + 384, 2}, {3100, 4}, {1537, 2}};
-      AttentionState state(device(), c);
-      state.StoreStep();
-      state.AttendPaged(false);
-      state.ExpectPagedResult(false);
-      const std::vector<float> together = state.Out();
-      for (size_t s = 0; s < c.sequences.size(); ++s) {
-        state.AttendPagedAlone(static_cast<int>(s));
-        const std::vector<float> alone = state.Out();
-        for (size_t i = 0; i < alone.size(); ++i) {
-          if (std::isnan(together[i])) continue;  // a column of the ringed head
-          ASSERT_EQ(alone[i], together[i]) << "sequence " << s << " element " << i;
+  for (KvFormat format : kCudaFormats) {
+    for (int head_dim : {64, 128}) {
+      for (int slots : {1, 3}) {
+        AttentionCase c = Case(head_dim, slots == 1 ? 8 : 3, 2);  // two blocks of pairs, and one
+        c.format = format;
+        c.slots = slots;
+        c.first_slot = slots / 2;
+        c.shared = 1536;  // the rest of the last range that all share is read by each for himself
+        c.sequences = {{1536, 2}, {1700, 3}, {1536 + 384, 2}, {3100, 4}, {1537, 2}};
+        SCOPED_TRACE(testing::Message() << Name(format) << " head_dim " << head_dim << " slots " << slots);
+        AttentionState state(device(), c);
+        state.StoreStep();
+        state.AttendPaged(false);
+        state.ExpectPagedResult(false);
+        if (format != KvFormat::kBF16) continue;
+        const std::vector<float> together = state.Out();
+        for (size_t s = 0; s < c.sequences.size(); ++s) {
+          state.AttendPagedAlone(static_cast<int>(s));
+          ExpectSameBits(state.Out(), together, "sequence " + std::to_string(s));
         }
       }
     }
@@ -112,14 +124,50 @@ TEST_P(CudaAttention, TwoToSixteenRowsHaveTheSameBitsAloneSharedAndInCompany) {
 }
 
 TEST_P(CudaAttention, ManyForksOfOneDocumentMatch) {
-  for (int head_dim : {64, 128}) {
-    AttentionCase c = Case(head_dim, 4, 1);
-    c.shared = 640;
-    for (int i = 0; i < 40; ++i) c.sequences.push_back({640 + 9 * i, 1 + i % 2});
+  for (KvFormat format : kCudaFormats) {
+    for (int head_dim : {64, 128}) {
+      AttentionCase c = Case(head_dim, 4, 1);
+      c.format = format;
+      c.shared = 2176;
+      for (int i = 0; i < 40; ++i) c.sequences.push_back({2176 + 9 * i, 1 + i % 2});
+      SCOPED_TRACE(testing::Message() << Name(format) << " head_dim " << head_dim);
+      AttentionState state(device(), c);
+      state.StoreStep();
+      state.AttendPaged(false);
+      state.ExpectPagedResult(false);
+    }
+  }
+}
+
+// 64 rows of one sequence beside others of few: blocks whose two halves are worked on apart, and blocks of few rows.
+TEST_P(CudaAttention, StepsOfMoreThanSixteenRowsMatch) {
+  for (KvFormat format : kCudaFormats) {
+    for (int group : {1, 4, 7}) {
+      AttentionCase c = Case(group == 4 ? 128 : 64, group, 2);
+      c.format = format;
+      c.sequences = {{2500, 64}, {4097, 1}, {0, 33}, {130, 17}};
+      SCOPED_TRACE(testing::Message() << Name(format) << " group " << group);
+      AttentionState state(device(), c);
+      state.StoreStep();
+      state.AttendPaged(false);
+      state.ExpectPagedResult(false);
+    }
+  }
+}
+
+TEST_P(CudaAttention, OnePlanServesEveryLayerOfAStep) {
+  for (int rows : {1, 3}) {
+    AttentionCase c = Case(128, 4, 3);
+    c.format = KvFormat::kInt4;
+    c.shared = 1024;
+    c.sequences = {{1024, rows}, {2000, rows}, {1500, rows}, {1024, rows}, {3000, rows}};
     AttentionState state(device(), c);
     state.StoreStep();
     state.AttendPaged(false);
+    const std::vector<float> without = state.Out();
+    state.AttendPagedByPlan(3);
     state.ExpectPagedResult(false);
+    ExpectSameBits(state.Out(), without, "with a plan");
   }
 }
 
