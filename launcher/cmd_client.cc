@@ -82,7 +82,13 @@ void NeedOneOf(CLI::App* command, CLI::Option* one, CLI::Option* other, const ch
 void AddReadingVerbs(const VerbMaker& verb, VerbOptions& v) {
   CLI::App* create = verb("create", "Open an empty session", Verb::kCreate, "create book --max-tokens 200000");
   create->add_option("session", v.session, "Its id; made by the server if not given")->type_name("ID");
-  create->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: the server's limit")
+  create->add_option("--max-tokens", v.max_tokens, "It may hold so many tokens; 0: the server's limit")
+      ->check(ZeroOrMore());
+  create
+      ->add_option(
+          "--reserved-tokens", v.reserved_tokens,
+          "Room that it has from the start, whatever others do; 0: appends and kept questions take theirs when "
+          "they come")
       ->check(ZeroOrMore());
   create->add_flag("--durable", v.durable, "Appends write checkpoints");
 
@@ -96,6 +102,8 @@ void AddReadingVerbs(const VerbMaker& verb, VerbOptions& v) {
   append->add_option("--retries", v.retries, "Times that a broken append is taken up again")
       ->check(ZeroOrMore())
       ->capture_default_str();
+  append->add_flag("--wait", v.wait,
+                   "Try for a while also where no server answers yet, as one that still loads its model");
   append->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
 
   CLI::App* ask = verb("ask", "Ask a question; the answer is printed as it comes", Verb::kAsk,
@@ -129,7 +137,9 @@ void AddSessionVerbs(const VerbMaker& verb, VerbOptions& v) {
   CLI::App* fork = verb("fork", "Make a session with the same content", Verb::kFork, "fork book draft");
   AddSession(fork, v);
   fork->add_option("new", v.new_id, "Its id; made by the server if not given")->type_name("ID");
-  fork->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as the session's")->check(ZeroOrMore());
+  fork->add_option("--max-tokens", v.max_tokens, "It may hold so many tokens; 0: as the session's")
+      ->check(ZeroOrMore());
+  fork->add_option("--reserved-tokens", v.reserved_tokens, "As of create")->check(ZeroOrMore());
 
   CLI::App* rewind = verb("rewind", "Cut a session to its first tokens", Verb::kRewind, "rewind book 1000");
   AddSession(rewind, v);
@@ -139,7 +149,7 @@ void AddSessionVerbs(const VerbMaker& verb, VerbOptions& v) {
   CLI::App* restore = verb("restore", "Open a saved session", Verb::kRestore, "restore book --as again");
   AddSession(restore, v);
   restore->add_option("--as", v.new_id, "Another id for it")->type_name("ID");
-  restore->add_option("--max-tokens", v.max_tokens, "Room for so many tokens; 0: as saved")->check(ZeroOrMore());
+  restore->add_option("--max-tokens", v.max_tokens, "It may hold so many tokens; 0: as saved")->check(ZeroOrMore());
   restore->add_flag("--reread", v.reread,
                     "Read it again from its tokens: for sessions of another model, KV format or format version");
 

@@ -40,8 +40,9 @@ struct ServeFlags {
   int64_t kv_tokens = 0;
 };
 
-// Takes TERM, INT and USR1 (which mpirun passes on at once), which every other thread blocks: drains the server; while
-// there is none yet, ends the process; when it has drained, does nothing, for the process is ending.
+// Takes TERM, INT, USR1 (which mpirun passes on at once) and HUP, which every other thread blocks. HUP reads tokens and
+// certificates again. The others drain the server, from the second on whether all can be saved or not; while there is
+// none yet they end the process; when it has drained they do nothing, for the process is ending.
 class StopSignals {
  public:
   // Before any other thread is made: they inherit the mask.
@@ -57,6 +58,7 @@ class StopSignals {
   void DrainsFromNowOn(Server* server) {
     std::lock_guard lock(mutex_);
     server_ = server;
+    if (reload_) server_->Reload();
   }
   // The server may be destroyed when it returns.
   void NothingFromNowOn() {
@@ -72,16 +74,21 @@ class StopSignals {
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGUSR1);
+    sigaddset(&set, SIGHUP);
     return set;
   }
   void Run() {
     const sigset_t set = Set();
     const timespec wait = {0, 100'000'000};
     while (!stop_) {
-      if (sigtimedwait(&set, nullptr, &wait) < 0) continue;
+      const int signal = sigtimedwait(&set, nullptr, &wait);
+      if (signal < 0) continue;
       std::lock_guard lock(mutex_);
-      if (server_ != nullptr) {
-        server_->Drain();
+      if (signal == SIGHUP) {
+        reload_ = server_ == nullptr;  // what it reads before it is ready may be older
+        if (server_ != nullptr) server_->Reload();
+      } else if (server_ != nullptr) {
+        server_->Drain(stops_++ > 0);
       } else if (!drained_) {
         std::fprintf(stderr, "error: stopped by a signal before the server was ready\n");
         std::_Exit(1);
@@ -91,7 +98,8 @@ class StopSignals {
   std::atomic<bool> stop_{false};
   std::mutex mutex_;  // guards what follows
   Server* server_ = nullptr;
-  bool drained_ = false;
+  bool drained_ = false, reload_ = false;
+  int stops_ = 0;
   std::thread thread_;
 };
 
@@ -116,6 +124,11 @@ absl::StatusOr<std::unique_ptr<HttpFront>> ListenHttp(const ServeFlags& flags, c
   return std::unique_ptr<HttpFront>();
 }
 
+absl::Status CheckServing(const ServerOptions& options) {
+  if (absl::Status s = Server::Check(options); !s.ok()) return s;
+  return GrpcListener::Check(options.grpc);
+}
+
 int RunServe(const ServeFlags& flags, const Launch& launch) {
   StopSignals::Block();
   signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is a write error like a full disk, not the end
@@ -123,7 +136,8 @@ int RunServe(const ServeFlags& flags, const Launch& launch) {
   const std::unique_ptr<StopSignals> signals = launch.rank == 0 ? std::make_unique<StopSignals>() : nullptr;
   const Log log(flags.log == "json");
   absl::StatusOr<std::unique_ptr<HttpFront>> http;
-  if (launch.rank == 0) {
+  if (launch.rank == 0) {  // what is wrong without a model is said before one is loaded
+    if (absl::Status s = CheckServing(flags.server); !s.ok()) return Fail(s);
     http = ListenHttp(flags, log);
     if (!http.ok()) return Fail(http.status());
   }
@@ -174,16 +188,16 @@ int RunServe(const ServeFlags& flags, const Launch& launch) {
               {{"address", flags.http.address}, {"port", (*http)->port()}, {"tls", grpc.tls.on() ? "on" : "off"}});
   }
   (*server)->Run();
-  (*server)->Wait();
+  const absl::Status drained = (*server)->Wait();
   signals->NothingFromNowOn();
   if (*http != nullptr) (*http)->Stop();
-  return 0;
+  return drained.ok() ? 0 : Fail(drained);
 }
 
 void AddCallerFlags(CLI::App* c, ServeFlags* flags) {
   ServerOptions& s = flags->server;
   const char* callers = "Who may call";
-  c->add_flag("--insecure", s.insecure, "Listen on a public address without TLS and tokens")->group(callers);
+  c->add_flag("--insecure", s.insecure, "Listen on a public address without TLS")->group(callers);
   auto* cert = c->add_option("--tls-cert", s.grpc.tls.certificate, "Certificate chain, PEM");
   auto* key = c->add_option("--tls-key", s.grpc.tls.key, "Its private key, PEM");
   cert->type_name("FILE")->group(callers)->needs(key);
@@ -195,7 +209,9 @@ void AddCallerFlags(CLI::App* c, ServeFlags* flags) {
   c->add_option("--cors-origin", flags->http.origins, "Pages of this origin may call over HTTP, *: all; repeatable")
       ->type_name("ORIGIN")
       ->group(callers);
-  c->add_option("--token-file", s.token_file, "Clients must send one of these bearer tokens, one a line")
+  c->add_option(
+       "--token-file", s.token_file,
+       "Clients must send one of these bearer tokens; lines are TOKEN [NAME [ROLE]], roles user, admin and metrics")
       ->type_name("FILE")
       ->group(callers);
 }
@@ -289,8 +305,9 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       "  duo serve --model DIR --http 127.0.0.1:8000      # then: curl http://127.0.0.1:8000/v1/models\n"
       "  launcher/mpi/serve.sh 4 --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
       "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the\n"
-      "server. Under mpirun use launcher/mpi/serve.sh, which makes of TERM and INT the USR1 that mpirun\n"
-      "passes on at once.");
+      "server; if one cannot be saved it serves on, and a second TERM ends it with exit code 1. HUP reads\n"
+      "the token file and the certificates again. Under mpirun use launcher/mpi/serve.sh, which makes of\n"
+      "TERM and INT the USR1 that mpirun passes on at once.");
   AddRuntimeFlags(*c, flags->runtime);
   c->add_option("--listen", s.grpc.address, "Address; port 0 takes a free one")
       ->type_name("HOST:PORT")
@@ -320,8 +337,12 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
   AddKeepFlags(c, flags.get());
   AddLimitFlags(c, flags.get());
   c->callback([flags, &launch] {
-    if (flags->server.idle_seconds > 0 && flags->server.save_dir.empty()) {
-      throw CLI::RequiresError("--idle-out", "--save-dir");
+    const ServerOptions& s = flags->server;
+    if (s.save_dir.empty() && s.idle_seconds > 0) throw CLI::RequiresError("--idle-out", "--save-dir");
+    if (s.save_dir.empty() && s.take_over) throw CLI::RequiresError("--take-over", "--save-dir");
+    if (flags->kv_tokens > 0 && s.max_session_tokens > flags->kv_tokens) {
+      throw CLI::ValidationError(absl::StrCat("--max-session-tokens ", s.max_session_tokens,
+                                              ": no session can be so long in --kv-tokens ", flags->kv_tokens));
     }
     launch.chosen = [flags, &launch] { return RunServe(*flags, launch); };
   });

@@ -84,6 +84,7 @@ class Caller {
         pb::CreateRequest request;
         request.set_id(v_.session);
         request.set_max_tokens(v_.max_tokens);
+        request.set_reserved_tokens(v_.reserved_tokens);
         request.set_durable(v_.durable);
         pb::Session response;
         return Shown(sessions_->Create(Context().get(), request, &response), response);
@@ -97,6 +98,7 @@ class Caller {
         request.set_session_id(v_.session);
         request.set_new_id(v_.new_id);
         request.set_max_tokens(v_.max_tokens);
+        request.set_reserved_tokens(v_.reserved_tokens);
         pb::Session response;
         return Shown(sessions_->Fork(Context().get(), request, &response), response);
       }
@@ -225,6 +227,14 @@ class Caller {
     pb::DrainResponse response;
     const grpc::Status status = cluster_->Drain(Context().get(), request, &response);
     return Shown(status, response, [&] {
+      if (!response.dropped().empty()) {
+        std::printf("stopped: %s cancelled, %s; without a save directory these are gone:\n",
+                    Counted(response.cancelled(), "call").c_str(), Duration(response.seconds()).c_str());
+        for (const pb::Session& s : response.dropped()) {
+          std::printf("  %s: %s tokens\n", s.id().c_str(), Grouped(s.tokens()).c_str());
+        }
+        return;
+      }
       std::printf("drained: %s saved, %s cancelled, %s\n", Counted(response.saved(), "session").c_str(),
                   Counted(response.cancelled(), "call").c_str(), Duration(response.seconds()).c_str());
     });
@@ -250,11 +260,18 @@ class Caller {
       }
       status = AppendOnce(*text, append_id);
       if (!absl::IsUnavailable(status)) break;
+      if (attempt == 0 && !v_.wait && !Connected()) {
+        return absl::UnavailableError(
+            absl::StrCat("no server answers at ", o_.server, " (", status.message(), "); --wait tries for a while"));
+      }
     }
     const bool broken_off =
         absl::IsUnavailable(status) || absl::IsCancelled(status) || absl::IsDeadlineExceeded(status);
     return broken_off && opened_at_ >= 0 ? HowToGoOn(status, append_id) : status;
   }
+
+  // Whether the connection stands: what is UNAVAILABLE then has been said by a server.
+  bool Connected() const { return channel_->GetState(false) == GRPC_CHANNEL_READY; }
 
   // The server keeps what it has of an append that broke off: what its user can do about it.
   absl::Status HowToGoOn(const absl::Status& status, const std::string& append_id) const {

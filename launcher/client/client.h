@@ -41,11 +41,11 @@ struct VerbOptions {
   std::string session, new_id, append_id;
   std::string text, file;  // file "-": stdin
   std::vector<std::string> stops;
-  int64_t max_tokens = 0, tokens = 0, max_new_tokens = 128;
+  int64_t max_tokens = 0, reserved_tokens = 0, tokens = 0, max_new_tokens = 128;
   double temperature = 0, top_p = 1, grace = 0;
   uint64_t seed = 0;
   SamplingFlags sampling;
-  bool durable = false, keep = false, special = false, delete_saved = false, reread = false;
+  bool durable = false, keep = false, special = false, delete_saved = false, reread = false, wait = false;
   int retries = 5;
 };
 

@@ -61,8 +61,8 @@ void PrintSessions(const v1::ListResponse& list) {
   int width = 7;
   int64_t tokens = 0, bytes = 0;
   for (const v1::Session& s : list.sessions()) width = std::max(width, static_cast<int>(s.id().size()));
-  std::printf("%-*s  %12s  %12s  %9s  %-9s  %12s  %s\n", width, "SESSION", "TOKENS", "ROOM", "KV CACHE", "WHERE",
-              "IDLE", "NOTES");
+  std::printf("%-*s  %12s  %12s  %9s  %-9s  %12s  %s\n", width, "SESSION", "TOKENS", "OF", "KV CACHE", "WHERE", "IDLE",
+              "NOTES");
   for (const v1::Session& s : list.sessions()) {
     const bool open = s.residence() == v1::RESIDENCE_OPEN;
     const std::string idle = s.residence() == v1::RESIDENCE_SAVED ? "-" : Duration(s.idle_seconds());

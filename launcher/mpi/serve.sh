@@ -5,7 +5,8 @@
 # TERM and INT to this script drain the service and end it with exit code 0. They become USR1 for rank 0, or, where that
 # is on another machine, for mpirun, which passes it on (4.1.4 does, 4.1.6 was seen not to; `duo client drain` always
 # works). A TERM mpirun answers by ending the ranks itself, and tells them only shortly before it kills them
-# (odls_base_sigkill_timeout). The program is found as duo on PATH or as $DUO.
+# (odls_base_sigkill_timeout). HUP makes rank 0, if it runs here, read tokens and certificates again. The program is found
+# as duo on PATH or as $DUO.
 set -u
 if [ $# -lt 2 ]; then
   sed -n '2,4s/^# //p' "$0" >&2
@@ -35,7 +36,13 @@ drain() {
   process=$(rank_zero)
   kill -USR1 "${process:-$mpirun}"
 }
+reload() { # of tokens and certificates, by rank 0 alone
+  local process
+  process=$(rank_zero)
+  [ -z "$process" ] || kill -HUP "$process"
+}
 trap drain TERM INT
+trap reload HUP
 while :; do
   wait "$mpirun"
   code=$?

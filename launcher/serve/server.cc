@@ -1,7 +1,12 @@
 #include "launcher/serve/server.h"
 
+#include <unistd.h>
+
 #include <condition_variable>
+#include <filesystem>
 #include <mutex>
+#include <system_error>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/seconds.h"
@@ -15,13 +20,38 @@ namespace {
 
 constexpr int kMostClosures = 4096;
 
-absl::Status CheckAddresses(const ServerOptions& options, bool tokens) {
+absl::Status CheckAddresses(const ServerOptions& options) {
   const ListenOptions& grpc = options.grpc;
+  const bool tokens = !options.token_file.empty();
   if (absl::Status s = CheckExposure("--listen", grpc.address, grpc.tls.on(), tokens, options.insecure); !s.ok())
     return s;
   if (options.metrics.empty() || IsLoopback(options.metrics) || options.insecure) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "--metrics ", options.metrics, " can be reached from other machines without protection; --insecure allows it"));
+}
+
+// A directory that can be made, or is there and can be written to.
+absl::Status CheckDirectory(const std::string& dir) {
+  std::error_code error;
+  std::filesystem::path there = std::filesystem::absolute(dir, error);
+  while (!error && !std::filesystem::exists(there, error) && there.has_parent_path()) there = there.parent_path();
+  if (error) return absl::InvalidArgumentError(absl::StrCat("--save-dir ", dir, ": ", error.message()));
+  const bool writable = std::filesystem::is_directory(there, error) && access(there.c_str(), W_OK | X_OK) == 0;
+  if (writable) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--save-dir ", dir, ": ", there.string(), " is no directory that this user may write to"));
+}
+
+// What of a drain is not on disk; OK where everything is.
+absl::Status Unsaved(const Sessions::SavedAll& all) {
+  if (all.failed.empty()) return absl::OkStatus();
+  std::string text;
+  for (const auto& [id, status] : all.failed) {
+    absl::StrAppend(&text, text.empty() ? "" : "; ", id, " (", status.message(), ")");
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("not on disk, of ", all.failed.size() + all.saved,
+                   all.failed.size() + all.saved == 1 ? " session: " : " sessions: ", text));
 }
 
 }  // namespace
@@ -32,7 +62,7 @@ struct Server::State {
   Engine* engine = nullptr;
   const Log* log = nullptr;
   Tokenizer tokenizer;
-  TokenSet tokens;
+  std::unique_ptr<TokenFile> tokens;
   std::unique_ptr<SessionStore> store;
   std::unique_ptr<Sessions> sessions;
   std::unique_ptr<Metrics> metrics;
@@ -45,8 +75,11 @@ struct Server::State {
   enum class Phase { kServing, kFinishing, kSaving, kDone } phase = Phase::kServing;
   Clock::time_point drain_begun;
   double grace = 0;
+  bool forced = false;     // what cannot be saved is given up
+  bool cut_short = false;  // its grace is over, and what ran then is counted
   DrainResult result;
-  std::vector<std::function<void()>> drain_tells;
+  std::vector<std::function<void()>> drain_tells, serve_tells;
+  std::vector<Server::Prepare> prepares;
   std::vector<std::function<void(const DrainResult&)>> drain_waits;
   std::mutex mutex;
   std::condition_variable done;
@@ -59,6 +92,8 @@ struct Server::State {
   void MakeContext(std::vector<int32_t> end_tokens);
   void BeginDrain(double grace_seconds, std::function<void(const DrainResult&)> then);
   void DrainOn();
+  void LogDropped();
+  void Reload();
   bool Step();
   void Tick();
 };
@@ -70,6 +105,8 @@ void Server::State::BeginDrain(double grace_seconds, std::function<void(const Dr
   phase = Phase::kFinishing;
   drain_begun = Clock::now();
   grace = grace_seconds > 0 ? grace_seconds : options.grace_seconds;
+  cut_short = false;
+  result = {};
   log->Event("draining", {{"grace_seconds", grace}});
   context.state.draining = true;
   for (auto& tell : drain_tells) tell();
@@ -80,22 +117,47 @@ void Server::State::BeginDrain(double grace_seconds, std::function<void(const Dr
 void Server::State::DrainOn() {
   if (phase == Phase::kFinishing) {
     if (SecondsSince(drain_begun) > grace && sessions->stats().calls > 0) {
-      result.cancelled += sessions->stats().calls;
-      sessions->CancelAll();
+      const int cancelled = sessions->CancelAll();  // also those that the last look could not end at once
+      if (!std::exchange(cut_short, true)) result.cancelled = cancelled;
     }
     if (!sessions->Quiet()) return;
-    result.saved = sessions->SaveAll();
+    sessions->SaveAll();
     phase = Phase::kSaving;
   }
   if (phase != Phase::kSaving || !sessions->Quiet()) return;
-  phase = Phase::kDone;
   result.seconds = SecondsSince(drain_begun);
-  log->Event("drained", {{"saved", result.saved}, {"cancelled", result.cancelled}, {"seconds", result.seconds}});
-  for (auto& wait : drain_waits) wait(result);
-  drain_waits.clear();
+  result.saved = sessions->saved_all().saved;
+  result.status = Unsaved(sessions->saved_all());
+  const bool over = result.status.ok() || forced;
+  if (over && store == nullptr) {
+    LogDropped();
+  } else if (result.status.ok()) {
+    log->Event("drained", {{"saved", result.saved}, {"cancelled", result.cancelled}, {"seconds", result.seconds}});
+  } else {
+    log->Event("drain failed", {{"saved", result.saved}, {"status", std::string(result.status.message())}});
+  }
+  phase = over ? Phase::kDone : Phase::kServing;
+  if (!over) {
+    context.state.draining = false;
+    sessions->StopDraining();
+    for (auto& tell : serve_tells) tell();
+  }
+  for (auto& wait : std::exchange(drain_waits, {})) wait(result);
+  if (!over) return;
   std::lock_guard lock(mutex);
   drained = true;
   done.notify_all();
+}
+
+// Without a directory they end with the server: their names are what can still be kept.
+void Server::State::LogDropped() {
+  result.dropped = sessions->List();
+  for (const SessionView& dropped : result.dropped) {
+    log->Event("session dropped", {{"session", dropped.id}, {"tokens", dropped.tokens}});
+  }
+  log->Event("stopped", {{"dropped", static_cast<int64_t>(result.dropped.size())},
+                         {"cancelled", result.cancelled},
+                         {"seconds", result.seconds}});
 }
 
 bool Server::State::Step() {
@@ -125,12 +187,10 @@ void Server::State::Tick() {
 
 absl::Status Server::State::Open(const ServerOptions& o) {
   options = o;
-  if (!o.token_file.empty()) {
-    absl::StatusOr<TokenSet> loaded = TokenSet::Load(o.token_file);
-    if (!loaded.ok()) return loaded.status();
-    tokens = std::move(*loaded);
-  }
-  if (absl::Status s = CheckAddresses(o, !tokens.empty()); !s.ok()) return s;
+  absl::StatusOr<std::unique_ptr<TokenFile>> loaded = TokenFile::Open(o.token_file);
+  if (!loaded.ok()) return loaded.status();
+  tokens = *std::move(loaded);
+  if (absl::Status s = CheckAddresses(o); !s.ok()) return s;
   if (!o.save_dir.empty()) {
     StoreOptions so;
     so.lease.take_over = o.take_over;
@@ -171,7 +231,7 @@ void Server::State::MakeContext(std::vector<int32_t> end_tokens) {
   c.sessions = sessions.get();
   c.engine = engine;
   c.tokenizer = &tokenizer;
-  c.bearer_tokens = &tokens;
+  c.bearer_tokens = tokens.get();
   c.metrics = metrics.get();
   c.log = log;
   c.limits = {options.max_append_bytes, options.max_new_tokens};
@@ -213,19 +273,52 @@ void Server::Run() {
 
 void Server::WhenDraining(std::function<void()> tell) { state_->drain_tells.push_back(std::move(tell)); }
 
-void Server::Drain() {
-  state_->thread->Urgent([s = state_.get()] { s->BeginDrain(0, [](const DrainResult&) {}); });
+void Server::WhenServingOn(std::function<void()> tell) { state_->serve_tells.push_back(std::move(tell)); }
+void Server::WhenReloading(Prepare prepare) { state_->prepares.push_back(std::move(prepare)); }
+
+void Server::Drain(bool forced) {
+  state_->thread->Urgent([s = state_.get(), forced] {
+    s->forced |= forced;
+    s->BeginDrain(0, [](const DrainResult&) {});
+  });
 }
 
-void Server::Wait() {
+void Server::State::Reload() {
+  std::vector<std::function<void()>> take;
+  absl::StatusOr<std::function<void()>> prepared = tokens->Prepare();
+  for (size_t i = 0; prepared.ok(); ++i) {
+    take.push_back(*std::move(prepared));
+    if (i == prepares.size()) break;
+    prepared = prepares[i]();
+  }
+  if (!prepared.ok()) {
+    return log->Event(
+        "not reloaded",
+        {{"status", absl::StrCat(prepared.status().message(), "; tokens and certificates stay as they were")}});
+  }
+  for (auto& one : take) one();
+  log->Event("reloaded", {{"tokens", static_cast<int64_t>(tokens->tokens()->size())}});
+}
+
+void Server::Reload() { state_->Reload(); }
+
+absl::Status Server::Wait() {
   std::unique_lock lock(state_->mutex);
   state_->done.wait(lock, [this] { return state_->drained; });
+  return state_->result.status;
+}
+
+absl::Status Server::Check(const ServerOptions& options) {
+  if (absl::Status s = TokenFile::Open(options.token_file).status(); !s.ok()) return s;
+  if (absl::Status s = CheckAddresses(options); !s.ok()) return s;
+  if (absl::Status s = Metrics::Check(options.metrics); !s.ok()) return s;
+  return options.save_dir.empty() ? absl::OkStatus() : CheckDirectory(options.save_dir);
 }
 
 Server::~Server() {
   if (state_->running) {
-    Drain();
-    Wait();
+    Drain(true);
+    Wait().IgnoreError();
     state_->thread->Stop();
   }
   state_->engine->TellIo(nullptr);

@@ -41,6 +41,8 @@ struct ServerOptions {
 
 class Server {
  public:
+  // What can be checked without a model: files, directories, addresses.
+  static absl::Status Check(const ServerOptions& options);
   // Checks the options and opens what they name. Calls that come before Run wait for it. engine and log outlive the
   // server.
   static absl::StatusOr<std::unique_ptr<Server>> Make(const ServerOptions& options, Engine& engine,
@@ -54,10 +56,20 @@ class Server {
   // `tell` is called on the engine's thread when a drain begins. Before Run.
   void WhenDraining(std::function<void()> tell);
 
-  // Begins a graceful stop; also several times.
-  void Drain();
-  // Returns when a drain, however begun, is complete. Answers may still be on their way.
-  void Wait();
+  // `tell` is called on the engine's thread when a drain could not save everything and the server serves on. Before
+  // Run.
+  void WhenServingOn(std::function<void()> tell);
+  // `prepare` reads again what a transport has from files, and gives what takes it. Before Run.
+  using Prepare = std::function<absl::StatusOr<std::function<void()>>()>;
+  void WhenReloading(Prepare prepare);
+
+  // Begins a graceful stop; also several times. Sessions that cannot be saved stop it, unless it is `forced`.
+  void Drain(bool forced = false);
+  // Reads tokens and certificates again: all of them, or, with a line in the log, none.
+  void Reload();
+  // Returns when a drain, however begun, is complete: OK, or with what a forced one could not save. Answers may still
+  // be on their way.
+  absl::Status Wait();
 
  private:
   Server();

@@ -85,13 +85,17 @@ bool Engine::Step() {
   return true;
 }
 
-absl::StatusOr<SessionId> Engine::CreateSession(int64_t max_tokens) {
-  return state_->scheduler->CreateSession(max_tokens);
+absl::StatusOr<SessionId> Engine::CreateSession(int64_t max_tokens, std::optional<int64_t> reserved_tokens) {
+  return state_->scheduler->CreateSession(max_tokens, reserved_tokens);
 }
 absl::Status Engine::CloseSession(SessionId id) { return state_->scheduler->CloseSession(id); }
-absl::StatusOr<SessionId> Engine::Fork(SessionId id, int64_t max_tokens) {
-  return state_->scheduler->Fork(id, max_tokens);
+absl::StatusOr<SessionId> Engine::Fork(SessionId id, int64_t max_tokens, std::optional<int64_t> reserved_tokens) {
+  return state_->scheduler->Fork(id, max_tokens, reserved_tokens);
 }
+absl::Status Engine::Reserve(SessionId id, int64_t reserved_tokens) {
+  return state_->scheduler->Reserve(id, reserved_tokens);
+}
+absl::Status Engine::CheckRoom(SessionId id, int64_t tokens) const { return state_->scheduler->CheckRoom(id, tokens); }
 absl::Status Engine::Rewind(SessionId id, int64_t tokens) { return state_->scheduler->Rewind(id, tokens); }
 absl::StatusOr<std::vector<int32_t>> Engine::Tokens(SessionId id) const { return state_->scheduler->Tokens(id); }
 
@@ -127,11 +131,12 @@ std::vector<SessionInfo> Engine::List() const {
   return all;
 }
 
-absl::StatusOr<RequestId> Engine::Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events) {
+absl::StatusOr<RequestId> Engine::Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events,
+                                         int64_t more_tokens) {
   if (events.on_logits && !state_->options.append_logits) {
     return absl::FailedPreconditionError("logits of appended tokens need an engine made with append_logits");
   }
-  return state_->scheduler->Append(id, std::move(tokens), std::move(events));
+  return state_->scheduler->Append(id, std::move(tokens), std::move(events), more_tokens);
 }
 absl::StatusOr<RequestId> Engine::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
                                       RequestEvents events) {
@@ -152,14 +157,16 @@ absl::StatusOr<SessionKv> Engine::Kv(SessionId id) {
                    sequence->rings_at == sequence->length};
 }
 
-absl::StatusOr<SessionId> Engine::Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid) {
+absl::StatusOr<SessionId> Engine::Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid,
+                                        std::optional<int64_t> reserved_tokens) {
   for (int32_t token : tokens) {
     if (token < 0 || token >= state_->config.vocab) {
       return absl::DataLossError(
           absl::StrFormat("token %d is not in the vocabulary of %d", token, state_->config.vocab));
     }
   }
-  absl::StatusOr<SessionId> id = state_->scheduler->AdoptSession(max_tokens, std::move(tokens), rings_valid);
+  absl::StatusOr<SessionId> id =
+      state_->scheduler->AdoptSession(max_tokens, std::move(tokens), rings_valid, reserved_tokens);
   state_->Settle();
   return id;
 }

@@ -7,9 +7,9 @@
 // unless `keep` is set. Requests of different sessions run side by side: rows of many sequences in one step, long
 // appends in chunks in turn.
 //
-// Admission is exact: Create and Fork reserve every page that max_tokens can need, a question those of its own tokens
-// and its answer. What does not fit now but would fit an emptier engine waits; what can never fit is refused with the
-// numbers.
+// Admission is exact: Create and Fork reserve what reserved_tokens says, an append the pages of its tokens before it
+// reads, a question those of its text and its answer before its first step. What has to wait for running questions
+// alone waits; what has no room beside the other sessions is refused with the numbers. Nothing runs out half-way.
 //
 // Threads: none inside. One thread owns an Engine and calls everything on it, Step() included; callbacks run in Step()
 // (or in Cancel/Close) on that thread and must not call back into the Engine. Errors are absl::Status with a sentence
@@ -97,10 +97,17 @@ class Engine {
 
   void Follow();  // ranks other than 0: executes until rank 0's engine ends
 
-  absl::StatusOr<SessionId> CreateSession(int64_t max_tokens);
+  // max_tokens is the limit. reserved_tokens: the session has room for so many, whatever others do; not given: for all.
+  absl::StatusOr<SessionId> CreateSession(int64_t max_tokens, std::optional<int64_t> reserved_tokens = std::nullopt);
   absl::Status CloseSession(SessionId id);  // its requests end with CANCELLED
   // A session of its own with the same content; shares full pages. max_tokens >= its tokens.
-  absl::StatusOr<SessionId> Fork(SessionId id, int64_t max_tokens);
+  absl::StatusOr<SessionId> Fork(SessionId id, int64_t max_tokens,
+                                 std::optional<int64_t> reserved_tokens = std::nullopt);
+  // From now on the session has room for so many tokens; less than it holds, or runs, takes nothing away.
+  absl::Status Reserve(SessionId id, int64_t reserved_tokens);
+  // RESOURCE_EXHAUSTED with the numbers, if there is no room for the session to hold `tokens` tokens in all, nor will
+  // be when the questions that run are answered.
+  absl::Status CheckRoom(SessionId id, int64_t tokens) const;
   // Cuts the session to its first `tokens` tokens. Rings are rebuilt by re-feeding when next needed. Refused while
   // requests of the session are pending that extend it or have no fork of it yet.
   absl::Status Rewind(SessionId id, int64_t tokens);
@@ -112,7 +119,9 @@ class Engine {
   // ready before the first request. Its steps are not counted in stats(). Only while no session is open.
   absl::Status WarmUp();
   // Both check what can be checked and queue; the rest comes through the events.
-  absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events);
+  // more_tokens: that later appends will add. They have their room before this one starts, by raising what is reserved.
+  absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events,
+                                   int64_t more_tokens = 0);
   absl::StatusOr<RequestId> Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
                                 RequestEvents events);
   absl::Status Cancel(RequestId id);  // takes effect before the next step; tokens already fed by an append stay
@@ -127,7 +136,8 @@ class Engine {
   // Copies that forks and rewinds have asked for are done when it returns.
   absl::StatusOr<SessionKv> Kv(SessionId id);
   // A session of these tokens; the caller fills its pages and rings by RunIo. rings_valid: as in SessionKv.
-  absl::StatusOr<SessionId> Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid);
+  absl::StatusOr<SessionId> Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid,
+                                  std::optional<int64_t> reserved_tokens = std::nullopt);
   // On every rank; waits for their disks.
   absl::StatusOr<KvIoResult> RunIo(const KvIoPlan& plan);
   // The same with steps in between: no step waits for a disk. One plan at a time is under way, from BeginIo until EndIo

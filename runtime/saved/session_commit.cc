@@ -146,6 +146,7 @@ absl::Status SessionStore::RewindSaved(const std::string& id, int64_t tokens, co
   }
   const SavedFile former_append = m->append_file;
   m->max_tokens = std::max(meta.max_tokens, m->tokens);
+  m->reserved_tokens = meta.reserved_tokens;
   m->durable = meta.durable;
   m->open = meta.open;
   m->append = meta.append;

@@ -320,7 +320,8 @@ absl::Status RestoreJob::Begin() {
 
 absl::Status RestoreJob::Adopt() {
   absl::StatusOr<SessionId> session =
-      store_->engine_->Adopt(manifest_.max_tokens, std::move(tokens_), manifest_.rings_valid);
+      store_->engine_->Adopt(manifest_.max_tokens, std::move(tokens_), manifest_.rings_valid,
+                             std::min(manifest_.reserved_tokens, manifest_.max_tokens));
   if (!session.ok()) return session.status();
   session_ = *session;
   phase_ = Phase::kPages;

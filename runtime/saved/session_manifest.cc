@@ -21,11 +21,36 @@ constexpr int kMostNumber = (1 << 30) - 1;  // generations
 constexpr char kSections[] = "sections [layer, head, first page, page step, pages, generation, offset, crc32c]";
 constexpr char kRings[] = "rings [layer, head, offset, crc32c]";
 // What this program reads; all else goes to `more`.
-constexpr const char* kFields[] = {
-    "format",     "version",     "generation", "serial",   "tokens",           "max_tokens",    "durable", "open",
-    "kv_format",  "key_scale",   "layers",     "kv_heads", "head_dim",         "sink",          "recent",  "retrieval",
-    "rings_file", "rings_valid", "token_file", "bytes",    "append",           "sections_file", "needs",   "owner",
-    "tail",       "chat",        kSections,    kRings,     "model_fingerprint"};
+constexpr const char* kFields[] = {"format",
+                                   "version",
+                                   "generation",
+                                   "serial",
+                                   "tokens",
+                                   "max_tokens",
+                                   "durable",
+                                   "open",
+                                   "kv_format",
+                                   "key_scale",
+                                   "layers",
+                                   "kv_heads",
+                                   "head_dim",
+                                   "sink",
+                                   "recent",
+                                   "retrieval",
+                                   "rings_file",
+                                   "rings_valid",
+                                   "token_file",
+                                   "bytes",
+                                   "append",
+                                   "sections_file",
+                                   "needs",
+                                   "owner",
+                                   "tail",
+                                   "chat",
+                                   kSections,
+                                   kRings,
+                                   "model_fingerprint",
+                                   "reserved_tokens"};
 
 Json FileJson(const SavedFile& f) { return {{"name", f.name}, {"bytes", f.bytes}, {"crc32c", f.crc}}; }
 
@@ -184,6 +209,7 @@ std::string FormatManifest(const SessionManifest& m) {
                    {"bytes", m.bytes},
                    {"needs", m.needs}});
   if (!m.owner.empty()) json["owner"] = m.owner;
+  if (m.reserved_tokens > 0) json["reserved_tokens"] = m.reserved_tokens;
   if (!m.tail.empty()) json["tail"] = m.tail;
   if (m.chat) json["chat"] = true;
   if (m.append.has_value()) {
@@ -255,6 +281,7 @@ absl::StatusOr<SessionManifest> ParseManifest(std::string_view text, const std::
     m.sections_file = ReadFile(fields, json, "sections_file", SavedKind::kSections, file);
     m.needs = fields.Strings("needs");
     m.owner = fields.String("owner", "");
+    m.reserved_tokens = fields.Int("reserved_tokens", 0, kMostTokens, 0);
     m.tail = fields.String("tail", "");
     m.chat = fields.Bool("chat", false);
     Json more = json;

@@ -47,6 +47,7 @@ struct SessionManifest {
   int generation = 1;  // the highest of the files that it names
   int64_t serial = 0;  // of saves
   int64_t tokens = 0, max_tokens = 0;
+  int64_t reserved_tokens = 0;  // that the session was promised room for
   bool durable = false, open = false;
 
   std::string fingerprint;  // of the model

@@ -167,6 +167,7 @@ SessionManifest SessionStore::ManifestOf(const SessionKv& kv, const SessionManif
   SessionManifest m;
   m.tokens = static_cast<int64_t>(kv.tokens.size());
   m.max_tokens = std::max(meta.max_tokens, m.tokens);
+  m.reserved_tokens = meta.reserved_tokens;
   m.durable = meta.durable;
   m.open = meta.open;
   m.append = meta.append;

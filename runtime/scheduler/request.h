@@ -57,7 +57,8 @@ struct SessionInfo {
   SessionId id = 0;
   int64_t tokens = 0;  // in the KV cache
   int64_t max_tokens = 0;
-  int64_t kv_bytes = 0;  // over all ranks, without page rounding (SessionKvBytes)
+  int64_t reserved_tokens = 0;  // that it has room for, whatever other sessions do
+  int64_t kv_bytes = 0;         // over all ranks, without page rounding (SessionKvBytes)
   int pending_requests = 0;
   int standing_requests = 0;  // of these, those that it must stand still for: that extend it or have no fork of it yet
 };

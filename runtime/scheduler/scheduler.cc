@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/check.h"
 #include "kernels/base/seconds.h"
 #include "runtime/model/sampler.h"
 #include "runtime/model/worker.h"
@@ -37,17 +38,31 @@ SessionId Scheduler::AddSession(int64_t max_tokens, Sequence sequence) {
   return session.id;
 }
 
-absl::StatusOr<SessionId> Scheduler::CreateSession(int64_t max_tokens) {
-  if (max_tokens < 1) return absl::InvalidArgumentError("a session needs max_tokens of at least 1");
-  if (absl::Status s = RoomForSession(); !s.ok()) return s;
-  Sequence sequence;
-  if (absl::Status s = pool_.Open(max_tokens, &sequence); !s.ok()) return s;
-  return AddSession(max_tokens, std::move(sequence));
+absl::Status Scheduler::CheckLimit(int64_t max_tokens) const {
+  if (max_tokens <= pool_.table_tokens()) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "%d tokens were asked for, this server's sessions hold at most %d", max_tokens, pool_.table_tokens()));
 }
 
-absl::StatusOr<SessionId> Scheduler::AdoptSession(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid) {
-  absl::StatusOr<SessionId> id = CreateSession(std::max<int64_t>(max_tokens, tokens.size()));
+absl::StatusOr<SessionId> Scheduler::CreateSession(int64_t max_tokens, std::optional<int64_t> reserved_tokens) {
+  if (max_tokens < 1) return absl::InvalidArgumentError("a session needs max_tokens of at least 1");
+  if (absl::Status s = CheckLimit(max_tokens); !s.ok()) return s;
+  if (absl::Status s = RoomForSession(); !s.ok()) return s;
+  const int64_t reserved = std::min(reserved_tokens.value_or(max_tokens), max_tokens);
+  Sequence sequence;
+  if (absl::Status s = pool_.Open(reserved, &sequence); !s.ok()) return s;
+  const SessionId id = AddSession(max_tokens, std::move(sequence));
+  sessions_[id].reserved = reserved;
+  return id;
+}
+
+absl::StatusOr<SessionId> Scheduler::AdoptSession(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid,
+                                                  std::optional<int64_t> reserved_tokens) {
+  const auto length = static_cast<int64_t>(tokens.size());
+  const int64_t most = std::max(max_tokens, length);
+  absl::StatusOr<SessionId> id = CreateSession(most, std::max(reserved_tokens.value_or(most), length));
   if (!id.ok()) return id;
+  if (reserved_tokens.has_value()) sessions_[*id].reserved = std::min(*reserved_tokens, most);
   Sequence& sequence = sessions_[*id].sequence;
   sequence.length = static_cast<int64_t>(tokens.size());
   sequence.tokens = std::move(tokens);
@@ -69,7 +84,7 @@ absl::Status Scheduler::CloseSession(SessionId id) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<SessionId> Scheduler::Fork(SessionId id, int64_t max_tokens) {
+absl::StatusOr<SessionId> Scheduler::Fork(SessionId id, int64_t max_tokens, std::optional<int64_t> reserved_tokens) {
   auto found = sessions_.find(id);
   if (found == sessions_.end()) return NoSession(id);
   const Session& parent = found->second;
@@ -77,11 +92,59 @@ absl::StatusOr<SessionId> Scheduler::Fork(SessionId id, int64_t max_tokens) {
     return absl::InvalidArgumentError(absl::StrFormat("session %d holds %d tokens, a fork's max_tokens of %d is less",
                                                       id, parent.sequence.length, max_tokens));
   }
+  if (absl::Status s = CheckLimit(max_tokens); !s.ok()) return s;
   if (absl::Status s = RoomForSession(); !s.ok()) return s;
+  const int64_t reserved = std::min(reserved_tokens.value_or(max_tokens), max_tokens);
+  const int64_t room = std::max(reserved, parent.sequence.length);
   Sequence sequence;
-  if (absl::Status s = pool_.Fork(parent.sequence, max_tokens, &sequence, &cache_updates_); !s.ok()) return s;
+  if (absl::Status s = pool_.Fork(parent.sequence, room, &sequence, &cache_updates_); !s.ok()) return s;
   sequence.tokens = parent.sequence.tokens;
-  return AddSession(max_tokens, std::move(sequence));
+  const SessionId fork = AddSession(max_tokens, std::move(sequence));
+  sessions_[fork].reserved = reserved;
+  return fork;
+}
+
+absl::Status Scheduler::Reserve(SessionId id, int64_t reserved_tokens) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  Session& session = found->second;
+  const int64_t reserved = std::min(reserved_tokens, session.max_tokens);
+  int64_t room = std::max(reserved, session.sequence.length);
+  for (RequestId queued : session.queue) {  // what runs keeps what it was given
+    const Request& request = requests_.at(queued);
+    if (request.sequence == &session.sequence) room = std::max(room, session.sequence.length + Unfed(request));
+  }
+  if (absl::Status s = pool_.SetRoom(&session.sequence, room); !s.ok()) return s;
+  session.reserved = reserved;
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::CheckRoom(SessionId id, int64_t tokens) const {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  const Sequence& sequence = found->second.sequence;
+  const int64_t more = pool_.PagesFor(tokens) - static_cast<int64_t>(sequence.pages.size()) - sequence.reserved;
+  const int64_t split_more =
+      pool_.SplitPagesFor(tokens) - static_cast<int64_t>(sequence.split_pages.size()) - sequence.split_reserved;
+  if (RoomWillCome(more, split_more)) return absl::OkStatus();
+  return Busy(absl::StrFormat(
+      "KV memory: with them the session has %d tokens, which takes %d pages and %d split pages of %d tokens more, and "
+      "%d and %d are available (of %d and %d; other sessions have or were promised the rest): close or rewind one, or "
+      "try again later",
+      tokens, std::max<int64_t>(more, 0), std::max<int64_t>(split_more, 0), kPageTokens, pool_.pages().available(),
+      pool_.split_pages().available(), pool_.pages().size(), pool_.split_pages().size()));
+}
+
+// Whether so many pages are available, or will be when the questions that run have been answered.
+bool Scheduler::RoomWillCome(int64_t pages, int64_t split_pages) const {
+  int64_t available = pool_.pages().available(), split_available = pool_.split_pages().available();
+  for (const auto& [id, request] : requests_) {
+    if (!request.ask || request.sequence == nullptr) continue;
+    const bool keep = request.params.keep;  // what it does not use of its answer's length comes back
+    available += keep ? request.sequence->reserved : pool_.OwnPages(request.fork);
+    split_available += keep ? request.sequence->split_reserved : pool_.OwnSplitPages(request.fork);
+  }
+  return pages <= available && split_pages <= split_available;
 }
 
 absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
@@ -98,7 +161,8 @@ absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
         absl::StrFormat("session %d has %d requests pending; rewind it when they are done", id, standing));
   }
   if (tokens == sequence.length) return absl::OkStatus();
-  if (absl::Status s = pool_.Shrink(&sequence, tokens, &cache_updates_); !s.ok()) return s;
+  const int64_t room = std::max(session.reserved, tokens);
+  if (absl::Status s = pool_.Shrink(&sequence, tokens, room, &cache_updates_); !s.ok()) return s;
   sequence.tokens.resize(tokens);
   sequence.length = tokens;
   // Rings that are being rebuilt already hold nothing before ring_begin: begin again where this position needs it.
@@ -124,6 +188,12 @@ absl::StatusOr<SessionInfo> Scheduler::Get(SessionId id) const {
   info.id = id;
   info.tokens = session.sequence.length;
   info.max_tokens = session.max_tokens;
+  info.reserved_tokens = std::max(session.reserved, session.sequence.length);
+  for (RequestId queued : session.queue) {
+    const Request& request = requests_.at(queued);
+    if (request.sequence != &session.sequence) continue;
+    info.reserved_tokens = std::max(info.reserved_tokens, session.sequence.length + Unfed(request));
+  }
   info.pending_requests = static_cast<int>(session.queue.size());
   info.standing_requests = StandingRequests(session);
   return info;
@@ -146,10 +216,12 @@ const Sequence* Scheduler::FindSequence(SessionId id) const {
   return found == sessions_.end() ? nullptr : &found->second.sequence;
 }
 
-absl::StatusOr<RequestId> Scheduler::Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events) {
+absl::StatusOr<RequestId> Scheduler::Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events,
+                                            int64_t more_tokens) {
   auto found = sessions_.find(id);
   if (found == sessions_.end()) return NoSession(id);
   Request request;
+  request.more_tokens = more_tokens;
   request.tokens = std::move(tokens);
   request.events = std::move(events);
   return Submit(&found->second, std::move(request));
@@ -183,10 +255,10 @@ absl::StatusOr<RequestId> Scheduler::Submit(Session* session, Request request) {
       static_cast<int64_t>(request.tokens.size()) + (request.ask ? request.params.max_new_tokens : 0);
   const int64_t before = session->sequence.length + session->promised;
   if (ExtendsSession(request)) {
-    if (before + tokens > session->max_tokens) {
-      return absl::ResourceExhaustedError(
-          absl::StrFormat("session %d holds %d tokens (%d more are pending) of at most %d; %d more do not fit",
-                          session->id, session->sequence.length, session->promised, session->max_tokens, tokens));
+    if (before + tokens + request.more_tokens > session->max_tokens) {
+      return absl::ResourceExhaustedError(absl::StrFormat(
+          "session %d holds %d tokens (%d more are pending) of at most %d; %d more do not fit", session->id,
+          session->sequence.length, session->promised, session->max_tokens, tokens + request.more_tokens));
     }
     session->promised += tokens;
   } else if (absl::Status s = CheckFits(*session, before, tokens); !s.ok()) {
@@ -204,16 +276,17 @@ absl::StatusOr<RequestId> Scheduler::Submit(Session* session, Request request) {
 // A question's fork shares its session's full pages. What it needs besides must fit beside all that is promised to the
 // session, in a cache that is empty otherwise; if not, it would wait for ever.
 absl::Status Scheduler::CheckFits(const Session& session, int64_t before, int64_t tokens) const {
+  const int64_t held = std::max(session.reserved, before);
   const PagePool* const pools[] = {&pool_.pages(), &pool_.split_pages()};
   const int64_t needed[] = {pool_.PagesFor(before + tokens) - pool_.FullPages(before),
                             pool_.SplitPagesFor(before + tokens) - pool_.FullSplitPages(before)};
-  const int64_t promised[] = {pool_.PagesFor(session.max_tokens), pool_.SplitPagesFor(session.max_tokens)};
+  const int64_t promised[] = {pool_.PagesFor(held), pool_.SplitPagesFor(held)};
   for (int i = 0; i < 2; ++i) {
     if (needed[i] == 0 || needed[i] + promised[i] <= pools[i]->size()) continue;
     return absl::ResourceExhaustedError(absl::StrFormat(
-        "the question and its answer need %d %s beside the %d that session %d reserves for its %d tokens, and the "
-        "cache has %d: open the session with a smaller max_tokens",
-        needed[i], i == 0 ? "pages" : "split pages", promised[i], session.id, session.max_tokens, pools[i]->size()));
+        "the question and its answer need %d %s beside the %d that session %d has or was promised for %d tokens, and "
+        "the cache has %d: ask for a shorter answer, or open the session with less reserved",
+        needed[i], i == 0 ? "pages" : "split pages", promised[i], session.id, held, pools[i]->size()));
   }
   return absl::OkStatus();
 }
@@ -228,33 +301,58 @@ absl::Status Scheduler::Cancel(RequestId id) {
 // Requests of a session run in order: an append or a kept answer alone, questions on forks side by side, each on the
 // session as the requests before it left it.
 void Scheduler::StartWhatCan() {
-  for (auto& [id, request] : requests_) {  // ascending ids: first come, first served
-    if (request.sequence != nullptr) continue;
-    bool blocked = false;
-    for (RequestId earlier : request.session->queue) {
-      if (earlier == id) break;
-      const Request& other = requests_.at(earlier);
-      // A question that has its fork no longer needs the session to stand still.
-      blocked |= ExtendsSession(other) || other.sequence == nullptr;
+  for (bool again = true; std::exchange(again, false);) {
+    std::vector<std::pair<RequestId, absl::Status>> refused;
+    for (auto& [id, request] : requests_) {  // ascending ids: first come, first served
+      if (request.sequence != nullptr) continue;
+      bool blocked = false;
+      for (RequestId earlier : request.session->queue) {
+        if (earlier == id) break;
+        const Request& other = requests_.at(earlier);
+        // A question that has its fork no longer needs the session to stand still.
+        blocked |= ExtendsSession(other) || other.sequence == nullptr;
+      }
+      if (blocked) continue;
+      if (absl::Status s = TryStart(request); !s.ok()) refused.emplace_back(id, std::move(s));
     }
-    if (!blocked) TryStart(request);
+    for (auto& [id, status] : refused) {  // what is behind them may start
+      Finish(requests_.at(id), std::move(status), Finish::kStop);
+      again = true;
+    }
   }
 }
 
-bool Scheduler::TryStart(Request& request) {
+absl::Status Scheduler::TryStart(Request& request) {
   Session& session = *request.session;
   // Rings that must be rebuilt are rebuilt on the session, once, not on every fork.
-  if (NeedsRebuild(session.sequence)) return false;
-  if (ExtendsSession(request)) {
-    request.sequence = &session.sequence;
-  } else {
-    if (running_questions_ >= options_.questions) return false;
-    const int64_t tokens = session.sequence.length + request.tokens.size() + request.params.max_new_tokens;
-    if (!pool_.Fork(session.sequence, tokens, &request.fork, &cache_updates_).ok()) return false;
-    request.sequence = &request.fork;
-    ++running_questions_;
+  if (NeedsRebuild(session.sequence)) return absl::OkStatus();
+  if (ExtendsSession(request)) return TakeRoom(request);
+  if (running_questions_ >= options_.questions || !pool_.HasSlot()) return absl::OkStatus();
+  const int64_t length = session.sequence.length, tokens = length + Unfed(request);
+  if (absl::Status s = pool_.Fork(session.sequence, tokens, &request.fork, &cache_updates_); !s.ok()) {
+    const bool waits = RoomWillCome(pool_.PagesFor(tokens) - pool_.FullPages(length),
+                                    pool_.SplitPagesFor(tokens) - pool_.FullSplitPages(length));
+    return waits ? absl::OkStatus() : s;
   }
-  return true;
+  request.sequence = &request.fork;
+  ++running_questions_;
+  return absl::OkStatus();
+}
+
+// An append's text, a kept question's and its answer have their room before their first step: nothing ends half-way.
+absl::Status Scheduler::TakeRoom(Request& request) {
+  Session& session = *request.session;
+  const int64_t room = session.sequence.length + Unfed(request) + request.more_tokens;
+  if (!pool_.SetRoom(&session.sequence, std::max(session.reserved, room)).ok()) return CheckRoom(session.id, room);
+  if (request.more_tokens > 0) session.reserved = std::max(session.reserved, room);
+  request.sequence = &session.sequence;
+  return absl::OkStatus();
+}
+
+// Tokens that it still adds to its sequence at most.
+int64_t Scheduler::Unfed(const Request& r) {
+  const int64_t answer = r.ask ? r.params.max_new_tokens - r.result.new_tokens : 0;
+  return static_cast<int64_t>(r.tokens.size() - r.fed) + answer;
 }
 
 void Scheduler::OnSampled(Request& request, int32_t token, const TokenScore* score) {
@@ -304,10 +402,10 @@ void Scheduler::Finish(Request& request, absl::Status status, duo::Finish finish
   if (request.drawing) request.result.decode_seconds = SecondsBetween(request.prompt_done, Clock::now());
   Session& session = *request.session;
   if (ExtendsSession(request)) {
-    // What was promised and not fed: the rest of the text, and of the answer's budget.
-    const int64_t total = static_cast<int64_t>(request.tokens.size()) - (request.ask ? request.result.new_tokens : 0) +
-                          (request.ask ? request.params.max_new_tokens : 0);
-    session.promised -= total - static_cast<int64_t>(request.fed);
+    session.promised -= Unfed(request);
+    if (request.sequence != nullptr) {  // what it did not use comes back
+      DUO_CHECK(pool_.SetRoom(&session.sequence, std::max(session.reserved, session.sequence.length)).ok());
+    }
   } else if (request.sequence != nullptr) {
     pool_.Close(&request.fork);
     --running_questions_;

@@ -11,6 +11,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "kernels/base/seconds.h"
@@ -41,9 +42,13 @@ class Scheduler {
   Scheduler(const SchedulerOptions& options, const KvSizes& sizes, bool has_whole, bool has_split);
   ~Scheduler();
 
-  absl::StatusOr<SessionId> CreateSession(int64_t max_tokens);
+  // reserved_tokens: as Engine has it.
+  absl::StatusOr<SessionId> CreateSession(int64_t max_tokens, std::optional<int64_t> reserved_tokens = std::nullopt);
   absl::Status CloseSession(SessionId id);
-  absl::StatusOr<SessionId> Fork(SessionId id, int64_t max_tokens);
+  absl::StatusOr<SessionId> Fork(SessionId id, int64_t max_tokens,
+                                 std::optional<int64_t> reserved_tokens = std::nullopt);
+  absl::Status Reserve(SessionId id, int64_t reserved_tokens);
+  absl::Status CheckRoom(SessionId id, int64_t tokens) const;
   absl::Status Rewind(SessionId id, int64_t tokens);
   absl::StatusOr<SessionInfo> Get(SessionId id) const;  // kv_bytes is left 0
   std::vector<SessionId> List() const;
@@ -51,9 +56,11 @@ class Scheduler {
   const Sequence* FindSequence(SessionId id) const;  // null when there is none
   // A session of `tokens` whose pages are taken and whose rings hold them up to `rings_at`; what the pages contain is
   // the caller's business (restore, benchmarks).
-  absl::StatusOr<SessionId> AdoptSession(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid);
+  absl::StatusOr<SessionId> AdoptSession(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid,
+                                         std::optional<int64_t> reserved_tokens = std::nullopt);
 
-  absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events);
+  absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events,
+                                   int64_t more_tokens = 0);
   absl::StatusOr<RequestId> Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
                                 RequestEvents events);
   absl::Status Cancel(RequestId id);
@@ -73,6 +80,7 @@ class Scheduler {
   struct Session {
     SessionId id = 0;
     int64_t max_tokens = 0;
+    int64_t reserved = 0;  // it has room for so many tokens whatever runs
     int64_t promised = 0;  // tokens of requests that will extend it
     Sequence sequence;
     // In order of submission; the front one, and any questions before the next append, may run.
@@ -83,6 +91,7 @@ class Scheduler {
     Session* session = nullptr;
     bool ask = false;
     std::vector<int32_t> tokens;
+    int64_t more_tokens = 0;  // of an append: that will follow, and need room before it starts
     GenerateParams params;
     RequestEvents events;
     RequestResult result;
@@ -109,9 +118,14 @@ class Scheduler {
   bool ExtendsSession(const Request& r) const { return !r.ask || r.params.keep; }
   int StandingRequests(const Session& session) const;
   absl::Status CheckFits(const Session& session, int64_t before, int64_t tokens) const;
+  absl::Status CheckLimit(int64_t max_tokens) const;
+  bool RoomWillCome(int64_t pages, int64_t split_pages) const;
+  absl::Status TakeRoom(Request& request);
+  static int64_t Unfed(const Request& r);
   int64_t Remaining(const Request& r) const { return static_cast<int64_t>(r.tokens.size() - r.fed); }
   void StartWhatCan();
-  bool TryStart(Request& request);
+  // OK: it runs, or waits for what others will give back; an error: it can never run as things are.
+  absl::Status TryStart(Request& request);
   static bool NeedsRebuild(const Sequence& s) { return s.rings_at < s.length; }
   // Every row of it that is fed is looked at.
   static bool Scored(const Request& r) {

@@ -1,5 +1,7 @@
 #include "runtime/scheduler/sequence.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_format.h"
 #include "runtime/scheduler/busy.h"
 
@@ -32,18 +34,20 @@ absl::Status SequencePool::ReserveOrExplain(int64_t pages, int64_t split_pages, 
     return absl::ResourceExhaustedError(
         absl::StrFormat("%d tokens were asked for, this server's sessions hold at most %d", tokens, table_tokens_));
   }
-  if (!pages_.Reserve(pages)) {
+  if (pages > 0 && !pages_.Reserve(pages)) {
     return Busy(absl::StrFormat(
         "KV memory: %d tokens need %d pages of %d tokens, %d of %d are available (the others are in use or promised)",
         tokens, pages, kPageTokens, pages_.available(), pages_.size()));
   }
-  if (!split_pages_.Reserve(split_pages)) {
-    pages_.Unreserve(pages);
+  if (split_pages > 0 && !split_pages_.Reserve(split_pages)) {
+    pages_.Unreserve(std::max<int64_t>(pages, 0));
     return Busy(absl::StrFormat(
         "KV memory: %d tokens need %d split pages of %d tokens, %d of %d are available (the others are in "
         "use or promised)",
         tokens, split_pages, kPageTokens * slots_, split_pages_.available(), split_pages_.size()));
   }
+  pages_.Unreserve(std::max<int64_t>(-pages, 0));
+  split_pages_.Unreserve(std::max<int64_t>(-split_pages, 0));
   return absl::OkStatus();
 }
 
@@ -58,11 +62,11 @@ absl::Status SequencePool::TakeSlot(Sequence* sequence) {
   return absl::OkStatus();
 }
 
-absl::Status SequencePool::Open(int64_t max_tokens, Sequence* sequence) {
+absl::Status SequencePool::Open(int64_t room, Sequence* sequence) {
   Sequence opened;
-  opened.reserved = PagesFor(max_tokens);
-  opened.split_reserved = SplitPagesFor(max_tokens);
-  if (absl::Status s = ReserveOrExplain(opened.reserved, opened.split_reserved, max_tokens); !s.ok()) return s;
+  opened.reserved = PagesFor(room);
+  opened.split_reserved = SplitPagesFor(room);
+  if (absl::Status s = ReserveOrExplain(opened.reserved, opened.split_reserved, room); !s.ok()) return s;
   if (absl::Status s = TakeSlot(&opened); !s.ok()) {
     pages_.Unreserve(opened.reserved);
     split_pages_.Unreserve(opened.split_reserved);
@@ -72,16 +76,16 @@ absl::Status SequencePool::Open(int64_t max_tokens, Sequence* sequence) {
   return absl::OkStatus();
 }
 
-absl::Status SequencePool::Fork(const Sequence& parent, int64_t max_tokens, Sequence* fork, StepPlan* plan) {
+absl::Status SequencePool::Fork(const Sequence& parent, int64_t room, Sequence* fork, StepPlan* plan) {
   Sequence child;
   child.length = parent.length;
   child.rings_at = parent.rings_at;
   child.ring_begin = parent.ring_begin;
   const int64_t full = FullPages(parent.length);
   const int64_t split_full = FullSplitPages(parent.length);
-  child.reserved = PagesFor(max_tokens) - full;
-  child.split_reserved = SplitPagesFor(max_tokens) - split_full;
-  if (absl::Status s = ReserveOrExplain(child.reserved, child.split_reserved, max_tokens); !s.ok()) return s;
+  child.reserved = PagesFor(room) - full;
+  child.split_reserved = SplitPagesFor(room) - split_full;
+  if (absl::Status s = ReserveOrExplain(child.reserved, child.split_reserved, room); !s.ok()) return s;
   if (absl::Status s = TakeSlot(&child); !s.ok()) {
     pages_.Unreserve(child.reserved);
     split_pages_.Unreserve(child.split_reserved);
@@ -120,6 +124,20 @@ void SequencePool::Close(Sequence* sequence) {
   *sequence = Sequence();
 }
 
+absl::Status SequencePool::SetRoom(Sequence* sequence, int64_t room) {
+  const int64_t more = PagesFor(room) - static_cast<int64_t>(sequence->pages.size()) - sequence->reserved;
+  const int64_t split_more =
+      SplitPagesFor(room) - static_cast<int64_t>(sequence->split_pages.size()) - sequence->split_reserved;
+  if (absl::Status s = ReserveOrExplain(more, split_more, room); !s.ok()) return s;
+  sequence->reserved += more;
+  sequence->split_reserved += split_more;
+  return absl::OkStatus();
+}
+
+int64_t SequencePool::Own(const std::vector<int32_t>& ids, const PagePool& pool) {
+  return std::count_if(ids.begin(), ids.end(), [&](int32_t id) { return pool.references(id) == 1; });
+}
+
 void SequencePool::Grow(Sequence* sequence, int64_t length, StepPlan* plan) {
   const auto first = static_cast<int64_t>(sequence->pages.size()),
              split_first = static_cast<int64_t>(sequence->split_pages.size());
@@ -135,40 +153,45 @@ void SequencePool::Grow(Sequence* sequence, int64_t length, StepPlan* plan) {
   WriteTable(plan, true, sequence->table, split_first, sequence->split_pages);
 }
 
-absl::Status SequencePool::Shrink(Sequence* sequence, int64_t length, StepPlan* plan) {
+absl::Status SequencePool::Shrink(Sequence* sequence, int64_t length, int64_t room, StepPlan* plan) {
   const int64_t keep = PagesFor(length), split_keep = SplitPagesFor(length);
-  // A page that a fork shares is not ours to write again: what follows the cut needs a new one, and so does a shared
-  // page that the cut leaves partly filled.
-  auto shared_after = [](const std::vector<int32_t>& ids, const PagePool& pool, int64_t from) {
-    int64_t shared = 0;
-    for (size_t i = from; i < ids.size(); ++i) shared += pool.references(ids[i]) > 1;
-    return shared;
-  };
+  // A page that a fork shares is not ours to write again: a shared page that the cut leaves partly filled is copied.
   const bool copy = length % kPageTokens != 0 && keep > 0 && pages_.references(sequence->pages[keep - 1]) > 1;
   const bool split_copy = length % (int64_t{kPageTokens} * slots_) != 0 && split_keep > 0 &&
                           split_pages_.references(sequence->split_pages[split_keep - 1]) > 1;
-  const int64_t needed = shared_after(sequence->pages, pages_, keep) + copy;
-  const int64_t split_needed = shared_after(sequence->split_pages, split_pages_, split_keep) + split_copy;
-  if (absl::Status s = ReserveOrExplain(needed, split_needed, length); !s.ok()) return s;
-
-  auto drop = [](std::vector<int32_t>& ids, PagePool& pool, int64_t from, int64_t* reserved) {
-    while (static_cast<int64_t>(ids.size()) > from) {
-      if (pool.Drop(ids.back())) DUO_CHECK(pool.Reserve(1));  // it just became free
-      ids.pop_back();
-      ++*reserved;
-    }
+  // What is cut off and not shared is available again.
+  auto freed = [](const std::vector<int32_t>& ids, int64_t from, const PagePool& pool) {
+    return Own({ids.begin() + from, ids.end()}, pool);
   };
-  drop(sequence->pages, pages_, keep, &sequence->reserved);
-  drop(sequence->split_pages, split_pages_, split_keep, &sequence->split_reserved);
-  auto own_last = [&](bool split, std::vector<int32_t>& ids, PagePool& pool) {
+  const int64_t target = PagesFor(room) - keep + copy, split_target = SplitPagesFor(room) - split_keep + split_copy;
+  const int64_t needed = target - sequence->reserved - freed(sequence->pages, keep, pages_);
+  const int64_t split_needed =
+      split_target - sequence->split_reserved - freed(sequence->split_pages, split_keep, split_pages_);
+  if (needed > pages_.available() || split_needed > split_pages_.available()) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "KV memory: to cut the session to %d tokens with room for %d takes %d pages and %d split pages more, because "
+        "forks share its own; %d and %d are available",
+        length, room, std::max<int64_t>(needed, 0), std::max<int64_t>(split_needed, 0), pages_.available(),
+        split_pages_.available()));
+  }
+  auto drop = [](std::vector<int32_t>& ids, PagePool& pool, int64_t from, int64_t target, int64_t* reserved) {
+    for (; static_cast<int64_t>(ids.size()) > from; ids.pop_back()) pool.Drop(ids.back());
+    pool.Unreserve(*reserved);
+    DUO_CHECK(pool.Reserve(target));
+    *reserved = target;
+  };
+  drop(sequence->pages, pages_, keep, target, &sequence->reserved);
+  drop(sequence->split_pages, split_pages_, split_keep, split_target, &sequence->split_reserved);
+  auto own_last = [&](bool split, std::vector<int32_t>& ids, PagePool& pool, int64_t* reserved) {
     const int32_t shared = ids.back();
     ids.back() = pool.Take();
+    --*reserved;
     pool.Drop(shared);
     plan->page_copies.push_back({split ? 1 : 0, shared, ids.back()});
     WriteTable(plan, split, sequence->table, static_cast<int64_t>(ids.size()) - 1, ids);
   };
-  if (copy) own_last(false, sequence->pages, pages_);
-  if (split_copy) own_last(true, sequence->split_pages, split_pages_);
+  if (copy) own_last(false, sequence->pages, pages_, &sequence->reserved);
+  if (split_copy) own_last(true, sequence->split_pages, split_pages_, &sequence->split_reserved);
   return absl::OkStatus();
 }
 

@@ -39,20 +39,29 @@ class SequencePool {
   // Pages that `tokens` tokens fill: those that a fork shares.
   int64_t FullPages(int64_t tokens) const { return has_whole_ ? tokens / kPageTokens : 0; }
   int64_t FullSplitPages(int64_t tokens) const { return has_split_ ? tokens / (int64_t{kPageTokens} * slots_) : 0; }
+  int64_t table_tokens() const { return table_tokens_; }  // a sequence's length at most
   bool HasSlot() const { return !tables_.empty() && !rings_.empty(); }
 
-  // An empty sequence with room for max_tokens. RESOURCE_EXHAUSTED with the numbers when there is no table or ring set
-  // left, or fewer pages are available.
-  absl::Status Open(int64_t max_tokens, Sequence* sequence);
-  // A fork of `parent` with room for max_tokens (at least its length): shares full pages, copies the last one if it is
-  // partly filled, and the rings.
-  absl::Status Fork(const Sequence& parent, int64_t max_tokens, Sequence* fork, StepPlan* plan);
+  // An empty sequence with room for `room` tokens. RESOURCE_EXHAUSTED with the numbers when there is no table or ring
+  // set left, or fewer pages are available.
+  absl::Status Open(int64_t room, Sequence* sequence);
+  // A fork of `parent` with room for `room` tokens (at least its length): shares full pages, copies the last one if it
+  // is partly filled, and the rings.
+  absl::Status Fork(const Sequence& parent, int64_t room, Sequence* fork, StepPlan* plan);
   void Close(Sequence* sequence);
+  // Promises the sequence what it needs to hold `room` tokens (at least its length), no more and no less.
+  // RESOURCE_EXHAUSTED, and nothing changes, when fewer pages are available.
+  absl::Status SetRoom(Sequence* sequence, int64_t room);
   // Takes the pages that tokens up to `length` need out of the sequence's reservation.
   void Grow(Sequence* sequence, int64_t length, StepPlan* plan);
-  // Gives back the pages beyond `length` and promises as many again. RESOURCE_EXHAUSTED, and nothing changes, when the
-  // pages are shared and cannot be had again.
-  absl::Status Shrink(Sequence* sequence, int64_t length, StepPlan* plan);
+  // Gives back the pages beyond `length` and promises room for `room` tokens (at least `length`). RESOURCE_EXHAUSTED,
+  // and nothing changes, when that cannot be had: pages that others share do not become free.
+  absl::Status Shrink(Sequence* sequence, int64_t length, int64_t room, StepPlan* plan);
+  // Page ids that would become available if the sequence were closed: whole and split.
+  int64_t OwnPages(const Sequence& sequence) const { return Own(sequence.pages, pages_) + sequence.reserved; }
+  int64_t OwnSplitPages(const Sequence& sequence) const {
+    return Own(sequence.split_pages, split_pages_) + sequence.split_reserved;
+  }
 
   const PagePool& pages() const { return pages_; }
   const PagePool& split_pages() const { return split_pages_; }
@@ -61,6 +70,7 @@ class SequencePool {
 
  private:
   absl::Status ReserveOrExplain(int64_t pages, int64_t split_pages, int64_t tokens);
+  static int64_t Own(const std::vector<int32_t>& ids, const PagePool& pool);
   absl::Status TakeSlot(Sequence* sequence);
 
   bool has_whole_, has_split_;

@@ -23,7 +23,7 @@ def admission():
         opened = []
         while True:
             try:
-                opened.append(client.Create(max_tokens=4000).id)
+                opened.append(client.Create(max_tokens=4000, reserved_tokens=4000).id)
             except grpc.RpcError as error:
                 equal(error.code(), grpc.StatusCode.RESOURCE_EXHAUSTED, "the code of a refusal")
                 check(any(c.isdigit() for c in error.details()), f"no numbers in: {error.details()}")
@@ -34,7 +34,7 @@ def admission():
         client.append(opened[0], text)
         client.ask(opened[0], questions[0][0], keep=True)
         client.Close(session_id=opened[1])
-        opened[1] = client.Create(max_tokens=4000).id
+        opened[1] = client.Create(max_tokens=4000, reserved_tokens=4000).id
         for session in opened:
             client.Close(session_id=session)
         equal(free_counters(client), before, "counters when all are closed")
@@ -226,7 +226,7 @@ def auth():
         bad = subprocess.run([ARGS.duo, "serve", "--model", harness.MODEL, "--device", ARGS.device, "--max-session-tokens",
                               "2000", "--kv-tokens", "4000", *more], capture_output=True, text=True, timeout=120, check=False)
         check(bad.returncode == 1 and option in bad.stderr, f"{more}: {bad.returncode}: {bad.stderr[-300:]}")
-    refused("--token-file", "--listen", "0.0.0.0:0")
+    refused("--tls-cert", "--listen", "0.0.0.0:0")
     refused("--insecure", "--listen", "127.0.0.1:0", "--metrics", "0.0.0.0:0")
     small = ("--max-session-tokens", "2000")
     with serve(*small, "--listen", "0.0.0.0:0", "--insecure") as server:
@@ -240,7 +240,8 @@ def auth():
         os.chmod(tokens, 0o644)
         refused("chmod", "--listen", "127.0.0.1:0", "--token-file", tokens)
         os.chmod(tokens, 0o600)
-        with serve(*small, "--listen", "0.0.0.0:0", "--token-file", tokens) as server:
+        refused("--insecure", "--listen", "0.0.0.0:0", "--token-file", tokens)  # they would be sent in clear
+        with serve(*small, "--listen", "0.0.0.0:0", "--token-file", tokens, "--insecure") as server:
             for token in (None, "secret-token-number-on", "secret-token-number-onx", "x" * 2000):
                 c = server.client(token=token)
                 for call in (lambda: c.List(), lambda: c.Stats(), lambda: c.ask("x", "y"), lambda: c.append("x", b"y"),

@@ -57,9 +57,11 @@ class Client:
         """Ends the connection; sessions stay."""
         self._channel.close()
 
-    def create(self, session_id: str = "", *, max_tokens: int = 0, durable: bool = False) -> pb.Session:
-        return self._sessions.Create(pb.CreateRequest(id=session_id, max_tokens=max_tokens, durable=durable),
-                                     metadata=self._metadata)
+    def create(self, session_id: str = "", *, max_tokens: int = 0, durable: bool = False,
+               reserved_tokens: int = 0) -> pb.Session:
+        request = pb.CreateRequest(id=session_id, max_tokens=max_tokens, durable=durable,
+                                   reserved_tokens=reserved_tokens)
+        return self._sessions.Create(request, metadata=self._metadata)
 
     def append(self, session_id: str, text: Union[str, bytes], *, append_id: str = "", special: bool = False,
                on_progress: Optional[Callable[[pb.AppendProgress], None]] = None, retries: int = 5,

@@ -27,7 +27,9 @@ bool Same(const AppendPiece& piece, const AppendText& text, int64_t known) {
 }  // namespace
 
 void AppendJob::Start(const Caller& caller) {
-  if (absl::Status s = c_.Authenticate(caller); !s.ok()) return Finish(s);
+  absl::StatusOr<Identity> who = c_.Authenticate(caller, Right::kSessions);
+  if (!who.ok()) return Finish(who.status());
+  who_ = *std::move(who);
   stream_.Read();
 }
 
@@ -47,6 +49,7 @@ void AppendJob::Open(AppendPiece first) {
         absl::StrCat("an append_id has at most ", kLongestAppendId, " bytes, found ", append_id_.size())));
   }
   const bool posted = c_.thread->Post([self = shared_from_this(), first = std::move(first)] {
+    if (absl::Status s = self->c_.CheckOwner(self->who_, self->session_id_); !s.ok()) return self->Finish(s);
     absl::StatusOr<Sessions::Opened> opened = self->c_.sessions->OpenAppend(self->session_id_, self->append_id_);
     if (!opened.ok()) return self->Finish(opened.status());
     self->text_ = opened->text;
@@ -134,6 +137,8 @@ void AppendJob::Feed() {
     AppendEvents events;
     events.on_progress = [self](const AppendProgress& progress) { self->OnProgress(progress); };
     events.on_done = [self](const AppendDone& done) { self->OnRead(done); };
+    // Again: the session may have been closed meanwhile, and its name be another's.
+    if (absl::Status s = self->c_.CheckOwner(self->who_, self->session_id_); !s.ok()) return self->Finish(s);
     self->c_.sessions->ReadAppend(
         self->call_, {self->session_id_, self->append_id_, std::move(tokens), self->received_}, std::move(events));
   });

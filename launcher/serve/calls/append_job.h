@@ -79,6 +79,7 @@ class AppendJob : public std::enable_shared_from_this<AppendJob> {
   CallStream<AppendUpdate> stream_;
 
   // Of the uploading side: one piece at a time.
+  Identity who_;
   bool opened_ = false, special_ = false;
   std::string session_id_, append_id_;
   std::shared_ptr<AppendText> text_;  // null: all of it is at Sessions already

@@ -40,9 +40,11 @@ void AskJob::Start(const Caller& caller, const AskRequest& request) {
   begun_ = std::chrono::steady_clock::now();
   GenerateParams params;
   std::vector<int32_t> tokens;
-  absl::Status status = c_.Authenticate(caller);
+  const absl::StatusOr<Identity> who = c_.Authenticate(caller, Right::kSessions);
+  absl::Status status = who.status();
   if (status.ok()) status = Read(request, &params, &tokens);
   if (!status.ok()) return End(status);
+  who_ = *who;
   if (request.guide.kind == Guide::Kind::kNone) return Post(request, params, std::move(tokens));
   c_.guides->Compile(request.guide, [self = shared_from_this(), request, params,
                                      tokens = std::move(tokens)](const absl::StatusOr<CompiledGuide>& guide) {
@@ -56,6 +58,7 @@ void AskJob::Post(const AskRequest& request, const GenerateParams& params, std::
   const bool posted = c_.thread->Post([self = shared_from_this(), id = request.session_id, alone = request.alone,
                                        params, tokens = std::move(tokens)]() mutable {
     if (alone) return self->c_.sessions->AskAlone(self->call_, std::move(tokens), params, self->Events());
+    if (absl::Status s = self->c_.CheckOwner(self->who_, id); !s.ok()) return self->End(s);
     self->c_.sessions->Ask(self->call_, id, std::move(tokens), params, self->Events());
   });
   if (!posted) End(QueueFull());

@@ -76,6 +76,7 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
   CallStream<AskUpdate> stream_;
   std::chrono::steady_clock::time_point begun_;
 
+  Identity who_;               // of the caller
   std::vector<int32_t> ends_;  // tokens that may end the answer
 
   // On the engine's thread once the question is there.

@@ -60,23 +60,27 @@ ClusterStats StatsOf(const CallContext& context) {
 }  // namespace
 
 UnaryCallPtr StartPlan(CallContext& context, const Caller& caller, Answered<ClusterPlan> finish) {
-  return StartUnary(context, caller, "Plan", std::move(finish),
+  return StartUnary(context, caller, "Plan", Right::kNumbers, std::move(finish),
                     [&context](const auto&, const auto& done) { done(PlanOf(context)); });
 }
 
 UnaryCallPtr StartStats(CallContext& context, const Caller& caller, Answered<ClusterStats> finish) {
-  return StartUnary(context, caller, "Stats", std::move(finish),
+  return StartUnary(context, caller, "Stats", Right::kNumbers, std::move(finish),
                     [&context](const auto&, const auto& done) { done(StatsOf(context)); });
 }
 
 UnaryCallPtr StartDrain(CallContext& context, const Caller& caller, DrainRequest request,
                         Answered<DrainResult> finish) {
-  return StartUnary(context, caller, "Drain", std::move(finish), [&context, request](const auto&, const auto& done) {
-    if (!(request.grace_seconds >= 0 && request.grace_seconds <= 86400)) {
-      return done(absl::InvalidArgumentError("grace_seconds must be 0 to 86400"));
-    }
-    context.drain(request.grace_seconds, done);
-  });
+  return StartUnary(context, caller, "Drain", Right::kServer, std::move(finish),
+                    [&context, request](const auto&, const auto& done) {
+                      if (!(request.grace_seconds >= 0 && request.grace_seconds <= 86400)) {
+                        return done(absl::InvalidArgumentError("grace_seconds must be 0 to 86400"));
+                      }
+                      context.drain(request.grace_seconds, [done](const DrainResult& result) {
+                        if (result.status.ok()) return done(result);
+                        done(result.status);
+                      });
+                    });
 }
 
 }  // namespace duo

@@ -7,10 +7,25 @@ namespace duo {
 
 absl::Status QueueFull() { return Busy("the server's queue of calls is full; try again later"); }
 
-absl::Status CallContext::Authenticate(const Caller& caller) const {
-  if (bearer_tokens->empty() || bearer_tokens->Allows(caller.authorization)) return absl::OkStatus();
-  return absl::UnauthenticatedError(
-      "this server wants \"authorization: Bearer TOKEN\" metadata with a token that it knows");
+absl::StatusOr<Identity> CallContext::Authenticate(const Caller& caller, Right right) const {
+  if (!bearer_tokens->on()) return Identity{.role = Role::kAdmin};
+  const std::shared_ptr<const TokenSet> tokens = bearer_tokens->tokens();
+  const Identity* who = tokens->Find(caller.authorization);
+  if (who == nullptr) {
+    return absl::UnauthenticatedError(
+        "this server wants \"authorization: Bearer TOKEN\" metadata with a token that it knows");
+  }
+  if (Has(who->role, right)) return *who;
+  return absl::PermissionDeniedError(absl::StrCat("the token of ", who->owner, " has the role ", Name(who->role),
+                                                  "; this takes the role ",
+                                                  right == Right::kServer ? "admin" : "user or admin"));
+}
+
+absl::Status CallContext::CheckOwner(const Identity& who, const std::string& session_id) const {
+  if (who.role == Role::kAdmin) return absl::OkStatus();
+  const std::optional<std::string> owner = sessions->OwnerOf(session_id);
+  if (!owner.has_value() || *owner == who.owner) return absl::OkStatus();
+  return Sessions::NoSession(session_id);
 }
 
 absl::Status CallContext::CheckTokens(const std::vector<int32_t>& tokens) const {

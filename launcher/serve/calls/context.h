@@ -37,7 +37,9 @@ struct Caller {
 };
 
 struct DrainResult {
-  int saved = 0, cancelled = 0;
+  absl::Status status;               // not OK: some could not be saved, and the server goes on serving
+  int saved = 0, cancelled = 0;      // sessions that are on disk; calls
+  std::vector<SessionView> dropped;  // without a save directory: the sessions that are gone
   double seconds = 0;
 };
 
@@ -59,7 +61,7 @@ struct CallContext {
   Sessions* sessions = nullptr;
   Engine* engine = nullptr;
   const Tokenizer* tokenizer = nullptr;
-  const TokenSet* bearer_tokens = nullptr;
+  const TokenFile* bearer_tokens = nullptr;
   Metrics* metrics = nullptr;
   const Log* log = nullptr;
   GuideCompiler* guides = nullptr;
@@ -73,8 +75,11 @@ struct CallContext {
   // Begins a graceful stop; `done` comes on the engine's thread when everything is saved.
   std::function<void(double grace_seconds, std::function<void(const DrainResult&)> done)> drain;
 
-  // The check of every call, before anything else is looked at.
-  absl::Status Authenticate(const Caller& caller) const;
+  // The check of every call, before anything else is looked at: who calls, and that they may. A server without tokens
+  // is everybody's: all are its admin.
+  absl::StatusOr<Identity> Authenticate(const Caller& caller, Right right) const;
+  // Before anything is done with a session, on the engine's thread: NOT_FOUND where it is another owner's.
+  absl::Status CheckOwner(const Identity& who, const std::string& session_id) const;
   // Token ids from a client.
   absl::Status CheckTokens(const std::vector<int32_t>& tokens) const;
   // The tokens of a client's text, on the calling thread. special: special tokens' text becomes those tokens.

@@ -18,74 +18,95 @@ void FinishSaved(const Answered<SaveDone>& finish, const SaveDone& done) {
   finish(done.status);
 }
 
+// A call on one session, request.session_id, which must be the caller's.
+template <typename Answer, typename Request, typename Work>
+UnaryCallPtr StartOnSession(CallContext& context, const Caller& caller, const char* method, Answered<Answer> finish,
+                            Request request, Work work) {
+  return StartUnary(context, caller, method, Right::kSessions, std::move(finish),
+                    [&context, r = std::move(request), work](const UnaryCallPtr& call, const Answered<Answer>& done) {
+                      if (absl::Status s = context.CheckOwner(call->who, r.session_id); !s.ok()) return done(s);
+                      work(r, call, done);
+                    });
+}
+
 }  // namespace
 
 UnaryCallPtr StartCreate(CallContext& context, const Caller& caller, CreateRequest request,
                          Answered<SessionView> finish) {
-  return StartUnary(context, caller, "Create", std::move(finish),
+  return StartUnary(context, caller, "Create", Right::kSessions, std::move(finish),
                     [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
-                      FinishOpened(*s, *call, done, s->Create(r.id, r.max_tokens, r.durable));
+                      NewSession wanted{r.id, r.max_tokens, r.reserved_tokens, r.durable, call->who.owner};
+                      FinishOpened(*s, *call, done, s->Create(wanted));
                     });
 }
 
 UnaryCallPtr StartFork(CallContext& context, const Caller& caller, ForkRequest request, Answered<SessionView> finish) {
-  return StartUnary(context, caller, "Fork", std::move(finish),
-                    [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
-                      s->Fork(call->call, r.session_id, r.new_id, r.max_tokens,
-                              [s, call, done](const auto& view) { FinishOpened(*s, *call, done, view); });
-                    });
+  return StartOnSession(context, caller, "Fork", std::move(finish), std::move(request),
+                        [s = context.sessions](const ForkRequest& r, const UnaryCallPtr& call, const auto& done) {
+                          s->Fork(
+                              call->call, r.session_id, r.new_id, r.max_tokens,
+                              [s, call, done](const auto& view) { FinishOpened(*s, *call, done, view); },
+                              r.reserved_tokens);
+                        });
 }
 
 UnaryCallPtr StartRewind(CallContext& context, const Caller& caller, RewindRequest request,
                          Answered<SessionView> finish) {
-  return StartUnary(context, caller, "Rewind", std::move(finish),
-                    [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
-                      s->Rewind(call->call, r.session_id, r.tokens, done);
-                    });
+  return StartOnSession(context, caller, "Rewind", std::move(finish), std::move(request),
+                        [s = context.sessions](const RewindRequest& r, const UnaryCallPtr& call, const auto& done) {
+                          s->Rewind(call->call, r.session_id, r.tokens, done);
+                        });
 }
 
 UnaryCallPtr StartGet(CallContext& context, const Caller& caller, GetRequest request, Answered<SessionView> finish) {
-  return StartUnary(
-      context, caller, "Get", std::move(finish),
-      [s = context.sessions, r = std::move(request)](const auto&, const auto& done) { done(s->Get(r.session_id)); });
+  return StartOnSession(
+      context, caller, "Get", std::move(finish), std::move(request),
+      [s = context.sessions](const GetRequest& r, const auto&, const auto& done) { done(s->Get(r.session_id)); });
 }
 
 UnaryCallPtr StartList(CallContext& context, const Caller& caller, Answered<std::vector<SessionView>> finish) {
-  return StartUnary(context, caller, "List", std::move(finish),
-                    [s = context.sessions](const auto&, const auto& done) { done(s->List()); });
+  return StartUnary(context, caller, "List", Right::kSessions, std::move(finish),
+                    [s = context.sessions](const UnaryCallPtr& call, const auto& done) {
+                      std::vector<SessionView> views = s->List();
+                      if (call->who.role != Role::kAdmin) {
+                        std::erase_if(views, [&](const SessionView& v) { return v.owner != call->who.owner; });
+                      }
+                      done(std::move(views));
+                    });
 }
 
 UnaryCallPtr StartClose(CallContext& context, const Caller& caller, CloseRequest request,
                         Answered<CloseAnswer> finish) {
-  return StartUnary(context, caller, "Close", std::move(finish),
-                    [s = context.sessions, r = std::move(request)](const auto&, const auto& done) {
-                      s->Close(r.session_id, r.delete_saved, [done](const absl::Status& closed) {
-                        if (closed.ok()) return done(CloseAnswer{});
-                        done(closed);
-                      });
-                    });
+  return StartOnSession(context, caller, "Close", std::move(finish), std::move(request),
+                        [s = context.sessions](const CloseRequest& r, const auto&, const auto& done) {
+                          s->Close(r.session_id, r.delete_saved, [done](const absl::Status& closed) {
+                            if (closed.ok()) return done(CloseAnswer{});
+                            done(closed);
+                          });
+                        });
 }
 
 UnaryCallPtr StartSave(CallContext& context, const Caller& caller, SaveRequest request, Answered<SaveDone> finish) {
-  return StartUnary(context, caller, "Save", std::move(finish),
-                    [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
-                      s->Save(call->call, r.session_id, [done](const SaveDone& saved) { FinishSaved(done, saved); });
-                    });
+  return StartOnSession(context, caller, "Save", std::move(finish), std::move(request),
+                        [s = context.sessions](const SaveRequest& r, const UnaryCallPtr& call, const auto& done) {
+                          s->Save(call->call, r.session_id,
+                                  [done](const SaveDone& saved) { FinishSaved(done, saved); });
+                        });
 }
 
 UnaryCallPtr StartRestore(CallContext& context, const Caller& caller, RestoreRequest request,
                           Answered<SaveDone> finish) {
-  return StartUnary(context, caller, "Restore", std::move(finish),
-                    [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
-                      const auto finished = [done](const SaveDone& restored) { FinishSaved(done, restored); };
-                      if (r.reread) return s->Reread(call->call, r.session_id, r.new_id, r.max_tokens, finished);
-                      s->Restore(call->call, r.session_id, r.new_id, r.max_tokens, finished);
-                    });
+  return StartOnSession(context, caller, "Restore", std::move(finish), std::move(request),
+                        [s = context.sessions](const RestoreRequest& r, const UnaryCallPtr& call, const auto& done) {
+                          const auto finished = [done](const SaveDone& restored) { FinishSaved(done, restored); };
+                          if (r.reread) return s->Reread(call->call, r.session_id, r.new_id, r.max_tokens, finished);
+                          s->Restore(call->call, r.session_id, r.new_id, r.max_tokens, finished);
+                        });
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenize(CallContext& context, const Caller& caller,
                                               const TokenizeRequest& request) {
-  absl::Status status = context.Authenticate(caller);
+  absl::Status status = context.Authenticate(caller, Right::kSessions).status();
   std::vector<int32_t> tokens;
   if (status.ok()) {
     if (request.begin_of_text) tokens = context.begin_tokens;

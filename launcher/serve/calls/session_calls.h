@@ -14,6 +14,7 @@ struct CreateRequest {
   std::string id;          // empty: the server makes one
   int64_t max_tokens = 0;  // 0: the server's limit
   bool durable = false;
+  int64_t reserved_tokens = 0;  // that it is promised room for at once
 };
 UnaryCallPtr StartCreate(CallContext& context, const Caller& caller, CreateRequest request,
                          Answered<SessionView> finish);
@@ -21,6 +22,7 @@ UnaryCallPtr StartCreate(CallContext& context, const Caller& caller, CreateReque
 struct ForkRequest {
   std::string session_id, new_id;
   int64_t max_tokens = 0;  // 0: as many as the session's
+  int64_t reserved_tokens = 0;
 };
 UnaryCallPtr StartFork(CallContext& context, const Caller& caller, ForkRequest request, Answered<SessionView> finish);
 

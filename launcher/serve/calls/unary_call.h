@@ -29,6 +29,7 @@ class UnaryCall : public std::enable_shared_from_this<UnaryCall> {
   bool gone() const { return gone_; }
 
   const CallPtr call = std::make_shared<Call>();
+  Identity who;  // set before the call is given to anybody
 
  private:
   CallContext& context_;
@@ -37,17 +38,19 @@ class UnaryCall : public std::enable_shared_from_this<UnaryCall> {
 using UnaryCallPtr = std::shared_ptr<UnaryCall>;
 
 // Checks the caller and runs `work(call, finish)` on the engine's thread; it gives `finish` the answer in the end.
-// method: by which the call is counted.
+// method: by which the call is counted. right: that the caller must have.
 template <typename Answer, typename Work>
-UnaryCallPtr StartUnary(CallContext& context, const Caller& caller, const char* method, Answered<Answer> finish,
-                        Work work) {
+UnaryCallPtr StartUnary(CallContext& context, const Caller& caller, const char* method, Right right,
+                        Answered<Answer> finish, Work work) {
   auto call = std::make_shared<UnaryCall>(context);
   Answered<Answer> counted = [&context, method, finish = std::move(finish)](const absl::StatusOr<Answer>& answer) {
     context.Count(method, answer.status());
     finish(answer);
   };
-  if (absl::Status s = context.Authenticate(caller); !s.ok()) {
-    counted(s);
+  absl::StatusOr<Identity> who = context.Authenticate(caller, right);
+  if (who.ok()) call->who = *who;
+  if (!who.ok()) {
+    counted(who.status());
   } else if (!context.thread->Post([call, counted, work = std::move(work)] { work(call, counted); })) {
     counted(QueueFull());
   }

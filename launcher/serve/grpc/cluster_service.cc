@@ -62,6 +62,7 @@ static void Fill(const DrainResult& result, pb::DrainResponse* out) {
   out->set_saved(result.saved);
   out->set_cancelled(result.cancelled);
   out->set_seconds(result.seconds);
+  for (const SessionView& dropped : result.dropped) Fill(dropped, out->add_dropped());
 }
 
 namespace {

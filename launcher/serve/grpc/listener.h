@@ -15,6 +15,8 @@ class GrpcListener {
   // Listens when it returns; health says NOT_SERVING when the server drains. UNAVAILABLE where the address cannot be
   // had.
   static absl::StatusOr<std::unique_ptr<GrpcListener>> Listen(const ListenOptions& options, Server& server);
+  // Whether Listen would: the certificates are good, the address can be had. Before there is a server.
+  static absl::Status Check(const ListenOptions& options);
   // Answers that are on their way get a moment; what is left is cut off.
   ~GrpcListener();
 

@@ -30,12 +30,14 @@ class SessionsService final : public pb::Sessions::CallbackService {
 
   Reactor* Create(Context* rpc, const pb::CreateRequest* r, pb::Session* out) override {
     return Unary<SessionView>(out, [&](Answered<SessionView> finish) {
-      return StartCreate(c_, CallerOf(*rpc), {r->id(), r->max_tokens(), r->durable()}, std::move(finish));
+      return StartCreate(c_, CallerOf(*rpc), {r->id(), r->max_tokens(), r->durable(), r->reserved_tokens()},
+                         std::move(finish));
     });
   }
   Reactor* Fork(Context* rpc, const pb::ForkRequest* r, pb::Session* out) override {
     return Unary<SessionView>(out, [&](Answered<SessionView> finish) {
-      return StartFork(c_, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens()}, std::move(finish));
+      return StartFork(c_, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens(), r->reserved_tokens()},
+                       std::move(finish));
     });
   }
   Reactor* Rewind(Context* rpc, const pb::RewindRequest* r, pb::Session* out) override {
@@ -98,8 +100,10 @@ Caller CallerOf(const grpc::CallbackServerContext& rpc) {
 
 void Fill(const SessionView& view, pb::Session* out) {
   out->set_id(view.id);
+  out->set_owner(view.owner);
   out->set_tokens(view.tokens);
   out->set_max_tokens(view.max_tokens);
+  out->set_reserved_tokens(view.reserved_tokens);
   out->set_kv_bytes(view.kv_bytes);
   out->set_residence(view.residence == Residence::kOpen       ? pb::RESIDENCE_OPEN
                      : view.residence == Residence::kMovedOut ? pb::RESIDENCE_MOVED_OUT

@@ -116,6 +116,11 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Start(const std::string& addre
 
 std::string Metrics::Page() const { return prometheus::TextSerializer().Serialize(state_->registry->Collect()); }
 
+absl::Status Metrics::Check(const std::string& address) {
+  if (address.empty()) return absl::OkStatus();
+  return MetricsPage::Listen(address, [] { return std::string(); }).status();
+}
+
 int Metrics::port() const { return state_->page == nullptr ? 0 : state_->page->port(); }
 
 void Metrics::CountCall(const std::string& method, const std::string& code) {

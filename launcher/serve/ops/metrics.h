@@ -32,6 +32,8 @@ class Metrics {
   static absl::StatusOr<std::unique_ptr<Metrics>> Start(const std::string& address, std::vector<RankKv> ranks,
                                                         const Balance& balance);
   ~Metrics();
+  // Whether Start could serve there.
+  static absl::Status Check(const std::string& address);
 
   int port() const;  // that it is served on; 0 when it is not
 

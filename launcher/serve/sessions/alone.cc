@@ -11,7 +11,7 @@ namespace duo {
 absl::StatusOr<SessionId> Sessions::SessionFor(const std::vector<int32_t>&, int64_t* held) {
   *held = 0;
   if (empty_session_ != 0) return empty_session_;
-  absl::StatusOr<SessionId> made = engine_.CreateSession(1);
+  absl::StatusOr<SessionId> made = engine_.CreateSession(1, 0);
   if (made.ok()) empty_session_ = *made;
   return made;
 }

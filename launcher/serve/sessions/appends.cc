@@ -59,8 +59,9 @@ void Sessions::ReadNext(const std::string& id) {
     Later([this, id, own, result] { OnPieceRead(id, *own, result); });
   };
   const auto first = append->tokens.begin() + at;
-  absl::StatusOr<RequestId> request =
-      engine_.Append(session->session, std::vector<int32_t>(first, first + count), std::move(events));
+  // All of it has its room before the first piece is read, so that it does not end half-way.
+  absl::StatusOr<RequestId> request = engine_.Append(session->session, std::vector<int32_t>(first, first + count),
+                                                     std::move(events), append->total - at - count);
   if (!request.ok()) return EndAppend(id, request.status());
   append->request = *own = *request;
   if (append->call != nullptr) {
@@ -128,9 +129,12 @@ void Sessions::EndAppend(const std::string& id, absl::Status status) {
               {"seconds", done.read_seconds},
               {"status", status.ok() ? "OK" : std::string(status.message())}});
   const bool anonymous = append.id.empty();
+  if (session->state.in_cache()) engine_.Reserve(session->session, session->reserved_tokens).IgnoreError();
   if (!status.ok()) {
+    // What got no room and has read nothing leaves nothing behind.
+    const bool refused = absl::IsResourceExhausted(status) && done.tokens == 0;
     session->state.To(AppendPhase::kStopped);
-    if (anonymous && session->state.in_cache()) UndoAppend(*session);
+    if ((anonymous || refused) && session->state.in_cache()) UndoAppend(*session);
   } else if (anonymous) {
     ForgetAppend(*session);
   } else {

@@ -11,6 +11,8 @@ namespace duo {
 SessionManifest Sessions::MetaOf(const NamedSession& session, bool open) const {
   SessionManifest meta;
   meta.max_tokens = session.max_tokens;
+  meta.reserved_tokens = session.reserved_tokens;
+  meta.owner = session.owner;
   meta.durable = session.durable;
   meta.open = open;
   if (session.state.append() == AppendPhase::kNone) return meta;
@@ -191,8 +193,9 @@ void Sessions::RestoreFound(const CallPtr& call, const std::string& id, const st
   const SessionManifest& manifest = *saved->manifest;
   absl::StatusOr<std::unique_ptr<RestoreJob>> restore = store_->StartRestore(id, max_tokens, *name != id);
   if (!restore.ok()) return Refuse(done, restore.status());
-  NamedSession& session = Add(*name, Place::kRestoring);
+  NamedSession& session = Add(*name, manifest.owner, Place::kRestoring);
   session.max_tokens = manifest.max_tokens;
+  session.reserved_tokens = std::min(manifest.reserved_tokens, manifest.max_tokens);
   session.moved_tokens = manifest.tokens;
   session.durable = manifest.durable && *name == id;
   StoreJob job;

@@ -62,9 +62,11 @@ struct WaitingCall {
 struct NamedSession {
   std::string id;
   SessionState state;
+  std::string owner = {};
   SessionId session = 0;     // while state.in_cache()
   int64_t moved_tokens = 0;  // otherwise: what it holds on disk
   int64_t max_tokens = 0;
+  int64_t reserved_tokens = 0;  // that it was promised room for; what is read needs none of it asked for
   bool durable = false;
   int64_t durable_tokens = 0;  // on disk
   bool replaces = false;       // a saved session of its name, from whose tokens it was read again

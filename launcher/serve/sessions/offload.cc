@@ -27,8 +27,9 @@ void Sessions::Recover() {
       log_.Event("session not taken up", {{"session", listed.id}, {"status", std::string(held.message())}});
       continue;
     }
-    NamedSession& session = Add(listed.id, Place::kMovedOut);
+    NamedSession& session = Add(listed.id, manifest.owner, Place::kMovedOut);
     session.max_tokens = std::min(manifest.max_tokens, std::max(options_.max_session_tokens, manifest.tokens));
+    session.reserved_tokens = std::min(manifest.reserved_tokens, session.max_tokens);
     session.moved_tokens = session.durable_tokens = manifest.tokens;
     session.durable = manifest.durable;
     if (manifest.append.has_value()) AdoptAppend(session, *manifest.append);
@@ -101,15 +102,21 @@ bool Sessions::Quiet() const {
   return jobs_.empty() && later_.empty() && stats().calls == 0 && (store_ == nullptr || store_->quiet());
 }
 
-int Sessions::SaveAll() {
-  int started = 0;
-  if (store_ == nullptr) return 0;
+void Sessions::StopDraining() { draining_ = false; }
+
+void Sessions::SaveAll() {
+  saved_all_ = {};
+  if (store_ == nullptr) return;
   for (auto& [id, session] : sessions_) {
     if (session.state.place() != Place::kOpen) continue;
-    ++started;
-    StartSaveJob(session, [](const absl::Status&, StoreJob&) {});
+    StartSaveJob(session, [this, id = id](const absl::Status& status, StoreJob&) {
+      if (status.ok()) {
+        ++saved_all_.saved;
+      } else {
+        saved_all_.failed.emplace_back(id, status);
+      }
+    });
   }
-  return started;
 }
 
 }  // namespace duo

@@ -40,16 +40,18 @@ void Sessions::RereadFound(const CallPtr& call, const std::string& id, const std
     tokens.insert(tokens.end(), manifest.append->tokens.begin(), manifest.append->tokens.end());
   }
   const int64_t room = max_tokens != 0 ? max_tokens : std::min(manifest.max_tokens, options_.max_session_tokens);
-  absl::StatusOr<SessionId> made = engine_.CreateSession(std::max<int64_t>(1, room));
+  const int64_t reserved = std::min(manifest.reserved_tokens, room);
+  absl::StatusOr<SessionId> made = engine_.CreateSession(std::max<int64_t>(1, room), reserved);
   if (!made.ok()) {
     if (name == id) Release(id);
     SaveDone refused;
     refused.status = made.status();
     return done(refused);
   }
-  NamedSession& session = Add(name, Place::kOpen);
+  NamedSession& session = Add(name, manifest.owner, Place::kOpen);
   session.session = *made;
   session.max_tokens = room;
+  session.reserved_tokens = reserved;
   session.replaces = name == id;
   AppendInput input;
   input.session_id = name;

@@ -29,9 +29,22 @@ struct AppendView {
   bool received_all = false, done = false;
 };
 
+// Whose sessions are that were made before there were names, or without one.
+inline constexpr char kDefaultOwner[] = "default";
+
+// A session that is to be made.
+struct NewSession {
+  std::string id = {};          // empty: the server makes one
+  int64_t max_tokens = 0;       // the limit; 0: the server's
+  int64_t reserved_tokens = 0;  // room that it is promised at once
+  bool durable = false;
+  std::string owner = kDefaultOwner;
+};
+
 struct SessionView {
-  std::string id;
+  std::string id, owner;
   int64_t tokens = 0, max_tokens = 0, kv_bytes = 0, durable_tokens = 0;
+  int64_t reserved_tokens = 0;
   Residence residence = Residence::kOpen;
   bool durable = false;
   int pending = 0;

@@ -28,6 +28,12 @@ absl::Status BadId(const std::string& id) {
                       kLongestId, id.size()));
 }
 
+// Where the manifest cannot be read nobody but an admin has a right to it.
+std::string OwnerIn(const SavedSession& saved) {
+  if (!saved.manifest.ok()) return "";
+  return saved.manifest->owner.empty() ? kDefaultOwner : saved.manifest->owner;
+}
+
 }  // namespace
 
 Sessions::Sessions(const SessionsOptions& options, Engine& engine, SessionStore* store, const Log& log)
@@ -44,7 +50,18 @@ absl::StatusOr<NamedSession*> Sessions::Find(const std::string& id) {
   if (store_ != nullptr && store_->Exists(id)) {
     return absl::NotFoundError(absl::StrCat("session ", id, " is not open; it is saved, and Restore opens it"));
   }
+  return NoSession(id);
+}
+
+absl::Status Sessions::NoSession(const std::string& id) {
   return absl::NotFoundError(absl::StrCat("there is no session ", id));
+}
+
+std::optional<std::string> Sessions::OwnerOf(const std::string& id) const {
+  if (auto found = sessions_.find(id); found != sessions_.end()) return found->second.owner;
+  if (store_ == nullptr || !ValidId(id)) return std::nullopt;
+  const std::optional<SavedSession> saved = store_->Known(id);
+  return saved.has_value() ? std::optional<std::string>(OwnerIn(*saved)) : std::nullopt;
 }
 
 NamedSession* Sessions::Lookup(const std::string& id) {
@@ -52,9 +69,10 @@ NamedSession* Sessions::Lookup(const std::string& id) {
   return found == sessions_.end() ? nullptr : &found->second;
 }
 
-NamedSession& Sessions::Add(const std::string& id, Place first) {
-  NamedSession& session =
-      sessions_.emplace(id, NamedSession{.id = id, .state = SessionState(first, &options_.watch)}).first->second;
+NamedSession& Sessions::Add(const std::string& id, const std::string& owner, Place first) {
+  NamedSession made{.id = id, .state = SessionState(first, &options_.watch), .owner = owner};
+  if (owner.empty()) made.owner = kDefaultOwner;
+  NamedSession& session = sessions_.emplace(id, std::move(made)).first->second;
   session.used = Clock::now();
   return session;
 }
@@ -91,6 +109,12 @@ absl::Status Sessions::CheckMaxTokens(int64_t max_tokens) const {
       absl::StrFormat("max_tokens must be 1 to %d on this server, found %d", options_.max_session_tokens, max_tokens));
 }
 
+absl::Status Sessions::CheckReserved(int64_t reserved_tokens, int64_t max_tokens) const {
+  if (reserved_tokens >= 0 && reserved_tokens <= max_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "reserved_tokens must be 0 to the session's max_tokens of %d, found %d", max_tokens, reserved_tokens));
+}
+
 int64_t Sessions::Tokens(const NamedSession& session) const {
   if (!session.state.in_cache()) return session.moved_tokens;
   absl::StatusOr<SessionInfo> info = engine_.Get(session.session);
@@ -101,8 +125,13 @@ SessionView Sessions::View(const NamedSession& session) const {
   const SessionState& state = session.state;
   SessionView view;
   view.id = session.id;
+  view.owner = session.owner;
   view.tokens = Tokens(session);
   view.max_tokens = session.max_tokens;
+  if (state.in_cache()) {
+    const absl::StatusOr<SessionInfo> info = engine_.Get(session.session);
+    if (info.ok()) view.reserved_tokens = info->reserved_tokens;
+  }
   view.kv_bytes = engine_.KvBytes(view.tokens);
   view.durable_tokens = session.durable_tokens;
   view.residence = state.in_cache() ? Residence::kOpen : Residence::kMovedOut;
@@ -118,42 +147,48 @@ SessionView Sessions::View(const NamedSession& session) const {
   return view;
 }
 
-absl::StatusOr<SessionView> Sessions::Create(const std::string& wanted, int64_t max_tokens, bool durable) {
+absl::StatusOr<SessionView> Sessions::Create(const NewSession& wanted) {
   if (absl::Status s = Admit(); !s.ok()) return s;
-  absl::StatusOr<std::string> id = NewId(wanted);
+  absl::StatusOr<std::string> id = NewId(wanted.id);
   if (!id.ok()) return id.status();
-  if (durable && store_ == nullptr) {
+  if (wanted.durable && store_ == nullptr) {
     return absl::FailedPreconditionError("a durable session needs a server with --save-dir");
   }
-  if (max_tokens == 0) max_tokens = options_.max_session_tokens;
-  if (absl::Status s = CheckMaxTokens(max_tokens); !s.ok()) return s;
-  absl::StatusOr<SessionId> made = engine_.CreateSession(max_tokens);
+  const int64_t most = wanted.max_tokens == 0 ? options_.max_session_tokens : wanted.max_tokens;
+  if (absl::Status s = CheckMaxTokens(most); !s.ok()) return s;
+  if (absl::Status s = CheckReserved(wanted.reserved_tokens, most); !s.ok()) return s;
+  absl::StatusOr<SessionId> made = engine_.CreateSession(most, wanted.reserved_tokens);
   if (!made.ok()) return made.status();
-  NamedSession& session = Add(*id, Place::kOpen);
+  NamedSession& session = Add(*id, wanted.owner, Place::kOpen);
   session.session = *made;
-  session.max_tokens = max_tokens;
-  session.durable = durable;
-  log_.Event("session created", {{"session", *id}, {"max_tokens", max_tokens}});
+  session.max_tokens = most;
+  session.reserved_tokens = wanted.reserved_tokens;
+  session.durable = wanted.durable;
+  log_.Event(
+      "session created",
+      {{"session", *id}, {"owner", wanted.owner}, {"max_tokens", most}, {"reserved_tokens", wanted.reserved_tokens}});
   return View(session);
 }
 
 void Sessions::Fork(const CallPtr& call, const std::string& id, const std::string& wanted, int64_t max_tokens,
-                    Viewed done) {
+                    Viewed done, int64_t reserved_tokens) {
   absl::StatusOr<NamedSession*> found = Find(id);
   absl::Status status = found.ok() ? Admit() : found.status();
   if (!status.ok()) return done(status);
-  WhenFree(**found, call, Turn::kReads, [this, id, wanted, max_tokens, done](const absl::Status& free) {
+  WhenFree(**found, call, Turn::kReads, [=, this](const absl::Status& free) {
     if (!free.ok()) return done(free);
     const NamedSession& parent = *Lookup(id);
     absl::StatusOr<std::string> new_id = NewId(wanted);
     if (!new_id.ok()) return done(new_id.status());
     const int64_t room = max_tokens == 0 ? parent.max_tokens : max_tokens;
     if (absl::Status s = CheckMaxTokens(room); !s.ok()) return done(s);
-    absl::StatusOr<SessionId> fork = engine_.Fork(parent.session, room);
+    if (absl::Status s = CheckReserved(reserved_tokens, room); !s.ok()) return done(s);
+    absl::StatusOr<SessionId> fork = engine_.Fork(parent.session, room, reserved_tokens);
     if (!fork.ok()) return done(fork.status());
-    NamedSession& session = Add(*new_id, Place::kOpen);
+    NamedSession& session = Add(*new_id, parent.owner, Place::kOpen);
     session.session = *fork;
     session.max_tokens = room;
+    session.reserved_tokens = reserved_tokens;
     done(View(session));
   });
 }
@@ -210,16 +245,16 @@ absl::StatusOr<SessionView> Sessions::Get(const std::string& id) const {
   auto found = sessions_.find(id);
   if (found != sessions_.end()) return View(found->second);
   if (!ValidId(id)) return BadId(id);
-  const absl::Status none = absl::NotFoundError(absl::StrCat("there is no session ", id));
-  if (store_ == nullptr) return none;
+  if (store_ == nullptr) return NoSession(id);
   const std::optional<SavedSession> saved = store_->Known(id);
-  return saved.has_value() ? absl::StatusOr<SessionView>(SavedView(*saved)) : none;
+  return saved.has_value() ? absl::StatusOr<SessionView>(SavedView(*saved)) : NoSession(id);
 }
 
 // A session that is only saved, as what it is: restored here, of another model, damaged.
 SessionView Sessions::SavedView(const SavedSession& saved) const {
   SessionView view;
   view.id = saved.id;
+  view.owner = OwnerIn(saved);
   view.residence = Residence::kSaved;
   view.unusable = std::string(saved.usable.message());
   view.held_by = saved.held_by;

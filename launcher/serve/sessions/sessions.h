@@ -18,6 +18,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -52,10 +53,14 @@ class Sessions {
 
   using Viewed = std::function<void(const absl::StatusOr<SessionView>&)>;
   using Saved = std::function<void(const SaveDone&)>;
-  absl::StatusOr<SessionView> Create(const std::string& id, int64_t max_tokens, bool durable);
-  void Fork(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens, Viewed done);
+  absl::StatusOr<SessionView> Create(const NewSession& wanted);
+  void Fork(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens, Viewed done,
+            int64_t reserved_tokens = 0);
   void Rewind(const CallPtr& call, const std::string& id, int64_t tokens, Viewed done);
   absl::StatusOr<SessionView> Get(const std::string& id) const;
+  // Of an open or saved session; nothing where there is none.
+  std::optional<std::string> OwnerOf(const std::string& id) const;
+  static absl::Status NoSession(const std::string& id);
   std::vector<SessionView> List() const;
   using Ended = std::function<void(const absl::Status&)>;
   // Its calls end at once; `done` follows when it is closed on disk too. Until then nobody else gets its name.
@@ -95,9 +100,16 @@ class Sessions {
 
   // Refuses new work from now on; appends stop at the next step.
   void StartDraining();
-  void CancelAll();    // running questions too
-  bool Quiet() const;  // no call runs, no job either, and nothing is at the disk
-  int SaveAll();       // those that are open; with a store
+  void StopDraining();  // as before again
+  int CancelAll();      // running questions too; how many calls that were
+  bool Quiet() const;   // no call runs, no job either, and nothing is at the disk
+  // Begins to save those that are open; with a store. What came of it is known when all is Quiet again.
+  void SaveAll();
+  struct SavedAll {
+    int saved = 0;
+    std::vector<std::pair<std::string, absl::Status>> failed;  // by name
+  };
+  const SavedAll& saved_all() const { return saved_all_; }
   bool draining() const { return draining_; }
 
   SessionsStats stats() const;
@@ -111,10 +123,11 @@ class Sessions {
   // Which there are.
   absl::StatusOr<NamedSession*> Find(const std::string& id);
   NamedSession* Lookup(const std::string& id);  // null: there is none any more
-  NamedSession& Add(const std::string& id, Place first);
+  NamedSession& Add(const std::string& id, const std::string& owner, Place first);
   absl::StatusOr<std::string> NewId(const std::string& wanted);
   absl::Status Admit() const;
   absl::Status CheckMaxTokens(int64_t max_tokens) const;
+  absl::Status CheckReserved(int64_t reserved_tokens, int64_t max_tokens) const;
   SessionView View(const NamedSession& session) const;
   int64_t Tokens(const NamedSession& session) const;
   void EndCalls(NamedSession& session, const absl::Status& status);
@@ -189,6 +202,7 @@ class Sessions {
   std::deque<std::function<void()>> later_;
   Clock::time_point last_idle_look_;
   bool draining_ = false;
+  SavedAll saved_all_;
   SessionsStats stats_;
   uint64_t next_id_ = 0;
 };

@@ -64,22 +64,26 @@ void Sessions::Cancel(const CallPtr& call) {
   }
 }
 
-void Sessions::CancelAll() {
+int Sessions::CancelAll() {
   const std::vector<RequestId> alone = alone_;
   for (RequestId request : alone) engine_.Cancel(request).IgnoreError();
+  int calls = static_cast<int>(alone.size());
   for (auto& [id, session] : sessions_) {
     std::deque<WaitingCall> waiting = std::move(session.waiting);
     session.waiting.clear();
     for (WaitingCall& w : waiting) {
       if (w.call != nullptr) {
+        ++calls;
         w.run(absl::UnavailableError("the server is draining"));
       } else {
         session.waiting.push_back(std::move(w));  // of the server itself: an append that is to be undone
       }
     }
     const std::vector<Question> questions = session.questions;
+    calls += static_cast<int>(questions.size()) + (session.state.reading() ? 1 : 0);
     for (const Question& question : questions) engine_.Cancel(question.request).IgnoreError();
   }
+  return calls;
 }
 
 }  // namespace duo

@@ -1,6 +1,8 @@
 // Appends while their text arrives, and whose turn comes then.
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "launcher/serve/sessions/sessions.h"
+#include "runtime/scheduler/busy.h"
 
 namespace duo {
 
@@ -124,6 +126,11 @@ void Sessions::BeginAppend(const CallPtr& call, AppendInput input, AppendEvents 
                         absl::ResourceExhaustedError(
                             absl::StrFormat("session %s holds %d tokens of at most %d; this append's %d do not fit", id,
                                             append.start, session.max_tokens, append.total)));
+  }
+  if (absl::Status s = engine_.CheckRoom(session.session, append.start + append.total); !s.ok()) {
+    DropUpload(session, input.append_id);
+    return RefuseAppend(id, events,
+                        Busy(absl::StrCat("this append's ", append.total, " tokens do not fit: ", s.message())));
   }
   append.id = input.append_id;
   append.tokens = std::move(input.tokens);

@@ -169,7 +169,7 @@ class ServiceFixture : public testing::Test {
 
   absl::StatusOr<SessionView> Create(const std::string& id, int64_t max_tokens = 1024, bool durable = false) {
     Awaited<SessionView> created;
-    StartCreate(context(), caller_, {id, max_tokens, durable}, created.Finish());
+    StartCreate(context(), caller_, {id, max_tokens, durable, 0}, created.Finish());
     return created.Wait();
   }
   absl::StatusOr<SessionView> Get(const std::string& id) {

@@ -75,7 +75,7 @@ TEST_F(ServiceFixture, ADrainSavesRefusesAndEnds) {
   StartDrain(context(), caller_, {}, drained.Finish());
   ASSERT_TRUE(drained.Wait().ok());
   EXPECT_EQ(drained.Wait()->saved, 1);
-  server_->Wait();
+  EXPECT_TRUE(server_->Wait().ok());
   EXPECT_EQ(Create("late").status().code(), absl::StatusCode::kUnavailable);
   StartDrain(context(), caller_, {}, again.Finish());
   EXPECT_EQ(again.Wait()->saved, 1);

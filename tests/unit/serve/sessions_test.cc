@@ -6,12 +6,12 @@ namespace duo {
 namespace {
 
 TEST_F(SessionsByHand, AForkCannotTakeTheNameOfASavedSession) {
-  ASSERT_TRUE(sessions_->Create("saved", 1000, false).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "saved", .max_tokens = 1000}).ok());
   Append("saved", "a", 200);
   Run();
   ASSERT_TRUE(Save("saved").ok());
   ASSERT_TRUE(CloseNow("saved").ok());
-  ASSERT_TRUE(sessions_->Create("other", 1000, false).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "other", .max_tokens = 1000}).ok());
   absl::Status forked = absl::OkStatus();
   sessions_->Fork(std::make_shared<Call>(), "other", "saved", 0,
                   [&](const absl::StatusOr<SessionView>& view) { forked = view.status(); });
@@ -22,7 +22,7 @@ TEST_F(SessionsByHand, AForkCannotTakeTheNameOfASavedSession) {
 }
 
 TEST_F(SessionsByHand, ARewindOfADurableSessionIsOnDiskBeforeItIsAnswered) {
-  ASSERT_TRUE(sessions_->Create("doc", 1000, true).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "doc", .max_tokens = 1000, .durable = true}).ok());
   Append("doc", "a", 400);
   Run();
   ASSERT_EQ(store_->Find("doc")->manifest->tokens, 400);
@@ -44,7 +44,7 @@ TEST_F(SessionsByHand, ASessionOfAnotherModelIsListedAndReadAgainFromItsTokens) 
   for (bool durable : {false, true}) {
     SCOPED_TRACE(durable);
     const std::string id = durable ? "durable" : "plain", dir = scratch_.string() + "/" + id;
-    ASSERT_TRUE(sessions_->Create(id, 1000, durable).ok());
+    ASSERT_TRUE(sessions_->Create({.id = id, .max_tokens = 1000, .durable = durable}).ok());
     Append(id, "a", 400);
     Run();
     ASSERT_TRUE(Save(id).ok());
@@ -94,7 +94,7 @@ TEST_F(SessionsByHand, ARewindIsTheWayOutOfAStoppedAppendThatWasMovedOut) {
   for (bool durable : {false, true}) {
     SCOPED_TRACE(durable);
     const std::string id = durable ? "durable" : "plain";
-    ASSERT_TRUE(sessions_->Create(id, 1000, durable).ok());
+    ASSERT_TRUE(sessions_->Create({.id = id, .max_tokens = 1000, .durable = durable}).ok());
     const CallPtr call = Append(id, "a", 800);
     while (sessions_->Get(id)->tokens < 200) {
       sessions_->Tick();
@@ -114,7 +114,7 @@ TEST_F(SessionsByHand, ARewindIsTheWayOutOfAStoppedAppendThatWasMovedOut) {
 }
 
 TEST_F(SessionsByHand, ARewindNeedNotWaitForAQuestionThatHasItsFork) {
-  ASSERT_TRUE(sessions_->Create("doc", 1000, false).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "doc", .max_tokens = 1000}).ok());
   Append("doc", "a", 300);
   Run();
   Asked asked;
@@ -132,8 +132,8 @@ TEST_F(SessionsByHand, ARewindNeedNotWaitForAQuestionThatHasItsFork) {
 }
 
 TEST_F(SessionsByHand, ARewindTakesItsTurnAfterAQuestionThatHasNoFork) {
-  ASSERT_TRUE(sessions_->Create("busy", 1000, false).ok());
-  ASSERT_TRUE(sessions_->Create("doc", 1000, false).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "busy", .max_tokens = 1000}).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "doc", .max_tokens = 1000}).ok());
   Append("busy", "a", 50);
   Run();
   Append("doc", "a", 300);
@@ -158,7 +158,7 @@ TEST_F(SessionsByHand, ARewindTakesItsTurnAfterAnAppendThatIsBeingCancelled) {
   for (const char* append_id : {"", "b"}) {
     SCOPED_TRACE(append_id);
     const std::string id = std::string("doc") + append_id;
-    ASSERT_TRUE(sessions_->Create(id, 1000, false).ok());
+    ASSERT_TRUE(sessions_->Create({.id = id, .max_tokens = 1000}).ok());
     Append(id, "a", 50);
     Run();
     const CallPtr call = Append(id, append_id, 500);
@@ -183,7 +183,7 @@ TEST_F(SessionsByHand, AnAppendWithoutAnIdIsUndoneBesideARunningQuestion) {
   for (bool durable : {false, true}) {
     SCOPED_TRACE(durable);
     const std::string id = durable ? "durable" : "plain";
-    ASSERT_TRUE(sessions_->Create(id, 1000, durable).ok());
+    ASSERT_TRUE(sessions_->Create({.id = id, .max_tokens = 1000, .durable = durable}).ok());
     Append(id, "a", 100);
     Run();
     Asked asked;
@@ -210,7 +210,7 @@ TEST_F(SessionsByHand, AnAppendWithoutAnIdIsUndoneBesideARunningQuestion) {
 }
 
 TEST_F(SessionsByHand, ACallThatIsCancelledBeforeItGoesOnWithAnAppendLeavesItAlone) {
-  ASSERT_TRUE(sessions_->Create("doc", 1000, false).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "doc", .max_tokens = 1000}).ok());
   Append("doc", "a", 300);
   engine_->Step();
   auto late = std::make_shared<Call>();
@@ -226,7 +226,7 @@ TEST_F(SessionsByHand, ACallThatIsCancelledBeforeItGoesOnWithAnAppendLeavesItAlo
 }
 
 TEST_F(SessionsByHand, ARefusedAppendLeavesNothingBehind) {
-  ASSERT_TRUE(sessions_->Create("doc", 100, false).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "doc", .max_tokens = 100}).ok());
   for (int tokens : {0, 200}) {
     Append("doc", "big", tokens);
     Run();
@@ -250,14 +250,14 @@ class FullCache : public SessionsByHand {
 TEST_F(FullCache, AQuestionThatCanNeverStartIsRefusedWithTheNumbers) {
   const int64_t pages = engine_->stats().pages_available, all = 128 * pages;
   ASSERT_LE(all, max_session_tokens_);
-  ASSERT_TRUE(sessions_->Create("doc", all, false).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "doc", .max_tokens = all, .reserved_tokens = all}).ok());
   Append("doc", "a", 300);
   Run();
   const absl::Status refused = AskNow("doc");
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
   EXPECT_NE(refused.message().find("the cache has " + std::to_string(pages)), std::string::npos) << refused;
   ASSERT_TRUE(CloseNow("doc").ok());
-  ASSERT_TRUE(sessions_->Create("less", all - 256, false).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "less", .max_tokens = all, .reserved_tokens = all - 256}).ok());
   Append("less", "a", 300);
   Run();
   EXPECT_TRUE(AskNow("less").ok());

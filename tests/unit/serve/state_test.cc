@@ -71,7 +71,7 @@ TEST(SessionState, AnUploadComesAndGoesBesideTheAppend) {
 TEST_F(SessionsByHand, EveryStepOfTheTableIsTaken) {
   // open <-> saving; none -> uploading -> reading -> done -> none; an upload
   // that another takes the place of.
-  ASSERT_TRUE(sessions_->Create("a", 1000, false).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "a", .max_tokens = 1000}).ok());
   Append("a", "one", 20);
   Run();
   ASSERT_TRUE(ended_->ok()) << *ended_;
@@ -101,7 +101,7 @@ TEST_F(SessionsByHand, EveryStepOfTheTableIsTaken) {
 
   // A durable session whose append a crash interrupts is found again, and reads
   // on; an append that is done likewise.
-  ASSERT_TRUE(sessions_->Create("durable", 1000, true).ok());
+  ASSERT_TRUE(sessions_->Create({.id = "durable", .max_tokens = 1000, .durable = true}).ok());
   Append("durable", "x", 400);
   while (sessions_->Get("durable")->durable_tokens == 0) {
     sessions_->Tick();
