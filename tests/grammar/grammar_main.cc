@@ -43,7 +43,9 @@ nlohmann::json Timed(const std::shared_ptr<const Grammar>& grammar, const std::s
   for (const std::string text : tries) {
     GrammarMatcher matcher(grammar, trie);
     std::vector<uint32_t> mask;
-    for (const int32_t token : tokenizer.Encode(text, {.add_special_tokens = false})) {
+    const absl::StatusOr<std::vector<int32_t>> tokens = tokenizer.Encode(text, {.add_special_tokens = false});
+    if (!tokens.ok()) continue;
+    for (const int32_t token : *tokens) {
       const Clock::time_point start = Clock::now();
       if (!matcher.Mask({}, &mask).ok()) break;
       times.push_back(1e6 * SecondsSince(start));
