@@ -2,6 +2,7 @@
 #include "launcher/generate_texts.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -17,7 +18,7 @@ namespace fs = std::filesystem;
 class GenerateTexts : public testing::Test {
  protected:
   // The demo model's tokenizer and sizes, in a folder with a chat template.
-  GenerateTexts() : model_(fs::path(testing::TempDir()) / "generate_texts_model") {
+  GenerateTexts() : model_(fs::path(testing::TempDir()) / ("generate_texts_" + std::to_string(getpid()))) {
     fs::remove_all(model_);
     fs::create_directories(model_);
     const fs::path demo = fs::path(SourceDir()) / "launcher/demo/needle-6m";
