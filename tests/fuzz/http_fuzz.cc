@@ -42,7 +42,7 @@ void CheckBody(Fixture& fixture, absl::string_view text) {
     DUO_CHECK_EQ(ErrorOf(object.status(), 0).status, 400);
     return;
   }
-  for (const Prepare& prepare : {PrepareCompletion, PrepareChat, PrepareResponse, PrepareMessage}) {
+  for (const Prepare prepare : {PrepareCompletion, PrepareChat, PrepareResponse, PrepareMessage}) {
     Body body(*object);
     const absl::StatusOr<Prepared> prepared = prepare(fixture.service, body);
     if (!prepared.ok()) {

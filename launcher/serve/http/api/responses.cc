@@ -89,12 +89,12 @@ AnswerShape ResponseShape(const Form& form) {
     json[name] = std::move(value);
     return json;
   };
-  const auto begin = [form, event, with] {
-    return event("response.created", {{"response", form.base}}) +
-           event("response.in_progress", {{"response", form.base}}) +
-           event("response.output_item.added",
-                 {{"output_index", 0}, {"item", form.Item("in_progress", Json::array())}}) +
-           event("response.content_part.added", with("part", form.Part("")));
+  const auto begin = [form, event, with] {  // one after the other: they are numbered
+    std::string events = event("response.created", {{"response", form.base}});
+    events += event("response.in_progress", {{"response", form.base}});
+    events += event("response.output_item.added",
+                    {{"output_index", 0}, {"item", form.Item("in_progress", Json::array())}});
+    return events + event("response.content_part.added", with("part", form.Part("")));
   };
   AnswerShape shape;
   shape.piece = [begin, event, at](const Choice&, const AskUpdate& grown, bool first) {

@@ -17,8 +17,8 @@ class ByteStream {
   using Handler = std::function<void(const Error&, size_t bytes)>;
 
   // tls: null: plain.
-  ByteStream(Socket socket, boost::asio::ssl::context* tls) : socket_(std::move(socket)) {
-    if (tls != nullptr) tls_ = std::make_unique<boost::asio::ssl::stream<Socket&>>(socket_, *tls);
+  ByteStream(Socket socket, boost::asio::ssl::context* tls) : socket_(std::make_unique<Socket>(std::move(socket))) {
+    if (tls != nullptr) tls_ = std::make_unique<boost::asio::ssl::stream<Socket&>>(*socket_, *tls);
   }
   bool tls() const { return tls_ != nullptr; }
 
@@ -27,30 +27,30 @@ class ByteStream {
   }
   void Read(boost::asio::mutable_buffer into, Handler done) {
     if (tls_ != nullptr) return tls_->async_read_some(into, std::move(done));
-    socket_.async_read_some(into, std::move(done));
+    socket_->async_read_some(into, std::move(done));
   }
   void Write(boost::asio::const_buffer from, Handler done) {
     if (tls_ != nullptr) return tls_->async_write_some(from, std::move(done));
-    socket_.async_write_some(from, std::move(done));
+    socket_->async_write_some(from, std::move(done));
   }
   // Nothing more will be written; the client may still send.
   void EndWriting() {
     Error ignored;
-    socket_.shutdown(Socket::shutdown_send, ignored);
+    socket_->shutdown(Socket::shutdown_send, ignored);
   }
   void Close() {
     Error ignored;
-    socket_.close(ignored);
+    socket_->close(ignored);
   }
   // The client has answered what was written with a reset: it is gone.
   bool broken() {
     int error = 0;
     socklen_t size = sizeof error;
-    return getsockopt(socket_.native_handle(), SOL_SOCKET, SO_ERROR, &error, &size) != 0 || error != 0;
+    return getsockopt(socket_->native_handle(), SOL_SOCKET, SO_ERROR, &error, &size) != 0 || error != 0;
   }
 
  private:
-  Socket socket_;
+  std::unique_ptr<Socket> socket_;  // tls_ refers to it
   std::unique_ptr<boost::asio::ssl::stream<Socket&>> tls_;
 };
 

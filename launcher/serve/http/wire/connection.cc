@@ -145,7 +145,10 @@ bool Connection::ParseHeader() {
 std::optional<Refusal> Connection::Judge(const Header& header, Request& request, Fields& fields) {
   const ListenerOptions& o = shared_->options;
   std::variant<Request, Refusal> read = ReadHeader(header);
-  if (Refusal* refusal = std::get_if<Refusal>(&read)) return *refusal;
+  if (Refusal* refusal = std::get_if<Refusal>(&read)) {
+    request.keep_alive = false;  // where one request ends and the next begins is not sure
+    return *refusal;
+  }
   request = std::move(std::get<Request>(read));
   if (!request.request_id.empty()) fields.emplace_back("X-Request-Id", request.request_id);
   GateRules rules = {IsLoopback(o.address), o.address.substr(0, o.address.rfind(':')), o.origins};
