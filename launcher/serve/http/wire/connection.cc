@@ -14,7 +14,7 @@ namespace beast = boost::beast;
 
 constexpr size_t kRead = 2048, kReadBody = 64 << 10;
 constexpr size_t kMostAhead = 32 << 10;  // bytes of requests that wait behind one that is being answered
-constexpr size_t kMostBuffer = 128 << 10;
+constexpr size_t kMostBuffer = 256 << 10;
 constexpr double kHandshakeSeconds = 10, kLingerSeconds = 2, kProbeSeconds = 0.5;
 constexpr char kJson[] = "application/json";
 
@@ -72,7 +72,12 @@ void Connection::ReadOn() {
   const bool waits = state_ == State::kBody && exchange_ != nullptr && take_ == nullptr;  // an upload's reader is busy
   if (waits || (state_ == State::kAnswering && buffer_.size() >= kMostAhead)) return;
   reading_ = true;
-  stream_.Read(buffer_.prepare(state_ == State::kBody ? std::min(kReadBody, kMostBuffer - buffer_.size()) : kRead),
+  const size_t most = state_ == State::kBody ? kReadBody : kRead;
+  if (incoming_.size() != most) {
+    incoming_.resize(most);
+    incoming_.shrink_to_fit();
+  }
+  stream_.Read(boost::asio::buffer(incoming_),
                [self = shared_from_this()](const ByteStream::Error& error, size_t bytes) {
                  self->reading_ = false;
                  self->OnRead(error, bytes);
@@ -83,7 +88,7 @@ void Connection::OnRead(const ByteStream::Error& error, size_t bytes) {
   if (closed()) return;
   if (error == boost::asio::error::eof) return OnEnd();
   if (error) return Close();
-  buffer_.commit(bytes);
+  buffer_.commit(boost::asio::buffer_copy(buffer_.prepare(bytes), boost::asio::buffer(incoming_)));
   Advance();
   ReadOn();
 }

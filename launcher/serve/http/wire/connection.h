@@ -71,6 +71,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   const std::shared_ptr<Shared> shared_;
   ByteStream stream_;
   State state_ = State::kHandshake;
+  std::string incoming_;  // what is being read goes here: buffer_ may change meanwhile
   boost::beast::flat_buffer buffer_;
   std::optional<Parser> parser_;
   std::optional<Clock::time_point> read_deadline_, write_deadline_;
