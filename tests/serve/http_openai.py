@@ -246,7 +246,7 @@ def overflow():
         check(1 <= int(full.headers["retry-after"]) <= 120, full)
         for raw in busy:
             raw.socket.close()
-        server.wait_until("they stop", lambda: server.metrics()['duo_requests{state="running"}'] == 0)
+        server.wait_until("their places are free", lambda: server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}).status == 200)
         raw = server.raw()
         raw.send_request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1900, "ignore_eos": True, "stream": True})
         raw.until(b"data: ")

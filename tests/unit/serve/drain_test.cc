@@ -60,7 +60,7 @@ TEST_F(Drains, WithoutADirectorySaysWhatIsGone) {
 TEST_F(Drains, ACallIsCountedOnceHoweverLongItTakesToEnd) {
   options_.checkpoint_tokens = 128;
   Serve();
-  ASSERT_TRUE(Create("doc", 2048, true).ok());
+  ASSERT_TRUE(Create("doc", 4096, true).ok());
   AppendClient client;
   auto job = MakeAppend(client);
   job->Start(caller_);
