@@ -60,12 +60,12 @@ TEST_F(Drains, WithoutADirectorySaysWhatIsGone) {
 TEST_F(Drains, ACallIsCountedOnceHoweverLongItTakesToEnd) {
   options_.checkpoint_tokens = 128;
   Serve();
-  ASSERT_TRUE(Create("doc", 4096, true).ok());
+  ASSERT_TRUE(Create("doc", 2048, true).ok());
   AppendClient client;
   auto job = MakeAppend(client);
   job->Start(caller_);
   client.WaitForRead(1);
-  job->Take({.session_id = "doc", .append_id = "a", .text = Text(600, 1)});
+  job->Take({.session_id = "doc", .append_id = "a", .text = Text(450, 1)});
   client.WaitForRead(2);
   job->TakeEnd();
   while (Get("doc")->tokens < 128) std::this_thread::sleep_for(std::chrono::milliseconds(1));
