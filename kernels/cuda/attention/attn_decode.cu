@@ -29,8 +29,9 @@ int64_t Slots(const Device& device, int64_t rows, int group, int heads) {
 // pays for forks (measured: of int4 from four on), and for many rows of one sequence.
 bool ForHopperRows(const Device& device, const SeqBatch& batch, const PagedKv& kv) {
   if (batch.num_rows == 1 || !HopperRowsUsable(device, kv, batch.num_seqs)) return false;
-  if (kv.page.format == KvFormat::kBF16 || batch.max_rows > 8) return true;
-  return batch.may_share && batch.num_seqs >= (kv.page.format == KvFormat::kInt4 ? 4 : 2);
+  const bool int4 = kv.page.format == KvFormat::kInt4;
+  if (kv.page.format == KvFormat::kBF16 || batch.max_rows > (int4 ? 8 : 4)) return true;
+  return batch.may_share && batch.num_seqs >= (int4 ? 4 : 2);
 }
 
 template <KvFormat kFormat, int kHeadDim, int kN>

@@ -197,8 +197,14 @@ __device__ __forceinline__ void ComputeRows(const RowsWork& w, const RowsBarrier
     BarrierWait(barriers.QFull(), q_phase);
     q_phase ^= 1;
     for (int t = 0; t < item.tiles; ++t) {
+      const bool others = !apart && t % 2 != consumer;
+      if (others && w.block_pairs == 64) {
+        k_ring.Next();
+        v_ring.Next();
+        continue;
+      }
       wait_for_k();
-      if (!apart && t % 2 != consumer) {  // the other group's; seen, so that no phase of a barrier is missed
+      if (others) {  // seen, so that no phase of a barrier is missed
         release_k();
         wait_for_v();
         release_v();

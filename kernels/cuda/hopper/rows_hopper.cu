@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(RowsShape<kFormat, kHeadDim>::kThreads, 1)
   static_assert(2 * sizeof(RowsItem) + Barriers::kBytes <= Shape::kTailBytes);
   const Barriers barriers = {end + static_cast<uint32_t>(2 * sizeof(RowsItem))};
   LetDependentsStart();
-  if (threadIdx.x == 0) barriers.Init();
+  if (threadIdx.x == 0) barriers.Init(w.block_pairs);
   __syncthreads();
   WaitForDependency();
   const int group = Uniform(threadIdx.x / 128);

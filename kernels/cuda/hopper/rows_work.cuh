@@ -41,8 +41,10 @@ struct RowsShape {
   static constexpr int kQRows = 128;
   static constexpr int kQBytes = kQRows * kHeadDim * 2;  // also what one computing group tells the other: [64][64] f32
   static constexpr int kTileBytes = kTileKeys * kHeadDim * 2;
-  // K leaves early, V late.
+  // Even, so that where the computing groups take every other tile a stage belongs to one of them: a group that saw
+  // only every other phase of a barrier would mistake an old one for its own. K leaves early, V late.
   static constexpr int kKStages = kHeadDim == 64 ? 4 : 2, kVStages = kCoded ? kKStages : kHeadDim == 64 ? 6 : 4;
+  static_assert(kKStages % 2 == 0 && kVStages % 2 == 0);
   // Codes as they come: the keys or the values of a page, then their parameters.
   static constexpr int kCodeBytes = kTileKeys * KvCodeBytes(kFormat, kHeadDim),
                        kParamBytes = kTileKeys * KvParamBytes(kFormat), kRawBytes = kCodeBytes + kParamBytes;
@@ -94,7 +96,10 @@ struct RowsBarriers {
   __device__ uint32_t RawEmpty(int s) const { return RawFull(Shape::kRawStages + s); }
   static constexpr int kBytes = 56 + 8 * 2 * (kK + kV + Shape::kRawStages);
 
-  __device__ __forceinline__ void Init() const {
+  // A tile is given back by both computing groups, or, in launches whose groups never share one, by the one that has
+  // it.
+  __device__ __forceinline__ void Init(int block_pairs) const {
+    const uint32_t users = block_pairs > 64 ? 8 : 4;
     constexpr int kDecoders = Shape::kCoded ? 4 : 0, kFilled = Shape::kCoded ? 4 : 1;
     BarrierInit(QFull(), 96);
     BarrierInit(QEmpty(), 8);
@@ -105,11 +110,11 @@ struct RowsBarriers {
     }
     for (int s = 0; s < kK; ++s) {
       BarrierInit(KFull(s), kFilled);
-      BarrierInit(KEmpty(s), 8);
+      BarrierInit(KEmpty(s), users);
     }
     for (int s = 0; s < kV; ++s) {
       BarrierInit(VFull(s), kFilled);
-      BarrierInit(VEmpty(s), 8);
+      BarrierInit(VEmpty(s), users);
     }
     for (int s = 0; s < Shape::kRawStages; ++s) {
       BarrierInit(RawFull(s), 1);
