@@ -329,6 +329,9 @@ int RunGenerate(const GenerateFlags& flags, const Launch& launch) {
   if (runtime->leader()) {
     texts = EncodeTexts(flags.runtime.model, flags.text);
     if (texts.ok()) room = Plan(flags, *texts);
+    if (texts.ok() && !texts->asks.empty() && texts->prompt.empty() && !texts->tokenizer.has_stable_places()) {
+      std::fprintf(stderr, "each question reads the prompt again: with this tokenizer no place in a text is certain\n");
+    }
     if (texts.ok() && texts->cut_bytes > 0) {
       std::fprintf(stderr, "the prompt is cut at %s tokens: its last %s bytes are not read\n",
                    Grouped(flags.text.max_tokens).c_str(), Grouped(static_cast<int64_t>(texts->cut_bytes)).c_str());

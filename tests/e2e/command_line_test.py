@@ -141,6 +141,14 @@ def main():
         refused("a pipe that does not end", ["/dev/zero", "memory"], "generate", *short, "--prompt-file", "/dev/zero",
                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30)))
 
+        strips = copy_model(os.path.join(work, "strips"))
+        edit_json(os.path.join(strips, "tokenizer.json"),
+                  lambda t: t.update(normalizer={"type": "Strip", "strip_left": True, "strip_right": True}))
+        for model, again in ((strips, True), (MODEL, False)):
+            done = run("generate", "--model", model, *short[2:], "--prompt", "One. Two.", "--ask", " Three?")
+            check("whether the prompt is read again with each question", done.returncode == 0 and
+                  (b"reads the prompt again" in done.stderr) == again, done)
+
         # Standard output.
         for words in (["generate", *short, "--prompt", "Hello."], ["generate", *short, "--prompt", "Hello.", "--json"], ["info", "--model", MODEL],
                       ["plan", "--model", MODEL, "--world", "2"], ["tokenize", "--model", MODEL, "--text", "Hello."], ["--help"]):
