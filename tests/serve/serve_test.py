@@ -20,8 +20,9 @@ def main():
         print("skipped: grpcio and grpcio-reflection are not installed")
         return 77
     from cases import ARGS, CASES
-    import anchors  # noqa: F401: these six fill the table
+    import anchors  # noqa: F401: these fill the table
     import guarding  # noqa: F401
+    import killing  # noqa: F401
     import living  # noqa: F401
     import measuring  # noqa: F401
     import reading  # noqa: F401
