@@ -285,6 +285,18 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 36))
       ->group(limits)
       ->capture_default_str();
+  c->add_option("--max-upload-bytes", s.max_upload_bytes, "Text of all appends at most that are arriving at once")
+      ->check(CLI::Range(int64_t{1024}, int64_t{1} << 40))
+      ->group(limits)
+      ->capture_default_str();
+  c->add_option("--upload-idle", s.upload_seconds, "Seconds after which an append that sends nothing is given up")
+      ->check(CLI::Range(0.1, 1e9))
+      ->group(limits)
+      ->capture_default_str();
+  c->add_option("--max-streams", s.grpc.max_streams, "Calls of one connection at once; more wait at the client")
+      ->check(CLI::Range(1, 1000000))
+      ->group(limits)
+      ->capture_default_str();
   c->add_option("--max-new-tokens", s.max_new_tokens, "Length of an answer at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->group(limits)

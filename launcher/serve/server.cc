@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <filesystem>
 #include <mutex>
@@ -19,6 +20,15 @@ namespace duo {
 namespace {
 
 constexpr int kMostClosures = 4096;
+constexpr int kTokenisers = 3;  // threads, of which long texts take all but one
+
+// Bytes of text that one token stands for at most: the longest spelling, which has no byte less than the text. Whether
+// normalisation shortened the text before is not known, so it counts four times.
+int64_t MostBytesOfAToken(const Tokenizer& tokenizer) {
+  size_t longest = 1;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) longest = std::max(longest, tokenizer.TextOf(id).size());
+  return 4 * static_cast<int64_t>(longest);
+}
 
 absl::Status CheckAddresses(const ServerOptions& options) {
   const ListenOptions& grpc = options.grpc;
@@ -69,6 +79,7 @@ struct Server::State {
   CallContext context;
   std::unique_ptr<EngineThread> thread;
   std::unique_ptr<GuideCompiler> guides;
+  std::unique_ptr<Workers> workers;  // they post to the engine's thread
   bool running = false;
 
   // The drain; on the engine's thread but for `drained`.
@@ -210,6 +221,8 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   so.max_session_tokens = o.max_session_tokens;
   so.max_waiting = o.max_queue;
   so.checkpoint_tokens = o.checkpoint_tokens;
+  so.max_upload_bytes = o.max_upload_bytes;
+  so.upload_seconds = o.upload_seconds;
   so.idle_seconds = o.idle_seconds;
   absl::StatusOr<std::vector<int32_t>> begin_tokens = tokenizer.Encode("", EncodeOptions{});
   if (!begin_tokens.ok()) return begin_tokens.status();
@@ -220,6 +233,7 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   const auto tell = [t = thread.get()] { t->Urgent([] {}); };  // what waited for a disk goes on
   engine->TellIo(tell);
   if (store != nullptr) store->Tell(tell);
+  workers = std::make_unique<Workers>(kTokenisers, o.max_queue);
   return absl::OkStatus();
 }
 
@@ -232,6 +246,8 @@ void Server::State::MakeContext(std::vector<int32_t> end_tokens) {
   c.engine = engine;
   c.tokenizer = &tokenizer;
   c.bearer_tokens = tokens.get();
+  c.workers = workers.get();
+  c.token_bytes = MostBytesOfAToken(tokenizer);
   c.metrics = metrics.get();
   c.log = log;
   c.limits = {options.max_append_bytes, options.max_new_tokens};
@@ -319,6 +335,7 @@ Server::~Server() {
   if (state_->running) {
     Drain(true);
     Wait().IgnoreError();
+    state_->workers = nullptr;  // what they still post is answered
     state_->thread->Stop();
   }
   state_->engine->TellIo(nullptr);

@@ -31,6 +31,8 @@ struct ServerOptions {
   std::string token_file;  // empty: everyone may call
   int64_t max_session_tokens = 0;
   int64_t max_append_bytes = int64_t{256} << 20;
+  int64_t max_upload_bytes = int64_t{1} << 30;  // of all appends that are arriving
+  double upload_seconds = 300;                  // that an upload may be silent
   int64_t max_new_tokens = 65536;
   int max_queue = 256;
   int64_t checkpoint_tokens = 32768;

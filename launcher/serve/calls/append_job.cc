@@ -53,6 +53,14 @@ void AppendJob::Open(AppendPiece first) {
     absl::StatusOr<Sessions::Opened> opened = self->c_.sessions->OpenAppend(self->session_id_, self->append_id_);
     if (!opened.ok()) return self->Finish(opened.status());
     self->text_ = opened->text;
+    self->max_tokens_ = opened->session.max_tokens;
+    if (self->text_ != nullptr) {
+      std::lock_guard lock(self->text_->mutex);
+      self->text_->touched = std::chrono::steady_clock::now();
+      self->text_->expire = [weak = self->weak_from_this()](const absl::Status& status) {
+        if (const auto job = weak.lock(); job != nullptr) job->Finish(status);
+      };
+    }
     const int64_t received = Received(self->text_.get(), opened->session);
     self->stream_.Update([&](AppendUpdate& update) {
       update.session = opened->session;
@@ -99,34 +107,69 @@ absl::StatusOr<int64_t> AppendJob::Keep(const AppendPiece& piece) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "offset %d: the text differs from what the server has of append \"%s\"", piece.offset, append_id_));
   }
-  if (t.received() + (size - known) * (bytes ? 1 : 4) > c_.limits.append_bytes) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "this append has more than %d bytes, the server's limit (--max-append-bytes)", c_.limits.append_bytes));
+  if (absl::Status s = CheckRoom(t, size - known, bytes); !s.ok()) return s;
+  const std::vector<int32_t> fresh(bytes ? piece.tokens.end() : piece.tokens.begin() + known, piece.tokens.end());
+  if (absl::Status s = c_.CheckTokens(fresh); !s.ok()) return s;
+  const int64_t added = (size - known) * (bytes ? 1 : 4);
+  if (!t.budget->Take(added)) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("all uploads together hold %d bytes of at most %d (--max-upload-bytes); try again later",
+                        t.budget->used(), t.budget->limit()));
   }
   if (bytes) {
     t.text.append(piece.text, known);
   } else {
-    const std::vector<int32_t> fresh(piece.tokens.begin() + known, piece.tokens.end());
-    if (absl::Status s = c_.CheckTokens(fresh); !s.ok()) return s;
     t.tokens.insert(t.tokens.end(), fresh.begin(), fresh.end());
   }
+  t.touched = std::chrono::steady_clock::now();
   return t.received();
+}
+
+// What can never fit is refused by its size, before the rest of it is sent. more: bytes or tokens.
+absl::Status AppendJob::CheckRoom(const AppendText& text, int64_t more, bool bytes) const {
+  const int64_t received = text.received() + more * (bytes ? 1 : 4);
+  if (received > c_.limits.append_bytes) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "this append has more than %d bytes, the server's limit (--max-append-bytes)", c_.limits.append_bytes));
+  }
+  const int64_t fewest = bytes ? (c_.token_bytes > 0 ? received / c_.token_bytes : 0) : received / 4;
+  if (fewest <= max_tokens_) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrFormat("the first %d bytes of this append are at least %d tokens, and session %s holds at most %d",
+                      received, fewest, session_id_, max_tokens_));
 }
 
 void AppendJob::TakeEnd() {
   if (!opened_) return Finish(absl::InvalidArgumentError("the stream ended before its first message"));
-  Feed();
-}
-
-void AppendJob::Feed() {
+  std::string text;
   std::vector<int32_t> tokens;
   if (text_ != nullptr) {
     std::lock_guard lock(text_->mutex);
     received_ = text_->received();
-    absl::StatusOr<std::vector<int32_t>> read = text_->tokens;
-    if (read->empty()) read = c_.Encode(text_->text, special_);
-    if (!read.ok()) return Finish(read.status());
-    tokens = *std::move(read);
+    text_->whole = true;
+    text_->expire = nullptr;
+    text = text_->text;  // a copy: who asks what has been received meanwhile waits for nothing
+    tokens = text_->tokens;
+  }
+  const size_t bytes = text.size();
+  const bool posted = c_.workers->Post(
+      bytes, [self = shared_from_this(), text = std::move(text), tokens = std::move(tokens)]() mutable {
+        self->Feed(std::move(text), std::move(tokens));
+      });
+  if (!posted) Finish(QueueFull());
+}
+
+// On a worker's thread.
+void AppendJob::Feed(std::string text, std::vector<int32_t> tokens) {
+  {
+    std::lock_guard lock(mutex_);
+    if (ended_) return;
+  }
+  if (!text.empty()) {
+    absl::StatusOr<std::vector<int32_t>> made = c_.Encode(text, special_);
+    if (!made.ok()) return Finish(made.status());
+    tokens = *std::move(made);
+    text = {};
   }
   {
     std::lock_guard lock(mutex_);

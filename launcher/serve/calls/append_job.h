@@ -67,7 +67,8 @@ class AppendJob : public std::enable_shared_from_this<AppendJob> {
   void Open(AppendPiece first);
   void Add(const AppendPiece& piece);
   absl::StatusOr<int64_t> Keep(const AppendPiece& piece);  // bytes received now; 0: as before
-  void Feed();
+  void Feed(std::string text, std::vector<int32_t> tokens);
+  absl::Status CheckRoom(const AppendText& text, int64_t more, bool bytes) const;
   void OnProgress(const AppendProgress& progress);
   void OnRead(const AppendDone& done);
   template <typename Change>
@@ -82,6 +83,7 @@ class AppendJob : public std::enable_shared_from_this<AppendJob> {
   Identity who_;
   bool opened_ = false, special_ = false;
   std::string session_id_, append_id_;
+  int64_t max_tokens_ = 0;            // of the session
   std::shared_ptr<AppendText> text_;  // null: all of it is at Sessions already
   int64_t received_ = 0;              // set before it is fed
 

@@ -38,13 +38,19 @@ absl::Status CheckStops(const std::vector<std::string>& stops) {
 
 void AskJob::Start(const Caller& caller, const AskRequest& request) {
   begun_ = std::chrono::steady_clock::now();
+  absl::StatusOr<Identity> who = c_.Authenticate(caller, Right::kSessions);
+  if (!who.ok()) return End(who.status());
+  const bool posted = c_.workers->Post(request.text.size(),
+                                       [self = shared_from_this(), who = *who, request] { self->Begin(who, request); });
+  if (!posted) End(QueueFull());
+}
+
+// On a worker's thread.
+void AskJob::Begin(const Identity& who, const AskRequest& request) {
   GenerateParams params;
   std::vector<int32_t> tokens;
-  const absl::StatusOr<Identity> who = c_.Authenticate(caller, Right::kSessions);
-  absl::Status status = who.status();
-  if (status.ok()) status = Read(request, &params, &tokens);
-  if (!status.ok()) return End(status);
-  who_ = *who;
+  if (absl::Status s = Read(request, &params, &tokens); !s.ok()) return End(s);
+  who_ = who;
   if (request.guide.kind == Guide::Kind::kNone) return Post(request, params, std::move(tokens));
   c_.guides->Compile(request.guide, [self = shared_from_this(), request, params,
                                      tokens = std::move(tokens)](const absl::StatusOr<CompiledGuide>& guide) {

@@ -56,12 +56,13 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
  public:
   AskJob(CallContext& context, CallTransport<AskUpdate> transport) : c_(context), stream_(std::move(transport)) {}
 
-  // Checks the request, makes tokens of its text on this thread, and hands it to Sessions. Once, first.
+  // Checks the caller; a worker checks the request and makes tokens of its text, and Sessions gets it. Once, first.
   void Start(const Caller& caller, const AskRequest& request);
   void Written(bool ok) { stream_.Written(ok); }
   void Cancel();  // the client is gone or its deadline is over; also after the end
 
  private:
+  void Begin(const Identity& who, const AskRequest& request);
   absl::Status Read(const AskRequest& request, GenerateParams* params, std::vector<int32_t>* tokens);
   void Post(const AskRequest& request, const GenerateParams& params, std::vector<int32_t> tokens);
   AskEvents Events();

@@ -45,6 +45,9 @@ void CallContext::Count(const char* method, const absl::Status& status) {
   ++(status.ok() ? calls : refused);
   metrics->CountCall(method, code);
   if (status.ok()) return;
+  const std::optional<int64_t> left_out = refusals.Line(std::chrono::steady_clock::now());
+  if (!left_out.has_value()) return;
+  if (*left_out > 0) log->Event("more calls refused", {{"count", *left_out}});
   log->Event("call refused", {{"method", method}, {"code", code}, {"message", std::string(status.message())}});
 }
 

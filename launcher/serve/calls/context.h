@@ -16,6 +16,8 @@
 
 #include "absl/status/status.h"
 #include "launcher/serve/calls/guide_compiler.h"
+#include "launcher/serve/calls/refusal_log.h"
+#include "launcher/serve/calls/workers.h"
 #include "launcher/serve/ops/auth.h"
 #include "launcher/serve/ops/metrics.h"
 #include "launcher/serve/sessions/engine_thread.h"
@@ -72,6 +74,9 @@ struct CallContext {
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
   std::atomic<int64_t> calls{0}, refused{0};
   ServerState state;
+  Workers* workers = nullptr;
+  int64_t token_bytes = 0;  // of text that one token stands for at most; 0: not known
+  RefusalLog refusals;
   // Begins a graceful stop; `done` comes on the engine's thread when everything is saved.
   std::function<void(double grace_seconds, std::function<void(const DrainResult&)> done)> drain;
 
@@ -82,7 +87,8 @@ struct CallContext {
   absl::Status CheckOwner(const Identity& who, const std::string& session_id) const;
   // Token ids from a client.
   absl::Status CheckTokens(const std::vector<int32_t>& tokens) const;
-  // The tokens of a client's text, on the calling thread. special: special tokens' text becomes those tokens.
+  // The tokens of a client's text, on the calling thread, which is a worker's. special: special tokens' text becomes
+  // those tokens.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool special) const;
   // Counts and logs a call's end.
   void Count(const char* method, const absl::Status& status);

@@ -104,19 +104,24 @@ UnaryCallPtr StartRestore(CallContext& context, const Caller& caller, RestoreReq
                         });
 }
 
-absl::StatusOr<std::vector<int32_t>> Tokenize(CallContext& context, const Caller& caller,
-                                              const TokenizeRequest& request) {
-  absl::Status status = context.Authenticate(caller, Right::kSessions).status();
-  std::vector<int32_t> tokens;
-  if (status.ok()) {
-    if (request.begin_of_text) tokens = context.begin_tokens;
-    const absl::StatusOr<std::vector<int32_t>> text = context.Encode(request.text, request.special);
-    status = text.status();
-    if (text.ok()) tokens.insert(tokens.end(), text->begin(), text->end());
-  }
-  context.Count("Tokenize", status);
-  if (!status.ok()) return status;
-  return tokens;
+void StartTokenize(CallContext& context, const Caller& caller, TokenizeRequest request,
+                   Answered<std::vector<int32_t>> finish) {
+  const auto counted = [&context, finish = std::move(finish)](const absl::StatusOr<std::vector<int32_t>>& answer) {
+    context.Count("Tokenize", answer.status());
+    finish(answer);
+  };
+  const absl::Status status = context.Authenticate(caller, Right::kSessions).status();
+  if (!status.ok()) return counted(status);
+  const size_t bytes = request.text.size();
+  const bool posted = context.workers->Post(bytes, [&context, counted, r = std::move(request)] {
+    std::vector<int32_t> tokens;
+    if (r.begin_of_text) tokens = context.begin_tokens;
+    const absl::StatusOr<std::vector<int32_t>> text = context.Encode(r.text, r.special);
+    if (!text.ok()) return counted(text.status());
+    tokens.insert(tokens.end(), text->begin(), text->end());
+    counted(std::move(tokens));
+  });
+  if (!posted) counted(QueueFull());
 }
 
 }  // namespace duo

@@ -61,13 +61,13 @@ struct RestoreRequest {
 UnaryCallPtr StartRestore(CallContext& context, const Caller& caller, RestoreRequest request,
                           Answered<SaveDone> finish);
 
-// On the calling thread.
 struct TokenizeRequest {
   std::string text;
   bool special = false;
   bool begin_of_text = false;  // with the tokens that the tokenizer puts before a text
 };
-absl::StatusOr<std::vector<int32_t>> Tokenize(CallContext& context, const Caller& caller,
-                                              const TokenizeRequest& request);
+// By a worker; it cannot be cancelled.
+void StartTokenize(CallContext& context, const Caller& caller, TokenizeRequest request,
+                   Answered<std::vector<int32_t>> finish);
 
 }  // namespace duo

@@ -71,11 +71,12 @@ class SessionsService final : public pb::Sessions::CallbackService {
     });
   }
   Reactor* Tokenize(Context* rpc, const pb::TokenizeRequest* r, pb::TokenizeResponse* out) override {
-    const absl::StatusOr<std::vector<int32_t>> tokens =
-        duo::Tokenize(c_, CallerOf(*rpc), {r->text(), r->special(), r->begin_of_text()});
-    if (tokens.ok()) out->mutable_tokens()->Add(tokens->begin(), tokens->end());
     Reactor* reactor = rpc->DefaultReactor();
-    reactor->Finish(ToGrpc(tokens.status()));
+    duo::StartTokenize(c_, CallerOf(*rpc), {r->text(), r->special(), r->begin_of_text()},
+                       [out, reactor](const absl::StatusOr<std::vector<int32_t>>& tokens) {
+                         if (tokens.ok()) out->mutable_tokens()->Add(tokens->begin(), tokens->end());
+                         reactor->Finish(ToGrpc(tokens.status()));
+                       });
     return reactor;
   }
 

@@ -83,6 +83,10 @@ bool Sessions::Tick() {
     if (!RunJob()) break;
     if (!later_.empty() || SecondsSince(begun) >= slice) break;
   }
+  if (SecondsSince(last_upload_look_) > std::min(1.0, options_.upload_seconds / 4)) {
+    last_upload_look_ = Clock::now();
+    DropIdleUploads();
+  }
   if (store_ != nullptr && options_.idle_seconds > 0 && SecondsSince(last_idle_look_) > 0.5) {
     last_idle_look_ = Clock::now();
     MoveOutIdle();

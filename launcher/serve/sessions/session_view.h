@@ -1,15 +1,18 @@
 // Sessions as the service's calls see them: views, progress, results. Plain values; any thread.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "launcher/serve/sessions/upload_budget.h"
 #include "runtime/scheduler/request.h"
 
 namespace duo {
@@ -53,11 +56,21 @@ struct SessionView {
   std::string unusable, held_by;  // of a saved one: as in duo.proto
 };
 
-// The text of an append while it arrives. Written by the transport's threads.
+// The text of an append while it arrives. Written by the transport's threads. It counts against the budget of all.
 struct AppendText {
-  std::mutex mutex;
+  explicit AppendText(std::shared_ptr<UploadBudget> of) : budget(std::move(of)) {}
+  ~AppendText() { budget->Give(received()); }
+  AppendText(const AppendText&) = delete;
+  AppendText& operator=(const AppendText&) = delete;
+
+  const std::shared_ptr<UploadBudget> budget;
+  std::mutex mutex;             // never held for longer than a piece takes
   std::string text;             // guarded by mutex, as is what follows
   std::vector<int32_t> tokens;  // instead of text
+  bool whole = false;           // all of it is here: nobody writes it any more
+  std::chrono::steady_clock::time_point touched = std::chrono::steady_clock::now();
+  // Ends the call that writes it; set while there is one.
+  std::function<void(const absl::Status&)> expire;
   int64_t received() const { return static_cast<int64_t>(text.size() + 4 * tokens.size()); }
 };
 

@@ -37,7 +37,11 @@ std::string OwnerIn(const SavedSession& saved) {
 }  // namespace
 
 Sessions::Sessions(const SessionsOptions& options, Engine& engine, SessionStore* store, const Log& log)
-    : options_(options), engine_(engine), store_(store), log_(log) {
+    : options_(options),
+      engine_(engine),
+      store_(store),
+      log_(log),
+      uploads_(std::make_shared<UploadBudget>(options.max_upload_bytes)) {
   std::random_device random;  // ids of different runs must differ: saved sessions outlive them
   next_id_ = uint64_t{random()} << 32 | random();
 }
@@ -195,7 +199,8 @@ void Sessions::Fork(const CallPtr& call, const std::string& id, const std::strin
 
 void Sessions::Rewind(const CallPtr& call, const std::string& id, int64_t tokens, Viewed done) {
   absl::StatusOr<NamedSession*> found = Find(id);
-  if (!found.ok()) return done(found.status());
+  absl::Status status = found.ok() ? Admit() : found.status();
+  if (!status.ok()) return done(status);
   NamedSession& session = **found;
   const CallPtr& reader = session.append.call;
   if (session.state.reading() && !(reader != nullptr && reader->cancelled)) {

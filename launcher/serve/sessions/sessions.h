@@ -36,11 +36,13 @@ namespace duo {
 
 struct SessionsOptions {
   int64_t max_session_tokens = 0;
-  int max_waiting = 256;              // calls that wait or run at once
-  int64_t checkpoint_tokens = 32768;  // of durable appends
-  double idle_seconds = 0;            // a session that nobody used for so long is moved out; 0: never
-  std::vector<int32_t> begin_tokens;  // what the tokenizer puts before a text
-  StateWatch watch;                   // for tests
+  int max_waiting = 256;                        // calls that wait or run at once
+  int64_t checkpoint_tokens = 32768;            // of durable appends
+  int64_t max_upload_bytes = int64_t{1} << 30;  // of all texts that are arriving
+  double upload_seconds = 300;                  // an upload that nothing came of for so long is given up
+  double idle_seconds = 0;                      // a session that nobody used for so long is moved out; 0: never
+  std::vector<int32_t> begin_tokens;            // what the tokenizer puts before a text
+  StateWatch watch;                             // for tests
 };
 
 class Sessions {
@@ -160,6 +162,8 @@ class Sessions {
   void UndoNow(NamedSession& session);
   void UndoLater(NamedSession& session, Turn turn);
   void DropUpload(NamedSession& session, const std::string& append_id);
+  std::shared_ptr<AppendText> NewText();
+  void DropIdleUploads();
   void ForgetAppend(NamedSession& session);
   void RefuseAppend(const std::string& id, const AppendEvents& events, const absl::Status& status);
   bool AllRead(const NamedSession& session) const;
@@ -200,7 +204,9 @@ class Sessions {
   std::map<std::string, Closing> closing_;  // gone from sessions_, and not yet closed on disk
   std::set<std::string> taken_;             // names of sessions that are being read again and not there yet
   std::deque<std::function<void()>> later_;
-  Clock::time_point last_idle_look_;
+  Clock::time_point last_idle_look_, last_upload_look_;
+  std::shared_ptr<UploadBudget> uploads_;
+  std::vector<std::weak_ptr<AppendText>> texts_;  // that arrive, or did
   bool draining_ = false;
   SavedAll saved_all_;
   SessionsStats stats_;

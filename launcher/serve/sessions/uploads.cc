@@ -28,13 +28,13 @@ absl::StatusOr<Sessions::Opened> Sessions::OpenAppend(const std::string& id, con
   if (!IsAppend(session, append_id)) {
     if (session.state.append() == AppendPhase::kStopped) return StoppedAppend(session);
     if (append_id.empty()) {
-      opened.text = std::make_shared<AppendText>();
+      opened.text = NewText();
     } else {
       const bool uploading = session.state.upload() == AppendPhase::kUploading;
       if (uploading && session.upload.id != append_id) session.state.UploadTo(AppendPhase::kNone);
       if (session.state.upload() == AppendPhase::kNone) {
         session.state.UploadTo(AppendPhase::kUploading);
-        session.upload = {append_id, std::make_shared<AppendText>()};
+        session.upload = {append_id, NewText()};
       }
       opened.text = session.upload.text;
     }
@@ -51,6 +51,37 @@ void Sessions::DropUpload(NamedSession& session, const std::string& append_id) {
   if (session.state.upload() != AppendPhase::kUploading || session.upload.id != append_id) return;
   session.state.UploadTo(AppendPhase::kNone);
   session.upload = {};
+}
+
+std::shared_ptr<AppendText> Sessions::NewText() {
+  std::erase_if(texts_, [](const auto& text) { return text.expired(); });
+  auto text = std::make_shared<AppendText>(uploads_);
+  texts_.push_back(text);
+  return text;
+}
+
+// An upload of which nothing comes any more, broken off or held open, does not keep its text for ever.
+void Sessions::DropIdleUploads() {
+  const absl::Status idle = absl::AbortedError(absl::StrFormat(
+      "nothing of this append came for %.0f seconds (--upload-idle): its text is given up", options_.upload_seconds));
+  std::vector<std::function<void(const absl::Status&)>> calls;
+  const auto expired = [&](AppendText& text) {
+    std::lock_guard lock(text.mutex);
+    return !text.whole && SecondsSince(text.touched) > options_.upload_seconds;
+  };
+  for (auto& [id, session] : sessions_) {
+    if (session.state.upload() != AppendPhase::kUploading || !expired(*session.upload.text)) continue;
+    log_.Event("upload given up", {{"session", id}, {"append", session.upload.id}});
+    session.state.UploadTo(AppendPhase::kNone);
+    session.upload = {};
+  }
+  for (const std::weak_ptr<AppendText>& weak : texts_) {
+    const std::shared_ptr<AppendText> text = weak.lock();
+    if (text == nullptr || !expired(*text)) continue;
+    std::lock_guard lock(text->mutex);
+    if (text->expire) calls.push_back(std::exchange(text->expire, nullptr));
+  }
+  for (auto& end : calls) end(idle);
 }
 
 void Sessions::RefuseAppend(const std::string& id, const AppendEvents& events, const absl::Status& status) {

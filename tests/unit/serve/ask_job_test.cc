@@ -151,7 +151,7 @@ TEST_F(ServiceFixture, AClientWithoutTheTokenIsTurnedAwayOnEveryCall) {
     EXPECT_EQ(Get("doc").status().code(), no);
     EXPECT_EQ(Close("doc").code(), no);
     EXPECT_EQ(Append("doc", "text").code(), no);
-    EXPECT_EQ(Tokenize(context(), caller_, {"text"}).status().code(), no);
+    EXPECT_EQ(Tokenize("text").status().code(), no);
     AskClient client;
     auto job = StartAsk(client, {.session_id = "doc", .text = "x"});
     EXPECT_EQ(client.Wait().code(), no);

@@ -138,7 +138,7 @@ TEST_F(Owners, RolesSayWhatMayBeDone) {
   EXPECT_EQ(Create("doc").status().code(), absl::StatusCode::kPermissionDenied);
   EXPECT_EQ(Ask("doc").code(), absl::StatusCode::kPermissionDenied);
   EXPECT_EQ(Append("doc", "x").code(), absl::StatusCode::kPermissionDenied);
-  EXPECT_EQ(Tokenize(context(), caller_, {"x"}).status().code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(Tokenize("x").status().code(), absl::StatusCode::kPermissionDenied);
   EXPECT_EQ(drain(), absl::StatusCode::kPermissionDenied);
   As(kBoss);
   EXPECT_EQ(drain(), absl::StatusCode::kOk);

@@ -177,6 +177,11 @@ class ServiceFixture : public testing::Test {
     StartGet(context(), caller_, {id}, got.Finish());
     return got.Wait();
   }
+  absl::StatusOr<std::vector<int32_t>> Tokenize(const std::string& text) {
+    Awaited<std::vector<int32_t>> made;
+    StartTokenize(context(), caller_, {text}, made.Finish());
+    return made.Wait();
+  }
   absl::Status Close(const std::string& id, bool delete_saved = false) {
     Awaited<CloseAnswer> closed;
     StartClose(context(), caller_, {id, delete_saved}, closed.Finish());

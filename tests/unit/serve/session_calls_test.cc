@@ -51,7 +51,7 @@ TEST_F(ServiceFixture, PlanAndTokensAreTold) {
   EXPECT_EQ(plan.Wait()->ranks[0].whole, plan.Wait()->retrieval_heads);
   EXPECT_EQ(plan.Wait()->ranks[0].streaming, plan.Wait()->streaming_heads);
   EXPECT_EQ(plan.Wait()->max_session_tokens, 2048);
-  EXPECT_EQ(Tokenize(context(), caller_, {"some text"}).value(), context().Encode("some text", false).value());
+  EXPECT_EQ(Tokenize("some text").value(), context().Encode("some text", false).value());
 }
 
 TEST_F(ServiceFixture, ASessionWhoseMakerIsGoneIsClosedAgain) {
