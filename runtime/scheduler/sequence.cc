@@ -168,7 +168,7 @@ absl::Status SequencePool::Shrink(Sequence* sequence, int64_t length, int64_t ro
   const int64_t split_needed =
       split_target - sequence->split_reserved - freed(sequence->split_pages, split_keep, split_pages_);
   if (needed > pages_.available() || split_needed > split_pages_.available()) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
+    return Busy(absl::StrFormat(
         "KV memory: to cut the session to %d tokens with room for %d takes %d pages and %d split pages more, because "
         "forks share its own; %d and %d are available",
         length, room, std::max<int64_t>(needed, 0), std::max<int64_t>(split_needed, 0), pages_.available(),
