@@ -69,6 +69,7 @@ ChatTemplate::ChatTemplate(std::span<const ChatTemplateSource> sources,
     : tokens_(std::move(tokens)) {
   for (const ChatTemplateSource& source : sources) {
     templates_.push_back({source.name, source.file, jinja::Template::Parse(source.jinja, source.file)});
+    absl::StrAppend(&source_, source.jinja, "\n");
   }
 }
 

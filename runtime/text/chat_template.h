@@ -53,6 +53,8 @@ class ChatTemplate {
   // Whether a conversation without tools can be rendered at all.
   absl::Status status() const;
   const std::string& file() const { return templates_.front().file; }
+  // The templates as they are written, one after the other.
+  const std::string& source() const { return source_; }
 
   // The conversation, then, if asked, what makes the model answer. Refused: no messages, and what the template refuses.
   // Encode the result with Tokenizer::EncodeSegments and without adding BOS: where the model wants one it is in the
@@ -72,6 +74,7 @@ class ChatTemplate {
   absl::StatusOr<const jinja::Template*> Choose(bool with_tools) const;
 
   std::vector<Named> templates_;
+  std::string source_;
   std::vector<std::pair<std::string, std::string>> tokens_;
   nlohmann::ordered_json arguments_ = nlohmann::ordered_json::object();
   std::function<std::string(const std::string& format)> clock_ = jinja::LocalTime;

@@ -52,6 +52,12 @@ void Answer::Start() {
     exchange_->KeepAliveWith({every > 0 ? kSilence : 0, every, "\n", kJson});
   }
   CallContext& context = *service_.calls;
+  const auto n = static_cast<size_t>(request_.n);
+  if (n > 1) {
+    std::vector<std::vector<int32_t>> each;
+    for (const std::vector<int32_t>& prompt : request_.prompts) each.insert(each.end(), n, prompt);
+    request_.prompts = std::move(each);
+  }
   running_ = request_.prompts.size();
   begun_.resize(running_);
   choices_.resize(running_);
@@ -59,6 +65,7 @@ void Answer::Start() {
   for (size_t i = 0; i < request_.prompts.size(); ++i) {
     choices_[i].index = static_cast<int>(i);
     choices_[i].prompt_tokens = static_cast<int64_t>(request_.prompts[i].size());
+    if (request_.echo) choices_[i].prompt = request_.prompts[i];
     const auto self = shared_from_this();
     // Called on the engine's thread, mostly.
     jobs_.push_back(std::make_shared<AskJob>(
@@ -75,8 +82,10 @@ void Answer::Start() {
     for (const auto& job : self->jobs_) job->Cancel();
   });
   const std::vector<std::shared_ptr<AskJob>> jobs = jobs_;
+  const uint64_t seed = request_.ask.seed;
   for (size_t i = 0; i < jobs.size(); ++i) {
     request_.ask.tokens = std::move(request_.prompts[i]);
+    request_.ask.seed = seed + i % n;
     jobs[i]->Start(CallerOf(exchange_->request), request_.ask);
   }
   request_.prompts.clear();
@@ -89,6 +98,8 @@ void Answer::OnUpdate(size_t index, AskUpdate update) {
   choice.new_tokens += static_cast<int64_t>(update.tokens.size());
   choice.text += update.text;
   choice.tokens.insert(choice.tokens.end(), update.tokens.begin(), update.tokens.end());
+  choice.scores.insert(choice.scores.end(), update.scores.begin(), update.scores.end());
+  choice.prompt_scores.insert(choice.prompt_scores.end(), update.prompt_scores.begin(), update.prompt_scores.end());
   if (update.done) {
     choice.ended_by = update.finish;
     choice.finish = update.finish == "length" ? "length" : "stop";
@@ -99,6 +110,7 @@ void Answer::OnUpdate(size_t index, AskUpdate update) {
   AskUpdate& grown = unsaid_[index];
   grown.text = std::move(update.text);
   grown.tokens.insert(grown.tokens.end(), update.tokens.begin(), update.tokens.end());
+  grown.scores.insert(grown.scores.end(), update.scores.begin(), update.scores.end());
   std::string events;
   if (!grown.text.empty()) {
     events = shape_.piece(choice, std::exchange(grown, {}), !begun_[index]);

@@ -23,8 +23,10 @@ struct Usage {
 struct Choice {
   int index = 0;
   int64_t prompt_tokens = 0;
-  std::string text;             // all of it
-  std::vector<int32_t> tokens;  // likewise
+  std::string text;                               // all of it
+  std::vector<int32_t> tokens;                    // likewise
+  std::vector<TokenScore> scores, prompt_scores;  // where they are asked for
+  std::vector<int32_t> prompt;                    // where it is to be echoed
   int64_t new_tokens = 0, cached_tokens = 0;
   // At its end.
   std::string finish;    // "stop", "length", as OpenAI calls it
@@ -45,6 +47,8 @@ struct AnswerShape {
 struct AnswerRequest {
   std::vector<std::vector<int32_t>> prompts;  // whole
   AskRequest ask;                             // of each, without tokens
+  int n = 1;                                  // answers to each prompt, each with a seed of its own
+  bool echo = false;                          // choices keep their prompts
   bool stream = false;
 };
 

@@ -8,11 +8,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/read_file.h"
+#include "launcher/serve/http/api/guide_fields.h"
 
 namespace duo::http {
 namespace {
 
 constexpr int64_t kMostTokens = int64_t{1} << 31;
+constexpr int64_t kMostAnswers = 128;
 constexpr size_t kMostStops = 16, kLongestStop = 256, kMostConfigBytes = 1 << 20;
 
 // Told apart from other answers of temperature above 0 where the request names none.
@@ -68,18 +70,12 @@ void ReadRules(const Service& service, Body& body, SamplingRules& rules) {
 
 // What is not there yet, with the values that ask for nothing.
 void RefuseWhatIsNotThere(Body& body) {
-  body.NotThere("n", {1});
   body.NotThere("best_of", {1});
   body.NotThere("use_beam_search");
-  body.NotThere("top_logprobs", {0});
   body.NotThere("prompt_logprobs");
   body.NotThere("include_stop_str_in_output");
   body.NotThere("skip_special_tokens", {true});
   body.NotThere("truncate_prompt_tokens");
-  body.NotThere("response_format", {Json{{"type", "text"}}});
-  for (const char* name : {"guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"}) {
-    body.NotThere(name);
-  }
 }
 
 }  // namespace
@@ -102,6 +98,8 @@ AnswerFields ReadAnswerFields(const Service& service, Body& body) {
   }
   ReadRules(service, body, ask.rules);
   ask.ignore_end_tokens = body.Bool("ignore_eos", false);
+  ask.guide = ReadGuide(body);
+  fields.n = static_cast<int>(body.Int("n", 1, kMostAnswers).value_or(1));
   fields.max_tokens = body.Int("max_tokens", 1, kMostTokens);
   if (const std::optional<int64_t> most = body.Int("max_completion_tokens", 1, kMostTokens)) fields.max_tokens = most;
   ReadStream(body, fields);

@@ -11,6 +11,7 @@ namespace duo::http {
 struct AnswerFields {
   AskRequest ask;
   std::optional<int64_t> max_tokens;
+  int n = 1;
   bool stream = false, include_usage = false, continuous_usage = false;
 };
 

@@ -1,34 +1,107 @@
 #include "launcher/serve/http/api/chat.h"
 
+#include <map>
+
 #include "absl/strings/str_cat.h"
+#include "launcher/serve/http/api/logprob_json.h"
+#include "launcher/serve/http/api/tool_fields.h"
 
 namespace duo::http {
 namespace {
 
-AnswerShape ChatShape(const Service& service, const AnswerFields& fields) {
+// What a chat has besides an answer's fields.
+struct ChatFields {
+  bool logprobs = false;
+  AnswerForm form;
+};
+
+// One choice's answer as it is told: its parts, and what has been said of them.
+struct Telling {
+  explicit Telling(const AnswerForm& form) : parts(form) {}
+  AnswerParts parts;
+  int calls = 0;
+};
+
+// A stream's delta of one part.
+Json Delta(const AnswerPart& part, Telling& telling) {
+  switch (part.kind) {
+    case AnswerPart::Kind::kContent:
+      return {{"content", part.text}};
+    case AnswerPart::Kind::kReasoning:  // under both names that clients know
+      return {{"reasoning_content", part.text}, {"reasoning", part.text}};
+    case AnswerPart::Kind::kToolCall: {
+      Json call = {{"index", telling.calls++}};
+      call.update(ToolCallJson(part, NewId("call_")));
+      return {{"tool_calls", Json::array({std::move(call)})}};
+    }
+  }
+  return Json::object();
+}
+
+Json MessageJson(const Choice& choice, const AnswerForm& form, bool* called) {
+  AnswerParts reader(form);
+  std::vector<AnswerPart> parts = reader.Push(choice.text);
+  for (AnswerPart& part : reader.Flush()) parts.push_back(std::move(part));
+  std::string content, reasoning;
+  Json calls = Json::array();
+  for (const AnswerPart& part : parts) {
+    if (part.kind == AnswerPart::Kind::kContent) content += part.text;
+    if (part.kind == AnswerPart::Kind::kReasoning) reasoning += part.text;
+    if (part.kind == AnswerPart::Kind::kToolCall) calls.push_back(ToolCallJson(part, NewId("call_")));
+  }
+  *called = !calls.empty();
+  Json message = {{"role", "assistant"}, {"content", content}, {"refusal", nullptr}};
+  if (*called && content.empty()) message["content"] = nullptr;
+  if (!reasoning.empty()) message["reasoning_content"] = message["reasoning"] = reasoning;
+  if (*called) message["tool_calls"] = std::move(calls);
+  return message;
+}
+
+std::string FinishOf(const Choice& choice, bool called) {
+  return called && choice.finish == "stop" ? "tool_calls" : choice.finish;
+}
+
+AnswerShape ChatShape(const Service& service, const AnswerFields& fields, const ChatFields& own) {
   const Json base = {{"id", NewId("chatcmpl-")},
                      {"object", "chat.completion.chunk"},
                      {"created", UnixTime()},
                      {"model", service.model}};
-  const auto chunk = [base, fields](const Choice& choice, Json delta, bool finished) {
+  const Tokenizer* tokenizer = service.calls.load()->tokenizer;
+  const auto chunk = [base, fields](const Choice& choice, Json delta, Json logprobs, Json finish) {
     Json json = base;
-    Json one = {
-        {"index", choice.index}, {"delta", std::move(delta)}, {"logprobs", nullptr}, {"finish_reason", nullptr}};
-    if (finished) one["finish_reason"] = choice.finish;
-    json["choices"] = Json::array({std::move(one)});
+    json["choices"] = Json::array({{{"index", choice.index},
+                                    {"delta", std::move(delta)},
+                                    {"logprobs", std::move(logprobs)},
+                                    {"finish_reason", std::move(finish)}}});
     if (fields.continuous_usage) json["usage"] = UsageJson(choice);
     return Event(json);
   };
-  AnswerShape shape;
+  const auto tellings = std::make_shared<std::map<int, Telling>>();
   // The role comes with the first token and never again: clients take what comes first for it.
-  shape.piece = [chunk](const Choice& choice, const AskUpdate& grown, bool first) {
-    Json delta = first ? Json{{"role", "assistant"}, {"content", grown.text}} : Json{{"content", grown.text}};
-    return chunk(choice, std::move(delta), false);
+  const auto tell = [chunk, own, tokenizer, tellings](const Choice& choice, const AskUpdate& grown, bool first,
+                                                      bool last) {
+    Telling& telling = tellings->try_emplace(choice.index, own.form).first->second;
+    std::vector<AnswerPart> parts = telling.parts.Push(grown.text);
+    if (last) {
+      for (AnswerPart& part : telling.parts.Flush()) parts.push_back(std::move(part));
+    }
+    Json logprobs;
+    if (own.logprobs && !grown.scores.empty()) logprobs = ChatLogprobs(*tokenizer, grown.scores);
+    std::vector<Json> deltas;
+    for (const AnswerPart& part : parts) deltas.push_back(Delta(part, telling));
+    if (deltas.empty() && (first || !logprobs.is_null())) deltas.push_back({{"content", ""}});
+    std::string events;
+    for (size_t i = 0; i < deltas.size(); ++i) {
+      Json delta = first && i == 0 ? Json{{"role", "assistant"}} : Json::object();
+      delta.update(deltas[i]);
+      events += chunk(choice, std::move(delta), i == 0 ? std::move(logprobs) : Json(), nullptr);
+    }
+    if (last) events += chunk(choice, Json::object(), nullptr, FinishOf(choice, telling.calls > 0));
+    return events;
   };
-  shape.finish = [chunk](const Choice& choice, const AskUpdate&, bool first) {
-    const std::string begun = first ? chunk(choice, {{"role", "assistant"}, {"content", ""}}, false) : "";
-    return begun + chunk(choice, Json::object(), true);
-  };
+  AnswerShape shape;
+  shape.piece = [tell](const Choice& c, const AskUpdate& grown, bool first) { return tell(c, grown, first, false); };
+  shape.finish = [tell](const Choice& c, const AskUpdate& rest, bool first) { return tell(c, rest, first, true); };
   shape.end = [base, fields](const std::vector<Choice>& choices) {
     if (!fields.include_usage) return std::string(kDone);
     Json json = base;
@@ -37,20 +110,51 @@ AnswerShape ChatShape(const Service& service, const AnswerFields& fields) {
     return Event(json) + kDone;
   };
   shape.error = [](const ErrorAnswer& error) { return absl::StrCat("data: ", ErrorBody(error), "\n\n", kDone); };
-  shape.whole = [base](const std::vector<Choice>& choices) {
+  shape.whole = [base, own, tokenizer](const std::vector<Choice>& choices) {
     Json json = base;
     json["object"] = "chat.completion";
     json["choices"] = Json::array();
     for (const Choice& choice : choices) {
+      bool called = false;
+      Json message = MessageJson(choice, own.form, &called);
+      Json logprobs;
+      if (own.logprobs) logprobs = ChatLogprobs(*tokenizer, choice.scores);
       json["choices"].push_back({{"index", choice.index},
-                                 {"message", {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}}},
-                                 {"logprobs", nullptr},
-                                 {"finish_reason", choice.finish}});
+                                 {"message", std::move(message)},
+                                 {"logprobs", std::move(logprobs)},
+                                 {"finish_reason", FinishOf(choice, called)}});
     }
     json["usage"] = UsageJson(UsageOf(choices));
     return json;
   };
   return shape;
+}
+
+// Whether the template has begun the answer's thinking.
+bool EndsThinking(const Tokenizer& tokenizer, const AnswerRequest& request) {
+  constexpr size_t kLast = 12;  // tokens: of the marker and of line breaks behind it
+  const std::vector<int32_t>& prompt = request.prompts.front();
+  const std::vector<int32_t> last(prompt.end() - static_cast<int64_t>(std::min(kLast, prompt.size())), prompt.end());
+  std::string text = tokenizer.Decode(last, /*skip_special=*/false);
+  text.erase(text.find_last_not_of(" \n") + 1);
+  return text.ends_with("<think>");
+}
+
+ChatFields ReadChatFields(Body& body, AnswerFields& fields, const ToolFields& tools) {
+  ChatFields own;
+  own.form = tools.form;
+  own.logprobs = body.Bool("logprobs", false);
+  const std::optional<int64_t> best = body.Int("top_logprobs", 0, kMostBest);
+  if (own.logprobs) fields.ask.rules.scores = static_cast<int32_t>(best.value_or(0));
+  if (best.value_or(0) > 0 && !own.logprobs) body.Fail("top_logprobs", "top_logprobs needs \"logprobs\": true");
+  if (tools.guide.kind != Guide::Kind::kNone) {
+    if (fields.ask.guide.kind != Guide::Kind::kNone) {
+      body.Fail("tool_choice", "tool_choice asks for a call, and response_format for something else");
+    }
+    fields.ask.guide = tools.guide;
+  }
+  if (fields.ask.guide.kind != Guide::Kind::kNone) own.form.reasoning = false;
+  return own;
 }
 
 }  // namespace
@@ -95,10 +199,9 @@ absl::StatusOr<AnswerRequest> ChatRequest(const Service& service, std::vector<in
 }
 
 absl::StatusOr<Prepared> PrepareChat(Service& service, Body& body) {
-  const AnswerFields fields = ReadAnswerFields(service, body);
-  body.NotThere("logprobs");
-  body.NotThere("tools");
-  body.NotThere("tool_choice", {"none", "auto"});
+  AnswerFields fields = ReadAnswerFields(service, body);
+  const ToolFields tools = ReadToolFields(service, body);
+  ChatFields own = ReadChatFields(body, fields, tools);
   body.NotThere("functions");
   body.NotThere("function_call", {"none", "auto"});
   body.NotThere("modalities", {Json::array({"text"})});
@@ -115,11 +218,13 @@ absl::StatusOr<Prepared> PrepareChat(Service& service, Body& body) {
   const Json* messages = body.Find("messages");
   if (messages == nullptr) body.Fail("messages", "messages is missing");
   if (!body.status().ok()) return body.status();
-  absl::StatusOr<std::vector<int32_t>> tokens = EncodeChat(service, *messages, nullptr, arguments, generation);
+  absl::StatusOr<std::vector<int32_t>> tokens = EncodeChat(service, *messages, tools.tools, arguments, generation);
   if (!tokens.ok()) return tokens.status();
   absl::StatusOr<AnswerRequest> request = ChatRequest(service, *std::move(tokens), fields);
   if (!request.ok()) return request.status();
-  return Prepared{*std::move(request), ChatShape(service, fields)};
+  own.form.begins_thinking = own.form.reasoning && EndsThinking(*service.calls.load()->tokenizer, *request);
+  request->n = fields.n;
+  return Prepared{*std::move(request), ChatShape(service, fields, own)};
 }
 
 }  // namespace duo::http

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "launcher/serve/http/api/answer_fields.h"
+#include "launcher/serve/http/api/logprob_json.h"
 
 namespace duo::http {
 namespace {
@@ -50,24 +51,46 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ReadPrompts(const CallContext&
   return prompts;
 }
 
-Json ChoiceJson(const Choice& choice, const std::string& text, bool finished) {
-  Json json = {{"index", choice.index}, {"text", text}, {"logprobs", nullptr}, {"finish_reason", nullptr}};
+Json ChoiceJson(const Choice& choice, const std::string& text, Json logprobs, bool finished) {
+  Json json = {{"index", choice.index}, {"text", text}, {"logprobs", std::move(logprobs)}, {"finish_reason", nullptr}};
   if (finished) json["finish_reason"] = choice.finish;
   return json;
 }
 
-AnswerShape CompletionShape(const Service& service, const AnswerFields& fields) {
+// What a completion has besides an answer's fields.
+struct CompletionFields {
+  bool echo = false, logprobs = false;
+};
+
+CompletionFields ReadCompletionFields(Body& body, AnswerFields& fields) {
+  CompletionFields own;
+  own.echo = body.Bool("echo", false);
+  const std::optional<int64_t> best = body.Int("logprobs", 0, kMostBest);
+  own.logprobs = best.has_value();
+  if (own.logprobs) fields.ask.rules.scores = static_cast<int32_t>(*best);
+  if (own.echo && own.logprobs) fields.ask.rules.prompt_scores = fields.ask.rules.scores;
+  if (own.echo && fields.stream) body.Fail("echo", "echo with stream is not supported");
+  return own;
+}
+
+AnswerShape CompletionShape(const Service& service, const AnswerFields& fields, const CompletionFields& own) {
+  const Tokenizer* tokenizer = service.calls.load()->tokenizer;
   const Json base = {
       {"id", NewId("cmpl-")}, {"object", "text_completion"}, {"created", UnixTime()}, {"model", service.model}};
-  const auto chunk = [base, fields](const Choice& choice, const std::string& text, bool finished) {
+  const auto chunk = [base, fields, own, tokenizer](const Choice& choice, const AskUpdate& grown, bool finished) {
     Json json = base;
-    json["choices"] = Json::array({ChoiceJson(choice, text, finished)});
+    Json logprobs;
+    if (own.logprobs && !grown.scores.empty()) {
+      const auto before = static_cast<int64_t>(choice.text.size() - grown.text.size());
+      logprobs = CompletionLogprobs(*tokenizer, {}, {}, grown.scores, before);
+    }
+    json["choices"] = Json::array({ChoiceJson(choice, grown.text, std::move(logprobs), finished)});
     if (fields.continuous_usage) json["usage"] = UsageJson(choice);
     return Event(json);
   };
   AnswerShape shape;
-  shape.piece = [chunk](const Choice& c, const AskUpdate& grown, bool) { return chunk(c, grown.text, false); };
-  shape.finish = [chunk](const Choice& c, const AskUpdate&, bool) { return chunk(c, "", true); };
+  shape.piece = [chunk](const Choice& c, const AskUpdate& grown, bool) { return chunk(c, grown, false); };
+  shape.finish = [chunk](const Choice& c, const AskUpdate& rest, bool) { return chunk(c, rest, true); };
   shape.end = [base, fields](const std::vector<Choice>& choices) {
     if (!fields.include_usage) return std::string(kDone);
     Json json = base;
@@ -76,10 +99,17 @@ AnswerShape CompletionShape(const Service& service, const AnswerFields& fields) 
     return Event(json) + kDone;
   };
   shape.error = [](const ErrorAnswer& error) { return absl::StrCat("data: ", ErrorBody(error), "\n\n", kDone); };
-  shape.whole = [base](const std::vector<Choice>& choices) {
+  shape.whole = [base, own, tokenizer](const std::vector<Choice>& choices) {
     Json json = base;
     json["choices"] = Json::array();
-    for (const Choice& choice : choices) json["choices"].push_back(ChoiceJson(choice, choice.text, true));
+    for (const Choice& choice : choices) {
+      const std::string before = own.echo ? tokenizer->Decode(choice.prompt) : "";
+      Json logprobs;
+      if (own.logprobs) {
+        logprobs = CompletionLogprobs(*tokenizer, choice.prompt, choice.prompt_scores, choice.scores, 0);
+      }
+      json["choices"].push_back(ChoiceJson(choice, before + choice.text, std::move(logprobs), true));
+    }
     json["usage"] = UsageJson(UsageOf(choices));
     return json;
   };
@@ -90,16 +120,21 @@ AnswerShape CompletionShape(const Service& service, const AnswerFields& fields) 
 
 absl::StatusOr<Prepared> PrepareCompletion(Service& service, Body& body) {
   const CallContext& context = *service.calls;
-  const AnswerFields fields = ReadAnswerFields(service, body);
+  AnswerFields fields = ReadAnswerFields(service, body);
+  const CompletionFields own = ReadCompletionFields(body, fields);
   body.NotThere("suffix");
-  body.NotThere("echo");
-  body.NotThere("logprobs");
+  body.NotThere("top_logprobs", {0});
   if (!body.status().ok()) return body.status();
   absl::StatusOr<std::vector<std::vector<int32_t>>> prompts = ReadPrompts(context, body);
   if (!prompts.ok()) return prompts.status();
   Prepared prepared;
   prepared.request.ask = fields.ask;
   prepared.request.stream = fields.stream;
+  prepared.request.n = fields.n;
+  prepared.request.echo = own.echo;
+  if (prompts->size() * static_cast<size_t>(fields.n) > kMostPrompts) {
+    return FieldError("n", absl::StrCat("at most ", kMostPrompts, " answers at once"));
+  }
   for (std::vector<int32_t>& tokens : *prompts) {
     if (absl::Status s = context.CheckTokens(tokens); !s.ok()) return FieldError("prompt", s.message());
     const absl::StatusOr<int64_t> most =
@@ -108,7 +143,7 @@ absl::StatusOr<Prepared> PrepareCompletion(Service& service, Body& body) {
     prepared.request.ask.max_new_tokens = std::max(prepared.request.ask.max_new_tokens, *most);
     prepared.request.prompts.push_back(std::move(tokens));
   }
-  prepared.shape = CompletionShape(service, fields);
+  prepared.shape = CompletionShape(service, fields, own);
   return prepared;
 }
 

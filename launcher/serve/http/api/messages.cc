@@ -90,6 +90,7 @@ AnswerShape MessageShape(const Form& form) {
 
 absl::StatusOr<Prepared> PrepareMessage(Service& service, Body& body) {
   AnswerFields fields = ReadAnswerFields(service, body);
+  body.NotThere("n", {1});
   fields.ask.stop = body.Strings("stop_sequences", 16);
   std::erase(fields.ask.stop, "");
   if (!fields.max_tokens.has_value()) body.Fail("max_tokens", "max_tokens is missing");

@@ -128,6 +128,8 @@ AnswerShape ResponseShape(const Form& form) {
 
 absl::StatusOr<Prepared> PrepareResponse(Service& service, Body& body) {
   AnswerFields fields = ReadAnswerFields(service, body);
+  body.NotThere("n", {1});
+  body.NotThere("top_logprobs", {0});
   if (const std::optional<int64_t> most = body.Int("max_output_tokens", 1, int64_t{1} << 31)) fields.max_tokens = most;
   body.NotThere("previous_response_id");
   body.NotThere("conversation");
