@@ -201,6 +201,9 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] if m['content'] else '' }}{% 
 class ChatModel:
     """A folder with the demo model and a chat template, which it does not have: a conversation is its texts, joined."""
 
+    def __init__(self, template=None):
+        self.template = template
+
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory()
         path = os.path.join(self.folder.name, "needle-chat")
@@ -208,7 +211,7 @@ class ChatModel:
         for name in os.listdir(harness.MODEL):
             os.symlink(os.path.abspath(os.path.join(harness.MODEL, name)), os.path.join(path, name))
         with open(os.path.join(path, "chat_template.jinja"), "w", encoding="utf-8") as file:
-            file.write(TEMPLATE)
+            file.write(self.template or TEMPLATE)
         return path
 
     def __exit__(self, *exc):

@@ -173,6 +173,98 @@ def tokenizing():
             equal(streamed, base[:base.index(stop)], f"an answer that stops at {stop!r}")
 
 
+SCHEMA = {"type": "object", "properties": {"code": {"type": "integer", "minimum": 0, "maximum": 999999},
+                                           "color": {"enum": ["red", "blue"]}, "ok": {"type": "boolean"}},
+          "required": ["code", "color"], "additionalProperties": False}
+
+
+@case
+def sampling():
+    """n, log-probabilities, echo, penalties and answers that are what response_format and its like ask for."""
+    with ChatModel() as model, Server(model=model) as server:
+        body = server.post("/v1/completions", greedy(n=3, temperature=2, seed=5, stop=None)).json()
+        equal([c["index"] for c in body["choices"]], [0, 1, 2], "three answers")
+        equal(len({c["text"] for c in body["choices"]}), 3, "they differ")
+        alone = server.post("/v1/completions", greedy(temperature=2, seed=6, stop=None)).json()
+        equal(alone["choices"][0]["text"], body["choices"][1]["text"], "the second has the next seed")
+        for max_tokens in (1, 5):
+            body = server.post("/v1/completions", greedy(echo=True, logprobs=2, max_tokens=max_tokens, stop=None)).json()
+            choice, usage = body["choices"][0], body["usage"]
+            logprobs = choice["logprobs"]
+            check(choice["text"].startswith(QUESTION), choice["text"])
+            equal({len(logprobs[name]) for name in logprobs}, {usage["total_tokens"]}, "one of each a token")
+            equal(logprobs["token_logprobs"][0], None, "the first token has none")
+            check(all(x <= 0 for x in logprobs["token_logprobs"][1:]), logprobs)
+            check(all(2 <= len(top) <= 3 for top in logprobs["top_logprobs"][1:]), logprobs)
+            equal("".join(logprobs["tokens"]), choice["text"], "the tokens are the text")
+            # lm-eval reads the prompt's and leaves the last one.
+            equal(logprobs["top_logprobs"][-1][logprobs["tokens"][-1]], max(logprobs["top_logprobs"][-1].values()), "greedy")
+        body = server.post("/v1/chat/completions", chat(logprobs=True, top_logprobs=4)).json()
+        content = body["choices"][0]["logprobs"]["content"]
+        text = body["choices"][0]["message"]["content"]
+        equal(b"".join(bytes(t["bytes"]) for t in content).decode(), text, "a chat's tokens")
+        check(all(len(t["top_logprobs"]) == 4 and t["top_logprobs"][0]["logprob"] == t["logprob"] for t in content), content)
+        _, events = server.stream("/v1/chat/completions", chat(logprobs=True, top_logprobs=4, stream=True))
+        streamed = [t for event in events[:-1] for c in json.loads(event)["choices"] if c["logprobs"] for t in c["logprobs"]["content"]]
+        equal([t["token"] for t in streamed], [t["token"] for t in content], "the same streamed")
+        for field, asked, right in (
+                ("guided_regex", "(yes|no), [0-9]{3}", lambda text: text[:2] in ("ye", "no") and text[-3:].isdigit()),
+                ("guided_choice", ["blue \"", "red\n"], lambda text: text in ("blue \"", "red\n")),
+                ("guided_grammar", 'root ::= "x"{2,4} | "yy"', lambda text: text in ("xx", "xxx", "xxxx", "yy"))):
+            for seed in range(3):
+                body = server.post("/v1/completions", greedy(temperature=1, seed=seed, stop=None, **{field: asked})).json()
+                check(right(body["choices"][0]["text"]), (field, body))
+                equal(body["choices"][0]["finish_reason"], "stop", f"{field} ends its answer")
+        form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+        whole = 0
+        for seed in range(6):
+            body = server.post("/v1/chat/completions", chat(temperature=1, seed=seed, stop=None, max_tokens=200, response_format=form)).json()
+            if body["choices"][0]["finish_reason"] == "length":
+                continue
+            made = json.loads(body["choices"][0]["message"]["content"])
+            check(0 <= made["code"] <= 999999 and made["color"] in ("red", "blue") and set(made) <= {"code", "color", "ok"}, made)
+            whole += 1
+        check(whole >= 3, "answers end")
+        for form, word in (({"type": "json_schema", "json_schema": {"schema": {"not": {}}}}, "not"),
+                           ({"type": "json_schema", "json_schema": {"schema": {"type": "string", "pattern": "("}}}, "pattern")):
+            error = server.post("/v1/chat/completions", chat(response_format=form)).error()
+            check(error["param"] == "response_format" and word in error["message"], error)
+        banned = server.post("/v1/completions", greedy(logit_bias={str(t): -100 for t in range(200)}, stop=None)).json()
+        check(banned["choices"][0]["text"] != "", banned)
+
+
+@case
+def tools():
+    """Tools go to the template; a call that is asked for comes as one, whole and streamed; thinking is told apart."""
+    template = ("{% for t in tools or [] %}{{ t.function.name }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}"
+                "{# <tool_call> </think> #}")
+    offered = [{"type": "function", "function": {"name": "look_up", "parameters": {
+        "type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["n"],
+        "additionalProperties": False}}}]
+    with ChatModel(template) as model, Server(model=model) as server:
+        plain = server.post("/v1/chat/completions", chat()).json()
+        told = server.post("/v1/chat/completions", chat(tools=offered)).json()
+        check(told["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"], "the template sees the tools")
+        for choice in ("required", {"type": "function", "function": {"name": "look_up"}}):
+            asked = chat(tools=offered, tool_choice=choice, temperature=1, seed=2, stop=None, max_tokens=150)
+            made = server.post("/v1/chat/completions", asked).json()["choices"][0]
+            if made["finish_reason"] == "length":
+                continue
+            equal(made["finish_reason"], "tool_calls", "the finish")
+            call = made["message"]["tool_calls"][0]
+            equal((call["type"], call["function"]["name"], made["message"]["content"]), ("function", "look_up", None), "a call")
+            check(0 <= json.loads(call["function"]["arguments"])["n"] <= 99, call)
+            _, events = server.stream("/v1/chat/completions", {**asked, "stream": True})
+            chunks = [json.loads(event)["choices"][0] for event in events[:-1]]
+            calls = [c for chunk in chunks for c in chunk["delta"].get("tool_calls", [])]
+            equal([c["function"] for c in calls], [call["function"]], "the same call streamed")
+            equal((calls[0]["index"], chunks[-1]["finish_reason"]), (0, "tool_calls"), "its index and the finish")
+        error = server.post("/v1/chat/completions", chat(tools=offered, tool_choice={"function": {"name": "other"}})).error()
+        equal(error["param"], "tool_choice", "a tool that is not offered")
+    with ChatModel() as model, Server(model=model) as server:
+        equal(server.post("/v1/chat/completions", chat(tools=offered)).error()["param"], "tools", "a template without tools")
+
+
 WRONG = [17, -1, 1.5, True, "text", "", [], {}, ["a"], [1], [[1]], {"a": 1}, [None], 1e300, -2 ** 63, 2 ** 64, [[], "a"],
          {"type": "json_schema"}, "\u0000", "x" * 5000]
 

@@ -145,7 +145,10 @@ void Answer::Break(const absl::Status& status) {
   if (broken_) return;
   broken_ = true;
   for (const auto& job : jobs_) job->Cancel();
-  const ErrorAnswer error = service_.Error(status);
+  ErrorAnswer error = service_.Error(status);
+  if (error.status == 400 && error.param.empty() && request_.ask.guide.kind != Guide::Kind::kNone) {
+    error.param = "response_format";  // what is compiled when the request is read already
+  }
   if (!request_.stream || !exchange_->begun()) return Fail(*exchange_, error);
   exchange_->Write(shape_.error(error));
   exchange_->End();
