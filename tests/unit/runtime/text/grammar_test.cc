@@ -86,7 +86,7 @@ TEST(Grammar, AKeyThatIsDeclaredIsNoAdditionalOneHoweverItIsWritten) {
 
 TEST(Grammar, NumbersKeepTheirBounds) {
   std::mt19937 rng(1);
-  for (int round = 0; round < 60; ++round) {
+  for (int round = 0; round < 40; ++round) {
     const int low = static_cast<int>(rng() % 400) - 200, high = low + static_cast<int>(rng() % 250);
     const bool open_low = rng() % 2 == 0, open_high = rng() % 2 == 0, integer = rng() % 2 == 0;
     // Quarters, so that bounds have places behind the point.
@@ -100,13 +100,14 @@ TEST(Grammar, NumbersKeepTheirBounds) {
                                             open_low ? "\"exclusiveMinimum\":" : "\"minimum\":", text(low), ",",
                                             open_high ? "\"exclusiveMaximum\":" : "\"maximum\":", text(high), "}");
     const auto compiled = CompileGuide({Guide::Kind::kJsonSchema, schema});
+    const std::shared_ptr<const TokenTrie> bytes = Bytes();
     for (int x = low - 30; x <= high + 30; ++x) {
       const bool inside = (open_low ? x > low : x >= low) && (open_high ? x < high : x <= high);
       if (!compiled.ok()) {
         ASSERT_FALSE(inside) << schema;
         continue;
       }
-      GrammarMatcher matcher(*compiled, Bytes());
+      GrammarMatcher matcher(*compiled, bytes);
       ASSERT_EQ(matcher.AcceptBytes(text(x)).ok() && matcher.may_end(), inside) << text(x) << " " << schema;
     }
   }
@@ -202,18 +203,18 @@ TEST(Grammar, AMaskIsTheTokensThatMayFollow) {
       R"({"type":"array","items":{"anyOf":[{"type":"integer"},{"type":"null"},{"type":"array","items":{"$ref":"#"}}]}})"};
   for (const std::string& schema : schemas) {
     const auto grammar = Compiled(Guide::Kind::kJsonSchema, schema);
-    for (int answer = 0; answer < 6; ++answer) {
+    for (int answer = 0; answer < 3; ++answer) {
       // With little memory what is kept is forgotten again and again, and nothing else changes.
       GrammarMatcher matcher(grammar, trie, {.memory = answer % 2 == 0 ? 10'000 : 1 << 26});
-      for (int step = 0; step < 25 && !matcher.must_end(); ++step) {
+      for (int step = 0; step < 15 && !matcher.must_end(); ++step) {
         std::vector<uint32_t> mask;
         ASSERT_TRUE(matcher.Mask({0}, &mask).ok());
         std::vector<int32_t> allowed;
         for (int32_t id = 1; id < static_cast<int32_t>(tokens.size()); ++id) {
-          GrammarMatcher copy = matcher;
-          const bool follows = copy.AcceptBytes(tokens[id]).ok();
-          ASSERT_EQ((mask[id / 32] >> (id % 32) & 1) != 0, follows) << schema << " token " << tokens[id];
+          const bool follows = (mask[id / 32] >> (id % 32) & 1) != 0;
           if (follows) allowed.push_back(id);
+          if (id >= 13 && rng() % 16 != 0) continue;  // a copy is not cheap
+          ASSERT_EQ(GrammarMatcher(matcher).AcceptBytes(tokens[id]).ok(), follows) << schema << " token " << tokens[id];
         }
         EXPECT_EQ((mask[0] & 1) != 0, matcher.may_end());
         if (allowed.empty()) break;
