@@ -91,6 +91,9 @@ void Sessions::OnPieceRead(const std::string& id, RequestId request, const Reque
   if (append->call != nullptr) append->call->cancel = nullptr;
   append->result.queue_seconds += result.queue_seconds;
   append->result.read_seconds += result.prefill_seconds;
+  // What was cancelled was a former call's; this one has taken the append up since.
+  const bool taken_up = absl::IsCancelled(result.status) && append->call != nullptr && !append->call->cancelled;
+  if (taken_up && !draining_) return ReadNext(id);
   if (!result.status.ok()) return EndAppend(id, result.status);
   if (!session->durable) return ReadNext(id);
   StartSaveJob(*session, [this, id](const absl::Status& status, StoreJob& job) {

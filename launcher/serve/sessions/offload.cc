@@ -4,12 +4,6 @@
 #include "launcher/serve/sessions/sessions.h"
 
 namespace duo {
-namespace {
-
-constexpr double kJobSeconds = 0.1;  // of one Tick at most, give or take a part
-
-}  // namespace
-
 void Sessions::Recover() {
   if (store_ == nullptr) return;
   for (const SavedSession& listed : store_->List()) {
@@ -41,9 +35,9 @@ void Sessions::Recover() {
   }
 }
 
-void Sessions::MoveOutIdle() {
+void Sessions::MoveOutIdle(double idle_seconds) {
   for (auto& [id, session] : sessions_) {
-    if (!Idle(session) || SecondsSince(session.used) < options_.idle_seconds) continue;
+    if (!Idle(session) || SecondsSince(session.used) < idle_seconds) continue;
     StartSaveJob(session, [this, id = id](const absl::Status& status, StoreJob& job) {
       OnIdleSaved(id, status, status.ok() ? job.save->bytes_total() : 0);
     });
@@ -78,7 +72,7 @@ bool Sessions::Tick() {
   }
   for (const std::string& id : rewinds) RunWaiting(id);
   // Jobs get about as much time as the engine's steps, so that neither starves the other.
-  const double slice = std::min(kJobSeconds, engine_.stats().last_step_seconds);
+  const double slice = std::min(options_.job_seconds, engine_.stats().last_step_seconds);
   for (const Clock::time_point begun = Clock::now(); !jobs_.empty();) {
     if (!RunJob()) break;
     if (!later_.empty() || SecondsSince(begun) >= slice) break;
@@ -89,7 +83,7 @@ bool Sessions::Tick() {
   }
   if (store_ != nullptr && options_.idle_seconds > 0 && SecondsSince(last_idle_look_) > 0.5) {
     last_idle_look_ = Clock::now();
-    MoveOutIdle();
+    MoveOutIdle(options_.idle_seconds);
   }
   return !later_.empty() || (store_ != nullptr && store_->due()) ||
          std::any_of(jobs_.begin(), jobs_.end(), [](const StoreJob& job) { return !job.waits(); });

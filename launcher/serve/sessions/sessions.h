@@ -42,6 +42,7 @@ struct SessionsOptions {
   double upload_seconds = 300;                  // an upload that nothing came of for so long is given up
   double idle_seconds = 0;                      // a session that nobody used for so long is moved out; 0: never
   std::vector<int32_t> begin_tokens;            // what the tokenizer puts before a text
+  double job_seconds = 0.1;                     // that saves and restores get between two steps, at most
   StateWatch watch;                             // for tests
 };
 
@@ -99,6 +100,8 @@ class Sessions {
   // A part of a job, due continuations, idle sessions. True: there is more to do at once; what waits for a disk is not,
   // and tells (Engine::TellIo, SessionStore::Tell) when it goes on.
   bool Tick();
+  // Begins to move out what nobody has used for so long; Tick does it with options.idle_seconds.
+  void MoveOutIdle(double idle_seconds);
 
   // Refuses new work from now on; appends stop at the next step.
   void StartDraining();
@@ -186,7 +189,6 @@ class Sessions {
   void OnRestored(const std::string& id, const absl::Status& status, StoreJob& job);
   void AdoptAppend(NamedSession& session, const SavedAppend& saved);
   absl::StatusOr<std::string> CheckRestore(const std::string& id, const std::string& new_id, int64_t max_tokens);
-  void MoveOutIdle();
   void OnIdleSaved(const std::string& id, const absl::Status& status, int64_t bytes);
 
   SessionsOptions options_;
