@@ -13,7 +13,8 @@ import os
 import subprocess
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "grammar"))
+# Instead of this folder, whose http.py hides the library of that name.
+sys.path[0] = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "grammar")
 from json_schema_test import instances  # noqa: E402
 from schemas import random_schema  # noqa: E402
 
