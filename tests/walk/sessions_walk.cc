@@ -148,7 +148,8 @@ void SessionsWalk::Create() {
   const bool durable = Chance(50);
   trace_.push_back(absl::StrCat("create ", id, durable ? " durable" : ""));
   ++counts_->calls;
-  const absl::StatusOr<SessionView> made = sessions_->Create(id, options_.most_tokens, durable);
+  const absl::StatusOr<SessionView> made = sessions_->Create(
+      {.id = id, .max_tokens = options_.most_tokens, .reserved_tokens = options_.most_tokens, .durable = durable});
   if (!made.ok()) {
     EXPECT_TRUE(absl::IsResourceExhausted(made.status())) << made.status();
     return;

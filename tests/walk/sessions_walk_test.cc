@@ -42,10 +42,9 @@ class RandomWalk : public testing::Test {
   void TearDown() override { std::filesystem::remove_all(scratch_); }
 
   // `calls` of them in walks of 500, each with a seed of its own; DUO_WALK_SEED in the environment replays one.
-  void Walk(int calls, uint64_t first_seed, bool threaded) {
+  void Walk(int calls, uint64_t first_seed) {
     constexpr int kCallsOfAWalk = 500;
     WalkOptions options;
-    options.threaded = threaded;
     const char* only = std::getenv("DUO_WALK_SEED");
     for (int done = 0; done < calls && !HasFailure(); done += kCallsOfAWalk) {
       const uint64_t seed = only != nullptr ? std::strtoull(only, nullptr, 10) : first_seed + done / kCallsOfAWalk;
@@ -86,18 +85,13 @@ class RandomWalk : public testing::Test {
 
 TEST_F(RandomWalk, OnTheSmallestModel) {
   OpenSmallest();
-  Walk(Scaled(10000), 1, false);
+  Walk(Scaled(10000), 1);
   if (std::getenv("DUO_WALK_SEED") == nullptr) ExpectEveryStep(TestScale() >= 10 ? 50 : 1);
-}
-
-TEST_F(RandomWalk, OnTheSmallestModelWithAThreadForTheDisk) {
-  OpenSmallest();
-  Walk(Scaled(3000), 100001, true);
 }
 
 TEST_F(RandomWalk, OnTheDemoModel) {
   Open(SourceDir() + "/launcher/demo/needle-6m", SourceDir() + "/attn_patterns/needle-6m", std::nullopt);
-  Walk(Scaled(2000), 200001, false);
+  Walk(Scaled(2000), 200001);
 }
 
 }  // namespace
