@@ -44,6 +44,7 @@ std::optional<int> FaultDisk::Find(const std::string& name) {
 }
 
 void FaultDisk::Begin() {
+  std::lock_guard lock(mutex_);
   called_.clear();
   fail_at_ = forget_sync_ = -1;
   syncs_ = 0;
@@ -280,6 +281,11 @@ void FaultDisk::AddFolders(FileSystem& files) {
     const std::optional<int> found = Find(name);
     return !found.has_value() ? -ENOENT : state.inodes[*found].directory ? 0 : -ENOTDIR;
   };
+}
+
+FaultDisk::State FaultDisk::Now() {
+  std::lock_guard lock(mutex_);
+  return state;
 }
 
 std::string FaultDisk::Text(const std::string& name) {

@@ -59,7 +59,10 @@ class FaultDisk {
 
   // Faults, by the number of the call since Begin: calls that only look are not counted.
   void Begin();
-  void FailAt(int call, int error) { fail_at_ = call, fail_error_ = error; }
+  void FailAt(int call, int error) {
+    std::lock_guard lock(mutex_);
+    fail_at_ = call, fail_error_ = error;
+  }
   void ForgetSync(int sync) { forget_sync_ = sync; }
   void Record(std::vector<State>* before) { before_ = before; }  // the disk before every counted call
   int calls() const { return static_cast<int>(called_.size()); }
@@ -69,6 +72,8 @@ class FaultDisk {
   // The process of every host is gone, and the machine with it unless kNone.
   void Restart(int way);  // 0 .. Cuts() - 1
   void KillHost(int host);
+
+  State Now();  // a copy, whoever is writing meanwhile
 
   // For tests: a file as it is now; empty when there is none.
   std::string Text(const std::string& name);

@@ -39,7 +39,10 @@ void Sessions::ReadNext(const std::string& id) {
   Append* append = Reading(session);
   if (append == nullptr) return;
   const int64_t at = Tokens(*session) - append->start;
-  if (at >= append->total) return EndAppend(id, absl::OkStatus());
+  if (at >= append->total) {  // also where it goes on after a checkpoint that failed
+    if (session->durable && session->durable_tokens < Tokens(*session)) return Checkpoint(id);
+    return EndAppend(id, absl::OkStatus());
+  }
   if (append->call != nullptr && append->call->cancelled) {
     return EndAppend(id, absl::CancelledError("the call was cancelled"));
   }
@@ -96,7 +99,11 @@ void Sessions::OnPieceRead(const std::string& id, RequestId request, const Reque
   if (taken_up && !draining_) return ReadNext(id);
   if (!result.status.ok()) return EndAppend(id, result.status);
   if (!session->durable) return ReadNext(id);
-  StartSaveJob(*session, [this, id](const absl::Status& status, StoreJob& job) {
+  Checkpoint(id);
+}
+
+void Sessions::Checkpoint(const std::string& id) {
+  StartSaveJob(*Lookup(id), [this, id](const absl::Status& status, StoreJob& job) {
     Append* a = Reading(Lookup(id));
     if (a == nullptr) return;
     if (!status.ok()) return EndAppend(id, status);

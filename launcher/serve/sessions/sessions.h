@@ -160,6 +160,7 @@ class Sessions {
   void BeginAppend(const CallPtr& call, AppendInput input, AppendEvents events);
   void ReadNext(const std::string& id);
   void OnPieceRead(const std::string& id, RequestId request, const RequestResult& result);
+  void Checkpoint(const std::string& id);
   void EndAppend(const std::string& id, absl::Status status);
   void UndoAppend(NamedSession& session);
   void UndoNow(NamedSession& session);

@@ -238,6 +238,25 @@ TEST_F(SessionsByHand, ARefusedAppendLeavesNothingBehind) {
   EXPECT_TRUE(ended_->ok()) << *ended_;
 }
 
+TEST_F(SessionsByHand, AnAppendGoesOnAfterACheckpointThatFailedAndIsOnDiskWhenItIsDone) {
+  ASSERT_TRUE(sessions_->Create({.id = "doc", .max_tokens = 1000, .durable = true}).ok());
+  Append("doc", "a", 100);
+  while (sessions_->Get("doc")->tokens < 100) {
+    sessions_->Tick();
+    engine_->Step();
+  }
+  // A directory is in the way of what the checkpoint is to write.
+  std::filesystem::create_directories(scratch_ / "doc" / "manifest.new");
+  Run();
+  ASSERT_FALSE(ended_->ok());
+  std::filesystem::remove_all(scratch_ / "doc" / "manifest.new");
+  Append("doc", "a", 100);
+  Run();
+  ASSERT_TRUE(ended_->ok()) << *ended_;
+  EXPECT_EQ(sessions_->Get("doc")->durable_tokens, 100);
+  EXPECT_EQ(store_->Find("doc")->manifest->tokens, 100);
+}
+
 // A cache that one session reserves to the last page.
 class FullCache : public SessionsByHand {
  protected:
