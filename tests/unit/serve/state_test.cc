@@ -29,6 +29,24 @@ SessionState At(Place place, AppendPhase phase) {
   return state;
 }
 
+// Matches what contains `text`, without regular expressions: GoogleTest takes those of POSIX, whose names Oniguruma's
+// library defines as well, with rules of its own.
+class SaysMatcher : public testing::MatcherInterface<const std::string&> {
+ public:
+  explicit SaysMatcher(std::string text) : text_(std::move(text)) {}
+  bool MatchAndExplain(const std::string& message, testing::MatchResultListener*) const override {
+    return message.find(text_) != std::string::npos;
+  }
+  void DescribeTo(std::ostream* out) const override { *out << "contains \"" << text_ << '"'; }
+
+ private:
+  const std::string text_;
+};
+
+testing::Matcher<const std::string&> Says(std::string_view text) {
+  return testing::MakeMatcher(new SaysMatcher(std::string(text)));
+}
+
 TEST(SessionState, GoesWhereTheTableSaysAndNowhereElse) {
   for (Place place : kPlaces) {
     for (AppendPhase phase : kAppendPhases) {
@@ -40,7 +58,7 @@ TEST(SessionState, GoesWhereTheTableSaysAndNowhereElse) {
           EXPECT_EQ(state.place(), to);
           EXPECT_EQ(state.append(), phase);
         } else {
-          EXPECT_DEATH(state.To(to), Name(to)) << Name(place) << " with " << Name(phase);
+          EXPECT_DEATH(state.To(to), Says(Name(to))) << Name(place) << " with " << Name(phase);
         }
       }
       for (AppendPhase to : kAppendPhases) {
@@ -50,7 +68,7 @@ TEST(SessionState, GoesWhereTheTableSaysAndNowhereElse) {
           EXPECT_EQ(state.append(), to);
           EXPECT_EQ(state.place(), place);
         } else {
-          EXPECT_DEATH(state.To(to), Name(to)) << Name(place) << " with " << Name(phase);
+          EXPECT_DEATH(state.To(to), Says(Name(to))) << Name(place) << " with " << Name(phase);
         }
       }
     }
@@ -61,11 +79,11 @@ TEST(SessionState, AnUploadComesAndGoesBesideTheAppend) {
   SessionState state = At(Place::kOpen, AppendPhase::kReading);
   state.UploadTo(AppendPhase::kUploading);
   EXPECT_EQ(state.append(), AppendPhase::kReading);
-  EXPECT_DEATH(state.UploadTo(AppendPhase::kReading), "reading");
-  EXPECT_DEATH(state.UploadTo(AppendPhase::kUploading), "uploading");
+  EXPECT_DEATH(state.UploadTo(AppendPhase::kReading), Says("reading"));
+  EXPECT_DEATH(state.UploadTo(AppendPhase::kUploading), Says("uploading"));
   state.UploadTo(AppendPhase::kNone);
   EXPECT_EQ(state.upload(), AppendPhase::kNone);
-  EXPECT_DEATH(SessionState(Place::kSaving), "saving");
+  EXPECT_DEATH(SessionState(Place::kSaving), Says("saving"));
 }
 
 TEST_F(SessionsByHand, EveryStepOfTheTableIsTaken) {
