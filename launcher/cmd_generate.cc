@@ -14,6 +14,7 @@
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
 #include "launcher/terminal/sampling_flags.h"
+#include "launcher/text_flags.h"
 #include "runtime/text/grammar/matcher.h"
 #include "runtime/text/text_stream.h"
 #include "runtime/text/token_bytes.h"
@@ -374,10 +375,7 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
                                 "Or a file whose bytes are the prompt; -: standard input")
                    ->type_name("FILE");
   prompt->excludes(file);
-  auto* messages = command
-                       ->add_option("--messages", flags->text.messages_file,
-                                    "Or a JSON file of chat turns: a list of {role, content}, or {messages, tools}")
-                       ->type_name("FILE");
+  auto* messages = AddMessagesFlag(*command, flags->text);
   messages->excludes(prompt)->excludes(file);
   command->add_option("--ask", flags->text.asks, "A question, put after the prompt on a fork; repeat for more")
       ->type_name("TEXT")
@@ -415,13 +413,7 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
   command->add_option("--system", flags->text.system, "With --chat: the system turn (default: the template's own)")
       ->type_name("TEXT")
       ->needs(chat);
-  command
-      ->add_option("--template-arg", flags->text.template_arguments,
-                   "A variable for the chat template, as enable_thinking=false; repeat for more")
-      ->type_name("NAME=VALUE")
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->expected(1)
-      ->allow_extra_args(false);
+  AddTemplateArgFlag(*command, flags->text);
   command->add_flag("--special", flags->text.special,
                     "Read the text of special tokens in prompt and questions as those tokens");
   command->add_flag("--json", flags->json, "Print one JSON object");

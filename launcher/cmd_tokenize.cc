@@ -10,6 +10,7 @@
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
+#include "launcher/text_flags.h"
 #include "runtime/weights/config.h"
 
 namespace duo {
@@ -99,21 +100,12 @@ void AddTokenizeCommand(CLI::App& app, Launch& launch) {
   auto* text = command->add_option("--text", flags->text.prompt, "The text")->type_name("TEXT");
   auto* file =
       command->add_option("--file", flags->text.prompt_file, "Or a file of text; -: standard input")->type_name("FILE");
-  auto* messages = command
-                       ->add_option("--messages", flags->text.messages_file,
-                                    "Or a JSON file of chat turns: a list of {role, content}, or {messages, tools}")
-                       ->type_name("FILE");
+  auto* messages = AddMessagesFlag(*command, flags->text);
   text->excludes(file)->excludes(messages);
   file->excludes(messages);
   command->add_flag("--chat", flags->text.chat, "The text is a user turn of the model's chat template");
   command->add_flag("--special", flags->text.special, "Read the text of special tokens as those tokens");
-  command
-      ->add_option("--template-arg", flags->text.template_arguments,
-                   "A variable for the chat template, as enable_thinking=false; repeat for more")
-      ->type_name("NAME=VALUE")
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->expected(1)
-      ->allow_extra_args(false);
+  AddTemplateArgFlag(*command, flags->text);
   auto* ids = command->add_flag("--ids", flags->ids, "Print the ids alone, on one line");
   auto* json = command->add_flag("--json", flags->json, "Print one JSON object: ids, pieces, text");
   command->add_flag("--count", flags->count, "Print the number of tokens alone")->excludes(ids);

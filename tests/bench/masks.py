@@ -13,8 +13,7 @@ import os
 import subprocess
 import sys
 
-# Instead of this folder, whose http.py hides the library of that name.
-sys.path[0] = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "grammar")
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "grammar"))
 from json_schema_test import instances  # noqa: E402
 from schemas import random_schema  # noqa: E402
 

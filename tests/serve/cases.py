@@ -4,7 +4,7 @@ import argparse
 
 from harness import Server
 
-ARGS = argparse.Namespace()  # serve_test.py's
+ARGS = argparse.Namespace()  # serve_test.py's or http_test.py's
 CASES = {}
 
 

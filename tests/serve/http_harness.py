@@ -1,7 +1,6 @@
 """What the HTTP tests share: `duo serve` with an HTTP port, and a client of raw bytes, so that every byte of a request
 and of an answer is the test's own business. The standard library alone."""
 
-import argparse
 import json
 import os
 import socket
@@ -9,24 +8,7 @@ import tempfile
 import time
 
 import harness
-
-ARGS = argparse.Namespace()  # http_test.py's
-CASES = {}
-
-
-def case(function):
-    CASES[function.__name__] = function
-    return function
-
-
-def check(condition, what):
-    if not condition:
-        raise AssertionError(what)
-
-
-def equal(found, expected, what):
-    check(found == expected, f"{what}: found {found!r}, expected {expected!r}")
-
+from cases import ARGS, CASES, case, check, equal  # noqa: F401: the table is of whichever program runs
 
 class Server(harness.Server):
     """`duo serve` that listens for HTTP on a free port."""

@@ -174,6 +174,19 @@ Json UsageJson(int64_t prompt, int64_t completion, int64_t cached) {
 
 }  // namespace
 
+AnswerShape StreamShape(const Json& base, const AnswerFields& fields) {
+  AnswerShape shape;
+  shape.end = [base, usage = fields.include_usage](const std::vector<Choice>& choices) {
+    if (!usage) return std::string(kDone);
+    Json json = base;
+    json["choices"] = Json::array();
+    json["usage"] = UsageJson(UsageOf(choices));
+    return Event(json) + kDone;
+  };
+  shape.error = [](const ErrorAnswer& error) { return absl::StrCat("data: ", ErrorBody(error), "\n\n", kDone); };
+  return shape;
+}
+
 Json UsageJson(const Usage& usage) {
   return UsageJson(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens);
 }

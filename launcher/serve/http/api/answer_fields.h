@@ -25,6 +25,10 @@ absl::StatusOr<int64_t> NewTokens(const Service& service, int64_t prompt_tokens,
 // What of the model's generation_config.json is a default here.
 SamplingDefaults ReadSamplingDefaults(const std::string& model_dir);
 
+// How streams of completions and of chats end, after the last choice and in an error: `base` is what their events have
+// in common.
+AnswerShape StreamShape(const Json& base, const AnswerFields& fields);
+
 Json UsageJson(const Usage& usage);
 Json UsageJson(const Choice& choice);
 

@@ -99,17 +99,9 @@ AnswerShape ChatShape(const Service& service, const AnswerFields& fields, const 
     if (last) events += chunk(choice, Json::object(), nullptr, FinishOf(choice, telling.calls > 0));
     return events;
   };
-  AnswerShape shape;
+  AnswerShape shape = StreamShape(base, fields);
   shape.piece = [tell](const Choice& c, const AskUpdate& grown, bool first) { return tell(c, grown, first, false); };
   shape.finish = [tell](const Choice& c, const AskUpdate& rest, bool first) { return tell(c, rest, first, true); };
-  shape.end = [base, fields](const std::vector<Choice>& choices) {
-    if (!fields.include_usage) return std::string(kDone);
-    Json json = base;
-    json["choices"] = Json::array();
-    json["usage"] = UsageJson(UsageOf(choices));
-    return Event(json) + kDone;
-  };
-  shape.error = [](const ErrorAnswer& error) { return absl::StrCat("data: ", ErrorBody(error), "\n\n", kDone); };
   shape.whole = [base, own, tokenizer](const std::vector<Choice>& choices) {
     Json json = base;
     json["object"] = "chat.completion";

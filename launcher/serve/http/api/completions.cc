@@ -88,17 +88,9 @@ AnswerShape CompletionShape(const Service& service, const AnswerFields& fields, 
     if (fields.continuous_usage) json["usage"] = UsageJson(choice);
     return Event(json);
   };
-  AnswerShape shape;
+  AnswerShape shape = StreamShape(base, fields);
   shape.piece = [chunk](const Choice& c, const AskUpdate& grown, bool) { return chunk(c, grown, false); };
   shape.finish = [chunk](const Choice& c, const AskUpdate& rest, bool) { return chunk(c, rest, true); };
-  shape.end = [base, fields](const std::vector<Choice>& choices) {
-    if (!fields.include_usage) return std::string(kDone);
-    Json json = base;
-    json["choices"] = Json::array();
-    json["usage"] = UsageJson(UsageOf(choices));
-    return Event(json) + kDone;
-  };
-  shape.error = [](const ErrorAnswer& error) { return absl::StrCat("data: ", ErrorBody(error), "\n\n", kDone); };
   shape.whole = [base, own, tokenizer](const std::vector<Choice>& choices) {
     Json json = base;
     json["choices"] = Json::array();

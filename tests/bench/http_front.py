@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What HTTP costs: memory of 1,000 streams at once, CPU of its threads beside the engine's, milliseconds to a first token.
 
-    http.py --duo build/duo [--out tests/bench/results/http.json]
+    http_front.py --duo build/duo [--out tests/bench/results/http.json]
 
 One server on loopback with the demo model. Memory is what the process grows by from 16 running answers to 16 running and
 984 waiting ones, all connected and streaming; CPU is that of the server's threads while 16 answers are written, by
