@@ -72,19 +72,7 @@ __device__ __forceinline__ void Compute(const PrefillWork& w,
     }
     rows.Reset();
     auto scores = [&] {
-      const uint64_t k_operand = Operand(k_shared + k_ring.stage * Shape::kTileBytes, 1024, 16);
-      WgmmaFence();
-#pragma unroll
-      for (int step = 0; step < kHeadDim / 16; ++step) {
-        const uint64_t a = Ahead(q_operand, step / 4 * kHalfQ + step % 4 * 32);
-        const uint64_t b = Ahead(k_operand, step / 4 * kHalfTile + step % 4 * 32);
-        if (step == 0) {
-          WgmmaShared<false>(rows.s, a, b);
-        } else {
-          WgmmaShared<true>(rows.s, a, b);
-        }
-      }
-      WgmmaCommit();
+      BeginScores<kHeadDim, kHalfQ>(rows.s, q_operand, k_shared + k_ring.stage * Shape::kTileBytes);
     };
     auto values = [&] {
       const uint64_t v_operand = Operand(v_shared + v_ring.stage * Shape::kTileBytes, 1024, kHalfTile);

@@ -115,10 +115,7 @@ __device__ __forceinline__ void FetchQueries(
       const uint32_t to = q_shared + piece / 8 * (Shape::kRows * 128) + row * 128 + ((piece % 8) ^ (row % 8)) * 16;
       CopyAsync16(to, from, valid);
     }
-    CopyAsyncCommit();
-    CopyAsyncWait<0>();
-    SharedStoresFence();
-    BarrierArrive(barriers.QFull());
+    QueriesCopied(barriers);
   }
 }
 #endif

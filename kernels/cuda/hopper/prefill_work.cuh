@@ -111,22 +111,12 @@ struct PrefillItem {
   }
 };
 
-#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-// The barriers of a block, as shared addresses.
 template <int kStages>
-struct PrefillBarriers {
-  uint32_t base;
-  __device__ uint32_t QFull() const { return base; }
-  __device__ uint32_t QEmpty() const { return base + 8; }
-  __device__ uint32_t Cleared() const { return base + 16; }
-  __device__ uint32_t ItemFull(int i) const { return base + 24 + 8 * i; }
-  __device__ uint32_t ItemEmpty(int i) const { return base + 40 + 8 * i; }
-  __device__ uint32_t KFull(int s) const { return base + 56 + 8 * s; }
-  __device__ uint32_t KEmpty(int s) const { return KFull(kStages + s); }
-  __device__ uint32_t VFull(int s) const { return KFull(2 * kStages + s); }
-  __device__ uint32_t VEmpty(int s) const { return KFull(3 * kStages + s); }
+struct PrefillBarriers : BlockBarriers {
+  __device__ uint32_t KFull(int s) const { return Tile(s); }
+  __device__ uint32_t KEmpty(int s) const { return Tile(kStages + s); }
+  __device__ uint32_t VFull(int s) const { return Tile(2 * kStages + s); }
+  __device__ uint32_t VEmpty(int s) const { return Tile(3 * kStages + s); }
 };
-#endif
 
 }  // namespace duo::cuda

@@ -168,19 +168,7 @@ __device__ __forceinline__ void ComputeRows(const RowsWork& w, const RowsBarrier
     const uint64_t q_operand = Operand(shared.q + (apart ? consumer * 64 * 128 : 0), 1024, 16);
     // Begin products with the tiles at which the rings stand.
     auto scores = [&] {
-      const uint64_t k_operand = Operand(shared.k + k_ring.stage * Shape::kTileBytes, 1024, 16);
-      WgmmaFence();
-#pragma unroll
-      for (int step = 0; step < kHeadDim / 16; ++step) {
-        const uint64_t a = Ahead(q_operand, step / 4 * kHalfQ + step % 4 * 32);
-        const uint64_t b = Ahead(k_operand, step / 4 * kHalfTile + step % 4 * 32);
-        if (step == 0) {
-          WgmmaShared<false, kType>(rows.s, a, b);
-        } else {
-          WgmmaShared<true, kType>(rows.s, a, b);
-        }
-      }
-      WgmmaCommit();
+      BeginScores<kHeadDim, kHalfQ, kType>(rows.s, q_operand, shared.k + k_ring.stage * Shape::kTileBytes);
     };
     auto values = [&] {
       const uint64_t v_operand = Operand(shared.v + v_ring.stage * Shape::kTileBytes, 1024, kHalfTile);

@@ -203,10 +203,7 @@ __device__ __forceinline__ void FetchRowsQueries(const RowsWork& w, const RowsBa
         CopyAsync16(to, from, valid);
       }
     }
-    CopyAsyncCommit();
-    CopyAsyncWait<0>();
-    SharedStoresFence();
-    BarrierArrive(barriers.QFull());
+    QueriesCopied(barriers);
   }
 }
 #endif

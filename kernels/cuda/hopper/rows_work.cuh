@@ -79,20 +79,14 @@ struct RowsItem {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 template <KvFormat kFormat, int kHeadDim>
-struct RowsBarriers {
+struct RowsBarriers : BlockBarriers {
   using Shape = RowsShape<kFormat, kHeadDim>;
   static constexpr int kK = Shape::kKStages, kV = Shape::kVStages;
-  uint32_t base;
-  __device__ uint32_t QFull() const { return base; }
-  __device__ uint32_t QEmpty() const { return base + 8; }
-  __device__ uint32_t Cleared() const { return base + 16; }
-  __device__ uint32_t ItemFull(int i) const { return base + 24 + 8 * i; }
-  __device__ uint32_t ItemEmpty(int i) const { return base + 40 + 8 * i; }
-  __device__ uint32_t KFull(int s) const { return base + 56 + 8 * s; }
-  __device__ uint32_t KEmpty(int s) const { return KFull(kK + s); }
-  __device__ uint32_t VFull(int s) const { return KFull(2 * kK + s); }
-  __device__ uint32_t VEmpty(int s) const { return KFull(2 * kK + kV + s); }
-  __device__ uint32_t RawFull(int s) const { return KFull(2 * kK + 2 * kV + s); }
+  __device__ uint32_t KFull(int s) const { return Tile(s); }
+  __device__ uint32_t KEmpty(int s) const { return Tile(kK + s); }
+  __device__ uint32_t VFull(int s) const { return Tile(2 * kK + s); }
+  __device__ uint32_t VEmpty(int s) const { return Tile(2 * kK + kV + s); }
+  __device__ uint32_t RawFull(int s) const { return Tile(2 * kK + 2 * kV + s); }
   __device__ uint32_t RawEmpty(int s) const { return RawFull(Shape::kRawStages + s); }
   static constexpr int kBytes = 56 + 8 * 2 * (kK + kV + Shape::kRawStages);
 

@@ -1,5 +1,5 @@
-// What Hopper's attention kernels share: a warp group's 64 rows of scores, their softmax and their output, and the
-// stages of a ring of tiles.
+// What Hopper's attention kernels share: a block's barriers, the stages of a ring of tiles, and a warp group's 64 rows of
+// scores, their softmax and their output.
 #pragma once
 
 #include "kernels/cuda/hopper/hopper_ptx.cuh"
@@ -19,6 +19,47 @@ struct Ring {
     if (++stage == kStages) stage = 0, phase ^= 1;
   }
 };
+
+// The barriers of a block that both kernels have, as shared addresses. What follows at Tiles() are those of their rings.
+struct BlockBarriers {
+  uint32_t base;
+  __device__ uint32_t QFull() const { return base; }
+  __device__ uint32_t QEmpty() const { return base + 8; }
+  __device__ uint32_t Cleared() const { return base + 16; }
+  __device__ uint32_t ItemFull(int i) const { return base + 24 + 8 * i; }
+  __device__ uint32_t ItemEmpty(int i) const { return base + 40 + 8 * i; }
+  __device__ uint32_t Tile(int i) const { return base + 56 + 8 * i; }
+};
+
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// By each thread that has copied its part of an item's queries: the products may read them when all have said so.
+__device__ __forceinline__ void QueriesCopied(const BlockBarriers& barriers) {
+  CopyAsyncCommit();
+  CopyAsyncWait<0>();
+  SharedStoresFence();
+  BarrierArrive(barriers.QFull());
+}
+
+// Begins s = Q K^T with a tile of keys at k_tile. q: the operand of the warp group's 64 rows; kHalfQ: bytes from a row's
+// first 64 channels to the next.
+template <int kHeadDim, uint32_t kHalfQ, Half16 kType = Half16::kBF16>
+__device__ __forceinline__ void BeginScores(float (&s)[64], uint64_t q, uint32_t k_tile) {
+  const uint64_t k = Operand(k_tile, 1024, 16);
+  WgmmaFence();
+#pragma unroll
+  for (int step = 0; step < kHeadDim / 16; ++step) {
+    const uint64_t a = Ahead(q, step / 4 * kHalfQ + step % 4 * 32);
+    const uint64_t b = Ahead(k, step / 4 * (kTileKeys * 128) + step % 4 * 32);
+    if (step == 0) {
+      WgmmaShared<false, kType>(s, a, b);
+    } else {
+      WgmmaShared<true, kType>(s, a, b);
+    }
+  }
+  WgmmaCommit();
+}
+#endif
 
 // A computing warp group's state: thread (g, c) of a warp has rows g and g + 8 of the warp's 16, and of each eight
 // columns 2 c and 2 c + 1.
