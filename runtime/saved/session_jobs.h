@@ -21,6 +21,8 @@ namespace duo {
 class DiskThread;
 class SessionStore;
 
+constexpr int64_t kPartBytes = int64_t{48} << 20;  // of one Step over all ranks
+
 // What a job has at the disk: something of the store's, or pages and rings on every rank. One at a time.
 class JobPart {
  public:
