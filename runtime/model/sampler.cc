@@ -62,17 +62,25 @@ int64_t Kept(const std::vector<Candidate>& candidates, int64_t count, bool all, 
   return cut ? kept : -1;
 }
 
+// What draws are made on and with.
+struct Place {
+  Device& device;
+  Communicator& comm;
+  const StepPlan& plan;
+  Arena& arena;
+};
+
 // own: one row's. lse: of the whole row.
-int32_t DrawFromBest(Device& device, Communicator& comm, const LogitShard& own, const SampleParams& p, int32_t top_k,
-                     float min_p, float lse, Arena& arena) {
+int32_t DrawFromBest(const Place& on, const LogitShard& own, const SampleParams& p, int32_t top_k, float min_p,
+                     float lse) {
   int64_t widest = own.logits.cols;
-  std::vector<int64_t> widths(comm.size());
-  comm.AllGatherHost(widths.data(), &widest, sizeof widest);
+  std::vector<int64_t> widths(on.comm.size());
+  on.comm.AllGatherHost(widths.data(), &widest, sizeof widest);
   widest = *std::max_element(widths.begin(), widths.end());
   const bool cuts = top_k > 0 || min_p > 0;
   for (int64_t count = std::min<int64_t>(1024, widest);; count = std::min(2 * count, widest)) {
     const bool all = count == widest;
-    const std::vector<Candidate> candidates = BestLogits(device, comm, own, static_cast<int>(count), arena)[0];
+    const std::vector<Candidate> candidates = BestLogits(on.device, on.comm, own, static_cast<int>(count), on.arena)[0];
     // Below the largest of the ranks' smallest candidates some shard may hide a better one, but what is before it is
     // the true order; it is enough that what is drawn from ends within the first `count`, which are right on every
     // rank.
@@ -113,77 +121,74 @@ const T* Uploaded(Device& device, Arena& arena, const T* values, size_t count) {
 }
 
 // The ShardSamples of rows that are looked at again.
-std::vector<ShardSample> SampleAgain(Device& device, const LogitShard& own, const std::vector<SampleParams>& params,
-                                     Arena& arena) {
+std::vector<ShardSample> SampleAgain(const Place& on, const LogitShard& own, const std::vector<SampleParams>& params) {
   std::vector<ShardSample> shards(params.size(), {kNegativeInfinity, kNegativeInfinity, -1});
   if (own.logits.cols == 0) return shards;
-  const size_t mark = arena.used();
-  const SampleParams* device_params = Uploaded(device, arena, params.data(), params.size());
-  auto* samples = static_cast<ShardSample*>(arena.Take(shards.size() * sizeof(ShardSample)));
-  SampleShard(device, samples, own.logits, own.first_id, device_params);
-  device.Download(shards.data(), samples, shards.size() * sizeof(ShardSample));
-  arena.Rewind(mark);
+  const size_t mark = on.arena.used();
+  const SampleParams* device_params = Uploaded(on.device, on.arena, params.data(), params.size());
+  auto* samples = static_cast<ShardSample*>(on.arena.Take(shards.size() * sizeof(ShardSample)));
+  SampleShard(on.device, samples, own.logits, own.first_id, device_params);
+  on.device.Download(shards.data(), samples, shards.size() * sizeof(ShardSample));
+  on.arena.Rewind(mark);
   return shards;
 }
 
 // A copy of one row in the arena, with the rule's edits and mask.
-LogitShard Edited(Device& device, const LogitShard& row, const SampleRule& rule, const StepPlan& plan, Arena& arena) {
+LogitShard Edited(const Place& on, const LogitShard& row, const SampleRule& rule) {
   const int64_t shard = row.logits.cols;
   if (shard == 0) return row;
-  const LogitShard copy{arena.Matrix(DType::kF32, 1, shard), row.first_id};
-  device.Copy(copy.logits.data, row.logits.data, Bytes(DType::kF32, shard));
+  const LogitShard copy{on.arena.Matrix(DType::kF32, 1, shard), row.first_id};
+  on.device.Copy(copy.logits.data, row.logits.data, Bytes(DType::kF32, shard));
   std::vector<LogitEdit> edits;  // of this shard
   for (int32_t i = rule.first_edit; i < rule.first_edit + rule.edits; ++i) {
-    const int64_t at = int64_t{plan.edits[i].id} - row.first_id;
-    if (at >= 0 && at < shard) edits.push_back(plan.edits[i]);
+    const int64_t at = int64_t{on.plan.edits[i].id} - row.first_id;
+    if (at >= 0 && at < shard) edits.push_back(on.plan.edits[i]);
   }
   const uint32_t* mask = nullptr;
   if (rule.mask >= 0) {
     const int64_t first = row.first_id / 32, end = CeilDiv(row.first_id + shard, int64_t{32});
-    mask = Uploaded(device, arena, plan.masks.data() + rule.mask + first, end - first);
+    mask = Uploaded(on.device, on.arena, on.plan.masks.data() + rule.mask + first, end - first);
   }
-  const LogitEdit* device_edits = Uploaded(device, arena, edits.data(), edits.size());
-  EditLogits(device, copy.logits, row.first_id, device_edits, static_cast<int>(edits.size()), mask);
+  const LogitEdit* device_edits = Uploaded(on.device, on.arena, edits.data(), edits.size());
+  EditLogits(on.device, copy.logits, row.first_id, device_edits, static_cast<int>(edits.size()), mask);
   return copy;
 }
 
 // sample: what the row gives without the rule.
-int32_t DrawByRule(Device& device, Communicator& comm, LogitShard row, RowSample sample, const SampleRule& rule,
-                   const StepPlan& plan, Arena& arena) {
-  const size_t mark = arena.used();
-  const SampleParams& p = plan.samples[rule.sample];
+int32_t DrawByRule(const Place& on, LogitShard row, RowSample sample, const SampleRule& rule) {
+  const size_t mark = on.arena.used();
+  const SampleParams& p = on.plan.samples[rule.sample];
   if (rule.edits > 0 || rule.mask >= 0) {
-    row = Edited(device, row, rule, plan, arena);
-    sample = MergeShards(comm, SampleAgain(device, row, {p}, arena))[0];
+    row = Edited(on, row, rule);
+    sample = MergeShards(on.comm, SampleAgain(on, row, {p}))[0];
   }
   if (sample.lse == kNegativeInfinity) {
     sample.id = kNoneAllowed;
   } else if (!std::isfinite(sample.lse)) {
     sample.id = kNoToken;
   } else if (p.temperature >= kGreedyBelow && (p.top_p < 1.0f || rule.top_k > 0 || rule.min_p > 0)) {
-    sample.id = DrawFromBest(device, comm, row, p, rule.top_k, rule.min_p, sample.lse, arena);
+    sample.id = DrawFromBest(on, row, p, rule.top_k, rule.min_p, sample.lse);
   }
-  arena.Rewind(mark);
+  on.arena.Rewind(mark);
   return sample.id;
 }
 
 // Each row's logit of its token, which one rank has.
-std::vector<float> ChosenLogits(Device& device, Communicator& comm, const LogitShard& own,
-                                const std::vector<int32_t>& tokens) {
-  std::vector<float> mine(tokens.size(), kNegativeInfinity), all(tokens.size() * comm.size());
+std::vector<float> ChosenLogits(const Place& on, const LogitShard& own, const std::vector<int32_t>& tokens) {
+  std::vector<float> mine(tokens.size(), kNegativeInfinity), all(tokens.size() * on.comm.size());
   for (size_t row = 0; row < tokens.size(); ++row) {
     const int64_t at = int64_t{tokens[row]} - own.first_id;
     if (tokens[row] < 0 || at < 0 || at >= own.logits.cols) continue;
-    device.Download(&mine[row], own.logits.as<float>() + static_cast<int64_t>(row) * own.logits.stride + at, 4);
+    on.device.Download(&mine[row], own.logits.as<float>() + static_cast<int64_t>(row) * own.logits.stride + at, 4);
   }
-  comm.AllGatherHost(all.data(), mine.data(), 4 * mine.size());
+  on.comm.AllGatherHost(all.data(), mine.data(), 4 * mine.size());
   for (size_t i = 0; i < all.size(); ++i) mine[i % mine.size()] = std::max(mine[i % mine.size()], all[i]);
   return mine;
 }
 
 // The scores of rows [first, first + count) of the step, for those whose rules ask. lse: of those rows' logits.
-void ScoreRows(Device& device, Communicator& comm, const LogitShard& rows, const std::vector<float>& lse,
-               const std::vector<const SampleRule*>& rules, Arena& arena, StepResult* result) {
+void ScoreRows(const Place& on, const LogitShard& rows, const std::vector<float>& lse,
+               const std::vector<const SampleRule*>& rules, StepResult* result) {
   int32_t best = 0;
   std::vector<int32_t> tokens(lse.size(), -1);
   const int32_t first = rules.front()->sample;
@@ -191,9 +196,9 @@ void ScoreRows(Device& device, Communicator& comm, const LogitShard& rows, const
     best = std::max(best, rule->scores);
     tokens[rule->sample - first] = rule->target >= 0 ? rule->target : result->tokens[rule->sample];
   }
-  const std::vector<float> chosen = ChosenLogits(device, comm, rows, tokens);
+  const std::vector<float> chosen = ChosenLogits(on, rows, tokens);
   std::vector<std::vector<Candidate>> candidates(lse.size());
-  if (best > 0) candidates = BestLogits(device, comm, rows, best, arena);
+  if (best > 0) candidates = BestLogits(on.device, on.comm, rows, best, on.arena);
   for (const SampleRule* rule : rules) {
     const int32_t row = rule->sample - first;
     TokenScore& score = result->scores[rule->sample];
@@ -205,14 +210,13 @@ void ScoreRows(Device& device, Communicator& comm, const LogitShard& rows, const
   }
 }
 
-void Score(Device& device, Communicator& comm, const LogitShard& own, const std::vector<RowSample>& samples,
-           const StepPlan& plan, Arena& arena, StepResult* result) {
+void Score(const Place& on, const LogitShard& own, const std::vector<RowSample>& samples, StepResult* result) {
   std::vector<const SampleRule*> rules;
   bool scaled = false;
-  for (const SampleRule& rule : plan.rules) {
+  for (const SampleRule& rule : on.plan.rules) {
     if (rule.scores < 0) continue;
     rules.push_back(&rule);
-    scaled |= plan.samples[rule.sample].temperature >= kGreedyBelow;
+    scaled |= on.plan.samples[rule.sample].temperature >= kGreedyBelow;
   }
   if (rules.empty()) return;
   result->scores.resize(samples.size());
@@ -221,20 +225,22 @@ void Score(Device& device, Communicator& comm, const LogitShard& own, const std:
   std::vector<float> lse(count);
   if (scaled) {  // what there is was taken at a temperature
     const std::vector<SampleParams> plain(count);
-    const std::vector<RowSample> again = MergeShards(comm, SampleAgain(device, rows, plain, arena));
+    const std::vector<RowSample> again = MergeShards(on.comm, SampleAgain(on, rows, plain));
     for (int32_t i = 0; i < count; ++i) lse[i] = again[i].lse;
   } else {
     for (int32_t i = 0; i < count; ++i) lse[i] = samples[first + i].lse;
   }
-  ScoreRows(device, comm, rows, lse, rules, arena, result);
+  ScoreRows(on, rows, lse, rules, result);
 }
 
 }  // namespace
 
-void DrawTokens(Device& device, Communicator& comm, const std::vector<ShardSample>& shards, const LogitShard& own,
-                const StepPlan& plan, Arena& arena, StepResult* result) {
+StepResult DrawTokens(Device& device, Communicator& comm, const std::vector<ShardSample>& shards, const LogitShard& own,
+                      const StepPlan& plan, Arena& arena) {
+  const Place on{device, comm, plan, arena};
   const std::vector<RowSample> samples = MergeShards(comm, shards);
-  result->tokens.resize(samples.size());
+  StepResult result;
+  result.tokens.resize(samples.size());
   size_t next_rule = 0;
   for (size_t i = 0; i < samples.size(); ++i) {
     const SampleRule* rule = nullptr;
@@ -243,16 +249,17 @@ void DrawTokens(Device& device, Communicator& comm, const std::vector<ShardSampl
     }
     const LogitShard row{own.logits.Rows(static_cast<int64_t>(i), 1), own.first_id};
     const SampleParams& p = plan.samples[i];
-    int32_t& token = result->tokens[i];
+    int32_t& token = result.tokens[i];
     token = std::isfinite(samples[i].lse) ? samples[i].id : kNoToken;
     if (token == kNoToken) continue;
     if (rule != nullptr && rule->changes_draw()) {
-      token = DrawByRule(device, comm, row, samples[i], *rule, plan, arena);
+      token = DrawByRule(on, row, samples[i], *rule);
     } else if (p.top_p < 1.0f && p.temperature >= kGreedyBelow) {
-      token = DrawFromBest(device, comm, row, p, 0, 0, samples[i].lse, arena);
+      token = DrawFromBest(on, row, p, 0, 0, samples[i].lse);
     }
   }
-  if (!plan.rules.empty()) Score(device, comm, own, samples, plan, arena, result);
+  if (!plan.rules.empty()) Score(on, own, samples, &result);
+  return result;
 }
 
 size_t DrawScratchBytes(const Device& device, int64_t samples, int64_t shard) {

@@ -23,10 +23,10 @@ constexpr int32_t kNoToken = -1;
 constexpr int32_t kNoneAllowed = -2;
 
 // shards: this rank's ShardSample of every row, host [rows]. own: the logits that they are of, read again only for rows
-// with top_p < 1 or a rule. Of the plan, what it says of its samples. arena: free scratch. Fills the result's tokens
-// and scores.
-void DrawTokens(Device& device, Communicator& comm, const std::vector<ShardSample>& shards, const LogitShard& own,
-                const StepPlan& plan, Arena& arena, StepResult* result);
+// with top_p < 1 or a rule. Of the plan, what it says of its samples. arena: free scratch. Of the result the tokens and
+// the scores are set.
+StepResult DrawTokens(Device& device, Communicator& comm, const std::vector<ShardSample>& shards, const LogitShard& own,
+                      const StepPlan& plan, Arena& arena);
 
 // Arena bytes that the largest draw takes: a rule's copy and nucleus over the whole shard, or the scores of all rows.
 size_t DrawScratchBytes(const Device& device, int64_t samples, int64_t shard);

@@ -190,8 +190,9 @@ StepResult Worker::Execute(const StepPlan& plan) {
   device_->Download(shards.data(), samples_.data(), shards.size() * sizeof(ShardSample));
   if (plan.want_logits != 0) result.logits = GatherLogits(wanted);
   arena_.Rewind(Arena::Rounded(Bytes(DType::kF32, logits_.rows * logits_.cols)));  // logits lie at the arena's start
-  DrawTokens(*device_, *comm_, shards, {logits_, model_.weights().first_id}, plan, arena_, &result);
-  return result;
+  StepResult drawn = DrawTokens(*device_, *comm_, shards, {logits_, model_.weights().first_id}, plan, arena_);
+  drawn.logits = std::move(result.logits);
+  return drawn;
 }
 
 }  // namespace duo

@@ -64,8 +64,7 @@ StepResult Draw(Device& device, Communicator& comm, const std::vector<float>& lo
   std::vector<ShardSample> samples(rows);
   SampleShard(device, samples.data(), shard.logits, shard.first_id, plan.samples.data());
   Arena arena(std::move(*Buffer::Allocate(device, DrawScratchBytes(device, rows, end - first), "scratch")));
-  StepResult result;
-  DrawTokens(device, comm, samples, shard, plan, arena, &result);
+  StepResult result = DrawTokens(device, comm, samples, shard, plan, arena);
   DUO_CHECK_MSG(std::memcmp(own.data(), logits.data(), 4 * logits.size()) == 0, "the logits were changed");
   return result;
 }

@@ -21,9 +21,7 @@ struct Draws {
     std::vector<ShardSample> samples(rows);
     SampleShard(*device, samples.data(), shard.logits, 0, plan.samples.data());
     Arena arena(std::move(*Buffer::Allocate(*device, DrawScratchBytes(*device, rows, vocab), "scratch")));
-    StepResult result;
-    DrawTokens(*device, *comm, samples, shard, plan, arena, &result);
-    return result;
+    return DrawTokens(*device, *comm, samples, shard, plan, arena);
   }
 };
 
