@@ -74,10 +74,7 @@ class GbnfParser {
   }
 
   ExprId Choices(int depth) {
-    std::vector<ExprId> choices;
-    do choices.push_back(Branch(depth));
-    while (in_.Take("|"));
-    return b_.Choice(std::move(choices));
+    return b_.Choice(in_.TakeChoices([&] { return Branch(depth); }));
   }
 
   ExprId Branch(int depth) {

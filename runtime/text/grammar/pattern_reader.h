@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -31,6 +32,14 @@ class PatternReader {
   std::optional<CharacterSet> TakeClass(bool regex);
   // {n}, {n,} or {n,m} behind its brace; max -1: no end. False: it is none.
   bool TakeCounts(int64_t* min, int64_t* max);
+  // branch() once, and again behind each | that follows: what they gave.
+  template <typename Branch>
+  auto TakeChoices(Branch branch) {
+    std::vector<decltype(branch())> choices;
+    do choices.push_back(branch());
+    while (Take("|"));
+    return choices;
+  }
 
   // The first error stays.
   void Fail(std::string_view why);

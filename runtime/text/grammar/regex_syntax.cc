@@ -13,8 +13,7 @@ class RegexParser {
       : b_(b), in_(pattern, "the pattern"), match_(match), spelling_(spelling) {}
 
   absl::StatusOr<ExprId> Parse() {
-    std::vector<ExprId> choices;
-    do {
+    std::vector<ExprId> choices = in_.TakeChoices([&] {
       const bool anchored = in_.Take("^");
       ExprId branch = Branch(0);
       const bool ends = in_.Take("$");
@@ -22,8 +21,8 @@ class RegexParser {
         if (!anchored) branch = b_.Sequence({Anything(), branch});
         if (!ends) branch = b_.Sequence({branch, Anything()});
       }
-      choices.push_back(branch);
-    } while (in_.Take("|"));
+      return branch;
+    });
     if (in_.ok() && !in_.done()) {
       in_.Fail(in_.peek() == ')' ? "a ) has no (" : "an anchor is only supported at the ends of the whole pattern");
     }
@@ -36,10 +35,7 @@ class RegexParser {
   ExprId Anything() { return b_.Repeat(OneOf(b_, CharacterSet::Any(), spelling_), 0, -1); }
 
   ExprId Choices(int depth) {
-    std::vector<ExprId> choices;
-    do choices.push_back(Branch(depth));
-    while (in_.Take("|"));
-    return b_.Choice(std::move(choices));
+    return b_.Choice(in_.TakeChoices([&] { return Branch(depth); }));
   }
 
   ExprId Branch(int depth) {
