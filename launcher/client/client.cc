@@ -12,13 +12,13 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "duo/v1/duo.grpc.pb.h"
-#include "kernels/base/read_file.h"
+#include "launcher/client/channel.h"
 #include "launcher/client/interrupt.h"
 #include "launcher/client/print.h"
+#include "launcher/client/sampling_request.h"
 #include "launcher/terminal/outputs.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/prompt_file.h"
@@ -32,12 +32,6 @@ constexpr size_t kPieceBytes = 1 << 20;
 
 absl::Status FromGrpc(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
-
-// Whether an address is of this machine itself: no proxy of the environment leads to it.
-bool IsLoopback(const std::string& address) {
-  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") ||
-         absl::StartsWith(address, "[::1]:") || absl::StartsWith(address, "unix:");
 }
 
 std::string Size(int64_t bytes) { return ByteCount(static_cast<double>(bytes)); }
@@ -56,23 +50,9 @@ class Caller {
 
   absl::Status Connect() {
     if (v_.verb == Verb::kAppend) interrupt_ = std::make_unique<Interrupt>();
-    std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
-    if (!o_.tls_ca.empty()) {
-      grpc::SslCredentialsOptions ssl;
-      const std::pair<const std::string*, std::string*> files[] = {
-          {&o_.tls_ca, &ssl.pem_root_certs}, {&o_.tls_cert, &ssl.pem_cert_chain}, {&o_.tls_key, &ssl.pem_private_key}};
-      for (const auto& [file, into] : files) {
-        if (file->empty()) continue;
-        absl::StatusOr<std::string> text = ReadFile(*file);
-        if (!text.ok()) return text.status();
-        *into = *text;
-      }
-      credentials = grpc::SslCredentials(ssl);
-    }
-    grpc::ChannelArguments arguments;
-    arguments.SetMaxReceiveMessageSize(-1);
-    if (IsLoopback(o_.server)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-    channel_ = grpc::CreateCustomChannel(o_.server, credentials, arguments);
+    absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = OpenChannel(o_);
+    if (!channel.ok()) return channel.status();
+    channel_ = *std::move(channel);
     sessions_ = pb::Sessions::NewStub(channel_);
     cluster_ = pb::Cluster::NewStub(channel_);
     return absl::OkStatus();
@@ -328,34 +308,6 @@ class Caller {
     });
   }
 
-  absl::Status SetSampling(pb::AskRequest* request) const {
-    absl::StatusOr<SamplingRules> rules = ReadSamplingFlags(v_.sampling);
-    if (!rules.ok()) return rules.status();
-    const SamplingRules off;
-    if (rules->top_k != off.top_k) request->set_top_k(rules->top_k);
-    if (rules->min_p != off.min_p) request->set_min_p(rules->min_p);
-    if (rules->presence_penalty != off.presence_penalty) request->set_presence_penalty(rules->presence_penalty);
-    if (rules->frequency_penalty != off.frequency_penalty) request->set_frequency_penalty(rules->frequency_penalty);
-    if (rules->repetition_penalty != off.repetition_penalty) request->set_repetition_penalty(rules->repetition_penalty);
-    for (const TokenBias& b : rules->logit_bias) {
-      pb::TokenBias* bias = request->add_logit_bias();
-      bias->set_token(b.token);
-      bias->set_bias(b.bias);
-    }
-    for (int32_t token : rules->stop_tokens) request->add_stop_tokens(token);
-    if (rules->min_new_tokens > 0) request->set_min_new_tokens(rules->min_new_tokens);
-    if (rules->scores >= 0) request->set_logprobs(rules->scores);
-    if (rules->prompt_scores >= 0) request->set_prompt_logprobs(rules->prompt_scores);
-    request->set_ignore_end_tokens(v_.sampling.ignore_eos);
-    absl::StatusOr<Guide> guide = ReadGuideFlags(v_.sampling);
-    if (!guide.ok()) return guide.status();
-    if (guide->kind == Guide::Kind::kJsonObject) request->set_json_object(true);
-    if (guide->kind == Guide::Kind::kJsonSchema) request->set_json_schema(guide->text);
-    if (guide->kind == Guide::Kind::kRegex) request->set_regex(guide->text);
-    if (guide->kind == Guide::Kind::kGrammar) request->set_grammar(guide->text);
-    return absl::OkStatus();
-  }
-
   absl::Status Ask() {
     absl::StatusOr<std::string> text = Text(true);
     if (!text.ok()) return text.status();
@@ -369,7 +321,7 @@ class Caller {
     for (const std::string& stop : v_.stops) request.add_stop(stop);
     request.set_keep(v_.keep);
     request.set_special(v_.special);
-    if (absl::Status s = SetSampling(&request); !s.ok()) return s;
+    if (absl::Status s = SetSampling(v_.sampling, &request); !s.ok()) return s;
     const std::unique_ptr<grpc::ClientContext> context = Context();
     const auto stream = sessions_->Ask(context.get(), request);
     pb::AskResponse part, whole;

@@ -1,0 +1,41 @@
+#include "launcher/client/channel.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "kernels/base/read_file.h"
+
+namespace duo {
+namespace {
+
+// Whether an address is of this machine itself: no proxy of the environment leads to it.
+bool IsLoopback(const std::string& address) {
+  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") ||
+         absl::StartsWith(address, "[::1]:") || absl::StartsWith(address, "unix:");
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const ClientOptions& options) {
+  std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
+  if (!options.tls_ca.empty()) {
+    grpc::SslCredentialsOptions ssl;
+    const std::pair<const std::string*, std::string*> files[] = {{&options.tls_ca, &ssl.pem_root_certs},
+                                                                 {&options.tls_cert, &ssl.pem_cert_chain},
+                                                                 {&options.tls_key, &ssl.pem_private_key}};
+    for (const auto& [file, into] : files) {
+      if (file->empty()) continue;
+      absl::StatusOr<std::string> text = ReadFile(*file);
+      if (!text.ok()) return text.status();
+      *into = *text;
+    }
+    credentials = grpc::SslCredentials(ssl);
+  }
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  if (IsLoopback(options.server)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return grpc::CreateCustomChannel(options.server, credentials, arguments);
+}
+
+}  // namespace duo
