@@ -60,9 +60,10 @@ fi
 "$here/install_deps.sh"
 
 if command -v nvcc >/dev/null && [ -e /dev/nvidiactl ]; then
-  preset=release build=$root/build
+  preset=release build=$root/build device=auto
 else
-  preset=cpu build=$root/build-cpu
+  preset=cpu build=$root/build-cpu device=cpu
+  echo "No CUDA compiler or no GPU here: duo is built for the CPU and runs on it." >&2
 fi
 mkdir -p "$build"
 log=$build/quickstart.log
@@ -92,4 +93,5 @@ if [ "$model" = smollm2 ]; then
 else
   folder=$here/demo/needle-6m
 fi
-exec python3 "$here/demo/quickstart.py" --duo "$duo" --model "$folder" --kind "$model" ${document:+--document "$document"} "$@"
+exec python3 "$here/demo/quickstart.py" --duo "$duo" --device "$device" --model "$folder" --kind "$model" \
+  ${document:+--document "$document"} "$@"

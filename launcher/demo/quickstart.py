@@ -28,13 +28,14 @@ def system_text(first=None):
     return read_text([path]), path
 
 
-def generate(duo, model, document, asks, more, may_be_long=False):
+def generate(args, document, asks, more, may_be_long=False):
     """Runs `duo generate --json` with its progress on the terminal; returns the object that it prints. May_be_long: None, and
     nothing on the terminal, when the document has more tokens than the model has positions."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8", newline="") as file:
         file.write(document)
         file.flush()
-        command = [duo, "generate", "--model", model, "--prompt-file", file.name, "--json", *more]
+        command = [args.duo, "generate", "--model", args.model, "--device", args.device, "--prompt-file", file.name, "--json",
+                   *more]
         for ask in asks:
             command += ["--ask", ask]
         if not may_be_long:
@@ -67,8 +68,7 @@ def needle(args):
     asks = [q["ask"] for q in built["questions"]]
     print(f"\nDocument: {source}, {built['bytes']:,} bytes, with {len(asks)} facts hidden in it.\n", flush=True)
     common = ["--max-new-tokens", "12", "--stop", "\n"]
-    duo = generate(args.duo, args.model, built["document"], asks,
-                   ["--attention", "duo", "--sparsity", str(SPARSITY), *common])
+    duo = generate(args, built["document"], asks, ["--attention", "duo", "--sparsity", str(SPARSITY), *common])
     all_heads = duo["retrieval_heads"] + duo["streaming_heads"]
     print(f"\nThe demo model finds facts with {duo['retrieval_heads']} of its {all_heads} heads keeping everything, so "
           f"{SPARSITY:.0%} of them stream here\n(--sparsity {SPARSITY}). For other models duo lets 50 % stream unless told "
@@ -79,7 +79,7 @@ def needle(args):
         mark = "✓" if found == q["answer"] else f"✗ expected {q['answer']}"
         print(f"{q['depth']:>6.0%}  {q['ask'].split(chr(10))[1][10:]:<52} {found} {mark}")
     print("\nNow the same with full attention, to compare.\n", flush=True)
-    full = generate(args.duo, args.model, built["document"], asks, ["--attention", "full", *common])
+    full = generate(args, built["document"], asks, ["--attention", "full", *common])
 
     print(f"\n{'':<16}{'found':>8}{'KV memory':>12}{'read in':>10}{'heads that keep everything':>29}")
     missed = 0
@@ -110,7 +110,7 @@ def smollm2(args):
     result = None
     while result is None:  # text of many digits or of other scripts has more tokens a byte
         part = text.encode()[:most].decode(errors="ignore")
-        result = generate(args.duo, args.model, part, questions, ["--chat", "--max-new-tokens", "96", "--stop", "\n\n"],
+        result = generate(args, part, questions, ["--chat", "--max-new-tokens", "96", "--stop", "\n\n"],
                           may_be_long=most > 1000)
         most = most * 3 // 4
     read = len(part.encode())
@@ -128,6 +128,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--duo", required=True, help="the program")
     parser.add_argument("--model", required=True, help="the model's folder")
+    parser.add_argument("--device", default="auto", help="where to run (see duo generate --help)")
     parser.add_argument("--kind", choices=["needle", "smollm2"], default="needle")
     parser.add_argument("--document", help="a text file (default: the system's licence texts)")
     parser.add_argument("--ask", action="append", help="a question for smollm2; repeat for more")
