@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 
+import record
+
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "serve"))
 import http_harness  # noqa: E402
 from http_harness import Server  # noqa: E402
@@ -92,11 +94,7 @@ def main():
                 added.append(1e3 * (first - stats["first_token_seconds"]))
         results["added_ms_to_first_token"] = {"median": round(statistics.median(added), 3),
                                               "p90": round(sorted(added)[int(0.9 * len(added))], 3)}
-    print(json.dumps(results, indent=1))
-    if args.out:
-        with open(args.out, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
-            file.write("\n")
+    record.show(results, args.out)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import os
 import subprocess
 import sys
 
+import record
+
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "grammar"))
 from json_schema_test import instances  # noqa: E402
 from schemas import random_schema  # noqa: E402
@@ -38,11 +40,7 @@ def main():
     driver.wait()
     times.sort()
     result = {"masks": len(times), "median_us": times[len(times) // 2], "p99_us": times[len(times) * 99 // 100], "worst_us": times[-1]}
-    print(json.dumps(result))
-    if args.out:
-        with open(args.out, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
-            file.write("\n")
+    record.show(result, args.out)
 
 
 if __name__ == "__main__":

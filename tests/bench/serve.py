@@ -9,7 +9,6 @@ restore the files are dropped from the page cache. Needs grpcio and grpcio-refle
 """
 
 import argparse
-import json
 import mmap
 import os
 import statistics
@@ -18,6 +17,8 @@ import sys
 import tempfile
 import threading
 import time
+
+import record
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "serve"))
@@ -160,11 +161,7 @@ def main():
                             stderr=subprocess.DEVNULL, text=True, check=False).stdout.strip()
     if commit:
         results["commit"] = commit
-    print(json.dumps(results, indent=1))
-    if args.out:
-        with open(args.out, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
-            file.write("\n")
+    record.show(results, args.out)
 
 
 if __name__ == "__main__":

@@ -253,14 +253,7 @@ def auth():
             print("    TLS is not tested: there is no openssl to make certificates with")
             return
 
-        def sign(name):
-            subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout",
-                            f"{folder}/{name}.key", "-out", f"{folder}/{name}.pem", "-subj", "/CN=localhost", "-addext",
-                            "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True, capture_output=True)
-
-        def read(name):
-            with open(f"{folder}/{name}", "rb") as file:
-                return file.read()
+        made = harness.Certificates(folder)
 
         def kept_out(server, credentials, what):
             try:
@@ -268,20 +261,20 @@ def auth():
                 raise AssertionError(f"{what} was let in")
             except grpc.RpcError as error:
                 equal(error.code(), grpc.StatusCode.UNAVAILABLE, what)
-        sign("server")
-        sign("client")
-        sign("stranger")
+        made.sign("server")
+        made.sign("client")
+        made.sign("stranger")
         tls = ("--tls-cert", f"{folder}/server.pem", "--tls-key", f"{folder}/server.key")
         with serve(*small, *tls) as server:
-            server.client(credentials=grpc.ssl_channel_credentials(read("server.pem"))).List()
+            server.client(credentials=grpc.ssl_channel_credentials(made.read("server.pem"))).List()
             kept_out(server, None, "a client without TLS")
-            kept_out(server, grpc.ssl_channel_credentials(read("stranger.pem")), "a client that expects another server")
+            kept_out(server, grpc.ssl_channel_credentials(made.read("stranger.pem")), "a client that expects another server")
         with serve(*small, *tls, "--tls-client-ca", f"{folder}/client.pem") as server:
-            good = grpc.ssl_channel_credentials(read("server.pem"), read("client.key"), read("client.pem"))
+            good = grpc.ssl_channel_credentials(made.read("server.pem"), made.read("client.key"), made.read("client.pem"))
             server.client(credentials=good).List()
-            stranger = grpc.ssl_channel_credentials(read("server.pem"), read("stranger.key"), read("stranger.pem"))
+            stranger = grpc.ssl_channel_credentials(made.read("server.pem"), made.read("stranger.key"), made.read("stranger.pem"))
             kept_out(server, stranger, "a client whose certificate others signed")
-            kept_out(server, grpc.ssl_channel_credentials(read("server.pem")), "a client without a certificate")
+            kept_out(server, grpc.ssl_channel_credentials(made.read("server.pem")), "a client without a certificate")
             kept_out(server, None, "a client without TLS")
 
 

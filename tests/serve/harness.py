@@ -199,6 +199,48 @@ class Server:
             sys.stderr.write("".join(self.lines[-40:]))
 
 
+class Certificates:
+    """Certificates of localhost, each signed by itself: NAME.pem and NAME.key in a folder. Needs openssl."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def sign(self, name):
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout",
+                        f"{self.folder}/{name}.key", "-out", f"{self.folder}/{name}.pem", "-subj", "/CN=localhost", "-addext",
+                        "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True, capture_output=True)
+
+    def read(self, name):
+        with open(f"{self.folder}/{name}", "rb") as file:
+            return file.read()
+
+
+def run_cases(table, args, parser):
+    """Reads the command line into `args`, and runs the cases that it names, or lists them. Returns the exit status."""
+    global patience
+    parser.add_argument("--duo")
+    parser.add_argument("--case", action="append", default=[])
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--patience", type=float, default=1, help="how many times as long to wait before giving up")
+    args.full = False
+    parser.parse_args(namespace=args)
+    args.full = args.full or int(os.environ.get("DUO_TEST_SCALE", "1")) > 1
+    patience = args.patience
+    if args.list:
+        print("\n".join(table))
+        return 0
+    for name in args.case or table:
+        begun = time.time()
+        print(f"--- {name}: {table[name].__doc__}", flush=True)
+        try:
+            table[name]()
+        except ModuleNotFoundError as error:
+            print(f"skipped: {error.name} is not installed")
+            return 77
+        print(f"    passed in {time.time() - begun:.1f} s", flush=True)
+    return 0
+
+
 def needles(tokens, facts=8, seed=0):
     """A document with facts, and (question, answer) pairs."""
     from needle_document import BYTES_PER_TOKEN, build, read_text

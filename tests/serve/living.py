@@ -108,25 +108,18 @@ def signals():
 def certificates():
     """HUP reads certificates again, whole or not at all."""
     with tempfile.TemporaryDirectory() as folder:
-        def sign(name):
-            subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout",
-                            f"{folder}/{name}.key", "-out", f"{folder}/{name}.pem", "-subj", "/CN=localhost", "-addext",
-                            "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True, capture_output=True)
-
-        def read(name):
-            with open(f"{folder}/{name}", "rb") as file:
-                return file.read()
+        made = harness.Certificates(folder)
 
         def take(name, key=None):
             for suffix, source in (("pem", name), ("key", key or name)):
                 with open(f"{folder}/used.{suffix}", "wb") as file:
-                    file.write(read(f"{source}.{suffix}"))
+                    file.write(made.read(f"{source}.{suffix}"))
         for name in ("one", "two"):
-            sign(name)
+            made.sign(name)
         take("one")
         with serve(*SMALL, "--tls-cert", f"{folder}/used.pem", "--tls-key", f"{folder}/used.key") as server:
             def seen(name):
-                harness.Client(server.address, credentials=grpc.ssl_channel_credentials(read(f"{name}.pem"))).List()
+                harness.Client(server.address, credentials=grpc.ssl_channel_credentials(made.read(f"{name}.pem"))).List()
             seen("one")
             take("two", key="one")
             server.signal(signal.SIGHUP)

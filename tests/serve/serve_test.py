@@ -8,9 +8,7 @@ they are those of the acceptance list. Exits with 77 (skipped) where grpcio and 
 """
 
 import argparse
-import os
 import sys
-import time
 
 import harness
 
@@ -28,24 +26,9 @@ def main():
     import reading  # noqa: F401
     import saving  # noqa: F401
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--duo")
-    parser.add_argument("--case", action="append", default=[])
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--list", action="store_true")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--patience", type=float, default=1, help="how many times as long to wait before giving up")
-    parser.parse_args(namespace=ARGS)
-    ARGS.full = ARGS.full or int(os.environ.get("DUO_TEST_SCALE", "1")) > 1
-    harness.patience = ARGS.patience
-    if ARGS.list:
-        print("\n".join(CASES))
-        return 0
-    for name in ARGS.case or CASES:
-        begun = time.time()
-        print(f"--- {name}: {CASES[name].__doc__}", flush=True)
-        CASES[name]()
-        print(f"    passed in {time.time() - begun:.1f} s", flush=True)
-    return 0
+    return harness.run_cases(CASES, ARGS, parser)
 
 
 if __name__ == "__main__":
