@@ -1,6 +1,9 @@
 // A random walk through the sessions' state table: random calls on a few sessions, cancelled, met by faults of the
 // disk, crashes and power cuts, against a simple model of what should be. Everything follows from the seed.
 //
+// The parts: sessions_walk.cc (the walk), walk_calls.cc (calls and their answers), walk_faults.cc (what befalls them),
+// walk_model.cc (what should be).
+//
 // The model is what a client may rely on: what each session holds, by the answers it got, and what of it must be on
 // disk.
 #pragma once
@@ -33,6 +36,14 @@ struct WalkCounts {
   std::map<std::pair<Place, Place>, int64_t> places;
   std::map<std::pair<AppendPhase, AppendPhase>, int64_t> phases;
 };
+
+// The session was not such that the call could be taken: nothing was done.
+inline bool RefusedForState(const absl::Status& status) {
+  return absl::IsFailedPrecondition(status) || absl::IsNotFound(status) || absl::IsAlreadyExists(status);
+}
+
+// Cancelled while it waited: nothing was done either.
+inline bool BeforeItsTurn(const absl::Status& status) { return status.message() == "the call was cancelled"; }
 
 class SessionsWalk {
  public:
@@ -67,7 +78,7 @@ class SessionsWalk {
     bool promised = false;
     int64_t least = 0;
     std::vector<Tokens> states;
-    std::map<std::string, Tokens> texts;  // of its appends with ids
+    std::multiset<int64_t> cuts;  // lengths that rewinds which are not answered yet cut it to, on disk perhaps already
   };
 
   // Random numbers.
@@ -105,6 +116,7 @@ class SessionsWalk {
   void Extend(Doc& doc, const Tokens& text);
   void Cut(Doc& doc, int64_t tokens);
   void Promise(Doc& doc);
+  static int64_t Least(const Doc& doc, int64_t promised);  // that may be on disk while rewinds are under way
   void StateFrom(const std::string& id, const Tokens& found, const char* when);
 
   const WalkOptions options_;

@@ -42,9 +42,10 @@ class RandomWalk : public testing::Test {
   void TearDown() override { std::filesystem::remove_all(scratch_); }
 
   // `calls` of them in walks of 500, each with a seed of its own; DUO_WALK_SEED in the environment replays one.
-  void Walk(int calls, uint64_t first_seed) {
+  void Walk(int calls, uint64_t first_seed, bool threaded = false) {
     constexpr int kCallsOfAWalk = 500;
     WalkOptions options;
+    options.threaded = threaded;
     const char* only = std::getenv("DUO_WALK_SEED");
     for (int done = 0; done < calls && !HasFailure(); done += kCallsOfAWalk) {
       const uint64_t seed = only != nullptr ? std::strtoull(only, nullptr, 10) : first_seed + done / kCallsOfAWalk;
@@ -87,6 +88,12 @@ TEST_F(RandomWalk, OnTheSmallestModel) {
   OpenSmallest();
   Walk(Scaled(10000), 1);
   if (std::getenv("DUO_WALK_SEED") == nullptr) ExpectEveryStep(TestScale() >= 10 ? 50 : 1);
+}
+
+// As the server runs it. When a piece of work meets the disk is the machine's affair, so a seed replays its calls only.
+TEST_F(RandomWalk, OnTheSmallestModelWithAThreadForTheDisk) {
+  OpenSmallest();
+  Walk(Scaled(3000), 400001, true);
 }
 
 TEST_F(RandomWalk, OnTheDemoModel) {
