@@ -89,8 +89,8 @@ absl::StatusOr<SessionId> Scheduler::Fork(SessionId id, int64_t max_tokens, std:
   if (found == sessions_.end()) return NoSession(id);
   const Session& parent = found->second;
   if (max_tokens < parent.sequence.length) {
-    return absl::InvalidArgumentError(absl::StrFormat("session %d holds %d tokens, a fork's max_tokens of %d is less",
-                                                      id, parent.sequence.length, max_tokens));
+    return absl::InvalidArgumentError(absl::StrFormat("the session holds %d tokens, a fork's max_tokens of %d is less",
+                                                      parent.sequence.length, max_tokens));
   }
   if (absl::Status s = CheckLimit(max_tokens); !s.ok()) return s;
   if (absl::Status s = RoomForSession(); !s.ok()) return s;
@@ -154,11 +154,11 @@ absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
   Sequence& sequence = session.sequence;
   if (tokens < 0 || tokens > sequence.length) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("session %d holds %d tokens, it cannot be rewound to %d", id, sequence.length, tokens));
+        absl::StrFormat("the session holds %d tokens, it cannot be rewound to %d", sequence.length, tokens));
   }
   if (const int standing = StandingRequests(session); standing > 0) {
     return absl::FailedPreconditionError(
-        absl::StrFormat("session %d has %d requests pending; rewind it when they are done", id, standing));
+        absl::StrFormat("%d of the session's requests are pending; rewind it when they are done", standing));
   }
   if (tokens == sequence.length) return absl::OkStatus();
   const int64_t room = std::max(session.reserved, tokens);
@@ -257,7 +257,7 @@ absl::StatusOr<RequestId> Scheduler::Submit(Session* session, Request request) {
   if (ExtendsSession(request)) {
     if (before + tokens + request.more_tokens > session->max_tokens) {
       return absl::ResourceExhaustedError(absl::StrFormat(
-          "session %d holds %d tokens (%d more are pending) of at most %d; %d more do not fit", session->id,
+          "the session holds %d tokens (%d more are pending) of at most %d; %d more do not fit",
           session->sequence.length, session->promised, session->max_tokens, tokens + request.more_tokens));
     }
     session->promised += tokens;
@@ -284,9 +284,9 @@ absl::Status Scheduler::CheckFits(const Session& session, int64_t before, int64_
   for (int i = 0; i < 2; ++i) {
     if (needed[i] == 0 || needed[i] + promised[i] <= pools[i]->size()) continue;
     return absl::ResourceExhaustedError(absl::StrFormat(
-        "the question and its answer need %d %s beside the %d that session %d has or was promised for %d tokens, and "
+        "the question and its answer need %d %s beside the %d that the session has or was promised for %d tokens, and "
         "the cache has %d: ask for a shorter answer, or open the session with less reserved",
-        needed[i], i == 0 ? "pages" : "split pages", promised[i], session.id, held, pools[i]->size()));
+        needed[i], i == 0 ? "pages" : "split pages", promised[i], held, pools[i]->size()));
   }
   return absl::OkStatus();
 }

@@ -65,7 +65,7 @@ void Sessions::ReadNext(const std::string& id) {
   // All of it has its room before the first piece is read, so that it does not end half-way.
   absl::StatusOr<RequestId> request = engine_.Append(session->session, std::vector<int32_t>(first, first + count),
                                                      std::move(events), append->total - at - count);
-  if (!request.ok()) return EndAppend(id, request.status());
+  if (!request.ok()) return EndAppend(id, OfSession(id, request.status()));
   append->request = *own = *request;
   if (append->call != nullptr) {
     append->call->cancel = [this, request = *request] { engine_.Cancel(request).IgnoreError(); };

@@ -59,7 +59,7 @@ void Sessions::AskNow(const CallPtr& call, NamedSession& session, std::vector<in
     events.on_done(result, history);
   };
   absl::StatusOr<RequestId> started = engine_.Ask(session.session, std::move(tokens), params, std::move(request));
-  if (!started.ok()) return Refuse(events, started.status());
+  if (!started.ok()) return Refuse(events, OfSession(id, started.status()));
   *own = *started;
   session.questions.push_back({*started, params.keep});
   call->cancel = [this, request_id = *started] { engine_.Cancel(request_id).IgnoreError(); };

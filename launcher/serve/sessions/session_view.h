@@ -32,6 +32,9 @@ struct AppendView {
   bool received_all = false, done = false;
 };
 
+// What the engine says of a session, which it knows by a number, with the name that callers know.
+absl::Status OfSession(const std::string& id, const absl::Status& status);
+
 // Whose sessions are that were made before there were names, or without one.
 inline constexpr char kDefaultOwner[] = "default";
 

@@ -36,6 +36,12 @@ std::string OwnerIn(const SavedSession& saved) {
 
 }  // namespace
 
+absl::Status OfSession(const std::string& id, const absl::Status& status) {
+  absl::Status named(status.code(), absl::StrCat("session ", id, ": ", status.message()));
+  status.ForEachPayload([&](absl::string_view type, const absl::Cord& what) { named.SetPayload(type, what); });
+  return named;
+}
+
 Sessions::Sessions(const SessionsOptions& options, Engine& engine, SessionStore* store, const Log& log)
     : options_(options),
       engine_(engine),
@@ -188,7 +194,7 @@ void Sessions::Fork(const CallPtr& call, const std::string& id, const std::strin
     if (absl::Status s = CheckMaxTokens(room); !s.ok()) return done(s);
     if (absl::Status s = CheckReserved(reserved_tokens, room); !s.ok()) return done(s);
     absl::StatusOr<SessionId> fork = engine_.Fork(parent.session, room, reserved_tokens);
-    if (!fork.ok()) return done(fork.status());
+    if (!fork.ok()) return done(OfSession(id, fork.status()));
     NamedSession& session = Add(*new_id, parent.owner, Place::kOpen);
     session.session = *fork;
     session.max_tokens = room;
@@ -215,7 +221,9 @@ void Sessions::Rewind(const CallPtr& call, const std::string& id, int64_t tokens
 
 void Sessions::RewindNow(const std::string& id, int64_t tokens, const Viewed& done) {
   NamedSession& session = *Lookup(id);
-  if (absl::Status s = engine_.Rewind(session.session, tokens); !s.ok()) return done(s);
+  if (absl::Status s = engine_.Rewind(session.session, tokens); !s.ok()) {
+    return done(OfSession(id, s));
+  }
   const AppendPhase phase = session.state.append();
   const bool into = phase == AppendPhase::kDone && tokens < session.append.start + session.append.total;
   if (into || phase == AppendPhase::kStopped) ForgetAppend(session);

@@ -40,6 +40,32 @@ TEST_F(SessionsByHand, ARewindOfADurableSessionIsOnDiskBeforeItIsAnswered) {
   EXPECT_TRUE(AskNow("doc").ok());
 }
 
+TEST_F(SessionsByHand, WhatTheEngineRefusesNamesTheSession) {
+  for (const char* id : {"first", "doc"}) ASSERT_TRUE(sessions_->Create({.id = id, .max_tokens = 300}).ok());
+  Append("doc", "a", 200);
+  Run();
+  const auto expect_named = [](const absl::Status& status) {
+    EXPECT_FALSE(status.ok());
+    EXPECT_EQ(status.message().substr(0, 32), "session doc: the session holds 2") << status;
+  };
+  sessions_->Rewind(std::make_shared<Call>(), "doc", 201,
+                    [&](const absl::StatusOr<SessionView>& view) { expect_named(view.status()); });
+  sessions_->Fork(std::make_shared<Call>(), "doc", "fork", 100,
+                  [&](const absl::StatusOr<SessionView>& view) { expect_named(view.status()); });
+  AskEvents events;
+  int asked = 0;
+  events.on_done = [&](const RequestResult& result, int64_t) {
+    ++asked;
+    expect_named(result.status);
+  };
+  GenerateParams params;
+  params.max_new_tokens = 100;
+  params.keep = true;
+  sessions_->Ask(std::make_shared<Call>(), "doc", {1, 2, 3}, params, std::move(events));
+  Run();
+  EXPECT_EQ(asked, 1);
+}
+
 TEST_F(SessionsByHand, ASessionOfAnotherModelIsListedAndReadAgainFromItsTokens) {
   for (bool durable : {false, true}) {
     SCOPED_TRACE(durable);
