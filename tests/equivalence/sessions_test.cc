@@ -10,7 +10,10 @@ std::vector<int32_t> Join(std::vector<int32_t> a, const std::vector<int32_t>& b)
   return a;
 }
 
-TEST_F(EngineFixture, AQuestionLeavesTheSessionAsItWas) {
+class EngineSessions : public EngineOnDevices {};
+INSTANTIATE_ON_DEVICES(EngineSessions);
+
+TEST_P(EngineSessions, AQuestionLeavesTheSessionAsItWas) {
   Bench bench = Open(Options());
   const SessionId session = bench.Open(480);
   bench.Append(session, Text(333, 1));
@@ -20,7 +23,7 @@ TEST_F(EngineFixture, AQuestionLeavesTheSessionAsItWas) {
   EXPECT_EQ(before.logits, bench.AskNow(session, Text(7, 2)).logits);
 }
 
-TEST_F(EngineFixture, AKeptAnswerIsPartOfTheSession) {
+TEST_P(EngineSessions, AKeptAnswerIsPartOfTheSession) {
   Bench bench = Open(Options());
   const SessionId kept = bench.Open(480), plain = bench.Open(480);
   bench.Append(kept, Text(200, 1));
@@ -34,10 +37,10 @@ TEST_F(EngineFixture, AKeptAnswerIsPartOfTheSession) {
   const std::vector<int32_t> all = Join(Join(Text(200, 1), Text(5, 2)), turn.tokens);
   EXPECT_EQ(*bench.engine->Tokens(kept), all);
   bench.Append(plain, all);
-  ExpectSame(bench.AskNow(plain, Text(4, 3)), bench.AskNow(kept, Text(4, 3)), golden_.duo.tolerance());
+  ExpectSame(bench.AskNow(plain, Text(4, 3)), bench.AskNow(kept, Text(4, 3)), Tolerance());
 }
 
-TEST_F(EngineFixture, RewindEqualsASessionThatNeverWentFurther) {
+TEST_P(EngineSessions, RewindEqualsASessionThatNeverWentFurther) {
   Bench bench = Open(Options());
   const std::vector<int32_t> document = Text(400, 1), tail = Text(40, 2), question = Text(6, 3);
   for (int position : {0, 1, 3, 16, 127, 128, 129, 250, 256, 384, 399}) {
@@ -48,13 +51,13 @@ TEST_F(EngineFixture, RewindEqualsASessionThatNeverWentFurther) {
     ASSERT_TRUE(bench.engine->Rewind(rewound, position).ok());
     bench.Append(rewound, tail);
     bench.Append(fresh, Join({document.begin(), document.begin() + position}, tail));
-    ExpectSame(bench.AskNow(fresh, question), bench.AskNow(rewound, question), golden_.duo.tolerance());
+    ExpectSame(bench.AskNow(fresh, question), bench.AskNow(rewound, question), Tolerance());
     ASSERT_TRUE(bench.engine->CloseSession(rewound).ok());
     ASSERT_TRUE(bench.engine->CloseSession(fresh).ok());
   }
 }
 
-TEST_F(EngineFixture, ForkAndParentGoTheirOwnWays) {
+TEST_P(EngineSessions, ForkAndParentGoTheirOwnWays) {
   Bench bench = Open(Options());
   const std::vector<int32_t> document = Text(300, 1), left = Text(110, 2), right = Text(130, 3), question = Text(5, 4);
   const SessionId parent = bench.Open(500), check = bench.Open(500);
@@ -66,14 +69,14 @@ TEST_F(EngineFixture, ForkAndParentGoTheirOwnWays) {
   bench.Append(*fork, right);
   const Reply parents = bench.AskNow(parent, question), forks = bench.AskNow(*fork, question);
   bench.Append(check, Join(document, right));
-  ExpectSame(bench.AskNow(check, question), forks, golden_.duo.tolerance());
+  ExpectSame(bench.AskNow(check, question), forks, Tolerance());
   ASSERT_TRUE(bench.engine->CloseSession(check).ok());
   const SessionId other = bench.Open(500);
   bench.Append(other, Join(document, left));
-  ExpectSame(bench.AskNow(other, question), parents, golden_.duo.tolerance());
+  ExpectSame(bench.AskNow(other, question), parents, Tolerance());
 }
 
-TEST_F(EngineFixture, RewindOfASharedDocumentLeavesTheForkAlone) {
+TEST_P(EngineSessions, RewindOfASharedDocumentLeavesTheForkAlone) {
   Bench bench = Open(Options());
   const SessionId parent = bench.Open(500);
   bench.Append(parent, Text(300, 1));
@@ -87,7 +90,7 @@ TEST_F(EngineFixture, RewindOfASharedDocumentLeavesTheForkAlone) {
   EXPECT_EQ(before.logits, bench.AskNow(*fork, Text(5, 4)).logits);
 }
 
-TEST_F(EngineFixture, AFullEngineRefusesWithTheNumbersAndClosingMakesRoom) {
+TEST_P(EngineSessions, AFullEngineRefusesWithTheNumbersAndClosingMakesRoom) {
   EngineOptions options = Options();
   options.kv_tokens = 1024;
   options.sessions = 40;
@@ -106,7 +109,7 @@ TEST_F(EngineFixture, AFullEngineRefusesWithTheNumbersAndClosingMakesRoom) {
   EXPECT_TRUE(bench.engine->CreateSession(500).ok());
 }
 
-TEST_F(EngineFixture, TooMuchTextIsRefusedAndTheSessionStays) {
+TEST_P(EngineSessions, TooMuchTextIsRefusedAndTheSessionStays) {
   Bench bench = Open(Options());
   const SessionId session = bench.Open(100);
   bench.Append(session, Text(60, 1));
@@ -117,7 +120,7 @@ TEST_F(EngineFixture, TooMuchTextIsRefusedAndTheSessionStays) {
   EXPECT_EQ(bench.engine->Get(session)->tokens, 100);
 }
 
-TEST_F(EngineFixture, BadRequestsAreRefused) {
+TEST_P(EngineSessions, BadRequestsAreRefused) {
   Bench bench = Open(Options());
   const SessionId session = bench.Open(100);
   EXPECT_EQ(bench.engine->Append(session + 7, {1}, {}).status().code(), absl::StatusCode::kNotFound);
@@ -130,7 +133,7 @@ TEST_F(EngineFixture, BadRequestsAreRefused) {
   EXPECT_EQ(bench.engine->Cancel(99).code(), absl::StatusCode::kNotFound);
 }
 
-TEST_F(EngineFixture, WarmingUpLeavesNoTrace) {
+TEST_P(EngineSessions, WarmingUpLeavesNoTrace) {
   Bench bench = Open(Options());
   const EngineStats before = bench.engine->stats();
   ASSERT_TRUE(bench.engine->WarmUp().ok());
@@ -142,7 +145,7 @@ TEST_F(EngineFixture, WarmingUpLeavesNoTrace) {
   EXPECT_EQ(after.sessions, 0);
 }
 
-TEST_F(EngineFixture, NoPageIsLostInAThousandRandomOperations) {
+TEST_P(EngineSessions, NoPageIsLostInAThousandRandomOperations) {
   EngineOptions options = Options();
   options.kv_tokens = 2048;
   Bench bench = Open(options);

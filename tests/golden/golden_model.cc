@@ -151,4 +151,12 @@ Golden LoadGolden(const std::string& name, const std::string& scratch) {
   return golden;
 }
 
+void GivePositions(const Golden& golden, int64_t positions) {
+  const fs::path path = fs::path(golden.model_dir) / "config.json";
+  Json config;
+  std::ifstream(path) >> config;
+  config["max_position_embeddings"] = positions;
+  std::ofstream(path) << config;
+}
+
 }  // namespace duo
