@@ -15,10 +15,8 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -27,9 +25,10 @@
 #include "kernels/base/check.h"
 #include "kernels/base/splitmix64.h"
 #include "parallel/communicator.h"
-#include "parallel/mpi_session.h"
 #include "runtime/engine/engine.h"
 #include "tests/golden/golden_model.h"
+#include "tests/mpi/rank_setup.h"
+#include "tests/mpi/session_steps.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/test_scale.h"
 
@@ -37,11 +36,6 @@ namespace duo {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Answer {
-  std::vector<int32_t> tokens;
-  std::vector<std::vector<float>> logits;  // [tokens][vocab]
-};
 
 // What an answer is held to. No logits: the tokens alone, all of them.
 struct Expected {
@@ -109,24 +103,10 @@ absl::StatusOr<Answer> Run(const Case& c, Device& device, Communicator& comm) {
   }
   const absl::StatusOr<SessionId> session = engine.CreateSession(static_cast<int64_t>(c.prompt.size()) + c.new_tokens);
   if (!session.ok()) return session.status();
-  Answer answer;
-  absl::Status status;
-  RequestEvents events;
-  events.on_done = [&](const RequestResult& result) { status.Update(result.status); };
-  status.Update(engine.Append(*session, {c.prompt.begin(), c.prompt.end() - 1}, events).status());
-  events.on_logits = [&](const std::vector<float>& logits) { answer.logits.push_back(logits); };
-  events.on_token = [&](int32_t token) {
-    answer.tokens.push_back(token);
-    return true;
-  };
+  if (absl::Status s = AppendAll(engine, *session, {c.prompt.begin(), c.prompt.end() - 1}); !s.ok()) return s;
   GenerateParams params;
   params.max_new_tokens = c.new_tokens;
-  params.want_logits = true;
-  status.Update(engine.Ask(*session, {c.prompt.back()}, params, events).status());
-  while (engine.Step()) {
-  }
-  if (!status.ok()) return status;
-  return answer;
+  return AskNow(engine, *session, {c.prompt.back()}, params);
 }
 
 float Lead(std::vector<float> logits) {
@@ -152,7 +132,7 @@ std::string Difference(const Answer& answer, const Expected& expected) {
 
 class Judge {
  public:
-  Judge(Device& device, Communicator& comm) : device_(device), comm_(comm) {}
+  explicit Judge(Ranks& ranks) : ranks_(ranks), device_(*ranks.device), comm_(*ranks.comm) {}
 
   int failures() const { return failures_; }
   int cases() const { return cases_; }
@@ -171,10 +151,7 @@ class Judge {
     const absl::StatusOr<Answer> answer = Run(c, device_, comm_);
     std::string wrong = answer.ok() ? "" : std::string(answer.status().message());
     if (answer.ok() && leader()) wrong = Difference(*answer, expected);
-    int32_t failed = !wrong.empty();
-    comm_.Broadcast(&failed, sizeof failed, 0);
-    failures_ += failed;
-    if (failed != 0 && leader()) std::fprintf(stderr, "%d ranks: %s: %s\n", world(), c.Text().c_str(), wrong.c_str());
+    failures_ += Failed(ranks_, c.Text(), wrong);
   }
 
   // What one rank alone answers to a case; computed once for all that differ in placement, weights and chunk only.
@@ -195,6 +172,7 @@ class Judge {
   }
 
  private:
+  Ranks& ranks_;
   Device& device_;
   Communicator& comm_;
   std::map<std::string, Expected> alone_;
@@ -251,15 +229,6 @@ void Needle(Judge& judge, bool all, const std::string& scratch) {
   }
 }
 
-// More positions than transformers was asked about: plain RoPE has no end.
-void GiveRoom(const Golden& golden, int64_t positions) {
-  const fs::path path = fs::path(golden.model_dir) / "config.json";
-  nlohmann::json config;
-  std::ifstream(path) >> config;
-  config["max_position_embeddings"] = positions;
-  std::ofstream(path) << config;
-}
-
 // Token ids of nine pages and a piece: every one of eight ranks holds pages of a split head.
 std::vector<int32_t> RandomPrompt(int64_t vocab) {
   std::vector<int32_t> tokens(1171);
@@ -271,7 +240,7 @@ void Random(Judge& judge, bool all, const std::string& scratch) {
   int turn = 0;
   for (const char* name : {"llama_mha_untied", "llama_mqa_f16"}) {  // 3 and 1 KV heads
     const Golden golden = LoadGolden(name, absl::StrCat(scratch, "/random"));
-    GiveRoom(golden, 2048);
+    GivePositions(golden, 2048);
     for (const AttentionMode attention : {AttentionMode::kDuo, AttentionMode::kFull}) {
       for (const KvFormat kv : kCodecs) {
         if (judge.cuda() && kv == KvFormat::kF32) continue;
@@ -313,19 +282,10 @@ struct Flags {
 };
 
 int RunCases(const Flags& flags) {
-  const std::unique_ptr<MpiSession> session = MpiSession::Start();
-  absl::StatusOr<std::unique_ptr<Device>> device = Device::Cpu(1);
-  if (flags.cuda) {
-    const absl::StatusOr<int> gpu = LocalGpu(flags.comm, session.get(), Device::CudaDeviceCount());
-    device = gpu.ok() ? Device::Cuda(*gpu, 1) : gpu.status();
-  }
-  absl::StatusOr<std::unique_ptr<Communicator>> comm =
-      device.ok() ? MakeCommunicator(flags.comm, session.get(), **device) : device.status();
-  if (!comm.ok()) session->Abort(std::string(comm.status().message()));
-
+  Ranks ranks = StartRanks(flags.cuda, flags.comm);
   // Every rank writes the goldens' models for itself: ranks need not share a file system.
   const fs::path scratch = fs::temp_directory_path() / absl::StrCat("duo_ranks_", getpid());
-  Judge judge(**device, **comm);
+  Judge judge(ranks);
   for (const std::string& cases : flags.cases) {
     if (cases == "needle") Needle(judge, flags.all, scratch);
     if (cases == "random") Random(judge, flags.all, scratch);
@@ -333,7 +293,7 @@ int RunCases(const Flags& flags) {
   }
   fs::remove_all(scratch);
   if (judge.leader()) {
-    std::printf("%d ranks on %s: %d of %d cases agree\n", judge.world(), (*device)->info().name.c_str(),
+    std::printf("%d ranks on %s: %d of %d cases agree\n", judge.world(), ranks.device->info().name.c_str(),
                 judge.cases() - judge.failures(), judge.cases());
   }
   return judge.failures() == 0 ? 0 : 1;

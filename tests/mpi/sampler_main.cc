@@ -1,10 +1,14 @@
 // Drawing over ranks: the same logits, cut between any number of ranks, give the tokens and scores that one rank draws
-// from the whole of them. Run by ctest as  mpirun -n N sampler_test ; every rank draws alone, too, and compares.
+// from the whole of them, and with top_p the tokens of nuclei that are found by sorting. Run by ctest as
+//   mpirun -n N sampler_test
+// Every rank draws alone, too, and compares.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -98,6 +102,68 @@ int Compare(Communicator& comm) {
   return wrong;
 }
 
+// The token of the nucleus of `top_p`: the most likely tokens in order until their probabilities reach it, and of these
+// the one whose logit and noise are the largest. In f64, from the whole row.
+struct Nucleus {
+  int32_t token = -1;
+  int64_t tokens = 0;
+};
+Nucleus DrawFromNucleus(const float* logits, const SampleParams& p, double top_p) {
+  std::vector<int32_t> order(kVocab);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  double sum = 0, mass = 0, best = -INFINITY;
+  for (int32_t id : order) sum += std::exp((double{logits[id]} - logits[order[0]]) / p.temperature);
+  Nucleus nucleus;
+  for (int32_t id : order) {
+    const double value = double{logits[id]} / p.temperature + SampleNoise(p.seed, p.position, id);
+    if (value > best) {
+      best = value;
+      nucleus.token = id;
+    }
+    ++nucleus.tokens;
+    mass += std::exp((double{logits[id]} - logits[order[0]]) / p.temperature) / sum;
+    if (mass >= top_p) break;
+  }
+  return nucleus;
+}
+
+// Rows from one likely token to nearly even ones, so that nuclei have one token, many, and more than the draw looks at
+// first.
+int CompareNuclei(Communicator& comm) {
+  constexpr float kSpreads[] = {8, 2.5, 1, 0.3};
+  constexpr float kTopP[] = {0.3, 0.8, 0.99, 0.9999};
+  const int rows = 64;
+  const std::unique_ptr<Device> device = Device::Cpu(1);
+  std::mt19937 rng(5);
+  std::normal_distribution<float> normal;
+  std::vector<float> logits(int64_t{rows} * kVocab);
+  StepPlan plan;
+  for (int row = 0; row < rows; ++row) {
+    for (int64_t i = 0; i < kVocab; ++i) logits[int64_t{row} * kVocab + i] = kSpreads[row % 4] * normal(rng);
+    plan.sample_rows.push_back(row);
+    plan.samples.push_back({0.7f + 0.2f * (row % 3), kTopP[row / 4 % 4], 31u + row, 500 + row});
+  }
+  const StepResult drawn = Draw(*device, comm, logits, rows, plan);
+  int wrong = 0, of_several = 0, wide = 0;
+  for (int row = 0; row < rows; ++row) {
+    const SampleParams& p = plan.samples[row];
+    // Where the last probability just reaches top_p, f32 may find the nucleus one token longer or shorter.
+    bool found = false;
+    for (double off : {0.0, -1e-5, 1e-5}) {
+      const Nucleus nucleus = DrawFromNucleus(&logits[int64_t{row} * kVocab], p, p.top_p + off);
+      found |= nucleus.token == drawn.tokens[row];
+      of_several += off == 0 && nucleus.tokens > 1;
+      wide += off == 0 && nucleus.tokens > 1024;
+    }
+    if (found) continue;
+    ++wrong;
+    std::fprintf(stderr, "rank %d, row %d: token %d is not the nucleus's\n", comm.rank(), row, drawn.tokens[row]);
+  }
+  DUO_CHECK_MSG(of_several >= rows / 2 && wide >= 4, "the nuclei are too small to tell anything");
+  return wrong;
+}
+
 }  // namespace
 }  // namespace duo
 
@@ -107,5 +173,6 @@ int main() {
   absl::StatusOr<std::unique_ptr<duo::Communicator>> comm =
       duo::MakeCommunicator(duo::CommKind::kAuto, session.get(), *device);
   if (!comm.ok()) return 2;
-  return duo::Compare(**comm) == 0 ? 0 : 1;
+  const int wrong = duo::Compare(**comm) + duo::CompareNuclei(**comm);
+  return wrong == 0 ? 0 : 1;
 }

@@ -5,8 +5,6 @@
 // then one that only rank 0 sees. The program exits with 0 when all agreed.
 #include <unistd.h>
 
-#include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -16,12 +14,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/check.h"
-#include "kernels/base/splitmix64.h"
 #include "parallel/communicator.h"
-#include "parallel/mpi_session.h"
 #include "runtime/engine/engine.h"
 #include "runtime/saved/session_store.h"
 #include "tests/golden/golden_model.h"
+#include "tests/mpi/rank_setup.h"
+#include "tests/mpi/session_steps.h"
 
 namespace duo {
 namespace {
@@ -46,17 +44,15 @@ struct Case {
   }
 };
 
-// What one question gave; the question itself is always the same.
-struct Answer {
-  std::vector<int32_t> tokens;
-  std::vector<std::vector<float>> logits;  // [tokens][vocab]
-};
-
 std::vector<int32_t> Text(const Case& c, int count, uint64_t seed) {
-  const auto vocab = static_cast<uint64_t>(c.golden->full.logits.size());
-  std::vector<int32_t> tokens(count);
-  for (int i = 0; i < count; ++i) tokens[i] = static_cast<int32_t>(SplitMix64(seed * 1000003 + i) % vocab);
-  return tokens;
+  return RandomTokens(static_cast<int64_t>(c.golden->full.logits.size()), count, seed);
+}
+
+// The question is always the same.
+absl::StatusOr<Answer> Ask(Engine& engine, SessionId session, const Case& c) {
+  GenerateParams params;
+  params.max_new_tokens = kNewTokens;
+  return AskNow(engine, session, Text(c, kQuestion, 3), params);
 }
 
 // A cold disk whose older parts come later: where two sections hold a page, whoever reads both at once ends with the
@@ -91,36 +87,6 @@ absl::StatusOr<std::unique_ptr<Engine>> Open(const Case& c, Device& device, Comm
   return Engine::Create(options, device, comm);
 }
 
-absl::Status Append(Engine& engine, SessionId session, const std::vector<int32_t>& tokens) {
-  absl::Status status;
-  RequestEvents events;
-  events.on_done = [&](const RequestResult& result) { status.Update(result.status); };
-  status.Update(engine.Append(session, tokens, events).status());
-  while (engine.Step()) {
-  }
-  return status;
-}
-
-absl::StatusOr<Answer> Ask(Engine& engine, SessionId session, const Case& c) {
-  Answer answer;
-  absl::Status status;
-  RequestEvents events;
-  events.on_done = [&](const RequestResult& result) { status.Update(result.status); };
-  events.on_logits = [&](const std::vector<float>& logits) { answer.logits.push_back(logits); };
-  events.on_token = [&](int32_t token) {
-    answer.tokens.push_back(token);
-    return true;
-  };
-  GenerateParams params;
-  params.max_new_tokens = kNewTokens;
-  params.want_logits = true;
-  status.Update(engine.Ask(session, Text(c, kQuestion, 3), params, events).status());
-  while (engine.Step()) {
-  }
-  if (!status.ok()) return status;
-  return answer;
-}
-
 absl::Status Save(SessionStore& store, SessionId session) {
   SessionManifest meta;
   meta.max_tokens = kRoom;
@@ -143,24 +109,6 @@ absl::StatusOr<SessionId> Restore(SessionStore& store) {
   }
 }
 
-// Empty where both answers agree by the test rule, else what differs.
-std::string Difference(const char* where, const Answer& answer, const Answer& expected, float tolerance) {
-  if (answer.tokens.size() != expected.tokens.size()) return absl::StrCat(where, ": ", answer.tokens.size(), " tokens");
-  for (size_t step = 0; step < expected.tokens.size(); ++step) {
-    std::vector<float> sorted = expected.logits[step];
-    for (size_t i = 0; i < sorted.size(); ++i) {
-      const float apart = std::abs(answer.logits[step][i] - sorted[i]);
-      if (apart <= tolerance) continue;  // a NaN does not pass
-      return absl::StrFormat("%s: step %d: logit %d is %g away, %g are allowed", where, step, i, apart, tolerance);
-    }
-    if (answer.tokens[step] == expected.tokens[step]) continue;
-    std::nth_element(sorted.begin(), sorted.begin() + 1, sorted.end(), std::greater<float>());
-    if (sorted[0] - sorted[1] <= 2 * tolerance) break;  // a tie: the texts part here
-    return absl::StrFormat("%s: token %d is %d, expected %d", where, step, answer.tokens[step], expected.tokens[step]);
-  }
-  return "";
-}
-
 // One case on rank 0, with one rank and with all of `comm`; the others follow the latter's engine. What differs or
 // fails.
 std::string Run(const Case& c, const std::string& dir, Device& device, Communicator& comm) {
@@ -177,12 +125,12 @@ std::string Run(const Case& c, const std::string& dir, Device& device, Communica
     DUO_CHECK_MSG(store.ok(), std::string(store.status().message()));
     const absl::StatusOr<SessionId> session = (*one)->CreateSession(kRoom);
     absl::Status status = session.status();
-    if (status.ok()) status = Append(**one, *session, Text(c, kDocument, 1));
+    if (status.ok()) status = AppendAll(**one, *session, Text(c, kDocument, 1));
     absl::StatusOr<Answer> answer = status.ok() ? Ask(**one, *session, c) : status;
     if (answer.ok()) first = std::move(*answer);
     status.Update(answer.status());
     if (status.ok()) status = Save(**store, *session);
-    if (status.ok()) status = Append(**one, *session, Text(c, kMore, 2));
+    if (status.ok()) status = AppendAll(**one, *session, Text(c, kMore, 2));
     answer = status.ok() ? Ask(**one, *session, c) : status;
     if (answer.ok()) second = std::move(*answer);
     DUO_CHECK_MSG(answer.ok(), std::string(answer.status().message()));
@@ -204,7 +152,7 @@ std::string Run(const Case& c, const std::string& dir, Device& device, Communica
     if (!answer.ok()) return failed("restored by several", answer.status());
     wrong = Difference("restored by several", *answer, first, c.tolerance);
     if (!wrong.empty()) return wrong;
-    absl::Status status = Append(**many, *session, Text(c, kMore, 2));
+    absl::Status status = AppendAll(**many, *session, Text(c, kMore, 2));
     if (status.ok()) status = Save(**store, *session);
     answer = status.ok() ? Ask(**many, *session, c) : status;
     if (!answer.ok()) return failed("extended by several", answer.status());
@@ -226,23 +174,13 @@ std::string Run(const Case& c, const std::string& dir, Device& device, Communica
 }
 
 int RunCases(bool cuda) {
-  const std::unique_ptr<MpiSession> mpi = MpiSession::Start();
-  absl::StatusOr<std::unique_ptr<Device>> device = Device::Cpu(1);
-  if (cuda) {
-    const absl::StatusOr<int> gpu = LocalGpu(CommKind::kMpi, mpi.get(), Device::CudaDeviceCount());
-    device = gpu.ok() ? Device::Cuda(*gpu, 1) : gpu.status();
-  }
-  absl::StatusOr<std::unique_ptr<Communicator>> comm =
-      device.ok() ? MakeCommunicator(CommKind::kMpi, mpi.get(), **device) : device.status();
-  if (!comm.ok()) mpi->Abort(std::string(comm.status().message()));
-  const bool leader = (*comm)->rank() == 0;
-
+  Ranks ranks = StartRanks(cuda, CommKind::kMpi);
   // Every rank works in a folder of its own, so that a relative path is a directory that only rank 0 has.
   int64_t name = getpid();
   const fs::path scratch = fs::temp_directory_path() / absl::StrCat("duo_saved_", name);
   fs::create_directories(scratch);
   fs::current_path(scratch);
-  (*comm)->Broadcast(&name, sizeof name, 0);
+  ranks.comm->Broadcast(&name, sizeof name, 0);
   const std::string common = fs::temp_directory_path() / absl::StrCat("duo_saved_common_", name);
   int cases = 0, failures = 0;
   const std::vector<Strategy> strategies = {Strategy::kSplit, Strategy::kHeads, Strategy::kAuto};
@@ -255,22 +193,16 @@ int RunCases(bool cuda) {
         const float tolerance = golden.duo.tolerance() / (!cuda && kv == KvFormat::kF32 ? 256 : 1);
         const Case c = {&golden, kv, strategies[cases % strategies.size()], cases % 4 == 3, shared, tolerance};
         ++cases;
-        const std::string wrong = Run(c, shared ? common : "saved", **device, **comm);
-        int32_t failed = !wrong.empty();
-        (*comm)->Broadcast(&failed, sizeof failed, 0);
-        failures += failed;
-        if (failed != 0 && leader) {
-          std::fprintf(stderr, "%d ranks: %s: %s\n", (*comm)->size(), c.Text().c_str(), wrong.c_str());
-        }
+        failures += Failed(ranks, c.Text(), Run(c, shared ? common : "saved", *ranks.device, *ranks.comm));
       }
     }
   }
   fs::current_path("/");
   fs::remove_all(scratch);
-  if (leader) {
+  if (ranks.leader()) {
     fs::remove_all(common);
-    std::printf("saved by 1 rank, restored by %d, and back, on %s: %d of %d cases agree\n", (*comm)->size(),
-                (*device)->info().name.c_str(), cases - failures, cases);
+    std::printf("saved by 1 rank, restored by %d, and back, on %s: %d of %d cases agree\n", ranks.comm->size(),
+                ranks.device->info().name.c_str(), cases - failures, cases);
   }
   return failures == 0 ? 0 : 1;
 }
@@ -279,10 +211,6 @@ int RunCases(bool cuda) {
 }  // namespace duo
 
 int main(int argc, char** argv) {
-  const bool cuda = argc == 3 && std::string(argv[1]) == "--device" && std::string(argv[2]) == "cuda";
-  if (argc != 1 && !cuda) {
-    std::fprintf(stderr, "usage: saved_test [--device cuda]\n");
-    return 2;
-  }
-  return duo::RunCases(cuda);
+  bool cuda = false;
+  return duo::ParseDevice(argc, argv, &cuda) ? duo::RunCases(cuda) : 2;
 }
