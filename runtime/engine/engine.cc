@@ -143,6 +143,12 @@ absl::StatusOr<RequestId> Engine::Ask(SessionId id, std::vector<int32_t> tokens,
   if (absl::Status s = CheckRules(params.rules, state_->config.vocab); !s.ok()) return s;
   return state_->scheduler->Ask(id, std::move(tokens), params, std::move(events));
 }
+absl::StatusOr<std::vector<RequestId>> Engine::AskMany(SessionId id, std::vector<int32_t> tokens,
+                                                       const GenerateParams& params,
+                                                       std::vector<RequestEvents> answers) {
+  if (absl::Status s = CheckRules(params.rules, state_->config.vocab); !s.ok()) return s;
+  return state_->scheduler->AskMany(id, std::move(tokens), params, std::move(answers));
+}
 absl::Status Engine::Cancel(RequestId id) { return state_->scheduler->Cancel(id); }
 
 void Engine::KeepAlive() {

@@ -124,6 +124,11 @@ class Engine {
                                    int64_t more_tokens = 0);
   absl::StatusOr<RequestId> Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
                                 RequestEvents events);
+  // As many answers to one question as there are events, the i-th with params.seed + i and not one kept. The question
+  // is read once, and the answers are written on forks of it, side by side as far as there is room; where there is room
+  // for one only, it is read again. Refused as Ask is, all or none.
+  absl::StatusOr<std::vector<RequestId>> AskMany(SessionId id, std::vector<int32_t> tokens,
+                                                 const GenerateParams& params, std::vector<RequestEvents> answers);
   absl::Status Cancel(RequestId id);  // takes effect before the next step; tokens already fed by an append stay
 
   // Runs one step if any request can run. False: nothing to do.

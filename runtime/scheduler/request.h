@@ -45,6 +45,9 @@ struct RequestEvents {
   // Before each token that is drawn: sets the words of what may be drawn, a bit for each token of the vocabulary; left
   // empty, all may. An error ends the request with it.
   std::function<absl::Status(std::vector<uint32_t>* mask)> allow;
+  // Asked before each step that would add to the answer: true leaves it out of the step, and others go on. It keeps its
+  // place and its room; whoever is behind the answer wakes the engine's thread when it may go on, or cancels it.
+  std::function<bool()> pause;
   std::function<void(const TokenScore&)> on_score;         // rules.scores: before each on_token
   std::function<void(const TokenScore&)> on_prompt_score;  // rules.prompt_scores: of each prompt token but the first
   // [vocab]. Of a question: before each on_token, if wanted. Of an append, which needs EngineOptions::append_logits: of

@@ -135,18 +135,6 @@ absl::Status Scheduler::CheckRoom(SessionId id, int64_t tokens) const {
       pool_.split_pages().available(), pool_.pages().size(), pool_.split_pages().size()));
 }
 
-// Whether so many pages are available, or will be when the questions that run have been answered.
-bool Scheduler::RoomWillCome(int64_t pages, int64_t split_pages) const {
-  int64_t available = pool_.pages().available(), split_available = pool_.split_pages().available();
-  for (const auto& [id, request] : requests_) {
-    if (!request.ask || request.sequence == nullptr) continue;
-    const bool keep = request.params.keep;  // what it does not use of its answer's length comes back
-    available += keep ? request.sequence->reserved : pool_.OwnPages(request.fork);
-    split_available += keep ? request.sequence->split_reserved : pool_.OwnSplitPages(request.fork);
-  }
-  return pages <= available && split_pages <= split_available;
-}
-
 absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
   auto found = sessions_.find(id);
   if (found == sessions_.end()) return NoSession(id);
@@ -227,17 +215,20 @@ absl::StatusOr<RequestId> Scheduler::Append(SessionId id, std::vector<int32_t> t
   return Submit(&found->second, std::move(request));
 }
 
-absl::StatusOr<RequestId> Scheduler::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
-                                         RequestEvents events) {
-  auto found = sessions_.find(id);
-  if (found == sessions_.end()) return NoSession(id);
+absl::Status Scheduler::CheckQuestion(const GenerateParams& params) {
   if (params.max_new_tokens < (params.rules.prompt_scores >= 0 ? 0 : 1)) {
     return absl::InvalidArgumentError("max_new_tokens must be at least 1");
   }
   if (!(params.temperature >= 0)) return absl::InvalidArgumentError("temperature must not be negative");
-  if (!(params.top_p > 0 && params.top_p <= 1)) {
-    return absl::InvalidArgumentError("top_p must be above 0 and at most 1");
-  }
+  if (params.top_p > 0 && params.top_p <= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError("top_p must be above 0 and at most 1");
+}
+
+absl::StatusOr<RequestId> Scheduler::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
+                                         RequestEvents events) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  if (absl::Status s = CheckQuestion(params); !s.ok()) return s;
   Request request;
   request.ask = true;
   request.tokens = std::move(tokens);
@@ -264,6 +255,10 @@ absl::StatusOr<RequestId> Scheduler::Submit(Session* session, Request request) {
   } else if (absl::Status s = CheckFits(*session, before, tokens); !s.ok()) {
     return s;
   }
+  return Queue(session, std::move(request));
+}
+
+RequestId Scheduler::Queue(Session* session, Request request) {
   request.id = next_request_++;
   request.session = session;
   request.submitted = Clock::now();
@@ -304,22 +299,31 @@ void Scheduler::StartWhatCan() {
   for (bool again = true; std::exchange(again, false);) {
     std::vector<std::pair<RequestId, absl::Status>> refused;
     for (auto& [id, request] : requests_) {  // ascending ids: first come, first served
-      if (request.sequence != nullptr) continue;
-      bool blocked = false;
-      for (RequestId earlier : request.session->queue) {
-        if (earlier == id) break;
-        const Request& other = requests_.at(earlier);
-        // A question that has its fork no longer needs the session to stand still.
-        blocked |= ExtendsSession(other) || other.sequence == nullptr;
+      if (request.sequence != nullptr || Blocked(request)) continue;
+      if (request.reader != 0) {
+        TryFollow(request);
+      } else if (absl::Status s = TryStart(request); !s.ok()) {
+        refused.emplace_back(id, std::move(s));
       }
-      if (blocked) continue;
-      if (absl::Status s = TryStart(request); !s.ok()) refused.emplace_back(id, std::move(s));
     }
     for (auto& [id, status] : refused) {  // what is behind them may start
       Finish(requests_.at(id), std::move(status), Finish::kStop);
       again = true;
     }
   }
+}
+
+bool Scheduler::Blocked(const Request& request) const {
+  if (request.reader != 0) return false;
+  for (RequestId earlier : request.session->queue) {
+    if (earlier == request.id) return false;
+    const Request& other = requests_.at(earlier);
+    if (ExtendsSession(other)) return true;
+    // A question that has its fork no longer needs the session to stand still, and one that another reads for needs it
+    // only to stay as it is.
+    if (other.sequence == nullptr && (other.reader == 0 || ExtendsSession(request))) return true;
+  }
+  return false;
 }
 
 absl::Status Scheduler::TryStart(Request& request) {
@@ -410,6 +414,8 @@ void Scheduler::Finish(Request& request, absl::Status status, duo::Finish finish
     pool_.Close(&request.fork);
     --running_questions_;
   }
+  if (request.reader != 0) std::erase(requests_.at(request.reader).followers, request.id);
+  HandOver(request, std::move(request.tokens));
   session.queue.erase(std::find(session.queue.begin(), session.queue.end(), request.id));
   const RequestEvents events = std::move(request.events);
   const RequestResult result = std::move(request.result);
@@ -438,7 +444,7 @@ double Scheduler::PredictedWait() const {
   double seconds = 0;
   for (const auto& [id, request] : requests_) {
     const Sequence* sequence = request.sequence != nullptr ? request.sequence : &request.session->sequence;
-    if (!request.drawing) seconds += chunk_time_.Predict(Remaining(request), sequence->length);
+    if (!request.drawing && request.reader == 0) seconds += chunk_time_.Predict(Remaining(request), sequence->length);
     if (!request.ask) continue;
     const int64_t left = request.params.max_new_tokens - request.result.new_tokens;
     seconds += static_cast<double>(std::max<int64_t>(left, 0)) * rows_seconds_ / options_.max_batch;

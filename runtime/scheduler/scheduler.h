@@ -63,6 +63,9 @@ class Scheduler {
                                    int64_t more_tokens = 0);
   absl::StatusOr<RequestId> Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
                                 RequestEvents events);
+  // As Engine has it.
+  absl::StatusOr<std::vector<RequestId>> AskMany(SessionId id, std::vector<int32_t> tokens,
+                                                 const GenerateParams& params, std::vector<RequestEvents> answers);
   absl::Status Cancel(RequestId id);
 
   // The next step, or false when nothing can run. Cache updates that earlier calls asked for (forks, rewinds) come with
@@ -101,6 +104,9 @@ class Scheduler {
     TokenCounts counts;            // of the answer, where a penalty asks
     bool drawing = false;          // prompt fed; tokens.back() is the last drawn token, to be fed next
     bool closing = false;          // an answer that is kept: its last token is still to be fed
+    RequestId reader = 0;          // reads the question for this answer too, which has no tokens meanwhile; 0: nobody
+    std::vector<RequestId> followers;  // whose reader it is; they fork when all but the last token is fed
+    size_t scored = 0;                 // the last token of the question whose score was reported
     Clock::time_point submitted, started, prompt_done;
   };
   // Rows of the step that was planned last: a request's, or of a session whose rings are being rebuilt.
@@ -115,6 +121,8 @@ class Scheduler {
   absl::Status RoomForSession() const;
   SessionId AddSession(int64_t max_tokens, Sequence sequence);
   absl::StatusOr<RequestId> Submit(Session* session, Request request);
+  static absl::Status CheckQuestion(const GenerateParams& params);
+  RequestId Queue(Session* session, Request request);
   bool ExtendsSession(const Request& r) const { return !r.ask || r.params.keep; }
   int StandingRequests(const Session& session) const;
   absl::Status CheckFits(const Session& session, int64_t before, int64_t tokens) const;
@@ -126,13 +134,25 @@ class Scheduler {
   void StartWhatCan();
   // OK: it runs, or waits for what others will give back; an error: it can never run as things are.
   absl::Status TryStart(Request& request);
+  bool Blocked(const Request& request) const;
+  // Several answers to one question (scheduler_answers.cc).
+  void TryFollow(Request& follower);
+  bool HasRead(const Request& r) const { return r.sequence != nullptr && !r.drawing && Remaining(r) == 1; }
+  bool WaitsForFollowers(const Request& r) const { return !r.followers.empty() && HasRead(r); }
+  void LetReadersGo();
+  void HandOver(Request& reader, std::vector<int32_t> tokens);
+  bool Paused(const Request& r) const {
+    return WaitsForFollowers(r) || (r.drawing && r.events.pause && r.events.pause());
+  }
   static bool NeedsRebuild(const Sequence& s) { return s.rings_at < s.length; }
   // Every row of it that is fed is looked at.
   static bool Scored(const Request& r) {
     return r.ask ? r.params.rules.prompt_scores >= 0 && !r.drawing : r.events.on_logits != nullptr;
   }
   int64_t MostRows(const Request& r) const {
-    return std::min<int64_t>({Remaining(r), options_.chunk, Scored(r) ? options_.max_samples : options_.chunk});
+    const int64_t last = r.followers.empty() ? 0 : 1;  // of a question that others fork before its last token
+    return std::min<int64_t>(
+        {std::max<int64_t>(Remaining(r) - last, 1), options_.chunk, Scored(r) ? options_.max_samples : options_.chunk});
   }
   bool IsLong(const Request& r) const { return MostRows(r) > kMaxDecodeRows; }
   void AddSpan(const Sequence& sequence, int64_t first, const int32_t* tokens, int rows, bool refeed, StepPlan* plan);
@@ -147,7 +167,7 @@ class Scheduler {
   void OnRebuilt(SessionId id, int rows);
   void OnFed(Request& request, int rows);
   void OnSampled(Request& request, int32_t token, const TokenScore* score);
-  static void ReportScores(const Request& request, const StepResult& result, size_t first, const Part& part);
+  void ReportScores(Request& request, const StepResult& result, size_t first, const Part& part);
   static void ReportLogits(const Request& request, const StepResult& result, size_t first, size_t count);
   void Finish(Request& request, absl::Status status, Finish finish);
 

@@ -130,9 +130,10 @@ bool Scheduler::Next(StepPlan* plan) {
   *plan = StepPlan();
   parts_.clear();
   StartWhatCan();
+  LetReadersGo();
   std::vector<Request*> rows, chunks;
   for (auto& [id, request] : requests_) {
-    if (request.sequence != nullptr) (IsLong(request) ? chunks : rows).push_back(&request);
+    if (request.sequence != nullptr && !Paused(request)) (IsLong(request) ? chunks : rows).push_back(&request);
   }
   const bool updates = TakeCacheUpdates(plan);
   std::vector<Session*> rebuilds;  // somebody waits for their rings
@@ -208,11 +209,20 @@ void Scheduler::OnFed(Request& request, int rows) {
   if (request.events.on_progress) request.events.on_progress(request.fed, request.tokens.size());
 }
 
-// Of a question's prompt.
-void Scheduler::ReportScores(const Request& request, const StepResult& result, size_t first, const Part& part) {
-  if (!request.ask || request.drawing || !request.events.on_prompt_score || result.scores.empty()) return;
+// Of a question's prompt, to all whose question it is; each gets each once, also where a question is read again.
+void Scheduler::ReportScores(Request& request, const StepResult& result, size_t first, const Part& part) {
+  if (!request.ask || request.drawing || !Scored(request) || result.scores.empty()) return;
   const size_t count = part.samples - (part.draws ? 1 : 0);
-  for (size_t i = first; i < first + count; ++i) request.events.on_prompt_score(result.scores[i]);
+  const auto report = [&](Request& to) {
+    for (size_t i = 0; i < count; ++i) {
+      const size_t token = request.fed - part.rows + i + 1;
+      if (token <= to.scored) continue;
+      to.scored = token;
+      if (to.events.on_prompt_score) to.events.on_prompt_score(result.scores[first + i]);
+    }
+  };
+  report(request);
+  for (RequestId follower : request.followers) report(requests_.at(follower));
 }
 
 // Those of an append's rows, or of the row that a question's next token is drawn from.

@@ -57,11 +57,6 @@ class SequencePool {
   // Gives back the pages beyond `length` and promises room for `room` tokens (at least `length`). RESOURCE_EXHAUSTED,
   // and nothing changes, when that cannot be had: pages that others share do not become free.
   absl::Status Shrink(Sequence* sequence, int64_t length, int64_t room, StepPlan* plan);
-  // Page ids that would become available if the sequence were closed: whole and split.
-  int64_t OwnPages(const Sequence& sequence) const { return Own(sequence.pages, pages_) + sequence.reserved; }
-  int64_t OwnSplitPages(const Sequence& sequence) const {
-    return Own(sequence.split_pages, split_pages_) + sequence.split_reserved;
-  }
 
   const PagePool& pages() const { return pages_; }
   const PagePool& split_pages() const { return split_pages_; }
