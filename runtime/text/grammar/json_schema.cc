@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/text/grammar/json_schema_keywords.h"
 #include "runtime/text/grammar/json_schema_merge.h"
 #include "runtime/text/grammar/json_values.h"
 #include "runtime/text/grammar/regex_syntax.h"
@@ -16,33 +17,6 @@ namespace {
 
 constexpr size_t kLongestKey = 256, kMostPrefixItems = 256;
 constexpr std::string_view kAllTypes[] = {"object", "array", "string", "number", "boolean", "null"};
-
-// Which type a keyword is about.
-struct Keyword {
-  std::string_view name, type;
-};
-constexpr Keyword kKeywords[] = {{"properties", "object"},
-                                 {"required", "object"},
-                                 {"additionalProperties", "object"},
-                                 {"items", "array"},
-                                 {"prefixItems", "array"},
-                                 {"additionalItems", "array"},
-                                 {"minItems", "array"},
-                                 {"maxItems", "array"},
-                                 {"minLength", "string"},
-                                 {"maxLength", "string"},
-                                 {"pattern", "string"},
-                                 {"minimum", "number"},
-                                 {"maximum", "number"},
-                                 {"exclusiveMinimum", "number"},
-                                 {"exclusiveMaximum", "number"},
-                                 {"type", ""},
-                                 {"enum", ""},
-                                 {"const", ""},
-                                 {"anyOf", ""},
-                                 {"oneOf", ""},
-                                 {"allOf", ""},
-                                 {"$ref", ""}};
 
 class SchemaReader {
  public:
@@ -80,7 +54,7 @@ class SchemaReader {
     if (schema.is_boolean()) return schema.get<bool>() ? json_.AnyValue() : b_.Nothing();
     if (!schema.is_object()) return Fail("a schema is an object or a boolean");
     for (const auto& [keyword, value] : schema.items()) {
-      if (!Known(keyword, value)) return Unsupported(keyword);
+      if (!IsKnownKeyword(keyword, value)) return Unsupported(keyword);
     }
     if (schema.contains("$ref")) return Referring(schema, depth);
     for (const char* combining : {"allOf", "anyOf", "oneOf"}) {
@@ -89,23 +63,6 @@ class SchemaReader {
     if (schema.contains("const")) return Listed(schema, SchemaJson::array({schema["const"]}), depth);
     if (schema.contains("enum")) return Listed(schema, schema["enum"], depth);
     return Typed(schema, depth);
-  }
-
-  // False for a keyword that would change what is accepted and is not there.
-  static bool Known(const std::string& keyword, const SchemaJson& value) {
-    if (IsAnnotation(keyword)) return true;
-    if (std::any_of(std::begin(kKeywords), std::end(kKeywords), [&](const Keyword& k) { return k.name == keyword; })) {
-      return true;
-    }
-    // These ask for nothing.
-    if (keyword == "uniqueItems") return value == false;
-    if (keyword == "minProperties" || keyword == "minContains") return value == 0;
-    if (keyword == "unevaluatedProperties" || keyword == "unevaluatedItems") return value == true;
-    if (keyword == "patternProperties" || keyword == "dependentRequired" || keyword == "dependentSchemas") {
-      return value.is_object() && value.empty();
-    }
-    if (keyword == "propertyNames") return value == true;
-    return false;
   }
 
   // The schema without one keyword.
@@ -213,9 +170,7 @@ class SchemaReader {
   ExprId Typed(const SchemaJson& schema, int depth) {
     std::vector<std::string> types;
     if (!schema.contains("type")) {
-      const bool plain = std::none_of(std::begin(kKeywords), std::end(kKeywords),
-                                      [&](const Keyword& k) { return schema.contains(k.name); });
-      if (plain) return json_.AnyValue();
+      if (!HasKeywords(schema)) return json_.AnyValue();
       types.assign(std::begin(kAllTypes), std::end(kAllTypes));
     } else if (schema["type"].is_string()) {
       types.push_back(schema["type"].get<std::string>());
