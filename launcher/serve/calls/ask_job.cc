@@ -36,6 +36,12 @@ absl::Status CheckStops(const std::vector<std::string>& stops) {
 
 }  // namespace
 
+AskJob::AskJob(CallContext& context, std::vector<CallTransport<AskUpdate>> transports) : c_(context) {
+  for (CallTransport<AskUpdate>& transport : transports) {
+    answers_.push_back(std::make_unique<AskAnswer>(std::move(transport)));
+  }
+}
+
 void AskJob::Start(const Caller& caller, const AskRequest& request) {
   begun_ = std::chrono::steady_clock::now();
   absl::StatusOr<Identity> who = c_.Authenticate(caller, Right::kSessions);
@@ -51,49 +57,61 @@ void AskJob::Begin(const Identity& who, const AskRequest& request) {
   std::vector<int32_t> tokens;
   if (absl::Status s = Read(request, &params, &tokens); !s.ok()) return End(s);
   who_ = who;
-  if (request.guide.kind == Guide::Kind::kNone) return Post(request, params, std::move(tokens));
+  if (request.guide.kind == Guide::Kind::kNone) {
+    Expect(request, params, nullptr);
+    return Post(request, params, std::move(tokens));
+  }
   c_.guides->Compile(request.guide, [self = shared_from_this(), request, params,
                                      tokens = std::move(tokens)](const absl::StatusOr<CompiledGuide>& guide) {
     if (!guide.ok()) return self->End(guide.status());
-    self->matcher_ = std::make_unique<GrammarMatcher>(guide->grammar, guide->tokens);
+    self->Expect(request, params, &*guide);
     self->Post(request, params, tokens);
   });
 }
 
+void AskJob::Expect(const AskRequest& request, const GenerateParams& params, const CompiledGuide* guide) {
+  std::vector<int32_t> ends = params.end_tokens;
+  ends.insert(ends.end(), request.rules.stop_tokens.begin(), request.rules.stop_tokens.end());
+  for (const auto& answer : answers_) {
+    auto matcher = guide == nullptr ? nullptr : std::make_unique<GrammarMatcher>(guide->grammar, guide->tokens);
+    answer->Expect(std::make_unique<TextStream>(*c_.tokenizer, request.stop), std::move(matcher), ends);
+  }
+}
+
 void AskJob::Post(const AskRequest& request, const GenerateParams& params, std::vector<int32_t> tokens) {
+  std::vector<AskEvents> events;
+  for (size_t i = 0; i < answers_.size(); ++i) events.push_back(Events(i, request));
   const bool posted = c_.thread->Post([self = shared_from_this(), id = request.session_id, alone = request.alone,
-                                       params, tokens = std::move(tokens)]() mutable {
-    if (alone) return self->c_.sessions->AskAlone(self->call_, std::move(tokens), params, self->Events());
+                                       params, tokens = std::move(tokens), events = std::move(events)]() mutable {
+    if (alone) return self->c_.sessions->AskAlone(self->call_, std::move(tokens), params, std::move(events));
     if (absl::Status s = self->c_.CheckOwner(self->who_, id); !s.ok()) return self->End(s);
-    self->c_.sessions->Ask(self->call_, id, std::move(tokens), params, self->Events());
+    self->c_.sessions->Ask(self->call_, id, std::move(tokens), params, std::move(events[0]));
   });
   if (!posted) End(QueueFull());
 }
 
-AskEvents AskJob::Events() {
+AskEvents AskJob::Events(size_t i, const AskRequest& request) {
+  AskAnswer* answer = answers_[i].get();
   AskEvents events;
-  events.on_token = [self = shared_from_this()](int32_t token) { return self->OnToken(token); };
-  if (matcher_ != nullptr) {
-    events.allow = [self = shared_from_this()](std::vector<uint32_t>* mask) {
-      return self->matcher_->Mask(self->ends_, mask);
-    };
+  const auto self = shared_from_this();  // keeps the answer
+  events.on_token = [self, answer](int32_t token) { return answer->OnToken(token, self->Seconds()); };
+  if (request.guide.kind != Guide::Kind::kNone) {
+    events.allow = [self, answer](std::vector<uint32_t>* mask) { return answer->Allow(mask); };
   }
-  events.on_score = [self = shared_from_this()](const TokenScore& score) { self->scores_.push_back(score); };
-  events.on_prompt_score = [self = shared_from_this()](const TokenScore& score) {
-    self->stream_.Update([&](AskUpdate& update) {
-      update.prompt_scores.push_back(score);
-      return false;
-    });
-  };
-  events.on_done = [self = shared_from_this()](const RequestResult& result, int64_t history) {
-    self->OnAnswered(result, history);
-  };
+  if (request.waits_for_reader) events.pause = [self, answer] { return answer->Unread(); };
+  events.on_score = [self, answer](const TokenScore& score) { answer->OnScore(score); };
+  events.on_prompt_score = [self, answer](const TokenScore& score) { answer->OnPromptScore(score); };
+  events.on_done = [self, i](const RequestResult& result, int64_t history) { self->OnDone(i, result, history); };
   return events;
 }
 
 void AskJob::Cancel() {
-  stream_.Gone();
+  for (const auto& answer : answers_) answer->Gone();
   c_.thread->Urgent([self = shared_from_this()] { self->c_.sessions->Cancel(self->call_); });
+}
+
+void AskJob::Written(bool ok, size_t answer) {
+  if (answers_[answer]->Written(ok)) c_.thread->Urgent([] {});
 }
 
 absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, std::vector<int32_t>* tokens) {
@@ -115,8 +133,6 @@ absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, std::vect
   params->keep = r.keep;
   if (!r.ignore_end_tokens) params->end_tokens = c_.end_tokens;
   params->end_tokens.insert(params->end_tokens.end(), r.end_tokens.begin(), r.end_tokens.end());
-  ends_ = params->end_tokens;
-  ends_.insert(ends_.end(), r.rules.stop_tokens.begin(), r.rules.stop_tokens.end());
   if (r.tokens.empty()) {
     absl::StatusOr<std::vector<int32_t>> read = c_.Encode(r.text, r.special);
     if (!read.ok()) return read.status();
@@ -125,58 +141,26 @@ absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, std::vect
     if (absl::Status s = c_.CheckTokens(r.tokens); !s.ok()) return s;
     *tokens = r.tokens;
   }
-  answer_ = std::make_unique<TextStream>(*c_.tokenizer, r.stop);
   return absl::OkStatus();
 }
 
-bool AskJob::OnToken(int32_t token) {
-  if (drawn_.empty()) first_token_ = Seconds();
-  drawn_.push_back(token);
-  const std::string text = answer_->Push(token);
-  stream_.Update([&](AskUpdate& update) {
-    update.text += text;
-    AddTokens(update);
-    return !update.text.empty() || !update.tokens.empty();
-  });
-  if (matcher_ != nullptr) {
-    broken_ = matcher_->Accept(token);
-    if (!broken_.ok() || matcher_->must_end()) return false;
+void AskJob::OnDone(size_t i, const RequestResult& result, int64_t history) {
+  AskAnswer& answer = *answers_[i];
+  const absl::Status status = answer.OnDone(result, history);
+  if (status.ok()) {
+    c_.metrics->ObserveQueue(result.queue_seconds);
+    if (answer.drawn() > 0) c_.metrics->ObserveFirstToken(answer.first_token_seconds());
+    if (answer.drawn() > 1) c_.metrics->ObserveToken(result.decode_seconds / static_cast<double>(answer.drawn() - 1));
   }
-  return !answer_->stopped();
+  if (failed_.ok()) failed_ = status;
+  if (++ended_ == answers_.size()) c_.Count("Ask", failed_);
+  answer.Close(status);
 }
 
-void AskJob::OnAnswered(const RequestResult& result, int64_t history) {
-  if (!result.status.ok()) return End(result.status);
-  if (!broken_.ok()) return End(broken_);
-  const std::string text = answer_->Flush();
-  stream_.Update([&](AskUpdate& update) {
-    update.text += text;
-    AddTokens(update);
-    update.done = true;
-    update.finish = answer_->stopped() ? "stop" : Name(result.finish);
-    update.stats = {history,      result.prompt_tokens, sent_, result.queue_seconds, result.prefill_seconds,
-                    first_token_, result.decode_seconds};
-    return true;
-  });
-  c_.metrics->ObserveQueue(result.queue_seconds);
-  if (!drawn_.empty()) c_.metrics->ObserveFirstToken(first_token_);
-  if (drawn_.size() > 1) c_.metrics->ObserveToken(result.decode_seconds / (drawn_.size() - 1));
-  End(absl::OkStatus());
-}
-
-// The tokens of which no later one can make a stop text.
-void AskJob::AddTokens(AskUpdate& update) {
-  const int64_t certain = std::max(sent_, answer_->tokens());
-  update.tokens.insert(update.tokens.end(), drawn_.begin() + sent_, drawn_.begin() + certain);
-  if (!scores_.empty()) {
-    update.scores.insert(update.scores.end(), scores_.begin() + sent_, scores_.begin() + certain);
-  }
-  sent_ = certain;
-}
-
+// Before the engine has the question.
 void AskJob::End(const absl::Status& status) {
   c_.Count("Ask", status);
-  stream_.Close(status);
+  for (const auto& answer : answers_) answer->Close(status);
 }
 
 double AskJob::Seconds() const { return SecondsSince(begun_); }

@@ -49,6 +49,12 @@ class CallStream {
     if (!ok) gone_ = true;
     Pump(lock);
   }
+  // A message is on its way, and `test` is true of what is to follow it.
+  template <typename Test>
+  bool Waits(Test test) {
+    std::unique_lock lock(mutex_);
+    return writing_ && !gone_ && !closed_ && test(next_);
+  }
   // Nobody reads any more: what would be written is dropped.
   void Gone() {
     std::unique_lock lock(mutex_);

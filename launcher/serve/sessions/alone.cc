@@ -22,11 +22,11 @@ absl::Status Sessions::ExpectPrompts() {
 }
 
 void Sessions::AskAlone(const CallPtr& call, std::vector<int32_t> tokens, const GenerateParams& params,
-                        AskEvents events) {
+                        const std::vector<AskEvents>& answers) {
   const auto refuse = [&](const absl::Status& status) {
     RequestResult result;
     result.status = status;
-    events.on_done(result, 0);
+    for (const AskEvents& answer : answers) answer.on_done(result, 0);
   };
   if (call->cancelled) return refuse(absl::CancelledError("the call was cancelled"));
   if (absl::Status s = Admit(); !s.ok()) return refuse(s);
@@ -40,23 +40,25 @@ void Sessions::AskAlone(const CallPtr& call, std::vector<int32_t> tokens, const 
   const absl::StatusOr<SessionId> session = SessionFor(tokens, &held);
   if (!session.ok()) return refuse(session.status());
   tokens.erase(tokens.begin(), tokens.begin() + held);
-  auto own = std::make_shared<RequestId>(0);
-  RequestEvents request;
-  request.on_token = events.on_token;
-  request.allow = events.allow;
-  request.on_score = events.on_score;
-  request.on_prompt_score = events.on_prompt_score;
-  request.on_done = [=, this](const RequestResult& result) {
-    call->cancel = nullptr;
-    if (result.prompt_tokens > 0) stats_.longest_wait = std::max(stats_.longest_wait, result.queue_seconds);
-    std::erase(alone_, *own);
-    events.on_done(result, held);
-  };
-  absl::StatusOr<RequestId> started = engine_.Ask(*session, std::move(tokens), params, std::move(request));
+  auto running = std::make_shared<std::vector<RequestId>>();  // those that have not ended; 0: it has
+  std::vector<RequestEvents> requests;
+  for (size_t i = 0; i < answers.size(); ++i) {
+    requests.push_back(answers[i].ForEngine());
+    requests.back().on_done = [=, this, on_done = answers[i].on_done](const RequestResult& result) {
+      if (result.prompt_tokens > 0) stats_.longest_wait = std::max(stats_.longest_wait, result.queue_seconds);
+      std::erase(alone_, std::exchange((*running)[i], 0));
+      if (std::count(running->begin(), running->end(), 0) == std::ssize(*running)) call->cancel = nullptr;
+      on_done(result, held);
+    };
+  }
+  absl::StatusOr<std::vector<RequestId>> started =
+      engine_.AskMany(*session, std::move(tokens), params, std::move(requests));
   if (!started.ok()) return refuse(started.status());
-  *own = *started;
-  alone_.push_back(*started);
-  call->cancel = [this, id = *started] { engine_.Cancel(id).IgnoreError(); };
+  *running = *started;
+  alone_.insert(alone_.end(), started->begin(), started->end());
+  call->cancel = [this, ids = *started] {
+    for (RequestId id : ids) engine_.Cancel(id).IgnoreError();
+  };
 }
 
 }  // namespace duo

@@ -41,11 +41,7 @@ void Sessions::AskNow(const CallPtr& call, NamedSession& session, std::vector<in
                               id, history, tokens.size(), params.max_new_tokens, most, options_.max_session_tokens)));
   }
   auto own = std::make_shared<RequestId>(0);
-  RequestEvents request;
-  request.on_token = events.on_token;
-  request.allow = events.allow;
-  request.on_score = events.on_score;
-  request.on_prompt_score = events.on_prompt_score;
+  RequestEvents request = events.ForEngine();
   request.on_done = [=, this](const RequestResult& done) {
     RequestResult result = done;
     result.queue_seconds += waited;

@@ -104,8 +104,20 @@ struct AppendEvents {
 struct AskEvents {  // the engine's (RequestEvents)
   std::function<bool(int32_t token)> on_token;
   std::function<absl::Status(std::vector<uint32_t>* mask)> allow = nullptr;
+  std::function<bool()> pause = nullptr;
   std::function<void(const TokenScore&)> on_score = nullptr, on_prompt_score = nullptr;
   std::function<void(const RequestResult&, int64_t history)> on_done;  // once
+
+  // What the engine is given, but for on_done.
+  RequestEvents ForEngine() const {
+    RequestEvents events;
+    events.on_token = on_token;
+    events.allow = allow;
+    events.pause = pause;
+    events.on_score = on_score;
+    events.on_prompt_score = on_prompt_score;
+    return events;
+  }
 };
 
 // How a save or a restore ended.

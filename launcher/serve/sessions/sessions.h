@@ -74,8 +74,10 @@ class Sessions {
 
   // Prompts without a session will come: takes the place that they need. Before the engine's thread runs.
   absl::Status ExpectPrompts();
-  // The same of a whole prompt that belongs to no session; its tokens begin as they are to begin.
-  void AskAlone(const CallPtr& call, std::vector<int32_t> tokens, const GenerateParams& params, AskEvents events);
+  // The same of a whole prompt that belongs to no session; its tokens begin as they are to begin. As many answers as
+  // there are events, of one reading of the prompt; the i-th has params.seed + i.
+  void AskAlone(const CallPtr& call, std::vector<int32_t> tokens, const GenerateParams& params,
+                const std::vector<AskEvents>& answers);
 
   // The buffer that the pieces go to: a new one, or that of a broken append with the same id; null when all of its text
   // is here already (what comes is then ignored).

@@ -59,6 +59,74 @@ TEST_F(ServiceFixture, ASlowClientGetsTheSameAnswerInFewerMessages) {
   EXPECT_EQ(TokensOf(slow.messages()), TokensOf(quick.messages()));
 }
 
+TEST_F(ServiceFixture, AnAnswerThatWaitsForItsReaderDoesNotRunAheadOfIt) {
+  Serve();
+  AskRequest request{.alone = true, .tokens = {1, 2, 3}, .max_new_tokens = 400, .ignore_end_tokens = true};
+  AskClient quick, slow(/*eager=*/false);
+  auto quick_job = StartAsk(quick, request);
+  ASSERT_TRUE(quick.Wait().ok());
+  request.waits_for_reader = true;
+  auto slow_job = StartAsk(slow, request);
+  slow.WaitForMessages(1);
+  const int64_t before = Stats().engine.decode_tokens;
+  AskClient other;  // who reads is answered beside it, however long
+  request.max_new_tokens = 900;
+  auto other_job = StartAsk(other, request);
+  ASSERT_TRUE(other.Wait().ok());
+  const int64_t drawn = Stats().engine.decode_tokens - before - 900;
+  EXPECT_EQ(Stats().engine.running, 1);
+  EXPECT_LT(drawn, 100) << "of the 400";
+  size_t taken = 1;
+  for (; !slow.ended(); ++taken) {
+    slow_job->Written(true);
+    slow.WaitForMessages(taken + 1);
+  }
+  ASSERT_TRUE(slow.Wait().ok());
+  EXPECT_GE(slow.messages().size(), 4u);
+  EXPECT_EQ(TextOf(slow.messages()), TextOf(quick.messages()));
+  EXPECT_EQ(TokensOf(slow.messages()), TokensOf(quick.messages()));
+}
+
+TEST_F(ServiceFixture, SeveralAnswersAreOfOneReadingAndHaveASeedEach) {
+  Serve();
+  AskRequest request{.alone = true, .max_new_tokens = 12, .temperature = 2, .seed = 7, .ignore_end_tokens = true};
+  for (int i = 0; i < 300; ++i) request.tokens.push_back(i);
+  std::vector<std::string> alone;
+  for (int i = 0; i < 3; ++i, ++request.seed) {
+    AskClient client;
+    auto job = StartAsk(client, request);
+    ASSERT_TRUE(client.Wait().ok());
+    alone.push_back(TextOf(client.messages()));
+  }
+  request.seed = 7;
+  const int64_t before = Stats().engine.prefill_tokens;
+  AskClient clients[3];
+  auto job = std::make_shared<AskJob>(
+      context(),
+      std::vector<CallTransport<AskUpdate>>{clients[0].Transport(), clients[1].Transport(), clients[2].Transport()});
+  for (size_t i = 0; i < 3; ++i) {
+    clients[i].written = [&job, i](bool ok) { job->Written(ok, i); };
+  }
+  job->Start(caller_, request);
+  for (size_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(clients[i].Wait().ok());
+    EXPECT_EQ(TextOf(clients[i].messages()), alone[i]) << i;
+  }
+  EXPECT_EQ(Stats().engine.prefill_tokens - before, 302);
+  EXPECT_NE(alone[0], alone[1]);
+
+  request.max_new_tokens = 900;
+  AskClient gone[2];
+  job = std::make_shared<AskJob>(context(),
+                                 std::vector<CallTransport<AskUpdate>>{gone[0].Transport(), gone[1].Transport()});
+  for (size_t i = 0; i < 2; ++i) gone[i].written = [&job, i](bool ok) { job->Written(ok, i); };
+  job->Start(caller_, request);
+  gone[1].WaitForMessages(1);
+  job->Cancel();
+  for (AskClient& client : gone) EXPECT_EQ(client.Wait().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Stats().engine.running, 0);
+}
+
 TEST_F(ServiceFixture, AStopTextEndsTheAnswerBeforeIt) {
   Serve();
   ASSERT_TRUE(Create("doc").ok());

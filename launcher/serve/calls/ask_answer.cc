@@ -1,0 +1,82 @@
+#include "launcher/serve/calls/ask_answer.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace duo {
+namespace {
+
+constexpr size_t kMostUnread = 64;  // tokens behind a message that is on its way
+
+}  // namespace
+
+void AskAnswer::Expect(std::unique_ptr<TextStream> text, std::unique_ptr<GrammarMatcher> matcher,
+                       std::vector<int32_t> ends) {
+  text_ = std::move(text);
+  matcher_ = std::move(matcher);
+  ends_ = std::move(ends);
+}
+
+bool AskAnswer::OnToken(int32_t token, double seconds) {
+  if (drawn_.empty()) first_token_ = seconds;
+  drawn_.push_back(token);
+  const std::string text = text_->Push(token);
+  stream_.Update([&](AskUpdate& update) {
+    update.text += text;
+    AddTokens(update);
+    return !update.text.empty() || !update.tokens.empty();
+  });
+  if (matcher_ != nullptr) {
+    broken_ = matcher_->Accept(token);
+    if (!broken_.ok() || matcher_->must_end()) return false;
+  }
+  return !text_->stopped();
+}
+
+void AskAnswer::OnPromptScore(const TokenScore& score) {
+  stream_.Update([&](AskUpdate& update) {
+    update.prompt_scores.push_back(score);
+    return false;
+  });
+}
+
+absl::Status AskAnswer::OnDone(const RequestResult& result, int64_t history) {
+  if (!result.status.ok()) return result.status;
+  if (!broken_.ok()) return broken_;
+  const std::string text = text_->Flush();
+  stream_.Update([&](AskUpdate& update) {
+    update.text += text;
+    AddTokens(update);
+    update.done = true;
+    update.finish = text_->stopped() ? "stop" : Name(result.finish);
+    update.stats = {history,      result.prompt_tokens, sent_, result.queue_seconds, result.prefill_seconds,
+                    first_token_, result.decode_seconds};
+    return true;
+  });
+  return absl::OkStatus();
+}
+
+// The tokens of which no later one can make a stop text.
+void AskAnswer::AddTokens(AskUpdate& update) {
+  const int64_t certain = std::max(sent_, text_->tokens());
+  update.tokens.insert(update.tokens.end(), drawn_.begin() + sent_, drawn_.begin() + certain);
+  if (!scores_.empty()) {
+    update.scores.insert(update.scores.end(), scores_.begin() + sent_, scores_.begin() + certain);
+  }
+  sent_ = certain;
+}
+
+bool AskAnswer::Unread() {
+  const auto large = [](const AskUpdate& next) { return next.tokens.size() >= kMostUnread; };
+  if (!stream_.Waits(large)) return false;
+  waits_ = true;
+  // It may have been taken just now, by a Written that saw nobody wait.
+  return stream_.Waits(large);
+}
+
+bool AskAnswer::Written(bool ok) {
+  stream_.Written(ok);
+  return waits_.exchange(false);
+}
+
+}  // namespace duo

@@ -1,0 +1,81 @@
+// AskAnswer: one answer of a question: the tokens that the engine draws become messages of text, tokens and scores. The
+// answer is written as it comes; what comes while a message is on its way goes with the next.
+//
+// Made by AskJob, which keeps it alive. The engine's thread calls what is named for it; the rest any thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "launcher/serve/calls/call_stream.h"
+#include "launcher/serve/sessions/session_view.h"
+#include "runtime/model/token_score.h"
+#include "runtime/text/grammar/matcher.h"
+#include "runtime/text/text_stream.h"
+
+namespace duo {
+
+struct AskStats {
+  int64_t history_tokens = 0, prompt_tokens = 0, new_tokens = 0;
+  double queue_seconds = 0, prefill_seconds = 0, first_token_seconds = 0, decode_seconds = 0;
+};
+
+// What the answer grew by since the last message.
+struct AskUpdate {
+  std::string text;             // never part of a stop text
+  std::vector<int32_t> tokens;  // without stop text and end token
+  std::vector<TokenScore> scores = {},
+                          prompt_scores = {};  // as the request's rules ask: of `tokens`; of the question's
+  bool done = false;                           // the last message, which alone has what follows
+  std::string finish;                          // "stop", "eos", "length"
+  AskStats stats;
+
+  AskUpdate Take() { return std::exchange(*this, {}); }
+};
+
+class AskAnswer {
+ public:
+  explicit AskAnswer(CallTransport<AskUpdate> transport) : stream_(std::move(transport)) {}
+
+  // Before the engine draws. matcher: what the answer is to be; null: anything. ends: tokens that may end it.
+  void Expect(std::unique_ptr<TextStream> text, std::unique_ptr<GrammarMatcher> matcher, std::vector<int32_t> ends);
+
+  // For the engine's thread: what AskEvents has.
+  bool OnToken(int32_t token, double seconds);  // since the question was asked
+  absl::Status Allow(std::vector<uint32_t>* mask) { return matcher_->Mask(ends_, mask); }
+  void OnScore(const TokenScore& score) { scores_.push_back(score); }
+  void OnPromptScore(const TokenScore& score);
+  // What the answer ended with, its last message on its way where that is OK.
+  absl::Status OnDone(const RequestResult& result, int64_t history);
+  // The client has not taken for so long what was sent that the answer should not go on.
+  bool Unread();
+
+  void Gone() { stream_.Gone(); }
+  // True: the answer was waiting for this, and the engine's thread is to be woken.
+  bool Written(bool ok);
+  bool Close(const absl::Status& status) { return stream_.Close(status); }
+
+  double first_token_seconds() const { return first_token_; }
+  int64_t drawn() const { return static_cast<int64_t>(drawn_.size()); }
+
+ private:
+  void AddTokens(AskUpdate& update);
+
+  CallStream<AskUpdate> stream_;
+  std::atomic<bool> waits_{false};
+
+  // On the engine's thread once the question is there.
+  std::unique_ptr<GrammarMatcher> matcher_;
+  absl::Status broken_;  // the matcher could not follow
+  std::unique_ptr<TextStream> text_;
+  std::vector<int32_t> ends_;
+  double first_token_ = 0;
+  std::vector<int32_t> drawn_;
+  std::vector<TokenScore> scores_;  // of drawn_, where the request asks
+  int64_t sent_ = 0;
+};
+
+}  // namespace duo
