@@ -318,7 +318,7 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       "  launcher/mpi/serve.sh 4 --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
       "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the\n"
       "server; if one cannot be saved it serves on, and a second TERM ends it with exit code 1. HUP reads\n"
-      "the token file and gRPC's certificates again. Under mpirun use launcher/mpi/serve.sh, which makes of\n"
+      "the token file and the certificates again. Under mpirun use launcher/mpi/serve.sh, which makes of\n"
       "TERM and INT the USR1 that mpirun passes on at once.");
   AddRuntimeFlags(*c, flags->runtime);
   c->add_option("--listen", s.grpc.address, "Address; port 0 takes a free one")

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -106,7 +108,7 @@ def signals():
 
 @case
 def certificates():
-    """HUP reads certificates again, whole or not at all."""
+    """HUP reads certificates again, gRPC's and HTTP's, whole or not at all."""
     with tempfile.TemporaryDirectory() as folder:
         made = harness.Certificates(folder)
 
@@ -117,9 +119,14 @@ def certificates():
         for name in ("one", "two"):
             made.sign(name)
         take("one")
-        with serve(*SMALL, "--tls-cert", f"{folder}/used.pem", "--tls-key", f"{folder}/used.key") as server:
+        with serve(*SMALL, "--tls-cert", f"{folder}/used.pem", "--tls-key", f"{folder}/used.key", "--http", "127.0.0.1:0") as server:
+            http = server.wait_for("listening for HTTP")["port"]
+
             def seen(name):
                 harness.Client(server.address, credentials=grpc.ssl_channel_credentials(made.read(f"{name}.pem"))).List()
+                trusts = ssl.create_default_context(cafile=f"{folder}/{name}.pem")
+                with socket.create_connection(("127.0.0.1", http), 20) as plain, trusts.wrap_socket(plain, server_hostname="localhost"):
+                    pass
             seen("one")
             take("two", key="one")
             server.signal(signal.SIGHUP)

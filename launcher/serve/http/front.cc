@@ -12,6 +12,14 @@
 
 namespace duo {
 
+namespace {
+
+// Bytes that the system takes of an answer which its client does not read: with the megabytes that it takes by itself
+// an answer would never wait for its reader.
+constexpr int kSendBuffer = 256 << 10;
+
+}  // namespace
+
 struct HttpFront::State {
   http::Service service;
   std::unique_ptr<http::Listener> listener;  // destroyed first
@@ -30,6 +38,7 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Listen(const HttpOptions& 
   wire.tls = options.tls;
   wire.origins = options.origins;
   wire.max_body = options.max_body;
+  wire.send_buffer = kSendBuffer;
   wire.max_bodies = std::max<int64_t>(wire.max_bodies, 2 * options.max_body);
   wire.authenticate = [&service](const http::Request& request) { return service.Authenticate(request); };
   wire.error_body = [](const http::Refusal& refusal) { return http::ErrorBody(refusal); };
@@ -61,14 +70,12 @@ absl::Status HttpFront::Open(Server& server) {
       service.end_of_turn = {*token};
     }
   }
+  server.WhenReloading([listener = state_->listener.get()] { return listener->PrepareCertificates(); });
   service.created = http::UnixTime();
   service.calls = &context;
   return absl::OkStatus();
 }
 
-void HttpFront::Stop() {
-  state_->listener->Stop();
-  state_->service.workers.Stop();
-}
+void HttpFront::Stop() { state_->listener->Stop(); }
 
 }  // namespace duo

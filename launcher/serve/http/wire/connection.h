@@ -47,18 +47,23 @@ class Connection : public std::enable_shared_from_this<Connection> {
  private:
   using Clock = std::chrono::steady_clock;
   using Parser = boost::beast::http::request_parser<boost::beast::http::buffer_body>;
+  static constexpr size_t kReadBody = 64 << 10;     // bytes of a body that are read at a time
+  static constexpr size_t kMostBuffer = 256 << 10;  // of what has come and is not looked at yet
   enum class State { kHandshake, kHeader, kBody, kAnswering, kAnswered, kLingering, kClosed };
 
+  static Clock::time_point In(double seconds);
   void AwaitRequest();
   void ReadOn();
   void OnRead(const ByteStream::Error& error, size_t bytes);
   void OnEnd();
   void Advance();
+  // connection_request.cc.
   bool ParseHeader();  // false: it needs more bytes, or the request goes no further
   bool ParseBody();    // likewise
   void OnHeader();
   std::optional<Refusal> Judge(const Header& header, Request& request, Fields& fields);
   void TakeBody(std::string piece);
+
   void BeginAnswer();
   ExchangePtr MakeExchange(Request request, Fields fields);
   void OnAnswered(bool keep);

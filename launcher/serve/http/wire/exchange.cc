@@ -113,7 +113,14 @@ void Exchange::Write(std::string piece, Written written) {
     if (written) written(false);
     return;
   }
+  if (std::exchange(tended_, false)) piece.insert(0, keep_.bytes);
   Send(std::exchange(head_, "") + Chunk(piece), std::move(written));
+}
+
+void Exchange::Tend() {
+  tended_ = false;
+  Write(keep_.bytes);
+  tended_ = true;
 }
 
 void Exchange::End() {
@@ -142,13 +149,13 @@ void Exchange::Tick(Clock::time_point now) {
     Begin(200, keep_.content_type);
     kept_alive_ = true;
   }
-  Write(keep_.bytes);
+  Tend();
 }
 
 void Exchange::Probe() {
   if (complete_ || gone_ || writing_ > 0) return;
   if (begun_) {
-    if (!keep_.bytes.empty()) Write(keep_.bytes);
+    if (!keep_.bytes.empty()) Tend();
   } else if (!request.http10) {
     Send("HTTP/1.1 102 Processing\r\n\r\n", nullptr);
   }

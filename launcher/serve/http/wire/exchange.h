@@ -30,7 +30,9 @@ struct Wire {
   std::function<void(std::function<void(std::string piece, bool last)>)> read;
 };
 
-// What is written while there is nothing to say, so that the client and what lies between does not give up.
+// What is written while there is nothing to say, so that the client and what lies between does not give up. What is
+// said then comes behind one more of it, in one piece: some clients strip every piece that they read, and would
+// otherwise take a comment and the event behind it for one line.
 struct KeepAlive {
   double first = 0, every = 0;  // seconds; 0: never
   std::string bytes, content_type;
@@ -71,6 +73,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   using Clock = std::chrono::steady_clock;
   std::string Head(int status, absl::string_view content_type, const Fields& more, bool length, size_t bytes) const;
   void Send(std::string bytes, Written written);
+  void Tend();
   std::string Chunk(absl::string_view piece) const;
   bool bodiless() const { return request.method == "HEAD"; }
 
@@ -81,7 +84,9 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   std::string head_;  // of a stream, until its first piece
   int writing_ = 0;
   Clock::time_point last_ = Clock::now();  // that something was written
-  bool begun_ = false, kept_alive_ = false, complete_ = false, gone_ = false;
+  bool begun_ = false, complete_ = false, gone_ = false;
+  bool kept_alive_ = false;  // by a beginning with nothing to say
+  bool tended_ = false;      // keep_.bytes were written last
 };
 using ExchangePtr = std::shared_ptr<Exchange>;
 

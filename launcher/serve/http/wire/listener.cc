@@ -34,29 +34,11 @@ void RaiseFileLimit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-}  // namespace
+using Tls = std::unique_ptr<asio::ssl::context>;
 
-struct Listener::State {
-  asio::io_context io{1};
-  tcp::acceptor acceptor{io};
-  asio::steady_timer timer{io}, pause{io};
-  std::unique_ptr<asio::ssl::context> tls;
-  std::shared_ptr<Shared> shared = std::make_shared<Shared>();
-  std::set<std::shared_ptr<Connection>> connections;
-  std::optional<Clock::time_point> stop_by;
-  int port = 0;
-  std::thread thread;
-
-  absl::Status Open();
-  absl::Status OpenTls();
-  void Accept();
-  void OnAccepted(const Error& error, tcp::socket socket);
-  void Sweep();
-};
-
-absl::Status Listener::State::OpenTls() {
-  const TlsFiles& files = shared->options.tls;
-  tls = std::make_unique<asio::ssl::context>(asio::ssl::context::tls_server);
+// With the certificates that are in these files now.
+absl::StatusOr<Tls> OpenTls(const TlsFiles& files) {
+  auto tls = std::make_unique<asio::ssl::context>(asio::ssl::context::tls_server);
   Error error;
   tls->set_options(asio::ssl::context::default_workarounds | asio::ssl::context::no_sslv2 |
                        asio::ssl::context::no_sslv3 | asio::ssl::context::no_tlsv1 | asio::ssl::context::no_tlsv1_1,
@@ -66,11 +48,31 @@ absl::Status Listener::State::OpenTls() {
   };
   if (tls->use_certificate_chain_file(files.certificate, error); error) return failed(files.certificate);
   if (tls->use_private_key_file(files.key, asio::ssl::context::pem, error); error) return failed(files.key);
-  if (files.client_ca.empty()) return absl::OkStatus();
+  if (files.client_ca.empty()) return tls;
   if (tls->load_verify_file(files.client_ca, error); error) return failed(files.client_ca);
   tls->set_verify_mode(asio::ssl::verify_peer | asio::ssl::verify_fail_if_no_peer_cert, error);
-  return error ? failed(files.client_ca) : absl::OkStatus();
+  if (error) return failed(files.client_ca);
+  return tls;
 }
+
+}  // namespace
+
+struct Listener::State {
+  asio::io_context io{1};
+  tcp::acceptor acceptor{io};
+  asio::steady_timer timer{io}, pause{io};
+  std::unique_ptr<asio::ssl::context> tls;  // null: plain
+  std::shared_ptr<Shared> shared = std::make_shared<Shared>();
+  std::set<std::shared_ptr<Connection>> connections;
+  std::optional<Clock::time_point> stop_by;
+  int port = 0;
+  std::thread thread;
+
+  absl::Status Open();
+  void Accept();
+  void OnAccepted(const Error& error, tcp::socket socket);
+  void Sweep();
+};
 
 absl::Status Listener::State::Open() {
   const std::string& address = shared->options.address;
@@ -82,7 +84,9 @@ absl::Status Listener::State::Open() {
   std::string host = address.substr(0, colon);
   if (host.size() >= 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
   if (shared->options.tls.on()) {
-    if (absl::Status s = OpenTls(); !s.ok()) return s;
+    absl::StatusOr<Tls> opened = OpenTls(shared->options.tls);
+    if (!opened.ok()) return opened.status();
+    tls = *std::move(opened);
   }
   Error error;
   const auto found = tcp::resolver(io).resolve(host, address.substr(colon + 1), tcp::resolver::passive, error);
@@ -164,6 +168,16 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Listen(ListenerOptions optio
 }
 
 int Listener::port() const { return state_->port; }
+
+absl::StatusOr<std::function<void()>> Listener::PrepareCertificates() {
+  State* s = state_.get();
+  if (!s->shared->options.tls.on()) return std::function<void()>([] {});
+  absl::StatusOr<Tls> fresh = OpenTls(s->shared->options.tls);
+  if (!fresh.ok()) return fresh.status();
+  const auto taken = std::make_shared<Tls>(*std::move(fresh));  // std::function copies what it holds
+  // Connections that stand hold theirs.
+  return std::function<void()>([s, taken] { asio::post(s->io, [s, taken] { s->tls = std::move(*taken); }); });
+}
 
 void Listener::Stop() {
   State* s = state_.get();

@@ -41,6 +41,9 @@ class Listener {
   ~Listener();  // Stop
 
   int port() const;
+  // Reads the certificates' files again and checks them; the function that it gives takes them for connections that
+  // come from then on, and cannot fail. Any thread, before Stop.
+  absl::StatusOr<std::function<void()>> PrepareCertificates();
   // Takes no more connections, gives answers that are being written two seconds, cuts the others off, and returns when
   // every exchange has ended.
   void Stop();
