@@ -18,8 +18,9 @@ constexpr double kSilence = 30;  // seconds before an answer that is not streame
 Usage UsageOf(const std::vector<Choice>& choices) {
   Usage usage;
   for (const Choice& choice : choices) {
-    usage.prompt_tokens += choice.prompt_tokens;
     usage.completion_tokens += choice.new_tokens;
+    if (choice.answer > 0) continue;
+    usage.prompt_tokens += choice.prompt_tokens;
     usage.cached_tokens += choice.cached_tokens;
   }
   return usage;
@@ -51,49 +52,52 @@ void Answer::Start() {
   } else {
     exchange_->KeepAliveWith({every > 0 ? kSilence : 0, every, "\n", kJson});
   }
-  CallContext& context = *service_.calls;
   const auto n = static_cast<size_t>(request_.n);
-  if (n > 1) {
-    std::vector<std::vector<int32_t>> each;
-    for (const std::vector<int32_t>& prompt : request_.prompts) each.insert(each.end(), n, prompt);
-    request_.prompts = std::move(each);
-  }
-  running_ = request_.prompts.size();
+  running_ = request_.prompts.size() * n;
   begun_.resize(running_);
   choices_.resize(running_);
   unsaid_.resize(running_);
-  for (size_t i = 0; i < request_.prompts.size(); ++i) {
+  for (size_t i = 0; i < running_; ++i) {
     choices_[i].index = static_cast<int>(i);
-    choices_[i].prompt_tokens = static_cast<int64_t>(request_.prompts[i].size());
-    if (request_.echo) choices_[i].prompt = request_.prompts[i];
-    const auto self = shared_from_this();
-    // Called on the engine's thread, mostly.
-    jobs_.push_back(std::make_shared<AskJob>(
-        context, CallTransport<AskUpdate>{[self, i](AskUpdate update) {
-                                            self->exchange_->Post([self, i, update = std::move(update)]() mutable {
-                                              self->OnUpdate(i, std::move(update));
-                                            });
-                                          },
-                                          [self, i](const absl::Status& status) {
-                                            self->exchange_->Post([self, i, status] { self->OnFinish(i, status); });
-                                          }}));
+    choices_[i].answer = static_cast<int>(i % n);
+    choices_[i].prompt_tokens = static_cast<int64_t>(request_.prompts[i / n].size());
+    if (request_.echo) choices_[i].prompt = request_.prompts[i / n];
   }
+  for (size_t prompt = 0; prompt < request_.prompts.size(); ++prompt) jobs_.push_back(MakeJob(prompt));
   exchange_->OnGone([self = shared_from_this()] {
     for (const auto& job : self->jobs_) job->Cancel();
   });
   const std::vector<std::shared_ptr<AskJob>> jobs = jobs_;
-  const uint64_t seed = request_.ask.seed;
+  request_.ask.waits_for_reader = request_.stream;
   for (size_t i = 0; i < jobs.size(); ++i) {
     request_.ask.tokens = std::move(request_.prompts[i]);
-    request_.ask.seed = seed + i % n;
     jobs[i]->Start(CallerOf(exchange_->request), request_.ask);
   }
   request_.prompts.clear();
   request_.ask.tokens = {};
 }
 
+// Its transports are called on the engine's thread, mostly.
+std::shared_ptr<AskJob> Answer::MakeJob(size_t prompt) {
+  std::vector<CallTransport<AskUpdate>> transports;
+  const auto n = static_cast<size_t>(request_.n);
+  const auto self = shared_from_this();
+  for (size_t i = prompt * n; i < (prompt + 1) * n; ++i) {
+    transports.push_back({[self, i](AskUpdate update) {
+                            self->exchange_->Post([self, i, update = std::move(update)]() mutable {
+                              self->OnUpdate(i, std::move(update));
+                            });
+                          },
+                          [self, i](const absl::Status& status) {
+                            self->exchange_->Post([self, i, status] { self->OnFinish(i, status); });
+                          }});
+  }
+  return std::make_shared<AskJob>(*service_.calls, std::move(transports));
+}
+
 void Answer::OnUpdate(size_t index, AskUpdate update) {
-  const std::shared_ptr<AskJob> job = jobs_[index];
+  const auto n = static_cast<size_t>(request_.n);
+  const auto written = [job = jobs_[index / n], answer = index % n](bool ok) { job->Written(ok, answer); };
   Choice& choice = choices_[index];
   choice.new_tokens += static_cast<int64_t>(update.tokens.size());
   choice.text += update.text;
@@ -106,7 +110,7 @@ void Answer::OnUpdate(size_t index, AskUpdate update) {
     choice.cached_tokens = update.stats.history_tokens;
     choice.stats = update.stats;
   }
-  if (!request_.stream || broken_) return job->Written(true);
+  if (!request_.stream || broken_) return written(true);
   AskUpdate& grown = unsaid_[index];
   grown.text = std::move(update.text);
   grown.tokens.insert(grown.tokens.end(), update.tokens.begin(), update.tokens.end());
@@ -120,9 +124,9 @@ void Answer::OnUpdate(size_t index, AskUpdate update) {
     events += shape_.finish(choice, std::exchange(grown, {}), !begun_[index]);
     begun_[index] = true;
   }
-  if (events.empty()) return job->Written(true);
+  if (events.empty()) return written(true);
   exchange_->Begin(200, kEvents);
-  exchange_->Write(std::move(events), [job](bool ok) { job->Written(ok); });
+  exchange_->Write(std::move(events), written);
 }
 
 void Answer::OnFinish(size_t, const absl::Status& status) {
@@ -189,9 +193,12 @@ void Respond(Service& service, const ExchangePtr& exchange, Prepare prepare) {
                                service.answers, service.limits.queue))));
   }
   ++service.answers;
-  service.workers.Post(exchange->request.body.size(), [&service, exchange, prepare = std::move(prepare)] {
+  const bool posted = service.Work(exchange->request.body.size(), [&service, exchange, prepare = std::move(prepare)] {
     PrepareAnswer(service, exchange, prepare);
   });
+  if (posted) return;
+  --service.answers;
+  Fail(*exchange, service.Error(QueueFull()));
 }
 
 }  // namespace duo::http

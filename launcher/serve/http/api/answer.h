@@ -22,6 +22,7 @@ struct Usage {
 // One prompt's answer, as far as it is known.
 struct Choice {
   int index = 0;
+  int answer = 0;  // which one to its prompt: of several, whose usage counts the prompt once
   int64_t prompt_tokens = 0;
   std::string text;                               // all of it
   std::vector<int32_t> tokens;                    // likewise
@@ -47,7 +48,7 @@ struct AnswerShape {
 struct AnswerRequest {
   std::vector<std::vector<int32_t>> prompts;  // whole
   AskRequest ask;                             // of each, without tokens
-  int n = 1;                                  // answers to each prompt, each with a seed of its own
+  int n = 1;                                  // answers to each prompt, which is read once; each with a seed of its own
   bool echo = false;                          // choices keep their prompts
   bool stream = false;
 };
@@ -60,6 +61,7 @@ class Answer : public std::enable_shared_from_this<Answer> {
   void Start();
 
  private:
+  std::shared_ptr<AskJob> MakeJob(size_t prompt);
   void OnUpdate(size_t index, AskUpdate update);
   void OnFinish(size_t index, const absl::Status& status);
   void Complete();
@@ -69,7 +71,7 @@ class Answer : public std::enable_shared_from_this<Answer> {
   const ExchangePtr exchange_;
   AnswerRequest request_;
   const AnswerShape shape_;
-  std::vector<std::shared_ptr<AskJob>> jobs_;
+  std::vector<std::shared_ptr<AskJob>> jobs_;  // one for each prompt
   std::vector<Choice> choices_;
   std::vector<bool> begun_;
   std::vector<AskUpdate> unsaid_;  // what came without a text

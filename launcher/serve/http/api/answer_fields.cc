@@ -80,6 +80,15 @@ void RefuseWhatIsNotThere(Body& body) {
 
 }  // namespace
 
+std::vector<std::string> ReadStops(Body& body, const char* name) {
+  std::vector<std::string> stops = body.Strings(name, kMostStops);
+  std::erase(stops, "");
+  for (const std::string& stop : stops) {
+    if (stop.size() > kLongestStop) body.Fail(name, absl::StrCat("a stop text has at most ", kLongestStop, " bytes"));
+  }
+  return stops;
+}
+
 AnswerFields ReadAnswerFields(const Service& service, Body& body) {
   AnswerFields fields;
   AskRequest& ask = fields.ask;
@@ -91,11 +100,7 @@ AnswerFields ReadAnswerFields(const Service& service, Body& body) {
   const std::optional<int64_t> seed =
       body.Int("seed", std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
   ask.seed = seed.has_value() ? static_cast<uint64_t>(*seed) : RandomSeed();
-  ask.stop = body.Strings("stop", kMostStops);
-  std::erase(ask.stop, "");
-  for (const std::string& stop : ask.stop) {
-    if (stop.size() > kLongestStop) body.Fail("stop", absl::StrCat("a stop text has at most ", kLongestStop, " bytes"));
-  }
+  ask.stop = ReadStops(body, "stop");
   ReadRules(service, body, ask.rules);
   ask.ignore_end_tokens = body.Bool("ignore_eos", false);
   ask.guide = ReadGuide(body);

@@ -17,6 +17,9 @@ struct AnswerFields {
 
 AnswerFields ReadAnswerFields(const Service& service, Body& body);
 
+// The texts that an answer ends before, from a field of this name.
+std::vector<std::string> ReadStops(Body& body, const char* name);
+
 // How long the answer to a prompt of so many tokens may be: as long as it was asked to be, or else at most `fallback`;
 // 0: what there is room for. Refused, with both numbers, where it cannot be.
 absl::StatusOr<int64_t> NewTokens(const Service& service, int64_t prompt_tokens, const AnswerFields& fields,

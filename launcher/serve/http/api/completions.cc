@@ -1,5 +1,8 @@
 #include "launcher/serve/http/api/completions.h"
 
+#include <map>
+#include <memory>
+
 #include "absl/strings/str_cat.h"
 #include "launcher/serve/http/api/answer_fields.h"
 #include "launcher/serve/http/api/logprob_json.h"
@@ -9,6 +12,7 @@ namespace {
 
 constexpr int64_t kDefaultNewTokens = 16;  // OpenAI's
 constexpr size_t kMostPrompts = 1024;
+constexpr size_t kMostEchoed = 4 << 20;  // tokens of prompts that an answer repeats, as often as it does
 
 absl::Status BadPrompt(const Json& found) {
   return FieldError("prompt",
@@ -69,7 +73,6 @@ CompletionFields ReadCompletionFields(Body& body, AnswerFields& fields) {
   own.logprobs = best.has_value();
   if (own.logprobs) fields.ask.rules.scores = static_cast<int32_t>(*best);
   if (own.echo && own.logprobs) fields.ask.rules.prompt_scores = fields.ask.rules.scores;
-  if (own.echo && fields.stream) body.Fail("echo", "echo with stream is not supported");
   return own;
 }
 
@@ -77,28 +80,34 @@ AnswerShape CompletionShape(const Service& service, const AnswerFields& fields, 
   const Tokenizer* tokenizer = service.calls.load()->tokenizer;
   const Json base = {
       {"id", NewId("cmpl-")}, {"object", "text_completion"}, {"created", UnixTime()}, {"model", service.model}};
-  const auto chunk = [base, fields, own, tokenizer](const Choice& choice, const AskUpdate& grown, bool finished) {
+  const auto offsets = std::make_shared<std::map<int, int64_t>>();  // by choice: characters whose tokens were told
+  // A prompt that is echoed comes with the first token, before it.
+  const auto chunk = [=](const Choice& choice, const AskUpdate& grown, bool first, bool finished) {
     Json json = base;
     Json logprobs;
-    if (own.logprobs && !grown.scores.empty()) {
-      const auto before = static_cast<int64_t>(choice.text.size() - grown.text.size());
-      logprobs = CompletionLogprobs(*tokenizer, {}, {}, grown.scores, before);
+    const bool echo = first && own.echo;
+    if (own.logprobs && (echo || !grown.scores.empty())) {
+      const std::vector<int32_t> prompt = echo ? choice.prompt : std::vector<int32_t>();
+      int64_t& offset = (*offsets)[choice.index];
+      logprobs = CompletionLogprobs(*tokenizer, prompt, choice.prompt_scores, grown.scores, &offset);
     }
-    json["choices"] = Json::array({ChoiceJson(choice, grown.text, std::move(logprobs), finished)});
+    const std::string before = echo ? tokenizer->Decode(choice.prompt) : "";
+    json["choices"] = Json::array({ChoiceJson(choice, before + grown.text, std::move(logprobs), finished)});
     if (fields.continuous_usage) json["usage"] = UsageJson(choice);
     return Event(json);
   };
   AnswerShape shape = StreamShape(base, fields);
-  shape.piece = [chunk](const Choice& c, const AskUpdate& grown, bool) { return chunk(c, grown, false); };
-  shape.finish = [chunk](const Choice& c, const AskUpdate& rest, bool) { return chunk(c, rest, true); };
+  shape.piece = [chunk](const Choice& c, const AskUpdate& grown, bool first) { return chunk(c, grown, first, false); };
+  shape.finish = [chunk](const Choice& c, const AskUpdate& rest, bool first) { return chunk(c, rest, first, true); };
   shape.whole = [base, own, tokenizer](const std::vector<Choice>& choices) {
     Json json = base;
     json["choices"] = Json::array();
     for (const Choice& choice : choices) {
       const std::string before = own.echo ? tokenizer->Decode(choice.prompt) : "";
       Json logprobs;
+      int64_t offset = 0;
       if (own.logprobs) {
-        logprobs = CompletionLogprobs(*tokenizer, choice.prompt, choice.prompt_scores, choice.scores, 0);
+        logprobs = CompletionLogprobs(*tokenizer, choice.prompt, choice.prompt_scores, choice.scores, &offset);
       }
       json["choices"].push_back(ChoiceJson(choice, before + choice.text, std::move(logprobs), true));
     }
@@ -127,7 +136,12 @@ absl::StatusOr<Prepared> PrepareCompletion(Service& service, Body& body) {
   if (prompts->size() * static_cast<size_t>(fields.n) > kMostPrompts) {
     return FieldError("n", absl::StrCat("at most ", kMostPrompts, " answers at once"));
   }
+  size_t echoed = 0;
   for (std::vector<int32_t>& tokens : *prompts) {
+    echoed += own.echo ? tokens.size() * static_cast<size_t>(fields.n) : 0;
+    if (echoed > kMostEchoed) {
+      return FieldError("echo", absl::StrCat("echo repeats at most ", kMostEchoed, " tokens, for all of n answers"));
+    }
     if (absl::Status s = context.CheckTokens(tokens); !s.ok()) return FieldError("prompt", s.message());
     const absl::StatusOr<int64_t> most =
         NewTokens(service, static_cast<int64_t>(tokens.size()), fields, kDefaultNewTokens, "prompt");

@@ -8,7 +8,7 @@ void SendJson(Exchange& exchange, int status, const Json& body) {
 
 void Compute(Service& service, const ExchangePtr& exchange, std::function<absl::StatusOr<Json>(Service&, Body&)> work) {
   const size_t bytes = exchange->request.body.size();
-  service.workers.Post(bytes, [&service, exchange, work = std::move(work)] {
+  const bool posted = service.Work(bytes, [&service, exchange, work = std::move(work)] {
     const std::string text = std::move(exchange->request.body);
     absl::StatusOr<Json> answer = ParseBody(text);
     if (answer.ok()) {
@@ -23,6 +23,7 @@ void Compute(Service& service, const ExchangePtr& exchange, std::function<absl::
       SendJson(*exchange, 200, *answer);
     });
   });
+  if (!posted) Fail(*exchange, service.Error(QueueFull()));
 }
 
 }  // namespace duo::http

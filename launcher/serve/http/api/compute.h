@@ -15,8 +15,8 @@ void SendJson(Exchange& exchange, int status, const Json& body);
 // Runs `work` on a worker's thread and sends what it gives.
 void Compute(Service& service, const ExchangePtr& exchange, std::function<absl::StatusOr<Json>(Service&, Body&)> work);
 
-// Reads the body, whose fields `read` takes, then goes on with `then` on the I/O thread. Where there is no body, it is
-// an empty object.
+// Reads the body on a worker's thread, where `read` takes its fields, then goes on with `then` on the I/O thread. Where
+// there is no body, it is an empty object.
 template <typename Fields>
 void WithFields(Service& service, const ExchangePtr& exchange, std::function<Fields(Body&)> read,
                 std::function<void(Fields)> then);
@@ -40,14 +40,23 @@ void SendCall(Service& service, const ExchangePtr& exchange, int status, Start s
 template <typename Fields>
 void WithFields(Service& service, const ExchangePtr& exchange, std::function<Fields(Body&)> read,
                 std::function<void(Fields)> then) {
-  const std::string text = std::move(exchange->request.body);
-  const absl::StatusOr<Json> object = text.empty() ? absl::StatusOr<Json>(Json::object()) : ParseBody(text);
-  if (!object.ok()) return Fail(*exchange, service.Error(object.status()));
-  Body body(*object);
-  Fields fields = read(body);
-  if (!body.status().ok()) return Fail(*exchange, service.Error(body.status()));
-  service.LogUnknown(body.Unknown());
-  then(std::move(fields));
+  const auto work = [&service, exchange, read = std::move(read), then = std::move(then)] {
+    const std::string text = std::move(exchange->request.body);
+    const absl::StatusOr<Json> object = text.empty() ? absl::StatusOr<Json>(Json::object()) : ParseBody(text);
+    absl::Status status = object.status();
+    Fields fields;
+    if (object.ok()) {
+      Body body(*object);
+      fields = read(body);
+      status = body.status();
+      if (status.ok()) service.LogUnknown(body.Unknown());
+    }
+    exchange->Post([&service, exchange, then, status, fields = std::move(fields)]() mutable {
+      if (!status.ok()) return Fail(*exchange, service.Error(status));
+      then(std::move(fields));
+    });
+  };
+  if (!service.Work(exchange->request.body.size(), work)) Fail(*exchange, service.Error(QueueFull()));
 }
 
 }  // namespace duo::http

@@ -45,13 +45,13 @@ Json ChatLogprobs(const Tokenizer& tokenizer, const std::vector<TokenScore>& sco
 
 Json CompletionLogprobs(const Tokenizer& tokenizer, const std::vector<int32_t>& prompt,
                         const std::vector<TokenScore>& prompt_scores, const std::vector<TokenScore>& scores,
-                        int64_t offset) {
+                        int64_t* offset) {
   Json tokens = Json::array(), logprobs = Json::array(), best = Json::array(), offsets = Json::array();
   const auto add = [&](int32_t token, const TokenScore* score) {
     const std::string text = TokenText(tokenizer, token);
     tokens.push_back(text);
-    offsets.push_back(offset);
-    offset += Characters(text);
+    offsets.push_back(*offset);
+    *offset += Characters(text);
     if (score == nullptr) {
       logprobs.push_back(nullptr);
       return best.push_back(nullptr);

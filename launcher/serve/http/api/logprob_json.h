@@ -17,9 +17,9 @@ std::string TokenText(const Tokenizer& tokenizer, int32_t token);
 Json ChatLogprobs(const Tokenizer& tokenizer, const std::vector<TokenScore>& scores);
 
 // Of a completion: tokens, token_logprobs, top_logprobs, text_offset. prompt: its tokens, before the answer's, with the
-// scores of all but the first; text_offset counts characters from `offset` on.
+// scores of all but the first; text_offset counts characters from *offset on, which moves behind them.
 Json CompletionLogprobs(const Tokenizer& tokenizer, const std::vector<int32_t>& prompt,
                         const std::vector<TokenScore>& prompt_scores, const std::vector<TokenScore>& scores,
-                        int64_t offset);
+                        int64_t* offset);
 
 }  // namespace duo::http

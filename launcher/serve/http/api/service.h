@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -12,7 +13,6 @@
 
 #include "launcher/serve/calls/context.h"
 #include "launcher/serve/http/api/errors.h"
-#include "launcher/serve/http/api/workers.h"
 #include "runtime/text/chat_template.h"
 
 namespace duo::http {
@@ -45,12 +45,16 @@ struct Service {
   std::atomic<CallContext*> calls{nullptr};  // null while the model loads
 
   int answers = 0;  // that wait or are being written; I/O thread
-  Workers workers;
 
   // May the caller come in? Of every route but health.
   std::optional<Refusal> Authenticate(const Request& request) const;
   // What a status of the calls is to the client.
   ErrorAnswer Error(const absl::Status& status) const;
+  // Runs `job` on a worker's thread, where bodies are parsed, rendered and made tokens, so that the I/O thread does not
+  // stop for them. bytes: of the body. False where too many wait.
+  bool Work(size_t bytes, std::function<void()> job) const {
+    return calls.load()->workers->Post(bytes, std::move(job));
+  }
   // Fields that nobody knows are logged once each. Any thread.
   void LogUnknown(const std::vector<std::string>& names);
 

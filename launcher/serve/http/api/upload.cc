@@ -123,8 +123,8 @@ class UploadCall : public std::enable_shared_from_this<UploadCall> {
 
   void End() {
     if (fields_.partial) return job_->Cancel();  // the server keeps what has come
-    // Making tokens of a whole document takes seconds: not here.
-    service_.workers.Post(static_cast<size_t>(fields_.offset), [job = job_] { job->TakeEnd(); });
+    // The document is copied first, which may be large: not here.
+    if (!service_.Work(0, [job = job_] { job->TakeEnd(); })) job_->TakeEnd();
   }
 
   void OnUpdate(const AppendUpdate& update) {
