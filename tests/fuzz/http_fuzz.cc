@@ -30,7 +30,8 @@ struct Fixture {
     context.vocab = tokenizer->vocab_size();
     service.limits = {kWindow, kWindow, kMostNew, 4};
     const ChatTemplateSource source = {"default", "fuzz",
-                                       "{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}"};
+                                       "{% for m in messages %}{{ m['role'] + (m['content'] or '') }}{% endfor %}"
+                                       "{# <think> </think> <tool_call> #}"};
     service.chat = ChatTemplate({&source, 1}, {});
     service.calls = &context;
   }

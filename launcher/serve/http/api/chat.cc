@@ -122,36 +122,34 @@ AnswerShape ChatShape(const Service& service, const AnswerFields& fields, const 
   return shape;
 }
 
-// Whether the template has begun the answer's thinking.
-bool EndsThinking(const Tokenizer& tokenizer, const AnswerRequest& request) {
-  constexpr size_t kLast = 12;  // tokens: of the marker and of line breaks behind it
-  const std::vector<int32_t>& prompt = request.prompts.front();
-  const std::vector<int32_t> last(prompt.end() - static_cast<int64_t>(std::min(kLast, prompt.size())), prompt.end());
-  std::string text = tokenizer.Decode(last, /*skip_special=*/false);
-  text.erase(text.find_last_not_of(" \n") + 1);
-  return text.ends_with("<think>");
-}
-
 ChatFields ReadChatFields(Body& body, AnswerFields& fields, const ToolFields& tools) {
   ChatFields own;
-  own.form = tools.form;
   own.logprobs = body.Bool("logprobs", false);
   const std::optional<int64_t> best = body.Int("top_logprobs", 0, kMostBest);
   if (own.logprobs) fields.ask.rules.scores = static_cast<int32_t>(best.value_or(0));
   if (best.value_or(0) > 0 && !own.logprobs) body.Fail("top_logprobs", "top_logprobs needs \"logprobs\": true");
-  if (tools.guide.kind != Guide::Kind::kNone) {
-    if (fields.ask.guide.kind != Guide::Kind::kNone) {
-      body.Fail("tool_choice", "tool_choice asks for a call, and response_format for something else");
-    }
-    fields.ask.guide = tools.guide;
-  }
-  if (fields.ask.guide.kind != Guide::Kind::kNone) own.form.reasoning = false;
+  AdoptTools(tools, body, fields.ask.guide, own.form);
   return own;
+}
+
+// A message as templates know it: without OpenAI's newer name of the system's role, and calls with their arguments as
+// an object, where clients send it as a text that templates would quote once more.
+void AsTemplatesHaveIt(Json& message) {
+  if (!message.is_object()) return;
+  if (message.contains("role") && message["role"] == "developer") message["role"] = "system";
+  if (!message.contains("tool_calls") || !message["tool_calls"].is_array()) return;
+  for (Json& call : message["tool_calls"]) {
+    if (!call.is_object() || !call.contains("function") || !call["function"].is_object()) continue;
+    const auto arguments = call["function"].find("arguments");
+    if (arguments == call["function"].end() || !arguments->is_string()) continue;
+    const absl::StatusOr<Json> object = ParseBody(arguments->get_ref<const std::string&>());
+    if (object.ok()) *arguments = *object;
+  }
 }
 
 }  // namespace
 
-absl::StatusOr<std::vector<int32_t>> EncodeChat(const Service& service, Json messages, const Json* tools,
+absl::StatusOr<std::vector<int32_t>> EncodeChat(const Service& service, Json messages, const Json& tools,
                                                 const Json* arguments, bool add_generation_prompt) {
   if (!service.chat.ok()) {
     return FieldError("messages", absl::StrCat("this model has no chat template: ", service.chat.status().message(),
@@ -159,10 +157,8 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const Service& service, Json mes
   }
   Conversation conversation;
   conversation.messages = std::move(messages);
-  for (Json& message : conversation.messages) {  // OpenAI's newer name of it, which templates do not know
-    if (message.is_object() && message.contains("role") && message["role"] == "developer") message["role"] = "system";
-  }
-  if (tools != nullptr) conversation.tools = *tools;
+  for (Json& message : conversation.messages) AsTemplatesHaveIt(message);
+  conversation.tools = tools;
   if (absl::Status s = CheckConversation(&conversation, "messages"); !s.ok()) {
     return FieldError("messages", s.message());
   }
@@ -192,7 +188,9 @@ absl::StatusOr<AnswerRequest> ChatRequest(const Service& service, std::vector<in
 
 absl::StatusOr<Prepared> PrepareChat(Service& service, Body& body) {
   AnswerFields fields = ReadAnswerFields(service, body);
-  const ToolFields tools = ReadToolFields(service, body);
+  const Json *offered = body.Find("tools"), *choice = body.Find("tool_choice");
+  const ToolFields tools =
+      ReadToolFields(service, body, offered == nullptr ? Json() : *offered, choice == nullptr ? Json() : *choice);
   ChatFields own = ReadChatFields(body, fields, tools);
   body.NotThere("functions");
   body.NotThere("function_call", {"none", "auto"});
@@ -214,7 +212,7 @@ absl::StatusOr<Prepared> PrepareChat(Service& service, Body& body) {
   if (!tokens.ok()) return tokens.status();
   absl::StatusOr<AnswerRequest> request = ChatRequest(service, *std::move(tokens), fields);
   if (!request.ok()) return request.status();
-  own.form.begins_thinking = own.form.reasoning && EndsThinking(*service.calls.load()->tokenizer, *request);
+  own.form.begins_thinking = own.form.reasoning && EndsThinking(*service.calls.load()->tokenizer, request->prompts[0]);
   request->n = fields.n;
   return Prepared{*std::move(request), ChatShape(service, fields, own)};
 }

@@ -9,8 +9,8 @@ namespace duo::http {
 absl::StatusOr<Prepared> PrepareChat(Service& service, Body& body);
 
 // The tokens of a conversation in the model's form, at whose end the model answers; `arguments` are further variables
-// of its template, or null.
-absl::StatusOr<std::vector<int32_t>> EncodeChat(const Service& service, Json messages, const Json* tools,
+// of its template, or null; tools is a list, or null.
+absl::StatusOr<std::vector<int32_t>> EncodeChat(const Service& service, Json messages, const Json& tools,
                                                 const Json* arguments, bool add_generation_prompt = true);
 
 // What is asked of the model for a conversation of these tokens.

@@ -27,7 +27,9 @@ Guide SchemaGuide(const Json& schema) {
   return {Guide::Kind::kJsonSchema, schema.is_string() ? schema.get<std::string>() : Text(schema)};
 }
 
-void ReadResponseFormat(Body& body, const Json& format, Guide* guide) {
+}  // namespace
+
+void ReadResponseFormat(Body& body, const Json& format, Guide* guide, const char* field) {
   const std::string type = format.is_object() && format.contains("type") && format["type"].is_string()
                                ? format["type"].get<std::string>()
                                : "";
@@ -43,14 +45,15 @@ void ReadResponseFormat(Body& body, const Json& format, Guide* guide) {
       schema = &format["schema"];
     }
     if (schema == nullptr) {
-      return body.Fail("response_format", "response_format of type json_schema needs json_schema.schema");
+      return body.Fail(field, absl::StrCat(field, " of type json_schema needs a schema"));
     }
     *guide = SchemaGuide(*schema);
   } else {
-    body.Fail("response_format",
-              absl::StrCat("response_format must have type text, json_object or json_schema, found ", Shown(format)));
+    body.Fail(field, absl::StrCat(field, " must have type text, json_object or json_schema, found ", Shown(format)));
   }
 }
+
+namespace {
 
 void ReadChoice(Body& body, const char* field, const Json& choice, Guide* guide) {
   bool texts = choice.is_array() && !choice.empty();
@@ -82,7 +85,7 @@ Guide ReadGuide(Body& body) {
       body.Fail(field, absl::StrCat("the answer can be asked to be one thing only, and ", field, " asks for a second"));
     }
   };
-  if (const Json* v = find("response_format")) ReadResponseFormat(body, *v, &guide), count();
+  if (const Json* v = find("response_format")) ReadResponseFormat(body, *v, &guide, "response_format"), count();
   if (const Json* v = find("guided_json")) guide = SchemaGuide(*v), count();
   if (const Json* v = find("guided_regex")) ReadText(body, "guided_regex", *v, Guide::Kind::kRegex, &guide), count();
   if (const Json* v = find("guided_choice")) ReadChoice(body, "guided_choice", *v, &guide), count();

@@ -9,4 +9,8 @@ namespace duo::http {
 
 Guide ReadGuide(Body& body);
 
+// The value of response_format, or of another field that says the same: type text, json_object, or json_schema with a
+// schema beside it or in json_schema.
+void ReadResponseFormat(Body& body, const Json& format, Guide* guide, const char* field);
+
 }  // namespace duo::http

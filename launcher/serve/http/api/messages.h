@@ -1,5 +1,5 @@
-// POST /v1/messages and /v1/messages/count_tokens: Anthropic's form of a chat, as far as it is one: texts in, a text
-// out.
+// POST /v1/messages and /v1/messages/count_tokens: Anthropic's form of a chat: its blocks become messages, its answer
+// is thoughts, texts and calls of tools.
 #pragma once
 
 #include "launcher/serve/http/api/answer.h"

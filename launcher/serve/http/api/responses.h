@@ -1,5 +1,5 @@
-// POST /v1/responses: OpenAI's newer form of a chat, as far as it is one: its items become messages, its answer one
-// message. Nothing is stored: previous_response_id is refused.
+// POST /v1/responses: OpenAI's newer form of a chat: its items become messages, its answer is thoughts, texts and calls
+// of tools. Nothing is stored: previous_response_id is refused.
 #pragma once
 
 #include "launcher/serve/http/api/answer.h"

@@ -16,7 +16,7 @@ absl::StatusOr<std::vector<int32_t>> ReadTokens(const Service& service, Body& bo
   const Json* arguments = body.Find("chat_template_kwargs");
   if (!body.status().ok()) return body.status();
   if (prompt.has_value() == (messages != nullptr)) return FieldError("prompt", "give prompt or messages, one of them");
-  if (messages != nullptr) return EncodeChat(service, *messages, nullptr, arguments, generation);
+  if (messages != nullptr) return EncodeChat(service, *messages, Json(), arguments, generation);
   return service.calls.load()->tokenizer->Encode(*prompt,
                                                  EncodeOptions{.parse_special = true, .add_special_tokens = special});
 }

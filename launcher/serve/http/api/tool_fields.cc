@@ -1,5 +1,8 @@
 #include "launcher/serve/http/api/tool_fields.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 
 namespace duo::http {
@@ -28,25 +31,21 @@ Guide CallGuide(const std::vector<const Json*>& functions) {
 
 }  // namespace
 
-ToolFields ReadToolFields(const Service& service, Body& body) {
+ToolFields ReadToolFields(const Service& service, Body& body, const Json& tools, const Json& choice) {
   ToolFields fields;
   fields.form = service.chat.ok() ? AnswerFormOf(service.chat->source()) : AnswerForm();
   const AnswerForm::Tools family = std::exchange(fields.form.tools, AnswerForm::Tools::kNone);
-  const Json* tools = body.Find("tools");
-  const Json* choice = body.Find("tool_choice");
-  if (tools != nullptr && tools->is_array() && tools->empty()) tools = nullptr;
-  if (tools == nullptr) {
-    if (choice != nullptr && *choice != "none" && *choice != "auto") {
-      body.Fail("tool_choice", "tool_choice needs tools");
-    }
+  const bool free = choice.is_null() || choice == "auto";
+  if (tools.is_null() || tools == Json::array()) {
+    if (!free && choice != "none") body.Fail("tool_choice", "tool_choice needs tools");
     return fields;
   }
-  if (!tools->is_array()) {
+  if (!tools.is_array()) {
     body.Fail("tools", "tools must be a list");
     return fields;
   }
   std::vector<const Json*> functions;
-  for (const Json& tool : *tools) {
+  for (const Json& tool : tools) {
     functions.push_back(Function(tool));
     if (functions.back() == nullptr) {
       body.Fail("tools", absl::StrCat("a tool must be {\"type\": \"function\", \"function\": {\"name\": ..}}, found ",
@@ -54,7 +53,7 @@ ToolFields ReadToolFields(const Service& service, Body& body) {
       return fields;
     }
   }
-  if (choice != nullptr && *choice == "none") return fields;
+  if (choice == "none") return fields;
   if (family == AnswerForm::Tools::kNone) {
     body.Fail(
         "tools",
@@ -63,18 +62,39 @@ ToolFields ReadToolFields(const Service& service, Body& body) {
   }
   fields.tools = tools;
   fields.form.tools = family;
-  if (choice == nullptr || *choice == "auto") return fields;
-  if (*choice != "required") {
-    const Json* named = Function(*choice);
+  if (free) return fields;
+  if (choice != "required") {
+    const Json* named = Function(choice);
     std::erase_if(functions, [&](const Json* f) { return named == nullptr || (*f)["name"] != (*named)["name"]; });
     if (functions.empty()) {
-      body.Fail("tool_choice", absl::StrCat("tool_choice names no tool of this request: ", Shown(*choice)));
+      body.Fail("tool_choice", absl::StrCat("tool_choice names no tool of this request: ", Shown(choice)));
       return fields;
     }
   }
   fields.guide = CallGuide(functions);
   fields.form = {.tools = AnswerForm::Tools::kLlama3};  // the answer is the call alone
   return fields;
+}
+
+bool AdoptTools(const ToolFields& tools, Body& body, Guide& guide, AnswerForm& form) {
+  form = tools.form;
+  if (tools.guide.kind != Guide::Kind::kNone) {
+    if (guide.kind != Guide::Kind::kNone) {
+      body.Fail("tool_choice", "tool_choice asks for a call, and response_format for something else");
+      return false;
+    }
+    guide = tools.guide;
+  }
+  if (guide.kind != Guide::Kind::kNone) form.reasoning = false;
+  return true;
+}
+
+bool EndsThinking(const Tokenizer& tokenizer, const std::vector<int32_t>& prompt) {
+  constexpr size_t kLast = 12;  // tokens: of the marker and of line breaks behind it
+  const std::vector<int32_t> last(prompt.end() - static_cast<int64_t>(std::min(kLast, prompt.size())), prompt.end());
+  std::string text = tokenizer.Decode(last, /*skip_special=*/false);
+  text.erase(text.find_last_not_of(" \n") + 1);
+  return text.ends_with("<think>");
 }
 
 Json ToolCallJson(const AnswerPart& call, const std::string& id) {

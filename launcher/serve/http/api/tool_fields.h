@@ -11,13 +11,21 @@
 namespace duo::http {
 
 struct ToolFields {
-  const Json* tools = nullptr;  // for the template; null: none
-  AnswerForm form;              // how the answer is to be read
-  Guide guide;                  // where a call is asked for, whatever the model would say
+  Json tools;       // for the template; null: none
+  AnswerForm form;  // how the answer is to be read
+  Guide guide;      // where a call is asked for, whatever the model would say
 };
 
-// Refused: tools of a model whose template has none that this server reads, a choice that names no tool.
-ToolFields ReadToolFields(const Service& service, Body& body);
+// The fields tools and tool_choice as chat has them: tools is null or a list of {"type": "function", "function": {..}},
+// choice null, "none", "auto", "required" or {"function": {"name": ..}}. Refused: tools of a model whose template has
+// none that this server reads, a choice that names no tool.
+ToolFields ReadToolFields(const Service& service, Body& body, const Json& tools, const Json& choice);
+
+// An answer that a guide makes has no thoughts before it, and is not guided twice. False: refused.
+bool AdoptTools(const ToolFields& tools, Body& body, Guide& guide, AnswerForm& form);
+
+// Whether the template has begun the answer's thinking.
+bool EndsThinking(const Tokenizer& tokenizer, const std::vector<int32_t>& prompt);
 
 // A call as OpenAI has it; index: in a stream.
 Json ToolCallJson(const AnswerPart& call, const std::string& id);
