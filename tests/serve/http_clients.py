@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 
+from http_answers import ENOUGH, FIND, TOOLS_TEMPLATE
 from http_harness import ChatModel, Server, case, check, equal
 from http_openai import QUESTION
 
@@ -53,6 +54,29 @@ def openai_client():
             raise AssertionError("a prompt beyond the window was taken")
         except openai.BadRequestError as error:
             equal(error.code, "context_length_exceeded", "an overflow")
+
+
+@case
+def openai_tools():
+    """openai's client with tools and thinking: calls in chats and responses, whole and streamed, their types checked."""
+    import openai
+    with ChatModel(TOOLS_TEMPLATE) as model, Server(model=model) as server:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.http}/v1", api_key="none", max_retries=0,
+                               _strict_response_validation=True)
+        chat = {"model": "x", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": ENOUGH,
+                "temperature": 1, "seed": 1, "tools": [{"type": "function", "function": {"name": "look_up", "parameters": FIND}}], "tool_choice": "required"}
+        call, = client.chat.completions.create(**chat).choices[0].message.tool_calls
+        streamed = [c for chunk in client.chat.completions.create(stream=True, **chat) for c in chunk.choices[0].delta.tool_calls or []]
+        equal("".join(c.function.arguments for c in streamed), call.function.arguments, "the same arguments streamed")
+        ask = {"model": "x", "input": QUESTION, "temperature": 1, "extra_body": {"seed": 1}, "max_output_tokens": ENOUGH,
+               "tool_choice": "required",
+               "tools": [{"type": "function", "name": "look_up", "parameters": FIND, "strict": True}]}
+        made, = client.responses.create(**ask).output
+        equal((made.type, made.name, made.arguments), ("function_call", "look_up", call.function.arguments), "a response's call")
+        with client.responses.stream(**ask) as events:
+            kinds = [event.type for event in events]
+            equal(events.get_final_response().output[0].arguments, made.arguments, "what the client puts together")
+        equal(kinds[-1], "response.completed", kinds)
 
 
 @case

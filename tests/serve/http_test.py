@@ -14,8 +14,12 @@ import harness
 
 def main():
     from http_harness import ARGS, CASES
-    import http_clients  # noqa: F401: these fill the table
+    import http_answers  # noqa: F401: these fill the table
+    import http_clients  # noqa: F401
+    import http_limits  # noqa: F401
     import http_openai  # noqa: F401
+    import http_replays  # noqa: F401
+    import http_sessions  # noqa: F401
     import http_wire  # noqa: F401
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     return harness.run_cases(CASES, ARGS, parser)

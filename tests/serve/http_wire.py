@@ -1,5 +1,6 @@
 """The HTTP server itself on raw bytes: what it refuses, what it waits for, and whom it lets in."""
 
+import json
 import os
 import random
 import socket
@@ -7,7 +8,7 @@ import subprocess
 import tempfile
 import time
 
-from http_harness import ARGS, Raw, Server, case, check, equal, request_bytes
+from http_harness import ARGS, Raw, Server, case, check, equal, events_of, request_bytes
 
 
 def refused(server, data, status, what):
@@ -261,3 +262,45 @@ def hostile():
                 check(code < 500 or code in (501, 503), f"{code} for {bytes(data)!r}: {raw.buffer!r}")
         equal(server.get("/health").status, 200, "health afterwards")
         print(f"{count} hostile requests:", dict(sorted(codes.items())))
+
+
+@case
+def pieces():
+    """Answers do not depend on how their requests come: byte by byte, several at once, in odd chunks, from a client that has
+    closed its side."""
+    asked = {"prompt": "a b c", "max_tokens": 5, "temperature": 0, "stream": True}
+    whole = request_bytes("POST", "/v1/completions", asked)
+    with Server() as server:
+        def text(raw):
+            answer = raw.answer("POST")
+            equal(answer.status, 200, answer)
+            check(answer.body.endswith(b"data: [DONE]\n\n"), answer)
+            return "".join(json.loads(event)["choices"][0]["text"] for event in events_of(answer.body)[:-1])
+        with server.raw() as raw:
+            raw.send(whole)
+            expected = text(raw)
+        with server.raw() as raw:
+            for byte in whole:
+                raw.send(bytes([byte]))
+            equal(text(raw), expected, "byte by byte")
+        with server.raw() as raw:
+            raw.send(whole * 3 + request_bytes("GET", "/version"))
+            equal([text(raw) for _ in range(3)], [expected] * 3, "three streams that were asked for at once")
+            equal(raw.answer().status, 200, "and what came behind them")
+        with server.raw() as raw:
+            raw.send(whole)
+            raw.socket.shutdown(socket.SHUT_WR)
+            equal(text(raw), expected, "a stream to a half-closed connection")
+            check(raw.ended(), "which is then closed")
+        with server.raw() as raw:
+            body = json.dumps(asked).encode()
+            raw.send(request_bytes("POST", "/v1/completions", transfer_encoding="chunked", content_type="application/json"))
+            for at in range(0, len(body), 7):
+                raw.send(b"%x;odd=yes\r\n%b\r\n" % (len(body[at:at + 7]), body[at:at + 7]))
+            raw.send(b"0\r\nTrailer: x\r\n\r\n")
+            equal(text(raw), expected, "a body in chunks")
+        with server.raw() as raw:  # a body that ends early is no request, and costs nothing
+            raw.send(whole[:-3])
+            raw.socket.shutdown(socket.SHUT_WR)
+            check(raw.ended() and not raw.buffer, f"a body without its end: {raw.buffer!r}")
+        equal(server.metrics()['duo_requests{state="running"}'], 0, "nothing runs")
