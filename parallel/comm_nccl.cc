@@ -1,11 +1,19 @@
 // Collectives between GPUs over NCCL, on the device's stream, so they can be recorded into a graph with the step around
 // them; small ones through peer_memory.h where it can be had. Host memory goes over MPI.
+//
+// Work on a stream that waits for a peer tells nobody: a thread asks NCCL and the peers' memory once a second, and ends
+// the job with a sentence.
 #include <cuda_runtime.h>
 #include <nccl.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <cstdlib>
+#include <mutex>
 #include <string>
+#include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "parallel/comm_factories.h"
 #include "parallel/peer_memory.h"
@@ -26,8 +34,15 @@ class NcclCommunicator final : public Communicator {
     DUO_CHECK_EQ(cudaSetDevice(device.ordinal()), cudaSuccess);
     Check(ncclCommInitRank(&comm_, size(), id, rank()), "ncclCommInitRank");
     if (peer_memory && session.local_size() == size()) peers_ = PeerMemory::Open(*host_, device);
+    watch_ = std::thread([this] { Watch(); });
   }
   ~NcclCommunicator() override {
+    {
+      std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_one();
+    watch_.join();
     peers_.reset();
     Check(ncclCommDestroy(comm_), "ncclCommDestroy");
   }
@@ -69,11 +84,33 @@ class NcclCommunicator final : public Communicator {
   void Barrier(const Wait& wait) override { host_->Barrier(wait); }
 
  private:
+  void Watch() {
+    std::unique_lock lock(mutex_);
+    while (!wake_.wait_for(lock, std::chrono::seconds(1), [this] { return stop_; })) {
+      ncclResult_t result = ncclSuccess;
+      const ncclResult_t asked = ncclCommGetAsyncError(comm_, &result);
+      if (asked != ncclSuccess) result = asked;
+      if (result != ncclSuccess && result != ncclInProgress) {
+        Abort(absl::StrCat("rank ", rank(), ": NCCL lost a peer or the way to it: ", ncclGetErrorString(result),
+                           "; NCCL_DEBUG=WARN tells more"));
+      }
+      const int silent = peers_ == nullptr ? -1 : peers_->silent_peer();
+      if (silent >= 0) {
+        Abort(absl::StrCat("rank ", rank(), ": expected a message in GPU memory from rank ", silent,
+                           ", found none for ", PeerMemory::kSilenceSeconds, " s"));
+      }
+    }
+  }
+
   static cudaStream_t Stream(Device& device) { return static_cast<cudaStream_t>(device.stream()); }
 
   std::unique_ptr<Communicator> host_;
   ncclComm_t comm_ = nullptr;
   std::unique_ptr<PeerMemory> peers_;  // null: everything goes over NCCL
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stop_ = false;  // guarded by mutex_
+  std::thread watch_;
 };
 
 }  // namespace

@@ -20,8 +20,11 @@ struct Exchange {
   int rank, ranks;
   const uint32_t* in;
   uint32_t* out;
-  int words;  // of four bytes, of this rank's message
+  int words;        // of four bytes, of this rank's message
+  int32_t* silent;  // in the host's memory
 };
+
+constexpr int kPollsALook = 1 << 16;  // at the clock; some tens of milliseconds
 
 enum class Out { kGather, kSumF32, kSumBf16 };
 
@@ -34,11 +37,23 @@ __device__ __forceinline__ void Send(ulonglong2* to, uint2 data, uint32_t number
                : "memory");
 }
 
-__device__ __forceinline__ uint2 Receive(const ulonglong2* from, uint32_t number) {
-  uint64_t low, high;
-  do {
+__device__ __forceinline__ uint64_t Nanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  return now;
+}
+
+__device__ __forceinline__ uint2 Receive(const ulonglong2* from, uint32_t number, int peer, int32_t* silent) {
+  uint64_t low, high, begun = 0;
+  for (int polls = 1;; ++polls) {
     asm volatile("ld.volatile.global.v2.u64 {%0, %1}, [%2];" : "=l"(low), "=l"(high) : "l"(from) : "memory");
-  } while (static_cast<uint32_t>(low >> 32) != number || static_cast<uint32_t>(high >> 32) != number);
+    if (static_cast<uint32_t>(low >> 32) == number && static_cast<uint32_t>(high >> 32) == number) break;
+    if (polls < kPollsALook) continue;
+    polls = 0;
+    const uint64_t now = Nanoseconds();
+    if (begun == 0) begun = now;
+    if (now - begun > PeerMemory::kSilenceSeconds * 1000000000ull) *static_cast<volatile int32_t*>(silent) = peer + 1;
+  }
   return {static_cast<uint32_t>(low), static_cast<uint32_t>(high)};
 }
 
@@ -75,7 +90,7 @@ __global__ void __launch_bounds__(kThreads) ExchangeKernel(Exchange e) {
     const ulonglong2* inbox = e.inboxes[e.rank] + half;
     float sum[4] = {};
     for (int r = 0; r < e.ranks; ++r) {
-      const uint2 part = r == e.rank ? own : Receive(inbox + r * kUnits, number);
+      const uint2 part = r == e.rank ? own : Receive(inbox + r * kUnits, number, r, e.silent);
       if constexpr (kOut == Out::kGather) {
         e.out[r * e.words + first] = part.x;
         if (whole) e.out[r * e.words + first + 1] = part.y;
@@ -114,7 +129,10 @@ std::unique_ptr<PeerMemory> PeerMemory::Open(Communicator& ranks, Device& device
   absl::StatusOr<Buffer> inbox = Buffer::Allocate(device, 2 * n * kUnits * kUnitBytes, "messages of peers"),
                          counts = Buffer::Allocate(device, kBlocks * sizeof(uint32_t), "counts of messages"),
                          table = Buffer::Allocate(device, n * sizeof(void*), "inboxes");
-  if (inbox.ok() && counts.ok() && table.ok()) {
+  const bool host =
+      cudaHostAlloc(reinterpret_cast<void**>(&peers->silent_), sizeof(int32_t), cudaHostAllocMapped) == cudaSuccess;
+  if (inbox.ok() && counts.ok() && table.ok() && host) {
+    *peers->silent_ = 0;
     peers->inbox_ = std::move(*inbox);
     peers->counts_ = std::move(*counts);
     peers->table_ = std::move(*table);
@@ -151,6 +169,7 @@ PeerMemory::~PeerMemory() {
     if (r != ranks_.rank() && inboxes_[r] != nullptr) DUO_CUDA_CHECK(cudaIpcCloseMemHandle(inboxes_[r]));
   }
   ranks_.Barrier();  // nobody frees an inbox that is still mapped
+  cudaFreeHost(silent_);
 }
 
 void PeerMemory::AllReduceSum(View data) {
@@ -161,7 +180,8 @@ void PeerMemory::AllReduceSum(View data) {
                              ranks_.size(),
                              data.as<const uint32_t>(),
                              data.as<uint32_t>(),
-                             static_cast<int>(Bytes(data.dtype, elements) / 4)};
+                             static_cast<int>(Bytes(data.dtype, elements) / 4),
+                             silent_};
   if (data.dtype == DType::kBF16) {
     Launch<Out::kSumBf16>(device_, exchange);
   } else {
@@ -170,9 +190,9 @@ void PeerMemory::AllReduceSum(View data) {
 }
 
 void PeerMemory::AllGather(void* out, const void* in, size_t bytes) {
-  Launch<Out::kGather>(device_,
-                       {table_.as<ulonglong2*>(), counts_.as<uint32_t>(), ranks_.rank(), ranks_.size(),
-                        static_cast<const uint32_t*>(in), static_cast<uint32_t*>(out), static_cast<int>(bytes / 4)});
+  Launch<Out::kGather>(
+      device_, {table_.as<ulonglong2*>(), counts_.as<uint32_t>(), ranks_.rank(), ranks_.size(),
+                static_cast<const uint32_t*>(in), static_cast<uint32_t*>(out), static_cast<int>(bytes / 4), silent_});
 }
 
 }  // namespace duo

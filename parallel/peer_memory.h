@@ -6,6 +6,7 @@
 // the number of its message (as in NCCL's LL protocol, arXiv 2507.04786): a receiver polls the data itself, so neither
 // a flag nor a fence follows. Each unit is one thread's. Inboxes hold the last message and the one before; two are
 // enough, because a rank that sends message n + 2 has seen every peer's n + 1, sent after that peer had read n.
+// A wait that is too long is said in the host's memory, where somebody must look, and goes on.
 // The kernel's launch may overlap with the work before it, and the work after it may fetch weights meanwhile
 // (programmatic dependent launch).
 #pragma once
@@ -23,7 +24,8 @@ namespace duo {
 
 class PeerMemory {
  public:
-  static constexpr size_t kLargest = 64 << 10;  // bytes of a message
+  static constexpr size_t kLargest = 64 << 10;     // bytes of a message
+  static constexpr int64_t kSilenceSeconds = 300;  // no peer is so long about a layer, or about planning a first step
 
   // Collective over `ranks`, which all run on this host. Null on every rank where one of them cannot map another's
   // memory: GPUs without a path between them, or hidden from one another.
@@ -40,6 +42,9 @@ class PeerMemory {
   void AllReduceSum(View data);
   void AllGather(void* out, const void* in, size_t bytes);
 
+  // The rank that a message has been waited for too long; -1: none. Any thread.
+  int silent_peer() const { return *static_cast<const volatile int32_t*>(silent_) - 1; }
+
  private:
   PeerMemory(Communicator& ranks, Device& device) : ranks_(ranks), device_(device) {}
 
@@ -49,6 +54,7 @@ class PeerMemory {
   Buffer counts_;               // [blocks] messages that a block has sent
   Buffer table_;                // [ranks] inboxes, as this rank maps them
   std::vector<void*> inboxes_;  // the same on the host; null: not mapped
+  int32_t* silent_ = nullptr;   // in the host's memory, which the GPU sees: the silent rank + 1, or 0
 };
 
 }  // namespace duo
