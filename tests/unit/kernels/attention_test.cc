@@ -140,6 +140,32 @@ TEST_P(Attention, WindowsHideOldTokensAndSinks) {
   }
 }
 
+// The first key that a row sees is a page's first or last, or the row itself is.
+TEST_P(Attention, WindowsMayBeginAndEndAtPageBounds) {
+  for (KvFormat format : Formats()) {
+    for (int window : {127, 128, 129, 256, 384}) {
+      for (int slots : {1, 3}) {
+        AttentionCase c = Case();
+        c.format = format;
+        c.window = window;
+        c.paged_heads = 1;
+        c.slots = slots;
+        c.first_slot = slots / 2;
+        c.sequences = {{127, 1}, {128, 1}, {254, 4}, {383, 2}, {384, 1}, {510, 3}, {511, 1}, {640, 1}};
+        RunDecode(c);
+      }
+      AttentionCase c = Case();
+      c.format = format;
+      c.window = window;
+      c.paged_heads = 1;
+      for (int history : {0, 383, 384}) {
+        c.sequences = {{history, 129}};
+        RunPrefill(c);
+      }
+    }
+  }
+}
+
 TEST_P(Attention, PartsOfASplitHeadSeeTheirOwnPagesOnly) {
   for (int first = 0; first < 5; ++first) {
     for (int count = 1; count <= std::min(2, 5 - first); ++count) {

@@ -53,6 +53,15 @@ TEST_P(CudaAttention, CodedHistoriesLongerThanWhatIsDecodedAtOnceMatch) {
   Prefill(c);
 }
 
+TEST_P(CudaAttention, HistoriesOfMoreThanOneSegmentMatch) {
+  for (KvFormat format : {KvFormat::kBF16, KvFormat::kInt8}) {
+    AttentionCase c = Case(64, 1, 1);
+    c.format = format;
+    c.sequences = {{65536 + 170, 66}};  // 65,536 tokens a segment where cuDNN attends
+    Prefill(c);
+  }
+}
+
 TEST_P(CudaAttention, HoldersOfASplitHeadWithoutTheSquareMatch) {
   AttentionCase c = Case(64, 2, 1);
   c.slots = 3;
