@@ -9,7 +9,7 @@ using AnswersTest = EngineFixture;
 TEST_F(AnswersTest, EachIsTheOneThatItsSeedAloneGives) {
   GenerateParams params;
   params.max_new_tokens = 12;
-  params.temperature = 1;
+  params.temperature = 20;  // the model is random, and sure of itself
   params.seed = 40;
   params.rules.frequency_penalty = 0.5f;
   for (const int questions : {1, 2, 4}) {
