@@ -338,6 +338,11 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
        "while a long prompt is read; 0: none")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  c->add_option_function<std::string>(
+       "--generation-config", [flags](const std::string& from) { flags->http.generation_config = from != kNone; },
+       "What requests over HTTP leave out is drawn as the model's generation_config.json says; none: at temperature 1")
+      ->check(CLI::IsMember({"auto", kNone}))
+      ->default_str("auto");
   c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")
       ->type_name("HOST:PORT")
       ->check(Address());

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 namespace duo {
 namespace {
@@ -24,15 +25,16 @@ TextStream::TextStream(const Tokenizer& tokenizer, std::vector<std::string> stop
   std::erase(stops_, "");
   for (const std::string& stop : stops_) {
     const std::optional<int32_t> id = tokenizer.IdOf(stop);
-    if (id.has_value() && tokenizer.is_special(*id)) stop_tokens_.push_back(*id);
+    if (id.has_value() && tokenizer.is_special(*id)) stop_tokens_.emplace_back(*id, stop);
   }
 }
 
 std::string TextStream::Push(int32_t token) {
   if (stopped_) return "";
-  if (std::find(stop_tokens_.begin(), stop_tokens_.end(), token) != stop_tokens_.end()) {
+  for (const auto& [id, stop] : stop_tokens_) {
+    if (id != token) continue;
     const std::string rest = Flush();
-    stopped_ = true;
+    if (!std::exchange(stopped_, true)) stop_ = stop;
     return rest;
   }
   const std::string piece = decoder_.Push(token);
@@ -71,6 +73,7 @@ int64_t TextStream::tokens() const {
 std::string TextStream::Take(const std::string& piece) {
   held_ += piece;
   size_t cut = kNone, cut_end = kNone;
+  const std::string* first = nullptr;
   for (const std::string& stop : stops_) {
     const size_t at = held_.find(stop);
     if (at == kNone) continue;
@@ -78,10 +81,12 @@ std::string TextStream::Take(const std::string& piece) {
     if (cut == kNone || end < cut_end || (end == cut_end && at < cut)) {
       cut = at;
       cut_end = end;
+      first = &stop;
     }
   }
-  if (cut != kNone) {
+  if (first != nullptr) {
     stopped_ = true;
+    stop_ = *first;
   } else {
     size_t keep = 0;
     for (const std::string& stop : stops_) keep = std::max(keep, PrefixAtEnd(held_, stop));

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/text/tokenizer.h"
@@ -28,6 +29,7 @@ class TextStream {
   std::string Flush();
 
   bool stopped() const { return stopped_; }          // a stop text is complete
+  const std::string& stop() const { return stop_; }  // which one; empty where none is
   const std::string& text() const { return text_; }  // everything given out so far
   // How many of the pushed tokens, from the first, lie wholly in text(): the answer's tokens without stop text.
   int64_t tokens() const;
@@ -37,12 +39,13 @@ class TextStream {
 
   StreamDecoder decoder_;
   std::vector<std::string> stops_;
-  std::vector<int32_t> stop_tokens_;
-  std::string text_;           // given out
+  std::vector<std::pair<int32_t, std::string>> stop_tokens_;  // and the stop texts that they are
+  std::string text_;                                          // given out
   std::string held_;           // decoded after text_, perhaps the beginning of a stop text
   std::vector<int64_t> ends_;  // [tokens pushed]: bytes of decoded text up to and including the token
   int64_t no_text_ = 0;        // how many of the last entries belong to a character that is not complete
   bool stopped_ = false;
+  std::string stop_;
 };
 
 }  // namespace duo

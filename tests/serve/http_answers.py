@@ -1,6 +1,7 @@
 """What of an answer can be asked for over HTTP: how it is drawn, what it is to be, how many, and its log-probabilities."""
 
 import json
+import os
 
 from http_harness import ChatModel, Server, case, check, equal
 from http_openai import QUESTION, chat, greedy
@@ -112,6 +113,19 @@ def joined(events, choices):
 
 
 @case
+def defaults():
+    """What a request leaves out is as the model's generation_config.json has it, unless that is not asked."""
+    with ChatModel() as model:
+        with open(os.path.join(model, "generation_config.json"), "w", encoding="ascii") as file:
+            json.dump({"temperature": 0.0, "top_k": 5}, file)
+        for flags, same in (((), True), (("--generation-config", "none"), False)):
+            with Server(*flags, model=model) as server:
+                asked = {"prompt": "The sky is", "max_tokens": 24, "ignore_eos": True}
+                texts = {server.post("/v1/completions", {**asked, "seed": seed}).json()["choices"][0]["text"] for seed in range(4)}
+                equal(len(texts) == 1, same, f"answers with {flags}: {texts}")
+
+
+@case
 def several():
     """n answers are of one reading of the prompt: its tokens are read and counted once, and each answer has its seed."""
     prompt = QUESTION.split("\n")[0] * 20 + "\n" + QUESTION.split("\n", 1)[1]
@@ -216,6 +230,8 @@ def messages():
         back = [*ask["messages"], {"role": "assistant", "content": [call]},
                 {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call["id"], "content": "here"}]}]
         equal(server.post("/v1/messages", {**ask, "messages": back, "tools": [tool]}).status, 200, "a call and its result")
+        ended = server.post("/v1/messages", {**ask, "stop_sequences": ["never", "7", "."]}).json()
+        equal((ended["stop_reason"], ended["stop_sequence"]), ("stop_sequence", "7"), "which of several it stopped at")
         thinking = {**ask, "thinking": {"type": "enabled", "budget_tokens": 1024}}
         whole = server.post("/v1/messages", thinking).json()
         equal([block["type"] for block in whole["content"]], ["thinking"], "a thought that was cut")

@@ -104,6 +104,14 @@ def overflow():
         for raw in busy:
             raw.socket.close()
         server.wait_until("their places are free", lambda: server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}).status == 200)
+        with server.raw() as one:  # answers count as calls each
+            one.send_request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 900, "ignore_eos": True, "stream": True})
+            one.until(b"data: ")
+            more = {"prompt": "x", "max_tokens": 1}
+            equal(server.post("/v1/completions", {**more, "n": 3}).status, 429, "three answers where there is place for two")
+            equal(server.post("/v1/completions", {**more, "n": 2}).status, 200, "two answers")
+        equal(server.post("/v1/completions", {**more, "n": 4}).error()["param"], "n", "more answers than may ever wait")
+        server.wait_until("its place is free", lambda: server.post("/v1/completions", {**more, "n": 3}).status == 200)
         raw = server.raw()
         raw.send_request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1900, "ignore_eos": True, "stream": True})
         raw.until(b"data: ")

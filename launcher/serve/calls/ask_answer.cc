@@ -49,6 +49,7 @@ absl::Status AskAnswer::OnDone(const RequestResult& result, int64_t history) {
     AddTokens(update);
     update.done = true;
     update.finish = text_->stopped() ? "stop" : Name(result.finish);
+    update.stop = text_->stop();
     update.stats = {history,      result.prompt_tokens, sent_, result.queue_seconds, result.prefill_seconds,
                     first_token_, result.decode_seconds};
     return true;

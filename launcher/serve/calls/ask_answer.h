@@ -31,6 +31,7 @@ struct AskUpdate {
                           prompt_scores = {};  // as the request's rules ask: of `tokens`; of the question's
   bool done = false;                           // the last message, which alone has what follows
   std::string finish;                          // "stop", "eos", "length"
+  std::string stop;                            // the stop text that it ended before; empty: none
   AskStats stats;
 
   AskUpdate Take() { return std::exchange(*this, {}); }

@@ -22,6 +22,7 @@ constexpr int kSendBuffer = 256 << 10;
 
 struct HttpFront::State {
   http::Service service;
+  bool generation_config = true;
   std::unique_ptr<http::Listener> listener;  // destroyed first
 };
 
@@ -33,6 +34,7 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Listen(const HttpOptions& 
   http::Service& service = front->state_->service;
   service.model = options.model_name;
   service.comment_seconds = options.comment_seconds;
+  front->state_->generation_config = options.generation_config;
   http::ListenerOptions wire;
   wire.address = options.address;
   wire.tls = options.tls;
@@ -61,7 +63,7 @@ absl::Status HttpFront::Open(Server& server) {
   service.limits.queue = context.sessions->options().max_waiting;
   service.limits.kv_tokens = context.engine->memory_plan().kv_tokens;
   service.limits.new_tokens = context.limits.new_tokens;
-  service.sampling = http::ReadSamplingDefaults(context.model);
+  if (state_->generation_config) service.sampling = http::ReadSamplingDefaults(context.model);
   service.tokenizer_info = http::ReadTokenizerInfo(context.model);
   service.chat = ChatTemplateFor(context.model);
   if (service.chat.ok() && !service.chat->status().ok()) service.chat = service.chat->status();

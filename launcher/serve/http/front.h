@@ -21,6 +21,7 @@ struct HttpOptions {
   int64_t max_body = 64 << 20;       // bytes of a request
   double comment_seconds = 5;        // between comments of a stream that has nothing to say yet; 0: none
   std::string model_name;            // in answers; empty: the folder's
+  bool generation_config = true;     // the model's generation_config.json says what requests leave out
 };
 
 class HttpFront {

@@ -29,7 +29,7 @@ void Sessions::AskAlone(const CallPtr& call, std::vector<int32_t> tokens, const 
     for (const AskEvents& answer : answers) answer.on_done(result, 0);
   };
   if (call->cancelled) return refuse(absl::CancelledError("the call was cancelled"));
-  if (absl::Status s = Admit(); !s.ok()) return refuse(s);
+  if (absl::Status s = Admit(answers.size()); !s.ok()) return refuse(s);
   const int64_t most = static_cast<int64_t>(tokens.size()) + params.max_new_tokens;
   if (most > options_.max_session_tokens) {
     return refuse(absl::ResourceExhaustedError(absl::StrFormat(

@@ -103,10 +103,11 @@ absl::StatusOr<std::string> Sessions::NewId(const std::string& wanted) {
   return id;
 }
 
-absl::Status Sessions::Admit() const {
+// So many calls more.
+absl::Status Sessions::Admit(size_t more) const {
   if (draining_) return absl::UnavailableError("the server is draining; try another one");
   const int calls = stats().calls;
-  if (calls >= options_.max_waiting) {
+  if (calls + static_cast<int64_t>(more) > options_.max_waiting) {
     return Busy(absl::StrFormat("%d calls wait or run, the limit is %d (--max-queue); try again later", calls,
                                 options_.max_waiting));
   }

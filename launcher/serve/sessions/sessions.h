@@ -132,7 +132,7 @@ class Sessions {
   NamedSession* Lookup(const std::string& id);  // null: there is none any more
   NamedSession& Add(const std::string& id, const std::string& owner, Place first);
   absl::StatusOr<std::string> NewId(const std::string& wanted);
-  absl::Status Admit() const;
+  absl::Status Admit(size_t more = 1) const;
   absl::Status CheckMaxTokens(int64_t max_tokens) const;
   absl::Status CheckReserved(int64_t reserved_tokens, int64_t max_tokens) const;
   SessionView View(const NamedSession& session) const;

@@ -42,6 +42,7 @@ struct Shown {
   std::vector<std::string> pieces;
   std::string text;
   bool stopped = false;
+  std::string stop;
   int64_t tokens = 0;
 };
 Shown Stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, std::vector<std::string> stops) {
@@ -55,6 +56,7 @@ Shown Stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, std::v
   for (const std::string& piece : shown.pieces) shown.text += piece;
   EXPECT_EQ(shown.text, stream.text());
   shown.stopped = stream.stopped();
+  shown.stop = stream.stop();
   shown.tokens = stream.tokens();
   return shown;
 }
@@ -72,6 +74,7 @@ TEST(TextStream, AStopThatNamesASpecialTokenIsThatToken) {
   const Shown shown = Stream(t, Ids(t, {"ab", "s", "<|end|>", "c"}), {"<|end|>", "stop"});
   EXPECT_EQ(shown.text, "abs");
   EXPECT_TRUE(shown.stopped);
+  EXPECT_EQ(shown.stop, "<|end|>");
   EXPECT_EQ(shown.tokens, 2);
   EXPECT_FALSE(Stream(t, Ids(t, {"ab", "<|end|>", "c"}), {"<|other|>"}).stopped);
 }
@@ -94,9 +97,10 @@ TEST(TextStream, HoldsBackWhatMayBecomeAStopTextAndGivesItWhenItDoesNot) {
 
 TEST(TextStream, EndsBeforeAStopTextThatSpansTokens) {
   const Tokenizer t = Letters();
-  const Shown shown = Stream(t, Ids(t, {"x", "s", "t", "op", "y"}), {"stop"});
+  const Shown shown = Stream(t, Ids(t, {"x", "s", "t", "op", "y"}), {"xy", "stop", "opy"});
   EXPECT_EQ(shown.text, "x");
   EXPECT_TRUE(shown.stopped);
+  EXPECT_EQ(shown.stop, "stop");
   EXPECT_EQ(shown.tokens, 1);
 }
 

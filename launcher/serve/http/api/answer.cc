@@ -106,6 +106,7 @@ void Answer::OnUpdate(size_t index, AskUpdate update) {
   choice.prompt_scores.insert(choice.prompt_scores.end(), update.prompt_scores.begin(), update.prompt_scores.end());
   if (update.done) {
     choice.ended_by = update.finish;
+    choice.stop = update.stop;
     choice.finish = update.finish == "length" ? "length" : "stop";
     choice.cached_tokens = update.stats.history_tokens;
     choice.stats = update.stats;

@@ -32,6 +32,7 @@ struct Choice {
   // At its end.
   std::string finish;    // "stop", "length", as OpenAI calls it
   std::string ended_by;  // "stop" (a stop text or token), "eos", "length"
+  std::string stop;      // the stop text
   AskStats stats;
 };
 

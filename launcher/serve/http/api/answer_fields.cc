@@ -104,7 +104,7 @@ AnswerFields ReadAnswerFields(const Service& service, Body& body) {
   ReadRules(service, body, ask.rules);
   ask.ignore_end_tokens = body.Bool("ignore_eos", false);
   ask.guide = ReadGuide(body);
-  fields.n = static_cast<int>(body.Int("n", 1, kMostAnswers).value_or(1));
+  fields.n = static_cast<int>(body.Int("n", 1, std::min<int64_t>(kMostAnswers, service.limits.queue)).value_or(1));
   fields.max_tokens = body.Int("max_tokens", 1, kMostTokens);
   if (const std::optional<int64_t> most = body.Int("max_completion_tokens", 1, kMostTokens)) fields.max_tokens = most;
   ReadStream(body, fields);

@@ -60,7 +60,6 @@ Json BlockJson(const AnswerItem& item, bool begun = false) {
 
 struct Form {
   Json base;
-  std::vector<std::string> stops;
   AnswerForm answer;
 
   Json UsageOf(const Choice& choice) const {
@@ -72,9 +71,9 @@ struct Form {
   Json Stop(const Choice& choice, bool called) const {
     Json json = {{"stop_reason", called ? "tool_use" : "end_turn"}, {"stop_sequence", nullptr}};
     if (choice.ended_by == "length") json["stop_reason"] = "max_tokens";
-    if (choice.ended_by != "stop" || called) return json;
+    if (choice.stop.empty() || called) return json;
     json["stop_reason"] = "stop_sequence";
-    if (stops.size() == 1) json["stop_sequence"] = stops[0];
+    json["stop_sequence"] = choice.stop;
     return json;
   }
 };
@@ -175,7 +174,6 @@ absl::StatusOr<Prepared> PrepareMessage(Service& service, Body& body) {
   const Tokenizer& tokenizer = *service.calls.load()->tokenizer;
   form.answer.begins_thinking = form.answer.reasoning && EndsThinking(tokenizer, asked->tokens);
   form.base = {{"id", NewId("msg_")}, {"type", "message"}, {"role", "assistant"}, {"model", service.model}};
-  form.stops = fields.ask.stop;
   absl::StatusOr<AnswerRequest> request = ChatRequest(service, std::move(asked->tokens), fields);
   if (!request.ok()) return request.status();
   return Prepared{*std::move(request), MessageShape(form)};

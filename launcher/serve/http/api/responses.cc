@@ -51,7 +51,13 @@ void RefuseWhatIsNotThere(Body& body) {
   body.NotThere("background");
   body.NotThere("prompt");
   body.NotThere("truncation", {"disabled"});
-  body.Ignore({"client_metadata", "include", "reasoning", "max_tool_calls"});
+  body.Ignore({"client_metadata", "reasoning", "max_tool_calls"});
+  const Json* include = body.Find("include");
+  for (const Json& wanted : include != nullptr && include->is_array() ? *include : Json::array()) {
+    if (wanted != "message.output_text.logprobs") continue;
+    body.Fail("include", "log-probabilities are not supported on this route; /v1/chat/completions has them",
+              "unsupported");
+  }
 }
 
 // The response without what comes with its answer.
