@@ -71,6 +71,9 @@ void Engine::Follow() {
       case Command::kEndIo:
         state_->EndIo(payload == kKeepIo);
         break;
+      case Command::kRecord:
+        state_->worker->RecordGraphs();
+        break;
     }
   }
 }
@@ -101,6 +104,8 @@ absl::StatusOr<std::vector<int32_t>> Engine::Tokens(SessionId id) const { return
 
 absl::Status Engine::WarmUp() {
   WaitForPrefillPlans(*state_->device);
+  state_->Send(Command::kRecord, "");
+  state_->worker->RecordGraphs();
   constexpr int64_t kAnswer = 4;
   const int64_t room = std::min(state_->limits.max_tokens, state_->memory.kv_tokens) - kAnswer - 1;
   const int64_t tokens = std::min<int64_t>(2 * state_->limits.prefill_rows, room);
@@ -132,11 +137,11 @@ std::vector<SessionInfo> Engine::List() const {
 }
 
 absl::StatusOr<RequestId> Engine::Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events,
-                                         int64_t more_tokens) {
+                                         int64_t more_tokens, const Whose& whose) {
   if (events.on_logits && !state_->options.append_logits) {
     return absl::FailedPreconditionError("logits of appended tokens need an engine made with append_logits");
   }
-  return state_->scheduler->Append(id, std::move(tokens), std::move(events), more_tokens);
+  return state_->scheduler->Append(id, std::move(tokens), std::move(events), more_tokens, whose);
 }
 absl::StatusOr<RequestId> Engine::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
                                       RequestEvents events) {
@@ -148,6 +153,9 @@ absl::StatusOr<std::vector<RequestId>> Engine::AskMany(SessionId id, std::vector
                                                        std::vector<RequestEvents> answers) {
   if (absl::Status s = CheckRules(params.rules, state_->config.vocab); !s.ok()) return s;
   return state_->scheduler->AskMany(id, std::move(tokens), params, std::move(answers));
+}
+double Engine::PredictRead(int64_t tokens, int64_t history) const {
+  return state_->scheduler->PredictRead(tokens, history);
 }
 absl::Status Engine::Cancel(RequestId id) { return state_->scheduler->Cancel(id); }
 
@@ -185,6 +193,7 @@ const MemoryPlan& Engine::memory_plan() const { return state_->memory; }
 const std::vector<std::string>& Engine::notes() const { return state_->notes; }
 KvFormat Engine::kv_format() const { return state_->kv; }
 EngineStats Engine::stats() const { return state_->scheduler->stats(); }
+const EngineStats& Engine::counted() const { return state_->scheduler->counted(); }
 
 int64_t Engine::KvBytes(int64_t tokens) const {
   const HeadPlan& heads = state_->heads;

@@ -59,10 +59,11 @@ struct EngineOptions {
 
   int chunk = 0;          // tokens of a prefill step at most; 0: chosen for the device
   double max_wait = 0.5;  // seconds that a prefill step may take while other sessions are open
+  double max_gap = 0;     // seconds that one may take while answers are being written; 0: chosen for the device
 
   // What the KV cache is made for. sessions and questions bound the ring sets, max_session_tokens the page tables.
   int sessions = 1;                // open at once
-  int questions = 16;              // running at once, on forks
+  int questions = 16;              // open at once, on forks; of more than 256 the last ones wait without rings
   int64_t max_session_tokens = 0;  // 0: the model's positions
   int64_t kv_tokens = 0;           // tokens of retrieval KV in all; 0: what the device's memory leaves
 
@@ -115,13 +116,14 @@ class Engine {
   std::vector<SessionInfo> List() const;
   absl::StatusOr<std::vector<int32_t>> Tokens(SessionId id) const;
 
-  // Reads two chunks of nonsense and answers once, so that what libraries choose, compile and record on first use is
-  // ready before the first request. Its steps are not counted in stats(). Only while no session is open.
+  // Reads two chunks of nonsense, answers once and records the steps of all batches, so that what is chosen, compiled
+  // and recorded on first use is ready before the first request. Its steps are not counted in stats(). Only while no
+  // session is open.
   absl::Status WarmUp();
   // Both check what can be checked and queue; the rest comes through the events.
   // more_tokens: that later appends will add. They have their room before this one starts, by raising what is reserved.
   absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events,
-                                   int64_t more_tokens = 0);
+                                   int64_t more_tokens = 0, const Whose& whose = {});
   absl::StatusOr<RequestId> Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
                                 RequestEvents events);
   // As many answers to one question as there are events, the i-th with params.seed + i and not one kept. The question
@@ -129,6 +131,9 @@ class Engine {
   // for one only, it is read again. Refused as Ask is, all or none.
   absl::StatusOr<std::vector<RequestId>> AskMany(SessionId id, std::vector<int32_t> tokens,
                                                  const GenerateParams& params, std::vector<RequestEvents> answers);
+  // How long so many tokens behind a history are predicted to take with nothing beside, by the chunks so far. What
+  // beside them ran is in the time that others took: what is left is to that as the predictions are.
+  double PredictRead(int64_t tokens, int64_t history) const;
   absl::Status Cancel(RequestId id);  // takes effect before the next step; tokens already fed by an append stay
 
   // Runs one step if any request can run. False: nothing to do.
@@ -164,6 +169,7 @@ class Engine {
   // What the user should know about this model in these formats, a sentence each. On rank 0.
   const std::vector<std::string>& notes() const;
   EngineStats stats() const;
+  const EngineStats& counted() const;  // of it, what steps add up; the rest is 0
   // KV bytes of n tokens over all ranks, without page rounding: n * retrieval bytes + rings; and with full attention.
   int64_t KvBytes(int64_t tokens) const;
   int64_t KvBytesFull(int64_t tokens) const;

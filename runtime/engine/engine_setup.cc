@@ -160,6 +160,13 @@ std::string KeyWarning(const KeyRounding& keys) {
       keys.logit_noise);
 }
 
+// EngineOptions::max_gap, in seconds: on a GPU a chunk that short has work enough; on a CPU one much shorter spends its
+// time on reading the weights.
+constexpr double kGpuGap = 0.05, kCpuGap = 0.25;
+
+// Of the questions that may be open so many have a fork, with its rings, at once; the others wait without one.
+int RunningQuestions(const EngineOptions& options) { return std::min(options.questions, Worker::kMaxBatch); }
+
 // The smallest of every rank's numbers.
 int64_t MinOverRanks(Communicator& comm, int64_t value) {
   std::vector<int64_t> all(comm.size());
@@ -218,8 +225,8 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
   KvSizes sizes;
   sizes.format = kv;
   sizes.slots = SplitSlots(partition);
-  sizes.rings = options.sessions + options.questions + 1;
-  sizes.tables = options.sessions + options.questions;
+  sizes.tables = options.sessions + RunningQuestions(options);
+  sizes.rings = sizes.tables + 1;
   sizes.table_pages = CeilDiv(limits.max_tokens, kPageTokens);
   memory.device_free = device->FreeMemory();
   memory.reserve = device->is_cuda() ? int64_t{256} << 20 : memory.device_free / 32;
@@ -263,15 +270,19 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   SchedulerOptions s;
   s.chunk = chunk;
   s.max_wait = options.max_wait;
-  s.max_batch = Worker::kMaxBatch;
+  s.max_gap = options.max_gap > 0 ? options.max_gap : device->is_cuda() ? kGpuGap : kCpuGap;
+  s.max_batch = limits.batch;
+  s.max_rows = limits.rows - kMaxDecodeRows;
   s.max_samples = limits.samples;
+  s.max_pending = std::max<int64_t>(s.max_pending, options.sessions + options.questions);
   s.refeed = heads.streaming_heads() == 0 ? 0 : int64_t{config.layers} * heads.recent;
   s.sessions = options.sessions;
-  s.questions = options.questions;
+  s.questions = RunningQuestions(options);
   const double d = config.head_dim;
   s.flop_per_token = 2.0 * config.layers * static_cast<double>(LayerMatrixElements(config)) / comm->size();
   s.flop_per_token_pair = 4.0 * d * (config.heads / config.kv_heads) * heads.retrieval_heads() / comm->size();
   s.flop_rate = device->is_cuda() ? 4e14 : 3e10 * device->pool().threads();
+  s.rider_factor = device->is_cuda() ? 16 : 2;
   scheduler = std::make_unique<Scheduler>(s, sizes, AnyWhole(partition), AnySplit(partition));
 }
 
@@ -313,8 +324,9 @@ absl::Status Engine::State::Prepare() {
   if (options.append_logits) chunk = std::min(chunk, 256);
   limits.max_tokens = options.max_session_tokens > 0 ? options.max_session_tokens : positions;
   limits.prefill_rows = static_cast<int>(std::min<int64_t>(chunk, limits.max_tokens));
-  limits.rows = SchedulerOptions().max_rows;
-  limits.samples = options.append_logits ? std::max(chunk, limits.rows) : kMaxDecodeRows;
+  limits.batch = Worker::Bucket(std::min(Worker::kMaxBatch, options.sessions + RunningQuestions(options)));
+  limits.rows = std::max(SchedulerOptions().max_rows, limits.batch) + kMaxDecodeRows;
+  limits.samples = options.append_logits ? std::max(chunk, limits.rows) : std::max(kMaxDecodeRows, limits.batch);
   absl::StatusOr<KvSizes> sized = Size(formats, limits);
   if (!sized.ok()) return sized.status();
   sizes = *sized;

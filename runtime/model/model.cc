@@ -102,11 +102,12 @@ Model::Workspace Model::Allocate(Arena& arena, int rows, int samples) const {
 
 View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) {
   arena.Rewind(0);
-  const Workspace w = Allocate(arena, input.batch.num_rows, input.num_samples);
+  const Workspace w = Allocate(arena, input.rows(), input.num_samples);
   const Activations& a = w.a;
   RopeAngles(*device_, a.cos_sin, input.batch.positions, frequencies_, rope_factor_);
   StepInput planned = input;
   if (!input.prefill) PlanStep(planned.batch, cache, arena);
+  if (input.riders.num_rows > 0) PlanStep(planned.riders, cache, arena);
   Transformer transformer(config_, weights_, *device_, *comm_, arena);
   const View add = transformer.Run(a, input.tokens, [&](int layer, View from_below) {
     const LayerKv& kv = cache.layers()[layer];
@@ -132,49 +133,57 @@ void Model::PlanStep(SeqBatch& batch, const KvCache& cache, Arena& arena) {
 }
 
 View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena) {
-  Device& device = *device_;
   const HeadShape& shape = kv.shape;
-  const Exchange& exchange = exchanges_[layer];
   const View out(w.attended.data, w.attended.dtype, qkv.rows, shape.q_cols());
-  if (kv.ring.num_heads > 0) RoundToRing(device, qkv, shape, kv.ring);
-  // Streaming heads are a few microseconds of latency: beside the retrieval heads they cost less than after them.
-  const StepRows rows{qkv, shape, input.batch};
-  auto stream = [&] {
-    AttendStreaming(device, out, rows, kv.ring, arena);
-    StoreRings(device, rows, kv.ring);
-  };
-  const bool streaming = kv.ring.num_heads > 0, beside = streaming && !input.prefill;
-  if (beside) device.Fork(stream);
-  AttendPaged(layer, kv, rows, input.prefill, w, arena);
-  if (streaming && !beside) stream();
-  if (beside) device.Join();
-  if (exchange.heads > 0) {
-    ScaleSplitHeads(device, out.Cols(0, exchange.heads * shape.head_dim), shape.head_dim, exchange.heads,
-                    {w.lse, exchange.ids, comm_->size(), exchange.entries, comm_->rank()});
+  if (kv.ring.num_heads > 0) RoundToRing(*device_, qkv, shape, kv.ring);
+  const int64_t first = input.batch.num_rows, riders = input.riders.num_rows;
+  AttendPart(layer, kv, {{qkv.Rows(0, first), shape, input.batch}, out.Rows(0, first), w.lse, input.prefill}, arena);
+  if (riders > 0) {
+    float* lse = w.lse + comm_->size() * max_entries_ * first;
+    AttendPart(layer, kv, {{qkv.Rows(first, riders), shape, input.riders}, out.Rows(first, riders), lse, false}, arena);
   }
   return out;
 }
 
-// Retrieval heads. Pieces of split heads first: their lse travel while the other heads are attended.
-void Model::AttendPaged(int layer, const LayerKv& kv, const StepRows& rows, bool prefill, const Workspace& w,
-                        Arena& arena) {
+void Model::AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& arena) {
+  Device& device = *device_;
   const Exchange& exchange = exchanges_[layer];
+  // Streaming heads are a few microseconds of latency: beside the retrieval heads they cost less than after them.
+  auto stream = [&] {
+    AttendStreaming(device, part.out, part.rows, kv.ring, arena);
+    StoreRings(device, part.rows, kv.ring);
+  };
+  const bool streaming = kv.ring.num_heads > 0, beside = streaming && !part.prefill;
+  if (beside) device.Fork(stream);
+  AttendPaged(layer, kv, part, arena);
+  if (streaming && !beside) stream();
+  if (beside) device.Join();
+  if (exchange.heads > 0) {
+    const int d = part.rows.shape.head_dim;
+    ScaleSplitHeads(device, part.out.Cols(0, exchange.heads * d), d, exchange.heads,
+                    {part.lse, exchange.ids, comm_->size(), exchange.entries, comm_->rank()});
+  }
+}
+
+// Retrieval heads. Pieces of split heads first: their lse travel while the other heads are attended.
+void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& arena) {
+  const Exchange& exchange = exchanges_[layer];
+  const StepRows& rows = part.rows;
   const int64_t count = rows.qkv.rows;
-  const View out(w.attended.data, w.attended.dtype, count, rows.shape.q_cols());
   for (const PagedKv& heads : kv.paged) StoreKv(*device_, rows, heads);
   auto attend = [&](const PagedKv& heads, float* lse, bool own_square) {
-    if (prefill) {
-      AttendPrefill(*device_, {out, lse}, rows, heads, own_square, arena);
+    if (part.prefill) {
+      AttendPrefill(*device_, {part.out, lse}, rows, heads, own_square, arena);
     } else {
-      AttendPages(*device_, {out, lse}, rows, heads, arena);
+      AttendPages(*device_, {part.out, lse}, rows, heads, arena);
     }
   };
-  float* lse = w.lse + comm_->rank() * exchange.entries * count;  // this rank's place in the gather
+  float* lse = part.lse + comm_->rank() * exchange.entries * count;  // this rank's place in the gather
   size_t next = 0;
   for (; next < kv.paged.size() && kv.paged[next].split; ++next) {
     attend(kv.paged[next], lse + static_cast<int64_t>(next) * rows.shape.group * count, exchange.own_square[next]);
   }
-  if (exchange.entries > 0) comm_->AllGather(w.lse, lse, sizeof(float) * exchange.entries * count, *device_);
+  if (exchange.entries > 0) comm_->AllGather(part.lse, lse, sizeof(float) * exchange.entries * count, *device_);
   for (; next < kv.paged.size(); ++next) attend(kv.paged[next], nullptr, true);
 }
 

@@ -22,16 +22,21 @@ namespace duo {
 
 // A step's input in device memory.
 struct StepInput {
-  const int32_t* tokens = nullptr;       // [batch.num_rows]
+  const int32_t* tokens = nullptr;       // [rows()]
   const int32_t* sample_rows = nullptr;  // [num_samples]: rows whose logits are wanted
   int num_samples = 0;
   bool prefill = false;  // one long sequence: AttendPrefill; else AttendPages
   SeqBatch batch;
+  // Of a prefill: rows of other sequences that ride in the step, behind the batch's. They share the reading of the
+  // weights and all that is done row by row, and attend by AttendPages. Their spans count rows from their own first.
+  SeqBatch riders;
+  int rows() const { return batch.num_rows + riders.num_rows; }
 };
 
 // The largest step that a workspace must hold.
 struct StepLimits {
-  int prefill_rows = 0;  // of one sequence
+  int prefill_rows = 0;  // of one sequence; `rows` may ride with them
+  int batch = 0;         // sequences of a rows step
   int rows = 0;          // of a rows step, all sequences together
   int samples = 0;
   int64_t max_tokens = 0;  // of one sequence
@@ -75,9 +80,17 @@ class Model {
   Model() = default;
   Workspace Allocate(Arena& arena, int rows, int samples) const;
   void PlanStep(SeqBatch& batch, const KvCache& cache, Arena& arena);
+  // Rows of a step that attend alike: of one long sequence, or few of each of several.
+  struct Part {
+    StepRows rows;
+    View out;      // what they attended to
+    float* lse;    // [ranks][entries][rows]
+    bool prefill;  // the former
+  };
   // How the heads of a layer attend: stores the rows' keys and values, and returns what they attended to.
   View Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);
-  void AttendPaged(int layer, const LayerKv& kv, const StepRows& rows, bool prefill, const Workspace& w, Arena& arena);
+  void AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& arena);
+  void AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& arena);
 
   ModelConfig config_;
   RankShard shard_;

@@ -43,7 +43,8 @@ struct SampleRule {
   bool changes_draw() const { return top_k > 0 || min_p > 0 || edits > 0 || mask >= 0; }
 };
 
-// How retrieval heads attend: few rows of any number of sequences straight from the pages, or many rows of one.
+// How retrieval heads attend: few rows of any number of sequences straight from the pages, or many rows of one, the
+// first of the plan, with which few rows of others may ride.
 enum class StepKind : uint8_t { kRows, kPrefill, kCacheUpdates /* no model: only the copies and table writes */ };
 
 struct StepPlan {
@@ -58,7 +59,6 @@ struct StepPlan {
   std::vector<int32_t> positions;  // [rows]
   std::vector<int32_t> row_seq;    // [rows]: index into spans
   std::vector<SeqSpan> spans;
-  int64_t max_tokens = 0;  // the largest history + rows
 
   // Rows whose next token is drawn, and how.
   std::vector<int32_t> sample_rows;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -22,20 +23,13 @@ struct Packer {
   }
 };
 
-int Bucket(int batch) {
-  int bucket = 1;
-  while (bucket < batch) bucket *= 2;
-  return bucket;
-}
-
 bool OneRowEach(const StepPlan& plan) {
   return plan.kind == StepKind::kRows && plan.tokens.size() == plan.spans.size() &&
          plan.sample_rows.size() == plan.spans.size() && plan.spans.size() <= Worker::kMaxBatch;
 }
 
 // Rows that read one token of table 0 and the last ring set, and write nothing but that ring.
-StepPlan PadToBucket(StepPlan plan, int spare_ring) {
-  const int bucket = Bucket(static_cast<int>(plan.spans.size()));
+StepPlan PadToBucket(StepPlan plan, int bucket, int spare_ring) {
   while (static_cast<int>(plan.spans.size()) < bucket) {
     const auto row = static_cast<int32_t>(plan.spans.size());
     SeqSpan span;
@@ -55,13 +49,18 @@ StepPlan PadToBucket(StepPlan plan, int spare_ring) {
 
 }  // namespace
 
+int Worker::Bucket(int batch) {
+  DUO_CHECK_LE(batch, kMaxBatch);
+  return *std::find_if(std::begin(kBuckets), std::end(kBuckets), [&](int b) { return b >= batch; });
+}
+
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(Model model, KvCache cache, Arena workspace,
                                                        const StepLimits& limits, Device& device, Communicator& comm) {
   std::unique_ptr<Worker> worker(new Worker(std::move(model), std::move(cache), std::move(workspace)));
   worker->limits_ = limits;
   worker->device_ = &device;
   worker->comm_ = &comm;
-  const size_t rows = std::max(limits.prefill_rows, limits.rows);
+  const size_t rows = limits.prefill_rows + limits.rows;
   const size_t input_bytes = rows * (3 * sizeof(int32_t) + sizeof(SeqSpan)) +
                              limits.samples * (sizeof(int32_t) + sizeof(SampleParams)) + 16 * 8;
   absl::StatusOr<Buffer> input = Buffer::Allocate(device, input_bytes, "the step's input");
@@ -74,9 +73,10 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(Model model, KvCache cach
   return worker;
 }
 
-bool Worker::MayShare(const StepPlan& plan) const {
+bool Worker::MayShare(const SeqBatch& batch) const {
   std::set<std::pair<int32_t, int32_t>> seen;  // (split, first page)
-  for (const SeqSpan& span : plan.spans) {
+  for (int i = 0; i < batch.num_seqs; ++i) {
+    const SeqSpan& span = batch.host_spans[i];
     if (span.history < kPageTokens) continue;
     for (const auto& [split, table] : {std::pair(0, span.table), std::pair(1, span.split_table)}) {
       const auto page = first_pages_.find({split, table});
@@ -87,31 +87,53 @@ bool Worker::MayShare(const StepPlan& plan) const {
 }
 
 StepInput Worker::Upload(const StepPlan& plan) {
+  const bool prefill = plan.kind == StepKind::kPrefill;
+  const int spans = static_cast<int>(plan.spans.size());
+  const int chunk = prefill ? plan.spans[0].num_rows : 0;
+  host_spans_ = plan.spans;
+  row_seq_ = plan.row_seq;
+  if (prefill) {  // those that ride with the chunk count from their own first row and sequence
+    for (int i = 1; i < spans; ++i) host_spans_[i].first_row -= chunk;
+    for (size_t row = chunk; row < row_seq_.size(); ++row) --row_seq_[row];
+  }
   staging_.clear();
   Packer pack{staging_};
-  const size_t tokens = pack.Put(plan.tokens), positions = pack.Put(plan.positions), row_seq = pack.Put(plan.row_seq),
-               spans = pack.Put(plan.spans), sample_rows = pack.Put(plan.sample_rows), params = pack.Put(plan.samples);
+  const size_t tokens = pack.Put(plan.tokens), positions = pack.Put(plan.positions), row_seq = pack.Put(row_seq_),
+               device_spans = pack.Put(host_spans_), sample_rows = pack.Put(plan.sample_rows),
+               params = pack.Put(plan.samples);
   DUO_CHECK_LE(staging_.size(), input_.size());
   device_->Upload(input_.data(), staging_.data(), staging_.size());
-  host_spans_ = plan.spans;
 
   const uint8_t* base = input_.as<uint8_t>();
   StepInput input;
   input.tokens = reinterpret_cast<const int32_t*>(base + tokens);
   input.sample_rows = reinterpret_cast<const int32_t*>(base + sample_rows);
   input.num_samples = static_cast<int>(plan.sample_rows.size());
-  input.prefill = plan.kind == StepKind::kPrefill;
-  SeqBatch& batch = input.batch;
-  batch.spans = reinterpret_cast<const SeqSpan*>(base + spans);
-  batch.row_seq = reinterpret_cast<const int32_t*>(base + row_seq);
-  batch.positions = reinterpret_cast<const int32_t*>(base + positions);
-  batch.host_spans = host_spans_.data();
-  batch.num_seqs = static_cast<int>(plan.spans.size());
-  batch.num_rows = static_cast<int>(plan.tokens.size());
-  for (const SeqSpan& span : plan.spans) batch.max_rows = std::max(batch.max_rows, span.num_rows);
-  batch.may_share = MayShare(plan);
-  // A chunk is sized for the longest session from the start: one set of the kernels' plans serves all its histories.
-  batch.max_tokens = input.prefill ? limits_.max_tokens : plan.max_tokens;
+  input.prefill = prefill;
+  const auto batch = [&](int first_span, int num_spans, int first_row, int num_rows) {
+    SeqBatch b;
+    b.spans = reinterpret_cast<const SeqSpan*>(base + device_spans) + first_span;
+    b.row_seq = reinterpret_cast<const int32_t*>(base + row_seq) + first_row;
+    b.positions = reinterpret_cast<const int32_t*>(base + positions) + first_row;
+    b.host_spans = host_spans_.data() + first_span;
+    b.num_seqs = num_spans;
+    b.num_rows = num_rows;
+    for (int i = first_span; i < first_span + num_spans; ++i) {
+      b.max_rows = std::max(b.max_rows, host_spans_[i].num_rows);
+      b.max_tokens = std::max<int64_t>(b.max_tokens, host_spans_[i].history + host_spans_[i].num_rows);
+    }
+    b.may_share = MayShare(b);
+    return b;
+  };
+  const int rows = static_cast<int>(plan.tokens.size());
+  if (prefill) {
+    input.batch = batch(0, 1, 0, chunk);
+    // A chunk is sized for the longest session from the start: one set of the kernels' plans serves all its histories.
+    input.batch.max_tokens = limits_.max_tokens;
+    input.riders = batch(1, spans - 1, chunk, rows - chunk);
+  } else {
+    input.batch = batch(0, spans, 0, rows);
+  }
   device_params_ = reinterpret_cast<const SampleParams*>(base + params);
   return input;
 }
@@ -121,6 +143,38 @@ void Worker::RunModel(const StepInput& input) {
   if (input.num_samples > 0) {
     SampleShard(*device_, samples_.as<ShardSample>(), logits_, model_.weights().first_id, device_params_);
   }
+}
+
+void Worker::RunRecorded(StepInput input) {
+  // A recorded step serves every length: it must not look at the host's copy of the lengths.
+  input.batch.host_spans = nullptr;
+  input.batch.max_tokens = limits_.max_tokens;
+  Graph& graph = graphs_[{input.batch.num_seqs, input.batch.may_share}];
+  if (!graph.graph.valid()) {
+    // Once directly: libraries choose their algorithms outside the recording. It computes the same step, so nothing is
+    // changed by running it again: pages and rings are written with the same values.
+    RunModel(input);
+    graph.graph = device_->Capture([&] { RunModel(input); });
+    graph.logits = logits_;
+  }
+  device_->Launch(graph.graph);
+  logits_ = graph.logits;
+}
+
+void Worker::RecordGraphs() {
+  if (!Records()) return;
+  device_->BindThread();
+  const int most = Bucket(limits_.batch);
+  for (const int bucket : kBuckets) {
+    if (bucket > most) break;
+    for (const bool may_share : {false, true}) {
+      if (bucket == 1 && may_share) continue;
+      StepInput input = Upload(PadToBucket({}, bucket, cache_.sizes().rings - 1));
+      input.batch.may_share = may_share;
+      RunRecorded(input);
+    }
+  }
+  device_->Synchronize();
 }
 
 // Rank 0 gets [rows][vocab]; the shards lie in rank order, so a row is their concatenation.
@@ -163,22 +217,9 @@ StepResult Worker::Execute(const StepPlan& plan) {
 
   const int wanted = static_cast<int>(plan.sample_rows.size());
   DUO_CHECK_LE(wanted, limits_.samples);
-  if (device_->is_cuda() && comm_->capturable() && OneRowEach(plan)) {
-    const StepPlan padded = PadToBucket(plan, cache_.sizes().rings - 1);
-    StepInput input = Upload(padded);
-    // A recorded step serves every length: it must not look at the host's copy of the lengths.
-    input.batch.host_spans = nullptr;
-    input.batch.max_tokens = limits_.max_tokens;
-    Graph& graph = graphs_[{input.batch.num_seqs, input.batch.may_share}];
-    if (!graph.graph.valid()) {
-      // Once directly: libraries choose their algorithms outside the recording. It computes the same step, so nothing
-      // is changed by running it again: pages and rings are written with the same values.
-      RunModel(input);
-      graph.graph = device_->Capture([&] { RunModel(input); });
-      graph.logits = logits_;
-    }
-    device_->Launch(graph.graph);
-    logits_ = graph.logits;
+  if (Records() && OneRowEach(plan)) {
+    const int bucket = Bucket(static_cast<int>(plan.spans.size()));
+    RunRecorded(Upload(PadToBucket(plan, bucket, cache_.sizes().rings - 1)));
   } else {
     RunModel(Upload(plan));
   }

@@ -32,7 +32,6 @@ StepPlan OneRow(int32_t table, int64_t tokens) {
   span.table = table;
   span.keep_pages = 1;
   plan.spans = {span};
-  plan.max_tokens = tokens;
   return plan;
 }
 

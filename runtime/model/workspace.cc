@@ -9,17 +9,27 @@
 namespace duo {
 namespace {
 
+// As many rows, of as few sequences, as a batch of few rows each may have.
+SeqBatch LargestBatch(const StepLimits& limits, const SeqSpan* host_spans) {
+  SeqBatch batch;
+  batch.num_rows = limits.rows;
+  batch.max_rows = std::min(batch.num_rows, kMaxDecodeRows);
+  batch.num_seqs = CeilDiv(batch.num_rows, batch.max_rows);
+  batch.host_spans = host_spans;
+  batch.max_tokens = limits.max_tokens;
+  return batch;
+}
+
 // The largest step of a kind; what its device pointers point to is never looked at.
 StepInput LargestStep(const StepLimits& limits, bool prefill, const SeqSpan* host_spans) {
   StepInput input;
   input.num_samples = limits.samples;
   input.prefill = prefill;
-  SeqBatch& batch = input.batch;
-  batch.num_rows = prefill ? limits.prefill_rows : limits.rows;
-  batch.max_rows = prefill ? batch.num_rows : std::min(batch.num_rows, kMaxDecodeRows);
-  batch.num_seqs = CeilDiv(batch.num_rows, batch.max_rows);
-  batch.host_spans = host_spans;
-  batch.max_tokens = limits.max_tokens;
+  input.batch = LargestBatch(limits, host_spans);
+  if (!prefill) return input;
+  input.riders = input.batch;
+  input.batch.num_rows = input.batch.max_rows = limits.prefill_rows;
+  input.batch.num_seqs = 1;
   return input;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -15,6 +16,13 @@ namespace duo {
 using SessionId = int64_t;
 using RequestId = int64_t;
 
+// Whose request it is. Callers share places and reading time equally, however many requests each has; among those of
+// one caller lower priorities come first, and of equals the older one.
+struct Whose {
+  std::string caller;  // empty: nobody in particular, who is one caller, too
+  int32_t priority = 0;
+};
+
 struct GenerateParams {
   int64_t max_new_tokens = 128;  // 0: none is drawn, the prompt is scored only (rules.prompt_scores)
   float temperature = 0;
@@ -24,6 +32,7 @@ struct GenerateParams {
   std::vector<int32_t> end_tokens;  // a drawn token of these ends the answer and is not reported
   bool keep = false;                // the question and its answer become part of the session
   bool want_logits = false;         // on_logits is called; for tests, perplexity and debugging
+  Whose whose;
 };
 
 enum class Finish { kStop, kEos, kLength };  // the callback or a stop token said so; an end token; max_new_tokens
@@ -75,7 +84,13 @@ struct EngineStats {
   double busy_seconds = 0;                     // spent in steps
   double last_step_seconds = 0;
   double predicted_wait = 0;  // seconds until one of the requests is done, if all go on as they do now; 0: none pend
-  bool last_step_prefill = false;  // it was a chunk of one long text, not rows of many
+  bool last_step_prefill = false;  // a chunk of one long text was in it
+  // Of the last step.
+  int64_t last_step_chunk = 0;  // tokens of the chunk
+  int last_step_batch = 0;      // sequences
+  int last_step_answers = 0;    // of them, those whose callers wait for a token
+  double last_step_rows = 0;    // seconds predicted without the chunk
+  double max_gap = 0;           // that the scheduler keeps
 };
 
 }  // namespace duo

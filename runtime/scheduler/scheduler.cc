@@ -1,3 +1,4 @@
+// Which sessions there are, and what they hold.
 #include "runtime/scheduler/scheduler.h"
 
 #include <algorithm>
@@ -5,25 +6,19 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "kernels/base/check.h"
-#include "kernels/base/seconds.h"
-#include "runtime/model/sampler.h"
-#include "runtime/model/worker.h"
 #include "runtime/scheduler/busy.h"
 
 namespace duo {
-namespace {
-
-absl::Status NoSession(SessionId id) { return absl::NotFoundError(absl::StrCat("there is no session ", id)); }
-
-}  // namespace
-
 Scheduler::Scheduler(const SchedulerOptions& options, const KvSizes& sizes, bool has_whole, bool has_split)
     : options_(options),
       pool_(sizes, has_whole, has_split),
-      chunk_time_(options.flop_per_token, options.flop_per_token_pair, options.flop_rate) {}
+      chunk_time_({options.flop_per_token, options.flop_per_token_pair, options.flop_rate, options.rider_factor}) {}
 
 Scheduler::~Scheduler() = default;
+
+absl::Status Scheduler::NoSession(SessionId id) {
+  return absl::NotFoundError(absl::StrCat("there is no session ", id));
+}
 
 absl::Status Scheduler::RoomForSession() const {
   if (static_cast<int>(sessions_.size()) < options_.sessions) return absl::OkStatus();
@@ -81,6 +76,7 @@ absl::Status Scheduler::CloseSession(SessionId id) {
   }
   pool_.Close(&found->second.sequence);
   sessions_.erase(found);
+  may_start_ = true;
   return absl::OkStatus();
 }
 
@@ -116,6 +112,7 @@ absl::Status Scheduler::Reserve(SessionId id, int64_t reserved_tokens) {
   }
   if (absl::Status s = pool_.SetRoom(&session.sequence, room); !s.ok()) return s;
   session.reserved = reserved;
+  may_start_ = true;
   return absl::OkStatus();
 }
 
@@ -126,7 +123,7 @@ absl::Status Scheduler::CheckRoom(SessionId id, int64_t tokens) const {
   const int64_t more = pool_.PagesFor(tokens) - static_cast<int64_t>(sequence.pages.size()) - sequence.reserved;
   const int64_t split_more =
       pool_.SplitPagesFor(tokens) - static_cast<int64_t>(sequence.split_pages.size()) - sequence.split_reserved;
-  if (RoomWillCome(more, split_more)) return absl::OkStatus();
+  if (RoomToCome().holds({more, split_more})) return absl::OkStatus();
   return Busy(absl::StrFormat(
       "KV memory: with them the session has %d tokens, which takes %d pages and %d split pages of %d tokens more, and "
       "%d and %d are available (of %d and %d; other sessions have or were promised the rest): close or rewind one, or "
@@ -151,6 +148,7 @@ absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
   if (tokens == sequence.length) return absl::OkStatus();
   const int64_t room = std::max(session.reserved, tokens);
   if (absl::Status s = pool_.Shrink(&sequence, tokens, room, &cache_updates_); !s.ok()) return s;
+  may_start_ = true;
   sequence.tokens.resize(tokens);
   sequence.length = tokens;
   // Rings that are being rebuilt already hold nothing before ring_begin: begin again where this position needs it.
@@ -204,225 +202,6 @@ const Sequence* Scheduler::FindSequence(SessionId id) const {
   return found == sessions_.end() ? nullptr : &found->second.sequence;
 }
 
-absl::StatusOr<RequestId> Scheduler::Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events,
-                                            int64_t more_tokens) {
-  auto found = sessions_.find(id);
-  if (found == sessions_.end()) return NoSession(id);
-  Request request;
-  request.more_tokens = more_tokens;
-  request.tokens = std::move(tokens);
-  request.events = std::move(events);
-  return Submit(&found->second, std::move(request));
-}
-
-absl::Status Scheduler::CheckQuestion(const GenerateParams& params) {
-  if (params.max_new_tokens < (params.rules.prompt_scores >= 0 ? 0 : 1)) {
-    return absl::InvalidArgumentError("max_new_tokens must be at least 1");
-  }
-  if (!(params.temperature >= 0)) return absl::InvalidArgumentError("temperature must not be negative");
-  if (params.top_p > 0 && params.top_p <= 1) return absl::OkStatus();
-  return absl::InvalidArgumentError("top_p must be above 0 and at most 1");
-}
-
-absl::StatusOr<RequestId> Scheduler::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
-                                         RequestEvents events) {
-  auto found = sessions_.find(id);
-  if (found == sessions_.end()) return NoSession(id);
-  if (absl::Status s = CheckQuestion(params); !s.ok()) return s;
-  Request request;
-  request.ask = true;
-  request.tokens = std::move(tokens);
-  request.params = params;
-  request.events = std::move(events);
-  return Submit(&found->second, std::move(request));
-}
-
-absl::StatusOr<RequestId> Scheduler::Submit(Session* session, Request request) {
-  if (request.tokens.empty()) return absl::InvalidArgumentError("there is no text: at least one token is needed");
-  if (static_cast<int64_t>(requests_.size()) >= options_.max_pending) {
-    return Busy(absl::StrFormat("%d requests are pending already; try again later", requests_.size()));
-  }
-  const int64_t tokens =
-      static_cast<int64_t>(request.tokens.size()) + (request.ask ? request.params.max_new_tokens : 0);
-  const int64_t before = session->sequence.length + session->promised;
-  if (ExtendsSession(request)) {
-    if (before + tokens + request.more_tokens > session->max_tokens) {
-      return absl::ResourceExhaustedError(absl::StrFormat(
-          "the session holds %d tokens (%d more are pending) of at most %d; %d more do not fit",
-          session->sequence.length, session->promised, session->max_tokens, tokens + request.more_tokens));
-    }
-    session->promised += tokens;
-  } else if (absl::Status s = CheckFits(*session, before, tokens); !s.ok()) {
-    return s;
-  }
-  return Queue(session, std::move(request));
-}
-
-RequestId Scheduler::Queue(Session* session, Request request) {
-  request.id = next_request_++;
-  request.session = session;
-  request.submitted = Clock::now();
-  session->queue.push_back(request.id);
-  const RequestId id = request.id;
-  requests_.emplace(id, std::move(request));
-  return id;
-}
-
-// A question's fork shares its session's full pages. What it needs besides must fit beside all that is promised to the
-// session, in a cache that is empty otherwise; if not, it would wait for ever.
-absl::Status Scheduler::CheckFits(const Session& session, int64_t before, int64_t tokens) const {
-  const int64_t held = std::max(session.reserved, before);
-  const PagePool* const pools[] = {&pool_.pages(), &pool_.split_pages()};
-  const int64_t needed[] = {pool_.PagesFor(before + tokens) - pool_.FullPages(before),
-                            pool_.SplitPagesFor(before + tokens) - pool_.FullSplitPages(before)};
-  const int64_t promised[] = {pool_.PagesFor(held), pool_.SplitPagesFor(held)};
-  for (int i = 0; i < 2; ++i) {
-    if (needed[i] == 0 || needed[i] + promised[i] <= pools[i]->size()) continue;
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "the question and its answer need %d %s beside the %d that the session has or was promised for %d tokens, and "
-        "the cache has %d: ask for a shorter answer, or open the session with less reserved",
-        needed[i], i == 0 ? "pages" : "split pages", promised[i], held, pools[i]->size()));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::Cancel(RequestId id) {
-  auto found = requests_.find(id);
-  if (found == requests_.end()) return absl::NotFoundError(absl::StrCat("there is no request ", id));
-  Finish(found->second, absl::CancelledError("the request was cancelled"), Finish::kStop);
-  return absl::OkStatus();
-}
-
-// Requests of a session run in order: an append or a kept answer alone, questions on forks side by side, each on the
-// session as the requests before it left it.
-void Scheduler::StartWhatCan() {
-  for (bool again = true; std::exchange(again, false);) {
-    std::vector<std::pair<RequestId, absl::Status>> refused;
-    for (auto& [id, request] : requests_) {  // ascending ids: first come, first served
-      if (request.sequence != nullptr || Blocked(request)) continue;
-      if (request.reader != 0) {
-        TryFollow(request);
-      } else if (absl::Status s = TryStart(request); !s.ok()) {
-        refused.emplace_back(id, std::move(s));
-      }
-    }
-    for (auto& [id, status] : refused) {  // what is behind them may start
-      Finish(requests_.at(id), std::move(status), Finish::kStop);
-      again = true;
-    }
-  }
-}
-
-bool Scheduler::Blocked(const Request& request) const {
-  if (request.reader != 0) return false;
-  for (RequestId earlier : request.session->queue) {
-    if (earlier == request.id) return false;
-    const Request& other = requests_.at(earlier);
-    if (ExtendsSession(other)) return true;
-    // A question that has its fork no longer needs the session to stand still, and one that another reads for needs it
-    // only to stay as it is.
-    if (other.sequence == nullptr && (other.reader == 0 || ExtendsSession(request))) return true;
-  }
-  return false;
-}
-
-absl::Status Scheduler::TryStart(Request& request) {
-  Session& session = *request.session;
-  // Rings that must be rebuilt are rebuilt on the session, once, not on every fork.
-  if (NeedsRebuild(session.sequence)) return absl::OkStatus();
-  if (ExtendsSession(request)) return TakeRoom(request);
-  if (running_questions_ >= options_.questions || !pool_.HasSlot()) return absl::OkStatus();
-  const int64_t length = session.sequence.length, tokens = length + Unfed(request);
-  if (absl::Status s = pool_.Fork(session.sequence, tokens, &request.fork, &cache_updates_); !s.ok()) {
-    const bool waits = RoomWillCome(pool_.PagesFor(tokens) - pool_.FullPages(length),
-                                    pool_.SplitPagesFor(tokens) - pool_.FullSplitPages(length));
-    return waits ? absl::OkStatus() : s;
-  }
-  request.sequence = &request.fork;
-  ++running_questions_;
-  return absl::OkStatus();
-}
-
-// An append's text, a kept question's and its answer have their room before their first step: nothing ends half-way.
-absl::Status Scheduler::TakeRoom(Request& request) {
-  Session& session = *request.session;
-  const int64_t room = session.sequence.length + Unfed(request) + request.more_tokens;
-  if (!pool_.SetRoom(&session.sequence, std::max(session.reserved, room)).ok()) return CheckRoom(session.id, room);
-  if (request.more_tokens > 0) session.reserved = std::max(session.reserved, room);
-  request.sequence = &session.sequence;
-  return absl::OkStatus();
-}
-
-// Tokens that it still adds to its sequence at most.
-int64_t Scheduler::Unfed(const Request& r) {
-  const int64_t answer = r.ask ? r.params.max_new_tokens - r.result.new_tokens : 0;
-  return static_cast<int64_t>(r.tokens.size() - r.fed) + answer;
-}
-
-void Scheduler::OnSampled(Request& request, int32_t token, const TokenScore* score) {
-  if (token == kNoneAllowed) {
-    return Finish(request,
-                  absl::InvalidArgumentError("what the request allows, bans and biases leaves no token to draw"),
-                  Finish::kStop);
-  }
-  if (token == kNoToken) {
-    return Finish(request,
-                  absl::InternalError(absl::StrFormat(
-                      "the model's output after %d tokens is no number (NaN or infinity): its weights are "
-                      "damaged, or too coarse a format (--weights, --kv) overflows",
-                      request.sequence->length)),
-                  Finish::kStop);
-  }
-  if (!request.drawing) {
-    request.drawing = true;
-    request.prompt_done = Clock::now();
-    request.result.prefill_seconds = SecondsBetween(request.started, request.prompt_done);
-  }
-  const std::vector<int32_t>& ends = request.params.end_tokens;
-  if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
-    return Finish(request, absl::OkStatus(), Finish::kEos);
-  }
-  const std::vector<int32_t>& stops = request.params.rules.stop_tokens;
-  if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
-    return Finish(request, absl::OkStatus(), Finish::kStop);
-  }
-  ++request.result.new_tokens;
-  if (CountsTokens(request.params.rules)) ++request.counts[token];
-  if (score != nullptr && request.events.on_score) request.events.on_score(*score);
-  const bool go_on = !request.events.on_token || request.events.on_token(token);
-  request.tokens.push_back(token);
-  if (go_on && request.result.new_tokens < request.params.max_new_tokens) return;
-  request.result.finish = go_on ? Finish::kLength : Finish::kStop;
-  if (request.params.keep) {
-    request.closing = true;  // one more step feeds the last token, so that the session has it
-  } else {
-    Finish(request, absl::OkStatus(), request.result.finish);
-  }
-}
-
-void Scheduler::Finish(Request& request, absl::Status status, duo::Finish finish) {
-  request.result.status = std::move(status);
-  request.result.finish = finish;
-  if (request.drawing) request.result.decode_seconds = SecondsBetween(request.prompt_done, Clock::now());
-  Session& session = *request.session;
-  if (ExtendsSession(request)) {
-    session.promised -= Unfed(request);
-    if (request.sequence != nullptr) {  // what it did not use comes back
-      DUO_CHECK(pool_.SetRoom(&session.sequence, std::max(session.reserved, session.sequence.length)).ok());
-    }
-  } else if (request.sequence != nullptr) {
-    pool_.Close(&request.fork);
-    --running_questions_;
-  }
-  if (request.reader != 0) std::erase(requests_.at(request.reader).followers, request.id);
-  HandOver(request, std::move(request.tokens));
-  session.queue.erase(std::find(session.queue.begin(), session.queue.end(), request.id));
-  const RequestEvents events = std::move(request.events);
-  const RequestResult result = std::move(request.result);
-  requests_.erase(request.id);
-  if (events.on_done) events.on_done(result);
-}
-
 EngineStats Scheduler::stats() const {
   EngineStats stats = stats_;
   stats.pages = pool_.pages().size();
@@ -433,7 +212,8 @@ EngineStats Scheduler::stats() const {
   stats.rings = pool_.rings();
   stats.rings_free = pool_.rings_free();
   stats.sessions = static_cast<int>(sessions_.size());
-  for (const auto& [id, request] : requests_) ++(request.sequence != nullptr ? stats.running : stats.waiting);
+  stats.running = static_cast<int>(running_.size());
+  stats.waiting = static_cast<int>(requests_.size() - running_.size());
   stats.predicted_wait = PredictedWait();
   return stats;
 }
@@ -441,13 +221,14 @@ EngineStats Scheduler::stats() const {
 // What is still to be read and, at most, to be written takes so long; one of n requests is done after an n-th of it.
 double Scheduler::PredictedWait() const {
   if (requests_.empty()) return 0;
+  const double places = std::clamp<int>(static_cast<int>(running_.size()), 1, options_.max_batch);
   double seconds = 0;
   for (const auto& [id, request] : requests_) {
     const Sequence* sequence = request.sequence != nullptr ? request.sequence : &request.session->sequence;
     if (!request.drawing && request.reader == 0) seconds += chunk_time_.Predict(Remaining(request), sequence->length);
     if (!request.ask) continue;
     const int64_t left = request.params.max_new_tokens - request.result.new_tokens;
-    seconds += static_cast<double>(std::max<int64_t>(left, 0)) * rows_seconds_ / options_.max_batch;
+    seconds += static_cast<double>(std::max<int64_t>(left, 0)) * rows_seconds_ / places;
   }
   return seconds / static_cast<double>(requests_.size());
 }

@@ -1,8 +1,16 @@
-// Scheduler: rank 0's sessions and requests, turned into one StepPlan after another. Continuous batching: a step is
-// either rows of many sequences (answers being written, short appends, rings being rebuilt) or one chunk of one long
-// append or question; the two alternate, and long texts take turns. While another session is open, or a question
-// runs, a chunk is cut so that its predicted time stays within max_wait: a question with a short text then gets its
-// first token after at most one chunk, the rows step that was running when it came, and its own.
+// Scheduler: rank 0's sessions and requests, turned into one StepPlan after another. Continuous batching: a step has
+// rows of many sequences (answers being written, short appends, rings being rebuilt) and, if a long append or question
+// waits, a chunk of it, with which the rows ride: they share its reading of the weights, so that both go on at nearly
+// the pace that each would have alone.
+//
+// While answers are being written a chunk is cut so that its step is predicted to stay within max_gap, the time between
+// an answer's tokens. Where the answers alone take longer, the gap gives way: a read gets a fifth of the time in any
+// case. While another session is open, or a question runs, a chunk stays within max_wait: a question with a short text
+// then gets its first token after at most that chunk and its own step. Of the texts that are being read, appends and
+// questions in turn, the shortest goes first, but each gets at least a quarter of an equal share of the time.
+//
+// What a step costs to plan grows with the requests that run; those that wait are looked at when something has happened
+// that may let them start.
 //
 // Knows nothing of devices or ranks. Not thread-safe; owned by the engine. Events are called from Complete, Cancel and
 // CloseSession.
@@ -24,17 +32,19 @@ namespace duo {
 struct SchedulerOptions {
   int chunk = 1024;                  // tokens of a prefill step at most
   double max_wait = 0.5;             // seconds
+  double max_gap = 0.05;             // seconds
   int max_batch = 16;                // sequences of a rows step
-  int max_rows = 128;                // rows of a rows step
+  int max_rows = 128;                // rows of a step, besides a chunk, which may be as few as rows are itself
   int max_samples = kMaxDecodeRows;  // rows of a step whose logits are held
   int64_t refeed = 0;  // tokens before a position that rebuild its rings: layers * recent; 0 without streaming heads
   int sessions = 1;    // open at once
-  int questions = 16;  // running at once on forks
+  int questions = 16;  // running at once on forks; more wait
   int64_t max_pending = 1024;  // requests waiting or running
   // For the first prediction of a chunk's time; measured afterwards.
   double flop_per_token = 0;       // dense work of one row
   double flop_per_token_pair = 0;  // attention of one row to one token of history
   double flop_rate = 1e11;         // FLOP/s, a guess
+  double rider_factor = 1;         // ChunkTime::Rates has it
 };
 
 class Scheduler {
@@ -60,13 +70,14 @@ class Scheduler {
                                          std::optional<int64_t> reserved_tokens = std::nullopt);
 
   absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events,
-                                   int64_t more_tokens = 0);
+                                   int64_t more_tokens = 0, const Whose& whose = {});
   absl::StatusOr<RequestId> Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
                                 RequestEvents events);
   // As Engine has it.
   absl::StatusOr<std::vector<RequestId>> AskMany(SessionId id, std::vector<int32_t> tokens,
                                                  const GenerateParams& params, std::vector<RequestEvents> answers);
   absl::Status Cancel(RequestId id);
+  double PredictRead(int64_t tokens, int64_t history) const { return chunk_time_.PredictText(tokens, history); }
 
   // The next step, or false when nothing can run. Cache updates that earlier calls asked for (forks, rewinds) come with
   // it.
@@ -77,7 +88,8 @@ class Scheduler {
   void Complete(const StepResult& result, double seconds);
 
   EngineStats stats() const;
-  void ForgetSteps() { stats_ = EngineStats(); }  // what was counted of the steps so far
+  const EngineStats& counted() const { return stats_; }  // of it, what steps add up; the rest is 0
+  void ForgetSteps() { stats_ = EngineStats(); }         // what was counted of the steps so far
 
  private:
   struct Session {
@@ -88,6 +100,8 @@ class Scheduler {
     Sequence sequence;
     // In order of submission; the front one, and any questions before the next append, may run.
     std::deque<RequestId> queue;
+    // In StartWhatCan: what is before a request keeps it from starting; all, or those that extend the session.
+    bool stands = false, waits = false;
   };
   struct Request {
     RequestId id = 0;
@@ -96,6 +110,7 @@ class Scheduler {
     std::vector<int32_t> tokens;
     int64_t more_tokens = 0;  // of an append: that will follow, and need room before it starts
     GenerateParams params;
+    Whose whose;
     RequestEvents events;
     RequestResult result;
     Sequence fork;                 // of a question that does not keep
@@ -107,7 +122,26 @@ class Scheduler {
     RequestId reader = 0;          // reads the question for this answer too, which has no tokens meanwhile; 0: nobody
     std::vector<RequestId> followers;  // whose reader it is; they fork when all but the last token is fed
     size_t scored = 0;                 // the last token of the question whose score was reported
+    // Of the time that chunks took since it began to wait for them: its own, and what an equal share would be.
+    double chunk_seconds = 0, chunk_share = 0;
+    bool had_chunk = false;
     Clock::time_point submitted, started, prompt_done;
+  };
+  // What rides in a step besides a chunk, in the order in which places are given.
+  struct Riding {
+    std::vector<std::pair<Request*, int>> requests;  // with their rows
+    std::vector<std::pair<Session*, int>> rebuilds;
+    int rows = 0, samples = 0;
+    Riders riders;
+    bool urgent = false;                 // somebody waits for a token that it brings nearer
+    void Add(int64_t first, int count);  // rows of a sequence from position `first` on
+  };
+  // The chunk of the step that was planned last; no rows: it has none.
+  struct Chunk {
+    int64_t rows = 0, history = 0;
+    Riders riders;
+    RequestId request = 0;
+    std::vector<RequestId> waiting;  // those of its kind that wanted it
   };
   // Rows of the step that was planned last: a request's, or of a session whose rings are being rebuilt.
   struct Part {
@@ -118,6 +152,13 @@ class Scheduler {
     bool draws = false;  // the last of them is the answer's next token
   };
 
+  // Page ids.
+  struct Room {
+    int64_t pages = 0, split_pages = 0;
+    bool holds(const Room& other) const { return other.pages <= pages && other.split_pages <= split_pages; }
+  };
+
+  static absl::Status NoSession(SessionId id);
   absl::Status RoomForSession() const;
   SessionId AddSession(int64_t max_tokens, Sequence sequence);
   absl::StatusOr<RequestId> Submit(Session* session, Request request);
@@ -127,14 +168,19 @@ class Scheduler {
   int StandingRequests(const Session& session) const;
   absl::Status CheckFits(const Session& session, int64_t before, int64_t tokens) const;
   absl::Status CheckLimit(int64_t max_tokens) const;
-  bool RoomWillCome(int64_t pages, int64_t split_pages) const;
+  Room RoomNow() const { return {pool_.pages().available(), pool_.split_pages().available()}; }
+  // What is available, or will be when the questions that run have been answered.
+  Room RoomToCome() const;
   absl::Status TakeRoom(Request& request);
   static int64_t Unfed(const Request& r);
   int64_t Remaining(const Request& r) const { return static_cast<int64_t>(r.tokens.size() - r.fed); }
   void StartWhatCan();
-  // OK: it runs, or waits for what others will give back; an error: it can never run as things are.
-  absl::Status TryStart(Request& request);
-  bool Blocked(const Request& request) const;
+  std::vector<Request*> MayStart();
+  bool LastPlaceIsForOthers(const Request& request) const;
+  // OK: it runs, or waits for what others will give back; an error: it can never run as things are. to_come: RoomToCome
+  // where somebody has asked for it already.
+  absl::Status TryStart(Request& request, std::optional<Room>* to_come);
+  void CountStarted(const Request& request);
   // Several answers to one question (scheduler_answers.cc).
   void TryFollow(Request& follower);
   bool HasRead(const Request& r) const { return r.sequence != nullptr && !r.drawing && Remaining(r) == 1; }
@@ -159,10 +205,18 @@ class Scheduler {
   void AddRows(Request& request, int rows, StepPlan* plan);
   int AddSamples(Request& request, int rows, bool draws, const std::vector<uint32_t>& mask, StepPlan* plan);
   void AddRebuild(Session& session, int rows, StepPlan* plan);
-  int ChunkRows(const Request& request) const;
+  Riding PickRiding(std::vector<Request*> rows, const Request* chunk);
+  // A step of these rows alone.
+  double PredictedRows(const Riders& riders) const { return rows_base_ + chunk_time_.Predict(0, 0, riders); }
+  int64_t ChunkRows(const Request& request, const Riding& riding) const;
+  void AddChunk(Request& request, const Riding& riding, const std::vector<Request*>& chunks, StepPlan* plan);
   double PredictedWait() const;
   Request* ChooseChunk(const std::vector<Request*>& chunks);
+  double PredictedRead(const Request& request) const;
+  void WelcomeReader(const Request& request, const std::vector<Request*>& chunks);
+  void TakeTurns(std::vector<Request*>* rows, int places);
   void CountStep(double seconds);
+  void CountChunk(double seconds);
   // What a step means for one part of it.
   void OnRebuilt(SessionId id, int rows);
   void OnFed(Request& request, int rows);
@@ -175,17 +229,26 @@ class Scheduler {
   SequencePool pool_;
   std::map<SessionId, Session> sessions_;
   std::map<RequestId, Request> requests_;
+  std::map<RequestId, Request*> running_;  // of them, those that have a sequence
+  struct CallerCounts {
+    int questions = 0;         // that run
+    int64_t started = 0;       // questions, in all
+    double chunk_seconds = 0;  // of its long texts, since there was nobody's to be read
+  };
+  std::map<std::string, CallerCounts> callers_;
+  bool may_start_ = false;  // something happened since StartWhatCan that may let a request start
   SessionId next_session_ = 1;
   RequestId next_request_ = 1;
   StepPlan cache_updates_;   // table writes and copies that the next plan carries
   std::vector<Part> parts_;  // of the last plan
-  bool planned_prefill_ = false;
-  int64_t planned_rows_ = 0, planned_history_ = 0;
-  RequestId last_chunk_[2] = {0, 0};  // an append's, a question's
+  Chunk chunk_;
+  Riders riders_;           // of the last plan
+  RequestId last_row_ = 0;  // the last request that had a place in a rows step too small for all
   bool last_chunk_asked_ = false;
   int running_questions_ = 0;
   ChunkTime chunk_time_;
   double rows_seconds_ = 0;  // of a rows step, as the last ones were
+  double rows_base_ = 0;     // of these, what does not follow from the rows' number and history
   EngineStats stats_;
 };
 

@@ -30,6 +30,7 @@ absl::StatusOr<std::vector<RequestId>> Scheduler::AskMany(SessionId id, std::vec
     request.ask = true;
     request.params = params;
     request.params.seed += i;
+    request.whose = params.whose;
     request.events = std::move(answers[i]);
     request.reader = *first;
     ids.push_back(Queue(&sessions_.at(id), std::move(request)));
@@ -42,22 +43,24 @@ absl::StatusOr<std::vector<RequestId>> Scheduler::AskMany(SessionId id, std::vec
 void Scheduler::TryFollow(Request& follower) {
   Request& reader = requests_.at(follower.reader);
   if (!HasRead(reader) || running_questions_ >= options_.questions || !pool_.HasSlot()) return;
+  if (LastPlaceIsForOthers(follower)) return;
   const int64_t room = reader.fork.length + 1 + follower.params.max_new_tokens;
   if (!pool_.Fork(reader.fork, room, &follower.fork, &cache_updates_).ok()) return;
   follower.tokens = {reader.tokens.back()};
   follower.sequence = &follower.fork;
   follower.reader = 0;
   std::erase(reader.followers, follower.id);
-  ++running_questions_;
+  running_.emplace(follower.id, &follower);
+  CountStarted(follower);
 }
 
 // Where every question that runs is a reader that waits, nothing makes room: the oldest one waits no longer.
 void Scheduler::LetReadersGo() {
   Request* oldest = nullptr;
-  for (auto& [id, request] : requests_) {
-    if (!request.ask || request.sequence == nullptr) continue;
-    if (!WaitsForFollowers(request)) return;
-    if (oldest == nullptr) oldest = &request;
+  for (const auto& [id, request] : running_) {
+    if (!request->ask) continue;
+    if (!WaitsForFollowers(*request)) return;
+    if (oldest == nullptr) oldest = request;
   }
   if (oldest != nullptr) HandOver(*oldest, oldest->tokens);
 }
@@ -71,25 +74,25 @@ void Scheduler::HandOver(Request& reader, std::vector<int32_t> tokens) {
   next.tokens = std::move(tokens);
   next.followers.assign(followers.begin() + 1, followers.end());
   for (RequestId follower : next.followers) requests_.at(follower).reader = next.id;
+  may_start_ = true;
 }
 
-// Whether so many pages are available, or will be when the questions that run have been answered. Pages that only such
-// questions share, as the answers to one do, come back with the last of them.
-bool Scheduler::RoomWillCome(int64_t pages, int64_t split_pages) const {
+// Pages that only questions share, as the answers to one do, come back with the last of them.
+Scheduler::Room Scheduler::RoomToCome() const {
+  Room room = RoomNow();
   std::vector<int> shared(pool_.pages().size()), split_shared(pool_.split_pages().size());
-  int64_t available = pool_.pages().available(), split_available = pool_.split_pages().available();
   const auto count = [](const std::vector<int32_t>& ids, const PagePool& pool, std::vector<int>& by, int64_t* come) {
     for (int32_t id : ids) *come += ++by[id] == pool.references(id) ? 1 : 0;
   };
-  for (const auto& [id, request] : requests_) {
-    if (!request.ask || request.sequence == nullptr) continue;
-    available += request.sequence->reserved;  // of a kept answer: what it does not use of its length
-    split_available += request.sequence->split_reserved;
-    if (request.params.keep) continue;
-    count(request.fork.pages, pool_.pages(), shared, &available);
-    count(request.fork.split_pages, pool_.split_pages(), split_shared, &split_available);
+  for (const auto& [id, request] : running_) {
+    if (!request->ask) continue;
+    room.pages += request->sequence->reserved;  // of a kept answer: what it does not use of its length
+    room.split_pages += request->sequence->split_reserved;
+    if (request->params.keep) continue;
+    count(request->fork.pages, pool_.pages(), shared, &room.pages);
+    count(request->fork.split_pages, pool_.split_pages(), split_shared, &room.split_pages);
   }
-  return pages <= available && split_pages <= split_available;
+  return room;
 }
 
 }  // namespace duo

@@ -1,45 +1,82 @@
 // From requests to steps: who runs next, how many rows of it, and what a step that ran means for them.
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "kernels/base/seconds.h"
-#include "runtime/model/worker.h"
 #include "runtime/scheduler/scheduler.h"
 
 namespace duo {
 namespace {
 
-constexpr double kMargin = 0.75;  // of max_wait that a chunk is planned for: on a busy machine some take longer
+// Of max_wait, and of max_gap, that a chunk is planned for: on a busy machine some take longer, and a gap has the time
+// between two steps, too.
+constexpr double kWaitMargin = 0.75, kGapMargin = 0.6;
+// Of a step that answers ride in, the least part that is the chunk's, and of an equal share of the chunks' time, the
+// least part that any text gets.
+constexpr double kLeastOfStep = 0.2, kLeastOfShare = 0.25;
 
 }  // namespace
 
-int Scheduler::ChunkRows(const Request& request) const {
-  const int64_t rows = MostRows(request);
+int64_t Scheduler::ChunkRows(const Request& request, const Riding& riding) const {
+  int64_t rows = MostRows(request);
+  if (Scored(request)) rows = std::min<int64_t>(rows, options_.max_samples - riding.samples);
+  const int64_t history = request.sequence->length;
   // A step cannot be interrupted, so while other sessions are open, whose questions may come at any moment, a chunk is
   // short. What waits for this very append, behind it on its session, gains nothing from shorter chunks.
-  bool somebody = sessions_.size() > 1;
-  for (const auto& [id, other] : requests_) somebody |= id != request.id && other.sequence != nullptr;
-  if (!somebody) return static_cast<int>(rows);
-  return static_cast<int>(chunk_time_.RowsWithin(kMargin * options_.max_wait, rows, request.sequence->length));
+  const bool somebody = sessions_.size() > 1 || running_.size() > 1;
+  if (somebody) rows = chunk_time_.RowsWithin(kWaitMargin * options_.max_wait, rows, history);
+  if (!riding.urgent) return rows;
+  const double least = PredictedRows(riding.riders) / (1 - kLeastOfStep);
+  return chunk_time_.RowsBeside(riding.riders, std::max(kGapMargin * options_.max_gap, least), rows, history);
 }
 
-// Long questions and long appends take turns, and so do those of each kind, in order of their ids.
+double Scheduler::PredictedRead(const Request& request) const {
+  return chunk_time_.PredictText(Remaining(request) + request.more_tokens, request.sequence->length);
+}
+
+// Whose text is the first that they have to be read was not behind the others before.
+void Scheduler::WelcomeReader(const Request& request, const std::vector<Request*>& chunks) {
+  std::optional<double> least;
+  for (const Request* other : chunks) {
+    if (!other->had_chunk || other == &request) continue;
+    const double seconds = callers_[other->whose.caller].chunk_seconds;
+    if (other->whose.caller == request.whose.caller) return;
+    least = std::min(least.value_or(seconds), seconds);
+  }
+  double& own = callers_[request.whose.caller].chunk_seconds;
+  own = std::max(own, least.value_or(0));
+}
+
+// Long questions and long appends take turns. Of a kind those of the caller come first whose texts had the least time,
+// and of these the lowest priority and the shortest; but one that has had too little of the time before them all.
 Scheduler::Request* Scheduler::ChooseChunk(const std::vector<Request*>& chunks) {
+  const auto rank = [&](const Request& r) {
+    const double lacking = std::max(0.0, kLeastOfShare * r.chunk_share - r.chunk_seconds);
+    return std::tuple(-lacking, callers_[r.whose.caller].chunk_seconds, r.whose.priority, PredictedRead(r));
+  };
   for (const bool ask : {!last_chunk_asked_, last_chunk_asked_}) {
     Request* chosen = nullptr;
     for (Request* request : chunks) {
-      if (request->ask != ask) continue;
-      if (chosen == nullptr) chosen = request;
-      if (request->id <= last_chunk_[ask]) continue;
-      chosen = request;
-      break;
+      if (request->ask == ask && (chosen == nullptr || rank(*request) < rank(*chosen))) chosen = request;
     }
     if (chosen == nullptr) continue;
     last_chunk_asked_ = ask;
-    last_chunk_[ask] = chosen->id;
     return chosen;
   }
   return nullptr;
+}
+
+// Answers being written come before appends and rebuilding, which can take what room is left. Where there are not
+// places for all, all take turns: first come those behind the last one that had a place.
+void Scheduler::TakeTurns(std::vector<Request*>* rows, int places) {
+  if (static_cast<int>(rows->size()) <= places) {
+    std::stable_partition(rows->begin(), rows->end(), [](const Request* r) { return r->drawing; });
+    return;
+  }
+  const auto first = std::find_if(rows->begin(), rows->end(), [&](const Request* r) { return r->id > last_row_; });
+  std::rotate(rows->begin(), first, rows->end());
+  last_row_ = (*rows)[places - 1]->id;
 }
 
 void Scheduler::AddSpan(const Sequence& sequence, int64_t first, const int32_t* tokens, int rows, bool refeed,
@@ -59,7 +96,6 @@ void Scheduler::AddSpan(const Sequence& sequence, int64_t first, const int32_t* 
     plan->positions.push_back(static_cast<int32_t>(first + i));
     plan->row_seq.push_back(seq);
   }
-  plan->max_tokens = std::max(plan->max_tokens, first + rows);
 }
 
 // The rows whose logits are looked at: of the last `rows` rows of the plan, all that are scored, and the last one for a
@@ -126,141 +162,80 @@ bool Scheduler::TakeCacheUpdates(StepPlan* plan) {
   return !plan->table_writes.empty() || !plan->page_copies.empty() || !plan->ring_copies.empty();
 }
 
+void Scheduler::Riding::Add(int64_t first, int count) {
+  rows += count;
+  riders.rows += count;
+  riders.tokens += count * (first + count);
+}
+
+// chunk: what they ride with, which takes a place and samples of its own; null: nothing.
+Scheduler::Riding Scheduler::PickRiding(std::vector<Request*> rows, const Request* chunk) {
+  Riding riding;
+  int places = options_.max_batch, samples = options_.max_samples;
+  if (chunk != nullptr) {
+    places = std::max(1, places - 1);
+    samples = Scored(*chunk) ? samples / 2 : std::max(1, samples - 1);
+  }
+  TakeTurns(&rows, places);
+  for (Request* request : rows) {
+    const int room = options_.max_rows - riding.rows, left = samples - riding.samples;
+    if (places == 0 || room == 0 || left == 0) break;
+    const bool scored = Scored(*request);
+    const int count =
+        static_cast<int>(std::min<int64_t>({MostRows(*request), kMaxDecodeRows, room, scored ? left : room}));
+    riding.Add(request->sequence->length, count);
+    riding.requests.emplace_back(request, count);
+    riding.samples += scored ? count : request->ask;
+    riding.urgent |= request->ask;
+    --places;
+  }
+  for (auto& [id, session] : sessions_) {  // somebody waits for their rings
+    const Sequence& s = session.sequence;
+    if (!NeedsRebuild(s) || session.queue.empty()) continue;
+    const int room = options_.max_rows - riding.rows;
+    if (places == 0 || room == 0) break;
+    const int count = static_cast<int>(std::min<int64_t>({s.length - s.rings_at, kMaxDecodeRows, room}));
+    riding.Add(s.rings_at, count);
+    riding.rebuilds.emplace_back(&session, count);
+    riding.urgent = true;
+    --places;
+  }
+  return riding;
+}
+
+void Scheduler::AddChunk(Request& request, const Riding& riding, const std::vector<Request*>& chunks, StepPlan* plan) {
+  const int64_t rows = ChunkRows(request, riding), history = request.sequence->length;
+  Chunk planned = {rows, history, riding.riders, request.id, {}};
+  for (const Request* other : chunks) {
+    if (other->ask == request.ask) planned.waiting.push_back(other->id);
+  }
+  if (!std::exchange(request.had_chunk, true)) WelcomeReader(request, chunks);
+  AddRows(request, static_cast<int>(rows), plan);
+  if (plan->spans.empty()) return;  // it has ended instead
+  if (rows > kMaxDecodeRows) plan->kind = StepKind::kPrefill;
+  chunk_ = std::move(planned);
+}
+
 bool Scheduler::Next(StepPlan* plan) {
   *plan = StepPlan();
   parts_.clear();
+  chunk_ = Chunk();
   StartWhatCan();
   LetReadersGo();
   std::vector<Request*> rows, chunks;
-  for (auto& [id, request] : requests_) {
-    if (request.sequence != nullptr && !Paused(request)) (IsLong(request) ? chunks : rows).push_back(&request);
+  for (auto& [id, request] : running_) {
+    if (!Paused(*request)) (IsLong(*request) ? chunks : rows).push_back(request);
   }
   const bool updates = TakeCacheUpdates(plan);
-  std::vector<Session*> rebuilds;  // somebody waits for their rings
-  for (auto& [id, session] : sessions_) {
-    if (NeedsRebuild(session.sequence) && !session.queue.empty()) rebuilds.push_back(&session);
-  }
-  if (rows.empty() && chunks.empty() && rebuilds.empty()) {
-    return updates;
-  }
+  Request* chunk = ChooseChunk(chunks);
+  const Riding riding = PickRiding(std::move(rows), chunk);
+  riders_ = riding.riders;
+  if (chunk == nullptr && riding.rows == 0) return updates;
   plan->kind = StepKind::kRows;
-
-  // Rows first; then a chunk, if one waits; then rows again.
-  if (!chunks.empty() && ((rows.empty() && rebuilds.empty()) || !planned_prefill_)) {
-    Request* chosen = ChooseChunk(chunks);
-    planned_prefill_ = true;
-    planned_history_ = chosen->sequence->length;
-    planned_rows_ = ChunkRows(*chosen);
-    plan->kind = planned_rows_ > kMaxDecodeRows ? StepKind::kPrefill : StepKind::kRows;
-    AddRows(*chosen, static_cast<int>(planned_rows_), plan);
-    return true;
-  }
-  planned_prefill_ = false;
-  // Answers being written come before appends and rebuilding, which can take what room is left.
-  std::stable_sort(rows.begin(), rows.end(),
-                   [](const Request* a, const Request* b) { return a->drawing > b->drawing; });
-  int room = options_.max_rows;
-  for (Request* request : rows) {
-    const int samples = options_.max_samples - static_cast<int>(plan->sample_rows.size());
-    if (static_cast<int>(plan->spans.size()) == options_.max_batch || room == 0 || samples == 0) break;
-    const int count = static_cast<int>(
-        std::min<int64_t>({MostRows(*request), kMaxDecodeRows, room, Scored(*request) ? samples : room}));
-    AddRows(*request, count, plan);
-    room -= count;
-  }
-  for (Session* session : rebuilds) {
-    if (static_cast<int>(plan->spans.size()) == options_.max_batch || room == 0) break;
-    const Sequence& s = session->sequence;
-    const int count = static_cast<int>(std::min<int64_t>({s.length - s.rings_at, kMaxDecodeRows, room}));
-    AddRebuild(*session, count, plan);
-    room -= count;
-  }
+  if (chunk != nullptr) AddChunk(*chunk, riding, chunks, plan);
+  for (const auto& [request, count] : riding.requests) AddRows(*request, count, plan);
+  for (const auto& [session, count] : riding.rebuilds) AddRebuild(*session, count, plan);
   return true;
-}
-
-void Scheduler::CountStep(double seconds) {
-  if (!planned_prefill_ && !parts_.empty()) rows_seconds_ += (rows_seconds_ == 0 ? 1 : 0.1) * (seconds - rows_seconds_);
-  ++stats_.steps;
-  stats_.busy_seconds += seconds;
-  stats_.last_step_seconds = seconds;
-  stats_.last_step_prefill = planned_prefill_ && !parts_.empty();
-  if (planned_prefill_ && parts_.size() == 1) chunk_time_.Measured(planned_rows_, planned_history_, seconds);
-}
-
-void Scheduler::OnRebuilt(SessionId id, int rows) {
-  auto session = sessions_.find(id);
-  if (session == sessions_.end()) return;
-  Sequence& rebuilt = session->second.sequence;
-  rebuilt.rings_at += rows;
-  if (rebuilt.rings_at == rebuilt.length) rebuilt.ring_begin = 0;
-}
-
-void Scheduler::OnFed(Request& request, int rows) {
-  Sequence& sequence = *request.sequence;
-  const auto fed = request.tokens.begin() + static_cast<int64_t>(request.fed);
-  sequence.tokens.insert(sequence.tokens.end(), fed, fed + rows);
-  request.fed += rows;
-  sequence.length += rows;
-  sequence.rings_at = sequence.length;
-  if (ExtendsSession(request)) request.session->promised -= rows;
-  (request.drawing ? stats_.decode_tokens : stats_.prefill_tokens) += rows;
-  if (request.drawing || request.closing) return;
-  request.result.prompt_tokens = static_cast<int64_t>(request.fed);
-  if (request.events.on_progress) request.events.on_progress(request.fed, request.tokens.size());
-}
-
-// Of a question's prompt, to all whose question it is; each gets each once, also where a question is read again.
-void Scheduler::ReportScores(Request& request, const StepResult& result, size_t first, const Part& part) {
-  if (!request.ask || request.drawing || !Scored(request) || result.scores.empty()) return;
-  const size_t count = part.samples - (part.draws ? 1 : 0);
-  const auto report = [&](Request& to) {
-    for (size_t i = 0; i < count; ++i) {
-      const size_t token = request.fed - part.rows + i + 1;
-      if (token <= to.scored) continue;
-      to.scored = token;
-      if (to.events.on_prompt_score) to.events.on_prompt_score(result.scores[first + i]);
-    }
-  };
-  report(request);
-  for (RequestId follower : request.followers) report(requests_.at(follower));
-}
-
-// Those of an append's rows, or of the row that a question's next token is drawn from.
-void Scheduler::ReportLogits(const Request& request, const StepResult& result, size_t first, size_t count) {
-  if (!request.events.on_logits || result.logits.empty()) return;
-  const auto vocab = static_cast<int64_t>(result.logits.size() / result.tokens.size());
-  for (size_t row = first; row < first + count; ++row) {
-    const auto begin = result.logits.begin() + static_cast<int64_t>(row) * vocab;
-    request.events.on_logits({begin, begin + vocab});
-  }
-}
-
-void Scheduler::Complete(const StepResult& result, double seconds) {
-  CountStep(seconds);
-  size_t sample = 0;
-  const std::vector<Part> parts = std::exchange(parts_, {});
-  for (const Part& part : parts) {
-    const size_t first = std::exchange(sample, sample + part.samples);
-    if (part.rebuilt != 0) {
-      OnRebuilt(part.rebuilt, part.rows);
-      continue;
-    }
-    auto found = requests_.find(part.request);  // none: it was cancelled meanwhile
-    if (found == requests_.end()) continue;
-    Request& request = found->second;
-    OnFed(request, part.rows);
-    const size_t drawn = first + part.samples - 1;
-    if (!request.ask && part.samples > 0) ReportLogits(request, result, first, part.samples);
-    if (part.draws && request.params.want_logits) ReportLogits(request, result, drawn, 1);
-    ReportScores(request, result, first, part);
-    const bool draws = request.ask && request.params.max_new_tokens > 0;
-    if (request.closing || (!draws && Remaining(request) == 0)) {
-      if (!draws) request.result.prefill_seconds = SecondsBetween(request.started, Clock::now());
-      Finish(request, absl::OkStatus(), request.result.finish);
-    } else if (part.draws) {
-      OnSampled(request, result.tokens[drawn], result.scores.empty() ? nullptr : &result.scores[drawn]);
-    }
-  }
 }
 
 }  // namespace duo

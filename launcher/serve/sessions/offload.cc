@@ -72,7 +72,7 @@ bool Sessions::Tick() {
   }
   for (const std::string& id : rewinds) RunWaiting(id);
   // Jobs get about as much time as the engine's steps, so that neither starves the other.
-  const double slice = std::min(options_.job_seconds, engine_.stats().last_step_seconds);
+  const double slice = std::min(options_.job_seconds, engine_.counted().last_step_seconds);
   for (const Clock::time_point begun = Clock::now(); !jobs_.empty();) {
     if (!RunJob()) break;
     if (!later_.empty() || SecondsSince(begun) >= slice) break;

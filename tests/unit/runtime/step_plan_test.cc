@@ -16,7 +16,6 @@ StepPlan Sample() {
   plan.positions = {100, 101, 102};
   plan.row_seq = {0, 0, 0};
   plan.spans = {{0, 3, 100, 1, 1, 2, 50, 1}};
-  plan.max_tokens = 103;
   plan.sample_rows = {2};
   plan.samples = {{0.5f, 0.9f, 77, 103}};
   plan.rules = {{0, 40, 0.1f, 0, 1, 0, 5, -1}};

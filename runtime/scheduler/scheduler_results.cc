@@ -1,0 +1,162 @@
+// What a step that ran means for the requests and sessions whose rows it had.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "kernels/base/seconds.h"
+#include "runtime/model/sampler.h"
+#include "runtime/scheduler/scheduler.h"
+
+namespace duo {
+
+void Scheduler::CountStep(double seconds) {
+  ++stats_.steps;
+  stats_.busy_seconds += seconds;
+  stats_.last_step_seconds = seconds;
+  stats_.last_step_prefill = chunk_.rows > 0;
+  stats_.last_step_chunk = chunk_.rows;
+  stats_.last_step_batch = static_cast<int>(parts_.size());
+  stats_.last_step_answers =
+      static_cast<int>(std::count_if(parts_.begin(), parts_.end(), [](const Part& p) { return p.draws; }));
+  stats_.last_step_rows = PredictedRows(riders_);
+  stats_.max_gap = options_.max_gap;
+  if (parts_.empty()) return;  // of cache updates alone
+  if (chunk_.rows > 0) return CountChunk(seconds);
+  const auto follow = [](double* value, double now) { *value += (*value == 0 ? 1 : 0.1) * (now - *value); };
+  follow(&rows_seconds_, seconds);
+  follow(&rows_base_, std::max(0.0, seconds - chunk_time_.Predict(0, 0, riders_)));
+}
+
+void Scheduler::CountChunk(double seconds) {
+  chunk_time_.Measured(chunk_.rows, chunk_.history, seconds, chunk_.riders);
+  for (RequestId id : chunk_.waiting) {
+    const auto found = requests_.find(id);
+    if (found == requests_.end()) continue;
+    found->second.chunk_share += seconds / static_cast<double>(chunk_.waiting.size());
+    if (id != chunk_.request) continue;
+    found->second.chunk_seconds += seconds;
+    callers_[found->second.whose.caller].chunk_seconds += seconds;
+  }
+}
+
+void Scheduler::OnRebuilt(SessionId id, int rows) {
+  auto session = sessions_.find(id);
+  if (session == sessions_.end()) return;
+  Sequence& rebuilt = session->second.sequence;
+  rebuilt.rings_at += rows;
+  if (rebuilt.rings_at < rebuilt.length) return;
+  rebuilt.ring_begin = 0;
+  may_start_ = true;
+}
+
+void Scheduler::OnFed(Request& request, int rows) {
+  Sequence& sequence = *request.sequence;
+  const auto fed = request.tokens.begin() + static_cast<int64_t>(request.fed);
+  sequence.tokens.insert(sequence.tokens.end(), fed, fed + rows);
+  request.fed += rows;
+  sequence.length += rows;
+  sequence.rings_at = sequence.length;
+  if (ExtendsSession(request)) request.session->promised -= rows;
+  may_start_ |= WaitsForFollowers(request);
+  (request.drawing ? stats_.decode_tokens : stats_.prefill_tokens) += rows;
+  if (request.drawing || request.closing) return;
+  request.result.prompt_tokens = static_cast<int64_t>(request.fed);
+  if (request.events.on_progress) request.events.on_progress(request.fed, request.tokens.size());
+}
+
+// Of a question's prompt, to all whose question it is; each gets each once, also where a question is read again.
+void Scheduler::ReportScores(Request& request, const StepResult& result, size_t first, const Part& part) {
+  if (!request.ask || request.drawing || !Scored(request) || result.scores.empty()) return;
+  const size_t count = part.samples - (part.draws ? 1 : 0);
+  const auto report = [&](Request& to) {
+    for (size_t i = 0; i < count; ++i) {
+      const size_t token = request.fed - part.rows + i + 1;
+      if (token <= to.scored) continue;
+      to.scored = token;
+      if (to.events.on_prompt_score) to.events.on_prompt_score(result.scores[first + i]);
+    }
+  };
+  report(request);
+  for (RequestId follower : request.followers) report(requests_.at(follower));
+}
+
+// Those of an append's rows, or of the row that a question's next token is drawn from.
+void Scheduler::ReportLogits(const Request& request, const StepResult& result, size_t first, size_t count) {
+  if (!request.events.on_logits || result.logits.empty()) return;
+  const auto vocab = static_cast<int64_t>(result.logits.size() / result.tokens.size());
+  for (size_t row = first; row < first + count; ++row) {
+    const auto begin = result.logits.begin() + static_cast<int64_t>(row) * vocab;
+    request.events.on_logits({begin, begin + vocab});
+  }
+}
+
+void Scheduler::OnSampled(Request& request, int32_t token, const TokenScore* score) {
+  if (token == kNoneAllowed) {
+    return Finish(request,
+                  absl::InvalidArgumentError("what the request allows, bans and biases leaves no token to draw"),
+                  Finish::kStop);
+  }
+  if (token == kNoToken) {
+    return Finish(request,
+                  absl::InternalError(absl::StrFormat(
+                      "the model's output after %d tokens is no number (NaN or infinity): its weights are "
+                      "damaged, or too coarse a format (--weights, --kv) overflows",
+                      request.sequence->length)),
+                  Finish::kStop);
+  }
+  if (!request.drawing) {
+    request.drawing = true;
+    request.prompt_done = Clock::now();
+    request.result.prefill_seconds = SecondsBetween(request.started, request.prompt_done);
+  }
+  const std::vector<int32_t>& ends = request.params.end_tokens;
+  if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
+    return Finish(request, absl::OkStatus(), Finish::kEos);
+  }
+  const std::vector<int32_t>& stops = request.params.rules.stop_tokens;
+  if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
+    return Finish(request, absl::OkStatus(), Finish::kStop);
+  }
+  ++request.result.new_tokens;
+  if (CountsTokens(request.params.rules)) ++request.counts[token];
+  if (score != nullptr && request.events.on_score) request.events.on_score(*score);
+  const bool go_on = !request.events.on_token || request.events.on_token(token);
+  request.tokens.push_back(token);
+  if (go_on && request.result.new_tokens < request.params.max_new_tokens) return;
+  request.result.finish = go_on ? Finish::kLength : Finish::kStop;
+  if (request.params.keep) {
+    request.closing = true;  // one more step feeds the last token, so that the session has it
+  } else {
+    Finish(request, absl::OkStatus(), request.result.finish);
+  }
+}
+
+void Scheduler::Complete(const StepResult& result, double seconds) {
+  CountStep(seconds);
+  size_t sample = 0;
+  const std::vector<Part> parts = std::exchange(parts_, {});
+  for (const Part& part : parts) {
+    const size_t first = std::exchange(sample, sample + part.samples);
+    if (part.rebuilt != 0) {
+      OnRebuilt(part.rebuilt, part.rows);
+      continue;
+    }
+    auto found = requests_.find(part.request);  // none: it was cancelled meanwhile
+    if (found == requests_.end()) continue;
+    Request& request = found->second;
+    OnFed(request, part.rows);
+    const size_t drawn = first + part.samples - 1;
+    if (!request.ask && part.samples > 0) ReportLogits(request, result, first, part.samples);
+    if (part.draws && request.params.want_logits) ReportLogits(request, result, drawn, 1);
+    ReportScores(request, result, first, part);
+    const bool draws = request.ask && request.params.max_new_tokens > 0;
+    if (request.closing || (!draws && Remaining(request) == 0)) {
+      if (!draws) request.result.prefill_seconds = SecondsBetween(request.started, Clock::now());
+      Finish(request, absl::OkStatus(), request.result.finish);
+    } else if (part.draws) {
+      OnSampled(request, result.tokens[drawn], result.scores.empty() ? nullptr : &result.scores[drawn]);
+    }
+  }
+}
+
+}  // namespace duo
