@@ -204,7 +204,9 @@ void AddCommVerb(const VerbMaker& verb, BenchFlags* flags) {
 
 void AddBenchCommand(CLI::App& app, Launch& launch) {
   CLI::App* bench = app.add_subcommand(
-      "bench", "Measure decode, prefill and collectives against their floors, and what formats cost in perplexity");
+      "bench",
+      "Measure decode, prefill and collectives against their floors, what formats cost in perplexity, and a service "
+      "under load");
   bench->require_subcommand(1);
   bench->footer(
       "Examples:\n"
@@ -217,6 +219,7 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
        {AddStepVerbs, AddLengthVerbs, AddKernelVerbs, AddPerplexityVerb, AddIdentifyVerb, AddCommVerb}) {
     add(verb, flags.get());
   }
+  AddBenchServe(*bench, launch);
 }
 
 }  // namespace duo

@@ -7,9 +7,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "launcher/bench/bench.h"
+#include "launcher/made_up_model.h"
 #include "launcher/serve/grpc/listener.h"
 #include "launcher/serve/http/front.h"
 #include "launcher/serve/server.h"
@@ -38,7 +41,48 @@ struct ServeFlags {
   std::string log = "text";
   int sessions = 16, questions = 16;
   int64_t kv_tokens = 0;
+  std::string shape;            // of made-up weights
+  bool random_weights = false;  // instead of a model's
 };
+
+// What answers: of a model's folder, or made up.
+struct Served {
+  std::unique_ptr<Engine> engine;
+  std::optional<Tokenizer> tokenizer;  // rank 0
+  std::vector<int> stops;              // likewise
+};
+
+absl::Status OpenServed(const ServeFlags& flags, const Launch& launch, Runtime& runtime, Served* served) {
+  ProbeOptions options{MakeEngineOptions(flags.runtime, launch), std::nullopt, 0};
+  if (flags.random_weights) {
+    absl::StatusOr<ProbeOptions> made_up = MadeUpModel(flags.runtime, launch, flags.shape);
+    if (!made_up.ok()) return made_up.status();
+    options = *std::move(made_up);
+  }
+  options.sessions = flags.sessions;
+  if (flags.http.address != kNone) ++options.sessions;  // an empty one, on whose forks lone prompts are answered
+  options.questions = flags.questions;
+  options.kv_tokens = flags.kv_tokens;
+  options.max_session_tokens = flags.server.max_session_tokens;
+  absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, options, runtime);
+  if (!engine.ok()) return engine.status();
+  served->engine = *std::move(engine);
+  if (!runtime.leader()) return absl::OkStatus();
+  const ModelConfig& config = served->engine->config();
+  absl::StatusOr<Tokenizer> tokenizer =
+      flags.random_weights ? MadeUpTokenizer(config.vocab) : LoadTokenizerOf(flags.runtime.model, config.vocab);
+  if (!tokenizer.ok()) return tokenizer.status();
+  served->tokenizer = *std::move(tokenizer);
+  if (flags.random_weights) return absl::OkStatus();  // nothing that it draws ends an answer
+  absl::StatusOr<std::vector<int>> stops = StopTokens(flags.runtime.model, config);
+  if (!stops.ok()) return stops.status();
+  served->stops = *std::move(stops);
+  return absl::OkStatus();
+}
+
+std::string ModelOf(const ServeFlags& flags) {
+  return flags.random_weights ? absl::StrCat("random weights of ", flags.shape) : flags.runtime.model;
+}
 
 // Takes TERM, INT, USR1 (which mpirun passes on at once) and HUP, which every other thread blocks. HUP reads tokens and
 // certificates again. The others drain the server, from the second on whether all can be saved or not; while there is
@@ -109,7 +153,7 @@ absl::StatusOr<std::unique_ptr<HttpFront>> ListenHttp(const ServeFlags& flags, c
   HttpOptions options = flags.http;
   if (options.address == kNone) return std::unique_ptr<HttpFront>();
   options.tls = flags.server.grpc.tls;
-  if (options.model_name.empty()) options.model_name = NameOf(flags.runtime.model);
+  if (options.model_name.empty()) options.model_name = NameOf(ModelOf(flags));
   const bool tokens = !flags.server.token_file.empty();
   if (absl::Status s = CheckExposure("--http", options.address, options.tls.on(), tokens, flags.server.insecure);
       !s.ok()) {
@@ -143,38 +187,33 @@ int RunServe(const ServeFlags& flags, const Launch& launch) {
   }
   absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
   if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
-  EngineOptions options = MakeEngineOptions(flags.runtime, launch);
-  options.sessions = flags.sessions;
-  if (flags.http.address != kNone) ++options.sessions;  // an empty one, on whose forks lone prompts are answered
-  options.questions = flags.questions;
-  options.kv_tokens = flags.kv_tokens;
-  options.max_session_tokens = flags.server.max_session_tokens;
-  absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, options, *runtime);
-  if (!engine.ok()) return Fail(engine.status(), runtime->leader());
+  Served served;
+  if (absl::Status s = OpenServed(flags, launch, *runtime, &served); !s.ok()) return Fail(s, runtime->leader());
+  Engine& engine = *served.engine;
   if (!runtime->leader()) {
-    (*engine)->Follow();
+    engine.Follow();
     return 0;
   }
-  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizerOf(flags.runtime.model, (*engine)->config().vocab);
-  if (!tokenizer.ok()) return Fail(tokenizer.status());
   if (runtime->device->is_cuda()) {
-    if (absl::Status s = (*engine)->WarmUp(); !s.ok()) return Fail(s);
+    if (absl::Status s = engine.WarmUp(); !s.ok()) return Fail(s);
   }
-  absl::StatusOr<std::vector<int>> stops = StopTokens(flags.runtime.model, (*engine)->config());
-  if (!stops.ok()) return Fail(stops.status());
 
   ServerOptions server_options = flags.server;
-  server_options.model_dir = flags.runtime.model;
+  server_options.model_dir = ModelOf(flags);
   server_options.device = runtime->device->info().name;
   if (server_options.max_session_tokens == 0) {
-    server_options.max_session_tokens = std::min(MaxPositions((*engine)->config()), (*engine)->memory_plan().kv_tokens);
+    server_options.max_session_tokens = std::min(MaxPositions(engine.config()), engine.memory_plan().kv_tokens);
   }
-  log.Event("model loaded", {{"model", flags.runtime.model},
+  log.Event("model loaded", {{"model", server_options.model_dir},
                              {"device", server_options.device},
                              {"ranks", runtime->comm->size()},
-                             {"memory", Describe((*engine)->memory_plan())}});
-  absl::StatusOr<std::unique_ptr<Server>> server =
-      Server::Make(server_options, **engine, *tokenizer, std::vector<int32_t>(stops->begin(), stops->end()), log);
+                             {"memory", Describe(engine.memory_plan())}});
+  if (flags.random_weights) {
+    log.Event("RANDOM WEIGHTS",
+              {{"shape", flags.shape}, {"note", "this server is for measuring load: what it answers means nothing"}});
+  }
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Make(
+      server_options, engine, *served.tokenizer, std::vector<int32_t>(served.stops.begin(), served.stops.end()), log);
   if (!server.ok()) return Fail(server.status());
   const ListenOptions& grpc = server_options.grpc;
   absl::StatusOr<std::unique_ptr<GrpcListener>> listener = GrpcListener::Listen(grpc, **server);
@@ -250,7 +289,8 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::Range(1, 4096))
       ->group(limits)
       ->capture_default_str();
-  c->add_option("--questions", flags->questions, "Questions running at once")
+  c->add_option("--questions", flags->questions,
+                "Questions open at once, each with rings of its own; of more than 256 the others wait without")
       ->check(CLI::Range(1, 1024))
       ->group(limits)
       ->capture_default_str();
@@ -268,7 +308,12 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::Range(0.001, 3600.0))
       ->group(limits)
       ->capture_default_str();
-  c->add_option("--max-queue", s.max_queue, "Calls that may wait or run at once")
+  c->add_option("--max-gap", flags->runtime.max_gap,
+                "Seconds between two tokens of an answer while documents are read beside: no step takes longer, unless "
+                "the answers alone do; a read then has a fifth of the time (default 0.05 on CUDA, 0.25 on the CPU)")
+      ->check(CLI::Range(0.001, 3600.0))
+      ->group(limits);
+  c->add_option("--max-queue", s.max_queue, "Calls that may wait or run at once; at least --questions unless given")
       ->check(CLI::Range(1, 100000))
       ->group(limits)
       ->capture_default_str();
@@ -303,6 +348,21 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
       ->capture_default_str();
 }
 
+// A model or made-up weights; of these nothing is kept.
+void CheckModel(const ServeFlags& flags) {
+  if (!flags.random_weights) {
+    if (!flags.shape.empty()) throw CLI::RequiresError("--shape", "--random-weights");
+    if (flags.runtime.model.empty()) throw CLI::RequiredError("--model");
+    return;
+  }
+  if (flags.shape.empty()) throw CLI::RequiresError("--random-weights", "--shape");
+  if (const absl::Status s = ShapeNamed(flags.shape).status(); !s.ok()) {
+    throw CLI::ValidationError(std::string(s.message()));
+  }
+  if (!flags.runtime.model.empty()) throw CLI::ExcludesError("--random-weights", "--model");
+  if (!flags.server.save_dir.empty()) throw CLI::ExcludesError("--random-weights", "--save-dir");
+}
+
 }  // namespace
 
 void AddServeCommand(CLI::App& app, Launch& launch) {
@@ -320,7 +380,12 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
       "server; if one cannot be saved it serves on, and a second TERM ends it with exit code 1. HUP reads\n"
       "the token file and the certificates again. Under mpirun use launcher/mpi/serve.sh, which makes of\n"
       "TERM and INT the USR1 that mpirun passes on at once.");
-  AddRuntimeFlags(*c, flags->runtime);
+  AddRuntimeFlags(*c, flags->runtime, /*model_required=*/false);
+  c->add_option("--shape", flags->shape, absl::StrCat("With --random-weights, the model's sizes: ", ShapeNames()));
+  c->add_flag(
+      "--random-weights", flags->random_weights,
+      "Serve made-up weights of --shape instead of a model, to measure load without a checkpoint; every byte of "
+      "a text is a token, and what it answers means nothing");
   c->add_option("--listen", s.grpc.address, "Address; port 0 takes a free one")
       ->type_name("HOST:PORT")
       ->check(Address())
@@ -353,8 +418,10 @@ void AddServeCommand(CLI::App& app, Launch& launch) {
   AddCallerFlags(c, flags.get());
   AddKeepFlags(c, flags.get());
   AddLimitFlags(c, flags.get());
-  c->callback([flags, &launch] {
-    const ServerOptions& s = flags->server;
+  c->callback([c, flags, &launch] {
+    ServerOptions& s = flags->server;
+    CheckModel(*flags);
+    if (c->count("--max-queue") == 0) s.max_queue = std::max(s.max_queue, flags->questions);
     if (s.save_dir.empty() && s.idle_seconds > 0) throw CLI::RequiresError("--idle-out", "--save-dir");
     if (s.save_dir.empty() && s.take_over) throw CLI::RequiresError("--take-over", "--save-dir");
     if (flags->kv_tokens > 0 && s.max_session_tokens > flags->kv_tokens) {

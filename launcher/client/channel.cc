@@ -1,5 +1,6 @@
 #include "launcher/client/channel.h"
 
+#include <chrono>
 #include <string>
 #include <utility>
 
@@ -34,8 +35,23 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const ClientOptions& 
   }
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   if (IsLoopback(options.server)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return grpc::CreateCustomChannel(options.server, credentials, arguments);
+}
+
+std::unique_ptr<grpc::ClientContext> MakeContext(const ClientOptions& options) {
+  auto context = std::make_unique<grpc::ClientContext>();
+  if (!options.token.empty()) context->AddMetadata("authorization", "Bearer " + options.token);
+  if (options.timeout > 0) {
+    const auto limit = std::chrono::milliseconds(static_cast<int64_t>(options.timeout * 1e3));
+    context->set_deadline(std::chrono::system_clock::now() + limit);
+  }
+  return context;
+}
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 
 }  // namespace duo

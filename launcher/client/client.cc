@@ -4,7 +4,6 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <random>
@@ -29,10 +28,6 @@ namespace {
 
 namespace pb = ::duo::v1;
 constexpr size_t kPieceBytes = 1 << 20;
-
-absl::Status FromGrpc(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
 
 std::string Size(int64_t bytes) { return ByteCount(static_cast<double>(bytes)); }
 
@@ -130,15 +125,7 @@ class Caller {
   }
 
  private:
-  std::unique_ptr<grpc::ClientContext> Context() const {
-    auto context = std::make_unique<grpc::ClientContext>();
-    if (!o_.token.empty()) context->AddMetadata("authorization", "Bearer " + o_.token);
-    if (o_.timeout > 0) {
-      const auto limit = std::chrono::milliseconds(static_cast<int64_t>(o_.timeout * 1e3));
-      context->set_deadline(std::chrono::system_clock::now() + limit);
-    }
-    return context;
-  }
+  std::unique_ptr<grpc::ClientContext> Context() const { return MakeContext(o_); }
   // utf8: of a question or a text to be tokenised, which the wire has as a string; a document may be any bytes.
   absl::StatusOr<std::string> Text(bool utf8) const {
     absl::StatusOr<std::string> text = v_.text;

@@ -17,6 +17,7 @@ struct Launch {
 };
 
 void AddBenchCommand(CLI::App& app, Launch& launch);
+void AddBenchServe(CLI::App& bench, Launch& launch);  // one of its verbs
 void AddGenerateCommand(CLI::App& app, Launch& launch);
 void AddIdentifyCommand(CLI::App& app, Launch& launch);
 void AddInfoCommand(CLI::App& app, Launch& launch);

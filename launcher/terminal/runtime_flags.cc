@@ -214,6 +214,7 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   options.rank_weights = flags.rank_weights;
   options.chunk = flags.chunk;
   options.max_wait = flags.max_wait;
+  options.max_gap = flags.max_gap;
   return options;
 }
 

@@ -25,7 +25,7 @@ struct RuntimeFlags {
   std::optional<double> sparsity, threshold;
   std::optional<int> sink, recent;
   int chunk = 0, threads = 0;
-  double max_wait = 0.5;
+  double max_wait = 0.5, max_gap = 0;
   std::vector<double> rank_weights;
 };
 

@@ -119,7 +119,9 @@ class Server:
     """`duo serve` on a free port of 127.0.0.1, its log read line by line. user: who runs it, a number."""
 
     def __init__(self, duo, *more, ranks=1, model=MODEL, threads=2, device="cpu", user=None):
-        command = [duo, "serve", "--model", model, "--log", "json", "--threads", str(threads), "--device", device, *more]
+        command = [duo, "serve", "--log", "json", "--threads", str(threads), "--device", device, *more]
+        if model is not None:
+            command += ["--model", model]
         if "--listen" not in more:
             command += ["--listen", "127.0.0.1:0"]
         if "--http" not in more:

@@ -22,6 +22,7 @@ def main():
     import guarding  # noqa: F401
     import killing  # noqa: F401
     import living  # noqa: F401
+    import loading  # noqa: F401
     import measuring  # noqa: F401
     import reading  # noqa: F401
     import saving  # noqa: F401

@@ -1,0 +1,111 @@
+#include "launcher/load/load.h"
+
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "launcher/client/channel.h"
+#include "launcher/load/load_client.h"
+
+namespace duo {
+namespace {
+
+using Clients = std::vector<std::unique_ptr<LoadClient>>;
+
+absl::StatusOr<v1::StatsResponse> StatsOf(const LoadOptions& options, const std::shared_ptr<grpc::Channel>& channel) {
+  v1::StatsResponse stats;
+  const grpc::Status status = v1::Cluster::NewStub(channel)->Stats(MakeContext(options.client).get(), {}, &stats);
+  if (!status.ok()) return FromGrpc(status);
+  return stats;
+}
+
+// A session for each client, or one for all.
+absl::Status Prepare(LoadRun& run, Clients& clients) {
+  const LoadOptions& o = run.options;
+  const int64_t beside = o.question.most() + o.answer.most() + 16;
+  if (o.mix == Mix::kDocument) {
+    absl::StatusOr<std::string> document = clients.front()->Open(o.context, beside);
+    if (!document.ok()) return document.status();
+    run.document = *document;
+    return absl::OkStatus();
+  }
+  for (auto& client : clients) {
+    absl::StatusOr<std::string> session = client->Open(o.context, beside);
+    if (!session.ok()) return session.status();
+    client->set_session(*std::move(session));
+  }
+  return absl::OkStatus();
+}
+
+void CloseAll(LoadRun& run, Clients& clients) {
+  for (auto& client : clients) {
+    if (!client->session().empty()) client->Close(client->session());
+  }
+  if (!run.document.empty()) clients.front()->Close(run.document);
+}
+
+// Until the time is over or all is asked, or, in an ingest, until all documents are read.
+void RunClients(LoadRun& run, Clients& clients, Clients& readers) {
+  const LoadOptions& o = run.options;
+  std::vector<std::thread> asking, reading;
+  for (auto& client : clients) asking.emplace_back([&client] { client->Work(); });
+  const bool until_read = o.mix == Mix::kIngest;
+  for (auto& reader : readers) {
+    reading.emplace_back([&reader, n = until_read ? o.documents : 0] { reader->Read(n); });
+  }
+  if (until_read) {
+    for (std::thread& thread : std::exchange(reading, {})) thread.join();
+  } else if (o.requests > 0) {
+    for (std::thread& thread : std::exchange(asking, {})) thread.join();
+  } else {
+    while (run.Now() < o.seconds) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  run.stop = true;
+  for (std::thread& thread : asking) thread.join();
+  for (std::thread& thread : reading) thread.join();
+}
+
+}  // namespace
+
+absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options) {
+  LoadRun run{.options = options, .begin = Clock::now(), .document = ""};
+  const bool reads = options.mix == Mix::kIngest || options.mix == Mix::kMixed;
+  Clients clients, readers;
+  std::shared_ptr<grpc::Channel> channel;
+  for (int i = 0; i < options.clients + (reads ? options.readers : 0); ++i) {
+    absl::StatusOr<std::shared_ptr<grpc::Channel>> opened = OpenChannel(options.client);
+    if (!opened.ok()) return opened.status();
+    channel = *opened;
+    (i < options.clients ? clients : readers).push_back(std::make_unique<LoadClient>(run, channel, i));
+  }
+  const absl::Cleanup close = [&] { CloseAll(run, clients); };
+  if (absl::Status s = Prepare(run, clients); !s.ok()) return s;
+
+  LoadResult result;
+  result.clients = options.clients;
+  if (options.mix == Mix::kIngest && options.read_alone) {
+    absl::StatusOr<double> rate = readers.front()->ReadOne();
+    if (!rate.ok()) return rate.status();
+    result.alone_rate = *rate;
+    readers.front()->log() = LoadLog();
+  }
+  const absl::StatusOr<v1::StatsResponse> before = StatsOf(options, channel);
+  if (!before.ok()) return before.status();
+  run.begin = Clock::now();
+  RunClients(run, clients, readers);
+  result.seconds = run.Now();
+  const absl::StatusOr<v1::StatsResponse> after = StatsOf(options, channel);
+  if (!after.ok()) return after.status();
+  result.steps = after->steps() - before->steps();
+  result.busy_seconds = after->busy_seconds() - before->busy_seconds();
+  result.prefill_tokens = after->prefill_tokens() - before->prefill_tokens();
+  result.decode_tokens = after->decode_tokens() - before->decode_tokens();
+  for (Clients* all : {&clients, &readers}) {
+    for (auto& client : *all) result.log.Merge(std::move(client->log()));
+  }
+  return result;
+}
+
+}  // namespace duo
