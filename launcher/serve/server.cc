@@ -20,7 +20,8 @@ namespace duo {
 namespace {
 
 constexpr int kMostClosures = 4096;
-constexpr int kTokenisers = 3;  // threads, of which long texts take all but one
+constexpr double kSlowLines = 10;  // seconds between two lines that say so
+constexpr int kTokenisers = 3;     // threads, of which long texts take all but one
 
 // Bytes of text that one token stands for at most: the longest spelling, which has no byte less than the text. Whether
 // normalisation shortened the text before is not known, so it counts four times.
@@ -77,6 +78,7 @@ struct Server::State {
   std::unique_ptr<Sessions> sessions;
   std::unique_ptr<Metrics> metrics;
   CallContext context;
+  std::unique_ptr<Sender> sender;
   std::unique_ptr<EngineThread> thread;
   std::unique_ptr<GuideCompiler> guides;
   std::unique_ptr<Workers> workers;  // they post to the engine's thread
@@ -96,7 +98,8 @@ struct Server::State {
   std::condition_variable done;
   bool drained = false;
 
-  Clock::time_point last_step = Clock::now(), last_update;
+  Clock::time_point last_step = Clock::now(), last_update, last_slow;
+  int64_t slow_untold = 0;
   bool more = false;  // Tick left work
 
   absl::Status Open(const ServerOptions& options);
@@ -105,6 +108,7 @@ struct Server::State {
   void DrainOn();
   void LogDropped();
   void Reload();
+  void TellSlow(const EngineStats& counted);
   bool Step();
   void Tick();
 };
@@ -171,12 +175,28 @@ void Server::State::LogDropped() {
                          {"seconds", result.seconds}});
 }
 
+// Answers waited longer for a step than --max-gap, because of what ran in it.
+void Server::State::TellSlow(const EngineStats& counted) {
+  const bool slow = counted.last_step_answers > 0 && counted.last_step_seconds > counted.max_gap;
+  if (!slow || SecondsSince(last_slow) < kSlowLines) {
+    slow_untold += slow;
+    return;
+  }
+  last_slow = Clock::now();
+  log->Event("slow", {{"gap_seconds", counted.last_step_seconds},
+                      {"max_gap_seconds", counted.max_gap},
+                      {"answers", counted.last_step_answers},
+                      {"answers_alone_seconds", counted.last_step_rows},
+                      {"read_tokens", counted.last_step_chunk},
+                      {"more_since_last_line", std::exchange(slow_untold, 0)}});
+}
+
 bool Server::State::Step() {
   const bool stepped = engine->Step();
   if (stepped) {
     last_step = Clock::now();
-    const EngineStats stats = engine->stats();
-    metrics->ObserveStep(stats.last_step_prefill, stats.last_step_seconds);
+    metrics->ObserveStep(engine->counted());
+    TellSlow(engine->counted());
   } else if (SecondsSince(last_step) > kHeartbeatSeconds) {
     engine->KeepAlive();
     last_step = Clock::now();
@@ -234,6 +254,7 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   engine->TellIo(tell);
   if (store != nullptr) store->Tell(tell);
   workers = std::make_unique<Workers>(kTokenisers, o.max_queue);
+  sender = std::make_unique<Sender>();
   return absl::OkStatus();
 }
 
@@ -247,6 +268,7 @@ void Server::State::MakeContext(std::vector<int32_t> end_tokens) {
   c.tokenizer = &tokenizer;
   c.bearer_tokens = tokens.get();
   c.workers = workers.get();
+  c.sender = sender.get();
   c.token_bytes = MostBytesOfAToken(tokenizer);
   c.metrics = metrics.get();
   c.log = log;
@@ -338,6 +360,7 @@ Server::~Server() {
     state_->workers = nullptr;  // what they still post is answered
     state_->thread->Stop();
   }
+  state_->sender = nullptr;  // what is still to be sent is sent
   state_->engine->TellIo(nullptr);
   if (state_->store != nullptr) state_->store->Tell(nullptr);
 }

@@ -43,11 +43,13 @@ void AppendJob::Open(AppendPiece first) {
   session_id_ = first.session_id;
   append_id_ = first.append_id;
   special_ = first.special;
+  priority_ = first.priority;
   if (session_id_.empty()) return Finish(absl::InvalidArgumentError("the first message must give session_id"));
   if (append_id_.size() > kLongestAppendId) {
     return Finish(absl::InvalidArgumentError(
         absl::StrCat("an append_id has at most ", kLongestAppendId, " bytes, found ", append_id_.size())));
   }
+  if (absl::Status s = CallContext::CheckPriority(priority_); !s.ok()) return Finish(s);
   const bool posted = c_.thread->Post([self = shared_from_this(), first = std::move(first)] {
     if (absl::Status s = self->c_.CheckOwner(self->who_, self->session_id_); !s.ok()) return self->Finish(s);
     absl::StatusOr<Sessions::Opened> opened = self->c_.sessions->OpenAppend(self->session_id_, self->append_id_);
@@ -182,8 +184,13 @@ void AppendJob::Feed(std::string text, std::vector<int32_t> tokens) {
     events.on_done = [self](const AppendDone& done) { self->OnRead(done); };
     // Again: the session may have been closed meanwhile, and its name be another's.
     if (absl::Status s = self->c_.CheckOwner(self->who_, self->session_id_); !s.ok()) return self->Finish(s);
-    self->c_.sessions->ReadAppend(
-        self->call_, {self->session_id_, self->append_id_, std::move(tokens), self->received_}, std::move(events));
+    AppendInput input;
+    input.session_id = self->session_id_;
+    input.append_id = self->append_id_;
+    input.tokens = std::move(tokens);
+    input.received_bytes = self->received_;
+    input.whose = self->c_.WhoseOf(self->who_, self->priority_);
+    self->c_.sessions->ReadAppend(self->call_, std::move(input), std::move(events));
   });
   if (!posted) Finish(QueueFull());
 }

@@ -25,6 +25,7 @@ struct AppendPiece {
   // Looked at in the first message only.
   std::string session_id = {}, append_id = {};
   bool special = false;  // special tokens' text becomes those tokens
+  int32_t priority = 0;  // as of a question
 
   int64_t offset = 0;                // where the piece begins in the append's text, in bytes; for tokens in tokens
   std::string text = {};             // may end inside a character
@@ -82,6 +83,7 @@ class AppendJob : public std::enable_shared_from_this<AppendJob> {
   // Of the uploading side: one piece at a time.
   Identity who_;
   bool opened_ = false, special_ = false;
+  int32_t priority_ = 0;
   std::string session_id_, append_id_;
   int64_t max_tokens_ = 0;            // of the session
   std::shared_ptr<AppendText> text_;  // null: all of it is at Sessions already

@@ -21,10 +21,12 @@ bool AskAnswer::OnToken(int32_t token, double seconds) {
   if (drawn_.empty()) first_token_ = seconds;
   drawn_.push_back(token);
   const std::string text = text_->Push(token);
-  stream_.Update([&](AskUpdate& update) {
+  due_ = false;
+  stream_.Prepare([&](AskUpdate& update) {
     update.text += text;
     AddTokens(update);
-    return !update.text.empty() || !update.tokens.empty();
+    due_ = !update.text.empty() || !update.tokens.empty();
+    return due_;
   });
   if (matcher_ != nullptr) {
     broken_ = matcher_->Accept(token);

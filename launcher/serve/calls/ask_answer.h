@@ -46,6 +46,9 @@ class AskAnswer {
 
   // For the engine's thread: what AskEvents has.
   bool OnToken(int32_t token, double seconds);  // since the question was asked
+  // The last token brought something to Send, on any thread.
+  bool due() const { return due_; }
+  void Send() { stream_.Send(); }
   absl::Status Allow(std::vector<uint32_t>* mask) { return matcher_->Mask(ends_, mask); }
   void OnScore(const TokenScore& score) { scores_.push_back(score); }
   void OnPromptScore(const TokenScore& score);
@@ -74,6 +77,7 @@ class AskAnswer {
   std::unique_ptr<TextStream> text_;
   std::vector<int32_t> ends_;
   double first_token_ = 0;
+  bool due_ = false;
   std::vector<int32_t> drawn_;
   std::vector<TokenScore> scores_;  // of drawn_, where the request asks
   int64_t sent_ = 0;

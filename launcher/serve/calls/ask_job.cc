@@ -57,6 +57,7 @@ void AskJob::Begin(const Identity& who, const AskRequest& request) {
   std::vector<int32_t> tokens;
   if (absl::Status s = Read(request, &params, &tokens); !s.ok()) return End(s);
   who_ = who;
+  params.whose = c_.WhoseOf(who, request.priority);
   if (request.guide.kind == Guide::Kind::kNone) {
     Expect(request, params, nullptr);
     return Post(request, params, std::move(tokens));
@@ -94,7 +95,11 @@ AskEvents AskJob::Events(size_t i, const AskRequest& request) {
   AskAnswer* answer = answers_[i].get();
   AskEvents events;
   const auto self = shared_from_this();  // keeps the answer
-  events.on_token = [self, answer](int32_t token) { return answer->OnToken(token, self->Seconds()); };
+  events.on_token = [self, answer](int32_t token) {
+    const bool go_on = answer->OnToken(token, self->Seconds());
+    if (answer->due()) self->c_.Send([self, answer] { answer->Send(); });
+    return go_on;
+  };
   if (request.guide.kind != Guide::Kind::kNone) {
     events.allow = [self, answer](std::vector<uint32_t>* mask) { return answer->Allow(mask); };
   }
@@ -123,6 +128,7 @@ absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, std::vect
     return absl::InvalidArgumentError(absl::StrCat("max_new_tokens must be 1 to ", c_.limits.new_tokens,
                                                    " on this server, found ", r.max_new_tokens));
   }
+  if (absl::Status s = CallContext::CheckPriority(r.priority); !s.ok()) return s;
   params->temperature = r.temperature;
   params->top_p = r.top_p == 0 ? 1.0f : r.top_p;
   if (absl::Status s = CheckSampling(*params, r); !s.ok()) return s;

@@ -36,6 +36,16 @@ class CallStream {
     if (change(next_)) due_ = true;
     Pump(lock);
   }
+  // The same in two: the change, and, on another thread perhaps, what it asks for.
+  template <typename Change>
+  void Prepare(Change change) {
+    std::lock_guard lock(mutex_);
+    if (!closed_ && change(next_)) due_ = true;
+  }
+  void Send() {
+    std::unique_lock lock(mutex_);
+    Pump(lock);
+  }
   // Asks the client for its next message, unless the stream is closed.
   void Read() {
     std::unique_lock lock(mutex_);

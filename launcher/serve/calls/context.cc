@@ -1,9 +1,16 @@
 #include "launcher/serve/calls/context.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "runtime/scheduler/busy.h"
 
 namespace duo {
+namespace {
+
+constexpr int32_t kMostPriority = 1000;
+
+}  // namespace
 
 absl::Status QueueFull() { return Busy("the server's queue of calls is full; try again later"); }
 
@@ -26,6 +33,21 @@ absl::Status CallContext::CheckOwner(const Identity& who, const std::string& ses
   const std::optional<std::string> owner = sessions->OwnerOf(session_id);
   if (!owner.has_value() || *owner == who.owner) return absl::OkStatus();
   return Sessions::NoSession(session_id);
+}
+
+Whose CallContext::WhoseOf(const Identity& who, int32_t priority) const {
+  return {bearer_tokens->on() ? who.owner : "", priority};
+}
+
+absl::Status CallContext::CheckPriority(int32_t priority) {
+  if (priority >= -kMostPriority && priority <= kMostPriority) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("priority must be ", -kMostPriority, " to ", kMostPriority,
+                                                 " (lower ones come first), found ", priority));
+}
+
+void CallContext::Send(std::function<void()> send) const {
+  if (sender == nullptr) return send();
+  sender->Post(std::move(send));
 }
 
 absl::Status CallContext::CheckTokens(const std::vector<int32_t>& tokens) const {

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "launcher/serve/calls/guide_compiler.h"
 #include "launcher/serve/calls/refusal_log.h"
+#include "launcher/serve/calls/sender.h"
 #include "launcher/serve/calls/workers.h"
 #include "launcher/serve/ops/auth.h"
 #include "launcher/serve/ops/metrics.h"
@@ -79,12 +80,19 @@ struct CallContext {
   RefusalLog refusals;
   // Begins a graceful stop; `done` comes on the engine's thread when everything is saved.
   std::function<void(double grace_seconds, std::function<void(const DrainResult&)> done)> drain;
+  Sender* sender = nullptr;  // null: who has something to send does it
 
   // The check of every call, before anything else is looked at: who calls, and that they may. A server without tokens
   // is everybody's: all are its admin.
   absl::StatusOr<Identity> Authenticate(const Caller& caller, Right right) const;
   // Before anything is done with a session, on the engine's thread: NOT_FOUND where it is another owner's.
   absl::Status CheckOwner(const Identity& who, const std::string& session_id) const;
+  // For the engine's shares: without tokens all are one caller.
+  Whose WhoseOf(const Identity& who, int32_t priority) const;
+  // INVALID_ARGUMENT outside of what a call may ask for.
+  static absl::Status CheckPriority(int32_t priority);
+  // Has this done beside the engine's thread, which calls it.
+  void Send(std::function<void()> send) const;
   // Token ids from a client.
   absl::Status CheckTokens(const std::vector<int32_t>& tokens) const;
   // The tokens of a client's text, on the calling thread, which is a worker's. special: special tokens' text becomes

@@ -8,6 +8,7 @@ AppendPiece FromProto(pb::AppendRequest& r) {
   return {.session_id = r.session_id(),
           .append_id = r.append_id(),
           .special = r.special(),
+          .priority = r.priority(),
           .offset = r.offset(),
           .text = std::move(*r.mutable_text()),
           .tokens = {r.tokens().begin(), r.tokens().end()}};

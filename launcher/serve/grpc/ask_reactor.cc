@@ -49,7 +49,8 @@ AskRequest FromProto(const pb::AskRequest& r) {
           .special = r.special(),
           .ignore_end_tokens = r.ignore_end_tokens(),
           .rules = RulesFromProto(r),
-          .guide = GuideFromProto(r)};
+          .guide = GuideFromProto(r),
+          .priority = r.priority()};
 }
 
 void Fill(const TokenLogprob& token, pb::TokenLogprob* out) {

@@ -43,8 +43,19 @@ struct Metrics::State {
   prometheus::Histogram& queue = Histogram("duo_queue_seconds", "What a question waited for its first step");
   prometheus::Histogram& append = Histogram("duo_append_seconds", "What an append waited and was read");
   prometheus::Histogram& chunk_step =
-      Histogram("duo_step_seconds", "Time of a step: a chunk of one long text, or rows of many", {{"kind", "chunk"}});
+      Histogram("duo_step_seconds", "Time of a step: a chunk of one long text and what rides with it, or rows of many",
+                {{"kind", "chunk"}});
   prometheus::Histogram& rows_step = Histogram("duo_step_seconds", "", {{"kind", "rows"}});
+  prometheus::Histogram& gap =
+      Histogram("duo_gap_seconds", "Time of a step that answers had a token from, by what was read beside",
+                {{"beside", "nothing"}});
+  prometheus::Histogram& gap_beside = Histogram("duo_gap_seconds", "", {{"beside", "read"}});
+  prometheus::Histogram& batch =
+      prometheus::BuildHistogram()
+          .Name("duo_batch_sequences")
+          .Help("Sequences of a step")
+          .Register(*registry)
+          .Add({}, prometheus::Histogram::BucketBoundaries{1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256});
   prometheus::Counter& steps = Counter("duo_steps_total", "Engine steps");
   prometheus::Counter& prefill = Counter("duo_tokens_total", "Tokens run through the model", {{"kind", "prefill"}});
   prometheus::Counter& decode = Counter("duo_tokens_total", "Tokens run through the model", {{"kind", "decode"}});
@@ -130,8 +141,12 @@ void Metrics::ObserveFirstToken(double seconds) { state_->first_token.Observe(se
 void Metrics::ObserveToken(double seconds) { state_->token.Observe(seconds); }
 void Metrics::ObserveQueue(double seconds) { state_->queue.Observe(seconds); }
 void Metrics::ObserveAppend(double seconds) { state_->append.Observe(seconds); }
-void Metrics::ObserveStep(bool prefill, double seconds) {
-  (prefill ? state_->chunk_step : state_->rows_step).Observe(seconds);
+void Metrics::ObserveStep(const EngineStats& counted) {
+  const double seconds = counted.last_step_seconds;
+  (counted.last_step_prefill ? state_->chunk_step : state_->rows_step).Observe(seconds);
+  state_->batch.Observe(counted.last_step_batch);
+  if (counted.last_step_answers == 0) return;
+  (counted.last_step_prefill ? state_->gap_beside : state_->gap).Observe(seconds);
 }
 
 void Metrics::Update(const MetricsSnapshot& s) {

@@ -42,7 +42,7 @@ class Metrics {
   void ObserveToken(double seconds);
   void ObserveQueue(double seconds);
   void ObserveAppend(double seconds);
-  void ObserveStep(bool prefill, double seconds);
+  void ObserveStep(const EngineStats& counted);
   void Update(const MetricsSnapshot& snapshot);
   std::string Page() const;  // as Prometheus reads it
 

@@ -64,7 +64,7 @@ void Sessions::ReadNext(const std::string& id) {
   const auto first = append->tokens.begin() + at;
   // All of it has its room before the first piece is read, so that it does not end half-way.
   absl::StatusOr<RequestId> request = engine_.Append(session->session, std::vector<int32_t>(first, first + count),
-                                                     std::move(events), append->total - at - count);
+                                                     std::move(events), append->total - at - count, append->whose);
   if (!request.ok()) return EndAppend(id, OfSession(id, request.status()));
   append->request = *own = *request;
   if (append->call != nullptr) {
@@ -79,9 +79,13 @@ void Sessions::ReportProgress(const NamedSession& session, int64_t in_piece) {
   progress.total = append.total;
   progress.tokens = ViewOfAppend(session).tokens;
   progress.waiting = in_piece == 0;
-  const int64_t read = progress.tokens - append.begun_at;
-  if (read > 0) {
-    progress.seconds_left = SecondsSince(append.begun) / read * (append.total - progress.tokens);
+  // What is left is to what was read as the engine's predictions of the two are: a token costs more the more there are
+  // before it, and whatever runs beside goes on as it did.
+  const int64_t from = append.start + append.begun_at, now = append.start + progress.tokens;
+  const double done = engine_.PredictRead(now - from, from);
+  if (done > 0) {
+    progress.seconds_left =
+        SecondsSince(append.begun) * engine_.PredictRead(append.total - progress.tokens, now) / done;
   }
   append.events.on_progress(progress);
 }

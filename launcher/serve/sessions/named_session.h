@@ -28,6 +28,7 @@ struct Append {
   int64_t total = 0;      // its tokens
   RequestId request = 0;  // of the engine; 0: none now
   CallPtr call;           // whom it answers; null: nobody listens
+  Whose whose;
   AppendEvents events;
   AppendDone result;
   std::chrono::steady_clock::time_point begun;

@@ -83,6 +83,7 @@ struct AppendInput {
   std::vector<int32_t> tokens;  // of the whole text; ignored where Sessions has them
   int64_t received_bytes = 0;
   bool begun = false;  // they begin with what the tokenizer puts before a text
+  Whose whose = {};
 };
 
 struct AppendProgress {

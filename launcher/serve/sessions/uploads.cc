@@ -166,6 +166,7 @@ void Sessions::BeginAppend(const CallPtr& call, AppendInput input, AppendEvents 
   append.id = input.append_id;
   append.tokens = std::move(input.tokens);
   append.received_bytes = input.received_bytes;
+  append.whose = input.whose;
   append.call = call;
   append.events = std::move(events);
   append.begun = Clock::now();

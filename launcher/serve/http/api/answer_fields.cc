@@ -103,13 +103,14 @@ AnswerFields ReadAnswerFields(const Service& service, Body& body) {
   ask.stop = ReadStops(body, "stop");
   ReadRules(service, body, ask.rules);
   ask.ignore_end_tokens = body.Bool("ignore_eos", false);
+  ask.priority = static_cast<int32_t>(body.Int("priority", -1000, 1000).value_or(0));
   ask.guide = ReadGuide(body);
   fields.n = static_cast<int>(body.Int("n", 1, std::min<int64_t>(kMostAnswers, service.limits.queue)).value_or(1));
   fields.max_tokens = body.Int("max_tokens", 1, kMostTokens);
   if (const std::optional<int64_t> most = body.Int("max_completion_tokens", 1, kMostTokens)) fields.max_tokens = most;
   ReadStream(body, fields);
   RefuseWhatIsNotThere(body);
-  body.Ignore({"user", "safety_identifier", "store", "metadata", "service_tier", "priority", "request_id", "cache_salt",
+  body.Ignore({"user", "safety_identifier", "store", "metadata", "service_tier", "request_id", "cache_salt",
                "prompt_cache_key", "prompt_cache_retention", "session_id", "spaces_between_special_tokens",
                "parallel_tool_calls", "verbosity", "reasoning_effort", "prediction"});
   return fields;
