@@ -204,9 +204,7 @@ void AddCommVerb(const VerbMaker& verb, BenchFlags* flags) {
 
 void AddBenchCommand(CLI::App& app, Launch& launch) {
   CLI::App* bench = app.add_subcommand(
-      "bench",
-      "Measure decode, prefill and collectives against their floors, what formats cost in perplexity, and a service "
-      "under load");
+      "bench", "Measure decode, prefill, collectives, what formats cost in perplexity, a service under load");
   bench->require_subcommand(1);
   bench->footer(
       "Examples:\n"

@@ -121,7 +121,7 @@ void AddBenchServe(CLI::App& bench, Launch& launch) {
       "  duo serve --shape llama-3-8b --random-weights --sessions 64 &\n"
       "  duo bench serve --clients 1,8,32 --context 8000 --answer 256 --svg load.svg\n"
       "  duo bench serve --mix ingest --clients 8 --context 8000 --document 120000 --read-alone\n"
-      "All texts are token ids that follow from --seed, so no tokenizer is asked, and every length is exact.");
+      "Texts are token ids that follow from --seed: no tokenizer is asked, and every length is exact.");
   c->add_option("--server", o.client.server, "The server")
       ->type_name("HOST:PORT")
       ->check(Address())
