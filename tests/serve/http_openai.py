@@ -70,9 +70,11 @@ def disconnects():
             raw.send_request("POST", "/v1/completions", {**long, "stream": stream})
             if stream:
                 raw.until(b"data: ")
-            server.wait_until("the answer begins", lambda: requests("running") == 1)
+            server.wait_until("the answer begins", lambda: requests("running") == 1, 60)
             raw.socket.close()
-            server.wait_until("the answer stops", lambda: requests("running") == 0, 5)
+            server.wait_until("the answer stops", lambda: requests("running") == 0, 60)
+        written = server.metrics()['duo_tokens_total{kind="decode"}']
+        check(written < 6000, f"the two answers of 3000 tokens were not written to their end: {written}")
         before = server.metrics()['duo_tokens_total{kind="prefill"}']
         raw, behind = server.raw(), server.raw()
         raw.send_request("POST", "/v1/completions", {**long, "prompt": list(range(5, 1000)) * 24, "max_tokens": 1})
@@ -82,7 +84,7 @@ def disconnects():
         behind.socket.close()
         server.wait_until("the one that waited is gone", lambda: requests("waiting") == 0)
         raw.socket.close()
-        server.wait_until("the reading stops", lambda: requests("running") == 0, 10)
+        server.wait_until("the reading stops", lambda: requests("running") == 0, 60)
         equal(server.post("/v1/completions", greedy()).status, 200, "the server afterwards")
         read = server.metrics()['duo_tokens_total{kind="prefill"}'] - before
         check(read < 23880, f"the prompt of 23880 tokens was not read to its end: {read}")
