@@ -1,8 +1,8 @@
 #!/bin/bash
 # What is run once before an issue closes, for it takes hours: everything, with the counts of random tests, walks, kills and
-# parity runs times DUO_TEST_SCALE; all tests under sanitizers; fuzzers; another distribution.
+# parity runs times DUO_TEST_SCALE; all tests under sanitizers; fuzzers; planted faults; another distribution.
 #
-#   tests/nightly.sh [STEP...]       steps: large asan tsan fuzz lm_eval schemas ubuntu; all of them by default
+#   tests/nightly.sh [STEP...]       steps: large asan tsan fuzz mutations lm_eval schemas ubuntu; all of them by default
 #
 # DUO_TEST_SCALE     counts of step large, of those of tier ci (10)
 # DUO_FUZZ_SECONDS   for each fuzzer (600)
@@ -21,6 +21,8 @@ trap 'rm -f "$counts" "$why"' EXIT
 large() { DUO_TEST_SCALE=${DUO_TEST_SCALE:-10} tests/run.sh cpu; }
 asan() { DUO_TEST_SCALE=1 tests/run.sh asan; }
 tsan() { DUO_TEST_SCALE=1 tests/run.sh tsan; }
+
+mutations() { tests/mutations.py; }
 
 fuzz() {
   if ! command -v clang++ >/dev/null; then
@@ -88,9 +90,9 @@ ubuntu() {
 }
 
 failed=0
-for step in ${*:-large asan tsan fuzz lm_eval schemas ubuntu}; do
+for step in ${*:-large asan tsan fuzz mutations lm_eval schemas ubuntu}; do
   case "$step" in
-    large | asan | tsan | fuzz | lm_eval | schemas | ubuntu) ;;
+    large | asan | tsan | fuzz | mutations | lm_eval | schemas | ubuntu) ;;
     *)
       sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
       exit 2
