@@ -5,8 +5,8 @@
 
 A fault is a replacement of text in one or several files; a test that should find it is a test program with its
 arguments. The tree as it lies there (tracked files) is copied to DIR/tree, built once and the tests seen to pass; then
-each fault is planted, its program built and run, and the fault taken out again. One that its test does not find, whose
-text is not there just once, or which does not compile counts as failed: a test is missing, or this list has aged.
+each fault is planted, its program built and run, and the fault taken out again. One that its test does not find in time,
+whose text is not there just once, or which does not compile counts as failed: a test is missing, or this list has aged.
 
 --work DIR        where it is built, kept from run to run (build-mutations)
 --build ARGUMENT  handed to cmake
@@ -62,17 +62,17 @@ FAULTS = {
     "rewind-writes-shared-split-page": (ranks(2, "tests/mpi/sessions_test"),
                                         ("runtime/scheduler/sequence.cc", "const bool split_copy = length %",
                                          "const bool split_copy = length < 0 && length %")),
-    "page-checksum-ignored": (gtest(EQUIVALENCE, "*Store*"),
+    "page-checksum-ignored": (gtest(EQUIVALENCE, "SessionStore*.*"),
                               ("runtime/kv/kv_io_read.cc", "if (Crc32c(into, page_bytes) == crcs[i]) continue;",
                                "if (!crcs.empty()) continue;")),
     # Rings.
-    "rings-rebuilt-from-too-late": (REWINDS, ("runtime/scheduler/scheduler.cc", "tokens - options_.refeed);",
+    "rings-rebuilt-from-too-late": (gtest(EQUIVALENCE, "cpu/EngineSessions.AQuestionRightAfter*"), ("runtime/scheduler/scheduler.cc", "tokens - options_.refeed);",
                                               "tokens - options_.refeed / 2);")),
     "fork-rings-not-copied": (FORKS, ("runtime/scheduler/sequence.cc",
                                       "  plan->ring_copies.push_back({0, parent.ring, child.ring});\n", "")),
     "ring-forgets-one": (gtest(KERNELS, "cpu/Attention.Streaming*"),
                          ("kernels/cpu/kv_store.cc", "span.num_rows - (kv.recent + 1)", "span.num_rows - kv.recent")),
-    "stale-rings-after-rewind": (gtest(EQUIVALENCE, "*Store*"),
+    "stale-rings-after-rewind": (gtest(EQUIVALENCE, "SessionStore*.*:StoreRules*.*"),
                                  ("runtime/saved/session_commit.cc", "    m->rings_valid = false;\n", "")),
     # Offsets.
     "positions-restart-in-a-chunk": (gtest(EQUIVALENCE, "cpu/Chunking.*"),
@@ -80,9 +80,9 @@ FAULTS = {
                                       "static_cast<int32_t>(first % 256 + i));")),
     "mask-of-another-shard": (ranks(3, "tests/mpi/sampler_test"),
                               ("runtime/model/sampler.cc", "plan.masks.data() + rule.mask + first,", "plan.masks.data() + rule.mask,")),
-    "page-read-from-before": (gtest(EQUIVALENCE, "*Store*"),
+    "page-read-from-before": (gtest(EQUIVALENCE, "SessionStore*.*"),
                               ("runtime/kv/kv_io_read.cc", "+ (i - s.from) * there;", "+ i * 0;")),
-    "append-piece-repeated": (gtest("tests/serve_test", "*Append*"),
+    "append-piece-repeated": (gtest("tests/serve_test", "*ADurableAppendReads*"),
                               ("launcher/serve/sessions/appends.cc", "append->tokens.begin() + at;", "append->tokens.begin();")),
     # What was promised.
     "rewind-not-written": (gtest("tests/serve_test", "*ARewindOfADurable*"),
@@ -90,7 +90,7 @@ FAULTS = {
                             "*saved = absl::OkStatus();")),
     # Syncs.
     "file-not-synced": (STORE_FAULTS, ("runtime/saved/session_files.cc", "return file->Sync();", "return absl::OkStatus();")),
-    "tokens-not-synced": (STORE_FAULTS, ("runtime/saved/session_files.cc",
+    "tokens-not-synced": (gtest(EQUIVALENCE, "StoreFaults*.ALaterSaveOfTheSameServer"), ("runtime/saved/session_files.cc",
                                          "    if (absl::Status s = file->Sync(); !s.ok()) return s;\n", "")),
     "pages-not-synced": (STORE_FAULTS, ("runtime/kv/kv_io.cc", "return files.SyncAll();", "return absl::OkStatus();")),
     "rename-not-synced": (STORE_FAULTS, ("runtime/saved/session_files.cc", "*committed = true;\n  return SyncDir(files, dir);",
@@ -141,12 +141,13 @@ class Tree:
         return "" if done.returncode == 0 else done.stdout[-2000:]
 
     def passes(self, test):
+        """None: not within the limit."""
         try:
             done = subprocess.run(test, cwd=self.build, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=LIMIT,
                                   check=False)
             return done.returncode == 0
         except subprocess.TimeoutExpired:
-            return False
+            return None
 
     def plant(self, edits):
         """What is wrong with the edits; nothing where they are made."""
@@ -174,7 +175,8 @@ def judge(tree, test, edits):
         said = tree.make(program_of(test))
         if said:
             return "does not compile:\n" + said
-        return "not found by its test" if tree.passes(test) else ""
+        passed = tree.passes(test)
+        return "not found by its test" if passed else f"its test takes longer than {LIMIT} s" if passed is None else ""
     finally:
         for name, _, _ in edits:
             tree.restore(name)

@@ -72,6 +72,28 @@ TEST_F(SessionStoreTest, ARestoredSessionAnswersWithTheSameBits) {
   }
 }
 
+// More pages than are read at once.
+TEST_F(SessionStoreTest, ASessionOfManyPagesAnswersWithTheSameBits) {
+  GivePositions(golden_, 4096);
+  EngineOptions options = Options();
+  options.max_session_tokens = 3000;
+  options.kv_tokens = 6400;
+  Reply before;
+  {
+    Bench bench = Open(options);
+    const SessionId session = bench.Open(3000);
+    bench.Append(session, Text(2700, 1));
+    before = bench.AskNow(session, Text(7, 2));
+    ASSERT_TRUE(Save(*OpenStore(bench), session).ok());
+  }
+  Bench bench = Open(options);
+  const auto store = OpenStore(bench);
+  const absl::StatusOr<SessionId> session = Restore(*store);
+  ASSERT_TRUE(session.ok()) << session.status();
+  EXPECT_EQ(bench.engine->Get(*session)->tokens, 2700);
+  EXPECT_EQ(bench.AskNow(*session, Text(7, 2)).logits, before.logits);
+}
+
 TEST_F(SessionStoreTest, ALaterSaveWritesOnlyWhatIsNewAlsoAfterARewind) {
   Bench bench = Open(Options());
   const auto store = OpenStore(bench);

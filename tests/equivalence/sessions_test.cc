@@ -57,6 +57,23 @@ TEST_P(EngineSessions, RewindEqualsASessionThatNeverWentFurther) {
   }
 }
 
+// The question sees the rebuilt rings themselves: no text between has taken their place.
+TEST_P(EngineSessions, AQuestionRightAfterARewindEqualsASessionThatNeverWentFurther) {
+  Bench bench = Open(Options());
+  const std::vector<int32_t> document = Text(400, 1);
+  for (int position : {1, 3, 16, 21, 127, 128, 130, 250, 399}) {
+    SCOPED_TRACE(position);
+    const SessionId rewound = bench.Open(480), fresh = bench.Open(480);
+    bench.Append(rewound, document);
+    bench.Run();
+    ASSERT_TRUE(bench.engine->Rewind(rewound, position).ok());
+    bench.Append(fresh, {document.begin(), document.begin() + position});
+    ExpectSame(bench.AskNow(fresh, Text(1, 3)), bench.AskNow(rewound, Text(1, 3)), Tolerance());
+    ASSERT_TRUE(bench.engine->CloseSession(rewound).ok());
+    ASSERT_TRUE(bench.engine->CloseSession(fresh).ok());
+  }
+}
+
 TEST_P(EngineSessions, ForkAndParentGoTheirOwnWays) {
   Bench bench = Open(Options());
   const std::vector<int32_t> document = Text(300, 1), left = Text(110, 2), right = Text(130, 3), question = Text(5, 4);

@@ -222,6 +222,25 @@ TEST_F(StoreFaultsTest, ACheckpointOfAnAppend) {
   ASSERT_TRUE(OpenStore().ok());
 }
 
+// What the same server saved before: files are added to, those of tokens too.
+TEST_F(StoreFaultsTest, ALaterSaveOfTheSameServer) {
+  const Tokens text = Text(130, 1), more = Text(30, 2), last = Text(25, 3), saved = Joined(text, more);
+  Enumerate({[&] {
+               Create("doc", text).IgnoreError();
+               return Save("doc");
+             },
+             [&] {
+               if (absl::Status s = Restore("doc"); !s.ok()) return s;
+               Append("doc", more);
+               if (absl::Status s = Save("doc"); !s.ok()) return s;
+               Append("doc", last);
+               return absl::OkStatus();
+             },
+             [&] { return Save("doc"); },
+             {{"doc", saved}},
+             {{"doc", Joined(saved, last)}}});
+}
+
 TEST_F(StoreFaultsTest, ARewind) {
   const Tokens text = Text(300, 1), less(text.begin(), text.begin() + 140);
   Enumerate({[&] {

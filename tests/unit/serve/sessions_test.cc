@@ -40,6 +40,19 @@ TEST_F(SessionsByHand, ARewindOfADurableSessionIsOnDiskBeforeItIsAnswered) {
   EXPECT_TRUE(AskNow("doc").ok());
 }
 
+TEST_F(SessionsByHand, ADurableAppendReadsItsTextOnceAndInOrder) {
+  ASSERT_TRUE(sessions_->Create({.id = "doc", .max_tokens = 1000, .durable = true}).ok());
+  Append("doc", "a", 400);  // in pieces of 128
+  Run();
+  Append("doc", "b", 200);
+  Run();
+  std::vector<int32_t> expected = Tokens(400), more = Tokens(200);
+  expected.insert(expected.end(), more.begin(), more.end());
+  const absl::StatusOr<SessionStore::Texts> texts = store_->ReadTexts("doc");
+  ASSERT_TRUE(texts.ok()) << texts.status();
+  EXPECT_EQ(texts->tokens, expected);
+}
+
 TEST_F(SessionsByHand, WhatTheEngineRefusesNamesTheSession) {
   for (const char* id : {"first", "doc"}) ASSERT_TRUE(sessions_->Create({.id = id, .max_tokens = 300}).ok());
   Append("doc", "a", 200);
