@@ -68,6 +68,7 @@ struct Open {
 
 // The same after one more split of the open piece. Its text is `text`, up to what is known.
 Open Split(const PreTokenizerStep& step, std::string_view text) {
+  if (step.pattern.looks_behind()) return {0, 0};  // what goes on does not see what is before it
   Regex::Scanner scanner(step.pattern);
   std::vector<TextRange> matches;
   if (!scanner.FindAll(text, &matches).ok()) return {0, 0};  // encoding it will say why
@@ -171,7 +172,7 @@ bool HasStablePlaces(const TokenizerParts& parts) {
   bool split = false;
   for (const PreTokenizerStep& step : parts.pre_tokenizer) {
     if (step.kind == PreTokenizerStep::Kind::kPrefix && split) return false;
-    split |= step.kind == PreTokenizerStep::Kind::kSplit && step.pattern.can_be_certain();
+    split |= step.kind == PreTokenizerStep::Kind::kSplit && !step.pattern.looks_behind();
   }
   return split || parts.model.words_split_at_marker;
 }
@@ -197,7 +198,9 @@ size_t StableBytes(const TokenizerParts& parts, std::string_view text, std::span
     if (found || parts.normalized_added.PendingAtEnd(rewritten) < rewritten.size()) return before;
   }
   const size_t start = CertainStart(parts, rewritten);
-  const size_t offset = start == 0 || start >= rewritten.size() ? 0 : OffsetInRaw(parts, raw, rewritten, start);
+  if (start == 0) return before;
+  // A text may end with a word that is whole, as where each digit is one: nothing of it is open then.
+  const size_t offset = start == rewritten.size() ? raw.size() : OffsetInRaw(parts, raw, rewritten, start);
   return offset == 0 ? before : last.begin + offset;
 }
 

@@ -111,6 +111,17 @@ Regex Regex::Literal(std::string_view text) {
 
 bool Regex::can_be_certain() const { return literal_ != nullptr || program_->certain.has_value(); }
 
+bool Regex::looks_behind() const {
+  if (literal_ != nullptr) return false;
+  if (!program_->certain.has_value()) return true;
+  const std::vector<Instruction>& code = program_->certain->code;
+  return std::any_of(code.begin(), code.end(), [](const Instruction& instruction) {
+    using Op = Instruction::Op;
+    return instruction.op == Op::kBehind || instruction.op == Op::kWordEdge || instruction.op == Op::kLineBegin ||
+           instruction.op == Op::kTextBegin;
+  });
+}
+
 Regex::Scanner::Scanner(const Regex& regex) : literal_(regex.literal_) {
   if (literal_ != nullptr) return;
   work_ = std::make_shared<Work>();

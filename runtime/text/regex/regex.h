@@ -31,6 +31,8 @@ class Regex {
   std::string_view literal() const { return literal_ == nullptr ? std::string_view() : *literal_; }  // or empty
   // Whether LooksAtEnd can ever say no: the pattern is of the kind that certain_syntax.h reads.
   bool can_be_certain() const;
+  // Whether what it finds at a place may depend on what is before it; also where the pattern is not understood.
+  bool looks_behind() const;
 
   // Calls of FindAll share one scanner's work memory; make one scanner and reuse it over many texts.
   class Scanner {

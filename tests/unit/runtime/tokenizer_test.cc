@@ -204,6 +204,27 @@ TEST(Tokenizer, MarksThatLaterMarksMoveAreNotCertain) {
   EXPECT_EQ(ids, t.Encode(first + later).value());
 }
 
+TEST(Tokenizer, ATextThatEndsWithAWholeWordIsCertainToItsEnd) {
+  json spec = ByteLevel();
+  spec["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "b|[^b]+"}}}, {"behavior", "Isolated"}};
+  const Tokenizer t = Make(spec);
+  EXPECT_EQ(t.EncodeStable("aab").value().bytes, 3u);
+  EXPECT_EQ(t.EncodeStable("aaba").value().bytes, 3u);
+  spec["normalizer"] = {{"type", "NFC"}};
+  EXPECT_EQ(Make(spec).EncodeStable("abb").value().bytes, 2u) << "a mark may join the last character";
+}
+
+// What goes on behind a boundary does not see what is before it.
+TEST(Tokenizer, NothingIsCertainWhereWordsDependOnWhatIsBeforeThem) {
+  json spec = ByteLevel();
+  for (const char* regex : {"(?<=a)bc|.", "\\bb|.", "^b|.", "\\Ab|."}) {
+    spec["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", "Isolated"}};
+    const Tokenizer t = Make(spec);
+    EXPECT_EQ(t.EncodeStable("aab").value().bytes, 0u) << regex;
+    EXPECT_FALSE(t.has_stable_places()) << regex;
+  }
+}
+
 TEST(Tokenizer, SearchThatIsGivenUpIsAnError) {
   json spec = ByteLevel();
   spec["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "(?:a+a+)+b"}}}, {"behavior", "Isolated"}};
