@@ -7,7 +7,7 @@ CASE: generate-prefill, generate-decode, serve-idle, serve-prefill, serve-decode
 moment. Everything must be gone within 30 s, with an exit code other than 0 and exactly one line "error: ", which names
 the rank. serve-idle also measures that a rank at rest takes at most 2 % of a core. generate-term, generate-int: mpirun is
 told to stop, all ranks go, nothing hangs. hosts: the main job on two hosts of two ranks, over TCP, finds its fact
-(exit code 77, skipped, where network namespaces cannot be made). Kills are repeated DUO_TEST_SCALE times. Standard library
+(exit code 77, skipped, where network namespaces cannot be made). bound: what ranks say that mpirun bound to one core. Kills are repeated DUO_TEST_SCALE times. Standard library
 only.
 """
 
@@ -208,6 +208,20 @@ def hosts(args, folder):
     assert out["answers"][0]["text"].rstrip(".") == made["questions"][0]["answer"], out
 
 
+def bound(args):
+    """Ranks that mpirun bound to one core each say so once, and how to have more; others say nothing."""
+    if (os.cpu_count() or 1) < 2:
+        print("skipped: this machine has one core")
+        sys.exit(77)
+    for way, said in (("core", 1), ("none", 0)):
+        done = subprocess.run(
+            [args.mpirun, "-n", "2", "--bind-to", way, "--allow-run-as-root", args.duo, "generate", "--model", MODEL, "--prompt",
+             "A letter.", "--max-new-tokens", "1", "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        told = done.stderr.decode(errors="replace")
+        assert done.returncode == 0, told
+        assert told.count("bound this rank to one core") == said and told.count("--bind-to none") == said, (way, told)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--duo", required=True)
@@ -219,6 +233,8 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             if command == "hosts":
                 hosts(args, folder)
+            elif command == "bound":
+                bound(args)
             elif moment in ("term", "int"):
                 stop(generate(args, folder, "prefill"), signal.SIGTERM if moment == "term" else signal.SIGINT)
             else:
