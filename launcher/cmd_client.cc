@@ -91,6 +91,8 @@ void AddReadingVerbs(const VerbMaker& verb, VerbOptions& v) {
           "they come")
       ->check(ZeroOrMore());
   create->add_flag("--durable", v.durable, "Appends write checkpoints");
+  create->add_flag("--chat", v.chat, "A conversation: the model's chat template is around what is appended and asked");
+  create->add_option("--system", v.system, "A conversation with this system turn")->type_name("TEXT");
 
   CLI::App* append = verb("append", "Add a document to a session", Verb::kAppend, "append book --file book.txt");
   AddSession(append, v);
@@ -105,6 +107,10 @@ void AddReadingVerbs(const VerbMaker& verb, VerbOptions& v) {
   append->add_flag("--wait", v.wait,
                    "Try for a while also where no server answers yet, as one that still loads its model");
   append->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
+  auto* seam =
+      append->add_flag("--seam", v.seam, "A text of its own, tokenised without what is before it and what comes after");
+  append->add_flag("--chat", v.chat, "Make the session, which is empty, a conversation, as create --chat")
+      ->excludes(seam);
 
   CLI::App* ask = verb("ask", "Ask a question; the answer is printed as it comes", Verb::kAsk,
                        "ask book $'\\nQuestion: Who is the narrator?\\nAnswer: ' --stop $'\\n'");
@@ -131,6 +137,7 @@ void AddReadingVerbs(const VerbMaker& verb, VerbOptions& v) {
   AddSamplingFlags(*ask, v.sampling);
   ask->add_flag("--keep", v.keep, "Question and answer become part of the session");
   ask->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
+  ask->add_flag("--seam", v.seam, "A text of its own, tokenised without what is before it");
 }
 
 void AddSessionVerbs(const VerbMaker& verb, VerbOptions& v) {

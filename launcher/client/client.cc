@@ -61,6 +61,8 @@ class Caller {
         request.set_max_tokens(v_.max_tokens);
         request.set_reserved_tokens(v_.reserved_tokens);
         request.set_durable(v_.durable);
+        request.set_chat(v_.chat || !v_.system.empty());
+        request.set_system(v_.system);
         pb::Session response;
         return Shown(sessions_->Create(Context().get(), request, &response), response);
       }
@@ -255,6 +257,8 @@ class Caller {
     request.set_session_id(v_.session);
     request.set_append_id(append_id);
     request.set_special(v_.special);
+    request.set_seam(v_.seam);
+    request.set_chat(v_.chat);
     pb::AppendProgress progress;
     interrupt_->Tell([&] { context->TryCancel(); });
     const absl::Cleanup quiet = [&] { interrupt_->Tell(nullptr); };
@@ -308,6 +312,7 @@ class Caller {
     for (const std::string& stop : v_.stops) request.add_stop(stop);
     request.set_keep(v_.keep);
     request.set_special(v_.special);
+    request.set_seam(v_.seam);
     if (absl::Status s = SetSampling(v_.sampling, &request); !s.ok()) return s;
     const std::unique_ptr<grpc::ClientContext> context = Context();
     const auto stream = sessions_->Ask(context.get(), request);

@@ -46,6 +46,8 @@ struct VerbOptions {
   uint64_t seed = 0;
   SamplingFlags sampling;
   bool durable = false, keep = false, special = false, delete_saved = false, reread = false, wait = false;
+  bool seam = false, chat = false;
+  std::string system;  // of create: a conversation with this system turn
   int retries = 5;
 };
 

@@ -25,6 +25,12 @@ std::string Notes(const v1::Session& s) {
   if (s.durable()) {
     add(s.durable_tokens() == s.tokens() ? "durable" : absl::StrCat("durable to ", Grouped(s.durable_tokens())));
   }
+  if (s.chat()) add("chat");
+  if (s.reads_whole() && s.tail_bytes() > 0) {
+    add(absl::StrCat(Size(s.tail_bytes()), " that each question reads again (its tokenizer has no certain place)"));
+  } else if (s.tail_bytes() > 0) {
+    add(absl::StrCat(Size(s.tail_bytes()), " to be read with what comes next"));
+  }
   if (s.has_append() && !s.append().done()) {
     const v1::AppendState& a = s.append();
     add(a.received_all() ? absl::StrCat("append ", a.append_id(), " at ", Grouped(a.tokens()), " of ",

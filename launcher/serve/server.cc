@@ -73,6 +73,7 @@ struct Server::State {
   Engine* engine = nullptr;
   const Log* log = nullptr;
   Tokenizer tokenizer;
+  absl::StatusOr<ChatTemplate> chat = absl::UnavailableError("the model is loading");
   std::unique_ptr<TokenFile> tokens;
   std::unique_ptr<SessionStore> store;
   std::unique_ptr<Sessions> sessions;
@@ -247,6 +248,15 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   absl::StatusOr<std::vector<int32_t>> begin_tokens = tokenizer.Encode("", EncodeOptions{});
   if (!begin_tokens.ok()) return begin_tokens.status();
   so.begin_tokens = *std::move(begin_tokens);
+  so.tokenizer = &tokenizer;
+  chat = ChatTemplateFor(o.model_dir);
+  so.chat = &chat;
+  so.beside = [this](size_t bytes, std::function<void()> work, std::function<void()> back) {
+    return workers->Post(bytes, [this, work = std::move(work), back = std::move(back)]() mutable {
+      work();
+      thread->Urgent(std::move(back));
+    });
+  };
   sessions = std::make_unique<Sessions>(so, *engine, store.get(), *log);
   thread =
       std::make_unique<EngineThread>(EngineThread::Work{[this] { return Step(); }, [this] { Tick(); }}, kMostClosures);
@@ -275,6 +285,9 @@ void Server::State::MakeContext(std::vector<int32_t> end_tokens) {
   c.limits = {options.max_append_bytes, options.max_new_tokens};
   c.end_tokens = std::move(end_tokens);
   c.begin_tokens = sessions->options().begin_tokens;
+  if (chat.ok() && chat->status().ok()) {
+    if (const std::optional<int32_t> token = chat->EndOfTurn(tokenizer)) c.end_of_turn = {*token};
+  }
   c.vocab = engine->config().vocab;
   c.model = options.model_dir;
   c.device = options.device;

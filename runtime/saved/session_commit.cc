@@ -151,8 +151,7 @@ absl::Status SessionStore::RewindSaved(const std::string& id, int64_t tokens, co
   m->open = meta.open;
   m->append = meta.append;
   m->owner = meta.owner;
-  m->tail = meta.tail;
-  m->chat = meta.chat;
+  m->text = meta.text;
   m->more.clear();  // it may tell of what is gone
   if (m->version < 3) m->sections_file = {};
   bool committed = false;

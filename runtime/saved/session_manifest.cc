@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "runtime/files/crc32c.h"
 #include "runtime/files/json_fields.h"
+#include "runtime/saved/saved_text.h"
 #include "runtime/saved/session_names.h"
 
 namespace duo {
@@ -21,36 +22,12 @@ constexpr int kMostNumber = (1 << 30) - 1;  // generations
 constexpr char kSections[] = "sections [layer, head, first page, page step, pages, generation, offset, crc32c]";
 constexpr char kRings[] = "rings [layer, head, offset, crc32c]";
 // What this program reads; all else goes to `more`.
-constexpr const char* kFields[] = {"format",
-                                   "version",
-                                   "generation",
-                                   "serial",
-                                   "tokens",
-                                   "max_tokens",
-                                   "durable",
-                                   "open",
-                                   "kv_format",
-                                   "key_scale",
-                                   "layers",
-                                   "kv_heads",
-                                   "head_dim",
-                                   "sink",
-                                   "recent",
-                                   "retrieval",
-                                   "rings_file",
-                                   "rings_valid",
-                                   "token_file",
-                                   "bytes",
-                                   "append",
-                                   "sections_file",
-                                   "needs",
-                                   "owner",
-                                   "tail",
-                                   "chat",
-                                   kSections,
-                                   kRings,
-                                   "model_fingerprint",
-                                   "reserved_tokens"};
+constexpr const char* kFields[] = {"format",     "version",           "generation",     "serial",     "tokens",
+                                   "max_tokens", "durable",           "open",           "kv_format",  "key_scale",
+                                   "layers",     "kv_heads",          "head_dim",       "sink",       "recent",
+                                   "retrieval",  "rings_file",        "rings_valid",    "token_file", "bytes",
+                                   "append",     "sections_file",     "needs",          "owner",      kSections,
+                                   kRings,       "model_fingerprint", "reserved_tokens"};
 
 Json FileJson(const SavedFile& f) { return {{"name", f.name}, {"bytes", f.bytes}, {"crc32c", f.crc}}; }
 
@@ -154,6 +131,7 @@ void ReadAppend(JsonFields& fields, const Json& json, const std::string& file, S
   a.start = inside.Int("start", 0, m->tokens);
   a.total = inside.Int("total", 0, kMostTokens);
   a.done = inside.Bool("done", false);
+  if (!a.done) a.before = ReadSavedText(file, inside);
   m->append_file = ReadFile(inside, *found, "token_file", SavedKind::kAppend, file);
   if (a.id.size() > 256) inside.Fail("\"append.id\" is longer than 256 bytes");
   // A part of an append has been read; the rest must fit, and its tokens must be there.
@@ -210,12 +188,12 @@ std::string FormatManifest(const SessionManifest& m) {
                    {"needs", m.needs}});
   if (!m.owner.empty()) json["owner"] = m.owner;
   if (m.reserved_tokens > 0) json["reserved_tokens"] = m.reserved_tokens;
-  if (!m.tail.empty()) json["tail"] = m.tail;
-  if (m.chat) json["chat"] = true;
+  PutSavedText(m.text, &json);
   if (m.append.has_value()) {
     json["append"] = {{"id", m.append->id},       {"received_bytes", m.append->received_bytes},
                       {"start", m.append->start}, {"total", m.append->total},
                       {"done", m.append->done},   {"token_file", FileJson(m.append_file)}};
+    if (!m.append->done) PutSavedText(m.append->before, &json["append"]);
   }
   std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   absl::StrAppendFormat(&text, "crc32c %08x\n", Crc32c(text.data(), text.size()));
@@ -282,10 +260,10 @@ absl::StatusOr<SessionManifest> ParseManifest(std::string_view text, const std::
     m.needs = fields.Strings("needs");
     m.owner = fields.String("owner", "");
     m.reserved_tokens = fields.Int("reserved_tokens", 0, kMostTokens, 0);
-    m.tail = fields.String("tail", "");
-    m.chat = fields.Bool("chat", false);
+    m.text = ReadSavedText(file, fields);
     Json more = json;
     for (const char* known : kFields) more.erase(known);
+    for (const char* known : kSavedTextFields) more.erase(known);
     if (!more.empty()) m.more = more.dump(-1, ' ', false, Json::error_handler_t::replace);
   }
   if (!fields.ok()) return absl::DataLossError(fields.status().message());

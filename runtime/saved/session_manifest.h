@@ -7,8 +7,9 @@
 //   3  sections and rings stand in a file of their own, so that the manifest stays small. Programs that know version 2
 //      refuse it, naming both versions. Fields that a program does not know are skipped and kept, so later ones need no
 //      version of their own; what a program must not skip is named in "needs", and one that does not know a name there
-//      refuses by it. Planned: owner, tail, chat (here already), hash_chain, offsets, rings_at (rings at boundaries);
-//      with a need of the same name: sparse (the setting it was read with), ring_slots (rings with slots for drafts).
+//      refuses by it. Planned: owner, tail, chat (here already, as saved_text.h has them), hash_chain, offsets,
+//      rings_at (rings at boundaries); with a need of the same name: sparse (the setting it was read with), ring_slots
+//      (rings with slots for drafts).
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/kv/kv_io.h"
+#include "runtime/text/session_text.h"
 
 namespace duo {
 
@@ -34,6 +36,7 @@ struct SavedAppend {
   int64_t total = 0;  // its tokens
   bool done = false;
   std::vector<int32_t> tokens;  // [total] unless done; in a file of its own
+  SessionText before;           // unless done: the session's text as it was before it
 };
 
 struct SavedFile {
@@ -65,8 +68,7 @@ struct SessionManifest {
 
   std::vector<std::string> needs;
   std::string owner;  // the name of whose session it is
-  std::string tail;   // text behind the tokens that is not tokenised yet
-  bool chat = false;  // it was begun as a conversation
+  SessionText text;   // behind the tokens, and behind those of an append that is not done (saved_text.h)
   std::string more;   // a JSON object: fields that this program does not know; empty: none
 
   // From sections_file, or in versions 1 and 2 from the manifest. A later section of the same page counts.

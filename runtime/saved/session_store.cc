@@ -172,8 +172,7 @@ SessionManifest SessionStore::ManifestOf(const SessionKv& kv, const SessionManif
   m.open = meta.open;
   m.append = meta.append;
   m.owner = meta.owner;
-  m.tail = meta.tail;
-  m.chat = meta.chat;
+  m.text = meta.text;
   m.fingerprint = fingerprint_;
   m.kv_format = Name(engine_->kv_format());
   m.layers = engine_->config().layers;

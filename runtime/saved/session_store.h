@@ -95,7 +95,7 @@ class SessionStore {
 
   // Writes the session as it is now; it must not change until the job is done. On the engine's thread, as StartRestore;
   // errors may come with the job's first Step. `meta` gives what the engine does not
-  // know: max_tokens, durable, open, append, owner, tail, chat. A saved session that this one was neither restored from
+  // know: max_tokens, durable, open, append, owner, text. A saved session that this one was neither restored from
   // nor saved to is overwritten only when `replace` says so, else ALREADY_EXISTS.
   absl::StatusOr<std::unique_ptr<SaveJob>> StartSave(const std::string& id, SessionId session,
                                                      const SessionManifest& meta, bool replace = false);

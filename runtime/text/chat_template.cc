@@ -34,20 +34,6 @@ nlohmann::ordered_json Prepared(const nlohmann::ordered_json& message) {
 // What Python's str.strip() and Jinja's trim remove: white space and the four ASCII separators.
 bool IsStripped(char32_t c) { return IsWhiteSpace(c) || (c >= 0x1C && c <= 0x1F); }
 
-std::string Trim(std::string_view text) {
-  while (!text.empty()) {
-    size_t next = 0;
-    if (!IsStripped(NextCodePoint(text, &next))) break;
-    text.remove_prefix(next);
-  }
-  while (!text.empty()) {
-    size_t previous = text.size();
-    if (!IsStripped(PreviousCodePoint(text, &previous))) break;
-    text = text.substr(0, previous);
-  }
-  return std::string(text);
-}
-
 Conversation ConversationOf(std::span<const Message> messages) {
   Conversation conversation;
   for (const Message& message : messages) {
@@ -63,6 +49,8 @@ bool SameSegments(const Segments& a, const Segments& b) {
 }
 
 }  // namespace
+
+std::string_view TrimmedText(std::string_view text, bool right) { return Stripped(text, true, right, IsStripped); }
 
 ChatTemplate::ChatTemplate(std::span<const ChatTemplateSource> sources,
                            std::vector<std::pair<std::string, std::string>> tokens)
@@ -142,7 +130,7 @@ absl::StatusOr<DocumentTurns> RenderQuestions(const ChatTemplate& chat, const st
   const char* gap = document.ends_with("\n\n") ? "" : document.ends_with('\n') ? "\n" : "\n\n";
   DocumentTurns turns;
   for (const std::string& asked : questions) {
-    const std::string question = Trim(ReplaceInvalidUtf8(asked));
+    const std::string repaired = ReplaceInvalidUtf8(asked), question(TrimmedText(repaired));
     if (question.empty()) return absl::InvalidArgumentError("the question is empty");
     std::vector<Message> messages;
     if (!system.empty()) messages.push_back({"system", system});

@@ -80,6 +80,9 @@ class ChatTemplate {
   std::function<std::string(const std::string& format)> clock_ = jinja::LocalTime;
 };
 
+// A text without the white space before and, if asked, behind it: as Python's str.strip() and Jinja's trim have it.
+std::string_view TrimmedText(std::string_view text, bool right = true);
+
 // Questions on one document: each is a user turn of the document, a blank line and the question, which the model is to
 // answer. What all of them begin with is apart, so that it is read once.
 struct DocumentTurns {

@@ -215,9 +215,25 @@ absl::StatusOr<StableTokens> Tokenizer::EncodeStable(std::string_view bytes, Enc
 }
 
 absl::StatusOr<StableTokens> Tokenizer::EncodeStable(std::span<const TextSegment> segments, bool continued) const {
+  std::vector<TextSegment> certain(segments.begin(), segments.end());
+  if (!certain.empty()) certain.back().text.resize(CertainUtf8Prefix(certain.back().text));
   std::vector<TextRange> special;
-  const std::string text = Join(segments, &special);
-  return EncodeStableText(text, special, {.add_special_tokens = false, .continued = continued});
+  const std::string text = Join(certain, &special);
+  absl::StatusOr<StableTokens> stable =
+      EncodeStableText(text, special, {.add_special_tokens = false, .continued = continued});
+  if (!stable.ok()) return stable;
+  size_t left = stable->bytes;  // of the repaired text
+  stable->bytes = 0;
+  for (const TextSegment& segment : certain) {
+    const size_t repaired = IsValidUtf8(segment.text) ? segment.text.size() : ReplaceInvalidUtf8(segment.text).size();
+    if (left < repaired) {
+      stable->bytes += repaired == segment.text.size() ? left : RawOffset(segment.text, left);
+      break;
+    }
+    stable->bytes += segment.text.size();
+    left -= repaired;
+  }
+  return stable;
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeSegments(std::span<const TextSegment> segments,

@@ -66,7 +66,7 @@ class Tokenizer {
   //   s = EncodeStable(t, o);  Encode(t + u, o) == s.ids + Encode(the rest of t, and u; o continued).
   // Where nothing is certain both are empty, and what follows is not continued.
   absl::StatusOr<StableTokens> EncodeStable(std::string_view bytes, EncodeOptions options = {}) const;
-  // The same for segments, which are valid UTF-8; bytes are of their joined text.
+  // The same for segments, of which only the last ends inside a character; bytes are of their joined text.
   absl::StatusOr<StableTokens> EncodeStable(std::span<const TextSegment> segments, bool continued = false) const;
 
   // Whether EncodeStable can find anything certain at all, but for what is before an added token. Otherwise a document

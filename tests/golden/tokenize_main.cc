@@ -3,9 +3,12 @@
 //   tokenize TOKENIZER.json decode [--keep-special]                   stdin: token ids, stdout: texts
 //   tokenize TOKENIZER.json pieces [--parse-special]                  stdin: pairs, a text and what follows it; stdout:
 //   ids of both read as two pieces (the first as far as it is certain), ids of both as one text, and the bytes that
-//   were certain, as one number tokenize TOKENIZER.json time                                      stdin: one text;
-//   stdout: its bytes, tokens, seconds tokenize MODEL_DIR chat      stdin: conversations, stdout: each rendered by the
-//   model's chat template, text then ids
+//   were certain, as one number
+//   tokenize TOKENIZER.json session [--parse-special]                 stdin: a document's two pieces and a question,
+//   and so on; stdout, for the plain text and for each of two chat templates: ids of a session that gets them one after
+//   the other, and ids of all of it as one text tokenize TOKENIZER.json time stdin: one text; stdout: its bytes,
+//   tokens, seconds tokenize MODEL_DIR chat      stdin: conversations, stdout: each rendered by the model's chat
+//   template, text then ids
 // A conversation is a uint32 (1: with the generation prompt), a uint32 count of messages, and role and content texts;
 // one that is refused comes out empty. A text is a uint32 byte count and its bytes; token ids are a uint32 count and
 // int32 each; little endian, one after another until the end of the input. decode pushes token by token and checks that
@@ -16,12 +19,16 @@
 #include <cstring>
 #include <iostream>
 #include <iterator>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/check.h"
 #include "runtime/text/chat_template.h"
+#include "runtime/text/session_text.h"
 #include "runtime/text/tokenizer.h"
+#include "runtime/text/unicode/unicode.h"
 
 namespace {
 
@@ -108,6 +115,72 @@ std::string ReadText() {
   return text;
 }
 
+// Turns between special tokens, and turns that are trimmed between words that are none.
+constexpr const char* kTemplates[] = {
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content | trim + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"};
+
+using Ids = std::vector<int32_t>;
+
+// chat: null for a plain text.
+Ids InPieces(const duo::Tokenizer& tokenizer, const duo::ChatTemplate* chat, bool special,
+             const std::vector<std::string>& texts) {
+  duo::ChatFrame frame;
+  if (chat != nullptr) frame = duo::FrameOf(*chat, "").value();
+  duo::SessionText session;
+  session.chat = chat != nullptr;
+  Ids ids;
+  for (size_t i = 0; i + 1 < texts.size(); ++i) {
+    DUO_CHECK(duo::AddDocument(&frame, texts[i], special, &session).ok());
+    duo::TextRead read = duo::ReadStable(tokenizer, std::move(session)).value();
+    ids.insert(ids.end(), read.tokens.begin(), read.tokens.end());
+    session = std::move(read.rest);
+  }
+  DUO_CHECK(duo::AddQuestion(&frame, texts.back(), special, &session).ok());
+  const Ids rest = duo::ReadAll(tokenizer, session).value();
+  ids.insert(ids.end(), rest.begin(), rest.end());
+  return ids;
+}
+
+Ids InOnePiece(const duo::Tokenizer& tokenizer, const duo::ChatTemplate* chat, bool special,
+               const std::string& document, const std::string& question) {
+  if (chat == nullptr) {
+    return tokenizer.Encode(document + question, {.parse_special = special, .add_special_tokens = false}).value();
+  }
+  const duo::DocumentTurns turns =
+      duo::RenderQuestions(*chat, "", duo::ReplaceInvalidUtf8(document), {&question, 1}).value();
+  std::vector<duo::TextSegment> all = turns.document;
+  all.insert(all.end(), turns.questions[0].begin(), turns.questions[0].end());
+  for (duo::TextSegment& segment : all) segment.parse_special |= special;
+  return tokenizer.EncodeSegments(all).value();
+}
+
+void Sessions(const duo::Tokenizer& tokenizer, bool special) {
+  std::vector<duo::ChatTemplate> chats;
+  for (const char* jinja : kTemplates) {
+    const duo::ChatTemplateSource source{"", "template", jinja};
+    chats.emplace_back(std::span(&source, 1),
+                       std::vector<std::pair<std::string, std::string>>{{"bos_token", "<s>"}, {"eos_token", "</s>"}});
+  }
+  uint32_t size = 0;
+  while (ReadCount(&size)) {
+    std::vector<std::string> texts(3);
+    for (std::string& text : texts) {
+      text.resize(size);
+      std::cin.read(text.data(), size);
+      if (&text != &texts.back()) DUO_CHECK(ReadCount(&size));
+    }
+    const duo::ChatTemplate* const forms[] = {nullptr, &chats[0], &chats[1]};
+    for (const duo::ChatTemplate* chat : forms) {
+      if (chat != nullptr && duo::TrimmedText(duo::ReplaceInvalidUtf8(texts[2])).empty()) texts[2] = "x";
+      WriteItems(InPieces(tokenizer, chat, special, texts));
+      WriteItems(InOnePiece(tokenizer, chat, special, texts[0] + texts[1], texts[2]));
+    }
+  }
+}
+
 int Chat(const std::string& model_dir) {
   const auto tokenizer = duo::Tokenizer::Load(model_dir + "/tokenizer.json");
   const auto chat = duo::ChatTemplateFor(model_dir);
@@ -149,7 +222,8 @@ void Time(const duo::Tokenizer& tokenizer) {
 int main(int argc, char** argv) {
   std::ios::sync_with_stdio(false);
   if (argc < 3) {
-    std::cerr << "usage: tokenize TOKENIZER.json encode|decode|pieces|time [flags], or tokenize MODEL_DIR chat\n";
+    std::cerr
+        << "usage: tokenize TOKENIZER.json encode|decode|pieces|session|time [flags], or tokenize MODEL_DIR chat\n";
     return 2;
   }
   if (std::strcmp(argv[2], "chat") == 0) return Chat(argv[1]);
@@ -166,6 +240,8 @@ int main(int argc, char** argv) {
     DecodeAll(*tokenizer, !HasFlag(argc, argv, "--keep-special"));
   } else if (mode == "pieces") {
     EncodePieces(*tokenizer, HasFlag(argc, argv, "--parse-special"));
+  } else if (mode == "session") {
+    Sessions(*tokenizer, HasFlag(argc, argv, "--parse-special"));
   } else if (mode == "time") {
     Time(*tokenizer);
   } else {

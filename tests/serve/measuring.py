@@ -220,7 +220,9 @@ def costs():
         before = client.Stats()
         _, last = client.ask("doc", questions[0][0])
         after = client.Stats()
-        equal(last.stats.prompt_tokens, len(client.Tokenize(text=questions[0][0]).tokens), "tokens that a follow-up read")
+        whole = client.Tokenize(text=document.decode() + questions[0][0], begin_of_text=True).tokens
+        equal(last.stats.history_tokens + last.stats.prompt_tokens, len(whole), "tokens of document and question")
+        check(last.stats.prompt_tokens < 100, "a follow-up reads its own and the document's last words only")
         equal(after.prefill_tokens - before.prefill_tokens, last.stats.prompt_tokens, "tokens that the server read for it")
         equal(last.stats.history_tokens, done.total_tokens, "history")
         client.Fork(session_id="doc", new_id="fork")

@@ -58,34 +58,35 @@ class Client:
         self._channel.close()
 
     def create(self, session_id: str = "", *, max_tokens: int = 0, durable: bool = False,
-               reserved_tokens: int = 0) -> pb.Session:
+               reserved_tokens: int = 0, chat: bool = False, system: str = "") -> pb.Session:
         request = pb.CreateRequest(id=session_id, max_tokens=max_tokens, durable=durable,
-                                   reserved_tokens=reserved_tokens)
+                                   reserved_tokens=reserved_tokens, chat=chat or bool(system), system=system)
         return self._sessions.Create(request, metadata=self._metadata)
 
     def append(self, session_id: str, text: Union[str, bytes], *, append_id: str = "", special: bool = False,
-               on_progress: Optional[Callable[[pb.AppendProgress], None]] = None, retries: int = 5,
+               seam: bool = False, on_progress: Optional[Callable[[pb.AppendProgress], None]] = None, retries: int = 5,
                timeout: Optional[float] = None) -> pb.AppendProgress:
         """Adds a document and waits until it is read. A broken connection is taken up again where it broke."""
         data = text.encode() if isinstance(text, str) else text
         append_id = append_id or uuid.uuid4().hex
         for attempt in range(retries + 1):
             try:
-                return self._append_once(session_id, data, append_id, special, on_progress, timeout)
+                first = pb.AppendRequest(session_id=session_id, append_id=append_id, special=special, seam=seam)
+                return self._append_once(first, data, on_progress, timeout)
             except grpc.RpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE or attempt == retries:
                     raise
                 time.sleep(min(30, 2 ** attempt))
         raise AssertionError("not reached")
 
-    def _append_once(self, session_id: str, data: bytes, append_id: str, special: bool,
+    def _append_once(self, first: pb.AppendRequest, data: bytes,
                      on_progress: Optional[Callable[[pb.AppendProgress], None]],
                      timeout: Optional[float]) -> pb.AppendProgress:
-        state = self.get(session_id).append
-        begin = state.received_bytes if state.append_id == append_id else 0
+        state = self.get(first.session_id).append
+        begin = state.received_bytes if state.append_id == first.append_id else 0
 
         def pieces() -> Iterator[pb.AppendRequest]:
-            yield pb.AppendRequest(session_id=session_id, append_id=append_id, special=special)
+            yield first
             for at in range(min(begin, len(data)), len(data), _PIECE):
                 yield pb.AppendRequest(offset=at, text=data[at:at + _PIECE])
 

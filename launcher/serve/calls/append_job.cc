@@ -44,6 +44,8 @@ void AppendJob::Open(AppendPiece first) {
   append_id_ = first.append_id;
   special_ = first.special;
   priority_ = first.priority;
+  seam_ = first.seam;
+  chat_ = first.chat;
   if (session_id_.empty()) return Finish(absl::InvalidArgumentError("the first message must give session_id"));
   if (append_id_.size() > kLongestAppendId) {
     return Finish(absl::InvalidArgumentError(
@@ -153,42 +155,25 @@ void AppendJob::TakeEnd() {
     text = text_->text;  // a copy: who asks what has been received meanwhile waits for nothing
     tokens = text_->tokens;
   }
-  const size_t bytes = text.size();
-  const bool posted = c_.workers->Post(
-      bytes, [self = shared_from_this(), text = std::move(text), tokens = std::move(tokens)]() mutable {
-        self->Feed(std::move(text), std::move(tokens));
-      });
-  if (!posted) Finish(QueueFull());
-}
-
-// On a worker's thread.
-void AppendJob::Feed(std::string text, std::vector<int32_t> tokens) {
-  {
-    std::lock_guard lock(mutex_);
-    if (ended_) return;
-  }
-  if (!text.empty()) {
-    absl::StatusOr<std::vector<int32_t>> made = c_.Encode(text, special_);
-    if (!made.ok()) return Finish(made.status());
-    tokens = *std::move(made);
-    text = {};
-  }
   {
     std::lock_guard lock(mutex_);
     if (ended_) return;
     fed_ = true;
   }
-  const bool posted = c_.thread->Post([self = shared_from_this(), tokens = std::move(tokens)]() mutable {
+  AppendInput input{.session_id = session_id_,
+                    .append_id = append_id_,
+                    .tokens = std::move(tokens),
+                    .received_bytes = received_,
+                    .text = std::move(text),
+                    .special = special_,
+                    .seam = seam_,
+                    .chat = chat_};
+  const bool posted = c_.thread->Post([self = shared_from_this(), input = std::move(input)]() mutable {
     AppendEvents events;
     events.on_progress = [self](const AppendProgress& progress) { self->OnProgress(progress); };
     events.on_done = [self](const AppendDone& done) { self->OnRead(done); };
     // Again: the session may have been closed meanwhile, and its name be another's.
     if (absl::Status s = self->c_.CheckOwner(self->who_, self->session_id_); !s.ok()) return self->Finish(s);
-    AppendInput input;
-    input.session_id = self->session_id_;
-    input.append_id = self->append_id_;
-    input.tokens = std::move(tokens);
-    input.received_bytes = self->received_;
     input.whose = self->c_.WhoseOf(self->who_, self->priority_);
     self->c_.sessions->ReadAppend(self->call_, std::move(input), std::move(events));
   });

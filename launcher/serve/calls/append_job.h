@@ -1,6 +1,5 @@
 // AppendJob: one append as its client sees it: pieces come up, progress goes down. Pieces are taken on the transport's
-// threads, one at a time; when the client has sent the last one the whole text becomes tokens and the engine's thread
-// reads them.
+// threads, one at a time; when the client has sent the last one the engine's thread gets the whole text.
 //
 // The next piece is asked for when the last one is taken (backpressure). Sessions keeps the text of an append with an
 // id, so that a later call can go on with it. Held by shared_ptr: by the transport as long as it may call, and by what
@@ -26,6 +25,8 @@ struct AppendPiece {
   std::string session_id = {}, append_id = {};
   bool special = false;  // special tokens' text becomes those tokens
   int32_t priority = 0;  // as of a question
+  bool seam = false;     // it is a text of its own, whatever is before and behind it
+  bool chat = false;     // it begins a conversation
 
   int64_t offset = 0;                // where the piece begins in the append's text, in bytes; for tokens in tokens
   std::string text = {};             // may end inside a character
@@ -68,7 +69,6 @@ class AppendJob : public std::enable_shared_from_this<AppendJob> {
   void Open(AppendPiece first);
   void Add(const AppendPiece& piece);
   absl::StatusOr<int64_t> Keep(const AppendPiece& piece);  // bytes received now; 0: as before
-  void Feed(std::string text, std::vector<int32_t> tokens);
   absl::Status CheckRoom(const AppendText& text, int64_t more, bool bytes) const;
   void OnProgress(const AppendProgress& progress);
   void OnRead(const AppendDone& done);
@@ -82,7 +82,7 @@ class AppendJob : public std::enable_shared_from_this<AppendJob> {
 
   // Of the uploading side: one piece at a time.
   Identity who_;
-  bool opened_ = false, special_ = false;
+  bool opened_ = false, special_ = false, seam_ = false, chat_ = false;
   int32_t priority_ = 0;
   std::string session_id_, append_id_;
   int64_t max_tokens_ = 0;            // of the session

@@ -54,41 +54,45 @@ void AskJob::Start(const Caller& caller, const AskRequest& request) {
 // On a worker's thread.
 void AskJob::Begin(const Identity& who, const AskRequest& request) {
   GenerateParams params;
-  std::vector<int32_t> tokens;
-  if (absl::Status s = Read(request, &params, &tokens); !s.ok()) return End(s);
+  QuestionInput question;
+  if (absl::Status s = Read(request, &params, &question); !s.ok()) return End(s);
   who_ = who;
   params.whose = c_.WhoseOf(who, request.priority);
-  if (request.guide.kind == Guide::Kind::kNone) {
-    Expect(request, params, nullptr);
-    return Post(request, params, std::move(tokens));
-  }
+  if (request.guide.kind == Guide::Kind::kNone) return Post(request, params, std::move(question), std::nullopt);
   c_.guides->Compile(request.guide, [self = shared_from_this(), request, params,
-                                     tokens = std::move(tokens)](const absl::StatusOr<CompiledGuide>& guide) {
+                                     question = std::move(question)](const absl::StatusOr<CompiledGuide>& guide) {
     if (!guide.ok()) return self->End(guide.status());
-    self->Expect(request, params, &*guide);
-    self->Post(request, params, tokens);
+    self->Post(request, params, question, *guide);
   });
 }
 
-void AskJob::Expect(const AskRequest& request, const GenerateParams& params, const CompiledGuide* guide) {
+void AskJob::Post(const AskRequest& request, const GenerateParams& params, QuestionInput question,
+                  std::optional<CompiledGuide> guide) {
+  const bool posted = c_.thread->Post(
+      [self = shared_from_this(), request, params, question = std::move(question), guide = std::move(guide)]() mutable {
+        self->Ask(request, std::move(params), std::move(question), guide.has_value() ? &*guide : nullptr);
+      });
+  if (!posted) End(QueueFull());
+}
+
+// On the engine's thread, as only there it is known whether the session is a conversation.
+void AskJob::Ask(const AskRequest& request, GenerateParams params, QuestionInput question, const CompiledGuide* guide) {
+  Sessions& sessions = *c_.sessions;
+  const absl::Status owned = request.alone ? absl::OkStatus() : c_.CheckOwner(who_, request.session_id);
+  if (!owned.ok()) return End(owned);
+  if (!request.alone && !request.ignore_end_tokens && sessions.IsChat(request.session_id)) {
+    params.end_tokens.insert(params.end_tokens.end(), c_.end_of_turn.begin(), c_.end_of_turn.end());
+  }
   std::vector<int32_t> ends = params.end_tokens;
   ends.insert(ends.end(), request.rules.stop_tokens.begin(), request.rules.stop_tokens.end());
-  for (const auto& answer : answers_) {
-    auto matcher = guide == nullptr ? nullptr : std::make_unique<GrammarMatcher>(guide->grammar, guide->tokens);
-    answer->Expect(std::make_unique<TextStream>(*c_.tokenizer, request.stop), std::move(matcher), ends);
-  }
-}
-
-void AskJob::Post(const AskRequest& request, const GenerateParams& params, std::vector<int32_t> tokens) {
   std::vector<AskEvents> events;
-  for (size_t i = 0; i < answers_.size(); ++i) events.push_back(Events(i, request));
-  const bool posted = c_.thread->Post([self = shared_from_this(), id = request.session_id, alone = request.alone,
-                                       params, tokens = std::move(tokens), events = std::move(events)]() mutable {
-    if (alone) return self->c_.sessions->AskAlone(self->call_, std::move(tokens), params, std::move(events));
-    if (absl::Status s = self->c_.CheckOwner(self->who_, id); !s.ok()) return self->End(s);
-    self->c_.sessions->Ask(self->call_, id, std::move(tokens), params, std::move(events[0]));
-  });
-  if (!posted) End(QueueFull());
+  for (size_t i = 0; i < answers_.size(); ++i) {
+    auto matcher = guide == nullptr ? nullptr : std::make_unique<GrammarMatcher>(guide->grammar, guide->tokens);
+    answers_[i]->Expect(std::make_unique<TextStream>(*c_.tokenizer, request.stop), std::move(matcher), ends);
+    events.push_back(Events(i, request));
+  }
+  if (request.alone) return sessions.AskAlone(call_, std::move(question.tokens), params, std::move(events));
+  sessions.AskText(call_, request.session_id, std::move(question), params, std::move(events[0]));
 }
 
 AskEvents AskJob::Events(size_t i, const AskRequest& request) {
@@ -119,7 +123,7 @@ void AskJob::Written(bool ok, size_t answer) {
   if (answers_[answer]->Written(ok)) c_.thread->Urgent([] {});
 }
 
-absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, std::vector<int32_t>* tokens) {
+absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, QuestionInput* question) {
   if (!r.text.empty() && !r.tokens.empty()) return absl::InvalidArgumentError("give text or tokens, not both");
   if (r.text.empty() && r.tokens.empty()) return absl::InvalidArgumentError("the question has no text");
   const bool only_scores = r.max_new_tokens == -1 && r.rules.prompt_scores >= 0;
@@ -139,13 +143,12 @@ absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, std::vect
   params->keep = r.keep;
   if (!r.ignore_end_tokens) params->end_tokens = c_.end_tokens;
   params->end_tokens.insert(params->end_tokens.end(), r.end_tokens.begin(), r.end_tokens.end());
-  if (r.tokens.empty()) {
+  if (absl::Status s = c_.CheckTokens(r.tokens); !s.ok()) return s;
+  *question = {.tokens = r.tokens, .text = r.text, .special = r.special, .seam = r.seam};
+  if (r.alone && !r.text.empty()) {
     absl::StatusOr<std::vector<int32_t>> read = c_.Encode(r.text, r.special);
     if (!read.ok()) return read.status();
-    *tokens = *std::move(read);
-  } else {
-    if (absl::Status s = c_.CheckTokens(r.tokens); !s.ok()) return s;
-    *tokens = r.tokens;
+    question->tokens = *std::move(read);
   }
   return absl::OkStatus();
 }

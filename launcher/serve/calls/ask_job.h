@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct AskRequest {
   std::vector<std::string> stop = {};  // the answer ends before the first of these texts
   bool keep = false;                   // question and answer become part of the session
   bool special = false;                // special tokens' text becomes those tokens
+  bool seam = false;                   // the text is one of its own, whatever is before it
   bool ignore_end_tokens = false;
   std::vector<int32_t> end_tokens = {};  // besides the model's
   SamplingRules rules = {};
@@ -43,7 +45,7 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
   AskJob(CallContext& context, CallTransport<AskUpdate> transport)
       : AskJob(context, std::vector<CallTransport<AskUpdate>>{std::move(transport)}) {}
 
-  // Checks the caller; a worker checks the request and makes tokens of its text, and Sessions gets it. Once, first.
+  // Checks the caller; a worker checks the request, and Sessions gets it. Once, first.
   void Start(const Caller& caller, const AskRequest& request);
   // That answer's message is written.
   void Written(bool ok, size_t answer = 0);
@@ -51,9 +53,10 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
 
  private:
   void Begin(const Identity& who, const AskRequest& request);
-  absl::Status Read(const AskRequest& request, GenerateParams* params, std::vector<int32_t>* tokens);
-  void Expect(const AskRequest& request, const GenerateParams& params, const CompiledGuide* guide);
-  void Post(const AskRequest& request, const GenerateParams& params, std::vector<int32_t> tokens);
+  absl::Status Read(const AskRequest& request, GenerateParams* params, QuestionInput* question);
+  void Post(const AskRequest& request, const GenerateParams& params, QuestionInput question,
+            std::optional<CompiledGuide> guide);
+  void Ask(const AskRequest& request, GenerateParams params, QuestionInput question, const CompiledGuide* guide);
   AskEvents Events(size_t answer, const AskRequest& request);
   void OnDone(size_t answer, const RequestResult& result, int64_t history);
   void End(const absl::Status& status);

@@ -70,6 +70,7 @@ struct CallContext {
   GuideCompiler* guides = nullptr;
   CallLimits limits;
   std::vector<int32_t> end_tokens, begin_tokens;
+  std::vector<int32_t> end_of_turn;  // what ends an answer of a conversation too
   int64_t vocab = 0;
   std::string model, device;
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();

@@ -35,7 +35,11 @@ UnaryCallPtr StartCreate(CallContext& context, const Caller& caller, CreateReque
                          Answered<SessionView> finish) {
   return StartUnary(context, caller, "Create", Right::kSessions, std::move(finish),
                     [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
-                      NewSession wanted{r.id, r.max_tokens, r.reserved_tokens, r.durable, call->who.owner};
+                      NewSession wanted{r.id,   r.max_tokens, r.reserved_tokens, r.durable, call->who.owner,
+                                        r.chat, r.system};
+                      if (!r.chat && !r.system.empty()) {
+                        return done(absl::InvalidArgumentError("a system turn is of a conversation: set chat too"));
+                      }
                       FinishOpened(*s, *call, done, s->Create(wanted));
                     });
 }

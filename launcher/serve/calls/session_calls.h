@@ -15,6 +15,8 @@ struct CreateRequest {
   int64_t max_tokens = 0;  // 0: the server's limit
   bool durable = false;
   int64_t reserved_tokens = 0;  // that it is promised room for at once
+  bool chat = false;            // a conversation
+  std::string system = {};      // its system turn
 };
 UnaryCallPtr StartCreate(CallContext& context, const Caller& caller, CreateRequest request,
                          Answered<SessionView> finish);

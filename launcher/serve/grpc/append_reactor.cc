@@ -9,6 +9,8 @@ AppendPiece FromProto(pb::AppendRequest& r) {
           .append_id = r.append_id(),
           .special = r.special(),
           .priority = r.priority(),
+          .seam = r.seam(),
+          .chat = r.chat(),
           .offset = r.offset(),
           .text = std::move(*r.mutable_text()),
           .tokens = {r.tokens().begin(), r.tokens().end()}};

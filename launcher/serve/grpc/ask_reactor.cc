@@ -47,6 +47,7 @@ AskRequest FromProto(const pb::AskRequest& r) {
           .stop = {r.stop().begin(), r.stop().end()},
           .keep = r.keep(),
           .special = r.special(),
+          .seam = r.seam(),
           .ignore_end_tokens = r.ignore_end_tokens(),
           .rules = RulesFromProto(r),
           .guide = GuideFromProto(r),

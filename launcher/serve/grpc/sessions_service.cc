@@ -30,7 +30,8 @@ class SessionsService final : public pb::Sessions::CallbackService {
 
   Reactor* Create(Context* rpc, const pb::CreateRequest* r, pb::Session* out) override {
     return Unary<SessionView>(out, [&](Answered<SessionView> finish) {
-      return StartCreate(c_, CallerOf(*rpc), {r->id(), r->max_tokens(), r->durable(), r->reserved_tokens()},
+      return StartCreate(c_, CallerOf(*rpc),
+                         {r->id(), r->max_tokens(), r->durable(), r->reserved_tokens(), r->chat(), r->system()},
                          std::move(finish));
     });
   }
@@ -115,6 +116,9 @@ void Fill(const SessionView& view, pb::Session* out) {
   out->set_idle_seconds(view.idle_seconds);
   out->set_unusable(view.unusable);
   out->set_held_by(view.held_by);
+  out->set_tail_bytes(view.tail_bytes);
+  out->set_chat(view.chat);
+  out->set_reads_whole(view.reads_whole);
   if (!view.append.has_value()) return;
   pb::AppendState* append = out->mutable_append();
   append->set_append_id(view.append->id);

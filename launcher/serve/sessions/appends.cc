@@ -179,6 +179,7 @@ void Sessions::UndoNow(NamedSession& session) {
     log_.Event("append not undone", {{"session", session.id}, {"status", std::string(undone.message())}});
     return;
   }
+  session.text = std::move(session.append.before);
   ForgetAppend(session);
   session.durable_tokens = std::min(session.durable_tokens, start);
   if (store_ != nullptr) store_->Do([s = store_, id = session.id, start] { s->Rewound(id, start); });

@@ -15,12 +15,14 @@ SessionManifest Sessions::MetaOf(const NamedSession& session, bool open) const {
   meta.owner = session.owner;
   meta.durable = session.durable;
   meta.open = open;
+  meta.text = session.text;
   if (session.state.append() == AppendPhase::kNone) return meta;
   const Append& append = session.append;
   const bool done = AllRead(session);
   if (done && append.id.empty()) return meta;
-  meta.append = SavedAppend{append.id, append.received_bytes, append.start, append.total, done, {}};
+  meta.append = SavedAppend{append.id, append.received_bytes, append.start, append.total, done, {}, {}};
   if (!done) meta.append->tokens = append.tokens;
+  if (!done) meta.append->before = append.before;
   return meta;
 }
 
@@ -88,6 +90,7 @@ void Sessions::OnRestored(const std::string& id, const absl::Status& status, Sto
   session->used = Clock::now();
   session->max_tokens = manifest.max_tokens;
   session->durable_tokens = manifest.tokens;
+  session->text = manifest.text;
   stats_.restored_bytes += job.restore->bytes_read();
   const double seconds = SecondsSince(job.begun);
   log_.Event(
@@ -112,6 +115,7 @@ void Sessions::AdoptAppend(NamedSession& session, const SavedAppend& saved) {
   append.start = saved.start;
   append.total = saved.total;
   append.tokens = saved.tokens;
+  append.before = saved.before;
   if (session.state.append() != AppendPhase::kNone) return;
   session.state.To(saved.done ? AppendPhase::kDone : AppendPhase::kStopped);
 }
@@ -198,6 +202,7 @@ void Sessions::RestoreFound(const CallPtr& call, const std::string& id, const st
   session.reserved_tokens = std::min(manifest.reserved_tokens, manifest.max_tokens);
   session.moved_tokens = manifest.tokens;
   session.durable = manifest.durable && *name == id;
+  session.text = manifest.text;
   StoreJob job;
   job.id = *name;
   job.begun = Clock::now();

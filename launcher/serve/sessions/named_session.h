@@ -16,6 +16,7 @@
 #include "launcher/serve/sessions/state.h"
 #include "runtime/engine/engine.h"
 #include "runtime/saved/session_store.h"
+#include "runtime/text/session_text.h"
 
 namespace duo {
 
@@ -26,6 +27,7 @@ struct Append {
   int64_t received_bytes = 0;
   int64_t start = 0;      // tokens of the session before it
   int64_t total = 0;      // its tokens
+  SessionText before;     // the session's text before it
   RequestId request = 0;  // of the engine; 0: none now
   CallPtr call;           // whom it answers; null: nobody listens
   Whose whose;
@@ -71,6 +73,8 @@ struct NamedSession {
   bool durable = false;
   int64_t durable_tokens = 0;  // on disk
   bool replaces = false;       // a saved session of its name, from whose tokens it was read again
+  SessionText text = {};       // behind its tokens, those of its append included
+  uint64_t tokenising = 0;     // not 0: a call whose turn it is waits for the tokens of its text (tails.cc)
   Append append = {};
   Upload upload = {};
   std::vector<Question> questions = {};  // that run

@@ -26,6 +26,7 @@ void Sessions::Recover() {
     session.reserved_tokens = std::min(manifest.reserved_tokens, session.max_tokens);
     session.moved_tokens = session.durable_tokens = manifest.tokens;
     session.durable = manifest.durable;
+    session.text = manifest.text;
     if (manifest.append.has_value()) AdoptAppend(session, *manifest.append);
     log_.Event("session found", {{"session", listed.id}, {"tokens", manifest.tokens}});
     if (session.durable && session.state.append() == AppendPhase::kStopped) {

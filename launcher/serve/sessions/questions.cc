@@ -15,34 +15,43 @@ void Refuse(const AskEvents& events, const absl::Status& status) {
 
 }  // namespace
 
-void Sessions::Ask(const CallPtr& call, const std::string& id, std::vector<int32_t> tokens,
-                   const GenerateParams& params, AskEvents events) {
+void Sessions::AskText(const CallPtr& call, const std::string& id, QuestionInput question, const GenerateParams& params,
+                       AskEvents events) {
   absl::StatusOr<NamedSession*> found = Find(id);
   absl::Status status = found.ok() ? Admit() : found.status();
   if (!status.ok()) return Refuse(events, status);
-  const Clock::time_point asked = Clock::now();
   const Turn turn = params.keep ? Turn::kChanges : Turn::kReads;
-  WhenFree(**found, call, turn, [=, this, tokens = std::move(tokens)](const absl::Status& free) mutable {
-    if (!free.ok()) return Refuse(events, free);
-    AskNow(call, *Lookup(id), std::move(tokens), params, SecondsSince(asked), events);
+  const Asked asked{id, params, Clock::now(), std::move(events)};
+  WhenFree(**found, call, turn, [=, this, question = std::move(question)](const absl::Status& free) mutable {
+    if (!free.ok()) return Refuse(asked.events, free);
+    PrepareQuestion(call, std::move(question), asked);
   });
 }
 
-void Sessions::AskNow(const CallPtr& call, NamedSession& session, std::vector<int32_t> tokens,
-                      const GenerateParams& params, double waited, const AskEvents& events) {
-  const std::string id = session.id;
+// read: the question's tokens, with those of the text before it, and what is behind its answer where that is kept.
+void Sessions::AskNow(const CallPtr& call, TextRead read, const Asked& asked) {
+  const std::string id = asked.id;
+  NamedSession& session = *Lookup(id);
+  const AskEvents& events = asked.events;
   const int64_t history = Tokens(session);
-  if (history == 0) tokens.insert(tokens.begin(), options_.begin_tokens.begin(), options_.begin_tokens.end());
-  const int64_t most = history + static_cast<int64_t>(tokens.size()) + params.max_new_tokens;
-  if (most > options_.max_session_tokens) {  // it would wait for room for ever
-    return Refuse(events, absl::ResourceExhaustedError(absl::StrFormat(
-                              "session %s holds %d tokens; with the question's %d and an answer of %d that is %d, and "
-                              "this server's sequences have at most %d",
-                              id, history, tokens.size(), params.max_new_tokens, most, options_.max_session_tokens)));
+  std::vector<int32_t> tokens = std::move(read.tokens);
+  if (history == 0 && !session.text.chat) {
+    tokens.insert(tokens.begin(), options_.begin_tokens.begin(), options_.begin_tokens.end());
   }
+  const int64_t most = history + static_cast<int64_t>(tokens.size()) + asked.params.max_new_tokens;
+  if (most > options_.max_session_tokens) {  // it would wait for room for ever
+    return Refuse(events,
+                  absl::ResourceExhaustedError(absl::StrFormat(
+                      "session %s holds %d tokens; with the question's %d and an answer of %d that is %d, and "
+                      "this server's sequences have at most %d",
+                      id, history, tokens.size(), asked.params.max_new_tokens, most, options_.max_session_tokens)));
+  }
+  const double waited = SecondsSince(asked.since);
+  const bool keep = asked.params.keep;
+  const auto asks = static_cast<int64_t>(tokens.size());
   auto own = std::make_shared<RequestId>(0);
   RequestEvents request = events.ForEngine();
-  request.on_done = [=, this](const RequestResult& done) {
+  request.on_done = [=, this, rest = std::move(read.rest)](const RequestResult& done) {
     RequestResult result = done;
     result.queue_seconds += waited;
     call->cancel = nullptr;
@@ -50,15 +59,43 @@ void Sessions::AskNow(const CallPtr& call, NamedSession& session, std::vector<in
     if (NamedSession* still = Lookup(id); still != nullptr) {
       std::erase_if(still->questions, [&](const Question& question) { return question.request == *own; });
       still->used = Clock::now();
+      if (keep) OnKept(*still, {history, asks, result.status.ok()}, rest);
       Later([this, id] { RunWaiting(id); });
     }
-    events.on_done(result, history);
+    asked.events.on_done(result, history);
   };
-  absl::StatusOr<RequestId> started = engine_.Ask(session.session, std::move(tokens), params, std::move(request));
+  absl::StatusOr<RequestId> started = engine_.Ask(session.session, std::move(tokens), asked.params, std::move(request));
   if (!started.ok()) return Refuse(events, OfSession(id, started.status()));
   *own = *started;
-  session.questions.push_back({*started, params.keep});
+  session.questions.push_back({*started, keep});
   call->cancel = [this, request_id = *started] { engine_.Cancel(request_id).IgnoreError(); };
+}
+
+// Question and answer are part of the session. One that ended before its answer began leaves nothing, where some of its
+// tokens are those of text that the session had before.
+void Sessions::OnKept(NamedSession& session, const KeptQuestion& kept, const SessionText& rest) {
+  const int64_t more = Tokens(session) - kept.history;
+  if (kept.ok || more >= kept.tokens) {
+    session.text = rest;
+  } else if (more > 0 && (!session.text.tail.empty() || session.text.chat)) {
+    UndoQuestion(session, kept.history, Turn::kRewinds);
+  } else if (more > 0) {
+    session.text = BehindTokens(session.text, false);
+  }
+}
+
+void Sessions::UndoQuestion(NamedSession& session, int64_t history, Turn turn) {
+  session.waiting.push_front(
+      {nullptr, turn, [this, id = session.id, history, turn](const absl::Status& free) {
+         if (!free.ok()) return;
+         NamedSession& still = *Lookup(id);
+         if (absl::Status undone = engine_.Rewind(still.session, history); !undone.ok()) {
+           if (turn != Turn::kAlone) return UndoQuestion(still, history, Turn::kAlone);  // others hold its pages
+           return log_.Event("question not undone", {{"session", id}, {"status", std::string(undone.message())}});
+         }
+         still.durable_tokens = std::min(still.durable_tokens, history);
+         if (store_ != nullptr) store_->Do([s = store_, id, history] { s->Rewound(id, history); });
+       }});
 }
 
 }  // namespace duo

@@ -57,12 +57,14 @@ void Sessions::RereadFound(const CallPtr& call, const std::string& id, const std
   input.session_id = name;
   input.tokens = std::move(tokens);
   input.begun = true;
+  input.rest = manifest.text;
   AppendEvents events;
   events.on_done = [this, name, done, durable = manifest.durable && name == id](const AppendDone& read) {
     // Not from inside the append's end, which still has the session in hand.
     Later([this, name, read, durable, done] { OnReread(name, read, durable, done); });
   };
   if (!input.tokens.empty()) return BeginAppend(call, std::move(input), std::move(events));
+  session.text = input.rest;
   AppendDone nothing;
   events.on_done(nothing);
 }

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "launcher/serve/sessions/upload_budget.h"
 #include "runtime/scheduler/request.h"
+#include "runtime/text/session_text.h"
 
 namespace duo {
 
@@ -45,6 +46,8 @@ struct NewSession {
   int64_t reserved_tokens = 0;  // room that it is promised at once
   bool durable = false;
   std::string owner = kDefaultOwner;
+  bool chat = false;        // a conversation, in the words of the model's template
+  std::string system = {};  // its system turn; empty: the template's own
 };
 
 struct SessionView {
@@ -56,7 +59,9 @@ struct SessionView {
   int pending = 0;
   double idle_seconds = 0;
   std::optional<AppendView> append;
-  std::string unusable, held_by;  // of a saved one: as in duo.proto
+  std::string unusable, held_by;           // of a saved one: as in duo.proto
+  int64_t tail_bytes = 0;                  // of text behind the tokens
+  bool chat = false, reads_whole = false;  // as in duo.proto
 };
 
 // The text of an append while it arrives. Written by the transport's threads. It counts against the budget of all.
@@ -79,11 +84,24 @@ struct AppendText {
 
 // An append whose text is all there.
 struct AppendInput {
-  std::string session_id, append_id;
-  std::vector<int32_t> tokens;  // of the whole text; ignored where Sessions has them
+  std::string session_id = {}, append_id = {};
+  std::vector<int32_t> tokens = {};  // of the whole text; ignored where Sessions has them
   int64_t received_bytes = 0;
   bool begun = false;  // they begin with what the tokenizer puts before a text
   Whose whose = {};
+  // Instead of tokens, until its turn has come.
+  std::string text = {};
+  bool special = false, seam = false, chat = false;  // as in duo.proto
+  // What is behind its tokens then, and the tokens that it would have.
+  SessionText rest = {};
+  int64_t rest_tokens = 0;
+};
+
+// A question: tokens, or a text.
+struct QuestionInput {
+  std::vector<int32_t> tokens = {};
+  std::string text = {};
+  bool special = false, seam = false;  // as in duo.proto
 };
 
 struct AppendProgress {

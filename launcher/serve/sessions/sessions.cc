@@ -148,8 +148,12 @@ SessionView Sessions::View(const NamedSession& session) const {
   view.residence = state.in_cache() ? Residence::kOpen : Residence::kMovedOut;
   view.durable = session.durable;
   view.pending = static_cast<int>(session.questions.size() + session.waiting.size()) +
-                 (state.place() == Place::kSaving || state.place() == Place::kRestoring) + state.reading();
+                 (state.place() == Place::kSaving || state.place() == Place::kRestoring) + state.reading() +
+                 (session.tokenising != 0);
   view.idle_seconds = SecondsSince(session.used);
+  view.tail_bytes = session.text.tail_bytes();
+  view.chat = session.text.chat;
+  view.reads_whole = options_.tokenizer != nullptr && !options_.tokenizer->has_stable_places();
   if (state.append() != AppendPhase::kNone && !session.append.id.empty()) view.append = ViewOfAppend(session);
   if (state.upload() == AppendPhase::kUploading) {
     std::lock_guard lock(session.upload.text->mutex);
@@ -168,9 +172,12 @@ absl::StatusOr<SessionView> Sessions::Create(const NewSession& wanted) {
   const int64_t most = wanted.max_tokens == 0 ? options_.max_session_tokens : wanted.max_tokens;
   if (absl::Status s = CheckMaxTokens(most); !s.ok()) return s;
   if (absl::Status s = CheckReserved(wanted.reserved_tokens, most); !s.ok()) return s;
+  if (absl::Status s = wanted.chat ? CheckChat(wanted.system) : absl::OkStatus(); !s.ok()) return s;
   absl::StatusOr<SessionId> made = engine_.CreateSession(most, wanted.reserved_tokens);
   if (!made.ok()) return made.status();
   NamedSession& session = Add(*id, wanted.owner, Place::kOpen);
+  session.text.chat = wanted.chat;
+  if (wanted.chat) session.text.system = wanted.system;
   session.session = *made;
   session.max_tokens = most;
   session.reserved_tokens = wanted.reserved_tokens;
@@ -200,6 +207,7 @@ void Sessions::Fork(const CallPtr& call, const std::string& id, const std::strin
     session.session = *fork;
     session.max_tokens = room;
     session.reserved_tokens = reserved_tokens;
+    session.text = parent.text;
     done(View(session));
   });
 }
@@ -226,6 +234,8 @@ void Sessions::RewindNow(const std::string& id, int64_t tokens, const Viewed& do
     return done(OfSession(id, s));
   }
   const AppendPhase phase = session.state.append();
+  const bool undone = phase == AppendPhase::kStopped && tokens == session.append.start;
+  session.text = undone ? session.append.before : BehindCut(session.text, tokens);
   const bool into = phase == AppendPhase::kDone && tokens < session.append.start + session.append.total;
   if (into || phase == AppendPhase::kStopped) ForgetAppend(session);
   if (store_ != nullptr) store_->Do([s = store_, id, tokens] { s->Rewound(id, tokens); });
@@ -277,6 +287,8 @@ SessionView Sessions::SavedView(const SavedSession& saved) const {
   view.max_tokens = saved.manifest->max_tokens;
   view.kv_bytes = saved.usable.ok() ? engine_.KvBytes(view.tokens) : saved.manifest->bytes;
   view.durable = saved.manifest->durable;
+  view.tail_bytes = saved.manifest->text.tail_bytes();
+  view.chat = saved.manifest->text.chat;
   return view;
 }
 
@@ -356,8 +368,8 @@ SessionsStats Sessions::stats() const {
   SessionsStats stats = stats_;
   for (const auto& [id, session] : sessions_) {
     ++(session.state.in_cache() ? stats.open : stats.moved_out);
-    stats.calls +=
-        static_cast<int>(session.questions.size() + session.waiting.size()) + (session.state.reading() ? 1 : 0);
+    stats.calls += static_cast<int>(session.questions.size() + session.waiting.size()) + session.state.reading() +
+                   (session.tokenising != 0);
   }
   stats.calls += static_cast<int>(alone_.size());
   return stats;

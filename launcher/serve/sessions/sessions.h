@@ -9,8 +9,9 @@
 // what is at the disk ends in a later Tick. Only AppendText is shared with the transport's threads. Borrows the engine,
 // the store (null: no save directory) and the log. Errors as in duo.proto.
 //
-// The parts: sessions.cc (which there are), turns.cc (whose turn it is), questions.cc, uploads.cc and appends.cc
-// (text), jobs.cc (saves and restores), offload.cc (idle sessions, the server's start and end).
+// The parts: sessions.cc (which there are), turns.cc (whose turn it is), tails.cc (texts become tokens), questions.cc,
+// uploads.cc and appends.cc (text), jobs.cc (saves and restores), offload.cc (idle sessions, the server's start and
+// end).
 #pragma once
 
 #include <chrono>
@@ -31,19 +32,25 @@
 #include "launcher/terminal/log.h"
 #include "runtime/engine/engine.h"
 #include "runtime/saved/session_store.h"
+#include "runtime/text/chat_template.h"
+#include "runtime/text/tokenizer.h"
 
 namespace duo {
 
 struct SessionsOptions {
   int64_t max_session_tokens = 0;
-  int max_waiting = 256;                        // calls that wait or run at once
-  int64_t checkpoint_tokens = 32768;            // of durable appends
-  int64_t max_upload_bytes = int64_t{1} << 30;  // of all texts that are arriving
-  double upload_seconds = 300;                  // an upload that nothing came of for so long is given up
-  double idle_seconds = 0;                      // a session that nobody used for so long is moved out; 0: never
-  std::vector<int32_t> begin_tokens;            // what the tokenizer puts before a text
-  double job_seconds = 0.1;                     // that saves and restores get between two steps, at most
-  StateWatch watch;                             // for tests
+  int max_waiting = 256;                               // calls that wait or run at once
+  int64_t checkpoint_tokens = 32768;                   // of durable appends
+  int64_t max_upload_bytes = int64_t{1} << 30;         // of all texts that are arriving
+  double upload_seconds = 300;                         // an upload that nothing came of for so long is given up
+  double idle_seconds = 0;                             // a session that nobody used for so long is moved out; 0: never
+  std::vector<int32_t> begin_tokens;                   // what the tokenizer puts before a text
+  const Tokenizer* tokenizer = nullptr;                // of texts
+  const absl::StatusOr<ChatTemplate>* chat = nullptr;  // of conversations
+  // Runs `work` beside the engine's thread and then `back` on it; false: too much waits for that. Empty: at once.
+  std::function<bool(size_t bytes, std::function<void()> work, std::function<void()> back)> beside;
+  double job_seconds = 0.1;  // that saves and restores get between two steps, at most
+  StateWatch watch;          // for tests
 };
 
 class Sessions {
@@ -70,7 +77,12 @@ class Sessions {
   void Close(const std::string& id, bool delete_saved, Ended done = {});
 
   void Ask(const CallPtr& call, const std::string& id, std::vector<int32_t> tokens, const GenerateParams& params,
-           AskEvents events);
+           AskEvents events) {
+    AskText(call, id, {.tokens = std::move(tokens)}, params, std::move(events));
+  }
+  void AskText(const CallPtr& call, const std::string& id, QuestionInput question, const GenerateParams& params,
+               AskEvents events);
+  bool IsChat(const std::string& id) const;
 
   // Prompts without a session will come: takes the place that they need. Before the engine's thread runs.
   absl::Status ExpectPrompts();
@@ -150,8 +162,26 @@ class Sessions {
   void RunWaiting(const std::string& id);
   void Later(std::function<void()> closure) { later_.push_back(std::move(closure)); }
 
-  void AskNow(const CallPtr& call, NamedSession& session, std::vector<int32_t> tokens, const GenerateParams& params,
-              double waited, const AskEvents& events);
+  // Tokens of texts, when their turn has come.
+  using MakeTokens = std::function<absl::StatusOr<TextRead>()>;
+  using TokensMade = std::function<void(absl::StatusOr<TextRead>)>;
+  void Tokenise(NamedSession& session, const CallPtr& call, size_t bytes, MakeTokens make, TokensMade then);
+  absl::Status CheckChat(const std::string& system) const;
+  void PrepareAppend(const CallPtr& call, AppendInput input, AppendEvents events);
+  struct Asked {
+    std::string id;
+    GenerateParams params;
+    Clock::time_point since;
+    AskEvents events;
+  };
+  void PrepareQuestion(const CallPtr& call, QuestionInput question, const Asked& asked);
+  void AskNow(const CallPtr& call, TextRead read, const Asked& asked);
+  struct KeptQuestion {
+    int64_t history = 0, tokens = 0;  // of the session before it; its own
+    bool ok = false;
+  };
+  void OnKept(NamedSession& session, const KeptQuestion& kept, const SessionText& rest);
+  void UndoQuestion(NamedSession& session, int64_t history, Turn turn);
 
   absl::StatusOr<SessionId> SessionFor(const std::vector<int32_t>& tokens, int64_t* held);
 
@@ -215,7 +245,7 @@ class Sessions {
   bool draining_ = false;
   SavedAll saved_all_;
   SessionsStats stats_;
-  uint64_t next_id_ = 0;
+  uint64_t next_id_ = 0, next_tokenising_ = 0;
 };
 
 }  // namespace duo

@@ -9,7 +9,7 @@ namespace duo {
 bool Sessions::Free(const NamedSession& session, Turn turn) const {
   const Place place = session.state.place();
   if (place != Place::kOpen && !(place == Place::kSaving && turn == Turn::kReads)) return false;
-  if (session.keeps() || session.state.reading()) return false;
+  if (session.keeps() || session.state.reading() || session.tokenising != 0) return false;
   if (turn == Turn::kAlone) return session.questions.empty();
   if (turn != Turn::kRewinds) return true;
   const absl::StatusOr<SessionInfo> info = engine_.Get(session.session);

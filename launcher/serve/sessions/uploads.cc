@@ -97,14 +97,14 @@ void Sessions::ReadAppend(const CallPtr& call, AppendInput input, AppendEvents e
   if (!found.ok()) return RefuseAppend(id, events, found.status());
   NamedSession& session = **found;
   if (IsAppend(session, input.append_id)) return TakeUpAppend(call, session, std::move(events));
-  if (input.tokens.empty()) {
+  if (input.tokens.empty() && input.text.empty()) {
     DropUpload(session, input.append_id);
     return RefuseAppend(id, events, absl::InvalidArgumentError("the append has no text"));
   }
   WhenFree(session, call, Turn::kChanges,
            [this, call, input = std::move(input), events = std::move(events)](const absl::Status& free) mutable {
              if (!free.ok()) return RefuseAppend(input.session_id, events, free);
-             BeginAppend(call, std::move(input), std::move(events));
+             PrepareAppend(call, std::move(input), std::move(events));
            });
 }
 
@@ -147,16 +147,17 @@ void Sessions::BeginAppend(const CallPtr& call, AppendInput input, AppendEvents 
   SessionState& state = session.state;
   Append append;
   append.start = Tokens(session);
-  if (append.start == 0 && !input.begun) {
+  if (append.start == 0 && !input.begun && !input.rest.chat && !input.tokens.empty()) {
     input.tokens.insert(input.tokens.begin(), options_.begin_tokens.begin(), options_.begin_tokens.end());
   }
   append.total = static_cast<int64_t>(input.tokens.size());
-  if (append.start + append.total > session.max_tokens) {
+  const int64_t more = append.total + input.rest_tokens;  // of what stays text too: a question reads it
+  if (append.start + more > session.max_tokens) {
     DropUpload(session, input.append_id);
     return RefuseAppend(id, events,
                         absl::ResourceExhaustedError(
                             absl::StrFormat("session %s holds %d tokens of at most %d; this append's %d do not fit", id,
-                                            append.start, session.max_tokens, append.total)));
+                                            append.start, session.max_tokens, more)));
   }
   if (absl::Status s = engine_.CheckRoom(session.session, append.start + append.total); !s.ok()) {
     DropUpload(session, input.append_id);
@@ -170,6 +171,7 @@ void Sessions::BeginAppend(const CallPtr& call, AppendInput input, AppendEvents 
   append.call = call;
   append.events = std::move(events);
   append.begun = Clock::now();
+  append.before = std::exchange(session.text, std::move(input.rest));
   if (state.append() != AppendPhase::kNone) ForgetAppend(session);
   DropUpload(session, input.append_id);
   state.To(AppendPhase::kUploading);

@@ -30,6 +30,17 @@ class SessionsByHand : public ServiceFixture {
     options.max_session_tokens = max_session_tokens_;
     options.checkpoint_tokens = 128;
     options.idle_seconds = idle_seconds;
+    options.tokenizer = &tokenizer_;
+    options.chat = &chat_;
+    if (beside_) {
+      options.beside = [this](size_t, std::function<void()> work, std::function<void()> back) {
+        texts_.push_back([work, back] {
+          work();
+          back();
+        });
+        return true;
+      };
+    }
     options.watch.on_place = [this](Place from, Place to) { places_.insert({from, to}); };
     options.watch.on_append = [this](AppendPhase from, AppendPhase to) { phases_.insert({from, to}); };
     for (const SessionInfo& session : engine_->List()) ASSERT_TRUE(engine_->CloseSession(session.id).ok());
@@ -42,6 +53,10 @@ class SessionsByHand : public ServiceFixture {
       more = sessions_->Tick();
       more = engine_->Step() || more;
     }
+  }
+  // The texts that wait to become tokens do, where beside_ is set.
+  void RunBeside() {
+    for (auto& text : std::exchange(texts_, {})) text();
   }
   std::vector<int32_t> Tokens(int count) const {
     std::vector<int32_t> tokens(count);
@@ -117,6 +132,9 @@ class SessionsByHand : public ServiceFixture {
     ASSERT_EQ(sessions_->Get(id)->residence, Residence::kMovedOut);
   }
 
+  absl::StatusOr<ChatTemplate> chat_ = absl::NotFoundError("none");
+  bool beside_ = false;  // texts become tokens in RunBeside; before Open
+  std::vector<std::function<void()>> texts_;
   std::unique_ptr<SessionStore> store_;
   std::unique_ptr<Sessions> sessions_;
   std::optional<absl::Status> ended_;

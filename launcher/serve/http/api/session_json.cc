@@ -20,10 +20,13 @@ const char* Name(Residence residence) {
 Json SessionJson(const SessionView& view) {
   Json json = {{"id", view.id},
                {"tokens", view.tokens},
+               {"tail_bytes", view.tail_bytes},
                {"max_tokens", view.max_tokens},
                {"kv_bytes", view.kv_bytes},
                {"residence", Name(view.residence)},
                {"durable", view.durable},
+               {"chat", view.chat},
+               {"reads_whole", view.reads_whole},
                {"durable_tokens", view.durable_tokens},
                {"pending_calls", view.pending},
                {"idle_seconds", view.idle_seconds}};

@@ -24,8 +24,11 @@ void Create(Service& service, const ExchangePtr& e) {
   WithFields<CreateRequest>(
       service, e,
       [](Body& body) {
-        return CreateRequest{body.String("id").value_or(""), body.Int("max_tokens", 0, kMostTokens).value_or(0),
-                             body.Bool("durable", false)};
+        return CreateRequest{.id = body.String("id").value_or(""),
+                             .max_tokens = body.Int("max_tokens", 0, kMostTokens).value_or(0),
+                             .durable = body.Bool("durable", false),
+                             .chat = body.Bool("chat", false),
+                             .system = body.String("system").value_or("")};
       },
       [&service, e](CreateRequest request) {
         SendCall<SessionView>(
@@ -147,8 +150,7 @@ AnswerShape AskShape() {
 }
 
 // Fields and defaults are AskRequest's of duo.proto: greedy unless asked otherwise.
-absl::StatusOr<Prepared> PrepareAsk(const Service& service, const std::string& session, Body& body) {
-  const CallContext& context = *service.calls;
+absl::StatusOr<Prepared> PrepareAsk(const std::string& session, Body& body) {
   Prepared prepared;
   AskRequest& ask = prepared.request.ask;
   ask.session_id = session;
@@ -159,25 +161,22 @@ absl::StatusOr<Prepared> PrepareAsk(const Service& service, const std::string& s
   ask.stop = body.Strings("stop", kMostStops);
   ask.keep = body.Bool("keep", false);
   ask.special = body.Bool("special", false);
+  ask.seam = body.Bool("seam", false);
   ask.ignore_end_tokens = body.Bool("ignore_end_tokens", false);
   prepared.request.stream = body.Bool("stream", false);
   const std::optional<std::string> text = body.String("text");
   std::vector<int32_t> tokens = body.Tokens("tokens");
   if (!body.status().ok()) return body.status();
   if (text.has_value() == !tokens.empty()) return FieldError("text", "give text or tokens, one of them");
-  if (text.has_value()) {
-    absl::StatusOr<std::vector<int32_t>> encoded = context.Encode(*text, ask.special);
-    if (!encoded.ok()) return encoded.status();
-    tokens = *std::move(encoded);
-    if (tokens.empty()) return FieldError("text", "the question has no text");
-  }
+  if (text.has_value() && text->empty()) return FieldError("text", "the question has no text");
+  ask.text = text.value_or("");  // its tokens are made where it goes on with the session's text
   prepared.request.prompts.push_back(std::move(tokens));
   prepared.shape = AskShape();
   return prepared;
 }
 
 void Ask(Service& service, const ExchangePtr& e) {
-  Respond(service, e, [id = IdOf(*e)](Service& s, Body& body) { return PrepareAsk(s, id, body); });
+  Respond(service, e, [id = IdOf(*e)](Service&, Body& body) { return PrepareAsk(id, body); });
 }
 
 }  // namespace

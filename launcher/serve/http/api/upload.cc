@@ -1,8 +1,9 @@
 // PUT /duo/v1/sessions/ID/text: a document's raw text becomes part of a session. Resumable: with ?append=NAME the
 // server keeps what has come when a connection breaks, GET of the session says how many bytes that is, and a PUT with
 // ?offset=BYTES (or a Content-Range) goes on from there. A Content-Range that does not reach the document's end only
-// adds its piece. ?create=true opens the session if there is none.
+// adds its piece. ?create=true opens the session if there is none; ?seam=true and ?chat=true are AppendRequest's.
 #include <charconv>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "launcher/serve/calls/append_job.h"
@@ -17,7 +18,7 @@ namespace {
 struct UploadFields {
   std::string session_id, append_id;
   int64_t offset = 0;
-  bool special = false, partial = false, create = false;
+  bool special = false, partial = false, create = false, seam = false, chat = false;
   int64_t max_tokens = 0;
 };
 
@@ -49,18 +50,20 @@ absl::Status ReadRange(absl::string_view range, UploadFields& fields) {
 absl::StatusOr<UploadFields> ReadFields(const Request& request) {
   UploadFields fields;
   fields.session_id = request.path[3];
+  const std::map<std::string, bool*> flags = {
+      {"special", &fields.special}, {"seam", &fields.seam}, {"chat", &fields.chat}, {"create", &fields.create}};
   for (const auto& [name, value] : request.query) {
     const std::optional<int64_t> number = NumberOf(value);
     if (name == "append") {
       fields.append_id = value;
-    } else if (name == "special" || name == "create") {
+    } else if (const auto flag = flags.find(name); flag != flags.end()) {
       if (value != "true" && value != "false") return FieldError(name, absl::StrCat(name, " must be true or false"));
-      (name == "special" ? fields.special : fields.create) = value == "true";
+      *flag->second = value == "true";
     } else if (name == "offset" || name == "max_tokens") {
       if (!number.has_value()) return FieldError(name, absl::StrCat(name, " must be a whole number"));
       (name == "offset" ? fields.offset : fields.max_tokens) = *number;
     } else {
-      return FieldError(name, "the query has append, offset, special, create and max_tokens");
+      return FieldError(name, "the query has append, offset, special, seam, chat, create and max_tokens");
     }
   }
   if (!request.content_range.empty()) {
@@ -106,6 +109,8 @@ class UploadCall : public std::enable_shared_from_this<UploadCall> {
       first.session_id = fields_.session_id;
       first.append_id = fields_.append_id;
       first.special = fields_.special;
+      first.seam = fields_.seam;
+      first.chat = fields_.chat;
       return job_->Take(std::move(first));
     }
     if (ended_) return End();

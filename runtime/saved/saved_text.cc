@@ -1,0 +1,104 @@
+#include "runtime/saved/saved_text.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "runtime/text/unicode/unicode.h"
+
+namespace duo {
+namespace {
+
+using Json = nlohmann::json;
+constexpr size_t kMostRanges = 1 << 16;
+
+struct Range {
+  size_t begin = 0, end = 0;
+};
+
+// Ranges in order, none of them empty, within `size` bytes; false where they are not.
+bool ReadRanges(const Json& json, size_t size, std::vector<Range>* ranges) {
+  if (!json.is_array() || json.size() > kMostRanges) return false;
+  size_t last = 0;
+  for (const Json& entry : json) {
+    if (!entry.is_array() || entry.size() != 2 || !entry[0].is_number_unsigned() || !entry[1].is_number_unsigned()) {
+      return false;
+    }
+    const Range range{entry[0].get<size_t>(), entry[1].get<size_t>()};
+    if (range.begin < last || range.begin >= range.end || range.end > size) return false;
+    last = range.end;
+    ranges->push_back(range);
+  }
+  return true;
+}
+
+void ReadChat(const std::string& file, JsonFields& fields, SessionText* text) {
+  const Json* state = fields.Find("chat_state");
+  if (state == nullptr) return;
+  if (!state->is_object()) return fields.Fail("\"chat_state\" is no object");
+  JsonFields inside(*state, file, "chat_state.");
+  text->system = inside.String("system", "");
+  text->in_turn = inside.Bool("in_turn", false);
+  text->answered = inside.Bool("answered", false);
+  text->said = inside.Bool("said", false);
+  text->newlines = static_cast<int>(inside.Int("newlines", 0, 2, 0));
+  fields.Adopt(inside.status());
+}
+
+}  // namespace
+
+void PutSavedText(const SessionText& text, Json* object) {
+  std::string tail;
+  Json special = Json::array();
+  for (const TextSegment& segment : text.tail) {
+    const size_t begin = tail.size();
+    tail += segment.text;
+    if (segment.parse_special) special.push_back({begin, tail.size()});
+  }
+  if (!tail.empty() && IsValidUtf8(tail)) (*object)["tail"] = tail;
+  if (!IsValidUtf8(tail)) (*object)["tail_hex"] = absl::BytesToHexString(tail);
+  if (!special.empty()) (*object)["tail_special"] = special;
+  if (text.continues) (*object)["tail_continues"] = true;
+  if (!text.chat) return;
+  (*object)["chat"] = true;
+  (*object)["chat_state"] = {{"system", text.system},
+                             {"in_turn", text.in_turn},
+                             {"answered", text.answered},
+                             {"said", text.said},
+                             {"newlines", text.newlines}};
+}
+
+SessionText ReadSavedText(const std::string& file, JsonFields& fields) {
+  SessionText text;
+  std::string tail = fields.String("tail", "");
+  const std::string hex = fields.String("tail_hex", "");
+  if (!hex.empty()) {
+    if (hex.size() % 2 != 0 || !std::all_of(hex.begin(), hex.end(), absl::ascii_isxdigit)) {
+      fields.Fail("\"tail_hex\" is not hexadecimal");
+      return text;
+    }
+    tail = absl::HexStringToBytes(hex);
+  }
+  std::vector<Range> special;
+  const Json* ranges = fields.Find("tail_special");
+  if (ranges != nullptr && !ReadRanges(*ranges, tail.size(), &special)) {
+    fields.Fail("\"tail_special\" is no list of ranges of its tail");
+    return text;
+  }
+  size_t at = 0;
+  for (const Range& range : special) {
+    AddText(std::string_view(tail).substr(at, range.begin - at), false, &text);
+    AddText(std::string_view(tail).substr(range.begin, range.end - range.begin), true, &text);
+    at = range.end;
+  }
+  AddText(std::string_view(tail).substr(at), false, &text);
+  text.continues = fields.Bool("tail_continues", false);
+  text.chat = fields.Bool("chat", false);
+  if (text.chat) ReadChat(file, fields, &text);
+  return text;
+}
+
+}  // namespace duo
