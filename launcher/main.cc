@@ -1,23 +1,40 @@
 // `duo`: parses the command line, runs one subcommand. Exit codes: 0 done, 2 bad usage, 1 everything else with one line
 // "error: ..." on stderr.
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "attn_patterns/lookup.h"
+#include "launcher/app.h"
+#include "launcher/build_info.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
-#include "launcher/terminal/help.h"
 #include "launcher/terminal/runtime_flags.h"
 #include "launcher/terminal/streams.h"
 #include "launcher/terminal/usage_error.h"
-#include "launcher/terminal/version.h"
 #include "parallel/mpi_session.h"
 
 namespace duo {
 namespace {
+
+// The environment's variables DUO_.
+Environment DuoVariables() {
+  Environment found;
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    const size_t equals = text.find('=');
+    if (!text.starts_with("DUO_") || equals == std::string_view::npos) continue;
+    found.emplace(text.substr(0, equals), text.substr(equals + 1));
+  }
+  return found;
+}
 
 // What is printed and did not get out makes a good end a bad one.
 int Ended(int code) {
@@ -31,6 +48,7 @@ int Ended(int code) {
 int main(int argc, char** argv) {
   duo::OpenClosedStreams();
   duo::Launch launch;
+  duo::Surroundings surroundings;
   launch.program = duo::ProgramPath();
   launch.under_mpirun = duo::MpiSession::Launched(
       {std::getenv("OMPI_COMM_WORLD_SIZE"), std::getenv("PMIX_RANK"), std::getenv("PMI_RANK")});
@@ -38,43 +56,28 @@ int main(int argc, char** argv) {
     if (const char* rank = std::getenv(name); launch.under_mpirun && rank != nullptr) launch.rank = std::atoi(rank);
   }
 
-  CLI::App app(
-      "duo reads a very long document once, keeps it in memory, and answers questions on it for as long\n"
-      "as you like. It implements DuoAttention: a few attention heads keep the whole KV cache, the others\n"
-      "a constant-size one.",
-      "duo");
-  app.formatter(std::make_shared<duo::HelpFormatter>());  // before the subcommands, which take it over
-  app.set_help_flag("-h,--help", "Print this help");
-  app.set_version_flag("--version", std::string("duo ") + duo::kVersion, "Print the version");
-  app.require_subcommand(1);
-  app.footer(
-      "Examples:\n"
-      "  duo generate --model DIR --prompt-file book.txt --ask 'Who is the narrator?'\n"
-      "  duo info --model DIR\n"
-      "  duo plan --model DIR --world 8\n"
-      "  mpirun -n 4 duo generate --model DIR --prompt-file book.txt\n"
-      "Help on one of them: duo SUBCOMMAND --help");
-  duo::AddGenerateCommand(app, launch);
-  duo::AddIdentifyCommand(app, launch);
-  duo::AddInfoCommand(app, launch);
-  duo::AddBenchCommand(app, launch);
-  duo::AddPlanCommand(app, launch);
-  duo::AddTokenizeCommand(app, launch);
-  duo::AddServeCommand(app, launch);
-  duo::AddClientCommand(app, launch);
-  try {
-    app.parse(argc, argv);
-    duo::RefuseNoNumbers(app);
-  } catch (const CLI::ParseError& error) {  // help and version are errors of code 0 here
-    if (error.get_exit_code() == 0) {
-      app.exit(error);
-      return duo::Ended(0);
-    }
-    const std::vector<std::string> arguments(argv + 1, argv + argc);
-    if (launch.rank == 0) {
-      std::fprintf(stderr, "error: %s\n", duo::UsageError(app, arguments, error.what()).c_str());
-    }
+  if (const char* socket = std::getenv("NOTIFY_SOCKET")) surroundings.notify_socket = socket;
+  const duo::BuildInfo build = duo::ThisBuild();
+  surroundings.commit = build.commit;
+  const std::unique_ptr<CLI::App> app = duo::MakeApp(launch, surroundings);
+  app->set_version_flag("--version", duo::Describe(build), "Print version, commit and how it was built");
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const auto refused = [&](const std::string& why) {
+    if (launch.rank == 0) std::fprintf(stderr, "error: %s\n", duo::UsageError(*app, arguments, why).c_str());
     return 2;
+  };
+  absl::StatusOr<duo::Settings> settings = duo::Settings::Gather(*app, arguments, duo::DuoVariables());
+  if (!settings.ok()) return refused(std::string(settings.status().message()));
+  surroundings.settings = *std::move(settings);
+  try {
+    std::vector<std::string> words = surroundings.settings.Expanded();
+    std::reverse(words.begin(), words.end());  // as the parser wants them
+    app->parse(std::move(words));
+    duo::RefuseNoNumbers(*app);
+  } catch (const CLI::ParseError& error) {  // help and version are errors of code 0 here
+    if (error.get_exit_code() != 0) return refused(surroundings.settings.Explained(error.what()));
+    app->exit(error);
+    return duo::Ended(0);
   }
   return duo::Ended(launch.chosen());
 }

@@ -16,6 +16,7 @@
 #include "duo/v1/duo.grpc.pb.h"
 #include "launcher/client/channel.h"
 #include "launcher/client/interrupt.h"
+#include "launcher/client/once_loaded.h"
 #include "launcher/client/print.h"
 #include "launcher/client/sampling_request.h"
 #include "launcher/terminal/outputs.h"
@@ -228,7 +229,7 @@ class Caller {
         }
       }
       status = AppendOnce(*text, append_id);
-      if (!absl::IsUnavailable(status)) break;
+      if (!absl::IsUnavailable(status) || IsLoading(status)) break;
       if (attempt == 0 && !v_.wait && !Connected()) {
         return absl::UnavailableError(
             absl::StrCat("no server answers at ", o_.server, " (", status.message(), "); --wait tries for a while"));
@@ -352,7 +353,7 @@ class Caller {
 absl::Status RunClient(const ClientOptions& options, const VerbOptions& verb) {
   Caller caller(options, verb);
   if (absl::Status s = caller.Connect(); !s.ok()) return s;
-  return caller.Run();
+  return OnceLoaded([&caller] { return caller.Run(); });
 }
 
 }  // namespace duo

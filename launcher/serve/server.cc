@@ -213,7 +213,7 @@ void Server::State::Tick() {
     last_update = Clock::now();
     const EngineStats stats = engine->stats();
     context.state.wait_seconds = stats.predicted_wait;
-    metrics->Update({stats, sessions->stats()});
+    metrics->Update({stats, sessions->stats(), phase != Phase::kServing});
   }
 }
 
@@ -234,7 +234,7 @@ absl::Status Server::State::Open(const ServerOptions& o) {
     store = std::move(*opened);
   }
   absl::StatusOr<std::unique_ptr<Metrics>> started =
-      Metrics::Start(o.metrics, RankKvOf(*engine), engine->partition().balance);
+      Metrics::Start(o.metrics, RankKvOf(*engine), engine->partition().balance, o.commit);
   if (!started.ok()) return started.status();
   metrics = std::move(*started);
 

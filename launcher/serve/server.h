@@ -25,6 +25,7 @@ struct ServerOptions {
   ListenOptions grpc;
   std::string metrics;  // HOST:PORT; empty: none
   std::string model_dir, device;
+  std::string commit;      // that the program was built from
   std::string save_dir;    // empty: no saving
   bool take_over = false;  // servers of other hosts that hold sessions there are gone
   bool insecure = false;   // a public address without TLS or tokens is meant

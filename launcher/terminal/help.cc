@@ -55,20 +55,29 @@ TypeText Split(const std::string& type) {
 
 }  // namespace
 
-std::string HelpFormatter::make_option(const CLI::Option* option, bool is_positional) const {
-  std::string left = option->get_name(is_positional, !is_positional), text = option->get_description();
+OptionHelp HelpOf(const CLI::Option& option, bool is_positional) {
+  OptionHelp help = {option.get_name(is_positional, !is_positional), option.get_description(), {}, ""};
   std::vector<std::string> notes;
-  if (option->get_type_size() != 0) {  // flags take nothing
-    const TypeText type = Split(option->get_type_name());
-    if (!type.name.empty()) absl::StrAppend(&left, " ", type.name);
-    if (!type.choices.empty()) notes.push_back(absl::StrCat("one of ", type.choices));
-    if (const std::string value = absl::StrReplaceAll(option->get_default_str(), {{"[", ""}, {"]", ""}});
-        !value.empty())
+  if (option.get_type_size() != 0) {  // flags take nothing
+    const TypeText type = Split(option.get_type_name());
+    help.takes = type.name;
+    if (!type.name.empty()) absl::StrAppend(&help.left, " ", type.name);
+    if (!type.choices.empty()) {
+      notes.push_back(absl::StrCat("one of ", type.choices));
+      help.choices = absl::StrSplit(type.choices, ", ");
+    }
+    if (const std::string value = absl::StrReplaceAll(option.get_default_str(), {{"[", ""}, {"]", ""}}); !value.empty())
       notes.push_back(absl::StrCat("default ", value));
-    if (option->get_required()) notes.emplace_back("required");
+    if (option.get_required()) notes.emplace_back("required");
   }
-  if (!notes.empty()) absl::StrAppend(&text, " (", absl::StrJoin(notes, "; "), ")");
-  return TwoColumns(absl::StrReplaceAll(left, {{",-", ", -"}}), text);
+  if (!notes.empty()) absl::StrAppend(&help.text, " (", absl::StrJoin(notes, "; "), ")");
+  help.left = absl::StrReplaceAll(help.left, {{",-", ", -"}});
+  return help;
+}
+
+std::string HelpFormatter::make_option(const CLI::Option* option, bool is_positional) const {
+  const OptionHelp help = HelpOf(*option, is_positional);
+  return TwoColumns(help.left, help.text);
 }
 
 std::string HelpFormatter::make_help(const CLI::App* command, std::string name, CLI::AppFormatMode mode) const {

@@ -3,10 +3,19 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 
 namespace duo {
+
+// What is said of one option: "--kv NAME" and "Format of the KV cache (one of ..; default auto)".
+struct OptionHelp {
+  std::string left, text;
+  std::vector<std::string> choices;  // of its value; empty where it is no choice
+  std::string takes;                 // "DIR", "N"; empty where it takes nothing
+};
+OptionHelp HelpOf(const CLI::Option& option, bool is_positional);
 
 class HelpFormatter : public CLI::Formatter {
  public:

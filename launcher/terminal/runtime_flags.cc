@@ -224,9 +224,13 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, co
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, ProbeOptions options, Runtime& runtime) {
+  const auto tell = options.on_load;  // whoever else wants to know
   auto create = [&]() -> absl::StatusOr<std::unique_ptr<Engine>> {
     Progress progress("loading weights", "B", !runtime.leader());
-    options.on_load = [&](int64_t done, int64_t total) { progress.Update(done, total); };
+    options.on_load = [&progress, tell](int64_t done, int64_t total) {
+      progress.Update(done, total);
+      if (tell) tell(done, total);
+    };
     absl::StatusOr<std::unique_ptr<Engine>> made = EngineProbe::Create(options, *runtime.device, *runtime.comm);
     progress.Done();
     for (size_t i = 0; made.ok() && runtime.leader() && i < (*made)->notes().size(); ++i) {

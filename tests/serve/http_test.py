@@ -18,8 +18,10 @@ def main():
     import http_clients  # noqa: F401
     import http_limits  # noqa: F401
     import http_openai  # noqa: F401
+    import http_page  # noqa: F401
     import http_replays  # noqa: F401
     import http_sessions  # noqa: F401
+    import http_watching  # noqa: F401
     import http_wire  # noqa: F401
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     return harness.run_cases(CASES, ARGS, parser)

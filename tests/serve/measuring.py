@@ -94,7 +94,7 @@ def metrics():
 
         kv_bytes("at first", before, [], 0)
         equal(before['duo_rank_retrieval_heads{rank="0"}'], HEADS["retrieval"], "retrieval heads of the rank")
-        equal(before['duo_balance{of="time"}'], 1, "balance of one rank")
+        equal(before['duo_balance_ratio{of="time"}'], 1, "balance of one rank")
 
         # A document, read with a checkpoint at 256, 512, .. tokens and at its end.
         client.Create(id="doc", max_tokens=3000, durable=True)
@@ -170,7 +170,7 @@ def metrics():
         equal(now['duo_tokens_total{kind="prefill"}'], stats.prefill_tokens, "tokens read")
         equal(now['duo_tokens_total{kind="decode"}'], stats.decode_tokens, "tokens written")
         equal(now["duo_checkpoints_total"], stats.checkpoints, "checkpoints")
-        equal(now['duo_pages{state="free"}'], stats.pages_free, "free pages")
+        equal(now['duo_pages{state="promised"}'] + now['duo_pages{state="available"}'], stats.pages_free, "free pages")
         equal(now['duo_pages{state="available"}'], stats.pages_available, "available pages")
         kinds = [f'{{kind="{kind}"}}' for kind in ("chunk", "rows")]
         equal(sum(now["duo_step_seconds_count" + k] for k in kinds), stats.steps, "steps of both kinds")
@@ -197,7 +197,7 @@ def balance():
         check(abs(sum(heads) - HEADS["retrieval"]) < 1e-9, f"retrieval heads of the ranks: {heads}")
         for rank, held in zip(plan.ranks, heads):
             check(abs(rank.whole + rank.split - held) < 1e-9, f"rank {rank.rank}: {held} heads, the plan has {rank}")
-        equal(now['duo_balance{of="memory"}'], plan.balance_memory, "balance of memory")
+        equal(now['duo_balance_ratio{of="memory"}'], plan.balance_memory, "balance of memory")
         check(abs(max(heads) / (sum(heads) / 3) - plan.balance_memory) < 1e-9, f"{heads} against {plan.balance_memory}")
         of_ranks = sum(now[f'duo_rank_kv_bytes{{rank="{r}"}}'] for r in range(3))
         of_classes = sum(v for k, v in now.items() if re.match("duo_kv_bytes{", k))

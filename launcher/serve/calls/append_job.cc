@@ -29,7 +29,10 @@ bool Same(const AppendPiece& piece, const AppendText& text, int64_t known) {
 void AppendJob::Start(const Caller& caller) {
   absl::StatusOr<Identity> who = c_.Authenticate(caller, Right::kSessions);
   if (!who.ok()) return Finish(who.status());
-  who_ = *std::move(who);
+  {
+    std::lock_guard lock(mutex_);  // Finish, which counts a call as its owner's, may come from a cancellation
+    who_ = *std::move(who);
+  }
   stream_.Read();
 }
 
@@ -41,6 +44,10 @@ void AppendJob::Take(AppendPiece piece) {
 void AppendJob::Open(AppendPiece first) {
   opened_ = true;
   session_id_ = first.session_id;
+  {
+    std::lock_guard lock(mutex_);
+    if (!ended_) activity_ = c_.activity.Begin("Append", session_id_, who_.owner);
+  }
   append_id_ = first.append_id;
   special_ = first.special;
   priority_ = first.priority;
@@ -233,12 +240,15 @@ void AppendJob::Progress(Change change) {
 
 // The call ends with this status; the first caller decides.
 void AppendJob::Finish(const absl::Status& status) {
+  std::string owner;
   {
     std::lock_guard lock(mutex_);
     if (ended_) return;
     ended_ = true;
+    owner = who_.owner;
+    c_.activity.End(activity_);
   }
-  c_.Count("Append", status);
+  c_.Count("Append", status, owner);
   stream_.Close(status);
 }
 

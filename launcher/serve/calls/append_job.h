@@ -93,6 +93,7 @@ class AppendJob : public std::enable_shared_from_this<AppendJob> {
 
   std::mutex mutex_;  // guards what follows
   bool fed_ = false, ended_ = false;
+  uint64_t activity_ = 0;  // its number there; 0: it has not begun
 };
 
 }  // namespace duo

@@ -46,11 +46,12 @@ absl::Status AskAnswer::OnDone(const RequestResult& result, int64_t history) {
   if (!result.status.ok()) return result.status;
   if (!broken_.ok()) return broken_;
   const std::string text = text_->Flush();
+  finish_ = text_->stopped() ? "stop" : Name(result.finish);
   stream_.Update([&](AskUpdate& update) {
     update.text += text;
     AddTokens(update);
     update.done = true;
-    update.finish = text_->stopped() ? "stop" : Name(result.finish);
+    update.finish = finish_;
     update.stop = text_->stop();
     update.stats = {history,      result.prompt_tokens, sent_, result.queue_seconds, result.prefill_seconds,
                     first_token_, result.decode_seconds};

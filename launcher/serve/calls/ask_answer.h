@@ -64,6 +64,8 @@ class AskAnswer {
 
   double first_token_seconds() const { return first_token_; }
   int64_t drawn() const { return static_cast<int64_t>(drawn_.size()); }
+  int64_t sent() const { return sent_; }
+  const std::string& finish() const { return finish_; }  // as AskUpdate has it; empty: it has not ended
 
  private:
   void AddTokens(AskUpdate& update);
@@ -81,6 +83,7 @@ class AskAnswer {
   std::vector<int32_t> drawn_;
   std::vector<TokenScore> scores_;  // of drawn_, where the request asks
   int64_t sent_ = 0;
+  std::string finish_;
 };
 
 }  // namespace duo

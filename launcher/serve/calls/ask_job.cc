@@ -46,18 +46,21 @@ void AskJob::Start(const Caller& caller, const AskRequest& request) {
   begun_ = std::chrono::steady_clock::now();
   absl::StatusOr<Identity> who = c_.Authenticate(caller, Right::kSessions);
   if (!who.ok()) return End(who.status());
-  const bool posted = c_.workers->Post(request.text.size(),
-                                       [self = shared_from_this(), who = *who, request] { self->Begin(who, request); });
+  who_ = *who;
+  caller_ = {"", caller.request_id, caller.trace};
+  session_ = request.session_id;
+  activity_ = c_.activity.Begin("Ask", request.session_id, who_.owner);
+  const bool posted =
+      c_.workers->Post(request.text.size(), [self = shared_from_this(), request] { self->Begin(request); });
   if (!posted) End(QueueFull());
 }
 
 // On a worker's thread.
-void AskJob::Begin(const Identity& who, const AskRequest& request) {
+void AskJob::Begin(const AskRequest& request) {
   GenerateParams params;
   QuestionInput question;
   if (absl::Status s = Read(request, &params, &question); !s.ok()) return End(s);
-  who_ = who;
-  params.whose = c_.WhoseOf(who, request.priority);
+  params.whose = c_.WhoseOf(who_, request.priority);
   if (request.guide.kind == Guide::Kind::kNone) return Post(request, params, std::move(question), std::nullopt);
   c_.guides->Compile(request.guide, [self = shared_from_this(), request, params,
                                      question = std::move(question)](const absl::StatusOr<CompiledGuide>& guide) {
@@ -158,17 +161,41 @@ void AskJob::OnDone(size_t i, const RequestResult& result, int64_t history) {
   const absl::Status status = answer.OnDone(result, history);
   if (status.ok()) {
     c_.metrics->ObserveQueue(result.queue_seconds);
-    if (answer.drawn() > 0) c_.metrics->ObserveFirstToken(answer.first_token_seconds());
-    if (answer.drawn() > 1) c_.metrics->ObserveToken(result.decode_seconds / static_cast<double>(answer.drawn() - 1));
+    const double gap = answer.drawn() > 1 ? result.decode_seconds / static_cast<double>(answer.drawn() - 1) : 0;
+    if (answer.drawn() > 0) {
+      c_.metrics->ObserveFirstToken(answer.first_token_seconds());
+      c_.activity.Answered({answer.first_token_seconds(), gap});
+    }
+    if (gap > 0) c_.metrics->ObserveToken(gap);
+    LogAnswer(answer, result, history);
   }
   if (failed_.ok()) failed_ = status;
-  if (++ended_ == answers_.size()) c_.Count("Ask", failed_);
+  if (++ended_ == answers_.size()) {
+    c_.activity.End(activity_);
+    c_.Count("Ask", failed_, who_.owner);
+  }
   answer.Close(status);
+}
+
+// A line for each question that was answered: whose, how much, how long.
+void AskJob::LogAnswer(const AskAnswer& answer, const RequestResult& result, int64_t history) const {
+  c_.log->Event("answered", {{"session", session_},
+                             {"owner", who_.owner},
+                             {"request", caller_.request_id},
+                             {"trace", caller_.trace},
+                             {"history_tokens", history},
+                             {"prompt_tokens", result.prompt_tokens},
+                             {"new_tokens", answer.sent()},
+                             {"finish", answer.finish()},
+                             {"queue_seconds", result.queue_seconds},
+                             {"first_token_seconds", answer.first_token_seconds()},
+                             {"seconds", Seconds()}});
 }
 
 // Before the engine has the question.
 void AskJob::End(const absl::Status& status) {
-  c_.Count("Ask", status);
+  c_.activity.End(activity_);
+  c_.Count("Ask", status, who_.owner);
   for (const auto& answer : answers_) answer->Close(status);
 }
 

@@ -52,13 +52,14 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
   void Cancel();  // the client is gone or its deadline is over; also after the end
 
  private:
-  void Begin(const Identity& who, const AskRequest& request);
+  void Begin(const AskRequest& request);
   absl::Status Read(const AskRequest& request, GenerateParams* params, QuestionInput* question);
   void Post(const AskRequest& request, const GenerateParams& params, QuestionInput question,
             std::optional<CompiledGuide> guide);
   void Ask(const AskRequest& request, GenerateParams params, QuestionInput question, const CompiledGuide* guide);
   AskEvents Events(size_t answer, const AskRequest& request);
   void OnDone(size_t answer, const RequestResult& result, int64_t history);
+  void LogAnswer(const AskAnswer& answer, const RequestResult& result, int64_t history) const;
   void End(const absl::Status& status);
   double Seconds() const;
 
@@ -66,7 +67,11 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
   const CallPtr call_ = std::make_shared<Call>();
   std::vector<std::unique_ptr<AskAnswer>> answers_;
   std::chrono::steady_clock::time_point begun_;
-  Identity who_;  // of the caller
+
+  Identity who_;   // of the caller
+  Caller caller_;  // by which the call is named
+  std::string session_;
+  uint64_t activity_ = 0;  // its number there; 0: it has not begun
 
   // On the engine's thread once the question is there.
   size_t ended_ = 0;     // of answers_

@@ -21,6 +21,8 @@ std::vector<RankShare> SharesOf(const Partition& partition) {
   return shares;
 }
 
+}  // namespace
+
 ClusterPlan PlanOf(const CallContext& context) {
   const Engine& engine = *context.engine;
   const HeadPlan& heads = engine.heads();
@@ -56,8 +58,6 @@ ClusterStats StatsOf(const CallContext& context) {
   stats.sessions = context.sessions->stats();
   return stats;
 }
-
-}  // namespace
 
 UnaryCallPtr StartPlan(CallContext& context, const Caller& caller, Answered<ClusterPlan> finish) {
   return StartUnary(context, caller, "Plan", Right::kNumbers, std::move(finish),

@@ -25,6 +25,7 @@ struct ClusterPlan {
   int64_t max_session_tokens = 0, kv_tokens = 0;
   std::vector<RankShare> ranks;
 };
+ClusterPlan PlanOf(const CallContext& context);  // on the engine's thread
 UnaryCallPtr StartPlan(CallContext& context, const Caller& caller, Answered<ClusterPlan> finish);
 
 struct ClusterStats {
@@ -34,6 +35,7 @@ struct ClusterStats {
   EngineStats engine;
   SessionsStats sessions;
 };
+ClusterStats StatsOf(const CallContext& context);  // likewise
 UnaryCallPtr StartStats(CallContext& context, const Caller& caller, Answered<ClusterStats> finish);
 
 struct DrainRequest {

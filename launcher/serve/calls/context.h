@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "launcher/serve/calls/activity.h"
 #include "launcher/serve/calls/guide_compiler.h"
 #include "launcher/serve/calls/refusal_log.h"
 #include "launcher/serve/calls/sender.h"
@@ -36,7 +37,9 @@ struct CallLimits {
 
 // Who calls, as the transport has it from the call's header.
 struct Caller {
-  std::string authorization;  // "Bearer TOKEN"; empty: none was sent
+  std::string authorization;    // "Bearer TOKEN"; empty: none was sent
+  std::string request_id = {};  // the client's name for the call, for the log
+  std::string trace = {};       // W3C's traceparent, likewise
 };
 
 struct DrainResult {
@@ -79,6 +82,7 @@ struct CallContext {
   Workers* workers = nullptr;
   int64_t token_bytes = 0;  // of text that one token stands for at most; 0: not known
   RefusalLog refusals;
+  Activity activity;
   // Begins a graceful stop; `done` comes on the engine's thread when everything is saved.
   std::function<void(double grace_seconds, std::function<void(const DrainResult&)> done)> drain;
   Sender* sender = nullptr;  // null: who has something to send does it
@@ -99,8 +103,8 @@ struct CallContext {
   // The tokens of a client's text, on the calling thread, which is a worker's. special: special tokens' text becomes
   // those tokens.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool special) const;
-  // Counts and logs a call's end.
-  void Count(const char* method, const absl::Status& status);
+  // Counts and logs a call's end. owner: whose it was, where that is known.
+  void Count(const char* method, const absl::Status& status, const std::string& owner = "");
 };
 
 // What a call is refused with that the engine's thread has no place for.

@@ -43,12 +43,13 @@ template <typename Answer, typename Work>
 UnaryCallPtr StartUnary(CallContext& context, const Caller& caller, const char* method, Right right,
                         Answered<Answer> finish, Work work) {
   auto call = std::make_shared<UnaryCall>(context);
-  Answered<Answer> counted = [&context, method, finish = std::move(finish)](const absl::StatusOr<Answer>& answer) {
-    context.Count(method, answer.status());
-    finish(answer);
-  };
   absl::StatusOr<Identity> who = context.Authenticate(caller, right);
   if (who.ok()) call->who = *who;
+  Answered<Answer> counted = [&context, method, owner = who.ok() ? who->owner : "",
+                              finish = std::move(finish)](const absl::StatusOr<Answer>& answer) {
+    context.Count(method, answer.status(), owner);
+    finish(answer);
+  };
   if (!who.ok()) {
     counted(who.status());
   } else if (!context.thread->Post([call, counted, work = std::move(work)] { work(call, counted); })) {

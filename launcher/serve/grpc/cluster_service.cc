@@ -69,32 +69,34 @@ namespace {
 
 class ClusterService final : public pb::Cluster::CallbackService {
  public:
-  explicit ClusterService(CallContext& context) : c_(context) {}
+  explicit ClusterService(const Behind& behind) : behind_(behind) {}
   using Context = grpc::CallbackServerContext;
   using Reactor = grpc::ServerUnaryReactor;
 
   Reactor* Plan(Context* rpc, const pb::PlanRequest*, pb::PlanResponse* out) override {
-    return Unary<ClusterPlan>(
-        out, [&](Answered<ClusterPlan> finish) { return StartPlan(c_, CallerOf(*rpc), std::move(finish)); });
+    return Unary<ClusterPlan>(behind_, rpc, out, [&](CallContext& c, Answered<ClusterPlan> finish) {
+      return StartPlan(c, CallerOf(*rpc), std::move(finish));
+    });
   }
   Reactor* Stats(Context* rpc, const pb::StatsRequest*, pb::StatsResponse* out) override {
-    return Unary<ClusterStats>(
-        out, [&](Answered<ClusterStats> finish) { return StartStats(c_, CallerOf(*rpc), std::move(finish)); });
+    return Unary<ClusterStats>(behind_, rpc, out, [&](CallContext& c, Answered<ClusterStats> finish) {
+      return StartStats(c, CallerOf(*rpc), std::move(finish));
+    });
   }
   Reactor* Drain(Context* rpc, const pb::DrainRequest* r, pb::DrainResponse* out) override {
-    return Unary<DrainResult>(out, [&](Answered<DrainResult> finish) {
-      return StartDrain(c_, CallerOf(*rpc), {r->grace_seconds()}, std::move(finish));
+    return Unary<DrainResult>(behind_, rpc, out, [&](CallContext& c, Answered<DrainResult> finish) {
+      return StartDrain(c, CallerOf(*rpc), {r->grace_seconds()}, std::move(finish));
     });
   }
 
  private:
-  CallContext& c_;
+  const Behind& behind_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeClusterService(CallContext& context) {
-  return std::make_unique<ClusterService>(context);
+std::unique_ptr<grpc::Service> MakeClusterService(const Behind& behind) {
+  return std::make_unique<ClusterService>(behind);
 }
 
 }  // namespace duo

@@ -31,10 +31,18 @@ bool Listens(const ListenOptions& options, const grpc::Server* server, int port)
   return server != nullptr && (port != 0 || options.address.rfind("unix:", 0) == 0);
 }
 
+// Of the server and of each service by its name.
+void SetServing(grpc::HealthCheckServiceInterface* health, bool serving) {
+  health->SetServingStatus(serving);
+  health->SetServingStatus("duo.v1.Sessions", serving);
+  health->SetServingStatus("duo.v1.Cluster", serving);
+}
+
 }  // namespace
 
 struct GrpcListener::State {
   Certificates certificates;
+  Behind behind;
   std::unique_ptr<grpc::Service> sessions, cluster;
   std::unique_ptr<grpc::Server> server;  // destroyed first: its calls use the services
   int port = 0;
@@ -42,14 +50,14 @@ struct GrpcListener::State {
 
 GrpcListener::GrpcListener() : state_(std::make_unique<State>()) {}
 
-absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Listen(const ListenOptions& options, Server& server) {
+absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Listen(const ListenOptions& options) {
   absl::StatusOr<Certificates> certificates = LoadCertificates(options.tls);
   if (!certificates.ok()) return certificates.status();
   std::unique_ptr<GrpcListener> listener(new GrpcListener());
   State& s = *listener->state_;
   s.certificates = *std::move(certificates);
-  s.sessions = MakeSessionsService(server.context());
-  s.cluster = MakeClusterService(server.context());
+  s.sessions = MakeSessionsService(s.behind);
+  s.cluster = MakeClusterService(s.behind);
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
@@ -64,27 +72,20 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Listen(const ListenO
   builder.RegisterService(s.cluster.get());
   s.server = builder.BuildAndStart();
   if (!Listens(options, s.server.get(), s.port)) return CannotListen(options);
-  grpc::HealthCheckServiceInterface* health = s.server->GetHealthCheckService();
-  health->SetServingStatus(true);
-  health->SetServingStatus("duo.v1.Sessions", true);
-  health->SetServingStatus("duo.v1.Cluster", true);
-  server.WhenDraining([health] { health->SetServingStatus(false); });
-  server.WhenServingOn([health] { health->SetServingStatus(true); });
-  server.WhenReloading(s.certificates.prepare);
+  SetServing(s.server->GetHealthCheckService(), false);
   return listener;
 }
 
-absl::Status GrpcListener::Check(const ListenOptions& options) {
-  const absl::StatusOr<Certificates> certificates = LoadCertificates(options.tls);
-  if (!certificates.ok()) return certificates.status();
-  if (options.address.rfind("unix:", 0) == 0) return absl::OkStatus();  // trying would take a socket that is in use
-  grpc::ServerBuilder builder;
-  int port = 0;
-  Configure(options, *certificates, builder, &port);
-  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (!Listens(options, server.get(), port)) return CannotListen(options);
-  server->Shutdown();
-  return absl::OkStatus();
+void GrpcListener::Loaded(double share) { state_->behind.loaded = share; }
+
+void GrpcListener::Open(Server& server) {
+  State& s = *state_;
+  s.behind.context = &server.context();
+  grpc::HealthCheckServiceInterface* health = s.server->GetHealthCheckService();
+  SetServing(health, true);
+  server.WhenDraining([health] { health->SetServingStatus(false); });
+  server.WhenServingOn([health] { health->SetServingStatus(true); });
+  server.WhenReloading(s.certificates.prepare);
 }
 
 GrpcListener::~GrpcListener() {

@@ -1,6 +1,6 @@
 // GrpcListener: the gRPC transport: an address that is listened on, with the services of duo.proto, health and
-// reflection. Calls go to `server`'s context and wait there until it runs. Made and destroyed on one thread, before the
-// server runs and before it is destroyed.
+// reflection. Listens before there is a server: until Open calls are refused with how much of the model is loaded, and
+// health says NOT_SERVING. Made, opened and destroyed on one thread, destroyed before the server is.
 #pragma once
 
 #include <memory>
@@ -12,11 +12,13 @@ namespace duo {
 
 class GrpcListener {
  public:
-  // Listens when it returns; health says NOT_SERVING when the server drains. UNAVAILABLE where the address cannot be
-  // had.
-  static absl::StatusOr<std::unique_ptr<GrpcListener>> Listen(const ListenOptions& options, Server& server);
-  // Whether Listen would: the certificates are good, the address can be had. Before there is a server.
-  static absl::Status Check(const ListenOptions& options);
+  // Listens when it returns. UNAVAILABLE where the address cannot be had.
+  static absl::StatusOr<std::unique_ptr<GrpcListener>> Listen(const ListenOptions& options);
+  // How much of the model is loaded, 0 to 1. Any thread.
+  void Loaded(double share);
+  // From now on calls go to `server`'s context, and wait there until it runs; health says NOT_SERVING when it drains.
+  // Before the server runs.
+  void Open(Server& server);
   // Answers that are on their way get a moment; what is left is cut off.
   ~GrpcListener();
 

@@ -9,6 +9,7 @@
 
 #include "duo/v1/duo.grpc.pb.h"
 #include "launcher/serve/calls/unary_call.h"
+#include "launcher/serve/grpc/behind.h"
 
 namespace duo {
 
@@ -19,7 +20,8 @@ inline grpc::Status ToGrpc(const absl::Status& status) {
   return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
 }
 
-Caller CallerOf(const grpc::CallbackServerContext& rpc);
+// Who calls. What the call is named by its client goes back with the answer.
+Caller CallerOf(grpc::CallbackServerContext& rpc);
 
 void Fill(const SessionView& view, pb::Session* out);
 
@@ -41,10 +43,26 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
  private:
   UnaryCallPtr call_;
 };
+// start(context, finish) begins the call, where there is one to go to.
 template <typename Answer, typename Response, typename Start>
-grpc::ServerUnaryReactor* Unary(Response* response, Start start) {
-  return new UnaryReactor<Answer, Response>(response, std::move(start));
+grpc::ServerUnaryReactor* Unary(const Behind& behind, grpc::CallbackServerContext* rpc, Response* response,
+                                Start start) {
+  if (CallContext* context = behind.context) {
+    return new UnaryReactor<Answer, Response>(
+        response, [&](Answered<Answer> finish) { return start(*context, std::move(finish)); });
+  }
+  grpc::ServerUnaryReactor* reactor = rpc->DefaultReactor();
+  reactor->Finish(ToGrpc(behind.Loading()));
+  return reactor;
 }
+
+// A stream that ends as it begins. Base: the reactor of its kind.
+template <typename Base>
+class RefusedStream final : public Base {
+ public:
+  explicit RefusedStream(const absl::Status& why) { this->Finish(ToGrpc(why)); }
+  void OnDone() override { delete this; }
+};
 
 grpc::ServerWriteReactor<pb::AskResponse>* StartAsk(CallContext& context, grpc::CallbackServerContext* rpc,
                                                     const pb::AskRequest* request);

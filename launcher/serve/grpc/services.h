@@ -1,10 +1,10 @@
 // The gRPC services of duo.proto: adapters that turn messages into the plain structs of launcher/serve/calls and back.
-// `context` outlives them.
+// `behind` outlives them.
 #pragma once
 
 #include <memory>
 
-#include "launcher/serve/calls/context.h"
+#include "launcher/serve/grpc/behind.h"
 
 namespace grpc {
 class Service;
@@ -12,7 +12,7 @@ class Service;
 
 namespace duo {
 
-std::unique_ptr<grpc::Service> MakeSessionsService(CallContext& context);
-std::unique_ptr<grpc::Service> MakeClusterService(CallContext& context);
+std::unique_ptr<grpc::Service> MakeSessionsService(const Behind& behind);
+std::unique_ptr<grpc::Service> MakeClusterService(const Behind& behind);
 
 }  // namespace duo

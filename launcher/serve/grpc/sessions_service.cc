@@ -24,56 +24,63 @@ namespace {
 
 class SessionsService final : public pb::Sessions::CallbackService {
  public:
-  explicit SessionsService(CallContext& context) : c_(context) {}
+  explicit SessionsService(const Behind& behind) : behind_(behind) {}
   using Context = grpc::CallbackServerContext;
   using Reactor = grpc::ServerUnaryReactor;
 
   Reactor* Create(Context* rpc, const pb::CreateRequest* r, pb::Session* out) override {
-    return Unary<SessionView>(out, [&](Answered<SessionView> finish) {
-      return StartCreate(c_, CallerOf(*rpc),
+    return Unary<SessionView>(behind_, rpc, out, [&](CallContext& c, Answered<SessionView> finish) {
+      return StartCreate(c, CallerOf(*rpc),
                          {r->id(), r->max_tokens(), r->durable(), r->reserved_tokens(), r->chat(), r->system()},
                          std::move(finish));
     });
   }
   Reactor* Fork(Context* rpc, const pb::ForkRequest* r, pb::Session* out) override {
-    return Unary<SessionView>(out, [&](Answered<SessionView> finish) {
-      return StartFork(c_, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens(), r->reserved_tokens()},
+    return Unary<SessionView>(behind_, rpc, out, [&](CallContext& c, Answered<SessionView> finish) {
+      return StartFork(c, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens(), r->reserved_tokens()},
                        std::move(finish));
     });
   }
   Reactor* Rewind(Context* rpc, const pb::RewindRequest* r, pb::Session* out) override {
-    return Unary<SessionView>(out, [&](Answered<SessionView> finish) {
-      return StartRewind(c_, CallerOf(*rpc), {r->session_id(), r->tokens()}, std::move(finish));
+    return Unary<SessionView>(behind_, rpc, out, [&](CallContext& c, Answered<SessionView> finish) {
+      return StartRewind(c, CallerOf(*rpc), {r->session_id(), r->tokens()}, std::move(finish));
     });
   }
   Reactor* Save(Context* rpc, const pb::SaveRequest* r, pb::SaveResponse* out) override {
-    return Unary<SaveDone>(out, [&](Answered<SaveDone> finish) {
-      return StartSave(c_, CallerOf(*rpc), {r->session_id()}, std::move(finish));
+    return Unary<SaveDone>(behind_, rpc, out, [&](CallContext& c, Answered<SaveDone> finish) {
+      return StartSave(c, CallerOf(*rpc), {r->session_id()}, std::move(finish));
     });
   }
   Reactor* Restore(Context* rpc, const pb::RestoreRequest* r, pb::RestoreResponse* out) override {
-    return Unary<SaveDone>(out, [&](Answered<SaveDone> finish) {
-      return StartRestore(c_, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens(), r->reread()},
+    return Unary<SaveDone>(behind_, rpc, out, [&](CallContext& c, Answered<SaveDone> finish) {
+      return StartRestore(c, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens(), r->reread()},
                           std::move(finish));
     });
   }
   Reactor* List(Context* rpc, const pb::ListRequest*, pb::ListResponse* out) override {
     using Views = std::vector<SessionView>;
-    return Unary<Views>(out, [&](Answered<Views> finish) { return StartList(c_, CallerOf(*rpc), std::move(finish)); });
+    return Unary<Views>(behind_, rpc, out, [&](CallContext& c, Answered<Views> finish) {
+      return StartList(c, CallerOf(*rpc), std::move(finish));
+    });
   }
   Reactor* Get(Context* rpc, const pb::GetRequest* r, pb::Session* out) override {
-    return Unary<SessionView>(out, [&](Answered<SessionView> finish) {
-      return StartGet(c_, CallerOf(*rpc), {r->session_id()}, std::move(finish));
+    return Unary<SessionView>(behind_, rpc, out, [&](CallContext& c, Answered<SessionView> finish) {
+      return StartGet(c, CallerOf(*rpc), {r->session_id()}, std::move(finish));
     });
   }
   Reactor* Close(Context* rpc, const pb::CloseRequest* r, pb::CloseResponse* out) override {
-    return Unary<CloseAnswer>(out, [&](Answered<CloseAnswer> finish) {
-      return StartClose(c_, CallerOf(*rpc), {r->session_id(), r->delete_saved()}, std::move(finish));
+    return Unary<CloseAnswer>(behind_, rpc, out, [&](CallContext& c, Answered<CloseAnswer> finish) {
+      return StartClose(c, CallerOf(*rpc), {r->session_id(), r->delete_saved()}, std::move(finish));
     });
   }
   Reactor* Tokenize(Context* rpc, const pb::TokenizeRequest* r, pb::TokenizeResponse* out) override {
     Reactor* reactor = rpc->DefaultReactor();
-    duo::StartTokenize(c_, CallerOf(*rpc), {r->text(), r->special(), r->begin_of_text()},
+    CallContext* context = behind_.context;
+    if (context == nullptr) {
+      reactor->Finish(ToGrpc(behind_.Loading()));
+      return reactor;
+    }
+    duo::StartTokenize(*context, CallerOf(*rpc), {r->text(), r->special(), r->begin_of_text()},
                        [out, reactor](const absl::StatusOr<std::vector<int32_t>>& tokens) {
                          if (tokens.ok()) out->mutable_tokens()->Add(tokens->begin(), tokens->end());
                          reactor->Finish(ToGrpc(tokens.status()));
@@ -82,22 +89,32 @@ class SessionsService final : public pb::Sessions::CallbackService {
   }
 
   grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>* Append(Context* rpc) override {
-    return StartAppend(c_, rpc);
+    if (CallContext* context = behind_.context) return StartAppend(*context, rpc);
+    return new RefusedStream<grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>>(behind_.Loading());
   }
   grpc::ServerWriteReactor<pb::AskResponse>* Ask(Context* rpc, const pb::AskRequest* request) override {
-    return StartAsk(c_, rpc, request);
+    if (CallContext* context = behind_.context) return StartAsk(*context, rpc, request);
+    return new RefusedStream<grpc::ServerWriteReactor<pb::AskResponse>>(behind_.Loading());
   }
 
  private:
-  CallContext& c_;
+  const Behind& behind_;
 };
 
 }  // namespace
 
-Caller CallerOf(const grpc::CallbackServerContext& rpc) {
-  const auto found = rpc.client_metadata().find("authorization");
-  if (found == rpc.client_metadata().end()) return {};
-  return {std::string(found->second.data(), found->second.size())};
+Caller CallerOf(grpc::CallbackServerContext& rpc) {
+  constexpr size_t kLongestName = 128;
+  const auto value = [&](const char* name) {
+    const auto found = rpc.client_metadata().find(name);
+    return found == rpc.client_metadata().end() ? "" : std::string(found->second.data(), found->second.size());
+  };
+  Caller caller = {value("authorization"), value("x-request-id"), value("traceparent")};
+  for (auto [name, text] : {std::pair("x-request-id", &caller.request_id), std::pair("traceparent", &caller.trace)}) {
+    if (text->size() > kLongestName) text->clear();
+    if (!text->empty()) rpc.AddInitialMetadata(name, *text);
+  }
+  return caller;
 }
 
 void Fill(const SessionView& view, pb::Session* out) {
@@ -129,8 +146,8 @@ void Fill(const SessionView& view, pb::Session* out) {
   append->set_done(view.append->done);
 }
 
-std::unique_ptr<grpc::Service> MakeSessionsService(CallContext& context) {
-  return std::make_unique<SessionsService>(context);
+std::unique_ptr<grpc::Service> MakeSessionsService(const Behind& behind) {
+  return std::make_unique<SessionsService>(behind);
 }
 
 }  // namespace duo

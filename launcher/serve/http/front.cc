@@ -2,12 +2,15 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_join.h"
 #include "launcher/serve/http/api/answer_fields.h"
 #include "launcher/serve/http/api/health.h"
 #include "launcher/serve/http/api/routes.h"
 #include "launcher/serve/http/api/service.h"
 #include "launcher/serve/http/api/sessions.h"
+#include "launcher/serve/http/api/state.h"
 #include "launcher/serve/http/api/tokens.h"
+#include "launcher/serve/http/page/page.h"
 #include "launcher/serve/http/wire/listener.h"
 
 namespace duo {
@@ -17,6 +20,20 @@ namespace {
 // Bytes that the system takes of an answer which its client does not read: with the megabytes that it takes by itself
 // an answer would never wait for its reader.
 constexpr int kSendBuffer = 256 << 10;
+
+// Without what stands behind the question mark, which is nobody's business.
+void LogAccess(const Log& log, const http::Request& request, int status, double seconds) {
+  const std::string path = "/" + absl::StrJoin(request.path, "/");
+  for (const char* probe : {"/live", "/ready", "/health", "/metrics"}) {
+    if (path == probe && status == 200) return;
+  }
+  log.Event("request", {{"method", request.method},
+                        {"path", path},
+                        {"status", status},
+                        {"seconds", seconds},
+                        {"request", request.request_id},
+                        {"trace", request.traceparent}});
+}
 
 }  // namespace
 
@@ -35,6 +52,8 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Listen(const HttpOptions& 
   service.model = options.model_name;
   service.comment_seconds = options.comment_seconds;
   front->state_->generation_config = options.generation_config;
+  service.commit = options.commit;
+  service.admin = options.admin;
   http::ListenerOptions wire;
   wire.address = options.address;
   wire.tls = options.tls;
@@ -44,9 +63,16 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Listen(const HttpOptions& 
   wire.max_bodies = std::max<int64_t>(wire.max_bodies, 2 * options.max_body);
   wire.authenticate = [&service](const http::Request& request) { return service.Authenticate(request); };
   wire.error_body = [](const http::Refusal& refusal) { return http::ErrorBody(refusal); };
+  if (options.access_log != nullptr) {
+    wire.on_ended = [log = options.access_log](const http::Request& request, int status, double seconds) {
+      LogAccess(*log, request, status, seconds);
+    };
+  }
   http::AddHealthRoutes(service, wire.router);
   http::AddOpenAiRoutes(service, wire.router);
   http::AddSessionRoutes(service, wire.router);
+  http::AddStateRoutes(service, wire.router);
+  http::AddPageRoutes(wire.router);
   absl::StatusOr<std::unique_ptr<http::Listener>> listener = http::Listener::Listen(std::move(wire));
   if (!listener.ok()) return listener.status();
   front->state_->listener = std::move(*listener);

@@ -22,6 +22,9 @@ struct HttpOptions {
   double comment_seconds = 5;        // between comments of a stream that has nothing to say yet; 0: none
   std::string model_name;            // in answers; empty: the folder's
   bool generation_config = true;     // the model's generation_config.json says what requests leave out
+  std::string commit;                // that the program was built from; empty: not known
+  const Log* access_log = nullptr;   // a line for every request, but for probes; null: none. Outlives the front
+  bool admin = false;                // the page has buttons for the server's life
 };
 
 class HttpFront {

@@ -9,6 +9,8 @@
 #include <cmath>
 
 #include "launcher/serve/ops/metrics_page.h"
+#include "launcher/serve/ops/process_metrics.h"
+#include "launcher/terminal/version.h"
 
 namespace duo {
 namespace {
@@ -73,9 +75,19 @@ struct Metrics::State {
   prometheus::Gauge& rings_used = Gauge("duo_kv_bytes", "KV cache in use", {{"class", "streaming"}});
   std::vector<RankKv> ranks;
   std::vector<prometheus::Gauge*> rank_used;
-  prometheus::Gauge& pages_free = Gauge("duo_pages", "Pages of the whole heads", {{"state", "free"}});
+  prometheus::Gauge& draining = Gauge("duo_draining", "1 while the server drains");
+  prometheus::Gauge& whole_room = Gauge("duo_kv_room_bytes", "KV cache that there is", {{"class", "retrieval"}});
+  prometheus::Gauge& split_room = Gauge("duo_kv_room_bytes", "KV cache that there is", {{"class", "retrieval_split"}});
+  prometheus::Gauge& rings_room = Gauge("duo_kv_room_bytes", "KV cache that there is", {{"class", "streaming"}});
+  prometheus::Gauge& pages_used = Gauge("duo_pages", "Pages of the whole heads", {{"state", "used"}});
+  prometheus::Gauge& pages_promised = Gauge("duo_pages", "Pages of the whole heads", {{"state", "promised"}});
   prometheus::Gauge& pages_available = Gauge("duo_pages", "Pages of the whole heads", {{"state", "available"}});
+  ProcessMetrics process{*registry};
 
+  std::string Text() {
+    process.Update();
+    return prometheus::TextSerializer().Serialize(registry->Collect());
+  }
   static void RaiseTo(prometheus::Counter& counter, double value) {
     if (value > counter.Value()) counter.Increment(value - counter.Value());
   }
@@ -100,11 +112,16 @@ std::vector<RankKv> RankKvOf(const Engine& engine) {
   return ranks;
 }
 
+KvInUse InUse(const RankKv& rank, const EngineStats& s) {
+  return {(s.pages - s.pages_free) * rank.page_bytes, (s.split_pages - s.split_pages_free) * rank.split_page_bytes,
+          (s.rings - s.rings_free) * rank.ring_bytes};
+}
+
 Metrics::Metrics() : state_(std::make_unique<State>()) {}
 Metrics::~Metrics() = default;
 
 absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Start(const std::string& address, std::vector<RankKv> ranks,
-                                                        const Balance& balance) {
+                                                        const Balance& balance, const std::string& commit) {
   std::unique_ptr<Metrics> metrics(new Metrics());
   State& m = *metrics->state_;
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
@@ -114,18 +131,18 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Start(const std::string& addre
     m.rank_used.push_back(&m.Gauge("duo_rank_kv_bytes", "KV cache in use on a rank", labels));
   }
   constexpr char kBalance[] = "The busiest rank over the mean, by the plan: time of decode attention, KV memory";
-  m.Gauge("duo_balance", kBalance, {{"of", "time"}}).Set(balance.time);
-  m.Gauge("duo_balance", kBalance, {{"of", "memory"}}).Set(balance.memory);
+  m.Gauge("duo_build_info", "1; what runs here", {{"version", kVersion}, {"commit", commit}}).Set(1);
+  m.Gauge("duo_balance_ratio", kBalance, {{"of", "time"}}).Set(balance.time);
+  m.Gauge("duo_balance_ratio", kBalance, {{"of", "memory"}}).Set(balance.memory);
   m.ranks = std::move(ranks);
   if (address.empty()) return metrics;
-  absl::StatusOr<std::unique_ptr<MetricsPage>> page = MetricsPage::Listen(
-      address, [registry = m.registry] { return prometheus::TextSerializer().Serialize(registry->Collect()); });
+  absl::StatusOr<std::unique_ptr<MetricsPage>> page = MetricsPage::Listen(address, [&m] { return m.Text(); });
   if (!page.ok()) return page.status();
   m.page = std::move(*page);
   return metrics;
 }
 
-std::string Metrics::Page() const { return prometheus::TextSerializer().Serialize(state_->registry->Collect()); }
+std::string Metrics::Page() const { return state_->Text(); }
 
 absl::Status Metrics::Check(const std::string& address) {
   if (address.empty()) return absl::OkStatus();
@@ -163,22 +180,29 @@ void Metrics::Update(const MetricsSnapshot& s) {
   m.calls_now.Set(s.sessions.calls);
   m.open.Set(s.sessions.open);
   m.moved_out.Set(s.sessions.moved_out);
-  const int64_t pages = s.engine.pages - s.engine.pages_free;
-  const int64_t split_pages = s.engine.split_pages - s.engine.split_pages_free;
-  const int64_t rings = s.engine.rings - s.engine.rings_free;
   int64_t whole_used = 0, split_used = 0, rings_used = 0;
   for (size_t rank = 0; rank < m.ranks.size(); ++rank) {
-    const RankKv& kv = m.ranks[rank];
-    m.rank_used[rank]->Set(
-        static_cast<double>(pages * kv.page_bytes + split_pages * kv.split_page_bytes + rings * kv.ring_bytes));
-    whole_used += pages * kv.page_bytes;
-    split_used += split_pages * kv.split_page_bytes;
-    rings_used += rings * kv.ring_bytes;
+    const KvInUse used = InUse(m.ranks[rank], s.engine);
+    m.rank_used[rank]->Set(static_cast<double>(used.whole + used.split + used.rings));
+    whole_used += used.whole;
+    split_used += used.split;
+    rings_used += used.rings;
   }
   m.whole_used.Set(static_cast<double>(whole_used));
   m.split_used.Set(static_cast<double>(split_used));
   m.rings_used.Set(static_cast<double>(rings_used));
-  m.pages_free.Set(static_cast<double>(s.engine.pages_free));
+  int64_t whole_room = 0, split_room = 0, rings_room = 0;
+  for (const RankKv& kv : m.ranks) {
+    whole_room += s.engine.pages * kv.page_bytes;
+    split_room += s.engine.split_pages * kv.split_page_bytes;
+    rings_room += s.engine.rings * kv.ring_bytes;
+  }
+  m.whole_room.Set(static_cast<double>(whole_room));
+  m.split_room.Set(static_cast<double>(split_room));
+  m.rings_room.Set(static_cast<double>(rings_room));
+  m.draining.Set(s.draining ? 1 : 0);
+  m.pages_used.Set(static_cast<double>(s.engine.pages - s.engine.pages_free));
+  m.pages_promised.Set(static_cast<double>(s.engine.pages_free - s.engine.pages_available));
   m.pages_available.Set(static_cast<double>(s.engine.pages_available));
 }
 

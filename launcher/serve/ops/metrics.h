@@ -16,6 +16,7 @@ namespace duo {
 struct MetricsSnapshot {
   EngineStats engine;
   SessionsStats sessions;
+  bool draining = false;
 };
 
 // What one rank holds: retrieval heads, split ones in parts, and the bytes of a whole-head page id, of a split page id
@@ -26,11 +27,17 @@ struct RankKv {
 };
 std::vector<RankKv> RankKvOf(const Engine& engine);
 
+// Bytes that are in use on one rank.
+struct KvInUse {
+  int64_t whole = 0, split = 0, rings = 0;
+};
+KvInUse InUse(const RankKv& rank, const EngineStats& stats);
+
 class Metrics {
  public:
-  // address HOST:PORT; empty: counted, but not served.
+  // address HOST:PORT; empty: counted, but not served. commit: that the program was built from.
   static absl::StatusOr<std::unique_ptr<Metrics>> Start(const std::string& address, std::vector<RankKv> ranks,
-                                                        const Balance& balance);
+                                                        const Balance& balance, const std::string& commit = "");
   ~Metrics();
   // Whether Start could serve there.
   static absl::Status Check(const std::string& address);

@@ -38,7 +38,9 @@ void AddHealthRoutes(const Service& service, Router& router) {
   router.Add({"GET", "/live", [&](const ExchangePtr& e) { Live(service, *e); }, /*open=*/true});
   router.Add({"GET", "/health", [&](const ExchangePtr& e) { Ready(service, *e); }, /*open=*/true});
   router.Add({"GET", "/ready", [&](const ExchangePtr& e) { Ready(service, *e); }, /*open=*/true});
-  router.Add({"GET", "/version", [](const ExchangePtr& e) { Send(*e, 200, {{"version", kVersion}}); }});
+  router.Add({"GET", "/version", [&](const ExchangePtr& e) {
+                Send(*e, 200, {{"version", kVersion}, {"commit", service.commit}});
+              }});
   router.Add({"GET", "/metrics", [&](const ExchangePtr& e) {
                 e->Answer(200, "text/plain; version=0.0.4; charset=utf-8", service.calls.load()->metrics->Page());
               }});

@@ -17,7 +17,7 @@ ErrorAnswer Service::Error(const absl::Status& status) const {
   return ErrorOf(status, context == nullptr ? 0 : context->state.wait_seconds.load());
 }
 
-Caller CallerOf(const Request& request) { return {request.authorization}; }
+Caller CallerOf(const Request& request) { return {request.authorization, request.request_id, request.traceparent}; }
 
 std::optional<Refusal> NotReady(const Service& service) {
   const CallContext* context = service.calls;

@@ -34,6 +34,8 @@ struct SamplingDefaults {
 struct Service {
   std::string model;           // its name in answers
   double comment_seconds = 5;  // between comments of a stream that has nothing to say; 0: none
+  std::string commit;          // that the program was built from; empty: not known
+  bool admin = false;          // the page has buttons for the server's life
 
   // Set before `calls`.
   ServiceLimits limits;

@@ -122,6 +122,7 @@ ExchangePtr Connection::MakeExchange(Request request, Fields fields) {
     });
   };
   wire.post = shared_->post;
+  wire.ended = shared_->options.on_ended;
   return std::make_shared<Exchange>(std::move(request), std::move(fields), std::move(wire));
 }
 

@@ -65,6 +65,7 @@ std::optional<Refusal> Connection::Judge(const Header& header, Request& request,
   }
   request = std::move(std::get<Request>(read));
   if (!request.request_id.empty()) fields.emplace_back("X-Request-Id", request.request_id);
+  if (!request.traceparent.empty()) fields.emplace_back("traceparent", request.traceparent);
   GateRules rules = {IsLoopback(o.address), o.address.substr(0, o.address.rfind(':')), o.origins};
   if (std::optional<Refusal> refusal = CheckSender(rules, header, request)) return refusal;
   const std::string origin = AllowedOrigin(rules, request);
@@ -110,7 +111,7 @@ void Connection::OnHeader() {
   if (shared_->stopping) request_.keep_alive = false;
   if (request_.method == "OPTIONS") {
     fields_.emplace_back("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE");
-    fields_.emplace_back("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id");
+    fields_.emplace_back("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id, Traceparent");
     fields_.emplace_back("Access-Control-Max-Age", "600");
     state_ = State::kAnswering;
     read_deadline_.reset();

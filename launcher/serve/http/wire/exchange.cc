@@ -88,6 +88,10 @@ void Exchange::Send(std::string bytes, Written written) {
   });
 }
 
+void Exchange::Ended(int status) {
+  if (wire_.ended) wire_.ended(request, status, SecondsSince(came_));
+}
+
 void Exchange::Answer(int status, absl::string_view content_type, absl::string_view body, const Fields& more) {
   if (complete_) return;
   if (begun_) {
@@ -97,6 +101,8 @@ void Exchange::Answer(int status, absl::string_view content_type, absl::string_v
   }
   begun_ = complete_ = true;
   on_gone_ = nullptr;
+  on_tick_ = nullptr;
+  if (!gone_) Ended(status);
   if (!gone_)
     Send(Head(status, content_type, more, true, body.size()) + (bodiless() ? "" : std::string(body)), nullptr);
   wire_.done(request.keep_alive);
@@ -105,6 +111,7 @@ void Exchange::Answer(int status, absl::string_view content_type, absl::string_v
 void Exchange::Begin(int status, absl::string_view content_type, const Fields& more) {
   if (complete_ || begun_) return;
   begun_ = true;
+  status_ = status;
   head_ = Head(status, content_type, more, false, 0);
 }
 
@@ -127,6 +134,8 @@ void Exchange::End() {
   if (complete_) return;
   complete_ = true;
   on_gone_ = nullptr;
+  on_tick_ = nullptr;
+  if (!gone_) Ended(status_);
   if (!gone_) Send(std::exchange(head_, "") + (request.http10 || bodiless() ? "" : "0\r\n\r\n"), nullptr);
   wire_.done(request.keep_alive && !request.http10);
 }
@@ -139,11 +148,15 @@ void Exchange::OnGone(std::function<void()> gone) {
 void Exchange::Gone() {
   if (gone_ || complete_) return;
   gone_ = true;
+  Ended(499);
+  on_tick_ = nullptr;
   if (std::function<void()> tell = std::exchange(on_gone_, nullptr)) tell();
 }
 
 void Exchange::Tick(Clock::time_point now) {
-  if (complete_ || gone_ || writing_ > 0 || keep_.every <= 0) return;
+  if (complete_ || gone_ || writing_ > 0) return;
+  if (on_tick_) on_tick_(now);
+  if (keep_.every <= 0) return;
   if (SecondsBetween(last_, now) < (begun_ ? keep_.every : keep_.first)) return;
   if (!begun_) {
     Begin(200, keep_.content_type);

@@ -28,6 +28,8 @@ struct Wire {
   std::function<void(bool keep)> done;  // the answer is complete; keep: the connection may be used again
   // The next piece of an upload's body.
   std::function<void(std::function<void(std::string piece, bool last)>)> read;
+  // It was answered, or its client is gone (499). Once; may be null.
+  std::function<void(const Request& request, int status, double seconds)> ended;
 };
 
 // What is written while there is nothing to say, so that the client and what lies between does not give up. What is
@@ -52,6 +54,9 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
 
   // Called once, when the client is gone before its answer is complete; at once where it is already.
   void OnGone(std::function<void()> gone);
+  // Called about every tenth of a second until the answer is complete or its client gone, where nothing is being
+  // written.
+  void OnTick(std::function<void(std::chrono::steady_clock::time_point now)> tick) { on_tick_ = std::move(tick); }
   void KeepAliveWith(KeepAlive keep) { keep_ = std::move(keep); }
   // The next piece of an upload.
   void Read(std::function<void(std::string piece, bool last)> take) { wire_.read(std::move(take)); }
@@ -74,6 +79,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   std::string Head(int status, absl::string_view content_type, const Fields& more, bool length, size_t bytes) const;
   void Send(std::string bytes, Written written);
   void Tend();
+  void Ended(int status);
   std::string Chunk(absl::string_view piece) const;
   bool bodiless() const { return request.method == "HEAD"; }
 
@@ -81,9 +87,12 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   const Fields fields_;  // of every answer
   KeepAlive keep_;
   std::function<void()> on_gone_;
+  std::function<void(Clock::time_point now)> on_tick_;
   std::string head_;  // of a stream, until its first piece
   int writing_ = 0;
-  Clock::time_point last_ = Clock::now();  // that something was written
+  const Clock::time_point came_ = Clock::now();
+  Clock::time_point last_ = came_;  // that something was written
+  int status_ = 0;                  // of the answer that has begun
   bool begun_ = false, complete_ = false, gone_ = false;
   bool kept_alive_ = false;  // by a beginning with nothing to say
   bool tended_ = false;      // keep_.bytes were written last

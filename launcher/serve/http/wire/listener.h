@@ -26,6 +26,8 @@ struct ListenerOptions {
   std::function<std::optional<Refusal>(const Request&)> authenticate;
   std::function<std::string(const Refusal&)> error_body;                 // as JSON
   std::function<void(const Request&, int status)> on_refused = nullptr;  // for counting
+  // Of every request that was answered, 499 where its client had gone; for a log.
+  std::function<void(const Request&, int status, double seconds)> on_ended = nullptr;
 
   size_t max_header = 16 << 10;
   int64_t max_body = 64 << 20, max_bodies = 1 << 30;  // of one request; of all together

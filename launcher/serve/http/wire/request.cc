@@ -31,6 +31,14 @@ bool IsPlain(absl::string_view text) {
          });
 }
 
+// VERSION-TRACE-SPAN-FLAGS, of 2, 32, 16 and 2 hexadecimal digits.
+bool IsTrace(absl::string_view text) {
+  constexpr absl::string_view kShape = "xx-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
+  return std::equal(text.begin(), text.end(), kShape.begin(), kShape.end(), [](char c, char shape) {
+    return shape == '-' ? c == '-' : absl::ascii_isdigit(c) || (c >= 'a' && c <= 'f');
+  });
+}
+
 std::optional<Refusal> ReadLengths(const Header& header, Request& request) {
   const int lengths = header.Count("content-length"), encodings = header.Count("transfer-encoding");
   if (lengths > 1) return Refusal{400, "the request has more than one Content-Length"};
@@ -148,6 +156,7 @@ std::variant<Request, Refusal> ReadHeader(const Header& header) {
   request.content_range = std::string(header.Find("content-range"));
   request.origin = std::string(header.Find("origin"));
   if (IsPlain(header.Find("x-request-id"))) request.request_id = std::string(header.Find("x-request-id"));
+  if (IsTrace(header.Find("traceparent"))) request.traceparent = std::string(header.Find("traceparent"));
   const absl::string_view connection = header.Find("connection");
   request.keep_alive = request.http10 ? HasWord(connection, "keep-alive") : !HasWord(connection, "close");
   if (const absl::string_view expect = header.Find("expect"); !expect.empty()) {

@@ -37,6 +37,7 @@ struct Request {
   std::map<std::string, std::string> query;  // decoded; the last of a name counts
   std::string authority;                     // Host, in lower case
   std::string authorization, content_type, content_range, origin, request_id;
+  std::string traceparent;  // W3C's, where it is well formed
   bool http10 = false, keep_alive = true, expects_continue = false;
   bool chunked = false;
   std::optional<int64_t> content_length;

@@ -1,0 +1,196 @@
+// `duo chat`: a conversation with a model in the terminal, or with lines of standard input.
+
+#include "launcher/cmd_chat.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "launcher/chat_session.h"
+#include "launcher/client/interrupt.h"
+#include "launcher/terminal/progress.h"
+#include "launcher/terminal/prompt_file.h"
+#include "launcher/terminal/runtime_flags.h"
+#include "runtime/text/tokenizer_folder.h"
+#include "runtime/weights/config.h"
+
+namespace duo {
+namespace {
+
+struct ChatFlags {
+  RuntimeFlags runtime;
+  ChatOptions chat;
+  std::string system, document;
+  int64_t max_tokens = 32768;
+};
+
+constexpr int64_t kSlack = 1024;  // tokens of pages that are not full
+constexpr char kCommands[] =
+    "/file FILE    ask about a text: it becomes the beginning of your next turn\n"
+    "/system TEXT  what the model is told before everything; without TEXT its template's own\n"
+    "/undo         takes your last turn and its answer back\n"
+    "/new          begins again\n"
+    "/save FILE    writes the conversation as JSON, which `duo generate --messages` takes\n"
+    "/quit         ends; so does the end of input\n"
+    "Ctrl-C stops an answer. Whatever else begins with a slash is sent with two of them.\n";
+
+class Chat {
+ public:
+  Chat(ChatSession& session, Interrupt& interrupt, const ChatFlags& flags) : session_(session), interrupt_(interrupt) {
+    session_.SetSystem(flags.system);
+    terminal_ = isatty(STDIN_FILENO) != 0;
+  }
+
+  int Run(const std::string& document) {
+    if (!document.empty()) AddFile(document);
+    if (terminal_) std::fprintf(stderr, "/help says what there is besides questions.\n");
+    std::string line;
+    while (Read(line)) {
+      if (line == "/quit") break;
+      if (line.empty()) continue;
+      if (line.compare(0, 2, "//") == 0) {
+        Say(line.substr(1));
+      } else if (line[0] == '/') {
+        Command(line);
+      } else {
+        Say(line);
+      }
+    }
+    return 0;
+  }
+
+ private:
+  bool Read(std::string& line) {
+    if (terminal_) std::fprintf(stderr, "> ");
+    return static_cast<bool>(std::getline(std::cin, line));
+  }
+
+  void Command(const std::string& line) {
+    const size_t space = std::min(line.find(' '), line.size());
+    const std::string name = line.substr(0, space), rest = line.substr(std::min(space + 1, line.size()));
+    if (name == "/file" && !rest.empty()) return AddFile(rest);
+    if (name == "/system") return session_.SetSystem(rest);
+    if (name == "/undo") return session_.Undo() ? void() : Tell("there is nothing to take back");
+    if (name == "/new") {
+      document_.clear();
+      return session_.Clear();
+    }
+    if (name == "/save" && !rest.empty()) return Save(rest);
+    if (name != "/help") Tell("no such command");
+    std::fputs(kCommands, stderr);
+  }
+
+  static void Tell(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
+
+  void AddFile(const std::string& file) {
+    absl::StatusOr<std::string> text = ReadTextFile(file);
+    if (!text.ok()) return Tell(std::string(text.status().message()));
+    document_ += *text + "\n\n";
+  }
+
+  void Save(const std::string& file) {
+    nlohmann::ordered_json turns = nlohmann::ordered_json::array();
+    for (const Message& turn : session_.turns()) turns.push_back({{"role", turn.role}, {"content", turn.content}});
+    std::ofstream out(file);
+    out << turns.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
+    if (!out.flush()) Tell("cannot write " + file);
+  }
+
+  void Say(const std::string& text) {
+    stopped_ = false;
+    interrupt_.Tell([this] { stopped_ = true; });
+    Progress progress("reading", "tokens", false);
+    ChatSession::Listener listener;
+    listener.on_read = [&](int64_t done, int64_t total) { progress.Update(done, total); };
+    listener.on_text = [&](const std::string& piece) {
+      progress.Done();
+      std::fwrite(piece.data(), 1, piece.size(), stdout);
+      std::fflush(stdout);
+    };
+    listener.stopped = [this] { return stopped_.load(); };
+    const absl::StatusOr<ChatAnswer> answer = session_.Say(document_ + text, listener);
+    progress.Done();
+    interrupt_.Tell(nullptr);
+    if (!answer.ok())
+      return Tell(absl::IsCancelled(answer.status()) ? "stopped; your turn is taken back"
+                                                     : std::string(answer.status().message()));
+    document_.clear();
+    std::printf("\n");
+    std::fflush(stdout);
+    if (answer->stopped) Tell("stopped");
+  }
+
+  ChatSession& session_;
+  Interrupt& interrupt_;
+  std::atomic<bool> stopped_{false};
+  std::string document_;  // what the next turn begins with
+  bool terminal_ = false;
+};
+
+int RunChat(const ChatFlags& flags, const Launch& launch) {
+  Interrupt interrupt;  // before other threads are made
+  absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
+  if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
+  absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
+  if (!config.ok()) return Fail(config.status(), runtime->leader());
+  EngineOptions options = MakeEngineOptions(flags.runtime, launch);
+  options.sessions = options.questions = 1;
+  options.max_session_tokens = std::min(flags.max_tokens, MaxPositions(*config));
+  options.kv_tokens = options.max_session_tokens + kSlack;
+  absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, options, *runtime);
+  if (!engine.ok()) return Fail(engine.status(), runtime->leader());
+  if (!runtime->leader()) {
+    (*engine)->Follow();
+    return 0;
+  }
+  const absl::StatusOr<Tokenizer> tokenizer = LoadTokenizerOf(flags.runtime.model, (*engine)->config().vocab);
+  if (!tokenizer.ok()) return Fail(tokenizer.status());
+  const absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(flags.runtime.model);
+  if (!chat.ok()) return Fail(chat.status());
+  if (absl::Status s = chat->status(); !s.ok()) return Fail(s);
+  const absl::StatusOr<std::vector<int>> stops = StopTokens(flags.runtime.model, (*engine)->config());
+  if (!stops.ok()) return Fail(stops.status());
+  ChatOptions chat_options = flags.chat;
+  chat_options.end_tokens.assign(stops->begin(), stops->end());
+  if (const std::optional<int32_t> token = chat->EndOfTurn(*tokenizer)) chat_options.end_tokens.push_back(*token);
+  ChatSession session(**engine, *tokenizer, *chat, std::move(chat_options));
+  if (absl::Status s = session.Open(options.max_session_tokens); !s.ok()) return Fail(s);
+  return Chat(session, interrupt, flags).Run(flags.document);
+}
+
+}  // namespace
+
+void AddChatCommand(CLI::App& app, Launch& launch) {
+  auto flags = std::make_shared<ChatFlags>();
+  CLI::App* command = app.add_subcommand("chat", "Talk to an instruct model in the terminal");
+  command->footer(std::string("Examples:\n"
+                              "  duo chat --model DIR\n"
+                              "  duo chat --model DIR --file report.txt --system 'Answer in one sentence.'\n"
+                              "In the conversation:\n") +
+                  kCommands);
+  AddRuntimeFlags(*command, flags->runtime);
+  command->add_option("--file", flags->document, "A text that the first turn begins with")->type_name("FILE");
+  command->add_option("--system", flags->system, "The system turn (default: the template's own)")->type_name("TEXT");
+  command->add_option("--max-tokens", flags->max_tokens, "Length of the conversation at most")
+      ->check(CLI::Range(int64_t{128}, int64_t{1} << 31))
+      ->capture_default_str();
+  command->add_option("--max-new-tokens", flags->chat.max_new_tokens, "Length of an answer at most")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
+      ->capture_default_str();
+  command->add_option("--temperature", flags->chat.temperature, "0: the most likely token; above: sampling")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  command->add_option("--top-p", flags->chat.top_p, "Sample from the most likely tokens of this probability")
+      ->check(CLI::Range(1e-6, 1.0))
+      ->capture_default_str();
+  command->add_option("--seed", flags->chat.seed, "Draws with the same seed are the same")->capture_default_str();
+  command->callback([flags, &launch] { launch.chosen = [flags, &launch] { return RunChat(*flags, launch); }; });
+}
+
+}  // namespace duo

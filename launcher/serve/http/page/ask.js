@@ -1,0 +1,71 @@
+// A question to a session, its answer as it is written.
+import * as api from './api.js';
+import {$, count, duration, el, keep, setText, show} from './dom.js';
+
+let running = null;  // stops the answer that is being written
+
+export function chooseSession(id) {
+  $('ask-session').value = id;
+  $('ask-text').focus();
+}
+
+export function showAnswerBox(state) {
+  const chosen = $('ask-session').value;
+  keep($('ask-session'), state.sessions, (session) => session.id,
+       (session) => el('option', {value: session.id}, session.id), () => {});
+  if (chosen !== '' && $('ask-session').value !== chosen && state.sessions.some((session) => session.id === chosen)) {
+    $('ask-session').value = chosen;
+  }
+  $('ask-go').disabled = running === null && state.sessions.length === 0;
+}
+
+function begin() {
+  show($('answer'), true);
+  show($('answer-note'), false);
+  $('answer').className = 'answer';
+  setText($('answer'), '');
+  setText($('ask-go'), 'Stop');
+}
+
+function end(note) {
+  running = null;
+  setText($('ask-go'), 'Ask');
+  setText($('answer-note'), note);
+  show($('answer-note'), note !== '');
+}
+
+function noteOf(piece) {
+  const {stats} = piece;
+  const gap = stats.new_tokens > 1 ? `, then ${duration(stats.decode_seconds / (stats.new_tokens - 1))} a token` : '';
+  return `${count(stats.new_tokens)} tokens behind ${count(stats.history_tokens)}, the first after ` +
+      `${duration(stats.first_token_seconds)}${gap}; ended by ${piece.finish}`;
+}
+
+async function run(event) {
+  event.preventDefault();
+  if (running !== null) return running.abort();
+  running = new AbortController();
+  begin();
+  const fields = {text: $('ask-text').value, max_new_tokens: Number($('ask-tokens').value)};
+  if ($('ask-line').checked) fields.stop = ['\n'];
+  let note = '';
+  try {
+    for await (const piece of api.ask($('ask-session').value, fields, running.signal)) {
+      $('answer').append(piece.text);
+      if (piece.done) note = noteOf(piece);
+    }
+  } catch (error) {
+    if (error.name === 'AbortError') {
+      note = 'stopped';
+    } else {
+      $('answer').className = 'answer failed';
+      $('answer').append(error instanceof api.Refused ? error.message : 'The connection broke.');
+    }
+  }
+  end(note);
+}
+
+$('ask').addEventListener('submit', run);
+$('ask-text').addEventListener('keydown', (event) => {
+  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) $('ask').requestSubmit();
+});

@@ -1,0 +1,16 @@
+# Writes the files of the page into one source file: cmake -DOUT=FILE -DFILES=a,b -P embed.cmake
+string(REPLACE "," ";" FILES "${FILES}")
+set(text "#include \"launcher/serve/http/page/page.h\"\n\nnamespace duo::http {\n\nabsl::Span<const PageFile> PageFiles() {\n"
+         "  static constexpr PageFile kFiles[] = {\n")
+string(CONCAT text ${text})
+foreach(file IN LISTS FILES)
+  get_filename_component(name ${file} NAME)
+  file(READ ${file} content)
+  string(LENGTH "${content}" length)
+  if(length GREATER 30000)
+    message(FATAL_ERROR "${file}: a file of the page has at most 30,000 bytes, this one ${length}")
+  endif()
+  string(APPEND text "    {\"${name}\", R\"~~~(${content})~~~\"},\n")
+endforeach()
+string(APPEND text "  };\n  return kFiles;\n}\n\n}  // namespace duo::http\n")
+file(WRITE ${OUT} "${text}")
