@@ -8,7 +8,7 @@
 
 import argparse
 
-from duo_client import Client, pb
+from duo_sessions import Client, pb
 
 FACTS = {"amber falcon": "402113", "quiet harbor": "771950", "velvet lantern": "083364"}
 
@@ -34,7 +34,8 @@ def main() -> None:
     document = "\n".join(lines)
 
     with Client(args.server) as client:
-        session = client.create(max_tokens=len(client.tokenize(document)) + 1000)
+        client.wait_until_ready(on_wait=lambda seconds: print(f"\rwaiting for the server, {seconds:.0f} s ", end="", flush=True))
+        session = client.create()
         done = client.append(session.id, document, on_progress=show)
         print(f"Read {done.tokens:,} tokens in {done.stats.read_seconds:.1f} s.")
         for key, value in FACTS.items():

@@ -24,6 +24,7 @@ def main():
     import living  # noqa: F401
     import loading  # noqa: F401
     import measuring  # noqa: F401
+    import packages  # noqa: F401
     import reading  # noqa: F401
     import saving  # noqa: F401
     import tails  # noqa: F401
