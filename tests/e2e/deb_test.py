@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""The deb, as a new operator meets it: a root folder of this Debian is made (debootstrap), the package is installed there by
+apt, the commands of launcher/package/README.md are run, the unit's ExecStart serves and says READY only when it does, an
+upgrade keeps what was saved, and removal leaves nothing but state.
+
+    deb_test.py --build BUILD_DIR [--source DIR]
+
+Skipped, with the reason, without root, debootstrap, or a way to the distribution's archive. Standard library only.
+"""
+
+import glob
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+
+from checks import Checks, arguments
+
+# Of the README: what a chroot cannot do, and what is done already where this test runs.
+NOT_RUN = {"systemctl": "no service manager in the root folder", "launcher/install_deps.sh": "the build is there already",
+           "cmake": "the build is there already", "(cd": "the package is made by this test, outside of the root folder"}
+SERVICE_USER = "61184"  # of the range that systemd takes for DynamicUser
+
+
+def skip(reason):
+    print(f"skipped: {reason}")
+    sys.exit(77)
+
+
+def run(*command, **options):
+    options = {"capture_output": True, "text": True, "check": True, "timeout": 900, **options}
+    try:
+        return subprocess.run(command, **options)
+    except subprocess.CalledProcessError as error:
+        raise AssertionError(f"{command}: exit {error.returncode}\n{error.stdout[-2000:]}\n{error.stderr[-2000:]}") from None
+
+
+class Root:
+    """A root folder, and what is run in it: with its own /proc, /dev, and the machine's network."""
+
+    def __init__(self, path):
+        self.path = path
+        release = dict(re.findall(r'^(\w+)="?([^"\n]*)', open("/etc/os-release", encoding="utf-8").read(), re.M))
+        made = run("debootstrap", "--variant=minbase", "--include=ca-certificates", release["VERSION_CODENAME"], path, self.mirror(release),
+                   check=False)
+        if made.returncode != 0:
+            skip(f"debootstrap could not make a root folder: {made.stdout[-300:]}{made.stderr[-300:]}")
+        for name in ("/etc/resolv.conf", *glob.glob("/etc/apt/apt.conf.d/*proxy*"), *glob.glob("/etc/apt/sources.list*")):
+            if os.path.isdir(name):
+                shutil.copytree(name, path + name, dirs_exist_ok=True)
+            elif os.path.exists(name):
+                shutil.copy(name, path + name)
+        with open(path + "/etc/apt/apt.conf.d/99test", "w", encoding="ascii") as file:
+            file.write('APT::Install-Recommends "false";\nAPT::Sandbox::User "root";\n')
+        with open(path + "/usr/sbin/policy-rc.d", "w", encoding="ascii") as file:
+            file.write("#!/bin/sh\nexit 101\n")
+        os.chmod(path + "/usr/sbin/policy-rc.d", 0o755)
+
+    @staticmethod
+    def mirror(release):
+        return "http://archive.ubuntu.com/ubuntu" if release["ID"] == "ubuntu" else "http://deb.debian.org/debian"
+
+    def command(self, *words):
+        mounts = 'mount --bind /proc "$0/proc" && mount --bind /dev "$0/dev" && exec chroot "$0" "$@"'
+        return ["unshare", "--mount", "sh", "-c", mounts, self.path, *words]
+
+    def run(self, *words, **options):
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "USER": "root",
+               **{name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}}
+        return run(*self.command(*words), env=env, **options)
+
+    def read(self, path):
+        with open(self.path + path, encoding="utf-8") as file:
+            return file.read()
+
+    def install(self, deb):
+        shutil.copy(deb, self.path + "/tmp/duo.deb")
+        self.run("apt-get", "install", "-y", "-q", "/tmp/duo.deb")
+
+
+class Manager:
+    """What a service manager hears: datagrams to a socket in the root folder."""
+
+    def __init__(self, root):
+        self.path = "/run/notify"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        if os.path.exists(root.path + self.path):
+            os.unlink(root.path + self.path)
+        self.socket.bind(root.path + self.path)
+        os.chmod(root.path + self.path, 0o777)
+
+    def hears(self, word, timeout=60):
+        """Everything up to the message that has the word."""
+        self.socket.settimeout(timeout)
+        heard = []
+        while not heard or word not in heard[-1].split("\n"):
+            heard.append(self.socket.recv(4096).decode())
+        return heard
+
+
+def get(path, token):
+    """Over TLS; None where nobody listens."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection("127.0.0.1", 8000, context=context, timeout=20)
+    try:
+        connection.request("GET", path, headers={"Authorization": "Bearer " + token})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
+class Service:
+    """The unit's ExecStart, as its user, heard by a service manager of ours."""
+
+    def __init__(self, root, checks, token):
+        unit = root.read("/usr/lib/systemd/system/duo.service")
+        command = re.search(r"^ExecStart=(.*)$", unit, re.M).group(1).split()
+        group = root.run("getent", "group", "duo-secrets").stdout.split(":")[2]
+        root.run("install", "-d", "-o", SERVICE_USER, "-m", "0700", "/var/lib/duo")
+        self.manager = Manager(root)
+        words = ["setpriv", "--reuid", SERVICE_USER, "--regid", SERVICE_USER, "--groups", group, "--inh-caps=-all", "--no-new-privs",
+                 *command]
+        env = {"PATH": "/usr/bin:/bin", "NOTIFY_SOCKET": self.manager.path, "STATE_DIRECTORY": "/var/lib/duo", "DUO_THREADS": "2"}
+        self.process = subprocess.Popen(root.command(*words), env=env, stderr=subprocess.PIPE, text=True)
+        before = get("/ready", token)
+        checks.expect(before is None or before[0] == 503, f"ready before it says so: {before}")
+        try:
+            heard = self.manager.hears("READY=1")
+        except socket.timeout:
+            self.process.kill()
+            raise AssertionError(f"not ready: {self.process.stderr.read()}") from None
+        checks.expect(any("STATUS=loading" in message for message in heard), f"what it says while it loads: {heard}")
+        checks.expect(get("/ready", token)[0] == 200, "ready when it says so")
+
+    def stop(self, checks):
+        self.process.send_signal(signal.SIGTERM)
+        self.manager.hears("STOPPING=1")
+        checks.expect(self.process.wait(60) == 0, f"its end: {self.process.stderr.read()[-1000:]}")
+
+
+def readme_commands(source):
+    with open(os.path.join(source, "launcher", "package", "README.md"), encoding="utf-8") as file:
+        lines = re.search(r"```sh\n(.*?)```", file.read(), re.S).group(1).splitlines()
+    return [line for line in lines if line.strip()]
+
+
+def run_readme(root, checks, commands):
+    """The commands between apt and systemctl; those that are not run are named. Returns the last, which asks the server."""
+    checks.expect(len(commands) == 10, f"{len(commands)} commands")
+    for command in commands[:-1]:
+        reason = next((reason for word, reason in NOT_RUN.items() if command.startswith(word)), None)
+        if reason is not None:
+            print(f"not run: {command} ({reason})")
+        elif command.startswith("apt-get install"):
+            root.run("sh", "-c", command.replace("./build-cpu/duo_*.deb", "/tmp/duo.deb"))
+        else:
+            root.run("sh", "-c", command)
+    return commands[-1]
+
+
+def upgraded(deb, folder):
+    """The same package of a later version."""
+    tree, out = os.path.join(folder, "later"), os.path.join(folder, "later.deb")
+    run("dpkg-deb", "-R", deb, tree)
+    control = os.path.join(tree, "DEBIAN", "control")
+    with open(control, encoding="utf-8") as file:
+        text = file.read()
+    version = re.search(r"^Version: (.*)$", text, re.M).group(1)
+    with open(control, "w", encoding="utf-8") as file:
+        file.write(text.replace(f"Version: {version}", f"Version: {version}.1"))
+    run("dpkg-deb", "-Zgzip", "-z1", "--root-owner-group", "-b", tree, out)
+    return out
+
+
+def check_removal(root, checks):
+    files = [name for name in root.run("dpkg", "-L", "duo").stdout.split() if os.path.isfile(root.path + name)]
+    root.run("apt-get", "purge", "-y", "-q", "duo")
+    left = [name for name in files if os.path.lexists(root.path + name)]
+    checks.expect(not left, f"left after a purge: {left}")
+    found = root.run("find", "/", "-xdev", "-name", "*duo*", "-not", "-path", "/proc/*", "-not", "-path", "/tmp/*").stdout.split()
+    found = [name for name in found if not name.startswith(("/var/lib/duo", "/etc/duo/secrets", "/var/cache/apt"))]
+    checks.expect(set(found) <= {"/etc/duo"}, f"left besides state and secrets: {found}")
+    checks.expect(os.path.exists(root.path + "/var/lib/duo/sessions/book/manifest"), "what was saved stays")
+
+
+def main():
+    args = arguments(__doc__, "--build").parse_args()
+    if os.geteuid() != 0:
+        skip("not root: no root folder can be made")
+    for tool in ("debootstrap", "dpkg-shlibdeps", "unshare", "setpriv"):
+        if shutil.which(tool) is None:
+            skip(f"{tool} is not installed")
+    checks = Checks()
+    with tempfile.TemporaryDirectory() as folder:
+        run("cpack", "-G", "DEB", "-B", folder, cwd=args.build)
+        debs = glob.glob(os.path.join(folder, "*.deb"))
+        checks.expect(len(debs) == 1, f"packages: {debs}")
+        root = Root(os.path.join(folder, "root"))
+        root.run("apt-get", "update", "-q")
+        root.run("apt-get", "install", "-y", "-q", "curl", "openssl")
+        shutil.copy(debs[0], root.path + "/tmp/duo.deb")
+        last = run_readme(root, checks, readme_commands(args.source))
+        for words in (["duo", "--version"], ["sh", "-c", "test -s /usr/share/man/man1/duo-serve.1*"],
+                      ["bash", "-n", "/usr/share/bash-completion/completions/duo"]):
+            root.run(*words)
+        token = root.read("/etc/duo/secrets/tokens").split()[0]
+        first = Service(root, checks, token)
+        checks.expect("needle-6m" in root.run("sh", "-c", last).stdout, f"{last} names the model")
+        client = ["duo", "client", "--server", "localhost:50051", "--tls-ca", "/etc/duo/secrets/server.pem", "--token-file",
+                  "/etc/duo/secrets/tokens"]
+        with open(root.path + "/tmp/token", "w", encoding="ascii") as file:
+            file.write(token + "\n")
+        client[-1] = "/tmp/token"
+        root.run(*client[:2], "create", "book", *client[2:], "--max-tokens", "2000")
+        root.run(*client[:2], "append", "book", *client[2:], "--text", "The passcode for the rapid tower is 499748.\n")
+        tokens = json.loads(get("/duo/v1/sessions/book", token)[1])["tokens"]
+        first.stop(checks)
+        root.install(upgraded(debs[0], folder))
+        checks.expect(re.search(r"^tls-cert", root.read("/etc/duo/serve.toml"), re.M), "an upgrade keeps the settings that were changed")
+        second = Service(root, checks, token)
+        after = json.loads(get("/duo/v1/sessions/book", token)[1])
+        checks.expect(after["tokens"] == tokens > 10, f"the session after an upgrade: {after}, {tokens} tokens before")
+        second.stop(checks)
+        check_removal(root, checks)
+    return checks.exit_code()
+
+
+if __name__ == "__main__":
+    begun = time.time()
+    code = main()
+    print(f"{time.time() - begun:.0f} s")
+    sys.exit(code)
