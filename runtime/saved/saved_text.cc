@@ -7,6 +7,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "runtime/text/unicode/unicode.h"
 
 namespace duo {
@@ -35,6 +36,14 @@ bool ReadRanges(const Json& json, size_t size, std::vector<Range>* ranges) {
   return true;
 }
 
+std::string ReadHex(const char* key, JsonFields& fields) {
+  const std::string hex = fields.String(key, "");
+  if (hex.size() % 2 == 0 && std::all_of(hex.begin(), hex.end(), absl::ascii_isxdigit))
+    return absl::HexStringToBytes(hex);
+  fields.Fail(absl::StrCat("\"", key, "\" is not hexadecimal"));
+  return "";
+}
+
 void ReadChat(const std::string& file, JsonFields& fields, SessionText* text) {
   const Json* state = fields.Find("chat_state");
   if (state == nullptr) return;
@@ -45,6 +54,7 @@ void ReadChat(const std::string& file, JsonFields& fields, SessionText* text) {
   text->answered = inside.Bool("answered", false);
   text->said = inside.Bool("said", false);
   text->newlines = static_cast<int>(inside.Int("newlines", 0, 2, 0));
+  text->opening = ReadHex("opening_hex", inside);
   fields.Adopt(inside.status());
 }
 
@@ -64,24 +74,15 @@ void PutSavedText(const SessionText& text, Json* object) {
   if (text.continues) (*object)["tail_continues"] = true;
   if (!text.chat) return;
   (*object)["chat"] = true;
-  (*object)["chat_state"] = {{"system", text.system},
-                             {"in_turn", text.in_turn},
-                             {"answered", text.answered},
-                             {"said", text.said},
-                             {"newlines", text.newlines}};
+  (*object)["chat_state"] = {{"system", text.system},     {"in_turn", text.in_turn},
+                             {"answered", text.answered}, {"said", text.said},
+                             {"newlines", text.newlines}, {"opening_hex", absl::BytesToHexString(text.opening)}};
 }
 
 SessionText ReadSavedText(const std::string& file, JsonFields& fields) {
   SessionText text;
   std::string tail = fields.String("tail", "");
-  const std::string hex = fields.String("tail_hex", "");
-  if (!hex.empty()) {
-    if (hex.size() % 2 != 0 || !std::all_of(hex.begin(), hex.end(), absl::ascii_isxdigit)) {
-      fields.Fail("\"tail_hex\" is not hexadecimal");
-      return text;
-    }
-    tail = absl::HexStringToBytes(hex);
-  }
+  if (fields.Has("tail_hex")) tail = ReadHex("tail_hex", fields);
   std::vector<Range> special;
   const Json* ranges = fields.Find("tail_special");
   if (ranges != nullptr && !ReadRanges(*ranges, tail.size(), &special)) {

@@ -3,7 +3,7 @@
 //   tail_special     [[begin, end], ..]: the bytes of it in which special tokens' text becomes those tokens
 //   tail_continues   it goes on with the tokens' text; otherwise it begins anew
 //   chat             it is a conversation, and chat_state says where it stands: {system, in_turn, answered, said,
-//                    newlines}
+//                    newlines, opening_hex}
 // What is as in an empty text is left out. Private to this folder. Any thread.
 #pragma once
 

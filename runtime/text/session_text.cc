@@ -47,7 +47,7 @@ std::vector<TextSegment> Behind(std::vector<TextSegment> segments, size_t bytes)
 int64_t SessionText::tail_bytes() const {
   int64_t bytes = 0;
   for (const TextSegment& segment : tail) bytes += static_cast<int64_t>(segment.text.size());
-  return bytes;
+  return bytes + static_cast<int64_t>(opening.size());
 }
 
 void AddText(std::string_view text, bool special, SessionText* to) {
@@ -70,7 +70,17 @@ absl::Status AddDocument(const ChatFrame* frame, std::string_view text, bool spe
     return absl::OkStatus();
   }
   if (absl::Status begun = BeginTurn(*frame, to); !begun.ok()) return begun;
-  AddSaid(frame->trims && !to->said ? TrimmedText(text, false) : text, special, to);
+  if (!frame->trims || to->said) {
+    AddSaid(text, special, to);
+    return absl::OkStatus();
+  }
+  const std::string all = std::exchange(to->opening, "") + std::string(text);
+  const std::string_view said = TrimmedText(all, false);
+  if (CertainUtf8Prefix(said) > 0) {
+    AddSaid(said, special, to);
+  } else {
+    to->opening = said;
+  }
   return absl::OkStatus();
 }
 
@@ -79,9 +89,11 @@ absl::Status AddQuestion(const ChatFrame* frame, std::string_view text, bool spe
     AddText(text, special, to);
     return absl::OkStatus();
   }
-  const std::string_view question = TrimmedText(text);
+  const std::string repaired = ReplaceInvalidUtf8(text);  // a look for white space at its end takes it for valid
+  const std::string_view question = TrimmedText(repaired);
   if (question.empty()) return absl::InvalidArgumentError("the question is empty");
   if (absl::Status begun = BeginTurn(*frame, to); !begun.ok()) return begun;
+  AddSaid(std::exchange(to->opening, ""), special, to);
   if (to->said) AddText(std::string_view("\n\n").substr(static_cast<size_t>(to->newlines)), special, to);
   AddText(question, special, to);
   AddSegments(frame->after, to);
@@ -106,6 +118,11 @@ absl::StatusOr<TextRead> ReadStable(const Tokenizer& tokenizer, SessionText text
 }
 
 absl::StatusOr<std::vector<int32_t>> ReadAll(const Tokenizer& tokenizer, const SessionText& text) {
+  if (!text.opening.empty()) {
+    SessionText all = text;
+    AddText(std::exchange(all.opening, ""), false, &all);
+    return ReadAll(tokenizer, all);
+  }
   if (text.tail.empty()) return std::vector<int32_t>();
   return tokenizer.EncodeSegments(text.tail, /*add_special_tokens=*/false, text.continues);
 }

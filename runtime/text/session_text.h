@@ -33,6 +33,7 @@ struct SessionText {
   bool answered = false;  // it ends with an answer
   bool said = false;      // the turn has a user's text
   int newlines = 0;       // which ends with so many, of two
+  std::string opening;  // a character that the turn's text may begin with, unless it becomes white space to be dropped
 
   int64_t tail_bytes() const;
   // A text that is nothing yet: no token, no tail.

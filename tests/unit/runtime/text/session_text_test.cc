@@ -58,6 +58,16 @@ TEST(SessionText, ATurnIsADocumentABlankLineAndAQuestion) {
   }
 }
 
+TEST(SessionText, WhiteSpaceThatIsDroppedMayComeInPieces) {
+  const ChatFrame frame = Frame("{{ messages[0].content | trim }}").value();
+  for (const std::string said : {"\u3000D", "\u00e4D"}) {
+    SessionText text;
+    text.chat = true;
+    for (const char c : said) ASSERT_TRUE(AddDocument(&frame, std::string(1, c), false, &text).ok());
+    EXPECT_EQ(Joined(text.tail), said == "\u3000D" ? "D" : said);
+  }
+}
+
 TEST(SessionText, ACharacterIsOfTheSegmentThatBeginsIt) {
   const std::string emoji = "\U0001f600";
   SessionText text;
