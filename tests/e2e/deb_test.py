@@ -132,7 +132,7 @@ class Service:
         self.manager = Manager(root)
         words = ["setpriv", "--reuid", SERVICE_USER, "--regid", SERVICE_USER, "--groups", group, "--inh-caps=-all", "--no-new-privs",
                  *command]
-        env = {"PATH": "/usr/bin:/bin", "NOTIFY_SOCKET": self.manager.path, "STATE_DIRECTORY": "/var/lib/duo", "DUO_THREADS": "2"}
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET": self.manager.path, "STATE_DIRECTORY": "/var/lib/duo", "DUO_THREADS": "2"}
         self.process = subprocess.Popen(root.command(*words), env=env, stderr=subprocess.PIPE, text=True)
         before = get("/ready", token)
         checks.expect(before is None or before[0] == 503, f"ready before it says so: {before}")

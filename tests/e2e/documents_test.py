@@ -21,7 +21,7 @@ MADE = re.compile(r"^(build|/|MODEL/|PREFIX/|SAVE_DIR/|OUT|DIR|PATH|GEN-|http|gp
 # Of models and sessions, which are folders of the user's, and of other systems.
 ELSEWHERE = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
              "model.safetensors", "nightly.json"}
-FOREIGN_FLAGS = {"--build", "--preset", "--mca", "--target", "--install", "--prefix", "--local-dir"}
+FOREIGN_FLAGS = {"--build", "--preset", "--mca", "--target", "--install", "--prefix", "--local-dir", "--cacert", "--now"}
 SOURCES = (".py", ".sh", ".cc", ".h", ".cu", ".cuh", ".json", ".md", ".txt", ".tsv", ".proto", ".svg", ".jinja", ".tmpl", ".in")
 
 
