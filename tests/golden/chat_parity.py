@@ -22,12 +22,13 @@ import tempfile
 
 try:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
-    import tokenizers  # noqa: F401  (tokenizer_parity trains the tokenizer with it)
+    import tokenizers  # noqa: F401  (the tokenizers are trained with it)
 except ImportError:
     print("skipped: the pip packages `tokenizers` and `jinja2` are not installed")
     sys.exit(77)
 
-import tokenizer_parity
+import tokenizer_strings
+from tokenizer_kinds import KINDS
 
 ALTERNATE = ("{%- for m in rest %}{%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
              "{{ raise_exception('turns must alternate') }}{%- endif %}{%- endfor %}")
@@ -114,8 +115,8 @@ def jinja_render(source, bos, eos, messages, generation):
 
 
 def content(rng, sources, thinks):
-    text = " ".join(tokenizer_parity.make_string(rng, sources).decode("utf-8", errors="replace") for _ in range(rng.randint(0, 2)))
-    for mark in tokenizer_parity.SPECIALS:  # what people write is never parsed for special tokens: compared elsewhere
+    text = " ".join(tokenizer_strings.make_string(rng, sources).decode("utf-8", errors="replace") for _ in range(rng.randint(0, 2)))
+    for mark in tokenizer_strings.SPECIALS:  # what people write is never parsed for special tokens: compared elsewhere
         if "<" in mark or "[" in mark or mark == "user\n":
             text = text.replace(mark, "")
     text = text.replace("<", "(").replace("[", "(").replace("\x00", "")
@@ -191,8 +192,8 @@ def main():
     args = parser.parse_args()
     args.conversations *= int(os.environ.get("DUO_TEST_SCALE", "1"))
     rng = random.Random(2)
-    sources = tokenizer_parity.paragraphs()
-    kinds = {k.__name__: k for k in tokenizer_parity.KINDS}
+    sources = tokenizer_strings.paragraphs()
+    kinds = {k.__name__: k for k in KINDS}
     bad, trained = 0, {}
     with tempfile.TemporaryDirectory() as root:
         for name, (source, kind, bos, eos) in FAMILIES.items():
