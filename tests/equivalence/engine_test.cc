@@ -66,8 +66,25 @@ TEST_P(LongDocument, GivesTheSameTokensInChunksOfEverySize) {
   }
   EXPECT_EQ(replies[0].tokens, replies[1].tokens);
   EXPECT_EQ(replies[0].tokens, replies[2].tokens);
-  ExpectSame(replies[0], replies[1], Tolerance(demo.duo, kv()));
-  ExpectSame(replies[0], replies[2], Tolerance(demo.duo, kv()));
+  float tolerance = Tolerance(demo.duo, kv());
+  if (cuda()) {
+    // 16-bit products of other shapes round keys and values differently, and some of them then to the next code. That
+    // moves these by a step, where making codes has moved all of them by up to half a step: what codes cost bounds it.
+    options.kv = KvFormat::kBF16;
+    options.chunk = 4096;
+    Bench bench = Open(options);
+    const SessionId session = bench.Open(4400);
+    bench.Append(session, document);
+    const Reply uncoded = bench.AskNow(session, {demo.prompt.back()});
+    ASSERT_EQ(uncoded.tokens, replies[0].tokens);
+    for (size_t step = 0; step < uncoded.logits.size(); ++step) {
+      for (size_t i = 0; i < uncoded.logits[step].size(); ++i) {
+        tolerance = std::max(tolerance, std::abs(uncoded.logits[step][i] - replies[0].logits[step][i]));
+      }
+    }
+  }
+  ExpectSame(replies[0], replies[1], tolerance);
+  ExpectSame(replies[0], replies[2], tolerance);
 }
 
 INSTANTIATE_ON_DEVICES_WITH_KV(LongDocument, KvFormat::kInt4);
