@@ -44,12 +44,14 @@ def request_names():
 def promtool():
     """Metrics by Prometheus' own rules; build_info and process_ metrics are there, states of pages do not overlap."""
     with Server() as server:
+        def pages_of(metrics):
+            return [value for name, value in metrics.items() if name.startswith("duo_pages{")]
+        server.wait_until("the engine has told its counts", lambda: sum(pages_of(server.metrics())) > 0)
         metrics = server.metrics()
         for name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"):
             check(metrics[name] > 0, f"{name} is {metrics.get(name)}")
         check(any(name.startswith("duo_build_info{") and 'version="' in name for name in metrics), "duo_build_info")
-        pages = [value for name, value in metrics.items() if name.startswith("duo_pages{")]
-        check(len(pages) == 3 and sum(pages) > 0, f"pages: {pages}")
+        equal(len(pages_of(metrics)), 3, "states of pages")
         check(metrics['duo_kv_room_bytes{class="retrieval"}'] > metrics['duo_kv_bytes{class="retrieval"}'], "room for more")
         page = server.get("/metrics").body
         if shutil.which("promtool") is None:
