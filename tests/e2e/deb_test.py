@@ -8,6 +8,7 @@ upgrade keeps what was saved, and removal leaves nothing but state.
 Skipped, with the reason, without root, debootstrap, or a way to the distribution's archive. Standard library only.
 """
 
+import atexit
 import glob
 import http.client
 import json
@@ -60,6 +61,8 @@ class Root:
                 shutil.copy(name, path + name)
         with open(path + "/etc/apt/apt.conf.d/99test", "w", encoding="ascii") as file:
             file.write('APT::Install-Recommends "false";\nAPT::Sandbox::User "root";\n')
+        with open(path + "/etc/hosts", "w", encoding="ascii") as file:
+            file.write("127.0.0.1 localhost\n")
         with open(path + "/usr/sbin/policy-rc.d", "w", encoding="ascii") as file:
             file.write("#!/bin/sh\nexit 101\n")
         os.chmod(path + "/usr/sbin/policy-rc.d", 0o755)
@@ -134,6 +137,7 @@ class Service:
                  *command]
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET": self.manager.path, "STATE_DIRECTORY": "/var/lib/duo", "DUO_THREADS": "2"}
         self.process = subprocess.Popen(root.command(*words), env=env, stderr=subprocess.PIPE, text=True)
+        atexit.register(self.process.kill)  # what fails leaves no server behind
         before = get("/ready", token)
         checks.expect(before is None or before[0] == 503, f"ready before it says so: {before}")
         try:
