@@ -23,7 +23,6 @@ void AddIdentifyCommand(CLI::App& app, Launch& launch);
 void AddInfoCommand(CLI::App& app, Launch& launch);
 void AddPlanCommand(CLI::App& app, Launch& launch);
 void AddTokenizeCommand(CLI::App& app, Launch& launch);
-void AddServeCommand(CLI::App& app, Launch& launch);
 void AddClientCommand(CLI::App& app, Launch& launch);
 
 }  // namespace duo

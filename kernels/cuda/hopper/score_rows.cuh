@@ -1,5 +1,5 @@
-// What Hopper's attention kernels share: a block's barriers, the stages of a ring of tiles, and a warp group's 64 rows of
-// scores, their softmax and their output.
+// What Hopper's attention kernels share: a block's barriers, the stages of a ring of tiles, and a warp group's 64 rows
+// of scores, their softmax and their output.
 #pragma once
 
 #include "kernels/cuda/hopper/hopper_ptx.cuh"
@@ -20,7 +20,8 @@ struct Ring {
   }
 };
 
-// The barriers of a block that both kernels have, as shared addresses. What follows at Tiles() are those of their rings.
+// The barriers of a block that both kernels have, as shared addresses. What follows at Tiles() are those of their
+// rings.
 struct BlockBarriers {
   uint32_t base;
   __device__ uint32_t QFull() const { return base; }
@@ -41,8 +42,8 @@ __device__ __forceinline__ void QueriesCopied(const BlockBarriers& barriers) {
   BarrierArrive(barriers.QFull());
 }
 
-// Begins s = Q K^T with a tile of keys at k_tile. q: the operand of the warp group's 64 rows; kHalfQ: bytes from a row's
-// first 64 channels to the next.
+// Begins s = Q K^T with a tile of keys at k_tile. q: the operand of the warp group's 64 rows; kHalfQ: bytes from a
+// row's first 64 channels to the next.
 template <int kHeadDim, uint32_t kHalfQ, Half16 kType = Half16::kBF16>
 __device__ __forceinline__ void BeginScores(float (&s)[64], uint64_t q, uint32_t k_tile) {
   const uint64_t k = Operand(k_tile, 1024, 16);
