@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "launcher/serve/http/api/errors.h"
+#include "launcher/serve/http/api/tool_fields.h"
 
 namespace duo::http {
 namespace {
@@ -96,26 +97,14 @@ absl::StatusOr<Json> MessageTurns(Body& body) {
 }
 
 Json MessageTools(Body& body) {
-  const Json* tools = body.Find("tools");
-  if (tools == nullptr) return Json();
-  if (!tools->is_array()) {
-    body.Fail("tools", "tools must be a list");
-    return Json();
-  }
-  Json nested = Json::array();
-  for (const Json& tool : *tools) {
+  return NestedTools(body, "{\"name\": .., \"input_schema\": ..}", [](const Json& tool) {
     const std::string type = TypeOf(tool);
-    if (!tool.is_object() || !HasText(tool, "name") || (!type.empty() && type != "custom")) {
-      body.Fail("tools", absl::StrCat("a tool must be {\"name\": .., \"input_schema\": ..}, found ", Shown(tool)),
-                "unsupported");
-      return Json();
-    }
+    if (!tool.is_object() || !HasText(tool, "name") || (!type.empty() && type != "custom")) return Json();
     Json function = {{"name", tool["name"]}};
     if (tool.contains("description")) function["description"] = tool["description"];
     if (tool.contains("input_schema")) function["parameters"] = tool["input_schema"];
-    nested.push_back({{"type", "function"}, {"function", std::move(function)}});
-  }
-  return nested;
+    return function;
+  });
 }
 
 Json MessageToolChoice(Body& body) {

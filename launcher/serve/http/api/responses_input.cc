@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "launcher/serve/http/api/errors.h"
+#include "launcher/serve/http/api/tool_fields.h"
 
 namespace duo::http {
 namespace {
@@ -117,24 +118,12 @@ absl::StatusOr<Json> ResponseMessages(Body& body) {
 }
 
 Json ResponseTools(Body& body) {
-  const Json* tools = body.Find("tools");
-  if (tools == nullptr) return Json();
-  if (!tools->is_array()) {
-    body.Fail("tools", "tools must be a list");
-    return Json();
-  }
-  Json nested = Json::array();
-  for (const Json& tool : *tools) {
-    if (!tool.is_object() || TextOf(tool, "type") != "function" || TextOf(tool, "name").empty()) {
-      body.Fail("tools", absl::StrCat("a tool must be {\"type\": \"function\", \"name\": ..}, found ", Shown(tool)),
-                "unsupported");
-      return Json();
-    }
+  return NestedTools(body, "{\"type\": \"function\", \"name\": ..}", [](const Json& tool) {
+    if (!tool.is_object() || TextOf(tool, "type") != "function" || TextOf(tool, "name").empty()) return Json();
     Json function = tool;
     function.erase("type");
-    nested.push_back({{"type", "function"}, {"function", std::move(function)}});
-  }
-  return nested;
+    return function;
+  });
 }
 
 Json ResponseToolChoice(Body& body) {

@@ -76,6 +76,25 @@ ToolFields ReadToolFields(const Service& service, Body& body, const Json& tools,
   return fields;
 }
 
+Json NestedTools(Body& body, const std::string& expected, const std::function<Json(const Json& tool)>& function_of) {
+  const Json* tools = body.Find("tools");
+  if (tools == nullptr) return Json();
+  if (!tools->is_array()) {
+    body.Fail("tools", "tools must be a list");
+    return Json();
+  }
+  Json nested = Json::array();
+  for (const Json& tool : *tools) {
+    Json function = function_of(tool);
+    if (function.is_null()) {
+      body.Fail("tools", absl::StrCat("a tool must be ", expected, ", found ", Shown(tool)), "unsupported");
+      return Json();
+    }
+    nested.push_back({{"type", "function"}, {"function", std::move(function)}});
+  }
+  return nested;
+}
+
 bool AdoptTools(const ToolFields& tools, Body& body, Guide& guide, AnswerForm& form) {
   form = tools.form;
   if (tools.guide.kind != Guide::Kind::kNone) {

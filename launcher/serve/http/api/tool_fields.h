@@ -1,6 +1,7 @@
 // What a chat request says of tools and of thinking, and how the model's turns carry them. Pure.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "launcher/serve/http/api/body.h"
@@ -20,6 +21,10 @@ struct ToolFields {
 // choice null, "none", "auto", "required" or {"function": {"name": ..}}. Refused: tools of a model whose template has
 // none that this server reads, a choice that names no tool.
 ToolFields ReadToolFields(const Service& service, Body& body, const Json& tools, const Json& choice);
+
+// The field tools of a form whose tools are not chat's, each as `function_of` has it as chat's function; null refuses
+// it, with the words of what one must be. null: absent, or refused.
+Json NestedTools(Body& body, const std::string& expected, const std::function<Json(const Json& tool)>& function_of);
 
 // An answer that a guide makes has no thoughts before it, and is not guided twice. False: refused.
 bool AdoptTools(const ToolFields& tools, Body& body, Guide& guide, AnswerForm& form);
