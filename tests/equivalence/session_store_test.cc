@@ -24,9 +24,10 @@ class SessionStoreTest : public EngineFixture {
     EXPECT_TRUE(store.ok()) << store.status();
     return store.ok() ? std::move(*store) : nullptr;
   }
-  static absl::Status Save(SessionStore& store, SessionId session, int64_t* written = nullptr) {
+  static absl::Status Save(SessionStore& store, SessionId session, int64_t* written = nullptr,
+                           int64_t max_tokens = 500) {
     SessionManifest meta;
-    meta.max_tokens = 500;
+    meta.max_tokens = max_tokens;
     auto job = store.StartSave("doc", session, meta);
     if (!job.ok()) return job.status();
     while (true) {
@@ -46,6 +47,24 @@ class SessionStoreTest : public EngineFixture {
       if (*done) return (*job)->session();
     }
   }
+  // Saved by one engine and restored by another.
+  void ExpectSameBitsWhenRestored(const EngineOptions& options, int tokens, int64_t max_tokens) const {
+    Reply before;
+    {
+      Bench bench = Open(options);
+      const SessionId session = bench.Open(max_tokens);
+      bench.Append(session, Text(tokens, 1));
+      before = bench.AskNow(session, Text(7, 2));
+      ASSERT_TRUE(Save(*OpenStore(bench), session, nullptr, max_tokens).ok());
+    }
+    Bench bench = Open(options);
+    const auto store = OpenStore(bench);
+    const absl::StatusOr<SessionId> session = Restore(*store);
+    ASSERT_TRUE(session.ok()) << session.status();
+    EXPECT_EQ(bench.engine->Get(*session)->tokens, tokens);
+    EXPECT_EQ(bench.engine->Get(*session)->max_tokens, max_tokens);
+    EXPECT_EQ(bench.AskNow(*session, Text(7, 2)).logits, before.logits);
+  }
 };
 
 TEST_F(SessionStoreTest, ARestoredSessionAnswersWithTheSameBits) {
@@ -54,21 +73,7 @@ TEST_F(SessionStoreTest, ARestoredSessionAnswersWithTheSameBits) {
     EngineOptions options = Options();
     options.kv = format;
     fs::remove_all(dir());
-    Reply before;
-    {
-      Bench bench = Open(options);
-      const SessionId session = bench.Open(500);
-      bench.Append(session, Text(333, 1));
-      before = bench.AskNow(session, Text(7, 2));
-      ASSERT_TRUE(Save(*OpenStore(bench), session).ok());
-    }
-    Bench bench = Open(options);
-    const auto store = OpenStore(bench);
-    const absl::StatusOr<SessionId> session = Restore(*store);
-    ASSERT_TRUE(session.ok()) << session.status();
-    EXPECT_EQ(bench.engine->Get(*session)->tokens, 333);
-    EXPECT_EQ(bench.engine->Get(*session)->max_tokens, 500);
-    EXPECT_EQ(bench.AskNow(*session, Text(7, 2)).logits, before.logits);
+    ExpectSameBitsWhenRestored(options, 333, 500);
   }
 }
 
@@ -78,20 +83,7 @@ TEST_F(SessionStoreTest, ASessionOfManyPagesAnswersWithTheSameBits) {
   EngineOptions options = Options();
   options.max_session_tokens = 3000;
   options.kv_tokens = 6400;
-  Reply before;
-  {
-    Bench bench = Open(options);
-    const SessionId session = bench.Open(3000);
-    bench.Append(session, Text(2700, 1));
-    before = bench.AskNow(session, Text(7, 2));
-    ASSERT_TRUE(Save(*OpenStore(bench), session).ok());
-  }
-  Bench bench = Open(options);
-  const auto store = OpenStore(bench);
-  const absl::StatusOr<SessionId> session = Restore(*store);
-  ASSERT_TRUE(session.ok()) << session.status();
-  EXPECT_EQ(bench.engine->Get(*session)->tokens, 2700);
-  EXPECT_EQ(bench.AskNow(*session, Text(7, 2)).logits, before.logits);
+  ExpectSameBitsWhenRestored(options, 2700, 3000);
 }
 
 TEST_F(SessionStoreTest, ALaterSaveWritesOnlyWhatIsNewAlsoAfterARewind) {

@@ -30,11 +30,16 @@ bool Failed(Ranks& ranks, const std::string& text, const std::string& wrong) {
   return failed != 0;
 }
 
-bool ParseDevice(int argc, char** argv, bool* cuda) {
-  *cuda = argc == 3 && std::string(argv[1]) == "--device" && std::string(argv[2]) == "cuda";
-  if (argc == 1 || *cuda) return true;
+int Agreed(const Ranks& ranks, const std::string& what, int cases, int failures) {
+  if (ranks.leader()) std::printf("%s: %d of %d cases agree\n", what.c_str(), cases - failures, cases);
+  return failures == 0 ? 0 : 1;
+}
+
+int RunOnDevice(int argc, char** argv, int (*run)(bool cuda)) {
+  const bool cuda = argc == 3 && std::string(argv[1]) == "--device" && std::string(argv[2]) == "cuda";
+  if (argc == 1 || cuda) return run(cuda);
   std::fprintf(stderr, "usage: %s [--device cuda]\n", argv[0]);
-  return false;
+  return 2;
 }
 
 }  // namespace duo

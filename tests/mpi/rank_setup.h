@@ -25,7 +25,10 @@ Ranks StartRanks(bool cuda, CommKind kind);
 // Whether `wrong`, which counts on rank 0, is not empty: the same on every rank. Rank 0 prints it with the case's text.
 bool Failed(Ranks& ranks, const std::string& text, const std::string& wrong);
 
-// Of a program whose only flag is `--device cuda`. False: it was called otherwise, and has been told so.
-bool ParseDevice(int argc, char** argv, bool* cuda);
+// What a program of such cases ends with: rank 0 prints how many of them agree. Returns the exit status.
+int Agreed(const Ranks& ranks, const std::string& what, int cases, int failures);
+
+// main() of a program whose only flag is `--device cuda`. run: its cases; returns the exit status.
+int RunOnDevice(int argc, char** argv, int (*run)(bool cuda));
 
 }  // namespace duo

@@ -5,7 +5,6 @@
 // then one that only rank 0 sees. The program exits with 0 when all agreed.
 #include <unistd.h>
 
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -199,18 +198,13 @@ int RunCases(bool cuda) {
   }
   fs::current_path("/");
   fs::remove_all(scratch);
-  if (ranks.leader()) {
-    fs::remove_all(common);
-    std::printf("saved by 1 rank, restored by %d, and back, on %s: %d of %d cases agree\n", ranks.comm->size(),
-                ranks.device->info().name.c_str(), cases - failures, cases);
-  }
-  return failures == 0 ? 0 : 1;
+  if (ranks.leader()) fs::remove_all(common);
+  const std::string what = absl::StrFormat("saved by 1 rank, restored by %d, and back, on %s", ranks.comm->size(),
+                                           ranks.device->info().name);
+  return Agreed(ranks, what, cases, failures);
 }
 
 }  // namespace
 }  // namespace duo
 
-int main(int argc, char** argv) {
-  bool cuda = false;
-  return duo::ParseDevice(argc, argv, &cuda) ? duo::RunCases(cuda) : 2;
-}
+int main(int argc, char** argv) { return duo::RunOnDevice(argc, argv, duo::RunCases); }

@@ -4,7 +4,6 @@
 // for random models with 3 and with 1 KV heads. The program exits with 0 when all agreed.
 #include <unistd.h>
 
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <set>
@@ -216,17 +215,11 @@ int RunCases(bool cuda) {
     }
   }
   fs::remove_all(scratch);
-  if (ranks.leader()) {
-    std::printf("sessions of %d ranks on %s: %d of %d cases agree\n", ranks.comm->size(),
-                ranks.device->info().name.c_str(), cases - failures, cases);
-  }
-  return failures == 0 ? 0 : 1;
+  const std::string what = absl::StrFormat("sessions of %d ranks on %s", ranks.comm->size(), ranks.device->info().name);
+  return Agreed(ranks, what, cases, failures);
 }
 
 }  // namespace
 }  // namespace duo
 
-int main(int argc, char** argv) {
-  bool cuda = false;
-  return duo::ParseDevice(argc, argv, &cuda) ? duo::RunCases(cuda) : 2;
-}
+int main(int argc, char** argv) { return duo::RunOnDevice(argc, argv, duo::RunCases); }

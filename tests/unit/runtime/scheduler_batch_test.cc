@@ -4,6 +4,7 @@
 
 #include "gtest/gtest.h"
 #include "runtime/scheduler/scheduler.h"
+#include "tests/unit/runtime/scheduler_step.h"
 
 namespace duo {
 namespace {
@@ -31,13 +32,10 @@ class SmallBatch : public testing::Test {
     return *scheduler_.Ask(session_, {1}, params, std::move(events));
   }
   bool Step() {
-    StepPlan plan;
-    if (!scheduler_.Next(&plan)) return false;
-    EXPECT_LE(plan.spans.size(), kBatch);
-    StepResult result;
-    result.tokens.assign(plan.sample_rows.size(), 7);
-    scheduler_.Complete(result, 0.01);
-    return true;
+    return RunStep(scheduler_, [](const StepPlan& plan) {
+      EXPECT_LE(plan.spans.size(), kBatch);
+      return 0.01;
+    });
   }
 
   std::vector<int> drawn;

@@ -5,6 +5,7 @@
 
 #include "gtest/gtest.h"
 #include "runtime/scheduler/scheduler.h"
+#include "tests/unit/runtime/scheduler_step.h"
 
 namespace duo {
 namespace {
@@ -35,14 +36,7 @@ class Callers : public testing::Test {
     const SessionId session = *scheduler_.CreateSession(length);
     ASSERT_TRUE(scheduler_.Append(session, std::vector<int32_t>(length, 1), std::move(events), 0, {caller, 0}).ok());
   }
-  bool Step() {
-    StepPlan plan;
-    if (!scheduler_.Next(&plan)) return false;
-    StepResult result;
-    result.tokens.assign(plan.sample_rows.size(), 7);
-    scheduler_.Complete(result, 0.01);
-    return true;
-  }
+  bool Step() { return RunStep(scheduler_); }
   void Steps(int count) {
     for (int i = 0; i < count; ++i) ASSERT_TRUE(Step());
   }

@@ -5,6 +5,7 @@
 
 #include "gtest/gtest.h"
 #include "runtime/scheduler/scheduler.h"
+#include "tests/unit/runtime/scheduler_step.h"
 
 namespace duo {
 namespace {
@@ -46,14 +47,11 @@ class GapMachine : public testing::Test {
     ASSERT_TRUE(scheduler_.Ask(session, {1}, params, std::move(events)).ok());
   }
   bool Step() {
-    StepPlan plan;
-    if (!scheduler_.Next(&plan)) return false;
-    const double seconds = SecondsOf(plan);
-    now += seconds;
-    StepResult result;
-    result.tokens.assign(plan.sample_rows.size(), 7);
-    scheduler_.Complete(result, seconds);
-    return true;
+    return RunStep(scheduler_, [this](const StepPlan& plan) {
+      const double seconds = SecondsOf(plan);
+      now += seconds;  // before what the step brings is told
+      return seconds;
+    });
   }
   void StepUntil(const double& read_at) {
     for (int i = 0; read_at == 0 && i < 200'000; ++i) ASSERT_TRUE(Step());

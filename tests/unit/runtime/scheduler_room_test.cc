@@ -8,6 +8,7 @@
 #include "kernels/base/splitmix64.h"
 #include "runtime/scheduler/scheduler.h"
 #include "tests/support/test_scale.h"
+#include "tests/unit/runtime/scheduler_step.h"
 
 namespace duo {
 namespace {
@@ -35,14 +36,7 @@ class SchedulerRoom : public testing::Test {
     sizes.table_pages = kMost / kPageTokens;
     return sizes;
   }
-  bool Step() {
-    StepPlan plan;
-    if (!scheduler_.Next(&plan)) return false;
-    StepResult result;
-    result.tokens.assign(plan.sample_rows.size(), 7);
-    scheduler_.Complete(result, 0.01);
-    return true;
-  }
+  bool Step() { return RunStep(scheduler_); }
   void Run() {
     while (Step()) {
     }

@@ -6,6 +6,7 @@
 #include "gtest/gtest.h"
 #include "kernels/base/splitmix64.h"
 #include "runtime/model/sampler.h"
+#include "tests/unit/runtime/scheduler_step.h"
 
 namespace duo {
 namespace {
@@ -116,22 +117,18 @@ class Machine {
     EXPECT_TRUE(scheduler_.Append(session, std::vector<int32_t>(tokens, 1), {}).ok());
     return session;
   }
-  // False: there is nothing to do.
   bool Step() {
-    StepPlan plan;
-    if (!scheduler_.Next(&plan)) return false;
-    begun_ = now_;
-    // What rides with a chunk costs nothing here: scheduler_gap_test.cc looks at that. Behind much history a chunk may
-    // be as few rows as rows are.
-    const SeqSpan& first = plan.spans[0];
-    const bool chunk = plan.kind == StepKind::kPrefill || first.history > 2000;
-    const double seconds = chunk ? time_.Predict(first.num_rows, first.history) : kRowsSeconds;
-    if (plan.kind == StepKind::kPrefill) longest_chunk = std::max(longest_chunk, seconds);
-    now_ += seconds;
-    StepResult result;
-    result.tokens.assign(plan.sample_rows.size(), 7);
-    scheduler_.Complete(result, seconds);
-    return true;
+    return RunStep(scheduler_, [this](const StepPlan& plan) {
+      begun_ = now_;
+      // What rides with a chunk costs nothing here: scheduler_gap_test.cc looks at that. Behind much history a chunk
+      // may be as few rows as rows are.
+      const SeqSpan& first = plan.spans[0];
+      const bool chunk = plan.kind == StepKind::kPrefill || first.history > 2000;
+      const double seconds = chunk ? time_.Predict(first.num_rows, first.history) : kRowsSeconds;
+      if (plan.kind == StepKind::kPrefill) longest_chunk = std::max(longest_chunk, seconds);
+      now_ += seconds;
+      return seconds;
+    });
   }
   // A question that came when the last step began; its first token's time goes to first_tokens.
   void Ask(SessionId session, int tokens) {
