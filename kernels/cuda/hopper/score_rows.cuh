@@ -20,7 +20,7 @@ struct Ring {
   }
 };
 
-// The barriers of a block that both kernels have, as shared addresses. What follows at Tiles() are those of their
+// The barriers of a block that both kernels have, as shared addresses. What follows at Tile(0) are those of their
 // rings.
 struct BlockBarriers {
   uint32_t base;
