@@ -101,7 +101,7 @@ case "$tier" in
   quick) build_and_test "$preset" all -L '^quick$' "$@" ;;
   ci)
     build_and_test cpu all -L '^ci$' "$@"
-    for sanitizer in asan tsan; do build_and_test $sanitizer sanitized_tests -L '^sanitized$' "$@"; done
+    for sanitizer in asan tsan; do build_and_test $sanitizer "ci_${sanitizer}_tests" -L "^ci-$sanitizer\$" "$@"; done
     ;;
   *) build_and_test "$preset" all "$@" ;;
 esac
