@@ -243,12 +243,16 @@ bool Sessions::RunJob() {
     jobs_.push_back(std::move(job));  // others take their turn
     return true;
   }
-  if (!more.ok()) {  // what it had begun is undone before anything else is done with the session
-    job.save = nullptr;
-    job.restore = nullptr;
-  }
   auto done = std::move(job.done);
-  done(more.status(), job);
+  if (more.ok()) {
+    done(more.status(), job);
+    return true;
+  }
+  job.save = nullptr;  // undoes what it had begun, on the disk's thread
+  job.restore = nullptr;
+  auto failed = std::make_shared<StoreJob>(std::move(job));
+  // Whoever hears that it failed finds nothing of it on disk.
+  store_->Do([] {}, [status = more.status(), done = std::move(done), failed] { done(status, *failed); });
   return true;
 }
 
