@@ -52,6 +52,23 @@ void AddKeepFlags(CLI::App* c, ServeFlags* flags) {
        "Servers of other hosts that hold sessions in --save-dir (a network file system) are gone: take theirs at "
        "once instead of half a minute after their last sign of life")
       ->group(kept);
+  c->add_option_function<std::string>(
+       "--prefix-cache", [flags](const std::string& value) { flags->server.prefix_cache = value == "on"; },
+       "Prompts over HTTP are read only from where they part from what is in the cache: earlier prompts, open "
+       "sessions, "
+       "reads under way of the same caller. What they leave gives way to whatever needs its room")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->group(kept)
+      ->default_str("on");
+  c->add_option("--prefix-nodes", flags->prefix_nodes,
+                "Places that prompts leave at once to go on from, each with rings of its own, like a session")
+      ->check(CLI::Range(1, 4096))
+      ->group(kept)
+      ->capture_default_str();
+  c->add_flag("--share-prefixes", s.share_prefixes,
+              "Prompts also go on where other callers' agree with them. Who measures how fast an answer comes can then "
+              "find out what others have sent; cache_salt in a request keeps it apart")
+      ->group(kept);
   c->add_option("--grace", s.grace_seconds, "Seconds that running questions get when the server drains")
       ->check(CLI::Range(0.0, 86400.0))
       ->group(kept)

@@ -19,7 +19,7 @@ struct ServeFlags {
   HttpOptions http;
   std::string log = "text", config;
   bool print_config = false, access_log = false;
-  int sessions = 16, questions = 16;
+  int sessions = 16, questions = 16, prefix_nodes = 16;
   int64_t kv_tokens = 0;
   std::string shape;            // of made-up weights
   bool random_weights = false;  // instead of a model's

@@ -245,6 +245,8 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   so.max_upload_bytes = o.max_upload_bytes;
   so.upload_seconds = o.upload_seconds;
   so.idle_seconds = o.idle_seconds;
+  so.prefixes = o.prefix_cache;
+  so.share_prefixes = o.share_prefixes;
   absl::StatusOr<std::vector<int32_t>> begin_tokens = tokenizer.Encode("", EncodeOptions{});
   if (!begin_tokens.ok()) return begin_tokens.status();
   so.begin_tokens = *std::move(begin_tokens);

@@ -157,6 +157,13 @@ absl::StatusOr<std::vector<RequestId>> Engine::AskMany(SessionId id, std::vector
 double Engine::PredictRead(int64_t tokens, int64_t history) const {
   return state_->scheduler->PredictRead(tokens, history);
 }
+absl::Status Engine::LetMatch(SessionId id, const std::string& realm) { return state_->scheduler->LetMatch(id, realm); }
+std::vector<PrefixInfo> Engine::Prefixes() const {
+  std::vector<PrefixInfo> all = state_->scheduler->Prefixes();
+  for (PrefixInfo& prefix : all) prefix.kv_bytes = KvBytes(prefix.tokens);
+  return all;
+}
+int Engine::DropPrefixes() { return state_->scheduler->DropPrefixes(); }
 absl::Status Engine::Cancel(RequestId id) { return state_->scheduler->Cancel(id); }
 
 void Engine::KeepAlive() {

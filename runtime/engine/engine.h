@@ -64,6 +64,7 @@ struct EngineOptions {
   // What the KV cache is made for. sessions and questions bound the ring sets, max_session_tokens the page tables.
   int sessions = 1;                // open at once
   int questions = 16;              // open at once, on forks; of more than 256 the last ones wait without rings
+  int prefixes = 0;                // kept at once (GenerateParams::prefix), each with rings and a table
   int64_t max_session_tokens = 0;  // 0: the model's positions
   int64_t kv_tokens = 0;           // tokens of retrieval KV in all; 0: what the device's memory leaves
 
@@ -134,6 +135,12 @@ class Engine {
   // How long so many tokens behind a history are predicted to take with nothing beside, by the chunks so far. What
   // beside them ran is in the time that others took: what is left is to that as the predictions are.
   double PredictRead(int64_t tokens, int64_t history) const;
+  // Prompts of this realm (PrefixUse) may go on where the session's text agrees with theirs.
+  absl::Status LetMatch(SessionId id, const std::string& realm);
+  // What prompts left. They hold their room only until something else needs it.
+  std::vector<PrefixInfo> Prefixes() const;
+  int DropPrefixes();  // all; how many
+
   absl::Status Cancel(RequestId id);  // takes effect before the next step; tokens already fed by an append stay
 
   // Runs one step if any request can run. False: nothing to do.

@@ -126,6 +126,7 @@ std::vector<Fact> CommonFacts(const EngineOptions& o) {
           {"--rank-weights", absl::StrJoin(o.rank_weights, ",")},
           {"--sessions", absl::StrCat(o.sessions)},
           {"--questions", absl::StrCat(o.questions)},
+          {"--prefix-nodes", absl::StrCat(o.prefixes)},
           {"--max-session-tokens", absl::StrCat(o.max_session_tokens)},
           {"--kv-tokens", absl::StrCat(o.kv_tokens)}};
 }
@@ -225,7 +226,7 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
   KvSizes sizes;
   sizes.format = kv;
   sizes.slots = SplitSlots(partition);
-  sizes.tables = options.sessions + RunningQuestions(options);
+  sizes.tables = options.sessions + RunningQuestions(options) + options.prefixes;
   sizes.rings = sizes.tables + 1;
   sizes.table_pages = CeilDiv(limits.max_tokens, kPageTokens);
   memory.device_free = device->FreeMemory();
@@ -278,6 +279,12 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.refeed = heads.streaming_heads() == 0 ? 0 : int64_t{config.layers} * heads.recent;
   s.sessions = options.sessions;
   s.questions = RunningQuestions(options);
+  s.prefixes = options.prefixes;
+  s.prefix_stop = std::min<int64_t>(s.prefix_stop, 2 * chunk);
+  const KvUnitBytes unit = UnitBytes(config, shard, heads, kv);
+  s.page_bytes = static_cast<double>(unit.page);
+  s.split_page_bytes = static_cast<double>(unit.split_page);
+  s.ring_bytes = static_cast<double>(unit.ring);
   const double d = config.head_dim;
   s.flop_per_token = 2.0 * config.layers * static_cast<double>(LayerMatrixElements(config)) / comm->size();
   s.flop_per_token_pair = 4.0 * d * (config.heads / config.kv_heads) * heads.retrieval_heads() / comm->size();

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "runtime/model/token_score.h"
+#include "runtime/scheduler/prefix.h"
 #include "runtime/scheduler/sampling_rules.h"
 
 namespace duo {
@@ -33,6 +34,7 @@ struct GenerateParams {
   bool keep = false;                // the question and its answer become part of the session
   bool want_logits = false;         // on_logits is called; for tests, perplexity and debugging
   Whose whose;
+  PrefixUse prefix;  // of a question on a session without tokens, which is a whole prompt
 };
 
 enum class Finish { kStop, kEos, kLength };  // the callback or a stop token said so; an end token; max_new_tokens
@@ -42,6 +44,7 @@ struct RequestResult {
   absl::Status status;  // CANCELLED after Cancel or Close
   Finish finish = Finish::kLength;
   int64_t prompt_tokens = 0;   // fed by this request
+  CachedPrefix cached;         // the tokens before these
   int64_t new_tokens = 0;      // reported by on_token
   double queue_seconds = 0;    // until its first step
   double prefill_seconds = 0;  // from its first step to its last prompt token
@@ -49,6 +52,7 @@ struct RequestResult {
 };
 
 struct RequestEvents {
+  std::function<void(const CachedPrefix&)> on_start;             // of a question: it has its place
   std::function<void(int64_t done, int64_t total)> on_progress;  // prompt tokens fed
   std::function<bool(int32_t token)> on_token;                   // false ends the answer (Finish::kStop)
   // Before each token that is drawn: sets the words of what may be drawn, a bit for each token of the vocabulary; left
@@ -81,7 +85,9 @@ struct EngineStats {
   int64_t split_pages = 0, split_pages_free = 0;
   int rings = 0, rings_free = 0;
   int sessions = 0, running = 0, waiting = 0;  // requests
-  double busy_seconds = 0;                     // spent in steps
+  int prefixes = 0;                            // with rings and pages of their own
+  PrefixCounts prefix;
+  double busy_seconds = 0;  // spent in steps
   double last_step_seconds = 0;
   double predicted_wait = 0;  // seconds until one of the requests is done, if all go on as they do now; 0: none pend
   bool last_step_prefill = false;  // a chunk of one long text was in it

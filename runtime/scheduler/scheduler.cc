@@ -45,6 +45,7 @@ absl::StatusOr<SessionId> Scheduler::CreateSession(int64_t max_tokens, std::opti
   if (absl::Status s = RoomForSession(); !s.ok()) return s;
   const int64_t reserved = std::min(reserved_tokens.value_or(max_tokens), max_tokens);
   Sequence sequence;
+  MakeRoom(NeededBehind(0, reserved));
   if (absl::Status s = pool_.Open(reserved, &sequence); !s.ok()) return s;
   const SessionId id = AddSession(max_tokens, std::move(sequence));
   sessions_[id].reserved = reserved;
@@ -91,9 +92,10 @@ absl::StatusOr<SessionId> Scheduler::Fork(SessionId id, int64_t max_tokens, std:
   if (absl::Status s = CheckLimit(max_tokens); !s.ok()) return s;
   if (absl::Status s = RoomForSession(); !s.ok()) return s;
   const int64_t reserved = std::min(reserved_tokens.value_or(max_tokens), max_tokens);
-  const int64_t room = std::max(reserved, parent.sequence.length);
+  const int64_t length = parent.sequence.length, room = std::max(reserved, length);
   Sequence sequence;
-  if (absl::Status s = pool_.Fork(parent.sequence, room, &sequence, &cache_updates_); !s.ok()) return s;
+  MakeRoom(NeededBehind(length, room));
+  if (absl::Status s = pool_.Fork(parent.sequence, length, room, &sequence, &cache_updates_); !s.ok()) return s;
   sequence.tokens = parent.sequence.tokens;
   const SessionId fork = AddSession(max_tokens, std::move(sequence));
   sessions_[fork].reserved = reserved;
@@ -110,6 +112,7 @@ absl::Status Scheduler::Reserve(SessionId id, int64_t reserved_tokens) {
     const Request& request = requests_.at(queued);
     if (request.sequence == &session.sequence) room = std::max(room, session.sequence.length + Unfed(request));
   }
+  MakeRoom(NeededFor(session.sequence, room));
   if (absl::Status s = pool_.SetRoom(&session.sequence, room); !s.ok()) return s;
   session.reserved = reserved;
   may_start_ = true;
@@ -120,16 +123,14 @@ absl::Status Scheduler::CheckRoom(SessionId id, int64_t tokens) const {
   auto found = sessions_.find(id);
   if (found == sessions_.end()) return NoSession(id);
   const Sequence& sequence = found->second.sequence;
-  const int64_t more = pool_.PagesFor(tokens) - static_cast<int64_t>(sequence.pages.size()) - sequence.reserved;
-  const int64_t split_more =
-      pool_.SplitPagesFor(tokens) - static_cast<int64_t>(sequence.split_pages.size()) - sequence.split_reserved;
-  if (RoomToCome().holds({more, split_more})) return absl::OkStatus();
+  const Room more = NeededFor(sequence, tokens), available = RoomAfter(false, nullptr, 0);
+  if (available.holds(more) || RoomToCome().holds(more)) return absl::OkStatus();
   return Busy(absl::StrFormat(
       "KV memory: with them the session has %d tokens, which takes %d pages and %d split pages of %d tokens more, and "
       "%d and %d are available (of %d and %d; other sessions have or were promised the rest): close or rewind one, or "
       "try again later",
-      tokens, std::max<int64_t>(more, 0), std::max<int64_t>(split_more, 0), kPageTokens, pool_.pages().available(),
-      pool_.split_pages().available(), pool_.pages().size(), pool_.split_pages().size()));
+      tokens, std::max<int64_t>(more.pages, 0), std::max<int64_t>(more.split_pages, 0), kPageTokens, available.pages,
+      available.split_pages, pool_.pages().size(), pool_.split_pages().size()));
 }
 
 absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
@@ -147,9 +148,12 @@ absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
   }
   if (tokens == sequence.length) return absl::OkStatus();
   const int64_t room = std::max(session.reserved, tokens);
-  if (absl::Status s = pool_.Shrink(&sequence, tokens, room, &cache_updates_); !s.ok()) return s;
+  absl::Status cut = pool_.Shrink(&sequence, tokens, room, &cache_updates_);
+  while (!cut.ok() && DropCheapest()) cut = pool_.Shrink(&sequence, tokens, room, &cache_updates_);
+  if (!cut.ok()) return cut;
   may_start_ = true;
   sequence.tokens.resize(tokens);
+  FollowTokens(sequence.tokens, &sequence.chain);  // what comes next is other text
   sequence.length = tokens;
   // Rings that are being rebuilt already hold nothing before ring_begin: begin again where this position needs it.
   sequence.rings_at = options_.refeed == 0 ? tokens : std::max<int64_t>(0, tokens - options_.refeed);
@@ -214,6 +218,7 @@ EngineStats Scheduler::stats() const {
   stats.sessions = static_cast<int>(sessions_.size());
   stats.running = static_cast<int>(running_.size());
   stats.waiting = static_cast<int>(requests_.size() - running_.size());
+  stats.prefixes = static_cast<int>(prefixes_.size());
   stats.predicted_wait = PredictedWait();
   return stats;
 }

@@ -9,6 +9,10 @@
 // then gets its first token after at most that chunk and its own step. Of the texts that are being read, appends and
 // questions in turn, the shortest goes first, but each gets at least a quarter of an equal share of the time.
 //
+// A prompt may go on where another one's text agrees with it: what is left of earlier prompts (a prefix), an open
+// session, a read under way. Prefixes count as room: they are dropped, the cheapest to read again first, where
+// something else needs it.
+//
 // What a step costs to plan grows with the requests that run; those that wait are looked at when something has happened
 // that may let them start.
 //
@@ -23,6 +27,7 @@
 #include <vector>
 
 #include "kernels/base/seconds.h"
+#include "runtime/files/token_chain.h"
 #include "runtime/scheduler/chunk_time.h"
 #include "runtime/scheduler/request.h"
 #include "runtime/scheduler/sequence.h"
@@ -40,6 +45,11 @@ struct SchedulerOptions {
   int sessions = 1;    // open at once
   int questions = 16;  // running at once on forks; more wait
   int64_t max_pending = 1024;  // requests waiting or running
+  int prefixes = 0;            // kept at once; each has a table and rings
+  int64_t prefix_least = 32;   // tokens of one, and of what is gone on with
+  // Tokens that are read behind which a prompt leaves a prefix before its last token, too, which takes a step more.
+  int64_t prefix_stop = 2 * kChainTokens;
+  double page_bytes = 1, split_page_bytes = 1, ring_bytes = 1;  // of a page id and a ring set, to compare prefixes
   // For the first prediction of a chunk's time; measured afterwards.
   double flop_per_token = 0;       // dense work of one row
   double flop_per_token_pair = 0;  // attention of one row to one token of history
@@ -79,6 +89,11 @@ class Scheduler {
   absl::Status Cancel(RequestId id);
   double PredictRead(int64_t tokens, int64_t history) const { return chunk_time_.PredictText(tokens, history); }
 
+  // As Engine has it (scheduler_prefixes.cc).
+  absl::Status LetMatch(SessionId id, const std::string& realm);
+  std::vector<PrefixInfo> Prefixes() const;  // kv_bytes is left 0
+  int DropPrefixes();
+
   // The next step, or false when nothing can run. Cache updates that earlier calls asked for (forks, rewinds) come with
   // it.
   bool Next(StepPlan* plan);
@@ -102,6 +117,15 @@ class Scheduler {
     std::deque<RequestId> queue;
     // In StartWhatCan: what is before a request keeps it from starting; all, or those that extend the session.
     bool stands = false, waits = false;
+    std::optional<std::string> realm;  // of prompts that may go on where it is
+  };
+  // What a prompt left.
+  struct Prefix {
+    std::string realm;
+    Sequence sequence;
+    double age = 0;  // prefix_age_ when it was last used
+    Clock::time_point used;
+    int64_t hits = 0;
   };
   struct Request {
     RequestId id = 0;
@@ -125,12 +149,19 @@ class Scheduler {
     // Of the time that chunks took since it began to wait for them: its own, and what an equal share would be.
     double chunk_seconds = 0, chunk_share = 0;
     bool had_chunk = false;
+    bool begun = false;  // a step had rows of it
+    // Of one that shares what is in the cache (params.prefix).
+    std::vector<uint32_t> chain;  // of tokens
+    RequestId joins = 0;          // the read that it waits for
+    int64_t stop_at = 0;          // a chunk of it ends at this length, because others go on there; 0: nowhere
+    bool leaves_copy = false;     // when all but its last token is fed
     Clock::time_point submitted, started, prompt_done;
   };
   // What rides in a step besides a chunk, in the order in which places are given.
   struct Riding {
     std::vector<std::pair<Request*, int>> requests;  // with their rows
     std::vector<std::pair<Session*, int>> rebuilds;
+    std::vector<std::pair<Request*, int>> refeeds;
     int rows = 0, samples = 0;
     Riders riders;
     bool urgent = false;                 // somebody waits for a token that it brings nearer
@@ -147,6 +178,7 @@ class Scheduler {
   struct Part {
     RequestId request = 0;
     SessionId rebuilt = 0;
+    bool refeeds = false;  // rings of the request's own fork
     int rows = 0;
     int samples = 0;     // of the plan's sampled rows
     bool draws = false;  // the last of them is the answer's next token
@@ -156,6 +188,16 @@ class Scheduler {
   struct Room {
     int64_t pages = 0, split_pages = 0;
     bool holds(const Room& other) const { return other.pages <= pages && other.split_pages <= split_pages; }
+  };
+  // Where a question begins: its session, or what a prompt goes on with.
+  struct Origin {
+    Sequence* sequence = nullptr;
+    int64_t at = 0;
+    bool exact = true;         // its rings are those of `at` tokens
+    Prefix* prefix = nullptr;  // that it is
+    SessionId session = 0;     // likewise, of another session
+    bool read = false;         // likewise, of a read under way
+    double seconds = 0;        // predicted, to be where the whole prompt is read
   };
 
   static absl::Status NoSession(SessionId id);
@@ -169,8 +211,28 @@ class Scheduler {
   absl::Status CheckFits(const Session& session, int64_t before, int64_t tokens) const;
   absl::Status CheckLimit(int64_t max_tokens) const;
   Room RoomNow() const { return {pool_.pages().available(), pool_.split_pages().available()}; }
-  // What is available, or will be when the questions that run have been answered.
-  Room RoomToCome() const;
+  // Room (scheduler_room.cc). What is available, or will be when the questions that run have been answered and every
+  // prefix is dropped.
+  Room RoomToCome() const { return RoomAfter(true, nullptr, 0); }
+  Room RoomAfter(bool answers, const Prefix* kept, int64_t kept_tokens) const;
+  Room NeededBehind(int64_t shared, int64_t tokens) const;
+  Room NeededFor(const Sequence& sequence, int64_t room) const;
+  bool MakeRoom(const Room& needed, const Origin* origin = nullptr);
+  bool DropCheapest(const Prefix* but = nullptr);
+  double WorthOf(const Prefix& prefix) const;
+  void TrimPrefix(Prefix& prefix, int64_t tokens);
+  // Prefixes (scheduler_prefixes.cc).
+  bool Shares(const Request& r) const { return r.ask && r.params.prefix.on && !r.params.keep; }
+  double PredictPrompt(int64_t tokens, int64_t history) const;
+  double PredictRebuild(int64_t at) const;
+  Origin OriginOf(Request& request);
+  void Consider(const Request& request, Origin candidate, Origin* best) const;
+  bool Join(Request& request, const Origin& best);
+  void GoOnAt(Request& request, const Origin& origin);
+  Prefix* Known(const std::string& realm, Sequence& sequence);
+  void LeaveCopy(Request& request);
+  bool Leave(Request& request);
+  void AddPrefix(const std::string& realm, Sequence sequence);
   absl::Status TakeRoom(Request& request);
   static int64_t Unfed(const Request& r);
   int64_t Remaining(const Request& r) const { return static_cast<int64_t>(r.tokens.size() - r.fed); }
@@ -184,6 +246,7 @@ class Scheduler {
   // Several answers to one question (scheduler_answers.cc).
   void TryFollow(Request& follower);
   bool HasRead(const Request& r) const { return r.sequence != nullptr && !r.drawing && Remaining(r) == 1; }
+  bool StopsBeforeLast(const Request& r) const { return !r.followers.empty() || r.leaves_copy; }
   bool WaitsForFollowers(const Request& r) const { return !r.followers.empty() && HasRead(r); }
   void LetReadersGo();
   void HandOver(Request& reader, std::vector<int32_t> tokens);
@@ -196,16 +259,18 @@ class Scheduler {
     return r.ask ? r.params.rules.prompt_scores >= 0 && !r.drawing : r.events.on_logits != nullptr;
   }
   int64_t MostRows(const Request& r) const {
-    const int64_t last = r.followers.empty() ? 0 : 1;  // of a question that others fork before its last token
-    return std::min<int64_t>(
-        {std::max<int64_t>(Remaining(r) - last, 1), options_.chunk, Scored(r) ? options_.max_samples : options_.chunk});
+    const int64_t last = StopsBeforeLast(r) ? 1 : 0;  // of a question that others fork before its last token
+    const int64_t stop = r.stop_at > r.sequence->length ? r.stop_at - r.sequence->length : options_.chunk;
+    return std::min<int64_t>({std::max<int64_t>(Remaining(r) - last, 1), options_.chunk, stop,
+                              Scored(r) ? options_.max_samples : options_.chunk});
   }
   bool IsLong(const Request& r) const { return MostRows(r) > kMaxDecodeRows; }
   void AddSpan(const Sequence& sequence, int64_t first, const int32_t* tokens, int rows, bool refeed, StepPlan* plan);
   void AddRows(Request& request, int rows, StepPlan* plan);
   int AddSamples(Request& request, int rows, bool draws, const std::vector<uint32_t>& mask, StepPlan* plan);
-  void AddRebuild(Session& session, int rows, StepPlan* plan);
-  Riding PickRiding(std::vector<Request*> rows, const Request* chunk);
+  void AddRebuild(const Sequence& sequence, Part part, StepPlan* plan);
+  static void BeginSteps(Request& request);
+  Riding PickRiding(std::vector<Request*> rows, const std::vector<Request*>& refeeds, const Request* chunk);
   // A step of these rows alone.
   double PredictedRows(const Riders& riders) const { return rows_base_ + chunk_time_.Predict(0, 0, riders); }
   int64_t ChunkRows(const Request& request, const Riding& riding) const;
@@ -218,7 +283,7 @@ class Scheduler {
   void CountStep(double seconds);
   void CountChunk(double seconds);
   // What a step means for one part of it.
-  void OnRebuilt(SessionId id, int rows);
+  bool OnRebuilt(Sequence& rebuilt, int rows);
   void OnFed(Request& request, int rows);
   void OnSampled(Request& request, int32_t token, const TokenScore* score);
   void ReportScores(Request& request, const StepResult& result, size_t first, const Part& part);
@@ -230,6 +295,9 @@ class Scheduler {
   std::map<SessionId, Session> sessions_;
   std::map<RequestId, Request> requests_;
   std::map<RequestId, Request*> running_;  // of them, those that have a sequence
+  std::map<int64_t, Prefix> prefixes_;
+  int64_t next_prefix_ = 1;
+  double prefix_age_ = 0;  // what the last one that was dropped was worth: who is not used for long falls behind
   struct CallerCounts {
     int questions = 0;         // that run
     int64_t started = 0;       // questions, in all

@@ -30,6 +30,7 @@ absl::StatusOr<std::vector<RequestId>> Scheduler::AskMany(SessionId id, std::vec
     request.ask = true;
     request.params = params;
     request.params.seed += i;
+    request.params.prefix.on = false;  // one of them is enough to leave
     request.whose = params.whose;
     request.events = std::move(answers[i]);
     request.reader = *first;
@@ -45,12 +46,15 @@ void Scheduler::TryFollow(Request& follower) {
   if (!HasRead(reader) || running_questions_ >= options_.questions || !pool_.HasSlot()) return;
   if (LastPlaceIsForOthers(follower)) return;
   const int64_t room = reader.fork.length + 1 + follower.params.max_new_tokens;
-  if (!pool_.Fork(reader.fork, room, &follower.fork, &cache_updates_).ok()) return;
+  const int64_t length = reader.fork.length;
+  if (!MakeRoom(NeededBehind(length, room))) return;
+  if (!pool_.Fork(reader.fork, length, room, &follower.fork, &cache_updates_).ok()) return;
   follower.tokens = {reader.tokens.back()};
   follower.sequence = &follower.fork;
   follower.reader = 0;
   std::erase(reader.followers, follower.id);
   running_.emplace(follower.id, &follower);
+  follower.result.cached = reader.result.cached;
   CountStarted(follower);
 }
 
@@ -75,24 +79,6 @@ void Scheduler::HandOver(Request& reader, std::vector<int32_t> tokens) {
   next.followers.assign(followers.begin() + 1, followers.end());
   for (RequestId follower : next.followers) requests_.at(follower).reader = next.id;
   may_start_ = true;
-}
-
-// Pages that only questions share, as the answers to one do, come back with the last of them.
-Scheduler::Room Scheduler::RoomToCome() const {
-  Room room = RoomNow();
-  std::vector<int> shared(pool_.pages().size()), split_shared(pool_.split_pages().size());
-  const auto count = [](const std::vector<int32_t>& ids, const PagePool& pool, std::vector<int>& by, int64_t* come) {
-    for (int32_t id : ids) *come += ++by[id] == pool.references(id) ? 1 : 0;
-  };
-  for (const auto& [id, request] : running_) {
-    if (!request->ask) continue;
-    room.pages += request->sequence->reserved;  // of a kept answer: what it does not use of its length
-    room.split_pages += request->sequence->split_reserved;
-    if (request->params.keep) continue;
-    count(request->fork.pages, pool_.pages(), shared, &room.pages);
-    count(request->fork.split_pages, pool_.split_pages(), split_shared, &room.split_pages);
-  }
-  return room;
 }
 
 }  // namespace duo

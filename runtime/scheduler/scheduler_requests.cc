@@ -154,7 +154,7 @@ void Scheduler::StartWhatCan() {
       if (absl::Status s = TryStart(*request, &to_come); !s.ok()) refused.emplace_back(request->id, std::move(s));
       if (request->sequence != nullptr) {
         running_.emplace(request->id, request);
-      } else {
+      } else if (request->joins == 0) {
         waiting.insert(line);
       }
     }
@@ -181,15 +181,25 @@ absl::Status Scheduler::TryStart(Request& request, std::optional<Room>* to_come)
   }
   if (running_questions_ >= options_.questions || !pool_.HasSlot()) return absl::OkStatus();
   if (LastPlaceIsForOthers(request)) return absl::OkStatus();
-  const int64_t length = session.sequence.length, tokens = length + Unfed(request);
-  const Room needed = {pool_.PagesFor(tokens) - pool_.FullPages(length),
-                       pool_.SplitPagesFor(tokens) - pool_.FullSplitPages(length)};
-  if (!RoomNow().holds(needed)) {  // what forks take comes back: the sum is the same for all that wait
+  Origin origin = {&session.sequence, session.sequence.length};
+  if (Shares(request)) origin = OriginOf(request);
+  if (request.joins != 0) return absl::OkStatus();
+  const int64_t tokens = session.sequence.length + Unfed(request);
+  const Room needed = NeededBehind(origin.at, tokens), alone = NeededBehind(session.sequence.length, tokens);
+  if (!MakeRoom(needed, &origin)) {  // what forks take comes back: the sum is the same for all that wait
     if (!to_come->has_value()) *to_come = RoomToCome();
-    if ((*to_come)->holds(needed)) return absl::OkStatus();
+    if (origin.sequence != &session.sequence && MakeRoom(alone)) {
+      origin = {&session.sequence, session.sequence.length};
+    } else if ((*to_come)->holds(alone) || RoomAfter(true, origin.prefix, origin.at).holds(needed)) {
+      return absl::OkStatus();
+    }
   }
-  if (absl::Status s = pool_.Fork(session.sequence, tokens, &request.fork, &cache_updates_); !s.ok()) return s;
+  if (absl::Status s = pool_.Fork(*origin.sequence, origin.at, tokens, &request.fork, &cache_updates_); !s.ok()) {
+    return s;
+  }
   request.sequence = &request.fork;
+  if (Shares(request)) GoOnAt(request, origin);
+  if (request.events.on_start) request.events.on_start(request.result.cached);
   CountStarted(request);
   return absl::OkStatus();
 }
@@ -205,6 +215,7 @@ void Scheduler::CountStarted(const Request& request) {
 absl::Status Scheduler::TakeRoom(Request& request) {
   Session& session = *request.session;
   const int64_t room = session.sequence.length + Unfed(request) + request.more_tokens;
+  MakeRoom(NeededFor(session.sequence, std::max(session.reserved, room)));
   if (!pool_.SetRoom(&session.sequence, std::max(session.reserved, room)).ok()) return CheckRoom(session.id, room);
   if (request.more_tokens > 0) session.reserved = std::max(session.reserved, room);
   request.sequence = &session.sequence;
@@ -228,7 +239,7 @@ void Scheduler::Finish(Request& request, absl::Status status, duo::Finish finish
       DUO_CHECK(pool_.SetRoom(&session.sequence, std::max(session.reserved, session.sequence.length)).ok());
     }
   } else if (request.sequence != nullptr) {
-    pool_.Close(&request.fork);
+    if (!Leave(request)) pool_.Close(&request.fork);
     --running_questions_;
     --callers_[request.whose.caller].questions;
   }

@@ -39,14 +39,13 @@ void Scheduler::CountChunk(double seconds) {
   }
 }
 
-void Scheduler::OnRebuilt(SessionId id, int rows) {
-  auto session = sessions_.find(id);
-  if (session == sessions_.end()) return;
-  Sequence& rebuilt = session->second.sequence;
+// True: all of its rings.
+bool Scheduler::OnRebuilt(Sequence& rebuilt, int rows) {
   rebuilt.rings_at += rows;
-  if (rebuilt.rings_at < rebuilt.length) return;
+  if (rebuilt.rings_at < rebuilt.length) return false;
   rebuilt.ring_begin = 0;
   may_start_ = true;
+  return true;
 }
 
 void Scheduler::OnFed(Request& request, int rows) {
@@ -57,10 +56,11 @@ void Scheduler::OnFed(Request& request, int rows) {
   sequence.length += rows;
   sequence.rings_at = sequence.length;
   if (ExtendsSession(request)) request.session->promised -= rows;
-  may_start_ |= WaitsForFollowers(request);
+  may_start_ |= WaitsForFollowers(request) || sequence.length == request.stop_at;
   (request.drawing ? stats_.decode_tokens : stats_.prefill_tokens) += rows;
   if (request.drawing || request.closing) return;
-  request.result.prompt_tokens = static_cast<int64_t>(request.fed);
+  request.result.prompt_tokens = static_cast<int64_t>(request.fed) - request.result.cached.tokens;
+  if (request.leaves_copy && HasRead(request)) LeaveCopy(request);
   if (request.events.on_progress) request.events.on_progress(request.fed, request.tokens.size());
 }
 
@@ -138,12 +138,18 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
   for (const Part& part : parts) {
     const size_t first = std::exchange(sample, sample + part.samples);
     if (part.rebuilt != 0) {
-      OnRebuilt(part.rebuilt, part.rows);
+      if (const auto session = sessions_.find(part.rebuilt); session != sessions_.end()) {
+        OnRebuilt(session->second.sequence, part.rows);
+      }
       continue;
     }
     auto found = requests_.find(part.request);  // none: it was cancelled meanwhile
     if (found == requests_.end()) continue;
     Request& request = found->second;
+    if (part.refeeds) {
+      if (OnRebuilt(*request.sequence, part.rows)) LeaveCopy(request);  // where two texts part others will
+      continue;
+    }
     OnFed(request, part.rows);
     const size_t drawn = first + part.samples - 1;
     if (!request.ask && part.samples > 0) ReportLogits(request, result, first, part.samples);

@@ -141,19 +141,21 @@ void Scheduler::AddRows(Request& request, int rows, StepPlan* plan) {
   if (draws && request.events.allow) {
     if (absl::Status s = request.events.allow(&mask); !s.ok()) return Finish(request, std::move(s), Finish::kStop);
   }
-  if (request.fed == 0) {
-    request.started = Clock::now();
-    request.result.queue_seconds = SecondsBetween(request.submitted, request.started);
-  }
+  BeginSteps(request);
   pool_.Grow(&sequence, sequence.length + rows, plan);
   AddSpan(sequence, sequence.length, request.tokens.data() + request.fed, rows, false, plan);
-  parts_.push_back({request.id, 0, rows, AddSamples(request, rows, draws, mask, plan), draws});
+  parts_.push_back({request.id, 0, false, rows, AddSamples(request, rows, draws, mask, plan), draws});
 }
 
-void Scheduler::AddRebuild(Session& session, int rows, StepPlan* plan) {
-  const Sequence& sequence = session.sequence;
-  AddSpan(sequence, sequence.rings_at, sequence.tokens.data() + sequence.rings_at, rows, true, plan);
-  parts_.push_back({0, session.id, rows, 0, false});
+void Scheduler::BeginSteps(Request& request) {
+  if (std::exchange(request.begun, true)) return;
+  request.started = Clock::now();
+  request.result.queue_seconds = SecondsBetween(request.submitted, request.started);
+}
+
+void Scheduler::AddRebuild(const Sequence& sequence, Part part, StepPlan* plan) {
+  AddSpan(sequence, sequence.rings_at, sequence.tokens.data() + sequence.rings_at, part.rows, true, plan);
+  parts_.push_back(part);
 }
 
 bool Scheduler::TakeCacheUpdates(StepPlan* plan) {
@@ -168,8 +170,10 @@ void Scheduler::Riding::Add(int64_t first, int count) {
   riders.tokens += count * (first + count);
 }
 
-// chunk: what they ride with, which takes a place and samples of its own; null: nothing.
-Scheduler::Riding Scheduler::PickRiding(std::vector<Request*> rows, const Request* chunk) {
+// refeeds: those whose rings are rebuilt first. chunk: what they ride with, which takes a place and samples of its own;
+// null: nothing.
+Scheduler::Riding Scheduler::PickRiding(std::vector<Request*> rows, const std::vector<Request*>& refeeds,
+                                        const Request* chunk) {
   Riding riding;
   int places = options_.max_batch, samples = options_.max_samples;
   if (chunk != nullptr) {
@@ -189,16 +193,22 @@ Scheduler::Riding Scheduler::PickRiding(std::vector<Request*> rows, const Reques
     riding.urgent |= request->ask;
     --places;
   }
-  for (auto& [id, session] : sessions_) {  // somebody waits for their rings
-    const Sequence& s = session.sequence;
-    if (!NeedsRebuild(s) || session.queue.empty()) continue;
+  // Somebody waits for these rings. Gives the rows; 0: there is no place.
+  const auto rebuild = [&](const Sequence& s) {
     const int room = options_.max_rows - riding.rows;
-    if (places == 0 || room == 0) break;
+    if (places == 0 || room == 0) return 0;
     const int count = static_cast<int>(std::min<int64_t>({s.length - s.rings_at, kMaxDecodeRows, room}));
     riding.Add(s.rings_at, count);
-    riding.rebuilds.emplace_back(&session, count);
     riding.urgent = true;
     --places;
+    return count;
+  };
+  for (auto& [id, session] : sessions_) {
+    if (!NeedsRebuild(session.sequence) || session.queue.empty()) continue;
+    if (const int count = rebuild(session.sequence); count > 0) riding.rebuilds.emplace_back(&session, count);
+  }
+  for (Request* request : refeeds) {
+    if (const int count = rebuild(*request->sequence); count > 0) riding.refeeds.emplace_back(request, count);
   }
   return riding;
 }
@@ -222,19 +232,25 @@ bool Scheduler::Next(StepPlan* plan) {
   chunk_ = Chunk();
   StartWhatCan();
   LetReadersGo();
-  std::vector<Request*> rows, chunks;
+  std::vector<Request*> rows, chunks, refeeds;
   for (auto& [id, request] : running_) {
-    if (!Paused(*request)) (IsLong(*request) ? chunks : rows).push_back(request);
+    if (Paused(*request)) continue;
+    (NeedsRebuild(*request->sequence) ? refeeds : IsLong(*request) ? chunks : rows).push_back(request);
   }
   const bool updates = TakeCacheUpdates(plan);
   Request* chunk = ChooseChunk(chunks);
-  const Riding riding = PickRiding(std::move(rows), chunk);
+  const Riding riding = PickRiding(std::move(rows), refeeds, chunk);
   riders_ = riding.riders;
   if (chunk == nullptr && riding.rows == 0) return updates;
   plan->kind = StepKind::kRows;
   if (chunk != nullptr) AddChunk(*chunk, riding, chunks, plan);
   for (const auto& [request, count] : riding.requests) AddRows(*request, count, plan);
-  for (const auto& [session, count] : riding.rebuilds) AddRebuild(*session, count, plan);
+  for (const auto& [session, count] : riding.rebuilds)
+    AddRebuild(session->sequence, {0, session->id, false, count}, plan);
+  for (const auto& [request, count] : riding.refeeds) {
+    BeginSteps(*request);
+    AddRebuild(*request->sequence, {request->id, 0, true, count}, plan);
+  }
   return true;
 }
 

@@ -76,13 +76,13 @@ absl::Status SequencePool::Open(int64_t room, Sequence* sequence) {
   return absl::OkStatus();
 }
 
-absl::Status SequencePool::Fork(const Sequence& parent, int64_t room, Sequence* fork, StepPlan* plan) {
+absl::Status SequencePool::Fork(const Sequence& parent, int64_t at, int64_t room, Sequence* fork, StepPlan* plan) {
   Sequence child;
-  child.length = parent.length;
-  child.rings_at = parent.rings_at;
-  child.ring_begin = parent.ring_begin;
-  const int64_t full = FullPages(parent.length);
-  const int64_t split_full = FullSplitPages(parent.length);
+  child.length = at;
+  child.rings_at = at == parent.length ? parent.rings_at : at;
+  child.ring_begin = at == parent.length ? parent.ring_begin : 0;
+  const int64_t full = FullPages(at);
+  const int64_t split_full = FullSplitPages(at);
   child.reserved = PagesFor(room) - full;
   child.split_reserved = SplitPagesFor(room) - split_full;
   if (absl::Status s = ReserveOrExplain(child.reserved, child.split_reserved, room); !s.ok()) return s;
@@ -96,13 +96,12 @@ absl::Status SequencePool::Fork(const Sequence& parent, int64_t room, Sequence* 
   for (int32_t id : child.pages) pages_.Share(id);
   for (int32_t id : child.split_pages) split_pages_.Share(id);
   // The partly filled last page: a copy of its own, now, so that parent and fork can both go on writing.
-  if (static_cast<int64_t>(parent.pages.size()) > full && parent.length % kPageTokens != 0) {
+  if (static_cast<int64_t>(parent.pages.size()) > full && at % kPageTokens != 0) {
     child.pages.push_back(pages_.Take());
     --child.reserved;
     plan->page_copies.push_back({0, parent.pages[full], child.pages.back()});
   }
-  if (static_cast<int64_t>(parent.split_pages.size()) > split_full &&
-      parent.length % (int64_t{kPageTokens} * slots_) != 0) {
+  if (static_cast<int64_t>(parent.split_pages.size()) > split_full && at % (int64_t{kPageTokens} * slots_) != 0) {
     child.split_pages.push_back(split_pages_.Take());
     --child.split_reserved;
     plan->page_copies.push_back({1, parent.split_pages[split_full], child.split_pages.back()});

@@ -24,6 +24,7 @@ struct Sequence {
   std::vector<int32_t> pages, split_pages;
   int64_t reserved = 0, split_reserved = 0;  // page ids promised to it and not yet taken
   int32_t table = -1, ring = -1;
+  std::vector<uint32_t> chain;  // of tokens, as far as somebody looked (token_chain.h)
 };
 
 class SequencePool {
@@ -45,9 +46,9 @@ class SequencePool {
   // An empty sequence with room for `room` tokens. RESOURCE_EXHAUSTED with the numbers when there is no table or ring
   // set left, or fewer pages are available.
   absl::Status Open(int64_t room, Sequence* sequence);
-  // A fork of `parent` with room for `room` tokens (at least its length): shares full pages, copies the last one if it
-  // is partly filled, and the rings.
-  absl::Status Fork(const Sequence& parent, int64_t room, Sequence* fork, StepPlan* plan);
+  // A fork of the parent's first `at` tokens with room for `room` (at least these): shares full pages, copies the last
+  // one if it is partly filled, and the rings, which are those of `at` tokens only where the parent has no more.
+  absl::Status Fork(const Sequence& parent, int64_t at, int64_t room, Sequence* fork, StepPlan* plan);
   void Close(Sequence* sequence);
   // Promises the sequence what it needs to hold `room` tokens (at least its length), no more and no less.
   // RESOURCE_EXHAUSTED, and nothing changes, when fewer pages are available.

@@ -129,7 +129,7 @@ def defaults():
 def several():
     """n answers are of one reading of the prompt: its tokens are read and counted once, and each answer has its seed."""
     prompt = QUESTION.split("\n")[0] * 20 + "\n" + QUESTION.split("\n", 1)[1]
-    with Server("--questions", "4") as server:
+    with Server("--questions", "4", "--prefix-cache", "off") as server:
         def read():
             return server.metrics()['duo_tokens_total{kind="prefill"}']
         asked = greedy(prompt=prompt, temperature=2, seed=5, stop=None)

@@ -19,6 +19,7 @@ def main():
     import http_limits  # noqa: F401
     import http_openai  # noqa: F401
     import http_page  # noqa: F401
+    import http_prefixes  # noqa: F401
     import http_replays  # noqa: F401
     import http_sessions  # noqa: F401
     import http_watching  # noqa: F401

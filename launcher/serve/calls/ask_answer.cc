@@ -62,6 +62,7 @@ absl::Status AskAnswer::OnDone(const RequestResult& result, int64_t history) {
 
 // The tokens of which no later one can make a stop text.
 void AskAnswer::AddTokens(AskUpdate& update) {
+  update.cached = cached_;
   const int64_t certain = std::max(sent_, text_->tokens());
   update.tokens.insert(update.tokens.end(), drawn_.begin() + sent_, drawn_.begin() + certain);
   if (!scores_.empty()) {

@@ -29,6 +29,7 @@ struct AskUpdate {
   std::vector<int32_t> tokens;  // without stop text and end token
   std::vector<TokenScore> scores = {},
                           prompt_scores = {};  // as the request's rules ask: of `tokens`; of the question's
+  CachedText cached = {};                      // what of the prompt did not have to be read
   bool done = false;                           // the last message, which alone has what follows
   std::string finish;                          // "stop", "eos", "length"
   std::string stop;                            // the stop text that it ended before; empty: none
@@ -45,6 +46,7 @@ class AskAnswer {
   void Expect(std::unique_ptr<TextStream> text, std::unique_ptr<GrammarMatcher> matcher, std::vector<int32_t> ends);
 
   // For the engine's thread: what AskEvents has.
+  void OnStart(const CachedText& cached) { cached_ = cached; }
   bool OnToken(int32_t token, double seconds);  // since the question was asked
   // The last token brought something to Send, on any thread.
   bool due() const { return due_; }
@@ -78,6 +80,7 @@ class AskAnswer {
   absl::Status broken_;  // the matcher could not follow
   std::unique_ptr<TextStream> text_;
   std::vector<int32_t> ends_;
+  CachedText cached_;
   double first_token_ = 0;
   bool due_ = false;
   std::vector<int32_t> drawn_;

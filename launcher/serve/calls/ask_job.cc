@@ -94,6 +94,7 @@ void AskJob::Ask(const AskRequest& request, GenerateParams params, QuestionInput
     answers_[i]->Expect(std::make_unique<TextStream>(*c_.tokenizer, request.stop), std::move(matcher), ends);
     events.push_back(Events(i, request));
   }
+  if (request.alone) params.prefix = sessions.PrefixOf(who_.owner, request.cache_salt);
   if (request.alone) return sessions.AskAlone(call_, std::move(question.tokens), params, std::move(events));
   sessions.AskText(call_, request.session_id, std::move(question), params, std::move(events[0]));
 }
@@ -111,6 +112,7 @@ AskEvents AskJob::Events(size_t i, const AskRequest& request) {
     events.allow = [self, answer](std::vector<uint32_t>* mask) { return answer->Allow(mask); };
   }
   if (request.waits_for_reader) events.pause = [self, answer] { return answer->Unread(); };
+  events.on_start = [self, answer](const CachedText& cached) { answer->OnStart(cached); };
   events.on_score = [self, answer](const TokenScore& score) { answer->OnScore(score); };
   events.on_prompt_score = [self, answer](const TokenScore& score) { answer->OnPromptScore(score); };
   events.on_done = [self, i](const RequestResult& result, int64_t history) { self->OnDone(i, result, history); };

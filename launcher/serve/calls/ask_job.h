@@ -35,7 +35,8 @@ struct AskRequest {
   Guide guide = {};  // what the answer is to be
   // An answer whose client does not read waits, its place taken; for transports that drop such clients in the end.
   bool waits_for_reader = false;
-  int32_t priority = 0;  // among the caller's calls: lower ones come first
+  int32_t priority = 0;         // among the caller's calls: lower ones come first
+  std::string cache_salt = {};  // of one that is alone: what is in the cache counts only where it has the same
 };
 
 class AskJob : public std::enable_shared_from_this<AskJob> {

@@ -65,6 +65,17 @@ struct Metrics::State {
   prometheus::Counter& checkpoints = Counter("duo_checkpoints_total", "Durable checkpoints of appends");
   prometheus::Counter& saved = Counter("duo_saved_bytes_total", "Bytes written by saves");
   prometheus::Counter& restored = Counter("duo_restored_bytes_total", "Bytes read by restores");
+  prometheus::Counter& prefix_queries = Counter("duo_prefix_queries_total", "Prompts that looked for a prefix");
+  prometheus::Counter& prefix_hits = Counter("duo_prefix_hits_total", "Of them, those that went on with one");
+  prometheus::Counter& prefix_open = Counter(
+      "duo_prefix_hit_tokens_total", "Tokens that were not read again, by where they were", {{"source", "open"}});
+  prometheus::Counter& prefix_read = Counter("duo_prefix_hit_tokens_total", "", {{"source", "read"}});
+  prometheus::Counter& prefix_refed =
+      Counter("duo_prefix_refed_tokens_total", "Of them, those fed again to rebuild rings");
+  prometheus::Counter& prefix_evictions = Counter("duo_prefix_evictions_total", "Prefixes dropped for room");
+  prometheus::Counter& prefix_saved =
+      Counter("duo_prefix_saved_seconds_total", "Predicted: of reading that hits saved, less rebuilding rings");
+  prometheus::Gauge& prefixes = Gauge("duo_prefixes", "Prefixes that prompts left in the cache");
   prometheus::Gauge& running = Gauge("duo_requests", "Requests in the engine", {{"state", "running"}});
   prometheus::Gauge& waiting = Gauge("duo_requests", "Requests in the engine", {{"state", "waiting"}});
   prometheus::Gauge& calls_now = Gauge("duo_calls_in_progress", "Calls that wait or run");
@@ -175,6 +186,15 @@ void Metrics::Update(const MetricsSnapshot& s) {
   State::RaiseTo(m.checkpoints, static_cast<double>(s.sessions.checkpoints));
   State::RaiseTo(m.saved, static_cast<double>(s.sessions.saved_bytes));
   State::RaiseTo(m.restored, static_cast<double>(s.sessions.restored_bytes));
+  const PrefixCounts& prefix = s.engine.prefix;
+  State::RaiseTo(m.prefix_queries, static_cast<double>(prefix.queries));
+  State::RaiseTo(m.prefix_hits, static_cast<double>(prefix.hits));
+  State::RaiseTo(m.prefix_open, static_cast<double>(prefix.open_tokens));
+  State::RaiseTo(m.prefix_read, static_cast<double>(prefix.read_tokens));
+  State::RaiseTo(m.prefix_refed, static_cast<double>(prefix.refed_tokens));
+  State::RaiseTo(m.prefix_evictions, static_cast<double>(prefix.evictions));
+  State::RaiseTo(m.prefix_saved, prefix.saved_seconds);
+  m.prefixes.Set(s.engine.prefixes);
   m.running.Set(s.engine.running);
   m.waiting.Set(s.engine.waiting);
   m.calls_now.Set(s.sessions.calls);

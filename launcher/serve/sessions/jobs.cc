@@ -87,6 +87,7 @@ void Sessions::OnRestored(const std::string& id, const absl::Status& status, Sto
   const SessionManifest& manifest = job.restore->manifest();
   session->state.To(Place::kOpen);
   session->session = job.restore->session();
+  LetMatch(*session);
   session->used = Clock::now();
   session->max_tokens = manifest.max_tokens;
   session->durable_tokens = manifest.tokens;

@@ -120,14 +120,23 @@ struct AppendEvents {
   std::function<void(const AppendDone&)> on_done;  // once
 };
 
+// What of a prompt without a session did not have to be read.
+struct CachedText {
+  int64_t tokens = 0;
+  int64_t refed_tokens = 0;  // of them, fed again to rebuild rings
+  std::string source;        // "open": an open session or what a prompt left; "read": a read under way; empty: nothing
+  std::string session;       // the open session that it was; empty: none
+};
+
 struct AskEvents {  // the engine's (RequestEvents)
   std::function<bool(int32_t token)> on_token;
   std::function<absl::Status(std::vector<uint32_t>* mask)> allow = nullptr;
   std::function<bool()> pause = nullptr;
   std::function<void(const TokenScore&)> on_score = nullptr, on_prompt_score = nullptr;
+  std::function<void(const CachedText&)> on_start = nullptr;           // of one without a session: it has its place
   std::function<void(const RequestResult&, int64_t history)> on_done;  // once
 
-  // What the engine is given, but for on_done.
+  // What the engine is given, but for on_start and on_done.
   RequestEvents ForEngine() const {
     RequestEvents events;
     events.on_token = on_token;

@@ -182,6 +182,7 @@ absl::StatusOr<SessionView> Sessions::Create(const NewSession& wanted) {
   session.max_tokens = most;
   session.reserved_tokens = wanted.reserved_tokens;
   session.durable = wanted.durable;
+  LetMatch(session);
   log_.Event(
       "session created",
       {{"session", *id}, {"owner", wanted.owner}, {"max_tokens", most}, {"reserved_tokens", wanted.reserved_tokens}});
@@ -208,6 +209,7 @@ void Sessions::Fork(const CallPtr& call, const std::string& id, const std::strin
     session.max_tokens = room;
     session.reserved_tokens = reserved_tokens;
     session.text = parent.text;
+    LetMatch(session);
     done(View(session));
   });
 }

@@ -44,6 +44,8 @@ struct SessionsOptions {
   int64_t max_upload_bytes = int64_t{1} << 30;         // of all texts that are arriving
   double upload_seconds = 300;                         // an upload that nothing came of for so long is given up
   double idle_seconds = 0;                             // a session that nobody used for so long is moved out; 0: never
+  bool prefixes = false;                               // prompts without a session go on where others agree with them
+  bool share_prefixes = false;                         // other callers' too
   std::vector<int32_t> begin_tokens;                   // what the tokenizer puts before a text
   const Tokenizer* tokenizer = nullptr;                // of texts
   const absl::StatusOr<ChatTemplate>* chat = nullptr;  // of conversations
@@ -87,9 +89,13 @@ class Sessions {
   // Prompts without a session will come: takes the place that they need. Before the engine's thread runs.
   absl::Status ExpectPrompts();
   // The same of a whole prompt that belongs to no session; its tokens begin as they are to begin. As many answers as
-  // there are events, of one reading of the prompt; the i-th has params.seed + i.
+  // there are events, of one reading of the prompt; the i-th has params.seed + i. Where prefixes are on and params say
+  // so (PrefixOf), it is read only from where it parts from what is in the cache.
   void AskAlone(const CallPtr& call, std::vector<int32_t> tokens, const GenerateParams& params,
                 const std::vector<AskEvents>& answers);
+
+  // Whose texts a prompt of this caller may meet; `salt`: of these, only such of the same salt.
+  PrefixUse PrefixOf(const std::string& owner, const std::string& salt) const;
 
   // The buffer that the pieces go to: a new one, or that of a broken append with the same id; null when all of its text
   // is here already (what comes is then ignored).
@@ -183,7 +189,9 @@ class Sessions {
   void OnKept(NamedSession& session, const KeptQuestion& kept, const SessionText& rest);
   void UndoQuestion(NamedSession& session, int64_t history, Turn turn);
 
-  absl::StatusOr<SessionId> SessionFor(const std::vector<int32_t>& tokens, int64_t* held);
+  absl::StatusOr<SessionId> EmptySession();
+  CachedText TextOf(const CachedPrefix& cached) const;
+  void LetMatch(const NamedSession& session);
 
   // Appends.
   bool IsAppend(const NamedSession& session, const std::string& append_id) const;

@@ -104,11 +104,12 @@ void Answer::OnUpdate(size_t index, AskUpdate update) {
   choice.tokens.insert(choice.tokens.end(), update.tokens.begin(), update.tokens.end());
   choice.scores.insert(choice.scores.end(), update.scores.begin(), update.scores.end());
   choice.prompt_scores.insert(choice.prompt_scores.end(), update.prompt_scores.begin(), update.prompt_scores.end());
+  choice.cached = update.cached;
+  choice.cached_tokens = update.cached.tokens;
   if (update.done) {
     choice.ended_by = update.finish;
     choice.stop = update.stop;
     choice.finish = update.finish == "length" ? "length" : "stop";
-    choice.cached_tokens = update.stats.history_tokens;
     choice.stats = update.stats;
   }
   if (!request_.stream || broken_) return written(true);
@@ -126,8 +127,14 @@ void Answer::OnUpdate(size_t index, AskUpdate update) {
     begun_[index] = true;
   }
   if (events.empty()) return written(true);
-  exchange_->Begin(200, kEvents);
+  exchange_->Begin(200, kEvents, Headers());
   exchange_->Write(std::move(events), written);
+}
+
+// What all prompts together did not have to have read, as far as it is known.
+Fields Answer::Headers() const {
+  const int64_t cached = UsageOf(choices_).cached_tokens;
+  return cached > 0 ? Fields{{"X-Duo-Cached-Tokens", absl::StrCat(cached)}} : Fields();
 }
 
 void Answer::OnFinish(size_t, const absl::Status& status) {
@@ -139,8 +146,8 @@ void Answer::OnFinish(size_t, const absl::Status& status) {
 }
 
 void Answer::Complete() {
-  if (!request_.stream) return exchange_->Answer(200, kJson, Text(shape_.whole(choices_)));
-  exchange_->Begin(200, kEvents);
+  if (!request_.stream) return exchange_->Answer(200, kJson, Text(shape_.whole(choices_)), Headers());
+  exchange_->Begin(200, kEvents, Headers());
   if (std::string last = shape_.end(choices_); !last.empty()) exchange_->Write(std::move(last));
   exchange_->End();
 }

@@ -29,6 +29,7 @@ struct Choice {
   std::vector<TokenScore> scores, prompt_scores;  // where they are asked for
   std::vector<int32_t> prompt;                    // where it is to be echoed
   int64_t new_tokens = 0, cached_tokens = 0;
+  CachedText cached;
   // At its end.
   std::string finish;    // "stop", "length", as OpenAI calls it
   std::string ended_by;  // "stop" (a stop text or token), "eos", "length"
@@ -65,6 +66,7 @@ class Answer : public std::enable_shared_from_this<Answer> {
   std::shared_ptr<AskJob> MakeJob(size_t prompt);
   void OnUpdate(size_t index, AskUpdate update);
   void OnFinish(size_t index, const absl::Status& status);
+  Fields Headers() const;
   void Complete();
   void Break(const absl::Status& status);
 

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kMostTokens = int64_t{1} << 31;
 constexpr int64_t kMostAnswers = 128;
-constexpr size_t kMostStops = 16, kLongestStop = 256, kMostConfigBytes = 1 << 20;
+constexpr size_t kMostStops = 16, kLongestStop = 256, kMostConfigBytes = 1 << 20, kLongestSalt = 1024;
 
 // Told apart from other answers of temperature above 0 where the request names none.
 uint64_t RandomSeed() {
@@ -105,14 +105,18 @@ AnswerFields ReadAnswerFields(const Service& service, Body& body) {
   ask.ignore_end_tokens = body.Bool("ignore_eos", false);
   ask.priority = static_cast<int32_t>(body.Int("priority", -1000, 1000).value_or(0));
   ask.guide = ReadGuide(body);
+  ask.cache_salt = body.String("cache_salt").value_or("");
+  if (ask.cache_salt.size() > kLongestSalt) {
+    body.Fail("cache_salt", absl::StrCat("cache_salt has at most ", kLongestSalt, " bytes"));
+  }
   fields.n = static_cast<int>(body.Int("n", 1, std::min<int64_t>(kMostAnswers, service.limits.queue)).value_or(1));
   fields.max_tokens = body.Int("max_tokens", 1, kMostTokens);
   if (const std::optional<int64_t> most = body.Int("max_completion_tokens", 1, kMostTokens)) fields.max_tokens = most;
   ReadStream(body, fields);
   RefuseWhatIsNotThere(body);
-  body.Ignore({"user", "safety_identifier", "store", "metadata", "service_tier", "request_id", "cache_salt",
-               "prompt_cache_key", "prompt_cache_retention", "session_id", "spaces_between_special_tokens",
-               "parallel_tool_calls", "verbosity", "reasoning_effort", "prediction"});
+  body.Ignore({"user", "safety_identifier", "store", "metadata", "service_tier", "request_id", "prompt_cache_key",
+               "prompt_cache_retention", "session_id", "spaces_between_special_tokens", "parallel_tool_calls",
+               "verbosity", "reasoning_effort", "prediction"});
   return fields;
 }
 
@@ -186,7 +190,7 @@ AnswerShape StreamShape(const Json& base, const AnswerFields& fields) {
     if (!usage) return std::string(kDone);
     Json json = base;
     json["choices"] = Json::array();
-    json["usage"] = UsageJson(UsageOf(choices));
+    AddUsage(choices, &json);
     return Event(json) + kDone;
   };
   shape.error = [](const ErrorAnswer& error) { return absl::StrCat("data: ", ErrorBody(error), "\n\n", kDone); };
@@ -196,6 +200,19 @@ AnswerShape StreamShape(const Json& base, const AnswerFields& fields) {
 Json UsageJson(const Usage& usage) {
   return UsageJson(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens);
 }
+void AddUsage(const std::vector<Choice>& choices, Json* json) {
+  (*json)["usage"] = UsageJson(UsageOf(choices));
+  for (const Choice& choice : choices) {  // of several prompts the first that had something
+    if (choice.cached.tokens == 0) continue;
+    const CachedText& cached = choice.cached;
+    (*json)["duo"] = {{"session", cached.session.empty() ? Json() : Json(cached.session)},
+                      {"source", cached.source},
+                      {"restored_bytes", 0},
+                      {"refed_tokens", cached.refed_tokens}};
+    return;
+  }
+}
+
 Json UsageJson(const Choice& c) { return UsageJson(c.prompt_tokens, c.new_tokens, c.cached_tokens); }
 
 }  // namespace duo::http

@@ -34,5 +34,7 @@ AnswerShape StreamShape(const Json& base, const AnswerFields& fields);
 
 Json UsageJson(const Usage& usage);
 Json UsageJson(const Choice& choice);
+// usage, and, where something of a prompt was in the cache, duo: what that was.
+void AddUsage(const std::vector<Choice>& choices, Json* json);
 
 }  // namespace duo::http

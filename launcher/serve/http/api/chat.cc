@@ -116,7 +116,7 @@ AnswerShape ChatShape(const Service& service, const AnswerFields& fields, const 
                                  {"logprobs", std::move(logprobs)},
                                  {"finish_reason", FinishOf(choice, called)}});
     }
-    json["usage"] = UsageJson(UsageOf(choices));
+    AddUsage(choices, &json);
     return json;
   };
   return shape;

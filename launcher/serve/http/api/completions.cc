@@ -111,7 +111,7 @@ AnswerShape CompletionShape(const Service& service, const AnswerFields& fields, 
       }
       json["choices"].push_back(ChoiceJson(choice, before + choice.text, std::move(logprobs), true));
     }
-    json["usage"] = UsageJson(UsageOf(choices));
+    AddUsage(choices, &json);
     return json;
   };
   return shape;

@@ -1,0 +1,208 @@
+// Prompts that begin alike are read once. A prompt starts on a fork of whatever agrees with it for longest at the least
+// cost: a prefix, which is what an earlier prompt left, an open session, or a read under way, which it waits for where
+// that will get further. Where that has more tokens than they share, the fork's rings are rebuilt, and the place is
+// left as a prefix of its own, so that the next one finds its rings there.
+//
+// A question that ends leaves its fork, text and answer, as a prefix; also one whose client went away, so that a retry
+// goes on there. A long prompt leaves one before its last token, too, for whoever sends it again.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/seconds.h"
+#include "runtime/scheduler/scheduler.h"
+
+namespace duo {
+
+absl::Status Scheduler::LetMatch(SessionId id, const std::string& realm) {
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return NoSession(id);
+  found->second.realm = realm;
+  return absl::OkStatus();
+}
+
+std::vector<PrefixInfo> Scheduler::Prefixes() const {
+  std::vector<PrefixInfo> all;
+  for (const auto& [id, prefix] : prefixes_) {
+    all.push_back({id, prefix.realm, prefix.sequence.length, 0, prefix.hits, SecondsSince(prefix.used)});
+  }
+  return all;
+}
+
+int Scheduler::DropPrefixes() {
+  const int count = static_cast<int>(prefixes_.size());
+  for (auto& [id, prefix] : prefixes_) pool_.Close(&prefix.sequence);
+  prefixes_.clear();
+  may_start_ = true;
+  return count;
+}
+
+// Reading it, in steps none of which takes less than one of a few rows.
+double Scheduler::PredictPrompt(int64_t tokens, int64_t history) const {
+  const auto steps = static_cast<double>(CeilDiv(tokens, int64_t{options_.chunk}));
+  return std::max(PredictRead(tokens, history), steps * rows_base_);
+}
+
+double Scheduler::PredictRebuild(int64_t at) const {
+  const int64_t rows = std::min(at, options_.refeed);
+  const auto steps = static_cast<double>(CeilDiv(rows, int64_t{kMaxDecodeRows}));
+  return steps * rows_base_ + chunk_time_.Predict(0, 0, {rows, rows * at});
+}
+
+// candidate: what might be gone on with; its place follows from the tokens.
+void Scheduler::Consider(const Request& request, Origin candidate, Origin* best) const {
+  Sequence& sequence = *candidate.sequence;
+  FollowTokens(sequence.tokens, &sequence.chain);
+  const auto all = static_cast<int64_t>(request.tokens.size());
+  // The last token is fed in any case: the answer's first one is drawn from its row.
+  candidate.at = std::min(all - 1, CommonTokens(request.tokens, request.chain, sequence.tokens, sequence.chain));
+  if (candidate.at < options_.prefix_least) return;
+  candidate.exact = options_.refeed == 0 || (candidate.at == sequence.length && sequence.rings_at == sequence.length);
+  candidate.seconds = PredictPrompt(all - candidate.at, candidate.at);
+  if (!candidate.exact) candidate.seconds += PredictRebuild(candidate.at);
+  if (candidate.seconds < best->seconds) *best = candidate;
+}
+
+// Where a prompt begins, or, with request.joins set, what it waits for.
+Scheduler::Origin Scheduler::OriginOf(Request& request) {
+  Session& session = *request.session;
+  const Origin none = {&session.sequence, session.sequence.length};
+  request.joins = 0;
+  if (none.at > 0 || request.params.rules.prompt_scores >= 0) return none;  // each token's score comes from its row
+  FollowTokens(request.tokens, &request.chain);
+  Origin best = none;
+  best.seconds = PredictPrompt(static_cast<int64_t>(request.tokens.size()), 0);
+  const std::string& realm = request.params.prefix.realm;
+  for (auto& [id, prefix] : prefixes_) {
+    if (prefix.realm == realm) Consider(request, {.sequence = &prefix.sequence, .prefix = &prefix}, &best);
+  }
+  for (auto& [id, other] : sessions_) {
+    if (other.realm == realm) Consider(request, {.sequence = &other.sequence, .session = id}, &best);
+  }
+  for (auto& [id, other] : running_) {
+    if (Shares(*other) && other->params.prefix.realm == realm) {
+      Consider(request, {.sequence = other->sequence, .read = true}, &best);
+    }
+  }
+  const auto end = request.tokens.begin() + best.at;
+  if (!std::equal(request.tokens.begin(), end, best.sequence->tokens.begin()))
+    best = none;  // their chains met by chance
+  Join(request, best);
+  return best;
+}
+
+// Waits for a read under way that will get further than what there is, if there is one; it stops for a moment where the
+// two part, so that its rings are those of that place.
+bool Scheduler::Join(Request& request, const Origin& best) {
+  const auto& tokens = request.tokens;
+  Request* chosen = nullptr;
+  int64_t furthest = best.at + std::max<int64_t>(options_.prefix_least, 1) - 1;
+  for (auto& [id, other] : running_) {
+    if (!Shares(*other) || other->drawing || other->params.prefix.realm != request.params.prefix.realm) continue;
+    if (other->whose.priority > request.whose.priority) continue;
+    Sequence& read = *other->sequence;
+    if (read.length < best.at || read.length != static_cast<int64_t>(other->fed)) continue;
+    FollowTokens(read.tokens, &read.chain);
+    if (CommonTokens(tokens, request.chain, read.tokens, read.chain) < read.length) continue;
+    // The last token of either is fed by itself.
+    const auto end = other->tokens.begin() + std::min(tokens.size(), other->tokens.size()) - 1;
+    const auto from = other->tokens.begin() + std::min<int64_t>(read.length, end - other->tokens.begin());
+    const auto until = std::mismatch(from, end, tokens.begin() + (from - other->tokens.begin())).first;
+    const int64_t at = until - other->tokens.begin();
+    if (at <= read.length || at <= furthest) continue;
+    chosen = other;
+    furthest = at;
+  }
+  if (chosen == nullptr) return false;
+  request.joins = chosen->id;
+  const bool sooner = chosen->stop_at > chosen->sequence->length && chosen->stop_at < furthest;
+  if (!sooner) chosen->stop_at = furthest;
+  return true;
+}
+
+// The request has its fork of the origin: what it shares counts as fed.
+void Scheduler::GoOnAt(Request& request, const Origin& origin) {
+  Sequence& fork = request.fork;
+  const std::vector<int32_t>& before = origin.sequence->tokens;
+  fork.tokens.assign(before.begin(), before.begin() + origin.at);
+  request.fed = static_cast<size_t>(origin.at);
+  const auto unread = static_cast<int64_t>(request.tokens.size()) - origin.at;
+  request.leaves_copy = options_.prefixes > 0 && unread > options_.prefix_stop;
+  PrefixCounts& counts = stats_.prefix;
+  ++counts.queries;
+  if (origin.at == 0) return;
+  CachedPrefix& cached = request.result.cached;
+  cached = {CachedPrefix::From::kOpen, origin.at, 0, origin.session};
+  if (origin.read) cached.from = CachedPrefix::From::kRead;
+  if (!origin.exact) {
+    fork.rings_at = fork.ring_begin = std::max<int64_t>(0, origin.at - options_.refeed);
+    cached.refed = fork.length - fork.rings_at;
+  }
+  if (origin.prefix != nullptr) {
+    origin.prefix->age = prefix_age_;
+    origin.prefix->used = Clock::now();
+    ++origin.prefix->hits;
+  }
+  ++counts.hits;
+  (origin.read ? counts.read_tokens : counts.open_tokens) += cached.tokens;
+  counts.refed_tokens += cached.refed;
+  counts.saved_seconds += PredictPrompt(origin.at, 0) - (origin.exact ? 0 : PredictRebuild(origin.at));
+  if (origin.exact && origin.read) LeaveCopy(request);  // where two texts part others will
+}
+
+// The prefix that has just these tokens.
+Scheduler::Prefix* Scheduler::Known(const std::string& realm, Sequence& sequence) {
+  FollowTokens(sequence.tokens, &sequence.chain);
+  for (auto& [id, prefix] : prefixes_) {
+    if (prefix.realm != realm || prefix.sequence.length != sequence.length) continue;
+    FollowTokens(prefix.sequence.tokens, &prefix.sequence.chain);
+    if (prefix.sequence.chain == sequence.chain && prefix.sequence.tokens == sequence.tokens) return &prefix;
+  }
+  return nullptr;
+}
+
+void Scheduler::AddPrefix(const std::string& realm, Sequence sequence) {
+  Prefix& prefix = prefixes_[next_prefix_++];
+  prefix.realm = realm;
+  prefix.sequence = std::move(sequence);
+  prefix.age = prefix_age_;
+  prefix.used = Clock::now();
+  may_start_ = true;
+}
+
+// A prefix that is the request's fork as it is now, if there is room for one.
+void Scheduler::LeaveCopy(Request& request) {
+  request.leaves_copy = false;
+  Sequence& sequence = *request.sequence;
+  const int64_t length = sequence.length;
+  const std::string& realm = request.params.prefix.realm;
+  if (options_.prefixes == 0 || length < options_.prefix_least || NeedsRebuild(sequence)) return;
+  if (Known(realm, sequence) != nullptr) return;
+  while (static_cast<int>(prefixes_.size()) >= options_.prefixes) DropCheapest();
+  Sequence copy;
+  if (!MakeRoom(NeededBehind(length, length))) return;
+  if (!pool_.Fork(sequence, length, length, &copy, &cache_updates_).ok()) return;
+  copy.tokens = sequence.tokens;
+  AddPrefix(realm, std::move(copy));
+}
+
+// The request's fork becomes a prefix. False: it is of no use as one.
+bool Scheduler::Leave(Request& request) {
+  Sequence& fork = request.fork;
+  const absl::Status& status = request.result.status;
+  if (!Shares(request) || options_.prefixes == 0 || fork.length < options_.prefix_least || NeedsRebuild(fork)) {
+    return false;
+  }
+  if (!status.ok() && !absl::IsCancelled(status)) return false;
+  if (Prefix* known = Known(request.params.prefix.realm, fork); known != nullptr) {
+    known->age = prefix_age_;
+    known->used = Clock::now();
+    return false;
+  }
+  while (static_cast<int>(prefixes_.size()) >= options_.prefixes) DropCheapest();
+  DUO_CHECK(pool_.SetRoom(&fork, fork.length).ok());
+  AddPrefix(request.params.prefix.realm, std::exchange(fork, Sequence()));
+  return true;
+}
+
+}  // namespace duo

@@ -1,0 +1,161 @@
+"""Prompts that begin alike are read once: by whom, when, and what a client is told of it."""
+
+import json
+import os
+import tempfile
+import threading
+
+import harness
+from http_harness import ARGS, ChatModel, Server, case, check, equal
+from http_openai import greedy
+
+COUNT = "duo_tokens_total{kind=\"prefill\"}"
+AROUND = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
+
+
+def document():
+    text, questions = harness.needles(32000 if ARGS.full else 5000, facts=8, seed=3)
+    return text.decode(), questions
+
+
+def told(answer):
+    """(cached tokens, duo's object or None) of a whole answer; its header says the same."""
+    equal(answer.status, 200, answer)
+    body = answer.json()
+    cached = body["usage"]["prompt_tokens_details"]["cached_tokens"]
+    equal(int(answer.headers.get("x-duo-cached-tokens", "0")), cached, "the header")
+    equal("duo" in body, cached > 0, "what it was is said where there was something")
+    return cached, body.get("duo")
+
+
+def right(answer, expected):
+    check(expected in answer.json()["choices"][0]["text"], (expected, answer))
+
+
+def read_by(server):
+    return server.metrics()[COUNT]
+
+
+@case
+def prefixes():
+    """A document with five questions is read once; an edit is read from where it is; salts and callers are kept apart."""
+    text, questions = document()
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "tokens")
+        with open(file, "w", encoding="ascii") as out:
+            out.write("a-token-of-mine me\na-token-of-yours you\n")
+        with Server("--token-file", file, "--kv-tokens", "100000") as server:
+            def post(prompt, token="a-token-of-mine", **more):
+                return server.post("/v1/completions", greedy(prompt=prompt, **more), authorization="Bearer " + token)
+            first = post(text + questions[0][0])
+            right(first, questions[0][1])
+            equal(told(first), (0, None), "nothing is there yet")
+            length = first.json()["usage"]["prompt_tokens"]
+            for i, (ask, answer) in enumerate(questions[1:5]):
+                again = post(text + ask)
+                right(again, answer)
+                cached, duo = told(again)
+                check(cached > length - 40, f"{cached} of {length} tokens were there")
+                equal((duo["source"], duo["session"], duo["restored_bytes"]), ("open", None, 0), "where it was")
+                check((duo["refed_tokens"] > 0) == (i == 0), f"its rings are rebuilt once: {duo}")
+            edited = text[:-200] + " An edit is here. " + text[-100:]
+            cached, _ = told(post(edited + questions[0][0]))
+            check(length - 200 < cached < length - 20, f"{cached} of {length} tokens are before the edit")
+            equal(told(post(text + questions[5][0], token="a-token-of-yours"))[0], 0, "another caller's is not met")
+            equal(told(post(text + questions[5][0], cache_salt="pepper"))[0], 0, "nor what has another salt")
+            check(told(post(text + questions[6][0], cache_salt="pepper"))[0] > length - 40, "the same salt meets")
+            scored = post(text[:3000] + questions[0][0], echo=True, logprobs=0)
+            equal(told(scored)[0], 0, "a prompt whose tokens are scored is read whole")
+            error = post(text, cache_salt="x" * 2000)
+            equal((error.status, error.error()["param"]), (400, "cache_salt"), "a salt that is too long")
+            streamed = server.post("/v1/completions", greedy(prompt=text + questions[7][0], stream=True, stream_options={"include_usage": True}),
+                                   authorization="Bearer a-token-of-mine")
+            last = json.loads(streamed.body.split(b"data: ")[-2])
+            check(last["usage"]["prompt_tokens_details"]["cached_tokens"] > length - 40, last)
+            equal(last["duo"]["source"], "open", "a stream says so with its usage")
+            if "transfer-encoding" in streamed.headers:
+                check(int(streamed.headers["x-duo-cached-tokens"]) > length - 40, streamed.headers)
+            numbers = server.get("/metrics", authorization="Bearer a-token-of-mine").body.decode()
+            check("duo_prefix_hits_total " in numbers and "duo_prefix_evictions_total" in numbers, numbers[:200])
+    for flags, kept in ((("--prefix-cache", "off"), False), (("--prefix-nodes", "1"), True)):
+        with Server(*flags) as server:
+            for ask, answer in questions[:3]:
+                found = server.post("/v1/completions", greedy(prompt=text[-4000:] + ask))
+                if not kept:
+                    equal(told(found)[0], 0, f"{flags}: nothing is kept")
+            check((told(found)[0] > 500) == kept, f"{flags}: {found}")
+
+
+@case
+def prefix_sessions():
+    """An open session's text is there for its owner's prompts, and what prompts leave is no session and in nobody's way."""
+    text, questions = document()
+    with Server("--kv-tokens", "24000", "--max-session-tokens", "16000") as server:
+        equal(server.post("/duo/v1/sessions", {"id": "book"}).status, 201, "a session")
+        equal(server.request("PUT", "/duo/v1/sessions/book/text", text.encode(), content_type="text/plain").status, 200, "its text")
+        tokens = server.get("/duo/v1/sessions/book").json()["tokens"]
+        found = server.post("/v1/completions", greedy(prompt=text + questions[0][0]))
+        right(found, questions[0][1])
+        cached, duo = told(found)
+        check(tokens - 5 <= cached <= tokens + 5, (cached, tokens))
+        equal((duo["session"], duo["source"]), ("book", "open"), "it says which")
+        equal([s["id"] for s in server.get("/duo/v1/sessions").json()["sessions"]], ["book"], "no other session is there")
+        for i in range(3):  # as much room as there is beside the session
+            equal(server.post("/duo/v1/sessions", {"id": f"room-{i}", "max_tokens": 5000, "reserved_tokens": 5000}).status, 201, "room is made")
+
+
+@case
+def prefix_joins():
+    """Two clients that send a document at once have it read once; a client that goes away leaves what was read."""
+    text, questions = document()
+    with Server("--kv-tokens", "100000") as server:
+        found = [None, None]
+
+        def ask(i):
+            found[i] = server.post("/v1/completions", greedy(prompt=text + questions[i][0]))
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for i in range(2):
+            right(found[i], questions[i][1])
+        length = found[0].json()["usage"]["prompt_tokens"]
+        cached = sorted(told(answer)[0] for answer in found)
+        check(cached[0] == 0 and cached[1] > length - 40, f"{cached} of {length} tokens were there")
+        server.wait_until("the counts are told", lambda: read_by(server) >= length)
+        check(read_by(server) < length + 200, f"{read_by(server)} tokens were read for two prompts of {length}")
+        other = "Something else comes first. " + text
+        raw = server.raw()
+        raw.send_request("POST", "/v1/completions", greedy(prompt=other + questions[2][0]))
+        before = read_by(server)
+        server.wait_until("some of it is read", lambda: read_by(server) > before + length // 3)
+        raw.socket.close()
+        server.wait_until("the read stops", lambda: server.metrics()["duo_requests{state=\"running\"}"] == 0)
+        stopped = read_by(server) - before
+        retry = server.post("/v1/completions", greedy(prompt=other + questions[2][0]))
+        right(retry, questions[2][1])
+        cached, _ = told(retry)
+        check(cached >= min(stopped, length) - 1100 and cached > length // 4, f"{cached} tokens of {stopped} that were read")
+
+
+@case
+def prefix_chat():
+    """Turns of a chat that are sent whole each time: only the new one is read, and the answer is that of a fresh server."""
+    text, questions = document()
+    with ChatModel(AROUND) as model, Server(model=model) as server, Server("--prefix-cache", "off", model=model) as fresh:
+        messages, before = [{"role": "system", "content": text[:6000]}], 0
+        for ask, _ in (questions + questions)[:10]:
+            messages.append({"role": "user", "content": ask})
+            body = {"model": "any", "messages": messages, "max_tokens": 10, "temperature": 0, "ignore_eos": True}
+            found = server.post("/v1/chat/completions", body)
+            cached, _ = told(found)
+            content = found.json()["choices"][0]["message"]["content"]
+            equal(content, fresh.post("/v1/chat/completions", body).json()["choices"][0]["message"]["content"], "the answer")
+            usage = found.json()["usage"]
+            check(cached >= before - 12, f"{cached} of {usage} were there, {before} were read before")
+            before = usage["prompt_tokens"]
+            messages.append({"role": "assistant", "content": content})
+        messages[1]["content"] = "Another first question."  # what was said before it is still there
+        cached, _ = told(server.post("/v1/chat/completions", {**body, "messages": messages}))
+        check(1000 < cached < before, cached)
