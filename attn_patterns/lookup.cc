@@ -140,6 +140,13 @@ absl::StatusOr<FoundPattern> OpenPattern(const std::string& dir, int layers, int
       absl::StrCat(dir, ": expected ", kGatesFile, " in it or in one of its folders, found none"));
 }
 
+std::string OwnPatternFolder(const std::string& model) {
+  std::error_code error;
+  const fs::path path(model);
+  if (!fs::is_regular_file(path, error)) return (path / "attn_pattern").string();
+  return (path.parent_path() / path.stem()).string() + ".attn_pattern";
+}
+
 std::vector<std::string> ModelNames(const std::string& dir, const std::string& name_or_path) {
   std::vector<std::string> names;
   auto add = [&](std::string name) {
@@ -160,7 +167,7 @@ std::vector<std::string> ModelNames(const std::string& dir, const std::string& n
 
 absl::StatusOr<FoundPattern> FindPattern(const ModelIdentity& model, int layers, int kv_heads,
                                          const std::vector<std::string>& roots) {
-  const fs::path own = fs::path(model.dir) / "attn_pattern";
+  const fs::path own = OwnPatternFolder(model.dir);
   std::error_code error;
   if (fs::exists(own, error)) {
     absl::StatusOr<FoundPattern> found = OpenPattern(own.string(), layers, kv_heads);

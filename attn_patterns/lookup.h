@@ -1,5 +1,5 @@
 // Finds the pattern of a model when none was named on the command line. In this order:
-//   1. MODEL/attn_pattern
+//   1. MODEL/attn_pattern; of a model that is a file, MODEL.attn_pattern beside it ("x.attn_pattern" of "x.gguf")
 //   2. attn_patterns beside the program
 //   3. <prefix>/share/duo/attn_patterns, <prefix> being the folder above the program's bin
 //   4. attn_patterns in the source tree that the program was built in, if it still runs from there: the first folder
@@ -30,6 +30,9 @@ struct ModelIdentity {
 };
 // The names that a folder and config.json's `_name_or_path` (may be empty) give.
 std::vector<std::string> ModelNames(const std::string& dir, const std::string& name_or_path);
+
+// Where a model's own pattern lies (1. above), whether or not it does.
+std::string OwnPatternFolder(const std::string& model);
 
 struct FoundPattern {
   std::string dir;  // the folder with the two files

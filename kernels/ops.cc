@@ -8,11 +8,15 @@ namespace {
 void CheckWeight(const Weight& w) {
   DUO_CHECK(w.data != nullptr);
   DUO_CHECK_MSG(w.dtype != DType::kI32, Name(w.dtype));
-  if (HasRowScales(w.dtype)) DUO_CHECK(w.scales != nullptr);
-  if (HasGroups(w.dtype)) {
+  if (HasGroups(w.dtype) || (w.dtype == DType::kI8 && w.group > 0)) {
     DUO_CHECK(w.groups != nullptr);
-    DUO_CHECK(w.group == 32 || w.group == 64 || w.group == 128);
-    DUO_CHECK_EQ(w.cols % w.group, 0);
+    DUO_CHECK(w.group == 32 || w.group == 64 || w.group == 128 || (w.group == 16 && w.dtype == DType::kI8));
+    DUO_CHECK_EQ(w.cols % w.pair_cols(), 0);
+    DUO_CHECK_EQ(w.subs != nullptr, w.block > 0);
+    DUO_CHECK_LE(w.block, 256);
+    DUO_CHECK_EQ(w.pair_cols() % w.group, 0);
+  } else if (HasRowScales(w.dtype)) {
+    DUO_CHECK(w.scales != nullptr);
   }
 }
 
@@ -20,8 +24,9 @@ void CheckWeight(const Weight& w) {
 
 size_t Weight::bytes() const {
   size_t parameters = 0;
-  if (HasRowScales(dtype)) parameters = rows * sizeof(float);
-  if (HasGroups(dtype)) parameters = rows * (cols / group) * 2 * sizeof(uint16_t);
+  if (HasRowScales(dtype) && group == 0) parameters = rows * sizeof(float);
+  if (group > 0) parameters = rows * (cols / pair_cols()) * 2 * sizeof(uint16_t);
+  if (block > 0) parameters += rows * (cols / group) * 2;
   return Bytes(dtype, rows * cols) + parameters;
 }
 

@@ -19,25 +19,32 @@ namespace duo {
 inline DType ActivationType(const Device& device) { return device.is_cuda() ? DType::kBF16 : DType::kF32; }
 
 // What a weight type stores beside its codes: a scale for each row, or a scale and a minimum for each group of columns.
+// int8 has the one or the other (Weight::group).
 constexpr bool HasRowScales(DType type) { return type == DType::kF8E4M3 || type == DType::kI8; }
 constexpr bool HasGroups(DType type) { return type == DType::kI4; }
 constexpr bool IsCoded(DType type) { return HasRowScales(type) || HasGroups(type); }
 
 // A weight matrix [rows = outputs, cols = inputs], row-major. value(r, c) =
 //   f32, f16, bf16   data
-//   fp8, int8        code * scale[r]                  int8 is symmetric, codes -127..127
-//   int4             code * scale[r][g] + min[r][g]   g = c / group
-// Two int4 codes share a byte, the even column's in the low nibble.
+//   fp8, int8        code * scale[r]                  int8 without groups is symmetric, codes -127..127
+//   int4, int8       code * scale[r][g] + min[r][g]   g = c / group
+// Two int4 codes share a byte, the even column's in the low nibble. Groups may have two levels: a pair of f16 for a
+// block of groups and a pair of small whole numbers for each of its groups,
+//   scale[r][g] = groups[r][b].scale * subs[r][g].scale, min likewise, b = c / block,
+// which are exact in f32, unlike in f16.
 struct Weight {
   DType dtype = DType::kBF16;
   int64_t rows = 0;
   int64_t cols = 0;
   const void* data = nullptr;
-  const float* scales = nullptr;     // [rows] for fp8 and int8
-  const uint16_t* groups = nullptr;  // int4: [rows][cols / group] pairs of f16 (scale, min)
-  int group = 0;                     // int4: columns per group: 128, 64 or 32
+  const float* scales = nullptr;     // [rows] for fp8, and int8 without groups
+  const uint16_t* groups = nullptr;  // int4, int8 with groups: [rows][cols / pair_cols()] pairs of f16 (scale, min)
+  int group = 0;                     // columns per group: 128, 64, 32, or of int8 16; 0: no groups
   const float* bias = nullptr;       // [rows] or null
+  const int8_t* subs = nullptr;      // two levels: [rows][cols / group] pairs (scale, min); null: one
+  int block = 0;                     // two levels: columns per pair of `groups`, up to 256; 0: one level
   size_t bytes() const;              // codes and parameters
+  int pair_cols() const { return block > 0 ? block : group; }  // columns per pair of `groups`
 };
 
 // out [rows, weight.rows] T or f32 = x [rows, weight.cols] T times weight transposed, plus bias.

@@ -43,11 +43,13 @@ void FillWeight(Device& device, const Weight& weight, uint64_t seed, float ampli
   if (weight.groups != nullptr) {
     FillRun groups;
     groups.data = reinterpret_cast<uint8_t*>(const_cast<uint16_t*>(weight.groups));
-    groups.count = weight.rows * (weight.cols / weight.group);
+    groups.count = weight.rows * (weight.cols / weight.pair_cols());
     groups.kind = FillKind::kParams;
-    groups.params = RandomParams(KvFormat::kInt4, amplitude);
+    groups.params = weight.dtype == DType::kI8 ? KvParams{ToF16(amplitude / 127.5f), f16{0}}  // signed codes
+                                               : RandomParams(KvFormat::kInt4, amplitude);
     FillElements(device, groups, seed);
   }
+  DUO_CHECK(weight.subs == nullptr);  // two levels come from files alone
   if (weight.bias != nullptr) FillFloats(device, const_cast<float*>(weight.bias), weight.rows, amplitude);
 }
 

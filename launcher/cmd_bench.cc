@@ -41,7 +41,7 @@ std::string RankShareRefusal(std::string& share) {
 void AddModelFlags(CLI::App& command, BenchFlags& flags, bool several) {
   AddRuntimeFlags(command, flags.runtime, /*model_required=*/!several);
   if (!several) return;
-  command.get_option("--model")->description("Model folder (default: random weights of --shape)");
+  command.get_option("--model")->description("Model: a folder or a .gguf file (default: random weights of --shape)");
   command.add_option("--shape", flags.shape, absl::StrCat("Random weights of this shape: ", ShapeNames()))
       ->check(CLI::Validator(ShapeRefusal, ""))
       ->capture_default_str();

@@ -1,4 +1,4 @@
-// `duo info`: what a model folder holds and what it needs, without loading it.
+// `duo info`: what a model holds and what it needs, without loading it.
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -102,8 +102,8 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
                                    static_cast<int>(pattern->pattern.gates.size()), pattern->pattern.sink,
                                    pattern->pattern.recent));
   } else if (absl::IsNotFound(pattern.status())) {
-    row("pattern", absl::StrFormat("none, so full attention; make one: duo identify --model %s --out %s/attn_pattern",
-                                   flags.model, flags.model));
+    row("pattern", absl::StrFormat("none, so full attention; make one: duo identify --model %s --out %s", flags.model,
+                                   OwnPatternFolder(flags.model)));
   } else {
     row("pattern", std::string(pattern.status().message()));
   }
@@ -114,9 +114,9 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
 
 void AddInfoCommand(CLI::App& app, Launch& launch) {
   auto flags = std::make_shared<InfoFlags>();
-  CLI::App* command = app.add_subcommand("info", "Say what a model folder holds and what it needs");
-  command->footer("Example:\n  duo info --model launcher/demo/needle-6m");
-  command->add_option("--model", flags->model, "Model folder")->required()->type_name("DIR");
+  CLI::App* command = app.add_subcommand("info", "Say what a model holds and what it needs");
+  command->footer("Examples:\n  duo info --model launcher/demo/needle-6m\n  duo info --model Qwen3-8B-Q4_K_M.gguf");
+  command->add_option("--model", flags->model, "Model: a folder or a .gguf file")->required()->type_name("PATH");
   command->add_flag("--json", flags->json, "Print one JSON object");
   command->callback([flags, &launch] { launch.chosen = [flags, &launch] { return RunInfo(*flags, launch); }; });
 }

@@ -115,6 +115,20 @@ absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelCo
   return request;
 }
 
+// In a GPU's memory.
+WeightFormats FormatsOf(const PlanFlags& flags, const ModelConfig& config) {
+  if (flags.weights == "auto" && config.quantization.kind == QuantizationKind::kGguf) {
+    const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(flags.model);
+    absl::StatusOr<WeightFormats> chosen =
+        files.ok() ? ChooseFormats(*files, config, /*on_cuda=*/true, {}) : files.status();
+    if (chosen.ok()) return *std::move(chosen);  // what is wrong with the file, whoever loads it says
+  }
+  WeightFormats formats;
+  formats.matrices = WeightTypeOf(flags.weights, config).value_or(DType::kBF16);
+  formats.int4_group = config.hidden < 2048 ? 32 : 128;
+  return formats;
+}
+
 // What the fullest rank needs for one document of `context` tokens, without the workspace and the driver's share.
 struct RankMemory {
   int64_t weights = 0, kv = 0;
@@ -126,9 +140,7 @@ struct RankMemory {
 
 RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const PartitionRequest& request,
                     const Partition& partition) {
-  WeightFormats formats;
-  formats.matrices = WeightTypeOf(flags.weights, config).value_or(DType::kBF16);
-  formats.int4_group = config.hidden < 2048 ? 32 : 128;
+  const WeightFormats formats = FormatsOf(flags, config);
   const KvFormat format = KvFormatNamed(flags.kv).value_or(KvFormat::kBF16);
   RankMemory most;
   for (int r = 0; r < partition.world; ++r) {
@@ -214,7 +226,8 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
   CLI::App* command =
       app.add_subcommand("plan", "Show which rank would hold which attention head, and how even that is");
   command->footer("Example:\n  duo plan --model DIR --pattern DIR --world 8 --context 1M --kv int4");
-  CLI::Option* model = command->add_option("--model", flags->model, "Model folder")->type_name("DIR");
+  CLI::Option* model =
+      command->add_option("--model", flags->model, "Model: a folder or a .gguf file")->type_name("PATH");
   CLI::Option* config = command->add_option("--config", flags->config, "Or a config.json alone")->type_name("FILE");
   config->excludes(model);
   command->add_option("--pattern", flags->pattern, "Head pattern; default: looked up by the model's name or weights")

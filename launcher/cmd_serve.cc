@@ -22,16 +22,18 @@
 #include "launcher/surroundings.h"
 #include "launcher/terminal/runtime_flags.h"
 #include "launcher/terminal/service_manager.h"
+#include "runtime/gguf/gguf_file.h"
 #include "runtime/text/tokenizer_folder.h"
 #include "runtime/weights/config.h"
 
 namespace duo {
 namespace {
 
-// The model's name in answers: its folder's.
+// The model's name in answers: its folder's, or its file's without the ending.
 std::string NameOf(const std::string& model_dir) {
   std::error_code error;
   const std::filesystem::path path = std::filesystem::weakly_canonical(model_dir, error);
+  if (IsGgufPath(model_dir)) return path.stem();
   return path.filename().empty() ? path.parent_path().filename() : path.filename();
 }
 

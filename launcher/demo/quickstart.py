@@ -106,7 +106,7 @@ def smollm2(args):
     text, source = (read_text([args.document]), args.document) if args.document else system_text("GPL-3")
     questions = args.ask or (QUESTIONS_ON_ANY_TEXT if args.document else SMOLLM2_QUESTIONS)
     whole, most = len(text.encode()), SMOLLM2_BYTES
-    print(f"\nModel: SmolLM2-135M-Instruct, dequantised from 4 bits. Document: {source}, {whole:,} bytes.", flush=True)
+    print(f"\nModel: SmolLM2-135M-Instruct, a GGUF file of 4 bits. Document: {source}, {whole:,} bytes.", flush=True)
     result = None
     while result is None:  # text of many digits or of other scripts has more tokens a byte
         part = text.encode()[:most].decode(errors="ignore")

@@ -25,7 +25,13 @@ std::optional<KvFormat> KvNamed(const std::string& name) {
   }
   return std::nullopt;
 }
+// "int8:32" is int8 in groups of 32.
+constexpr std::string_view kInt8Groups = "int8:";
+int Int8GroupOf(const std::string& name) {
+  return name.starts_with(kInt8Groups) ? std::stoi(name.substr(kInt8Groups.size())) : 0;
+}
 std::optional<DType> WeightsNamed(const std::string& name) {
+  if (Int8GroupOf(name) > 0) return DType::kI8;
   for (DType t : {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4}) {
     if (name == Name(t)) return t;
   }
@@ -63,9 +69,10 @@ absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const RuntimeFlags& flags, co
 
 void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
   const std::vector<std::string> formats = {"auto", "f32", "bf16", "fp8", "int8", "int4"};
-  command.add_option("--model", f.model, "Model folder: config.json, tokenizer.json, *.safetensors")
+  command
+      .add_option("--model", f.model, "Model: a folder (config.json, tokenizer.json, *.safetensors) or a .gguf file")
       ->required(model_required)
-      ->type_name("DIR");
+      ->type_name("PATH");
 
   const char* attention = "Attention";
   command
@@ -100,8 +107,12 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
       ->check(CLI::IsMember(formats))
       ->capture_default_str()
       ->group(memory);
-  command.add_option("--weights", f.weights, "Format of the weights; auto: as stored")
-      ->check(CLI::IsMember(formats))
+  std::vector<std::string> weight_formats = formats;
+  for (const char* group : {"16", "32", "64", "128"}) weight_formats.push_back(std::string(kInt8Groups) + group);
+  command
+      .add_option("--weights", f.weights,
+                  "Format of the weights; auto: as stored; int8:32: a scale for every 32 columns, on the CPU")
+      ->check(CLI::IsMember(weight_formats))
       ->capture_default_str()
       ->group(memory);
   command
@@ -210,6 +221,7 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   options.kv = KvNamed(flags.kv);
   options.weights = WeightsNamed(flags.weights);
   options.weights_head = WeightsNamed(flags.weights_head);
+  options.int8_group = Int8GroupOf(flags.weights);
   options.strategy = *ParseStrategy(flags.strategy);
   options.rank_weights = flags.rank_weights;
   options.chunk = flags.chunk;

@@ -8,9 +8,9 @@
 #include "attn_patterns/lookup.h"
 #include "kernels/attention.h"
 #include "kernels/base/math.h"
-#include "kernels/base/read_file.h"
 #include "parallel/agreement.h"
 #include "runtime/engine/engine_state.h"
+#include "runtime/gguf/gguf_file.h"
 #include "runtime/model/rope.h"
 #include "runtime/model/sampler.h"
 #include "runtime/model/workspace.h"
@@ -119,7 +119,7 @@ std::vector<Fact> CommonFacts(const EngineOptions& o) {
           {"--sink", optional(o.sink)},
           {"--recent", optional(o.recent)},
           {"--kv", named(o.kv)},
-          {"--weights", named(o.weights)},
+          {"--weights", o.int8_group > 0 ? absl::StrCat("int8:", o.int8_group) : named(o.weights)},
           {"--weights-head", named(o.weights_head)},
           {"--chunk", absl::StrCat(o.chunk)},
           {"--strategy", Name(o.strategy)},
@@ -134,8 +134,8 @@ std::vector<Fact> CommonFacts(const EngineOptions& o) {
 // Ranks may read folders of their own: the same model must be in them.
 absl::Status AgreeOnConfig(Communicator& comm, const ProbeOptions& options) {
   if (comm.size() == 1 || options.shape.has_value()) return absl::OkStatus();
-  const std::string path = options.model_dir + "/config.json";
-  const absl::StatusOr<std::string> text = ReadFile(path);
+  const std::string path = IsGgufPath(options.model_dir) ? options.model_dir : options.model_dir + "/config.json";
+  const absl::StatusOr<std::string> text = ConfigText(options.model_dir);
   if (absl::Status s = Agree(comm, text.status()); !s.ok()) return s;
   return AgreeOnFacts(comm, {{absl::StrCat(path, " (its fingerprint)"), TextFingerprint(*text)}});
 }
@@ -212,11 +212,16 @@ absl::Status Engine::State::Decide() {
     for (std::vector<RankHeads>& layer : partition.layers) std::swap(layer[0], layer[other]);
     std::swap(partition.shares[0], partition.shares[other]);
   }
-  // int4 groups must not change with the number of ranks, so the MLP is then cut at the bounds of the largest.
-  const bool int4 = options.weights.value_or(DType::kI4) == DType::kI4 &&
-                    (options.weights.has_value() || config.quantization.weights.bits == 4);
-  const int64_t ffn_unit = std::max<int64_t>(PreferredGranularity(config.intermediate, comm->size()),
-                                             int4 ? Int4Group(config.intermediate) : 1);
+  // Groups must not change with the number of ranks, so the MLP is then cut at the bounds of the largest; a GGUF file
+  // has blocks of 256.
+  const bool as_stored = !options.weights.has_value();
+  const bool int4 = as_stored ? config.quantization.weights.bits == 4 : *options.weights == DType::kI4;
+  const int64_t grouped = int4                                           ? Int4Group(config.intermediate)
+                          : !as_stored && *options.weights == DType::kI8 ? options.int8_group
+                          : as_stored && config.quantization.kind == QuantizationKind::kGguf
+                              ? GroupUnit(config.intermediate)
+                              : 1;
+  const int64_t ffn_unit = std::max<int64_t>({PreferredGranularity(config.intermediate, comm->size()), grouped, 1});
   shard = MakeShard(partition, request.shape, comm->rank(), ffn_unit, 1);
   return absl::OkStatus();
 }
@@ -296,9 +301,14 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
 // Formats, limits and sizes: everything that is known before memory is taken.
 absl::Status Engine::State::Prepare() {
   if (absl::Status s = Decide(); !s.ok()) return s;
+  if (device->is_cuda() && options.int8_group > 0) {
+    return absl::InvalidArgumentError(
+        "--weights int8 in groups runs on the CPU only; on CUDA use --weights int8 or int4");
+  }
   formats = WeightFormats();
   formats.matrices = options.weights.value_or(DType::kBF16);
   formats.vocabulary = options.weights_head.value_or(DType::kBF16);
+  formats.int8_group = options.int8_group;
   if (!options.shape.has_value()) {
     absl::StatusOr<SafetensorsModel> opened = SafetensorsModel::Open(options.model_dir);
     if (absl::Status s = Agree(*comm, opened.status()); !s.ok()) return s;
@@ -309,7 +319,7 @@ absl::Status Engine::State::Prepare() {
       notes.push_back("config.json ties the output head to the embedding, but the weights bring another: it is taken");
     }
     absl::StatusOr<WeightFormats> chosen =
-        ChooseFormats(*files, config, *device, options.weights, options.weights_head);
+        ChooseFormats(*files, config, device->is_cuda(), {options.weights, options.weights_head, options.int8_group});
     if (absl::Status s = Agree(*comm, chosen.status()); !s.ok()) return s;
     formats = *chosen;
     if (!formats.note.empty()) notes.push_back(formats.note);

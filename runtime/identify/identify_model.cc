@@ -51,7 +51,7 @@ absl::StatusOr<IdentifyModel> IdentifyModel::Load(const std::string& model_dir, 
   if (!files.ok()) return files.status();
   if (HasHeadOfItsOwn(*files, *config)) config->tie_embeddings = false;
   if (absl::Status s = CheckSupported(config->quantization, model_dir + "/config.json"); !s.ok()) return s;
-  absl::StatusOr<WeightFormats> formats = ChooseFormats(*files, *config, device, std::nullopt, std::nullopt);
+  absl::StatusOr<WeightFormats> formats = ChooseFormats(*files, *config, device.is_cuda(), {});
   if (!formats.ok()) return formats.status();
   RankShard shard;
   absl::StatusOr<IdentifyModel> model = Prepare(*config, sizes, device, &shard);

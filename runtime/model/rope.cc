@@ -67,12 +67,17 @@ RopeFrequencies ComputeRopeFrequencies(const ModelConfig& config, int64_t max_to
   const RopeConfig& rope = config.rope;
   DUO_CHECK(config.head_dim >= 2 && config.head_dim % 2 == 0);
   RopeFrequencies out;
+  const auto base = [&](double theta) {
+    std::vector<double> inv_freq = BaseFrequencies(theta, config.head_dim);
+    for (size_t i = 0; i < rope.divisors.size(); ++i) inv_freq[i] /= rope.divisors[i];
+    return inv_freq;
+  };
   switch (rope.scaling) {
     case RopeScaling::kNone:
-      out.inv_freq = BaseFrequencies(rope.theta, config.head_dim);
+      out.inv_freq = base(rope.theta);
       break;
     case RopeScaling::kLinear:
-      out.inv_freq = BaseFrequencies(rope.theta, config.head_dim);
+      out.inv_freq = base(rope.theta);
       for (double& f : out.inv_freq) f /= rope.factor;
       break;
     case RopeScaling::kDynamic: {
@@ -80,15 +85,15 @@ RopeFrequencies ComputeRopeFrequencies(const ModelConfig& config, int64_t max_to
       const double n = std::max(static_cast<double>(max_tokens), m);
       const double d = config.head_dim;
       const double grown = rope.theta * std::pow(rope.factor * n / m - (rope.factor - 1), d / (d - 2));
-      out.inv_freq = BaseFrequencies(grown, config.head_dim);
+      out.inv_freq = base(grown);
       break;
     }
     case RopeScaling::kLlama3:
-      out.inv_freq = BaseFrequencies(rope.theta, config.head_dim);
+      out.inv_freq = base(rope.theta);
       ScaleLlama3(rope, out.inv_freq);
       break;
     case RopeScaling::kYarn:
-      out.inv_freq = BaseFrequencies(rope.theta, config.head_dim);
+      out.inv_freq = base(rope.theta);
       ScaleYarn(rope, config.head_dim, out.inv_freq);
       out.attention_factor = YarnAttentionFactor(rope);
       break;

@@ -95,7 +95,7 @@ struct DocumentTurns {
 absl::StatusOr<DocumentTurns> RenderQuestions(const ChatTemplate& chat, const std::string& system,
                                               const std::string& document, std::span<const std::string> questions);
 
-// The template of the model in model_dir. NotFound if the folder has none.
+// The template of the model in model_dir, a folder or a GGUF file. NotFound if it has none.
 absl::StatusOr<ChatTemplate> ChatTemplateFor(const std::string& model_dir);
 
 // A conversation as JSON: a list of messages, or an object with messages, tools and documents. Contents are texts or

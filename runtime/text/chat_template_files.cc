@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/read_file.h"
 #include "runtime/files/json_fields.h"
+#include "runtime/gguf/folder_texts.h"
 #include "runtime/text/chat_template.h"
 
 namespace duo {
@@ -113,7 +114,28 @@ absl::Status CheckContent(nlohmann::ordered_json* message, const std::string& wh
 
 }  // namespace
 
+namespace {
+
+absl::StatusOr<ChatTemplate> ChatTemplateOfGguf(const std::string& path) {
+  const absl::StatusOr<GgufFile> file = GgufFile::Open(path);
+  if (!file.ok()) return file.status();
+  const absl::StatusOr<std::string> text = GgufTokenizerConfigJson(*file);
+  if (!text.ok()) return text.status();
+  const absl::StatusOr<nlohmann::json> config = ParseJsonObject(*text, path);
+  if (!config.ok()) return config.status();
+  std::vector<ChatTemplateSource> sources;
+  AddConfigTemplates(*config, path, &sources);
+  if (sources.empty()) {
+    return absl::NotFoundError(
+        absl::StrCat(path, ": expected the key tokenizer.chat_template, found none (is this a base model?)"));
+  }
+  return ChatTemplate(sources, TokensOf(*config, nlohmann::json::object()));
+}
+
+}  // namespace
+
 absl::StatusOr<ChatTemplate> ChatTemplateFor(const std::string& model_dir) {
+  if (IsGgufPath(model_dir)) return ChatTemplateOfGguf(model_dir);
   const std::string config_path = absl::StrCat(model_dir, "/tokenizer_config.json");
   const absl::StatusOr<nlohmann::json> config = ReadObject(config_path);
   if (!config.ok()) return config.status();

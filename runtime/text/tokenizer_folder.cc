@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/read_file.h"
 #include "runtime/files/json_fields.h"
+#include "runtime/gguf/folder_texts.h"
 
 namespace duo {
 namespace {
@@ -27,6 +28,12 @@ absl::StatusOr<std::optional<bool>> PrefixSpace(const std::string& dir) {
   const auto found = config->find("add_prefix_space");
   if (found == config->end() || !found->is_boolean()) return std::nullopt;
   return found->get<bool>();
+}
+
+// tokenizer.json as a GGUF file would have it.
+absl::StatusOr<std::string> GgufText(const std::string& path) {
+  const absl::StatusOr<GgufFile> file = GgufFile::Open(path);
+  return file.ok() ? GgufTokenizerJson(*file) : file.status();
 }
 
 // Every object of a section, those in Sequences too.
@@ -69,10 +76,11 @@ void SetPrefixSpace(json& root, bool wanted) {
 }  // namespace
 
 absl::StatusOr<Tokenizer> LoadTokenizerOf(const std::string& model_dir, int64_t rows) {
-  const std::string path = model_dir + "/tokenizer.json";
-  absl::StatusOr<std::string> text = ReadFile(path, kMostBytes);
+  const bool is_file = IsGgufPath(model_dir);
+  const std::string path = is_file ? model_dir : model_dir + "/tokenizer.json";
+  absl::StatusOr<std::string> text = is_file ? GgufText(model_dir) : ReadFile(path, kMostBytes);
   if (!text.ok()) return text.status();
-  const absl::StatusOr<std::optional<bool>> prefix_space = PrefixSpace(model_dir);
+  const absl::StatusOr<std::optional<bool>> prefix_space = is_file ? std::nullopt : PrefixSpace(model_dir);
   if (!prefix_space.ok()) return prefix_space.status();
   if (prefix_space->has_value()) {
     absl::StatusOr<json> root = ParseJsonObject(*text, path);
@@ -84,7 +92,8 @@ absl::StatusOr<Tokenizer> LoadTokenizerOf(const std::string& model_dir, int64_t 
   if (tokenizer.ok() && tokenizer->vocab_size() > rows) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": token \"", std::string(tokenizer->TextOf(tokenizer->vocab_size() - 1)), "\" has id ",
-                     tokenizer->vocab_size() - 1, ", outside the model's vocabulary of ", rows, " (config.json)"));
+                     tokenizer->vocab_size() - 1, ", outside the model's vocabulary of ", rows,
+                     is_file ? " (token_embd.weight)" : " (config.json)"));
   }
   return tokenizer;
 }

@@ -1,4 +1,4 @@
-// The tokenizer of a model's folder: tokenizer.json, and what stands beside it that changes it.
+// The tokenizer of a model: a folder's tokenizer.json, and what stands beside it that changes it, or a GGUF file's.
 // Why: tokenizer_config.json may take a word's prefix space away or add it, and a tokenizer of more tokens than the
 // model has rows fails only at the first text that has one; both belong to loading. Threads: any. Errors: those of
 // Tokenizer::Parse, and a tokenizer that does not fit the model.

@@ -8,6 +8,8 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/read_file.h"
 #include "runtime/files/json_fields.h"
+#include "runtime/gguf/folder_texts.h"
+#include "runtime/weights/gguf_model.h"
 
 namespace duo {
 namespace {
@@ -328,17 +330,25 @@ absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, const std::string
   return config;
 }
 
-absl::StatusOr<ModelConfig> LoadConfig(const std::string& model_dir) {
-  std::error_code code;
-  if (!std::filesystem::is_directory(model_dir, code)) {
-    return absl::NotFoundError(
-        absl::StrCat(model_dir, ": expected a model folder (config.json, tokenizer.json, *.safetensors), found ",
-                     std::filesystem::exists(model_dir, code) ? "a file" : "none"));
+absl::StatusOr<std::string> ConfigText(const std::string& model) {
+  if (IsGgufPath(model)) {
+    const absl::StatusOr<GgufFile> file = GgufFile::Open(model);
+    return file.ok() ? GgufConfigJson(*file) : file.status();
   }
-  const std::string file = (std::filesystem::path(model_dir) / "config.json").string();
-  auto text = ReadFile(file, kMaxFile);
+  std::error_code code;
+  if (!std::filesystem::is_directory(model, code)) {
+    return absl::NotFoundError(absl::StrCat(
+        model, ": expected a model folder (config.json, tokenizer.json, *.safetensors) or a .gguf file, found ",
+        std::filesystem::exists(model, code) ? "another file" : "none"));
+  }
+  return ReadFile((std::filesystem::path(model) / "config.json").string(), kMaxFile);
+}
+
+absl::StatusOr<ModelConfig> LoadConfig(const std::string& model) {
+  if (IsGgufPath(model)) return LoadGgufConfig(model);
+  auto text = ConfigText(model);
   if (!text.ok()) return text.status();
-  return ParseConfig(*text, file);
+  return ParseConfig(*text, (std::filesystem::path(model) / "config.json").string());
 }
 
 absl::StatusOr<std::vector<int>> ParseStopTokens(std::string_view text, const std::string& file,
@@ -357,6 +367,7 @@ absl::StatusOr<std::vector<int>> ParseStopTokens(std::string_view text, const st
 }
 
 absl::StatusOr<std::vector<int>> StopTokens(const std::string& model_dir, const ModelConfig& config) {
+  if (IsGgufPath(model_dir)) return ParseStopTokens("", model_dir, config);
   const std::filesystem::path path = std::filesystem::path(model_dir) / "generation_config.json";
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return ParseStopTokens("", path.string(), config);

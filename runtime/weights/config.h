@@ -35,6 +35,8 @@ struct RopeConfig {
   double mscale = 0;            // yarn; 0: not given
   double mscale_all_dim = 0;    // yarn; 0: not given
   bool truncate = true;         // yarn: round the ramp's ends to whole dimensions
+  std::vector<float>
+      divisors;  // [head_dim / 2] of the frequencies before any scaling, as some GGUF files have them; or none
 
   bool operator==(const RopeConfig&) const = default;
 };
@@ -72,13 +74,15 @@ struct ModelConfig {
   bool operator==(const ModelConfig&) const = default;
 };
 
-// DIR/config.json.
-absl::StatusOr<ModelConfig> LoadConfig(const std::string& model_dir);
+// DIR/config.json, or what a GGUF file says (gguf_model.h).
+absl::StatusOr<ModelConfig> LoadConfig(const std::string& model);
+// The text that all ranks must agree on: of DIR/config.json, or of a GGUF file's keys.
+absl::StatusOr<std::string> ConfigText(const std::string& model);
 // The same from the file's text; `file` is what errors call it.
 absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, const std::string& file);
 
 // The tokens at which generation ends: generation_config.json's eos_token_id where that file gives one, else the
-// config's. Ascending, without doubles; empty when neither names any.
+// config's, which is all that a GGUF file has. Ascending, without doubles; empty when neither names any.
 absl::StatusOr<std::vector<int>> StopTokens(const std::string& model_dir, const ModelConfig& config);
 absl::StatusOr<std::vector<int>> ParseStopTokens(std::string_view text, const std::string& file,
                                                  const ModelConfig& config);

@@ -13,7 +13,7 @@ std::string WeightsFingerprint(const SafetensorsModel& model) {
   for (const std::string& name : model.names()) {
     const TensorInfo& t = *model.Find(name);
     shape_crc = Crc32c(name.data(), name.size(), shape_crc);
-    shape_crc = Crc32c(Name(t.dtype), std::strlen(Name(t.dtype)), shape_crc);
+    shape_crc = Crc32c(TypeName(t), std::strlen(TypeName(t)), shape_crc);
     shape_crc = Crc32c(t.shape.data(), t.shape.size() * sizeof(int64_t), shape_crc);
     constexpr size_t kSample = 4096;
     const size_t n = std::min(t.bytes, kSample);
@@ -30,6 +30,7 @@ ModelIdentity IdentityOf(const std::string& model_dir, const ModelConfig& config
   ModelIdentity identity;
   identity.dir = model_dir;
   identity.names = ModelNames(model_dir, config.name_or_path);
+  if (IsGgufPath(model_dir)) identity.names.insert(identity.names.begin(), GgufModelName(model_dir));
   identity.fingerprint = [model_dir] {
     const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(model_dir);
     return files.ok() ? WeightsFingerprint(*files) : std::string();  // whoever loads the model says what is wrong

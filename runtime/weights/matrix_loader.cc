@@ -1,6 +1,7 @@
 #include "runtime/weights/matrix_loader.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/math.h"
@@ -11,9 +12,11 @@ namespace {
 
 constexpr int64_t kBlockBytes = int64_t{32} << 20;  // of values, that are converted before they are uploaded
 
-bool RowScaled(const Weight& w) { return w.dtype == DType::kF8E4M3 || w.dtype == DType::kI8; }
+bool RowScaled(const Weight& w) { return HasRowScales(w.dtype) && w.group == 0; }
 int64_t RowBytes(const Weight& w) { return Bytes(w.dtype, w.cols); }
-int64_t RowGroups(const Weight& w) { return w.dtype == DType::kI4 ? w.cols / w.group : 0; }
+// Pairs of scale and minimum, and of what they are multiplied with.
+int64_t RowPairs(const Weight& w) { return w.group > 0 ? w.cols / w.pair_cols() : 0; }
+int64_t RowSubs(const Weight& w) { return w.block > 0 ? w.cols / w.group : 0; }
 
 void GatherRow(const MatrixPart& part, int64_t row, float* out) {
   for (size_t i = 0; i < part.cols.size(); ++i) {
@@ -29,7 +32,7 @@ void GatherRow(const MatrixPart& part, int64_t row, float* out) {
 
 // A row whose stored codes are this format's: the codes and parameters as they are.
 void CopyRow(const MatrixPart& part, int64_t row, const Weight& w, const RowCodes& out) {
-  auto [codes, scale, groups] = out;
+  auto [codes, scale, groups, subs] = out;
   for (size_t i = 0; i < part.cols.size(); ++i) {
     const Range& piece = part.cols[i];
     if (w.dtype != DType::kI4) {
@@ -53,9 +56,46 @@ void CopyRow(const MatrixPart& part, int64_t row, const Weight& w, const RowCode
   if (w.dtype != DType::kI4) *scale = part.matrix.RowScale(row);
 }
 
+// The same of a GGUF file's blocks. False if one has a minimum beyond f16.
+bool CopyBlocks(const MatrixPart& part, int64_t row, const Weight& w, RowCodes out) {
+  const CodeFormat format = {w.dtype, w.group, w.block};
+  bool fits = true;
+  for (size_t i = 0; i < part.cols.size(); ++i) {
+    const Range& piece = part.cols[i];
+    const int64_t bytes = Bytes(w.dtype, piece.size()), pairs = piece.size() / w.pair_cols();
+    const int64_t subs = w.block > 0 ? piece.size() / w.group : 0;
+    if (part.present[i]) {
+      fits = part.matrix.Blocks(row, piece.begin, piece.size(), format, out) && fits;
+    } else {
+      std::fill(out.codes, out.codes + bytes, uint8_t{0});
+      std::fill(out.groups, out.groups + 2 * pairs, uint16_t{0});
+      std::fill(out.subs, out.subs + 2 * subs, int8_t{0});
+    }
+    out.codes += bytes;
+    out.groups += 2 * pairs;
+    out.subs += 2 * subs;
+  }
+  return fits;
+}
+
+// Whether the codes of a GGUF file's blocks can be kept: columns are cut at the bounds of groups and blocks, which
+// FormatsAsStored saw to, and the format is one that holds them.
+bool KeepsBlocks(const MatrixPart& part, const Weight& w) {
+  if (!part.matrix.in_blocks() || w.group == 0) return false;
+  const CodeFormat stored = part.matrix.block_format(), format = {w.dtype, w.group, w.block};
+  if (stored.group == 0 || w.group > stored.group || (stored.type == DType::kI8 && w.dtype == DType::kI4)) return false;
+  if (stored.block > 0 && w.block == 0) return false;
+  if (w.pair_cols() > (stored.block > 0 ? stored.block : stored.group)) return false;
+  for (const Range& piece : part.cols) {
+    if (piece.begin % w.pair_cols() != 0 || piece.size() % w.pair_cols() != 0) return false;
+  }
+  return Join(stored, format).type == w.dtype;
+}
+
 // Whether the stored codes can be kept: int4 groups must lie within the stored ones, wherever the columns are cut.
 bool Keeps(const MatrixPart& part, const Weight& w) {
-  if (!IsQuantized(w.dtype) || part.matrix.native() != w.dtype) return false;
+  if (!IsQuantized(w.dtype) || part.matrix.native() != w.dtype || w.block > 0) return false;
+  if (w.dtype == DType::kI8 && w.group > 0) return false;
   if (w.dtype != DType::kI4) return true;
   if (part.matrix.group() % w.group != 0) return false;
   for (const Range& piece : part.cols) {
@@ -86,17 +126,24 @@ std::vector<float> MatrixLoader::SharedMaxima(const MatrixPart& part, const Weig
 }
 
 // `count` rows from `first` on into the staging vectors. maxima: of every row, where they are shared.
-void MatrixLoader::Encode(const Weight& w, const MatrixPart& part, int64_t first, int64_t count,
+bool MatrixLoader::Encode(const Weight& w, const MatrixPart& part, int64_t first, int64_t count,
                           const std::vector<float>& maxima) {
-  const bool keeps = Keeps(part, w);
-  const int64_t row_bytes = RowBytes(w), row_groups = RowGroups(w);
+  const bool keeps = Keeps(part, w), blocks = KeepsBlocks(part, w);
+  const int64_t row_bytes = RowBytes(w), row_pairs = RowPairs(w), row_subs = RowSubs(w);
   codes_.resize(count * row_bytes);
   scales_.resize(count);
-  groups_.resize(count * row_groups * 2);
+  groups_.resize(count * row_pairs * 2);
+  subs_.resize(count * row_subs * 2);
+  std::atomic<bool> fits = true;
   device_.pool().ParallelFor(CeilDiv(count, 16), [&](int64_t block, int) {
     std::vector<float> row(w.cols);
     for (int64_t r = block * 16; r < std::min(count, block * 16 + 16); ++r) {
-      const RowCodes out = {codes_.data() + r * row_bytes, &scales_[r], groups_.data() + r * row_groups * 2};
+      const RowCodes out = {codes_.data() + r * row_bytes, &scales_[r], groups_.data() + r * row_pairs * 2,
+                            subs_.data() + r * row_subs * 2};
+      if (blocks) {
+        if (!CopyBlocks(part, first + r, w, out)) fits = false;
+        continue;
+      }
       if (keeps) {
         CopyRow(part, first + r, w, out);
         continue;
@@ -106,29 +153,36 @@ void MatrixLoader::Encode(const Weight& w, const MatrixPart& part, int64_t first
       QuantizeRow(w.dtype, row.data(), w.cols, absmax, w.group, out);
     }
   });
+  return fits;
 }
 
 void MatrixLoader::Upload(const Weight& w, int64_t out_row, int64_t count) {
   auto* data = static_cast<uint8_t*>(const_cast<void*>(w.data));
   device_.Upload(data + out_row * RowBytes(w), codes_.data(), codes_.size());
   if (RowScaled(w)) device_.Upload(const_cast<float*>(w.scales) + out_row, scales_.data(), 4 * count);
-  if (const int64_t row_groups = RowGroups(w); row_groups > 0) {
-    device_.Upload(const_cast<uint16_t*>(w.groups) + out_row * row_groups * 2, groups_.data(), 2 * groups_.size());
-  }
+  if (const int64_t pairs = RowPairs(w); pairs > 0)
+    device_.Upload(const_cast<uint16_t*>(w.groups) + out_row * pairs * 2, groups_.data(), 2 * groups_.size());
+  if (const int64_t subs = RowSubs(w); subs > 0)
+    device_.Upload(const_cast<int8_t*>(w.subs) + out_row * subs * 2, subs_.data(), subs_.size());
 }
 
-void MatrixLoader::FillPart(const Weight& w, const MatrixPart& part, const std::vector<float>& maxima,
-                            int64_t out_row) {
-  if (w.cols == 0) return;
+absl::Status MatrixLoader::FillPart(const Weight& w, const MatrixPart& part, const std::vector<float>& maxima,
+                                    int64_t out_row) {
+  if (w.cols == 0) return absl::OkStatus();
   const int64_t block_rows = std::max<int64_t>(1, kBlockBytes / (4 * w.cols));
   for (int64_t first = part.rows.begin; first < part.rows.end; first += block_rows) {
     const int64_t count = std::min(block_rows, part.rows.end - first);
-    Encode(w, part, first, count, maxima);
+    if (!Encode(w, part, first, count, maxima)) {
+      return absl::InvalidArgumentError(absl::StrCat(part.matrix.file(), ": tensor ", part.matrix.name(),
+                                                     ": a block's scale is too large for its codes to be kept; use "
+                                                     "--weights bf16"));
+    }
     Upload(w, out_row, count);
     out_row += count;
     done_ += count * RowBytes(w);
     if (progress_) progress_(done_, total_);
   }
+  return absl::OkStatus();
 }
 
 absl::Status MatrixLoader::Fill(const Weight& w, const std::vector<MatrixPart>& parts, bool cuts_columns) {
@@ -142,7 +196,7 @@ absl::Status MatrixLoader::Fill(const Weight& w, const std::vector<MatrixPart>& 
   if (RowScaled(w) && cuts_columns && !Keeps(parts[0], w)) maxima = SharedMaxima(parts[0], w);
   int64_t out_row = 0;
   for (const MatrixPart& part : parts) {
-    FillPart(w, part, maxima, out_row);
+    if (absl::Status s = FillPart(w, part, maxima, out_row); !s.ok()) return s;
     out_row += part.rows.size();
   }
   return absl::OkStatus();

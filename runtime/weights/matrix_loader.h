@@ -36,8 +36,8 @@ class MatrixLoader {
 
  private:
   std::vector<float> SharedMaxima(const MatrixPart& part, const Weight& w);
-  void FillPart(const Weight& w, const MatrixPart& part, const std::vector<float>& maxima, int64_t out_row);
-  void Encode(const Weight& w, const MatrixPart& part, int64_t first, int64_t count, const std::vector<float>& maxima);
+  absl::Status FillPart(const Weight& w, const MatrixPart& part, const std::vector<float>& maxima, int64_t out_row);
+  bool Encode(const Weight& w, const MatrixPart& part, int64_t first, int64_t count, const std::vector<float>& maxima);
   void Upload(const Weight& w, int64_t out_row, int64_t count);
 
   Device& device_;
@@ -47,6 +47,7 @@ class MatrixLoader {
   std::vector<uint8_t> codes_;  // staging of one block of rows
   std::vector<float> scales_;
   std::vector<uint16_t> groups_;
+  std::vector<int8_t> subs_;
 };
 
 }  // namespace duo

@@ -156,6 +156,8 @@ std::string Describe(const QuantizationConfig& config) {
     case QuantizationKind::kGptq:
       kind = "GPTQ";
       break;
+    case QuantizationKind::kGguf:
+      return absl::StrCat("GGUF: ", config.format);
   }
   const auto scheme = [](const QuantizationScheme& s) {
     std::string text = absl::StrCat(s.bits, "-bit ", s.type == QuantizationType::kInt ? "int" : "float");

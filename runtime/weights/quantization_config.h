@@ -13,7 +13,8 @@
 
 namespace duo {
 
-enum class QuantizationKind : uint8_t { kNone, kCompressedTensors, kAwq, kGptq };
+// kGguf: blocks, whose type each tensor names itself; `format` counts them.
+enum class QuantizationKind : uint8_t { kNone, kCompressedTensors, kAwq, kGptq, kGguf };
 enum class QuantizationType : uint8_t { kInt, kFloat };
 enum class QuantizationGranularity : uint8_t { kTensor, kChannel, kGroup };
 

@@ -28,6 +28,15 @@ void QuantizeGroup(const float* x, int count, uint8_t* codes, uint16_t* params) 
   }
 }
 
+void QuantizeInt8Group(const float* x, int count, uint8_t* codes, uint16_t* params) {
+  const f16 scale = ToF16(AbsMax(x, count) / 127.0f);
+  params[0] = scale.bits;
+  params[1] = 0;
+  const float inverse = ToFloat(scale) > 0.0f ? 1.0f / ToFloat(scale) : 0.0f;
+  for (int i = 0; i < count; ++i)
+    codes[i] = static_cast<uint8_t>(static_cast<int8_t>(std::clamp(std::rint(x[i] * inverse), -127.0f, 127.0f)));
+}
+
 }  // namespace
 
 int Int4Group(int64_t unit, int most) {
@@ -44,7 +53,9 @@ float AbsMax(const float* row, int64_t cols) {
 }
 
 void QuantizeRow(DType dtype, const float* row, int64_t cols, float absmax, int group, const RowCodes& out) {
-  const auto& [codes, scale, groups] = out;
+  uint8_t* const codes = out.codes;
+  float* const scale = out.scale;
+  uint16_t* const groups = out.groups;
   switch (dtype) {
     case DType::kF32:
       std::memcpy(codes, row, 4 * cols);
@@ -62,6 +73,9 @@ void QuantizeRow(DType dtype, const float* row, int64_t cols, float absmax, int 
       return;
     }
     case DType::kI8: {
+      for (int64_t g = 0; group > 0 && g < cols / group; ++g)
+        QuantizeInt8Group(row + g * group, group, codes + g * group, groups + 2 * g);
+      if (group > 0) return;
       *scale = absmax / 127.0f;
       const float inverse = *scale > 0.0f ? 1.0f / *scale : 0.0f;
       for (int64_t c = 0; c < cols; ++c) {

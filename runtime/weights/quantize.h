@@ -1,5 +1,6 @@
 // Weight quantisation while loading: rows of f32 values to codes and parameters in the formats of ops.h's Weight.
-//   int8  symmetric per output row: code = round(x / scale), scale = absmax / 127
+//   int8  symmetric per output row: code = round(x / scale), scale = absmax / 127; in groups of columns likewise, with
+//         scale = f16(absmax / 127) and a minimum of 0
 //   fp8   e4m3 per output row: scale = absmax / 448
 //   int4  groups of 128, else 64, else 32 columns (weights.h says when 32 is the most), asymmetric:
 //         scale = f16(range / 15), min = f16(min)
@@ -24,9 +25,11 @@ float AbsMax(const float* row, int64_t cols);
 // Where a row's codes and parameters go.
 struct RowCodes {
   uint8_t* codes = nullptr;    // Bytes(dtype, cols) bytes; f32, f16 and bf16 are plain conversions
-  float* scale = nullptr;      // of fp8 and int8
-  uint16_t* groups = nullptr;  // of int4: [cols / group] pairs of f16
+  float* scale = nullptr;      // of fp8, and int8 without groups
+  uint16_t* groups = nullptr;  // of int4 and int8 with groups: [cols / group] pairs of f16
+  int8_t* subs = nullptr;      // of codes kept with two levels; values are never made into these
 };
+// group: 0 where the type has no groups.
 void QuantizeRow(DType dtype, const float* row, int64_t cols, float absmax, int group, const RowCodes& out);
 
 }  // namespace duo

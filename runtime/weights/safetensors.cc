@@ -1,13 +1,6 @@
 #include "runtime/weights/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <set>
 
@@ -16,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/read_file.h"
 #include "runtime/files/json_fields.h"
+#include "runtime/weights/gguf_model.h"
 
 namespace duo {
 namespace {
@@ -51,6 +45,7 @@ constexpr DTypeRow kDTypes[] = {
     {StoredDType::kU64, "U64", 64},
     {StoredDType::kF64, "F64", 64},
     {StoredDType::kC64, "C64", 64},
+    {StoredDType::kBlocks, "blocks", 0},
 };
 
 const DTypeRow& Row(StoredDType dtype) { return kDTypes[static_cast<size_t>(dtype)]; }
@@ -72,11 +67,14 @@ std::string OtherWeights(const std::filesystem::path& dir) {
 }  // namespace
 
 const char* Name(StoredDType dtype) { return Row(dtype).name; }
+const char* TypeName(const TensorInfo& tensor) {
+  return tensor.dtype == StoredDType::kBlocks ? Name(tensor.blocks) : Name(tensor.dtype);
+}
 int Bits(StoredDType dtype) { return Row(dtype).bits; }
 
 std::optional<StoredDType> ParseStoredDType(std::string_view name) {
   for (const DTypeRow& row : kDTypes) {
-    if (name == row.name) return row.dtype;
+    if (name == row.name && row.bits > 0) return row.dtype;
   }
   return std::nullopt;
 }
@@ -100,56 +98,31 @@ std::optional<DType> ToDType(StoredDType dtype) {
   }
 }
 
-// One mapped file.
-struct SafetensorsModel::Mapping {
-  void* data = MAP_FAILED;
-  size_t size = 0;
-  Mapping() = default;
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-  ~Mapping() {
-    if (data != MAP_FAILED) munmap(data, size);
+absl::StatusOr<SafetensorsModel> SafetensorsModel::OpenGguf(const std::string& path) {
+  absl::StatusOr<GgufFile> file = GgufFile::Open(path);
+  if (!file.ok()) return file.status();
+  SafetensorsModel model;
+  absl::StatusOr<std::vector<TensorInfo>> tensors = GgufTensors(*file);
+  if (!tensors.ok()) return tensors.status();
+  for (TensorInfo& tensor : *tensors) {
+    std::string name = tensor.name;
+    model.tensors_.emplace(std::move(name), std::move(tensor));
   }
-  std::string_view bytes() const { return {static_cast<const char*>(data), size}; }
-
-  static absl::StatusOr<std::unique_ptr<Mapping>> Map(const std::string& file) {
-    const int fd = open(file.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return absl::NotFoundError(absl::StrCat(file, ": cannot be opened (", strerror(errno), ")"));
-    auto mapping = std::make_unique<Mapping>();
-    struct stat info {};
-    absl::Status status;
-    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-      status = absl::InvalidArgumentError(absl::StrCat(file, ": expected a regular file"));
-    } else if (info.st_size < 8) {  // mmap refuses empty files; eight bytes are the length of the header
-      status = absl::DataLossError(
-          absl::StrCat(file, ": truncated, expected a safetensors header, found ", info.st_size, " bytes"));
-    } else {
-      mapping->size = static_cast<size_t>(info.st_size);
-      mapping->data = mmap(nullptr, mapping->size, PROT_READ, MAP_PRIVATE, fd, 0);
-      if (mapping->data == MAP_FAILED) {
-        status = absl::ResourceExhaustedError(
-            absl::StrCat(file, ": cannot be mapped (", info.st_size, " bytes, ", strerror(errno), ")"));
-      }
-    }
-    close(fd);
-    if (!status.ok()) return status;
-    return mapping;
-  }
-};
-
-SafetensorsModel::SafetensorsModel() = default;
-SafetensorsModel::~SafetensorsModel() = default;
-SafetensorsModel::SafetensorsModel(SafetensorsModel&&) noexcept = default;
-SafetensorsModel& SafetensorsModel::operator=(SafetensorsModel&&) noexcept = default;
+  model.where_ = path;
+  model.gguf_.emplace(*std::move(file));
+  return model;
+}
 
 absl::StatusOr<SafetensorsModel> SafetensorsModel::Open(const std::string& model_dir) {
+  if (IsGgufPath(model_dir)) return OpenGguf(model_dir);
   const std::filesystem::path dir(model_dir);
   const std::string single = (dir / "model.safetensors").string();
   const std::string index = (dir / "model.safetensors.index.json").string();
   std::error_code error;
   SafetensorsModel model;
   const auto add = [&](const std::string& file) -> absl::StatusOr<std::vector<TensorInfo>> {
-    auto mapping = Mapping::Map(file);
+    // Eight bytes are the length of the header.
+    absl::StatusOr<std::unique_ptr<MappedFile>> mapping = MappedFile::Map(file, 8, "a safetensors header");
     if (!mapping.ok()) return mapping.status();
     model.mappings_.push_back(std::move(*mapping));
     return ParseSafetensors(model.mappings_.back()->bytes(), file);
@@ -214,7 +187,7 @@ absl::StatusOr<TensorInfo> SafetensorsModel::Require(std::string_view name, absl
     std::string allowed;
     for (const StoredDType dtype : dtypes) absl::StrAppend(&allowed, allowed.empty() ? "" : " or ", Name(dtype));
     return absl::InvalidArgumentError(absl::StrCat(tensor->file, ": tensor ", tensor->name, ": expected dtype ",
-                                                   allowed, ", found ", Name(tensor->dtype)));
+                                                   allowed, ", found ", TypeName(*tensor)));
   }
   if (absl::Span<const int64_t>(tensor->shape) != shape) {
     return absl::InvalidArgumentError(absl::StrCat(tensor->file, ": tensor ", tensor->name, ": expected shape ",

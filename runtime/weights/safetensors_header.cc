@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/files/json_fields.h"
+#include "runtime/files/printable.h"
 #include "runtime/weights/safetensors.h"
 
 namespace duo {
@@ -18,14 +19,6 @@ constexpr size_t kMaxDims = 16;
 
 absl::Status Bad(const std::string& file, const std::string& what) {
   return absl::DataLossError(absl::StrCat(file, ": ", what));
-}
-
-// A name from a hostile file, fit for one line of a terminal.
-std::string Printable(const std::string& name) {
-  std::string text;
-  for (const char c : name.substr(0, 100)) text += c >= 0x20 && c < 0x7f ? c : '?';
-  if (name.size() > 100) text += "...";
-  return text;
 }
 
 // A JSON object may repeat a key, and a document model silently keeps one of them: look for repeats while parsing.

@@ -43,12 +43,13 @@ absl::StatusOr<TensorInfo> RequireScales(const SafetensorsModel& files, const st
 }  // namespace
 
 void ReadFloats(const TensorInfo& tensor, int64_t first, int64_t count, float* out) {
-  if (tensor.dtype == StoredDType::kF32) {
+  const bool paired = tensor.paired_heads != 0 && tensor.shape.size() == 1;
+  if (tensor.dtype == StoredDType::kF32 && !paired) {
     std::memcpy(out, tensor.data + 4 * first, 4 * count);
     return;
   }
-  DUO_CHECK_MSG(tensor.dtype == StoredDType::kBF16 || tensor.dtype == StoredDType::kF16, Name(tensor.dtype));
-  for (int64_t i = 0; i < count; ++i) out[i] = FloatAt(tensor, first + i);
+  DUO_CHECK_MSG(ToDType(tensor.dtype).has_value() && Bits(tensor.dtype) >= 16, TypeName(tensor));
+  for (int64_t i = 0; i < count; ++i) out[i] = FloatAt(tensor, paired ? StoredRow(tensor, first + i) : first + i);
 }
 
 absl::Status CheckSupported(const QuantizationConfig& config, const std::string& file) {
@@ -56,6 +57,7 @@ absl::Status CheckSupported(const QuantizationConfig& config, const std::string&
   std::string why;
   switch (config.kind) {
     case QuantizationKind::kNone:
+    case QuantizationKind::kGguf:  // each tensor's type was accepted when the file was opened
       return absl::OkStatus();
     case QuantizationKind::kCompressedTensors:
       if (config.format == "float-quantized" || config.format == "int-quantized" ||
@@ -94,8 +96,13 @@ absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, c
   const std::string stem = name.substr(0, name.size() - std::string_view("weight").size());
   const TensorInfo* plain = files.Find(name);
   absl::Status status;
-  if (config.kind == QuantizationKind::kNone ||
-      (plain != nullptr && plain->dtype != StoredDType::kI8 && plain->dtype != StoredDType::kF8E4M3)) {
+  if (plain != nullptr && plain->dtype == StoredDType::kBlocks) {
+    absl::StatusOr<TensorInfo> tensor = files.Require(name, {StoredDType::kBlocks}, {rows, cols});
+    status = tensor.status();
+    matrix.layout_ = Layout::kBlocks;
+    if (tensor.ok()) matrix.codes_ = *std::move(tensor);
+  } else if (config.kind == QuantizationKind::kNone || config.kind == QuantizationKind::kGguf ||
+             (plain != nullptr && plain->dtype != StoredDType::kI8 && plain->dtype != StoredDType::kF8E4M3)) {
     absl::StatusOr<TensorInfo> tensor = files.Require(name, kPlain, {rows, cols});
     status = tensor.status();
     if (tensor.ok()) matrix.codes_ = *std::move(tensor);
@@ -216,6 +223,8 @@ std::optional<DType> StoredMatrix::native() const {
     case Layout::kPlain:
     case Layout::kRowCodes:
       return ToDType(codes_.dtype);
+    case Layout::kBlocks:
+      return std::nullopt;
     default:
       // duo's groups are of at least 32 columns in a row.
       return bits_ == 4 && !permuted_ && group_ % 32 == 0 ? std::optional(DType::kI4) : std::nullopt;
@@ -281,9 +290,57 @@ void StoredMatrix::Group(int64_t row, int64_t first, int64_t count, uint8_t* cod
   scale_and_min[1] = ToF16(-scale * static_cast<float>(ZeroAt(row, group))).bits;
 }
 
+CodeFormat StoredMatrix::block_format() const {
+  if (!in_blocks()) return {ToDType(codes_.dtype).value_or(DType::kF32), 0, 0};
+  if (codes_.blocks == GgufType::kMXFP4) return {DType::kBF16, 0, 0};
+  const GgufTypeInfo& info = Info(codes_.blocks);
+  return {info.bits == 4 ? DType::kI4 : DType::kI8, info.group, info.two_levels ? info.elements : 0};
+}
+
+bool StoredMatrix::Blocks(int64_t row, int64_t first, int64_t count, const CodeFormat& format,
+                          const RowCodes& out) const {
+  const GgufTypeInfo& info = Info(codes_.blocks);
+  const uint8_t* stored = codes_.data + StoredRow(codes_, row) * (static_cast<int64_t>(codes_.bytes) / rows_);
+  const int pair_cols = format.block > 0 ? format.block : format.group;
+  auto [codes, scale, groups, subs] = out;
+  GgufBlock block;
+  int64_t unpacked = -1;
+  bool fits = true;
+  for (int64_t c = first; c < first + count; c += format.group) {
+    if (c / info.elements != unpacked) {
+      unpacked = c / info.elements;
+      UnpackBlock(codes_.blocks, stored + unpacked * info.bytes, &block);
+      const f16 min = ToF16(block.min);
+      fits = fits && (min.bits & 0x7fff) < 0x7c00;
+    }
+    const auto at = static_cast<int>(c % info.elements);
+    const int8_t* from = block.codes + at;
+    if (format.type == DType::kI8) {
+      std::memcpy(codes, from, format.group);
+    } else {
+      for (int i = 0; i < format.group; i += 2) codes[i / 2] = static_cast<uint8_t>(from[i] | from[i + 1] << 4);
+    }
+    codes += Bytes(format.type, format.group);
+    if ((c - first) % pair_cols == 0) {
+      *groups++ = ToF16(block.scale).bits;
+      *groups++ = ToF16(block.min).bits;
+    }
+    if (format.block > 0) {
+      *subs++ = block.sub_scale[at / info.group];
+      *subs++ = block.sub_min[at / info.group];
+    }
+  }
+  return fits;
+}
+
 void StoredMatrix::Values(int64_t row, int64_t first, int64_t count, float* out) const {
   if (layout_ == Layout::kPlain) {
-    ReadFloats(codes_, row * cols_ + first, count, out);
+    ReadFloats(codes_, StoredRow(codes_, row) * cols_ + first, count, out);
+    return;
+  }
+  if (layout_ == Layout::kBlocks) {
+    const auto row_bytes = static_cast<int64_t>(codes_.bytes) / rows_;
+    BlockValues(codes_.blocks, codes_.data + StoredRow(codes_, row) * row_bytes, first, count, out);
     return;
   }
   if (layout_ == Layout::kRowCodes) {

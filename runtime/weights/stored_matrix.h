@@ -6,6 +6,7 @@
 // pack-quantized; AWQ (gemm); GPTQ of 4 and 8 bits with or without activation order. The value at row r, column c is
 //   float or int, scale per tensor or row   code * scale[r]
 //   int in groups of columns                (code - zero[r][g]) * scale[r][g], g = c / group, or g_idx[c]
+// and a GGUF file's blocks (runtime/gguf/block_types.h), whose type each tensor has of its own.
 // The layouts are those of the packages that write them: compressed-tensors (compressors/quantized_compressors,
 // pack_quantized), AutoAWQ (utils/packing_utils), AutoGPTQ and GPTQModel (nn_modules/qlinear).
 //
@@ -19,7 +20,9 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/base/dtype.h"
+#include "runtime/weights/code_format.h"
 #include "runtime/weights/quantization_config.h"
+#include "runtime/weights/quantize.h"
 #include "runtime/weights/safetensors.h"
 
 namespace duo {
@@ -28,7 +31,7 @@ namespace duo {
 // is what it calls config.json.
 absl::Status CheckSupported(const QuantizationConfig& config, const std::string& file);
 
-// `count` values of an f32, f16 or bf16 tensor, from element `first` on.
+// `count` values of an f32, f16 or bf16 tensor, from element `first` on. Elements of a vector are its rows.
 void ReadFloats(const TensorInfo& tensor, int64_t first, int64_t count, float* out);
 
 class StoredMatrix {
@@ -42,6 +45,14 @@ class StoredMatrix {
   const std::string& name() const { return name_; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
+
+  // The format that holds a GGUF file's tensor exactly: its codes, or the float type for what is no codes (MXFP4's
+  // values fit bf16). Not for other checkpoints.
+  CodeFormat block_format() const;
+  bool in_blocks() const { return layout_ == Layout::kBlocks; }
+  // Columns [first, first + count) of an in_blocks() row in a format that holds block_format()'s values (Join, FitTo):
+  // codes, pairs of groups and of subs. False if a minimum is beyond f16.
+  bool Blocks(int64_t row, int64_t first, int64_t count, const CodeFormat& format, const RowCodes& out) const;
 
   // The format of duo's that holds the stored codes as they are; nothing where only the values can be taken. int4: with
   // groups of group() columns or of a divisor of it; scales that f16 cannot hold, and zeros times scales, are rounded
@@ -60,7 +71,7 @@ class StoredMatrix {
   void Group(int64_t row, int64_t first, int64_t count, uint8_t* codes, uint16_t* scale_and_min) const;
 
  private:
-  enum class Layout : uint8_t { kPlain, kRowCodes, kPacked, kAwq, kGptq };
+  enum class Layout : uint8_t { kPlain, kRowCodes, kPacked, kAwq, kGptq, kBlocks };
 
   absl::Status FindRowCodes(const SafetensorsModel& files, const std::string& stem, const QuantizationScheme& scheme);
   absl::Status FindPacked(const SafetensorsModel& files, const std::string& stem, const QuantizationScheme& scheme);

@@ -49,34 +49,6 @@ absl::Status FillBias(const SafetensorsModel& files, const HeldWeight& held, con
 
 }  // namespace
 
-absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const ModelConfig& config,
-                                            const Device& device, std::optional<DType> matrices,
-                                            std::optional<DType> vocabulary) {
-  WeightFormats formats;
-  if (config.hidden < 2048) formats.int4_group = 32;
-  const int64_t q_rows = int64_t{config.heads} * config.head_dim;
-  for (auto [asked, name, rows, out] :
-       {std::tuple(matrices, TensorName(config, WeightRole::kQkv, 0, 0), q_rows, &formats.matrices),
-        std::tuple(vocabulary, TensorName(config, WeightRole::kEmbedding, 0, -1), config.vocab, &formats.vocabulary)}) {
-    absl::StatusOr<StoredMatrix> stored = StoredMatrix::Find(files, config.quantization, name, rows, config.hidden);
-    if (!stored.ok()) return stored.status();
-    const std::optional<DType> native = stored->native();
-    const bool quantized = native.has_value() && IsQuantized(*native);
-    *out = asked.value_or(quantized ? *native : device.is_cuda() ? DType::kBF16 : native.value_or(DType::kBF16));
-    if (*out == DType::kI4 && native == DType::kI4) formats.int4_group = Int4Group(stored->group());
-    if (config.quantization.kind != QuantizationKind::kNone && out == &formats.matrices && native != *out) {
-      formats.note =
-          absl::StrCat("the checkpoint's weights (", Describe(config.quantization), ") are held as ", Name(*out),
-                       native.has_value() ? ", as asked" : "; duo has no format that holds them as they are");
-    }
-    if (device.is_cuda() && (*out == DType::kF32 || *out == DType::kF16)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(Name(*out), " weights run on the CPU only; on CUDA use --weights bf16, fp8, int8 or int4"));
-    }
-  }
-  return formats;
-}
-
 absl::StatusOr<ModelWeights> LoadWeights(const SafetensorsModel& files, const WeightShare& share, Device& device,
                                          Communicator& comm, const std::function<void(int64_t, int64_t)>& progress) {
   absl::StatusOr<ModelWeights> weights = LayOutWeights(share, device);

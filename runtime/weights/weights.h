@@ -5,6 +5,7 @@
 
 #include <array>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 #include "parallel/shard.h"
+#include "runtime/weights/code_format.h"
 #include "runtime/weights/config.h"
 #include "runtime/weights/safetensors.h"
 #include "runtime/weights/stored_matrix.h"
@@ -34,6 +36,10 @@ struct WeightFormats {
   DType matrices = DType::kBF16;    // attention and MLP projections
   DType vocabulary = DType::kBF16;  // embedding and vocabulary head
   int int4_group = 128;             // columns of an int4 group at most
+  int int8_group = 0;               // columns of an int8 group; 0: a scale a row
+  // Of a file whose tensors have types of their own: the weights that keep their codes, by layer (-1: the model's) and
+  // role. They have these formats instead of the ones above.
+  std::map<std::pair<int, WeightRole>, CodeFormat> kept;
   std::string note;  // what came quantised and is not kept as it is stored, a sentence for the user; or empty
 };
 
@@ -44,13 +50,18 @@ struct ModelWeights {
   Buffer storage;
 };
 
+// What a user asks for; what is unset comes as stored.
+struct AskedFormats {
+  std::optional<DType> matrices, vocabulary;
+  int int8_group = 0;  // of int8 weights; 0: a scale a row
+};
+
 // Formats for this device: as asked; unset means as stored (CUDA has no f32 or f16 matrices: bf16 there; neither has
 // what came quantised in a way that duo's formats do not hold). int4 groups are those of a checkpoint that has them;
 // otherwise the largest that divide, but of at most 32 columns in models narrower than 2,048: small models lose most by
-// coarse groups and have least to gain.
-absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const ModelConfig& config,
-                                            const Device& device, std::optional<DType> matrices,
-                                            std::optional<DType> vocabulary);
+// coarse groups and have least to gain. A GGUF file's matrices have each a format of its own.
+absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const ModelConfig& config, bool on_cuda,
+                                            const AskedFormats& asked);
 
 // A rank's share of a model's weights, in the formats that they get in memory.
 struct WeightShare {

@@ -9,7 +9,7 @@ namespace {
 // Walks the layout of all weights: once to count bytes, once to hand out pointers.
 class Layout {
  public:
-  Layout(uint8_t* base, int int4_group) : base_(base), int4_group_(int4_group) {}
+  Layout(uint8_t* base, const WeightFormats& formats) : base_(base), formats_(formats) {}
 
   uint8_t* Take(int64_t bytes) {
     uint8_t* piece = base_ == nullptr ? nullptr : base_ + used_;
@@ -18,30 +18,41 @@ class Layout {
   }
   const float* Floats(int64_t count) { return reinterpret_cast<const float*>(Take(4 * count)); }
 
-  Weight Matrix(const HeldWeight& held, DType dtype) {
+  Weight Matrix(const HeldWeight& held) {
+    const CodeFormat format = FormatOf(held);
     Weight w;
-    w.dtype = dtype;
+    w.dtype = format.type;
     w.rows = held.rows;
     w.cols = held.cols;
-    w.data = Take(Bytes(dtype, w.rows * w.cols));
-    if (dtype == DType::kF8E4M3 || dtype == DType::kI8) w.scales = Floats(w.rows);
-    if (dtype == DType::kI4) {
-      w.group = Int4Group(held.unit, int4_group_);  // no group straddles two pieces of the columns
-      w.groups = reinterpret_cast<const uint16_t*>(Take(w.group > 0 ? w.rows * (w.cols / w.group) * 4 : 0));
-    }
+    w.data = Take(Bytes(w.dtype, w.rows * w.cols));
+    w.group = format.group;
+    w.block = format.block;
+    if (HasRowScales(w.dtype) && w.group == 0) w.scales = Floats(w.rows);
+    if (w.group > 0) w.groups = reinterpret_cast<const uint16_t*>(Take(w.rows * (w.cols / w.pair_cols()) * 4));
+    if (w.block > 0) w.subs = reinterpret_cast<const int8_t*>(Take(w.rows * (w.cols / w.group) * 2));
     if (held.bias) w.bias = Floats(w.rows);
     return w;
   }
   int64_t used() const { return used_; }
 
  private:
+  // No group straddles two pieces of the columns.
+  CodeFormat FormatOf(const HeldWeight& held) const {
+    const auto kept = formats_.kept.find({held.layer, held.role()});
+    if (kept != formats_.kept.end()) return kept->second;
+    const DType type = held.layer < 0 ? formats_.vocabulary : formats_.matrices;
+    if (type == DType::kI4) return {type, Int4Group(held.unit, formats_.int4_group), 0};
+    if (type == DType::kI8 && formats_.int8_group > 0)
+      return FitTo({type, formats_.int8_group, 0}, held.unit).value_or(CodeFormat{type, 0, 0});
+    return {type, 0, 0};
+  }
+
   uint8_t* base_;
-  int int4_group_;
+  const WeightFormats& formats_;
   int64_t used_ = 0;
 };
 
 ModelWeights LayOut(const WeightShare& share, Layout& layout) {
-  const WeightFormats& formats = share.formats;
   ModelWeights weights;
   weights.layers.resize(share.config.layers);
   for (const HeldWeight& held : HeldWeights(share.config, share.shard)) {
@@ -50,7 +61,7 @@ ModelWeights LayOut(const WeightShare& share, Layout& layout) {
     if (held.is_vector()) {
       set.vectors[at] = layout.Floats(held.rows);
     } else {
-      set.matrices[at] = layout.Matrix(held, held.layer < 0 ? formats.vocabulary : formats.matrices);
+      set.matrices[at] = layout.Matrix(held);
     }
   }
   if (share.config.tie_embeddings) {
@@ -63,7 +74,7 @@ ModelWeights LayOut(const WeightShare& share, Layout& layout) {
 }  // namespace
 
 int64_t WeightBytes(const WeightShare& share) {
-  Layout layout(nullptr, share.formats.int4_group);
+  Layout layout(nullptr, share.formats);
   LayOut(share, layout);
   return layout.used();
 }
@@ -71,7 +82,7 @@ int64_t WeightBytes(const WeightShare& share) {
 absl::StatusOr<ModelWeights> LayOutWeights(const WeightShare& share, Device& device) {
   absl::StatusOr<Buffer> storage = Buffer::Allocate(device, WeightBytes(share), "the model's weights");
   if (!storage.ok()) return storage.status();
-  Layout layout(storage->as<uint8_t>(), share.formats.int4_group);
+  Layout layout(storage->as<uint8_t>(), share.formats);
   ModelWeights weights = LayOut(share, layout);
   weights.storage = std::move(*storage);
   return weights;

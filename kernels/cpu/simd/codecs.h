@@ -59,8 +59,8 @@ DUO_INLINE Nibbles LoadNibbles(const uint8_t* p) {
 template <Code code>
 DUO_INLINE F LoadValues(const uint8_t* p, F scale, F min) {
   const F v = LoadCodes<code>(p);
-  if constexpr (code == Code::kU8) return Fma(v, scale, min);
-  if constexpr (code == Code::kF8 || code == Code::kI8) return v * scale;
+  if constexpr (code == Code::kU8 || code == Code::kI8) return Fma(v, scale, min);
+  if constexpr (code == Code::kF8) return v * scale;
   return v;
 }
 // 2 * kLanes values of kU4, in their order.

@@ -62,44 +62,76 @@ DUO_INLINE void GemvBlock(const GemvWork& w, int64_t first) {
   }
 }
 
-// kU4: sum over groups of scale * (codes . x) + min * (sum of x). The sums of x are made per block of groups: they are
-// shared by all weight rows of the block, and cheap beside them.
-template <int kRows, int kOuts>
-DUO_INLINE void GemvNibbleBlock(const GemvWork& w, int64_t first) {
+// The scales and minima of `count` groups of a weight row from group g0 on, in pairs.
+DUO_INLINE void GroupParams(const GemvWork& w, int64_t out, int64_t g0, int count, float* params) {
+  const int64_t groups = w.cols / w.group;
+  if (w.subs == nullptr) {
+    DecodeAll<Code::kF16>((const uint8_t*)(w.groups + 2 * (out * groups + g0)), 1.0f, 0.0f, 2 * count, params);
+    return;
+  }
+  DecodeAll<Code::kI8>((const uint8_t*)(w.subs + 2 * (out * groups + g0)), 1.0f, 0.0f, 2 * count, params);
+  const int in_block = w.block / w.group;
+  const uint16_t* pairs = w.groups + 2 * (out * (w.cols / w.block));
+  for (int g = 0; g < count;) {
+    const int64_t block = (g0 + g) / in_block;
+    const int stop = (int)((block + 1) * in_block - g0), end = stop < count ? stop : count;
+    float pair[2];
+    DecodeAll<Code::kF16>((const uint8_t*)(pairs + 2 * block), 1.0f, 0.0f, 2, pair);
+    for (; g < end; ++g) {
+      params[2 * g] *= pair[0];
+      params[2 * g + 1] *= pair[1];
+    }
+  }
+}
+
+// Codes in groups: sum over groups of scale * (codes . x) + min * (sum of x). The sums of x are made per block of
+// groups: they are shared by all weight rows of the block, and cheap beside them.
+template <Code code, int kRows, int kOuts>
+DUO_INLINE void GemvGroupBlock(const GemvWork& w, int64_t first) {
   constexpr int kGroupsAtOnce = 32;
+  constexpr int kStep = code == Code::kU4 ? 2 * kLanes : kLanes;  // columns
   const int64_t groups = w.cols / w.group;
   F sums[kOuts][kRows] = {};
   for (int64_t g0 = 0; g0 < groups; g0 += kGroupsAtOnce) {
     const int count = (int)(groups - g0 < kGroupsAtOnce ? groups - g0 : kGroupsAtOnce);
     float params[kOuts][2 * kGroupsAtOnce];
 #pragma GCC unroll 8
-    for (int o = 0; o < kOuts; ++o) {
-      DecodeAll<Code::kF16>((const uint8_t*)(w.groups + 2 * ((first + o) * groups + g0)), 1.0f, 0.0f, 2 * count,
-                            params[o]);
-    }
+    for (int o = 0; o < kOuts; ++o) GroupParams(w, first + o, g0, count, params[o]);
     for (int g = 0; g < count; ++g) {
       F group_sums[kOuts][kRows] = {}, x_sums[kRows] = {};
 #pragma GCC unroll 8
       for (int o = 0; o < kOuts; ++o) {
-        __builtin_prefetch(w.codes + (first + kOuts + o) * w.row_bytes + (g0 + g) * w.group / 2);
+        __builtin_prefetch(w.codes + (first + kOuts + o) * w.row_bytes + (g0 + g) * w.group * CodeBits(code) / 8);
       }
-      for (int64_t c = (g0 + g) * w.group, end = c + w.group; c < end; c += 2 * kLanes) {
-        F even[kRows], odd[kRows];
+      for (int64_t c = (g0 + g) * w.group, end = c + w.group; c < end; c += kStep) {
+        F x[kStep / kLanes][kRows];  // kU4: the even columns, then the odd ones
 
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
-          even[r] = Load(w.x + r * w.x_stride + c);
-          odd[r] = Load(w.x + r * w.x_stride + c + kLanes);
-          x_sums[r] += even[r] + odd[r];
+          x[0][r] = Load(w.x + r * w.x_stride + c);
+          if constexpr (code == Code::kU4) {
+            x[1][r] = Load(w.x + r * w.x_stride + c + kLanes);
+            x_sums[r] += x[0][r] + x[1][r];
+          } else {
+            x_sums[r] += x[0][r];
+          }
         }
 
 #pragma GCC unroll 8
         for (int o = 0; o < kOuts; ++o) {
-          const Nibbles n = LoadNibbles(w.codes + (first + o) * w.row_bytes + c / 2);
+          const uint8_t* at = w.codes + (first + o) * w.row_bytes + c * CodeBits(code) / 8;
+          if constexpr (code == Code::kU4) {
+            const Nibbles n = LoadNibbles(at);
 
 #pragma GCC unroll 8
-          for (int r = 0; r < kRows; ++r) {
-            group_sums[o][r] = Fma(n.odd, odd[r], Fma(n.even, even[r], group_sums[o][r]));
+            for (int r = 0; r < kRows; ++r) {
+              group_sums[o][r] = Fma(n.odd, x[1][r], Fma(n.even, x[0][r], group_sums[o][r]));
+            }
+          } else {
+            const F value = LoadCodes<code>(at);
+
+#pragma GCC unroll 8
+            for (int r = 0; r < kRows; ++r) group_sums[o][r] = Fma(value, x[0][r], group_sums[o][r]);
           }
         }
       }
@@ -120,13 +152,22 @@ DUO_INLINE void GemvNibbleBlock(const GemvWork& w, int64_t first) {
 }
 
 template <Code code, int kRows>
-void GemvAll(const GemvWork& w) {
+void GemvGroups(const GemvWork& w) {
   constexpr int kOuts = kOutsAtOnce<kRows>;
   int64_t o = 0;
-  if constexpr (code == Code::kU4) {
-    for (; o + kOuts <= w.outs; o += kOuts) GemvNibbleBlock<kRows, kOuts>(w, o);
-    for (; o < w.outs; ++o) GemvNibbleBlock<kRows, 1>(w, o);
-  } else {
+  for (; o + kOuts <= w.outs; o += kOuts) GemvGroupBlock<code, kRows, kOuts>(w, o);
+  for (; o < w.outs; ++o) GemvGroupBlock<code, kRows, 1>(w, o);
+}
+
+template <Code code, int kRows>
+void GemvAll(const GemvWork& w) {
+  constexpr int kOuts = kOutsAtOnce<kRows>;
+  if constexpr (code == Code::kU4) return GemvGroups<code, kRows>(w);
+  if constexpr (code == Code::kI8) {
+    if (w.group > 0) return GemvGroups<code, kRows>(w);
+  }
+  if constexpr (code != Code::kU4) {
+    int64_t o = 0;
     for (; o + kOuts <= w.outs; o += kOuts) GemvBlock<code, kRows, kOuts>(w, o);
     for (; o < w.outs; ++o) GemvBlock<code, kRows, 1>(w, o);
   }

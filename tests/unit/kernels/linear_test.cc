@@ -25,11 +25,15 @@ class Linears : public DeviceTest {
     return y;
   }
 
-  // x and out lie in wider matrices, whose other columns must stay as they were.
   void Run(DType dtype, int64_t rows, int64_t outs, int64_t cols, int group, bool bias, DType out_type) {
     SCOPED_TRACE(testing::Message() << Name(dtype) << " rows " << rows << " outputs " << outs << " inputs " << cols);
     std::mt19937 rng(static_cast<unsigned>(rows * 7919 + outs * 31 + cols));
-    const TestWeight w = MakeWeight(device(), dtype, outs, cols, group, bias, rng);
+    RunWith(MakeWeight(device(), dtype, outs, cols, group, bias, rng), rows, out_type, rng);
+  }
+
+  // x and out lie in wider matrices, whose other columns must stay as they were.
+  void RunWith(const TestWeight& w, int64_t rows, DType out_type, std::mt19937& rng) {
+    const int64_t outs = w.weight.rows, cols = w.weight.cols;
     const DType type = activation();
     const int64_t x_stride = cols + 8, out_stride = outs + 8;
     std::vector<float> x = Normal(rng, rows * x_stride);
@@ -158,6 +162,39 @@ TEST_P(Linears, MatchForUglySizes) {
 TEST_P(Linears, MatchForEveryInt4Group) {
   for (int group : {32, 64, 128}) {
     for (int64_t rows : {1, 4, 6, 11, 40}) Run(DType::kI4, rows, 72, 384, group, true, activation());
+  }
+}
+
+// Of one and two levels, 4 and 8 bits, few rows and many; blocks of one group too.
+TEST_P(Linears, CodesInGroupsOfOneAndTwoLevels) {
+  if (device().is_cuda()) GTEST_SKIP() << "CUDA has int4 in groups of one level, above";
+  std::mt19937 rng(17);
+  for (DType dtype : {DType::kI4, DType::kI8}) {
+    for (int group : {16, 32, 64, 128}) {
+      if (dtype == DType::kI4 && group == 16) continue;
+      for (int block : {0, group, 128, 256}) {
+        if (block > 0 && block < group) continue;
+        for (int64_t rows : {1, 2, 3, 7, 40}) {
+          SCOPED_TRACE(testing::Message()
+                       << Name(dtype) << " groups of " << group << " blocks of " << block << " rows " << rows);
+          RunWith(MakeGroupedWeight(device(), dtype, 37, 768, group, block, rng), rows, activation(), rng);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Linears, RowsInGroupsAreEmbeddedExactly) {
+  if (device().is_cuda()) GTEST_SKIP() << "CUDA has int4 in groups of one level, above";
+  std::mt19937 rng(18);
+  for (DType dtype : {DType::kI4, DType::kI8}) {
+    const TestWeight w = MakeGroupedWeight(device(), dtype, 5, 512, 32, 256, rng);
+    const std::vector<int32_t> ids = {4, 0, 2};
+    Buffer device_ids = Upload(device(), ids), out = Allocate(device(), 4 * 3 * 512);
+    Embed(device(), View(out.data(), DType::kF32, 3, 512), device_ids.as<int32_t>(), w.weight, 0);
+    const std::vector<float> got = DownloadAs(device(), DType::kF32, out.data(), 3 * 512);
+    for (int i = 0; i < 3 * 512; ++i)
+      ASSERT_EQ(got[i], static_cast<float>(w.values[ids[i / 512] * 512 + i % 512])) << Name(dtype) << " " << i;
   }
 }
 

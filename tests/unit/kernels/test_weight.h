@@ -11,7 +11,7 @@ struct TestWeight {
   Weight weight;               // device pointers
   std::vector<double> values;  // [rows][cols], exact
   std::vector<float> bias;
-  Buffer data, scales, groups, bias_memory;
+  Buffer data, scales, groups, subs, bias_memory;
 };
 
 inline TestWeight MakeWeight(Device& device, DType dtype, int64_t rows, int64_t cols, int group, bool bias,
@@ -88,6 +88,50 @@ inline TestWeight MakeWeight(Device& device, DType dtype, int64_t rows, int64_t 
     w.bias_memory = Upload(device, w.bias);
     w.weight.bias = w.bias_memory.as<float>();
   }
+  return w;
+}
+
+// Codes in groups of `group` columns; block > 0: of two levels. All products of parameters are exact in f64, as in f32.
+inline TestWeight MakeGroupedWeight(Device& device, DType dtype, int64_t rows, int64_t cols, int group, int block,
+                                    std::mt19937& rng) {
+  TestWeight w;
+  const int pair_cols = block > 0 ? block : group;
+  std::vector<uint8_t> bytes(Bytes(dtype, rows * cols));
+  std::vector<uint16_t> pairs(2 * rows * (cols / pair_cols));
+  std::vector<int8_t> subs(block > 0 ? 2 * rows * (cols / group) : 0);
+  std::uniform_int_distribution<int> byte(0, 255);
+  for (size_t i = 0; i < pairs.size(); i += 2) {
+    pairs[i] = ToF16((block > 0 ? 0.0002f : 0.002f) * (1 + byte(rng) / 100.0f)).bits;
+    pairs[i + 1] = ToF16((block > 0 ? -0.002f : -0.02f) * (1 + byte(rng) / 100.0f)).bits;
+  }
+  for (size_t i = 0; i < subs.size(); ++i) subs[i] = static_cast<int8_t>(i % 2 == 0 ? byte(rng) - 128 : byte(rng) % 64);
+  w.values.resize(rows * cols);
+  for (int64_t i = 0; i < rows * cols; ++i) {
+    const int64_t r = i / cols, c = i % cols, pair = 2 * (r * (cols / pair_cols) + c / pair_cols);
+    const int64_t sub = 2 * (r * (cols / group) + c / group);
+    const int code = dtype == DType::kI4 ? byte(rng) % 16 : byte(rng) - 128;
+    if (dtype == DType::kI8) {
+      bytes[i] = static_cast<uint8_t>(code);
+    } else {
+      bytes[i / 2] |= static_cast<uint8_t>(code << 4 * (i % 2));
+    }
+    const double scale = double{ToFloat(f16{pairs[pair]})} * (block > 0 ? subs[sub] : 1);
+    w.values[i] = code * scale + double{ToFloat(f16{pairs[pair + 1]})} * (block > 0 ? subs[sub + 1] : 1);
+  }
+  w.data = Upload(device, bytes);
+  w.groups = Upload(device, pairs);
+  w.weight.dtype = dtype;
+  w.weight.rows = rows;
+  w.weight.cols = cols;
+  w.weight.data = w.data.data();
+  w.weight.groups = w.groups.as<uint16_t>();
+  w.weight.group = group;
+  w.weight.block = block;
+  if (block > 0) {
+    w.subs = Upload(device, subs);
+    w.weight.subs = w.subs.as<int8_t>();
+  }
+  w.bias.assign(rows, 0.0f);
   return w;
 }
 

@@ -2,6 +2,7 @@
 
 #include "kernels/base/read_file.h"
 #include "launcher/serve/http/api/chat.h"
+#include "runtime/gguf/folder_texts.h"
 
 namespace duo::http {
 namespace {
@@ -19,6 +20,12 @@ absl::StatusOr<std::vector<int32_t>> ReadTokens(const Service& service, Body& bo
   if (messages != nullptr) return EncodeChat(service, *messages, Json(), arguments, generation);
   return service.calls.load()->tokenizer->Encode(*prompt,
                                                  EncodeOptions{.parse_special = true, .add_special_tokens = special});
+}
+
+absl::StatusOr<std::string> TokenizerConfigText(const std::string& model) {
+  if (!IsGgufPath(model)) return ReadFile(model + "/tokenizer_config.json", kMostConfigBytes);
+  const absl::StatusOr<GgufFile> file = GgufFile::Open(model);
+  return file.ok() ? GgufTokenizerConfigJson(*file) : file.status();
 }
 
 }  // namespace
@@ -52,7 +59,7 @@ absl::StatusOr<Json> DetokenizeTokens(Service& service, Body& body) {
 
 Json ReadTokenizerInfo(const std::string& model_dir) {
   Json info = {{"tokenizer_class", "duo"}, {"bos_token", nullptr}, {"eos_token", nullptr}, {"pad_token", nullptr}};
-  const absl::StatusOr<std::string> text = ReadFile(model_dir + "/tokenizer_config.json", kMostConfigBytes);
+  const absl::StatusOr<std::string> text = TokenizerConfigText(model_dir);
   if (!text.ok()) return info;
   const absl::StatusOr<Json> config = ParseBody(*text);
   if (!config.ok()) return info;

@@ -1,0 +1,98 @@
+// Which formats weights get in memory (weights.h).
+#include <algorithm>
+#include <set>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "runtime/weights/families.h"
+#include "runtime/weights/held_weights.h"
+#include "runtime/weights/quantize.h"
+#include "runtime/weights/weights.h"
+
+namespace duo {
+namespace {
+
+// Every weight of the model, of a rank that holds nothing: names, sizes and units are those of all ranks.
+std::vector<HeldWeight> AllWeights(const ModelConfig& config) {
+  RankShard none;
+  none.layers.resize(config.layers);
+  return HeldWeights(config, none);
+}
+
+// What CUDA's kernels multiply with as it is; the rest becomes bf16 there.
+CodeFormat OnCuda(const CodeFormat& format) {
+  if (format.group == 0 && !IsQuantized(format.type)) return {DType::kBF16, 0, 0};
+  return format.type == DType::kI4 && format.block == 0 ? format : CodeFormat{DType::kBF16, 0, 0};
+}
+
+// The matrices of a GGUF file, each in the format that holds what its tensors store, or the nearest that the device
+// has. layers, outer: which of the model's weights.
+absl::Status KeepBlocks(const SafetensorsModel& files, const ModelConfig& config, bool on_cuda, bool layers, bool outer,
+                        WeightFormats& formats) {
+  std::set<std::string> expanded, as;
+  for (const HeldWeight& held : AllWeights(config)) {
+    if (held.is_vector() || !(held.layer < 0 ? outer : layers)) continue;
+    std::optional<CodeFormat> joined;
+    std::set<std::string> coded;  // types of its tensors
+    for (const TensorSlice& slice : held.tensors) {
+      absl::StatusOr<StoredMatrix> matrix =
+          StoredMatrix::Find(files, config.quantization, slice.name, slice.rows, slice.cols);
+      if (!matrix.ok()) return matrix.status();
+      joined = joined.has_value() ? Join(*joined, matrix->block_format()) : matrix->block_format();
+      if (matrix->in_blocks()) coded.insert(TypeName(*files.Find(slice.name)));
+    }
+    const std::optional<CodeFormat> fitted = FitTo(*joined, held.unit);
+    CodeFormat format = fitted.value_or(CodeFormat{DType::kF32, 0, 0});
+    if (on_cuda) format = OnCuda(format);
+    if (!IsQuantized(format.type) && !coded.empty()) {
+      expanded.insert(coded.begin(), coded.end());
+      as.insert(Name(format.type));
+    }
+    formats.kept[{held.layer, held.role()}] = format;
+  }
+  if (!expanded.empty()) {
+    formats.note = absl::StrCat(
+        "matrices of the file that have ", absl::StrJoin(expanded, ", "), " are held as ", absl::StrJoin(as, " and "),
+        ", which takes more memory: duo has no kernels for them on ", on_cuda ? "CUDA" : "the CPU");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const ModelConfig& config, bool on_cuda,
+                                            const AskedFormats& asked) {
+  WeightFormats formats;
+  if (config.hidden < 2048) formats.int4_group = 32;
+  formats.int8_group = asked.int8_group;
+  const int64_t q_rows = int64_t{config.heads} * config.head_dim;
+  for (auto [wanted, name, rows, out] :
+       {std::tuple(asked.matrices, TensorName(config, WeightRole::kQkv, 0, 0), q_rows, &formats.matrices),
+        std::tuple(asked.vocabulary, TensorName(config, WeightRole::kEmbedding, 0, -1), config.vocab,
+                   &formats.vocabulary)}) {
+    absl::StatusOr<StoredMatrix> stored = StoredMatrix::Find(files, config.quantization, name, rows, config.hidden);
+    if (!stored.ok()) return stored.status();
+    const std::optional<DType> native = stored->native();
+    const bool quantized = native.has_value() && IsQuantized(*native);
+    *out = wanted.value_or(quantized ? *native : on_cuda ? DType::kBF16 : native.value_or(DType::kBF16));
+    if (*out == DType::kI4 && native == DType::kI4) formats.int4_group = Int4Group(stored->group());
+    const bool own = config.quantization.kind == QuantizationKind::kGguf && !wanted.has_value();
+    if (config.quantization.kind != QuantizationKind::kNone && !own && out == &formats.matrices && native != *out) {
+      formats.note = absl::StrCat(
+          "the checkpoint's weights (", Describe(config.quantization), ") are held as ", Name(*out),
+          native.has_value() || wanted.has_value() ? ", as asked" : "; duo has no format that holds them as they are");
+    }
+    if (on_cuda && (*out == DType::kF32 || *out == DType::kF16)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Name(*out), " weights run on the CPU only; on CUDA use --weights bf16, fp8, int8 or int4"));
+    }
+  }
+  if (config.quantization.kind != QuantizationKind::kGguf) return formats;
+  absl::Status kept =
+      KeepBlocks(files, config, on_cuda, !asked.matrices.has_value(), !asked.vocabulary.has_value(), formats);
+  if (!kept.ok()) return kept;
+  return formats;
+}
+
+}  // namespace duo

@@ -1,0 +1,35 @@
+// CodeFormat: how a matrix's codes and what belongs to them are laid out in memory (Weight in kernels/ops.h), and how
+// the formats of several tensors that become one matrix come together. Values and pure functions, any thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "kernels/base/dtype.h"
+
+namespace duo {
+
+struct CodeFormat {
+  DType type = DType::kBF16;
+  int group = 0;  // columns that share a scale; 0: none do, and int8 and fp8 have a scale a row
+  int block = 0;  // two levels of scale: columns of a block of groups; 0: one level
+  bool operator==(const CodeFormat&) const = default;
+};
+
+// A format that holds the values of both exactly: of groups the smaller, of codes the wider. Row scales and groups, or
+// floats and codes, come together in f32 alone.
+CodeFormat Join(const CodeFormat& a, const CodeFormat& b);
+
+// The same with groups and blocks small enough to lie within pieces of columns that are multiples of `unit`; nothing
+// where no group does (int4: of 32 columns or more, int8: of 16).
+std::optional<CodeFormat> FitTo(CodeFormat format, int64_t unit);
+
+// The largest power of two up to 256 that divides, so that no block of a file is cut where columns are cut at
+// multiples.
+inline int64_t GroupUnit(int64_t cols) {
+  int64_t unit = 1;
+  while (unit < 256 && cols % (2 * unit) == 0) unit *= 2;
+  return unit;
+}
+
+}  // namespace duo
