@@ -1,6 +1,6 @@
-// Backend: the table of a device's ops, one function for each op of kernels/ops.h, attention.h, attention_plain.h,
-// backward.h, clock.h and random_fill.h. kernels/cpu and kernels/cuda fill one table each. For the doors in
-// kernels/*.cc, which check shapes and then call the device's table, and for the files that define the ops.
+// Backend: the table of a device's ops, one function for each op of kernels/ops.h, experts.h, attention.h,
+// attention_plain.h, backward.h, clock.h and random_fill.h. kernels/cpu and kernels/cuda fill one table each. For the
+// doors in kernels/*.cc, which check shapes and then call the device's table, and for the files that define the ops.
 //
 // An op of a backend has its door's name, signature and contract, in the namespace of the backend; this header declares
 // it from the door, so that a signature is written in one header only. kernels/cpu works synchronously on host memory
@@ -13,6 +13,7 @@
 #include "kernels/attention_plain.h"
 #include "kernels/backward.h"
 #include "kernels/clock.h"
+#include "kernels/experts.h"
 #include "kernels/ops.h"
 #include "kernels/random_fill.h"
 
@@ -25,6 +26,10 @@
   DUO_OP(AddRmsNorm)                       \
   DUO_OP(SwiGlu)                           \
   DUO_OP(GatherRows)                       \
+  DUO_OP(RouteRows)                        \
+  DUO_OP(ExpertMlpScratchBytes)            \
+  DUO_OP(ExpertMlp)                        \
+  DUO_OP(AddGated)                         \
   DUO_OP(SampleShard)                      \
   DUO_OP(EditLogits)                       \
   DUO_OP(TopLogitsScratchBytes)            \

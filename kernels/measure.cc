@@ -29,6 +29,9 @@ Backend Measuring(Backend b) {
   b.LinearSwiGlu = [](Device& d, View, View, View x, const Weight& w, Arena& scratch) {
     TakeAndReturn(scratch, LinearScratchBytes(d, x.rows, w));
   };
+  b.ExpertMlp = [](Device& d, View, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
+    TakeAndReturn(scratch, ExpertMlpScratchBytes(d, x.rows, bank, routing.chosen));
+  };
   b.TopLogits = [](Device& d, const LargestLogits& out, View logits, int32_t, Arena& scratch) {
     TakeAndReturn(scratch, TopLogitsScratchBytes(d, logits.rows, logits.cols, out.count));
   };

@@ -1,5 +1,6 @@
 // `duo info`: what a model holds and what it needs, without loading it.
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -28,6 +29,17 @@ std::string ChatLine(const absl::StatusOr<ChatTemplate>& chat) {
   if (absl::IsNotFound(chat.status())) return "no template, so without --chat (a base model?)";
   const absl::Status status = chat.ok() ? chat->status() : chat.status();
   return status.ok() ? absl::StrFormat("turns of %s, with --chat", chat->file()) : std::string(status.message());
+}
+
+// "MLP 14336", or what stands in its place.
+std::string MlpText(const ModelConfig& c) {
+  const auto with = std::count(c.experts.layers.begin(), c.experts.layers.end(), 1);
+  const std::string mlp = absl::StrFormat("MLP %d", c.intermediate);
+  if (with == 0) return mlp;
+  std::string text =
+      absl::StrFormat("%d experts of %d, %d a token", c.experts.count, c.experts.intermediate, c.experts.chosen);
+  if (c.experts.shared_intermediate > 0) text += absl::StrFormat(" and one of %d", c.experts.shared_intermediate);
+  return with == c.layers ? text : absl::StrFormat("%s in %d layers, else %s", text, with, mlp);
 }
 
 int RunInfo(const InfoFlags& flags, const Launch& launch) {
@@ -60,6 +72,13 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
     out["layers"] = c.layers;
     out["hidden"] = c.hidden;
     out["intermediate"] = c.intermediate;
+    if (c.experts.count > 0) {
+      out["active_parameters"] = CountActiveParameters(c);
+      out["experts"] = c.experts.count;
+      out["experts_per_token"] = c.experts.chosen;
+      out["expert_intermediate"] = c.experts.intermediate;
+      out["shared_expert_intermediate"] = c.experts.shared_intermediate;
+    }
     out["heads"] = c.heads;
     out["kv_heads"] = c.kv_heads;
     out["head_dim"] = c.head_dim;
@@ -86,7 +105,10 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   row("parameters",
       absl::StrFormat("%s (%s on disk, %s)", Grouped(parameters), ByteCount(static_cast<double>(files->bytes())),
                       quantised ? Describe(c.quantization) : Name(c.dtype)));
-  row("layers", absl::StrFormat("%d, hidden %d, MLP %d", c.layers, c.hidden, c.intermediate));
+  if (c.experts.count > 0) {
+    row("active", absl::StrFormat("%s parameters work on a token", Grouped(CountActiveParameters(c))));
+  }
+  row("layers", absl::StrFormat("%d, hidden %d, %s", c.layers, c.hidden, MlpText(c)));
   row("heads", absl::StrFormat("%d query, %d KV, head_dim %d", c.heads, c.kv_heads, c.head_dim));
   row("vocabulary", absl::StrFormat("%s%s", Grouped(c.vocab), c.tie_embeddings ? ", embedding and head tied" : ""));
   row("positions",

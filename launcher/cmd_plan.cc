@@ -27,6 +27,7 @@
 #include "runtime/kv/kv_cache.h"
 #include "runtime/weights/config.h"
 #include "runtime/weights/fingerprint.h"
+#include "runtime/weights/held_weights.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/weights.h"
 
@@ -163,6 +164,14 @@ RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const Par
   return most;
 }
 
+// Empty for a model without experts.
+std::string DescribeExperts(const ModelConfig& config) {
+  if (config.experts.count == 0) return "";
+  return absl::StrFormat("%d of %d experts work on a token: %s of %s parameters, each expert cut over the ranks\n",
+                         config.experts.chosen, config.experts.count, Grouped(CountActiveParameters(config)),
+                         Grouped(CountParameters(config)));
+}
+
 std::string Describe(const RankMemory& memory, int64_t context) {
   std::string text = absl::StrFormat("memory of the fullest rank: weights %s + KV cache %s for %s tokens",
                                      ByteCount(static_cast<double>(memory.weights)),
@@ -173,12 +182,17 @@ std::string Describe(const RankMemory& memory, int64_t context) {
 }
 
 // The plan's object with what this subcommand adds to it.
-std::string JsonWith(const std::string& plan, const PartitionRequest& request, const RankMemory& memory) {
+std::string JsonWith(const std::string& plan, const ModelConfig& config, const PartitionRequest& request,
+                     const RankMemory& memory) {
   nlohmann::ordered_json out = nlohmann::ordered_json::parse(plan);
   out["context"] = request.context;
   out["retrieval_heads"] = request.heads.retrieval_heads();
   out["streaming_heads"] = request.heads.streaming_heads();
   out["memory"] = {{"weights", memory.weights}, {"kv", memory.kv}};
+  if (config.experts.count > 0) {
+    out["parameters"] = CountParameters(config);
+    out["active_parameters"] = CountActiveParameters(config);
+  }
   if (memory.gpu > 0) {
     out["memory"]["gpu"] = memory.gpu;
     out["memory"]["fits"] = memory.fits();
@@ -204,8 +218,9 @@ absl::Status Plan(const PlanFlags& flags, const Launch& launch) {
     }
   }
   const RankMemory memory = MemoryOf(flags, *config, *request, strategies->front());
-  const std::string text = flags.json ? JsonWith(PlanJson(*strategies), *request, memory)
-                                      : PlanTable(*request, *strategies) + Describe(memory, request->context);
+  const std::string text =
+      flags.json ? JsonWith(PlanJson(*strategies), *config, *request, memory)
+                 : PlanTable(*request, *strategies) + DescribeExperts(*config) + Describe(memory, request->context);
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
     return absl::UnavailableError("stdout: expected to write the plan, found it closed or full");
   }

@@ -29,6 +29,16 @@ struct ModelShape {
   int kv_heads = 0;
   int head_dim = 0;
   int vocab = 0;
+  // Of a mixture of experts, where the feed-forward layer is one: how many work on a token, how wide each is, and how
+  // wide the one is that works on all tokens.
+  int experts_chosen = 0;
+  int expert_intermediate = 0;
+  int shared_intermediate = 0;
+  // The columns of the feed-forward layer that one token meets. Where some layers have experts and some do not, the
+  // model takes them all for the former.
+  int active_intermediate() const {
+    return experts_chosen > 0 ? experts_chosen * expert_intermediate + shared_intermediate : intermediate;
+  }
   int group() const { return heads / kv_heads; }  // query heads per KV head
 };
 

@@ -174,7 +174,7 @@ double LayerSeconds(const CostModel& model, const std::vector<RankHeads>& layer,
   for (int r = 0; r < world; ++r) {
     const double speed = shares[r] * world;  // a rank of twice the mean weight is twice as fast
     attention = std::max(attention, AttentionSeconds(model, LoadOf(layer[r])) / speed);
-    const int64_t columns = ProportionalRange(model.shape.intermediate, shares, r, 1).size();
+    const int64_t columns = ProportionalRange(model.shape.active_intermediate(), shares, r, 1).size();
     feed_forward = std::max(feed_forward, FeedForwardSeconds(model, columns) / speed);
   }
   // The exchange of split heads' lse is on the same stream as the attention: nothing hides it.

@@ -46,7 +46,7 @@ int64_t PreferredGranularity(int64_t total, int world) {
 }
 
 RankShard MakeShard(const Partition& partition, const ModelShape& shape, int rank, int64_t ffn_granularity,
-                    int64_t vocab_granularity) {
+                    int64_t vocab_granularity, const ExpertGranularity& experts) {
   DUO_CHECK_LT(rank, partition.world);
   RankShard shard;
   shard.rank = rank;
@@ -70,6 +70,8 @@ RankShard MakeShard(const Partition& partition, const ModelShape& shape, int ran
   }
   shard.ffn = ProportionalRange(shape.intermediate, partition.shares, rank, ffn_granularity);
   shard.vocab = ProportionalRange(shape.vocab, partition.shares, rank, vocab_granularity);
+  shard.expert = ProportionalRange(shape.expert_intermediate, partition.shares, rank, experts.expert);
+  shard.shared_expert = ProportionalRange(shape.shared_intermediate, partition.shares, rank, experts.shared);
   return shard;
 }
 

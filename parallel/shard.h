@@ -34,6 +34,13 @@ struct RankShard {
   std::vector<std::vector<LocalHead>> layers;  // [layer]: the rank's KV heads in their order; may be empty
   Range ffn;                                   // rows of gate and up, columns of down
   Range vocab;                                 // rows of the vocabulary head
+  Range expert;                                // the same as ffn, of each expert
+  Range shared_expert;                         // and of the expert for all tokens
+};
+
+// Experts are cut, each like a feed-forward layer, at multiples of these.
+struct ExpertGranularity {
+  int64_t expert = 1, shared = 1;
 };
 
 // Rows of q_proj (and columns of o_proj), and rows of k_proj and v_proj, that belong to a KV head.
@@ -49,6 +56,6 @@ Range ProportionalRange(int64_t total, const std::vector<double>& shares, int ra
 int64_t PreferredGranularity(int64_t total, int world);
 
 RankShard MakeShard(const Partition& partition, const ModelShape& shape, int rank, int64_t ffn_granularity,
-                    int64_t vocab_granularity);
+                    int64_t vocab_granularity, const ExpertGranularity& experts = {});
 
 }  // namespace duo

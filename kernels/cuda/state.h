@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "kernels/base/device.h"
 
@@ -38,6 +39,9 @@ struct Device::CudaState {
   // Small partial results of ops that have no scratch of their own (SampleShard).
   void* partials = nullptr;
   static constexpr size_t kPartialBytes = size_t{1} << 20;
+
+  // Which experts the rows of a long step chose (experts/experts.cu); grows to the largest.
+  std::vector<int32_t> host_slots;
 
   cuda::CudnnAttention* cudnn = nullptr;  // null until first asked for
 };

@@ -18,6 +18,7 @@ struct Shape {
   const char* name;
   int layers, hidden, intermediate, heads, kv_heads, head_dim, vocab;
   bool tied;
+  int experts = 0, chosen = 0;  // intermediate is then an expert's
 };
 constexpr Shape kShapes[] = {
     {"llama-3-8b", 32, 4096, 14336, 32, 8, 128, 128256, false},
@@ -25,6 +26,8 @@ constexpr Shape kShapes[] = {
     {"llama-3-70b", 80, 8192, 28672, 64, 8, 128, 128256, false},
     {"mistral-7b", 32, 4096, 14336, 32, 8, 128, 32768, false},
     {"llama-3.2-1b", 16, 2048, 8192, 32, 8, 64, 128256, true},
+    {"mixtral-8x7b", 32, 4096, 14336, 32, 8, 128, 32000, false, 8, 2},
+    {"qwen3-30b-a3b", 48, 2048, 768, 32, 4, 128, 151936, false, 128, 8},
     {"smollm2-135m", 30, 576, 1536, 9, 3, 64, 49152, true},
     {"needle-6m", 6, 256, 704, 8, 4, 64, 4096, true},
 };
@@ -115,6 +118,16 @@ absl::StatusOr<ModelConfig> ShapeNamed(const std::string& name) {
     config.tie_embeddings = s.tied;
     config.max_position_embeddings = int64_t{1} << 23;
     config.rope.theta = 1e8;
+    if (s.experts > 0) {
+      config.family = s.experts == 8 ? Family::kMixtral : Family::kQwen3Moe;
+      config.qk_norm = config.family == Family::kQwen3Moe;
+      ExpertsConfig& experts = config.experts;
+      experts.count = s.experts;
+      experts.chosen = s.chosen;
+      experts.intermediate = s.intermediate;
+      experts.normalised = true;
+      experts.layers.assign(s.layers, 1);
+    }
     return config;
   }
   return absl::InvalidArgumentError(absl::StrCat("--shape ", name, " is not known; there are ", ShapeNames()));

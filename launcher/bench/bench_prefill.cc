@@ -100,7 +100,7 @@ absl::StatusOr<Measurement> PrefillRow(const BenchFlags& flags, Engine& engine, 
   row.seconds = *seconds;
   const ModelConfig& c = engine.config();
   const double d = c.head_dim, n = static_cast<double>(context);
-  const double parameters = static_cast<double>(c.layers * LayerMatrixElements(c));
+  const double parameters = static_cast<double>(TokenMatrixElements(c));
   const double retrieval = static_cast<double>(engine.heads().retrieval_heads()) / (c.layers * c.kv_heads);
   row.floor_seconds =
       (2 * parameters * n / rates.gemm + 2.0 * c.layers * c.heads * d * n * n * retrieval / rates.attention) / world;

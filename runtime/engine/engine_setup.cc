@@ -212,17 +212,21 @@ absl::Status Engine::State::Decide() {
     for (std::vector<RankHeads>& layer : partition.layers) std::swap(layer[0], layer[other]);
     std::swap(partition.shares[0], partition.shares[other]);
   }
-  // Groups must not change with the number of ranks, so the MLP is then cut at the bounds of the largest; a GGUF file
-  // has blocks of 256.
+  // Groups must not change with the number of ranks, so an MLP is then cut at the bounds of the largest; a GGUF file has
+  // blocks of 256.
   const bool as_stored = !options.weights.has_value();
   const bool int4 = as_stored ? config.quantization.weights.bits == 4 : *options.weights == DType::kI4;
-  const int64_t grouped = int4                                           ? Int4Group(config.intermediate)
-                          : !as_stored && *options.weights == DType::kI8 ? options.int8_group
-                          : as_stored && config.quantization.kind == QuantizationKind::kGguf
-                              ? GroupUnit(config.intermediate)
-                              : 1;
-  const int64_t ffn_unit = std::max<int64_t>({PreferredGranularity(config.intermediate, comm->size()), grouped, 1});
-  shard = MakeShard(partition, request.shape, comm->rank(), ffn_unit, 1);
+  const bool blocks = as_stored && config.quantization.kind == QuantizationKind::kGguf;
+  const auto unit = [&](int64_t columns) -> int64_t {
+    if (columns == 0) return 1;
+    const int64_t grouped = int4                                           ? Int4Group(columns)
+                            : !as_stored && *options.weights == DType::kI8 ? options.int8_group
+                            : blocks                                       ? GroupUnit(columns)
+                                                                           : 1;
+    return std::max<int64_t>({PreferredGranularity(columns, comm->size()), grouped, 1});
+  };
+  shard = MakeShard(partition, request.shape, comm->rank(), unit(config.intermediate), 1,
+                    {unit(config.experts.intermediate), unit(config.experts.shared_intermediate)});
   return absl::OkStatus();
 }
 
@@ -291,7 +295,7 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.split_page_bytes = static_cast<double>(unit.split_page);
   s.ring_bytes = static_cast<double>(unit.ring);
   const double d = config.head_dim;
-  s.flop_per_token = 2.0 * config.layers * static_cast<double>(LayerMatrixElements(config)) / comm->size();
+  s.flop_per_token = 2.0 * static_cast<double>(TokenMatrixElements(config)) / comm->size();
   s.flop_per_token_pair = 4.0 * d * (config.heads / config.kv_heads) * heads.retrieval_heads() / comm->size();
   s.flop_rate = device->is_cuda() ? 4e14 : 3e10 * device->pool().threads();
   s.rider_factor = device->is_cuda() ? 16 : 2;

@@ -48,8 +48,13 @@ absl::StatusOr<double> EngineProbe::CompareWithPlainAttention(SessionId id) {
 int64_t EngineProbe::DecodeWeightBytes() const {
   const ModelWeights& weights = engine_.state_->worker->model().weights();
   int64_t bytes = weights.outer[WeightRole::kHead].bytes();
+  const ExpertsConfig& experts = engine_.config().experts;
   for (const WeightSet& layer : weights.layers) {
     for (const Weight& matrix : layer.matrices) bytes += matrix.bytes();
+    for (const WeightRole role : {WeightRole::kExpertGateUp, WeightRole::kExpertDown}) {
+      const auto all = static_cast<int64_t>(layer[role].bytes());
+      if (experts.count > 0) bytes -= all / experts.count * (experts.count - experts.chosen);
+    }
   }
   return bytes;
 }

@@ -32,7 +32,8 @@ class EngineProbe {
   // The decode kernels against plain attention on this session's pages, relative L2 difference, on rank 0 and there for
   // whole heads.
   absl::StatusOr<double> CompareWithPlainAttention(SessionId id);
-  // Bytes of this rank's weights that one decode step reads: everything but the embedding, of which it takes one row.
+  // Bytes of this rank's weights that a decode step of one row reads: everything but the embedding, of which it takes
+  // one row, and the experts that the row does not choose.
   int64_t DecodeWeightBytes() const;
 
  private:

@@ -32,6 +32,12 @@ IdentifyModel::IdentifyModel(const ModelConfig& config, const Sizes& sizes, Devi
 absl::StatusOr<IdentifyModel> IdentifyModel::Prepare(const ModelConfig& config, const Sizes& sizes, Device& device,
                                                      RankShard* shard) {
   IdentifyModel model(config, sizes, device);
+  if (config.experts.count > 0) {
+    return absl::UnimplementedError(
+        "training gates of a mixture of experts is not supported; give the heads of a similar model with --pattern "
+        "DIR, "
+        "or use --attention full");
+  }
   if (absl::Status s = CheckBackward(device, config.head_dim, model.shape_.group); !s.ok()) return s;
   // One rank that holds every head whole: qkv columns are then in the model's order.
   PartitionRequest request;

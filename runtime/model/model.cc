@@ -83,7 +83,7 @@ absl::StatusOr<Model> Model::Create(const ModelParts& parts, ModelWeights weight
 Model::Workspace Model::Allocate(Arena& arena, int rows, int samples) const {
   const DType t = ActivationType(*device_);
   const int64_t d = config_.head_dim, group = config_.heads / config_.kv_heads, heads = MaxHeads(shard_);
-  const int64_t block = std::min<int64_t>(rows, Transformer::kMlpRows), ffn = shard_.ffn.size();
+  const int64_t block = std::min<int64_t>(rows, Transformer::kMlpRows), ffn = MlpColumns(config_, shard_);
   Workspace w;
   w.logits = arena.Matrix(DType::kF32, samples, shard_.vocab.size());  // first: what is behind it can be rewound
   Activations& a = w.a;

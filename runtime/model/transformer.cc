@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/base/math.h"
+#include "kernels/experts.h"
 #include "kernels/ops.h"
 
 namespace duo {
@@ -12,6 +14,14 @@ View LastRows(const View& v, int64_t rows) { return v.Rows(v.rows - rows, rows);
 void FillZero(Device& device, const View& v) { device.Fill(v.data, 0, Bytes(v.dtype, v.rows * v.cols)); }
 
 }  // namespace
+
+int64_t MlpColumns(const ModelConfig& config, const RankShard& shard) {
+  int64_t columns = config.experts.count > 0 ? shard.shared_expert.size() : 0;
+  for (int layer = 0; layer < config.layers; ++layer) {
+    if (!config.experts.in(layer)) columns = std::max(columns, shard.ffn.size());
+  }
+  return columns;
+}
 
 View Transformer::Run(const Activations& a, const int32_t* tokens,
                       absl::FunctionRef<View(int layer, View add)> attend) {
@@ -56,18 +66,49 @@ View Transformer::MlpInput(int layer, const Activations& a, View add) {
   return normed;
 }
 
+void Transformer::GatedMlp(const Activations& a, View out, View x, const Weight& gate_up, const Weight& down) {
+  if (down.cols == 0) return FillZero(device_, out);
+  // Dense, in the space of the layer with the most columns.
+  const View both(a.gate_up.data, a.gate_up.dtype, x.rows, gate_up.rows);
+  const View product(a.product.data, a.product.dtype, x.rows, down.cols);
+  LinearSwiGlu(device_, product, both, x, gate_up, scratch_);
+  Linear(device_, out, product, down, scratch_);
+}
+
+void Transformer::Experts(int layer, const Activations& a, View out, View x) {
+  const WeightSet& w = weights_.layers[layer];
+  const ExpertsConfig& experts = config_.experts;
+  const Weight& router = w[WeightRole::kRouter];
+  const size_t mark = scratch_.used();
+  // Every rank routes for itself: inputs and router are the same on all.
+  const View padded = scratch_.Matrix(DType::kF32, x.rows, RoundUp(router.rows, 8));
+  const View logits = padded.Cols(0, router.rows);
+  Linear(device_, logits, x, router, scratch_);
+  const int64_t slots = x.rows * experts.chosen;
+  const Routing routing = {static_cast<int32_t*>(scratch_.Take(sizeof(int32_t) * slots)),
+                           static_cast<float*>(scratch_.Take(sizeof(float) * slots)), experts.chosen};
+  RouteRows(device_, routing, logits, experts.count, experts.normalised);
+  const ExpertBank bank = {experts.count, w[WeightRole::kExpertGateUp], w[WeightRole::kExpertDown]};
+  ExpertMlp(device_, out, x, bank, routing, scratch_);
+  if (experts.shared_intermediate > 0) {
+    const View shared = scratch_.Matrix(out.dtype, out.rows, out.cols);
+    GatedMlp(a, shared, x, w[WeightRole::kSharedGateUp], w[WeightRole::kSharedDown]);
+    AddGated(device_, out, shared, logits.Cols(experts.count, 1));
+  }
+  scratch_.Rewind(mark);
+}
+
 View Transformer::Mlp(int layer, const Activations& a, View add) {
   const WeightSet& w = weights_.layers[layer];
   const View normed = MlpInput(layer, a, add), out = a.mlp.Rows(0, add.rows);
   for (int64_t first = 0; first < out.rows; first += kMlpRows) {
     const int64_t rows = std::min(kMlpRows, out.rows - first);
-    const View block = out.Rows(first, rows), gate_up = a.gate_up.Rows(0, rows), product = a.product.Rows(0, rows);
-    if (product.cols == 0) {
-      FillZero(device_, block);
-      continue;
+    const View block = out.Rows(first, rows), x = normed.Rows(first, rows);
+    if (config_.experts.in(layer)) {
+      Experts(layer, a, block, x);
+    } else {
+      GatedMlp(a, block, x, w[WeightRole::kGateUp], w[WeightRole::kDown]);
     }
-    LinearSwiGlu(device_, product, gate_up, normed.Rows(first, rows), w[WeightRole::kGateUp], scratch_);
-    Linear(device_, block, product, w[WeightRole::kDown], scratch_);
   }
   if (comm_.size() > 1) comm_.AllReduceSum(out, device_);
   return out;

@@ -26,10 +26,13 @@ struct Activations {
   View projected;  // T [rows, hidden]: what attention adds to the residual stream
   View mlp;        // T [rows, hidden]: what the MLP adds
   View qkv;        // T [rows, most qkv columns of a layer]
-  View gate_up;    // T [block of rows, 2 * ffn columns of this rank]
-  View product;    // T [block of rows, ffn columns of this rank]
+  View gate_up;    // T [block of rows, 2 * MlpColumns]
+  View product;    // T [block of rows, MlpColumns]
   View cos_sin;    // f32 [rows, head_dim]
 };
+
+// The most columns of this rank in any layer's gated MLP that works on all tokens.
+int64_t MlpColumns(const ModelConfig& config, const RankShard& shard);
 
 class Transformer {
  public:
@@ -53,11 +56,16 @@ class Transformer {
   View Output(int layer, const Activations& a, View attended);
   // residual += add, for the last add.rows rows; returns their MLP's input.
   View MlpInput(int layer, const Activations& a, View add);
+  // A layer's MLP, or its mixture of experts.
   View Mlp(int layer, const Activations& a, View add);
   // residual += add, for the last add.rows rows, and the final norm of them where `out` is not empty.
   void Finish(const Activations& a, View add, View out);
 
  private:
+  // out = the gated MLP of these two matrices on x, at most kMlpRows rows; zero where this rank has no part of it.
+  void GatedMlp(const Activations& a, View out, View x, const Weight& gate_up, const Weight& down);
+  // out = the layer's mixture of experts on x, at most kMlpRows rows.
+  void Experts(int layer, const Activations& a, View out, View x);
   float eps() const { return static_cast<float>(config_.rms_norm_eps); }
 
   const ModelConfig& config_;

@@ -10,6 +10,7 @@
 #include "runtime/files/json_fields.h"
 #include "runtime/gguf/folder_texts.h"
 #include "runtime/weights/gguf_model.h"
+#include "runtime/weights/config_experts.h"
 
 namespace duo {
 namespace {
@@ -25,19 +26,16 @@ struct Reason {
 constexpr Reason kReasons[] = {
     {"deepseek", "it uses multi-head latent attention and a mixture of experts"},
     {"kimi", "it uses multi-head latent attention and a mixture of experts"},
-    {"mixtral", "it is a mixture of experts"},
-    {"qwen2_moe", "it is a mixture of experts"},
-    {"qwen3_moe", "it is a mixture of experts"},
     {"qwen3_next", "it mixes linear and full attention"},
     {"qwen2_vl", "it takes images"},
     {"qwen2_5_vl", "it takes images"},
     {"mistral3", "it takes images"},
     {"mllama", "it takes images"},
     {"llava", "it takes images"},
-    {"llama4", "it is a mixture of experts"},
-    {"gpt_oss", "it is a mixture of experts"},
-    {"olmoe", "it is a mixture of experts"},
-    {"dbrx", "it is a mixture of experts"},
+    {"llama4", "it attends within chunks, and some of its layers have no positions"},
+    {"gpt_oss", "it has learned attention sinks and another activation"},
+    {"olmoe", "it norms queries and keys over all heads together"},
+    {"dbrx", "its layers differ"},
     {"gpt2", "it has learned positions instead of RoPE"},
     {"opt", "it has learned positions instead of RoPE"},
     {"gpt_neox", "it rotates only a part of each head and is not a SwiGLU model"},
@@ -76,8 +74,8 @@ absl::Status UnknownModelType(const std::string& file, const std::string& type) 
 // Things that a file of a known model_type may ask for and that the forward does not do.
 void RefuseUnsupported(JsonFields& fields, const FamilySpec& spec) {
   for (const char* key : {"num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size"}) {
-    if (fields.Int(key, 0, kMaxTokens, 0) > 0)
-      fields.Fail(absl::StrCat("mixture of experts is not supported (", key, ")"));
+    if (spec.experts == ExpertsRule::kNone && fields.Int(key, 0, kMaxTokens, 0) > 0)
+      fields.Fail(absl::StrCat("a ", spec.model_type, " model with a mixture of experts is not supported (", key, ")"));
   }
   for (const char* key : {"kv_lora_rank", "q_lora_rank"}) {
     if (fields.Has(key)) fields.Fail(absl::StrCat("multi-head latent attention is not supported (", key, ")"));
@@ -150,7 +148,7 @@ void ReadWindow(JsonFields& fields, const FamilySpec& spec, ModelConfig& config)
   if (config.sliding_window == 0) config.window_layers.clear();
 }
 
-void ReadRope(JsonFields& top, const std::string& file, ModelConfig& config) {
+void ReadRope(JsonFields& top, const std::string& file, double default_theta, ModelConfig& config) {
   RopeConfig& rope = config.rope;
   const int64_t positions = config.max_position_embeddings;
   // transformers' order: rope_scaling where it says anything, else rope_parameters.
@@ -168,7 +166,7 @@ void ReadRope(JsonFields& top, const std::string& file, ModelConfig& config) {
     top.Fail(absl::StrCat("RoPE parameters by layer type (", key, ") are not supported"));
     return;
   }
-  const double theta = top.Number("rope_theta", 1.001, 1e18, 10000);
+  const double theta = top.Number("rope_theta", 1.001, 1e18, default_theta);
   rope.theta = fields.Number("rope_theta", 1.001, 1e18, theta);
   if (fields.Number("partial_rotary_factor", 0, 1, 1) != 1)
     fields.Fail("partial_rotary_factor below 1 is not supported");
@@ -317,7 +315,8 @@ absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, const std::string
   if (!fields.ok()) return fields.status();
 
   ReadWindow(fields, *spec, config);
-  ReadRope(fields, file, config);
+  ReadRope(fields, file, spec->default_rope_theta, config);
+  ReadExperts(fields, *spec, config);
   if (!fields.ok()) return fields.status();
 
   const nlohmann::json* quantization = fields.Find("quantization_config");

@@ -41,11 +41,25 @@ struct RopeConfig {
   bool operator==(const RopeConfig&) const = default;
 };
 
+// Layers whose MLP is a mixture of experts: a router chooses some of them for each token, and their outputs are added
+// up with the router's weights.
+struct ExpertsConfig {
+  int count = 0;                     // experts of a layer; 0: no layer has any
+  int chosen = 0;                    // of them, for one token
+  int64_t intermediate = 0;          // width of one
+  int64_t shared_intermediate = 0;   // width of one more that all tokens go through, weighted by its own gate; 0: none
+  bool normalised = false;           // the chosen ones' weights add up to 1; else they are shares of all experts'
+  std::vector<uint8_t> layers = {};  // [layers], 1 where the MLP is a mixture; empty when count is 0
+  bool in(int layer) const { return count > 0 && layers[layer] != 0; }
+
+  bool operator==(const ExpertsConfig&) const = default;
+};
+
 struct ModelConfig {
   Family family = Family::kLlama;
   std::string name_or_path;  // `_name_or_path`: what the model was called where the file was written; may be empty
   int64_t hidden = 0;        // width of the residual stream
-  int64_t intermediate = 0;  // width of the MLP
+  int64_t intermediate = 0;  // width of the MLP, in layers without experts
   int layers = 0;
   int heads = 0;     // query heads, a multiple of kv_heads
   int kv_heads = 0;  // key/value heads: the "heads" of patterns and head plans
@@ -65,6 +79,7 @@ struct ModelConfig {
   int64_t sliding_window = 0;
   std::vector<uint8_t> window_layers;  // [layers], 1 where the window holds; empty when sliding_window is 0
 
+  ExpertsConfig experts;
   RopeConfig rope;
   DType dtype = DType::kBF16;  // of the stored weights as the config says; the tensors' own dtypes decide
   std::vector<int> bos_ids;    // may be empty

@@ -24,12 +24,14 @@ constexpr WeightRecord kGateUp = {.role = WeightRole::kGateUp,
                                                {"model.layers.{}.mlp.up_proj.weight", Dim::kIntermediate}}},
                                   .cols = Dim::kHidden,
                                   .bias = &ModelConfig::mlp_bias,
-                                  .random_seed = 6};
+                                  .random_seed = 6,
+                                  .layers = LayersWith::kDense};
 constexpr WeightRecord kDown = {.role = WeightRole::kDown,
                                 .tensors = {{{"model.layers.{}.mlp.down_proj.weight", Dim::kHidden}}},
                                 .cols = Dim::kIntermediate,
                                 .bias = &ModelConfig::mlp_bias,
-                                .random_seed = 7};
+                                .random_seed = 7,
+                                .layers = LayersWith::kDense};
 
 constexpr WeightRecord Norm(WeightRole role, const char* name, Dim rows, bool ModelConfig::*only_if = nullptr) {
   return {.role = role, .tensors = {{{name, rows}}}, .only_if = only_if};
@@ -43,6 +45,71 @@ constexpr WeightRecord kQNorm =
 constexpr WeightRecord kKNorm =
     Norm(WeightRole::kKNorm, "model.layers.{}.self_attn.k_norm.weight", Dim::kHeadDim, &ModelConfig::qk_norm);
 
+// Experts' weights; gate and up of one are two tensors.
+constexpr WeightRecord Router(const char* name, const char* shared_gate = nullptr) {
+  return {.role = WeightRole::kRouter,
+          .tensors = {{{name, Dim::kExperts}, {shared_gate, Dim::kOne}}},
+          .cols = Dim::kHidden,
+          .random_seed = 10,
+          .layers = LayersWith::kExperts,
+          .never_coded = true};
+}
+constexpr WeightRecord ExpertGateUp(const char* gate, const char* up) {
+  return {.role = WeightRole::kExpertGateUp,
+          .tensors = {{{gate, Dim::kExpertIntermediate}, {up, Dim::kExpertIntermediate}}},
+          .cols = Dim::kHidden,
+          .random_seed = 12,
+          .layers = LayersWith::kExperts,
+          .each_expert = true};
+}
+constexpr WeightRecord ExpertDown(const char* name) {
+  return {.role = WeightRole::kExpertDown,
+          .tensors = {{{name, Dim::kHidden}}},
+          .cols = Dim::kExpertIntermediate,
+          .random_seed = 13,
+          .layers = LayersWith::kExperts,
+          .each_expert = true};
+}
+constexpr WeightRecord kMixtralExperts[] = {
+    Router("model.layers.{}.block_sparse_moe.gate.weight"),
+    ExpertGateUp("model.layers.{}.block_sparse_moe.experts.{}.w1.weight",
+                 "model.layers.{}.block_sparse_moe.experts.{}.w3.weight"),
+    ExpertDown("model.layers.{}.block_sparse_moe.experts.{}.w2.weight"),
+};
+constexpr WeightRecord kQwenGateUp =
+    ExpertGateUp("model.layers.{}.mlp.experts.{}.gate_proj.weight", "model.layers.{}.mlp.experts.{}.up_proj.weight");
+constexpr WeightRecord kQwenDown = ExpertDown("model.layers.{}.mlp.experts.{}.down_proj.weight");
+constexpr WeightRecord kSharedGateUp = {
+    .role = WeightRole::kSharedGateUp,
+    .tensors = {{{"model.layers.{}.mlp.shared_expert.gate_proj.weight", Dim::kSharedIntermediate},
+                 {"model.layers.{}.mlp.shared_expert.up_proj.weight", Dim::kSharedIntermediate}}},
+    .cols = Dim::kHidden,
+    .random_seed = 14,
+    .layers = LayersWith::kExperts};
+constexpr WeightRecord kSharedDown = {
+    .role = WeightRole::kSharedDown,
+    .tensors = {{{"model.layers.{}.mlp.shared_expert.down_proj.weight", Dim::kHidden}}},
+    .cols = Dim::kSharedIntermediate,
+    .random_seed = 16,
+    .layers = LayersWith::kExperts};
+
+constexpr WeightRecord kMixtralLayer[] = {
+    kQkv, kO, kMixtralExperts[0], kMixtralExperts[1], kMixtralExperts[2], kInputNorm, kPostNorm};
+constexpr WeightRecord kQwen2MoeLayer[] = {
+    kQkv,
+    kO,
+    kGateUp,
+    kDown,
+    Router("model.layers.{}.mlp.gate.weight", "model.layers.{}.mlp.shared_expert_gate.weight"),
+    kQwenGateUp,
+    kQwenDown,
+    kSharedGateUp,
+    kSharedDown,
+    kInputNorm,
+    kPostNorm};
+constexpr WeightRecord kQwen3MoeLayer[] = {
+    kQkv,       kO,        kGateUp, kDown, Router("model.layers.{}.mlp.gate.weight"), kQwenGateUp, kQwenDown,
+    kInputNorm, kPostNorm, kQNorm,  kKNorm};
 constexpr WeightRecord kLayer[] = {kQkv, kO, kGateUp, kDown, kInputNorm, kPostNorm, kQNorm, kKNorm};
 
 constexpr WeightRecord kOuter[] = {
@@ -112,6 +179,49 @@ constexpr FamilySpec kFamilies[] = {
      .default_head_dim = 128,
      .default_max_position_embeddings = 32768,
      .default_sliding_window = 4096},
+    {.family = Family::kMixtral,
+     .model_type = "mixtral",
+     .layer = kMixtralLayer,
+     .outer = kOuter,
+     .qkv_bias = BiasRule::kNever,
+     .o_bias = BiasRule::kNever,
+     .mlp_bias = BiasRule::kNever,
+     .qk_norm = false,
+     .window = WindowRule::kAllLayers,
+     .experts = ExpertsRule::kMixtral,
+     .default_kv_heads = 8,
+     .default_head_dim = 0,
+     .default_max_position_embeddings = 131072,
+     .default_sliding_window = 0,
+     .default_rope_theta = 1e6},
+    {.family = Family::kQwen2Moe,
+     .model_type = "qwen2_moe",
+     .layer = kQwen2MoeLayer,
+     .outer = kOuter,
+     .qkv_bias = BiasRule::kAlways,
+     .o_bias = BiasRule::kNever,
+     .mlp_bias = BiasRule::kNever,
+     .qk_norm = false,
+     .window = WindowRule::kNone,
+     .experts = ExpertsRule::kQwen,
+     .default_kv_heads = 16,
+     .default_head_dim = 0,
+     .default_max_position_embeddings = 32768,
+     .default_sliding_window = 0},
+    {.family = Family::kQwen3Moe,
+     .model_type = "qwen3_moe",
+     .layer = kQwen3MoeLayer,
+     .outer = kOuter,
+     .qkv_bias = BiasRule::kConfig,
+     .o_bias = BiasRule::kConfig,
+     .mlp_bias = BiasRule::kNever,
+     .qk_norm = true,
+     .window = WindowRule::kNone,
+     .experts = ExpertsRule::kQwen,
+     .default_kv_heads = 4,
+     .default_head_dim = 0,
+     .default_max_position_embeddings = 32768,
+     .default_sliding_window = 0},
 };
 
 }  // namespace
@@ -137,11 +247,14 @@ std::string KnownModelTypes() {
   return names;
 }
 
-std::string LayerName(const char* pattern, int layer) {
-  const std::string_view text = pattern;
-  const size_t at = text.find("{}");
-  DUO_CHECK(at != std::string_view::npos);
-  return absl::StrCat(std::string(text.substr(0, at)), layer, std::string(text.substr(at + 2)));
+std::string LayerName(const char* pattern, int layer, int expert) {
+  std::string name = pattern;
+  size_t at = name.find("{}");
+  DUO_CHECK(at != std::string::npos);
+  name.replace(at, 2, absl::StrCat(layer));
+  at = name.find("{}");
+  if (at != std::string::npos) name.replace(at, 2, absl::StrCat(expert));
+  return name;
 }
 
 std::string BiasName(std::string_view weight_name) {

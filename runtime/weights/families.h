@@ -1,7 +1,7 @@
 // The model families duo runs: one table, one forward. All are pre-norm decoders with RoPE, grouped-query attention and
-// a SwiGLU MLP, stored under the tensor names of Hugging Face's checkpoints; a row lists a family's weights and says
-// how the family differs. A projection's bias is stored under its weight's name with ".bias" for ".weight". Constant
-// data, any thread.
+// a SwiGLU MLP or a mixture of them, stored under the tensor names of Hugging Face's checkpoints; a row lists a
+// family's weights and says how the family differs. A projection's bias is stored under its weight's name with ".bias"
+// for ".weight". Constant data, any thread.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace duo {
 
-enum class Family : uint8_t { kLlama, kMistral, kQwen2, kQwen3 };
+enum class Family : uint8_t { kLlama, kMistral, kQwen2, kQwen3, kMixtral, kQwen2Moe, kQwen3Moe };
 
 // How a family's config.json names the layers with a sliding window.
 enum class WindowRule : uint8_t {
@@ -25,6 +25,9 @@ enum class WindowRule : uint8_t {
 // What a bias follows.
 enum class BiasRule : uint8_t { kNever, kAlways, kConfig };
 
+// How a family's config.json names its experts (config_experts.h).
+enum class ExpertsRule : uint8_t { kNone, kMixtral, kQwen };
+
 struct FamilySpec {
   Family family;
   const char* model_type;                // config.json's
@@ -35,20 +38,22 @@ struct FamilySpec {
   BiasRule mlp_bias;                     // kConfig: mlp_bias
   bool qk_norm;
   WindowRule window;
+  ExpertsRule experts = ExpertsRule::kNone;
   // Defaults of keys that a config.json may leave out, as in transformers' class; 0: none.
   int default_kv_heads;  // 0: as many as query heads
   int default_head_dim;  // 0: hidden / heads
   int64_t default_max_position_embeddings;
   int64_t default_sliding_window;
+  double default_rope_theta = 10000;
 };
 
 absl::Span<const FamilySpec> Families();
 const FamilySpec& Spec(Family family);
 const FamilySpec* FindFamily(std::string_view model_type);  // null when unknown
-std::string KnownModelTypes();                              // "llama, mistral, qwen2, qwen3"
+std::string KnownModelTypes();                              // "llama, mistral, .."
 
-// The name with {} replaced by the layer.
-std::string LayerName(const char* pattern, int layer);
+// The name with its first {} replaced by the layer, and its second, where it has one, by the expert.
+std::string LayerName(const char* pattern, int layer, int expert = 0);
 // "x.bias" of "x.weight".
 std::string BiasName(std::string_view weight_name);
 

@@ -6,7 +6,11 @@
 namespace duo {
 namespace {
 
-bool Exists(const WeightRecord& record, const ModelConfig& config) {
+// layer: -1 of the model's own weights.
+bool Exists(const WeightRecord& record, const ModelConfig& config, int layer) {
+  if (record.layers != LayersWith::kAll && config.experts.in(layer) != (record.layers == LayersWith::kExperts)) {
+    return false;
+  }
   return (record.only_if == nullptr || config.*record.only_if) &&
          (record.unless == nullptr || !(config.*record.unless));
 }
@@ -21,11 +25,11 @@ void EachWeight(const ModelConfig& config, Visit visit) {
   const FamilySpec& family = Spec(config.family);
   for (int layer = 0; layer < config.layers; ++layer) {
     for (const WeightRecord& record : family.layer) {
-      if (Exists(record, config)) visit(record, layer);
+      if (Exists(record, config, layer)) visit(record, layer);
     }
   }
   for (const WeightRecord& record : family.outer) {
-    if (Exists(record, config)) visit(record, -1);
+    if (Exists(record, config, -1)) visit(record, -1);
   }
 }
 
@@ -45,6 +49,12 @@ int64_t SizeOf(Dim dim, const ModelConfig& config) {
       return config.intermediate;
     case Dim::kVocab:
       return config.vocab;
+    case Dim::kExperts:
+      return config.experts.count;
+    case Dim::kExpertIntermediate:
+      return config.experts.intermediate;
+    case Dim::kSharedIntermediate:
+      return config.experts.shared_intermediate;
   }
   return 0;
 }
@@ -53,6 +63,8 @@ int64_t SizeOf(Dim dim, const ModelConfig& config) {
 std::vector<Range> PiecesOf(Dim dim, const ModelConfig& config, const RankShard& shard, int layer) {
   if (dim == Dim::kIntermediate) return {shard.ffn};
   if (dim == Dim::kVocab) return {shard.vocab};
+  if (dim == Dim::kExpertIntermediate) return {shard.expert};
+  if (dim == Dim::kSharedIntermediate) return {shard.shared_expert};
   const int64_t size = SizeOf(dim, config);
   if (dim != Dim::kQueryHeads && dim != Dim::kKvHeads) return {{0, size}};
   const int64_t per_head = size / config.kv_heads;
@@ -74,8 +86,13 @@ int64_t UnitOf(Dim cols, const ModelConfig& config) {
   return cols == Dim::kQueryHeads ? config.head_dim : SizeOf(cols, config);
 }
 
-std::string NameOf(const StoredTensor& tensor, int layer) {
-  return layer < 0 ? tensor.name : LayerName(tensor.name, layer);
+std::string NameOf(const StoredTensor& tensor, int layer, int expert) {
+  return layer < 0 ? tensor.name : LayerName(tensor.name, layer, expert);
+}
+
+// How often a record's tensors stand one below the other.
+int CopiesOf(const WeightRecord& record, const ModelConfig& config) {
+  return record.each_expert ? config.experts.count : 1;
 }
 
 HeldWeight Hold(const WeightRecord& record, int layer, const ModelConfig& config, const RankShard& shard) {
@@ -92,23 +109,34 @@ HeldWeight Hold(const WeightRecord& record, int layer, const ModelConfig& config
     slice.present[i] = shard.layers[layer][i].adds_output;
   }
   held.cols = TotalOf(slice.col_pieces);
-  for (const StoredTensor& tensor : record.tensors) {
-    if (tensor.name == nullptr) break;
-    slice.name = NameOf(tensor, layer);
-    slice.rows = SizeOf(tensor.rows, config);
-    slice.row_pieces = PiecesOf(tensor.rows, config, shard, layer);
-    held.rows += TotalOf(slice.row_pieces);
-    held.tensors.push_back(slice);
+  for (int expert = 0; expert < CopiesOf(record, config); ++expert) {
+    for (const StoredTensor& tensor : record.tensors) {
+      if (tensor.name == nullptr) break;
+      slice.name = NameOf(tensor, layer, expert);
+      slice.rows = SizeOf(tensor.rows, config);
+      slice.row_pieces = PiecesOf(tensor.rows, config, shard, layer);
+      held.rows += TotalOf(slice.row_pieces);
+      held.tensors.push_back(slice);
+    }
   }
   held.bias = HasBias(record, config) && (shard.rank == 0 || !held.cuts_columns());
   return held;
 }
 
-// Elements of a weight without its bias, and of the bias alone.
-int64_t ElementsOf(const WeightRecord& record, const ModelConfig& config, Dim cols) {
+// Elements of a weight without its bias, and of the bias alone; of experts, of so many.
+int64_t ElementsOf(const WeightRecord& record, const ModelConfig& config, Dim cols, int experts) {
   int64_t rows = 0;
   for (const StoredTensor& tensor : record.tensors) rows += tensor.name == nullptr ? 0 : SizeOf(tensor.rows, config);
-  return rows * SizeOf(cols, config);
+  return (record.each_expert ? experts : 1) * rows * SizeOf(cols, config);
+}
+
+int64_t Count(const ModelConfig& config, int experts) {
+  int64_t count = 0;
+  EachWeight(config, [&](const WeightRecord& record, int) {
+    count += ElementsOf(record, config, record.cols, experts);
+    if (HasBias(record, config)) count += ElementsOf(record, config, Dim::kOne, experts);
+  });
+  return count;
 }
 
 }  // namespace
@@ -120,19 +148,16 @@ std::vector<HeldWeight> HeldWeights(const ModelConfig& config, const RankShard& 
   return held;
 }
 
-int64_t CountParameters(const ModelConfig& config) {
-  int64_t count = 0;
-  EachWeight(config, [&](const WeightRecord& record, int) {
-    count += ElementsOf(record, config, record.cols);
-    if (HasBias(record, config)) count += ElementsOf(record, config, Dim::kOne);
-  });
-  return count;
-}
+int64_t CountParameters(const ModelConfig& config) { return Count(config, config.experts.count); }
 
-int64_t LayerMatrixElements(const ModelConfig& config) {
+int64_t CountActiveParameters(const ModelConfig& config) { return Count(config, config.experts.chosen); }
+
+int64_t TokenMatrixElements(const ModelConfig& config) {
   int64_t count = 0;
   EachWeight(config, [&](const WeightRecord& record, int layer) {
-    if (layer == 0 && record.cols != Dim::kOne) count += ElementsOf(record, config, record.cols);
+    if (layer >= 0 && record.cols != Dim::kOne) {
+      count += ElementsOf(record, config, record.cols, config.experts.chosen);
+    }
   });
   return count;
 }
@@ -142,7 +167,7 @@ std::string TensorName(const ModelConfig& config, WeightRole role, int tensor, i
   EachWeight(config, [&](const WeightRecord& record, int of_layer) {
     if (record.role != role || (of_layer != layer && of_layer != -1)) return;
     DUO_CHECK(record.tensors[tensor].name != nullptr);
-    name = NameOf(record.tensors[tensor], of_layer);
+    name = NameOf(record.tensors[tensor], of_layer, 0);
   });
   return name;
 }

@@ -33,7 +33,11 @@ struct HeldWeight {
   WeightRole role() const { return record->role; }
   bool is_vector() const { return record->cols == Dim::kOne; }
   // Ranks hold columns of whole rows, and add up their outputs.
-  bool cuts_columns() const { return record->cols == Dim::kQueryHeads || record->cols == Dim::kIntermediate; }
+  bool cuts_columns() const {
+    const Dim cols = record->cols;
+    return cols == Dim::kQueryHeads || cols == Dim::kIntermediate || cols == Dim::kExpertIntermediate ||
+           cols == Dim::kSharedIntermediate;
+  }
 };
 
 // Layer by layer in the records' order, then the model's.
@@ -41,8 +45,10 @@ std::vector<HeldWeight> HeldWeights(const ModelConfig& config, const RankShard& 
 
 // Numbers that the checkpoint holds, biases included.
 int64_t CountParameters(const ModelConfig& config);
-// Those of one layer's matrices, without biases: what a token is multiplied with.
-int64_t LayerMatrixElements(const ModelConfig& config);
+// Those that work on one token: all of them but the experts that it does not choose.
+int64_t CountActiveParameters(const ModelConfig& config);
+// Those of all layers' matrices, without biases, that one token is multiplied with.
+int64_t TokenMatrixElements(const ModelConfig& config);
 
 // A weight's stored tensor, "model.layers.3.self_attn.k_proj.weight" for (kQkv, 1, 3); empty where the model has none.
 std::string TensorName(const ModelConfig& config, WeightRole role, int tensor, int layer);

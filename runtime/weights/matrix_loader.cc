@@ -106,13 +106,14 @@ bool Keeps(const MatrixPart& part, const Weight& w) {
 
 }  // namespace
 
-// The row maxima over all ranks, for matrices whose rows are cut between ranks.
+// The maxima of the part's rows over all ranks, for matrices whose rows are cut between ranks.
 std::vector<float> MatrixLoader::SharedMaxima(const MatrixPart& part, const Weight& w) {
-  std::vector<float> maxima(w.rows);
-  device_.pool().ParallelFor(CeilDiv(w.rows, 64), [&](int64_t block, int) {
+  const int64_t rows = part.rows.size();
+  std::vector<float> maxima(rows);
+  device_.pool().ParallelFor(CeilDiv(rows, 64), [&](int64_t block, int) {
     std::vector<float> row(w.cols);
-    for (int64_t r = block * 64; r < std::min(w.rows, block * 64 + 64); ++r) {
-      GatherRow(part, r, row.data());
+    for (int64_t r = block * 64; r < std::min(rows, block * 64 + 64); ++r) {
+      GatherRow(part, part.rows.begin + r, row.data());
       maxima[r] = AbsMax(row.data(), w.cols);
     }
   });
@@ -120,12 +121,12 @@ std::vector<float> MatrixLoader::SharedMaxima(const MatrixPart& part, const Weig
   std::vector<float> all(maxima.size() * comm_.size());
   comm_.AllGatherHost(all.data(), maxima.data(), 4 * maxima.size());
   for (int r = 0; r < comm_.size(); ++r) {
-    for (int64_t i = 0; i < w.rows; ++i) maxima[i] = std::max(maxima[i], all[r * w.rows + i]);
+    for (int64_t i = 0; i < rows; ++i) maxima[i] = std::max(maxima[i], all[r * rows + i]);
   }
   return maxima;
 }
 
-// `count` rows from `first` on into the staging vectors. maxima: of every row, where they are shared.
+// `count` rows from `first` on into the staging vectors. maxima: of the part's rows, where they are shared.
 bool MatrixLoader::Encode(const Weight& w, const MatrixPart& part, int64_t first, int64_t count,
                           const std::vector<float>& maxima) {
   const bool keeps = Keeps(part, w), blocks = KeepsBlocks(part, w);
@@ -149,7 +150,9 @@ bool MatrixLoader::Encode(const Weight& w, const MatrixPart& part, int64_t first
         continue;
       }
       GatherRow(part, first + r, row.data());
-      const float absmax = !RowScaled(w) ? 0.0f : !maxima.empty() ? maxima[first + r] : AbsMax(row.data(), w.cols);
+      const float absmax = !RowScaled(w)     ? 0.0f
+                           : !maxima.empty() ? maxima[first - part.rows.begin + r]
+                                             : AbsMax(row.data(), w.cols);
       QuantizeRow(w.dtype, row.data(), w.cols, absmax, w.group, out);
     }
   });
@@ -192,10 +195,10 @@ absl::Status MatrixLoader::Fill(const Weight& w, const std::vector<MatrixPart>& 
     return absl::InvalidArgumentError(absl::StrCat("int4 weights need columns in multiples of 32; ", matrix.name(),
                                                    " has ", matrix.cols(), "; use --weights int8"));
   }
-  std::vector<float> maxima;
-  if (RowScaled(w) && cuts_columns && !Keeps(parts[0], w)) maxima = SharedMaxima(parts[0], w);
   int64_t out_row = 0;
   for (const MatrixPart& part : parts) {
+    std::vector<float> maxima;
+    if (RowScaled(w) && cuts_columns && !Keeps(part, w)) maxima = SharedMaxima(part, w);
     if (absl::Status s = FillPart(w, part, maxima, out_row); !s.ok()) return s;
     out_row += part.rows.size();
   }

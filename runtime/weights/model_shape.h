@@ -13,7 +13,10 @@ inline ModelShape ShapeOf(const ModelConfig& config) {
           .heads = config.heads,
           .kv_heads = config.kv_heads,
           .head_dim = config.head_dim,
-          .vocab = static_cast<int>(config.vocab)};
+          .vocab = static_cast<int>(config.vocab),
+          .experts_chosen = config.experts.chosen,
+          .expert_intermediate = static_cast<int>(config.experts.intermediate),
+          .shared_intermediate = static_cast<int>(config.experts.shared_intermediate)};
 }
 
 }  // namespace duo

@@ -18,6 +18,11 @@ enum class WeightRole : uint8_t {
   kO,
   kGateUp,  // all gate rows, then all up rows
   kDown,
+  kRouter,        // a row for each expert, then the gate of the shared one where there is one
+  kExpertGateUp,  // expert by expert: all gate rows, then all up rows
+  kExpertDown,    // expert by expert
+  kSharedGateUp,  // of the expert for all tokens
+  kSharedDown,
   kInputNorm,
   kPostNorm,  // before the MLP
   kQNorm,
@@ -31,17 +36,27 @@ enum class WeightRole : uint8_t {
 
 // A dimension of a stored tensor: how long it is, and what of it a rank holds.
 enum class Dim : uint8_t {
-  kOne,           // of a vector; whole
-  kHidden,        // whole
-  kHeadDim,       // whole
-  kQueryHeads,    // heads * head_dim: those of the rank's KV heads, in the rank's order
-  kKvHeads,       // kv_heads * head_dim: the same
-  kIntermediate,  // the rank's range
-  kVocab,         // the rank's range
+  kOne,                 // of a vector; whole
+  kHidden,              // whole
+  kHeadDim,             // whole
+  kQueryHeads,          // heads * head_dim: those of the rank's KV heads, in the rank's order
+  kKvHeads,             // kv_heads * head_dim: the same
+  kIntermediate,        // the rank's range
+  kVocab,               // the rank's range
+  kExperts,             // one for each; whole
+  kExpertIntermediate,  // of one expert; the rank's range, the same of each
+  kSharedIntermediate,  // of the expert for all tokens; the rank's range
+};
+
+// Which layers have a weight.
+enum class LayersWith : uint8_t {
+  kAll,
+  kDense,    // those whose MLP is one
+  kExperts,  // those whose MLP is a mixture of experts
 };
 
 struct StoredTensor {
-  const char* name = nullptr;  // in a layer's, {} stands for the layer's index
+  const char* name = nullptr;  // in a layer's, {} stands for the layer's index, and the second {} for the expert's
   Dim rows = Dim::kOne;
 };
 
@@ -55,6 +70,9 @@ struct WeightRecord {
   bool ModelConfig::*only_if = nullptr;  // the property without which the weight does not exist; null: none
   bool ModelConfig::*unless = nullptr;   // the property with which the weight does not exist; null: none
   uint8_t random_seed = 0;               // matrices: of random weights; a tensor each, so leave room for all
+  LayersWith layers = LayersWith::kAll;
+  bool each_expert = false;  // the tensors of the first expert, then those of the second, ..
+  bool never_coded = false;  // stays in 16 or 32 bits whatever format other matrices have
 };
 
 }  // namespace duo

@@ -41,6 +41,7 @@ class Layout {
     const auto kept = formats_.kept.find({held.layer, held.role()});
     if (kept != formats_.kept.end()) return kept->second;
     const DType type = held.layer < 0 ? formats_.vocabulary : formats_.matrices;
+    if (held.record->never_coded && IsQuantized(type)) return {DType::kBF16, 0, 0};
     if (type == DType::kI4) return {type, Int4Group(held.unit, formats_.int4_group), 0};
     if (type == DType::kI8 && formats_.int8_group > 0)
       return FitTo({type, formats_.int8_group, 0}, held.unit).value_or(CodeFormat{type, 0, 0});

@@ -8,8 +8,8 @@
 namespace duo {
 namespace {
 
-// A head's weights follow from the head, not from the rank: the holders of a split head must agree. The other matrices
-// are cut without overlap, so a rank's own numbers do.
+// A head's weights follow from the head, not from the rank: the holders of a split head must agree. All ranks have the
+// same router. The other matrices are cut without overlap, so a rank's own numbers do.
 uint64_t SeedOf(uint64_t what, int layer, uint64_t unit) {
   return SplitMix64(SplitMix64(what << 32 | static_cast<uint64_t>(layer < 0 ? 0 : layer)) + unit);
 }
@@ -81,7 +81,8 @@ absl::StatusOr<ModelWeights> RandomWeights(const WeightShare& share, Device& dev
     } else {
       // An embedding's rows are inputs themselves, not added up.
       const float amplitude = held.role() == WeightRole::kEmbedding ? 1.0f : Amplitude(held.inputs);
-      FillWeight(device, w, SeedOf(held.record->random_seed, held.layer, shard.rank), amplitude);
+      const uint64_t unit = held.role() == WeightRole::kRouter ? 0 : shard.rank;
+      FillWeight(device, w, SeedOf(held.record->random_seed, held.layer, unit), amplitude);
     }
   }
   return weights;

@@ -114,7 +114,7 @@ def main():
         bad_model("no tokenizer", ["tokenizer.json"], remove=["tokenizer.json"])
         bad_model("config that is no JSON", ["config.json"], config=lambda c: c[:50])
         bad_model("unknown architecture", ["config.json", "mamba", "llama"], config=with_keys(model_type="mamba"))
-        for model_type, reason in (("mixtral", "mixture of experts"), ("qwen3_moe", "mixture of experts"),
+        for model_type, reason in (("llama4", "attends within chunks"), ("olmoe", "norms queries and keys"),
                                    ("deepseek_v3", "multi-head latent attention"), ("gpt2", "learned positions"),
                                    ("bert", "encoder"), ("t5", "encoder with a decoder"), ("gpt_neox", "rotates only a part"),
                                    ("bloom", "ALiBi"), ("mllama", "images"), ("rwkv", "without attention")):

@@ -29,14 +29,17 @@ uint64_t Fnv1a64(std::string_view text) {
 }
 
 // The bytes of a tensor as safetensors holds them, little-endian.
-std::string TensorBytes(const std::string& name, int64_t count, const Json& exponent, DType dtype) {
-  const uint64_t base = Fnv1a64(name);
+std::string TensorBytes(const Json& tensor, int64_t count, DType dtype) {
+  const Json& exponent = tensor["exponent"];
+  const uint64_t base = Fnv1a64(tensor["name"].get<std::string>());
+  const int64_t zero_from = tensor.value("zero_from", count);
   const float scale = exponent.is_null() ? 0 : std::ldexp(1.0f, -exponent.get<int>());
   std::string bytes(Bytes(dtype, count), '\0');
   for (int64_t i = 0; i < count; ++i) {
     const int u = static_cast<int>(SplitMix64(base + static_cast<uint64_t>(i)) >> 56);
-    const float x =
-        exponent.is_null() ? static_cast<float>(192 + u % 64) / 256 : static_cast<float>(2 * u - 255) * scale;
+    const float x = i >= zero_from       ? 0
+                    : exponent.is_null() ? static_cast<float>(192 + u % 64) / 256
+                                         : static_cast<float>(2 * u - 255) * scale;
     switch (dtype) {
       case DType::kF32:
         std::memcpy(&bytes[i * 4], &x, 4);
@@ -75,7 +78,7 @@ void WriteShard(const fs::path& path, const Json& tensors, size_t first, size_t 
     int64_t count = 1;
     for (const Json& n : tensor["shape"]) count *= n.get<int64_t>();
     const size_t begin = data.size();
-    data += TensorBytes(tensor["name"], count, tensor["exponent"], dtype);
+    data += TensorBytes(tensor, count, dtype);
     header[tensor["name"].get<std::string>()] = {
         {"dtype", stored}, {"shape", tensor["shape"]}, {"data_offsets", {begin, data.size()}}};
   }

@@ -8,7 +8,8 @@ committed; golden_test.cc compares duo with these files.
 
 No weights are committed. Every tensor follows from a counter, here and in golden_model.cc alike: element i of a tensor
 takes u = the top byte of splitmix64(fnv1a64(tensor name) + i), and is (2u - 255) * 2^-exponent, or, in a norm's weight,
-(192 + u % 64) / 256. Eight significant bits, so bf16, f16 and f32 files hold the same numbers.
+(192 + u % 64) / 256. Eight significant bits, so bf16, f16 and f32 files hold the same numbers. From element "zero_from"
+on, where a tensor has that, it is 0.
 
 Each file holds config (config.json as it is written), dtype and shards of the safetensors, the tensors with their
 exponents, the prompt, and for full attention and for duo (retrieval heads in every layer but a small sink and recent
@@ -43,16 +44,21 @@ MASK64 = np.uint64(0xFFFFFFFFFFFFFFFF)
 def model(name, model_type, hidden, inter, layers, heads, kv_heads, head_dim, vocab, prompt, dtype="bfloat16", shards=1,
           tied=False, **more):
     config = {"architectures": [{"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
-                                 "qwen3": "Qwen3ForCausalLM"}[model_type]],
+                                 "qwen3": "Qwen3ForCausalLM", "mixtral": "MixtralForCausalLM",
+                                 "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}[model_type]],
               "model_type": model_type, "hidden_size": hidden, "intermediate_size": inter, "num_hidden_layers": layers,
               "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocab, "rms_norm_eps": 1e-5,
               "hidden_act": "silu", "tie_word_embeddings": tied, "torch_dtype": dtype, "bos_token_id": 1,
               "eos_token_id": vocab - 1, "rope_theta": 10000.0, "max_position_embeddings": 512}
     if head_dim * heads != hidden:
         config["head_dim"] = head_dim
+    idle = more.pop("idle_expert", False)
     config.update(more)
     config = {key: value for key, value in config.items() if value is not None}
-    return {"name": name, "config": config, "dtype": dtype, "shards": shards, "prompt_tokens": prompt}
+    spec = {"name": name, "config": config, "dtype": dtype, "shards": shards, "prompt_tokens": prompt}
+    if idle:
+        spec["idle_expert"] = config["num_experts"] - 1
+    return spec
 
 
 MODELS = [
@@ -75,6 +81,16 @@ MODELS = [
           rope_theta=1000000.0, rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}),
     # The layout of transformers 5: dtype, and rope_theta inside rope_parameters.
     model("qwen3_norms", "qwen3", 136, 168, 2, 5, 5, 128, 293, 173, tied=True, torch_dtype=None, dtype="bfloat16",
+          rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
+    model("mixtral_sharded", "mixtral", 96, 56, 2, 4, 2, 64, 271, 193, shards=2, num_local_experts=5,
+          num_experts_per_tok=2, sliding_window=None, rope_theta=1000000.0),
+    # Weights that do not add up to 1, an expert for all tokens, and a layer without experts between two that have them.
+    model("qwen2_moe_shared", "qwen2_moe", 192, 88, 3, 3, 1, 64, 239, 207, dtype="float32", num_experts=7,
+          num_experts_per_tok=3, moe_intermediate_size=40, shared_expert_intermediate_size=72, norm_topk_prob=False,
+          mlp_only_layers=[1], decoder_sparse_step=1),
+    # The last expert's row of the router is zero, and no token of the golden chooses it.
+    model("qwen3_moe_idle_expert", "qwen3_moe", 136, 168, 2, 6, 3, 128, 281, 179, num_experts=19, idle_expert=True,
+          num_experts_per_tok=3, moe_intermediate_size=24, norm_topk_prob=True, torch_dtype=None, dtype="bfloat16",
           rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
 ]
 
@@ -102,7 +118,7 @@ def exponent(name, shape):
         return 9
     if "embed_tokens" in name:
         return 8
-    gain = {"q_proj": 1.2, "k_proj": 1.2, "o_proj": 2, "lm_head": 4}.get(name.split(".")[-2], 1.0)
+    gain = {"q_proj": 1.2, "k_proj": 1.2, "o_proj": 2, "lm_head": 4, "gate": 2}.get(name.split(".")[-2], 1.0)
     return round(math.log2(148 * math.sqrt(shape[1]) / gain))
 
 
@@ -113,15 +129,40 @@ def fill(name, shape, exp):
     return values.astype(np.float32).reshape(shape)
 
 
+def stored(name, parameter, mixtral):
+    """A parameter's tensors as checkpoints hold them: [(name, shape)] by expert. transformers 5 joins experts' matrices."""
+    shape = list(parameter.shape)
+    folder = name.replace(".mlp.", ".block_sparse_moe.") if mixtral else name
+    if name.endswith(".mlp.experts.gate_up_proj"):
+        parts = ("w1", "w3") if mixtral else ("gate_proj", "up_proj")
+        rows = shape[1] // 2
+    elif name.endswith(".mlp.experts.down_proj"):
+        parts, rows = ("w2",) if mixtral else ("down_proj",), shape[1]
+    else:
+        return [[(folder, shape)]]
+    folder = folder[:folder.rindex(".")]
+    return [[(f"{folder}.{expert}.{part}.weight", [rows, shape[2]]) for part in parts] for expert in range(shape[0])]
+
+
 def load(spec):
     config = dict(spec["config"])
-    net = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager").float().eval()
+    net = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager",
+                                           experts_implementation="eager").float().eval()
     spec["tensors"], seen = [], set()
     for name, parameter in net.named_parameters():  # tied ones appear once
-        shape = list(parameter.shape)
-        exp = exponent(name, shape)
-        parameter.data = torch.from_numpy(fill(name, shape, exp))
-        spec["tensors"].append({"name": name, "shape": shape, "exponent": exp})
+        experts = []
+        for tensors in stored(name, parameter, config["model_type"] == "mixtral"):
+            parts = []
+            for tensor, shape in tensors:
+                entry = {"name": tensor, "shape": shape, "exponent": exponent(tensor, shape)}
+                values = fill(tensor, shape, entry["exponent"])
+                if tensor.endswith(".mlp.gate.weight") and "idle_expert" in spec:
+                    entry["zero_from"] = spec["idle_expert"] * shape[1]
+                    values[spec["idle_expert"]:] = 0
+                spec["tensors"].append(entry)
+                parts.append(values)
+            experts.append(np.concatenate(parts))
+        parameter.data = torch.from_numpy(np.stack(experts) if len(experts) > 1 else experts[0])
         seen.add(name)
     assert ("lm_head.weight" in seen) != spec["config"]["tie_word_embeddings"], seen
     net.tie_weights()
@@ -212,16 +253,29 @@ def finish(spec, runs):
         file.write("{\n" + ",\n".join(fields) + "\n}\n")
 
 
+def watch_experts(net):
+    """The set of all experts that any token chooses from now on, in any layer."""
+    chosen = set()
+    for module in net.modules():
+        if type(module).__name__.endswith("TopKRouter"):
+            module.register_forward_hook(lambda _, __, out: chosen.update(out[2].flatten().tolist()))
+    return chosen
+
+
 def tiny(spec):
     net = load(spec)
     vocab, layers, kv = (spec["config"][k] for k in ("vocab_size", "num_hidden_layers", "num_key_value_heads"))
     spec["heads"] = [[int((head + layer) % 2 == 0) for head in range(kv)] for layer in range(layers)]
     spec["sink"], spec["recent"] = 4, 16
     seed = np.uint64(fnv1a64(spec["name"]))
+    chosen = watch_experts(net)
     draws = splitmix64(seed + np.arange(spec.pop("prompt_tokens"), dtype=np.uint64))
     spec["prompt"] = [int(u % np.uint64(vocab)) for u in draws]
     streaming = torch.tensor(spec["heads"]) == 0
-    finish(spec, golden(net, spec["prompt"], NEW_TOKENS, streaming, spec["sink"], spec["recent"]))
+    runs = golden(net, spec["prompt"], NEW_TOKENS, streaming, spec["sink"], spec["recent"])
+    if "idle_expert" in spec:
+        assert chosen == set(range(spec.pop("idle_expert"))), chosen
+    finish(spec, runs)
 
 
 def needle():

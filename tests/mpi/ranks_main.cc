@@ -5,7 +5,8 @@
 //   needle    needle-6m at sparsity 0.75, at 0.96 (a single retrieval head is left) and with full attention: the greedy
 //             tokens that transformers found, and the logits
 //   random    random models with 3 and with 1 KV heads, retrieval heads in every layer: the logits of one rank
-//   families  every family's golden: the logits and greedy tokens of transformers
+//   families  every family's golden: the logits and greedy tokens of transformers; experts with coded weights: one
+//   rank's
 // --all crosses every codec with all placements, weights and chunks, where the default takes them in turn; so does a
 // DUO_TEST_SCALE above 1.
 #include <unistd.h>
@@ -17,6 +18,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -53,14 +55,16 @@ struct Case {
   std::string pattern;   // folder; empty: the golden's own
   double sparsity = -1;  // below 0: the gates are 0 and 1
   KvFormat kv = KvFormat::kF32;
+  std::optional<DType> weights;  // not given: as stored
   Strategy strategy = Strategy::kSplit;
   bool weighted = false;
   int chunk = 0;  // 0: the device's own, which takes these prompts whole
 
   std::string Text() const {
-    return absl::StrFormat("%s %s%s kv %s %s%s chunk %d", golden->name,
+    return absl::StrFormat("%s %s%s kv %s%s %s%s chunk %d", golden->name,
                            attention == AttentionMode::kDuo ? "duo" : "full",
-                           sparsity < 0 ? "" : absl::StrFormat(" %.2f", sparsity), Name(kv), Name(strategy),
+                           sparsity < 0 ? "" : absl::StrFormat(" %.2f", sparsity), Name(kv),
+                           weights.has_value() ? absl::StrCat(" weights ", Name(*weights)) : "", Name(strategy),
                            weighted ? ", unequal ranks," : "", chunk);
   }
 };
@@ -81,6 +85,7 @@ EngineOptions OptionsFor(const Case& c, int world) {
     }
   }
   options.kv = c.kv;
+  options.weights = c.weights;
   options.strategy = c.strategy;
   if (c.weighted) {
     for (int r = 0; r < world; ++r) options.rank_weights.push_back(std::vector<double>{2, 1, 3, 1}[r % 4]);
@@ -278,6 +283,20 @@ void Families(Judge& judge, const std::string& scratch) {
       c.kv = judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32;
       c.chunk = 37;
       judge.Check(c, {run.greedy, {run.logits}, run.leads, judge.Tolerance(run, c.kv)});
+    }
+  }
+  // Experts are cut, and the scales of their rows are those of whole rows, however many ranks there are.
+  for (const char* name : {"mixtral_sharded", "qwen2_moe_shared"}) {
+    const Golden golden = LoadGolden(name, scratch);
+    for (const DType weights : {DType::kI8, DType::kF8E4M3}) {
+      Case c;
+      c.golden = &golden;
+      c.prompt = golden.prompt;
+      c.kv = judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32;
+      c.weights = weights;
+      judge.Check(c, judge.Alone(c, judge.Tolerance(golden.full, c.kv)));
+      c.weighted = true;
+      judge.Check(c, judge.Alone(c, judge.Tolerance(golden.full, c.kv)));
     }
   }
 }

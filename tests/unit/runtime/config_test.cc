@@ -156,13 +156,79 @@ TEST(Config, QwenWindowsFollowTheirSwitchAndTheirLayers) {
   EXPECT_TRUE(Contains(Error(config), "layer_types must have 3 entries"));
 }
 
+TEST(Config, MixtralsLayersAreAllExperts) {
+  json config = Llama();
+  config["model_type"] = "mixtral";
+  config["architectures"] = {"MixtralForCausalLM"};
+  config["num_local_experts"] = 5;
+  config["num_experts_per_tok"] = 3;
+  config.erase("rope_theta");
+  const auto parsed = Parse(config);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->experts.count, 5);
+  EXPECT_EQ(parsed->experts.chosen, 3);
+  EXPECT_EQ(parsed->experts.intermediate, 160);
+  EXPECT_EQ(parsed->experts.shared_intermediate, 0);
+  EXPECT_TRUE(parsed->experts.normalised);
+  EXPECT_TRUE(Holds(parsed->experts.layers, 1, 1, 1));
+  EXPECT_EQ(parsed->sliding_window, 0);
+  EXPECT_EQ(parsed->rope.theta, 1e6);  // its class's default
+  config["num_experts_per_tok"] = 6;
+  EXPECT_TRUE(Contains(Error(config), "num_experts_per_tok must be at most num_local_experts, found 6 and 5"));
+  config["num_local_experts"] = 0;
+  EXPECT_TRUE(Contains(Error(config), "num_local_experts must be 1 or more"));
+}
+
+TEST(Config, QwensSayWhichLayersAreExperts) {
+  json config = Qwen3();
+  config["model_type"] = "qwen3_moe";
+  config["architectures"] = {"Qwen3MoeForCausalLM"};
+  config["num_experts"] = 16;
+  config["moe_intermediate_size"] = 24;
+  config["norm_topk_prob"] = true;
+  auto parsed = Parse(config);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->experts.count, 16);
+  EXPECT_EQ(parsed->experts.chosen, 8);
+  EXPECT_EQ(parsed->experts.intermediate, 24);
+  EXPECT_EQ(parsed->experts.shared_intermediate, 0);
+  EXPECT_TRUE(parsed->experts.normalised && parsed->qk_norm && !parsed->attention_bias);
+  EXPECT_TRUE(Holds(parsed->experts.layers, 1, 1, 1));
+  EXPECT_EQ(parsed->head_dim, 16);  // its class has no default, unlike qwen3's
+  config["decoder_sparse_step"] = 2;
+  EXPECT_TRUE(Holds(Parse(config)->experts.layers, 0, 1, 0));
+  config["decoder_sparse_step"] = 1;
+  config["mlp_only_layers"] = {0, 2};
+  EXPECT_TRUE(Holds(Parse(config)->experts.layers, 0, 1, 0));
+  config["mlp_only_layers"] = {0, 1, 2};
+  EXPECT_EQ(Parse(config)->experts, ExpertsConfig());
+  config["mlp_only_layers"] = json::array();
+  config["num_experts"] = 0;
+  EXPECT_EQ(Parse(config)->experts, ExpertsConfig());
+
+  config["num_experts"] = 6;
+  config["num_experts_per_tok"] = 2;
+  config["model_type"] = "qwen2_moe";
+  config["architectures"] = {"Qwen2MoeForCausalLM"};
+  config["shared_expert_intermediate_size"] = 72;
+  config.erase("norm_topk_prob");
+  parsed = Parse(config);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->experts.shared_intermediate, 72);
+  EXPECT_TRUE(!parsed->experts.normalised && parsed->attention_bias && !parsed->o_bias && !parsed->qk_norm);
+  config["qkv_bias"] = false;
+  EXPECT_FALSE(Parse(config)->attention_bias);
+  config["use_sliding_window"] = true;
+  EXPECT_TRUE(Contains(Error(config), "use_sliding_window is not supported for qwen2_moe"));
+}
+
 TEST(Config, UnsupportedModelsAreNamed) {
   for (const auto& [type, word] : {std::pair<std::string, std::string>{"gpt2", "learned positions"},
                                    {"deepseek_v3", "multi-head latent attention"},
-                                   {"mixtral", "mixture of experts"},
+                                   {"gpt_oss", "learned attention sinks"},
                                    {"bert", "encoder"},
                                    {"t5", "encoder"},
-                                   {"nonesuch", "supported are llama, mistral, qwen2, qwen3"}}) {
+                                   {"nonesuch", "supported are llama, mistral, qwen2, qwen3, mixtral"}}) {
     const std::string error = ErrorWith("model_type", type);
     EXPECT_TRUE(Contains(error, "dir/config.json: model_type \"" + type + "\" is not supported"));
     EXPECT_TRUE(Contains(error, word));
@@ -171,7 +237,7 @@ TEST(Config, UnsupportedModelsAreNamed) {
   json config = Llama();
   config.erase("model_type");
   EXPECT_TRUE(Contains(Error(config), "has no model_type"));
-  EXPECT_TRUE(Contains(ErrorWith("num_local_experts", 8), "mixture of experts"));
+  EXPECT_TRUE(Contains(ErrorWith("num_local_experts", 8), "a llama model with a mixture of experts is not supported"));
   EXPECT_TRUE(Contains(ErrorWith("kv_lora_rank", 512), "multi-head latent attention"));
   EXPECT_TRUE(Contains(ErrorWith("hidden_act", "gelu"), "hidden_act \"gelu\""));
   EXPECT_TRUE(Contains(ErrorWith("partial_rotary_factor", 0.5), "partial_rotary_factor"));

@@ -102,6 +102,71 @@ TEST(HeldWeights, TensorsAreNamedByRoleAndLayer) {
   EXPECT_EQ(TensorName(config, WeightRole::kHead, 0, -1), "");
 }
 
+ModelConfig WithExperts(Family family, const ExpertsConfig& experts) {
+  ModelConfig config = ConfigOf(kSmall);
+  config.family = family;
+  config.experts = experts;
+  config.experts.layers.assign(config.layers, 1);
+  return config;
+}
+
+TEST(HeldWeights, ParametersOfExpertsAreThoseOfPublishedModels) {
+  ModelConfig mixtral = ConfigOf({Family::kMixtral, 4096, 14336, 32, 32, 8, 128, 32000, false});
+  mixtral.experts = {.count = 8, .chosen = 2, .intermediate = 14336};
+  mixtral.experts.layers.assign(32, 1);
+  EXPECT_EQ(CountParameters(mixtral), 46'702'792'704);
+  EXPECT_EQ(CountActiveParameters(mixtral), 12'879'925'248);
+  ModelConfig qwen = ConfigOf({Family::kQwen3Moe, 2048, 6144, 48, 32, 4, 128, 151936, false});
+  qwen.qk_norm = true;
+  qwen.experts = {.count = 128, .chosen = 8, .intermediate = 768};
+  qwen.experts.layers.assign(48, 1);
+  EXPECT_EQ(CountParameters(qwen), 30'532'122'624);
+  EXPECT_EQ(CountActiveParameters(qwen), 3'353'032'704);
+  EXPECT_EQ(TokenMatrixElements(qwen), int64_t{48} * 2048 * (40 * 128 + 32 * 128 + 128 + 3 * 8 * 768));
+}
+
+TEST(HeldWeights, ExpertsAreCutAsAnMlpIsAndTheRouterIsWhole) {
+  const ExpertsConfig sizes = {.count = 5, .chosen = 2, .intermediate = 44, .shared_intermediate = 20};
+  const ModelConfig config = WithExperts(Family::kQwen2Moe, sizes);
+  std::map<WeightRole, int64_t> held;  // elements of layer 1 over all ranks
+  for (const RankShard& shard : ShardsOf(config, 3)) {
+    for (const HeldWeight& w : HeldWeights(config, shard)) {
+      EXPECT_NE(w.role(), WeightRole::kGateUp);
+      if (w.layer != 1) continue;
+      held[w.role()] += w.rows * w.cols;
+      if (w.role() == WeightRole::kRouter) {
+        EXPECT_EQ(w.rows, 5 + 1);
+        EXPECT_EQ(w.tensors[1].name, "model.layers.1.mlp.shared_expert_gate.weight");
+      }
+      if (w.role() == WeightRole::kExpertGateUp) {
+        ASSERT_EQ(w.tensors.size(), 10u);
+        EXPECT_EQ(w.tensors[7].name, "model.layers.1.mlp.experts.3.up_proj.weight");
+        EXPECT_EQ(w.rows, 10 * shard.expert.size());
+      }
+      if (w.role() == WeightRole::kExpertDown) {
+        EXPECT_TRUE(w.cuts_columns());
+        EXPECT_EQ(w.rows, 5 * config.hidden);
+        EXPECT_EQ(w.cols, shard.expert.size());
+      }
+    }
+  }
+  EXPECT_EQ(held[WeightRole::kExpertGateUp], 5 * 2 * 44 * config.hidden);
+  EXPECT_EQ(held[WeightRole::kExpertDown], 5 * 44 * config.hidden);
+  EXPECT_EQ(held[WeightRole::kSharedGateUp], 2 * 20 * config.hidden);
+  EXPECT_EQ(held[WeightRole::kSharedDown], 20 * config.hidden);
+}
+
+TEST(HeldWeights, ALayerHasAnMlpOrExperts) {
+  ModelConfig config = WithExperts(Family::kQwen3Moe, {.count = 3, .chosen = 1, .intermediate = 8});
+  config.experts.layers = {1, 0};
+  for (const HeldWeight& w : HeldWeights(config, ShardsOf(config, 1)[0])) {
+    if (w.role() == WeightRole::kExpertDown || w.role() == WeightRole::kRouter) EXPECT_EQ(w.layer, 0);
+    if (w.role() == WeightRole::kDown || w.role() == WeightRole::kGateUp) EXPECT_EQ(w.layer, 1);
+  }
+  EXPECT_EQ(TensorName(config, WeightRole::kDown, 0, 0), "");
+  EXPECT_EQ(TensorName(config, WeightRole::kDown, 0, 1), "model.layers.1.mlp.down_proj.weight");
+}
+
 TEST(HeldWeights, BytesAreThoseOfTheFormats) {
   const ModelConfig config = ConfigOf(kSmall);
   const std::vector<RankShard> shards = ShardsOf(config, 1);
@@ -112,7 +177,7 @@ TEST(HeldWeights, BytesAreThoseOfTheFormats) {
   EXPECT_LT(f32, 4 * CountParameters(config) + 64 * static_cast<int64_t>(Arena::kAlignment));
   formats.matrices = DType::kI8;
   const int64_t codes = WeightBytes({config, shards[0], formats});
-  EXPECT_NEAR(static_cast<double>(f32 - codes), 3.0 * config.layers * LayerMatrixElements(config), 64.0 * 256);
+  EXPECT_NEAR(static_cast<double>(f32 - codes), 3.0 * TokenMatrixElements(config), 64.0 * 256);
 }
 
 }  // namespace

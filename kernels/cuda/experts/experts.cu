@@ -1,0 +1,215 @@
+// Mixtures of experts. Few rows, as in decode: kernels of our own that find the chosen experts on the device
+// (few_rows.cuh). Many rows, as in prefill: the host reads which experts were chosen, and Linear does one product after
+// the other on rows sorted by expert; a step that is recorded has few rows.
+#include <algorithm>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
+#include "kernels/cuda/experts/few_rows.cuh"
+#include "kernels/cuda/state.h"
+
+namespace duo::cuda {
+namespace {
+
+constexpr int64_t kFewRows = 256;  // as many as a recorded step has at most
+constexpr int64_t kPadded = 16;    // an expert's rows are rounded up to these: fewer shapes to choose products for
+
+// One block: a thread an expert counts its slots, then writes them behind those of the experts before it.
+__global__ void __launch_bounds__(kMostExperts)
+    SortSlotsKernel(SlotLists lists, const int32_t* chosen, int slots, int experts) {
+  StartOverlapped();
+  __shared__ int32_t begin[kMostExperts + 1];
+  const int expert = threadIdx.x;
+  int32_t count = 0;
+  for (int s = 0; s < slots; ++s) count += chosen[s] == expert;
+  begin[expert + 1] = count;
+  if (expert == 0) begin[0] = 0;
+  __syncthreads();
+  if (expert == 0) {
+    for (int e = 0; e < experts; ++e) begin[e + 1] += begin[e];
+  }
+  __syncthreads();
+  if (expert >= experts) return;
+  lists.begin[expert] = begin[expert];
+  if (expert + 1 == experts) lists.begin[experts] = begin[experts];
+  int32_t at = begin[expert];
+  for (int s = 0; s < slots && at < begin[expert + 1]; ++s) {
+    if (chosen[s] == expert) lists.slots[at++] = s;
+  }
+}
+
+// out [rows, dim] = sum over a row's slots of weight * y. places: where a slot's y is; null: at the slot.
+__global__ void CombineKernel(bf16* out, int64_t stride, const float* y, Routing routing, const int32_t* places,
+                              int dim) {
+  StartOverlapped();
+  const int64_t first = int64_t{blockIdx.x} * routing.chosen;
+  for (int c = threadIdx.x; c < dim; c += blockDim.x) {
+    float sum = 0;
+    for (int j = 0; j < routing.chosen; ++j) {
+      const int64_t place = places == nullptr ? first + j : places[first + j];
+      sum = fmaf(routing.weights[first + j], y[place * dim + c], sum);
+    }
+    out[blockIdx.x * stride + c] = ToBf16(sum);
+  }
+}
+
+// out [places, dim] = x's row of each place's slot, zero where it has none (-1).
+__global__ void GatherSlotsKernel(bf16* out, const bf16* x, int64_t stride, const int32_t* slots, int chosen, int dim) {
+  const int slot = slots[blockIdx.x];
+  const bf16* from = x + int64_t{slot / chosen} * stride;
+  bf16* to = out + int64_t{blockIdx.x} * dim;
+  for (int c = threadIdx.x; c < dim; c += blockDim.x) to[c] = slot < 0 ? ToBf16(0.0f) : from[c];
+}
+
+int ThreadsFor(int64_t cols) { return static_cast<int>(std::clamp<int64_t>(RoundUp(cols, 32), 32, 512)); }
+
+bool InEights(const ExpertProduct& p) {
+  return p.bank.cols % 8 == 0 && p.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.x) % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(p.bank.data) % 16 == 0;
+}
+
+// launch(type, each) for the product's kind, as constants.
+template <typename Launch>
+void ForKind(const ExpertProduct& p, const Launch& launch) {
+  auto of_type = [&](auto type) {
+    if (InEights(p)) {
+      launch(type, std::integral_constant<int, 8>());
+    } else {
+      launch(type, std::integral_constant<int, 1>());
+    }
+  };
+  switch (p.bank.dtype) {
+    case DType::kF16:
+      return of_type(std::integral_constant<DType, DType::kF16>());
+    case DType::kF8E4M3:
+      return of_type(std::integral_constant<DType, DType::kF8E4M3>());
+    case DType::kI8:
+      return of_type(std::integral_constant<DType, DType::kI8>());
+    case DType::kI4:
+      return of_type(std::integral_constant<DType, DType::kI4>());
+    default:
+      DUO_CHECK_MSG(p.bank.dtype == DType::kBF16, Name(p.bank.dtype));
+      return of_type(std::integral_constant<DType, DType::kBF16>());
+  }
+}
+
+dim3 GridOf(int64_t columns, int experts) {
+  return dim3(static_cast<unsigned>(CeilDiv<int64_t>(columns, kExpertWarps)), static_cast<unsigned>(experts));
+}
+
+void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
+  const int slots = static_cast<int>(x.rows) * routing.chosen;
+  const int64_t n = bank.down.cols;
+  SlotLists lists;
+  lists.begin = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * (bank.experts + 1)));
+  lists.slots = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * slots));
+  auto* product = static_cast<bf16*>(scratch.Take(sizeof(bf16) * slots * n));
+  auto* y = static_cast<float*>(scratch.Take(sizeof(float) * slots * x.cols));
+  LaunchOverlapped(device, SortSlotsKernel, dim3(1), dim3(RoundUp(bank.experts, 32)), 0, lists, routing.experts, slots,
+                   bank.experts);
+  const ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, lists};
+  ForKind(up, [&](auto type, auto each) {
+    LaunchOverlapped(device, GateUpKernel<type(), each()>, GridOf(n, bank.experts), dim3(32 * kExpertWarps), 0, product,
+                     up);
+  });
+  const ExpertProduct down = {product, n, 1, bank.down, bank.experts, lists};
+  ForKind(down, [&](auto type, auto each) {
+    LaunchOverlapped(device, DownKernel<type(), each()>, GridOf(x.cols, bank.experts), dim3(32 * kExpertWarps), 0, y,
+                     down);
+  });
+  LaunchOverlapped(device, CombineKernel, dim3(x.rows), dim3(ThreadsFor(x.cols)), 0, out.as<bf16>(), out.stride, y,
+                   routing, static_cast<const int32_t*>(nullptr), x.cols);
+}
+
+// Slots sorted by expert, each expert's beginning at a multiple of kPadded.
+struct Sorted {
+  std::vector<int32_t>& host;  // [slots] experts, then [places] slots or -1, then [slots] places
+  std::vector<int64_t> begin;  // [experts + 1] places
+};
+
+void SortOnHost(Device& device, const Routing& routing, int64_t slots, int experts, Sorted* sorted) {
+  std::vector<int32_t>& host = sorted->host;
+  host.resize(slots);
+  device.Download(host.data(), routing.experts, sizeof(int32_t) * slots);
+  std::vector<int64_t>& begin = sorted->begin;
+  begin.assign(experts + 1, 0);
+  for (int64_t s = 0; s < slots; ++s) ++begin[host[s] + 1];
+  for (int e = 0; e < experts; ++e) begin[e + 1] = begin[e] + RoundUp(begin[e + 1], kPadded);
+  const int64_t places = begin[experts];
+  host.resize(slots + places + slots);
+  std::fill_n(host.begin() + slots, places, -1);
+  std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+  for (int64_t s = 0; s < slots; ++s) {
+    const int64_t place = next[host[s]]++;
+    host[slots + place] = static_cast<int32_t>(s);
+    host[slots + places + s] = static_cast<int32_t>(place);
+  }
+}
+
+int64_t MostPlaces(int64_t slots, int experts) {
+  return RoundUp(slots, kPadded) + std::min<int64_t>(experts, slots) * kPadded;
+}
+
+void ManyRows(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
+  const int64_t slots = x.rows * routing.chosen, n = bank.down.cols;
+  Sorted sorted = {State(device).host_slots, {}};
+  SortOnHost(device, routing, slots, bank.experts, &sorted);
+  const int64_t places = sorted.begin.back();
+  DUO_CHECK_LE(places, MostPlaces(slots, bank.experts));
+  auto* lists = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * (MostPlaces(slots, bank.experts) + slots)));
+  device.Upload(lists, sorted.host.data() + slots, sizeof(int32_t) * (places + slots));
+  const View gathered = scratch.Matrix(DType::kBF16, places, x.cols);
+  const View gate_up = scratch.Matrix(DType::kBF16, places, 2 * n);
+  const View product = scratch.Matrix(DType::kBF16, places, n);
+  const View y = scratch.Matrix(DType::kF32, places, x.cols);
+  GatherSlotsKernel<<<places, ThreadsFor(x.cols), 0, Stream(device)>>>(gathered.as<bf16>(), x.as<bf16>(), x.stride,
+                                                                       lists, routing.chosen, x.cols);
+  DUO_CUDA_CHECK(cudaGetLastError());
+  auto each_expert = [&](const Weight& weights, View to, View from) {
+    for (int e = 0; e < bank.experts; ++e) {
+      const int64_t first = sorted.begin[e], count = sorted.begin[e + 1] - first;
+      if (count == 0) continue;
+      cuda::Linear(device, to.Rows(first, count), from.Rows(first, count), ExpertRows(weights, bank.experts, e),
+                   scratch);
+    }
+  };
+  each_expert(bank.gate_up, gate_up, gathered);
+  cuda::SwiGlu(device, product, gate_up);
+  each_expert(bank.down, y, product);
+  LaunchOverlapped(device, CombineKernel, dim3(x.rows), dim3(ThreadsFor(x.cols)), 0, out.as<bf16>(), out.stride,
+                   y.as<float>(), routing, lists + places, x.cols);
+}
+
+}  // namespace
+
+size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBank& bank, int chosen) {
+  const int64_t dim = bank.gate_up.cols, n = bank.down.cols;
+  const int64_t few = std::min(rows, kFewRows) * chosen;
+  const size_t lists = Arena::Rounded(sizeof(int32_t) * (bank.experts + 1)) + Arena::Rounded(sizeof(int32_t) * few);
+  size_t bytes = lists + Arena::Rounded(sizeof(bf16) * few * n) + Arena::Rounded(sizeof(float) * few * dim);
+  if (rows <= kFewRows || n == 0) return bytes;
+  const int64_t slots = rows * chosen, places = MostPlaces(slots, bank.experts);
+  size_t many = Arena::Rounded(sizeof(int32_t) * (places + slots));
+  for (const int64_t cols : {dim, 2 * n, n, 2 * dim}) many += Arena::Rounded(sizeof(bf16) * places * cols);
+  const Weight gate_up = ExpertRows(bank.gate_up, bank.experts, 0), down = ExpertRows(bank.down, bank.experts, 0);
+  many += std::max(cuda::LinearScratchBytes(device, rows, gate_up), cuda::LinearScratchBytes(device, rows, down));
+  return std::max(bytes, many);
+}
+
+void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
+  if (bank.down.cols == 0) {
+    DUO_CHECK_EQ(out.stride, out.cols);
+    return device.Fill(out.data, 0, Bytes(out.dtype, out.rows * out.cols));
+  }
+  const size_t mark = scratch.used();
+  if (x.rows <= kFewRows) {
+    FewRows(device, out, x, bank, routing, scratch);
+  } else {
+    ManyRows(device, out, x, bank, routing, scratch);
+  }
+  scratch.Rewind(mark);
+}
+
+}  // namespace duo::cuda

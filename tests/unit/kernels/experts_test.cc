@@ -1,0 +1,210 @@
+// Mixtures of experts against the sums written out, by the rule of reference.h.
+#include "kernels/experts.h"
+
+#include <numeric>
+
+#include "reference.h"
+#include "test_weight.h"
+
+namespace duo {
+namespace {
+
+constexpr DType kWeightTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4};
+
+struct Sizes {
+  int experts, chosen;
+  int64_t dim, columns, rows;
+};
+
+// Each row's experts, all different and never `idle`, and their weights.
+struct HostRouting {
+  std::vector<int32_t> experts;
+  std::vector<float> weights;
+};
+HostRouting MakeRouting(const Sizes& s, int idle, std::mt19937& rng) {
+  HostRouting routing;
+  std::vector<int32_t> order(s.experts);
+  std::iota(order.begin(), order.end(), 0);
+  order.erase(order.begin() + idle);
+  std::uniform_real_distribution<float> weight(0.1f, 0.9f);
+  for (int64_t r = 0; r < s.rows; ++r) {
+    std::shuffle(order.begin(), order.end(), rng);
+    for (int j = 0; j < s.chosen; ++j) {
+      routing.experts.push_back(order[j]);
+      routing.weights.push_back(weight(rng));
+    }
+  }
+  return routing;
+}
+
+class Experts : public DeviceTest {
+ protected:
+  void RunMlp(DType dtype, const Sizes& s, int group, bool bias) {
+    SCOPED_TRACE(testing::Message() << Name(dtype) << " rows " << s.rows << " experts " << s.experts << " dim " << s.dim
+                                    << " columns " << s.columns);
+    std::mt19937 rng(static_cast<unsigned>(s.rows * 31 + s.columns));
+    const DType type = activation();
+    const TestWeight up = MakeWeight(device(), dtype, s.experts * 2 * s.columns, s.dim, group, bias, rng);
+    const TestWeight down = MakeWeight(device(), dtype, s.experts * s.dim, s.columns, group, bias, rng);
+    const int idle = s.experts - 2;
+    for (const TestWeight* w : {&up, &down}) {  // whoever reads it gets NaN, where the format has one
+      const Weight part = ExpertRows(w->weight, s.experts, idle);
+      device().Fill(const_cast<void*>(part.data), 0xff, Bytes(dtype, part.rows * part.cols));
+      if (part.scales != nullptr) device().Fill(const_cast<float*>(part.scales), 0xff, sizeof(float) * part.rows);
+      if (part.groups != nullptr) {
+        device().Fill(const_cast<uint16_t*>(part.groups), 0xff, 4 * part.rows * part.cols / part.group);
+      }
+    }
+    const HostRouting host = MakeRouting(s, idle, rng);
+    std::vector<float> x = Normal(rng, s.rows * s.dim);
+    for (float& v : x) v = Rounded(type, v);
+    Buffer device_x = UploadAs(device(), type, x), experts = Upload(device(), host.experts),
+           weights = Upload(device(), host.weights), out = Allocate(device(), Bytes(type, s.rows * s.dim));
+    const ExpertBank bank = {s.experts, up.weight, down.weight};
+    const Routing routing = {experts.as<int32_t>(), weights.as<float>(), s.chosen};
+    Arena scratch = Scratch(device(), ExpertMlpScratchBytes(device(), s.rows, bank, s.chosen));
+    ExpertMlp(device(), View(out.data(), type, s.rows, s.dim), View(device_x.data(), type, s.rows, s.dim), bank,
+              routing, scratch);
+    EXPECT_EQ(scratch.used(), 0u);
+    std::vector<float> plain(s.rows * s.dim);
+    std::vector<double> truth(plain.size());
+    for (int64_t slot = 0; slot < s.rows * s.chosen; ++slot) {
+      Add(s, host.experts[slot], host.weights[slot], {up, down}, &x[slot / s.chosen * s.dim],
+          &truth[slot / s.chosen * s.dim], &plain[slot / s.chosen * s.dim]);
+    }
+    for (float& v : plain) v = Rounded(type, v);
+    ExpectAsGoodAs(DownloadAs(device(), type, out.data(), plain.size()), plain, truth, type, "a mixture of experts");
+  }
+
+  struct Pair {
+    const TestWeight &up, &down;
+  };
+  // Adds one expert's output for one row: exactly, and as a plain program at the working precision has it.
+  void Add(const Sizes& s, int expert, float weight, const Pair& w, const float* x, double* truth, float* plain) {
+    const DType type = activation();
+    std::vector<double> exact(s.columns);
+    std::vector<float> rough(s.columns);
+    for (int64_t c = 0; c < s.columns; ++c) {
+      double exact_half[2];
+      float rough_half[2];
+      for (int half = 0; half < 2; ++half) {
+        const int64_t row = (expert * 2 + half) * s.columns + c;
+        exact_half[half] = rough_half[half] = w.up.bias[row];
+        for (int64_t i = 0; i < s.dim; ++i) {
+          exact_half[half] += w.up.values[row * s.dim + i] * x[i];
+          rough_half[half] += Rounded(type, static_cast<float>(w.up.values[row * s.dim + i])) * x[i];
+        }
+        rough_half[half] = Rounded(type, rough_half[half]);
+      }
+      exact[c] = exact_half[0] / (1 + std::exp(-exact_half[0])) * exact_half[1];
+      rough[c] = Rounded(type, rough_half[0] / (1 + std::exp(-rough_half[0])) * rough_half[1]);
+    }
+    for (int64_t i = 0; i < s.dim; ++i) {
+      const int64_t row = expert * s.dim + i;
+      double exact_sum = w.down.bias[row];
+      float rough_sum = w.down.bias[row];
+      for (int64_t c = 0; c < s.columns; ++c) {
+        exact_sum += w.down.values[row * s.columns + c] * exact[c];
+        rough_sum += Rounded(type, static_cast<float>(w.down.values[row * s.columns + c])) * rough[c];
+      }
+      truth[i] += weight * exact_sum;
+      plain[i] += weight * Rounded(type, rough_sum);
+    }
+  }
+};
+INSTANTIATE_ON_DEVICES(Experts);
+
+TEST_P(Experts, MatchForEveryFormatAndNumberOfRows) {
+  for (DType dtype : kWeightTypes) {
+    if (cuda() && dtype == DType::kF32) continue;
+    for (int64_t rows : {1, 2, 5, 17, 70}) RunMlp(dtype, {7, 3, 128, 64, rows}, 32, rows % 2 == 0);
+  }
+}
+
+TEST_P(Experts, MatchForLongSteps) {
+  for (DType dtype : {DType::kBF16, DType::kI4}) RunMlp(dtype, {5, 2, 64, 32, 301}, 32, dtype == DType::kI4);
+}
+
+TEST_P(Experts, MatchForUglySizes) {
+  for (int64_t rows : {1, 9}) {
+    RunMlp(DType::kBF16, {4, 2, 24, 19, rows}, 0, false);
+    RunMlp(DType::kI8, {3, 1, 40, 7, rows}, 0, false);
+    RunMlp(DType::kBF16, {2, 1, 8, 1, rows}, 0, false);
+  }
+}
+
+TEST_P(Experts, OfARankWithoutColumnsAddNothing) {
+  std::mt19937 rng(1);
+  const TestWeight up = MakeWeight(device(), DType::kBF16, 0, 16, 0, false, rng);
+  const TestWeight down = MakeWeight(device(), DType::kBF16, 3 * 16, 0, 0, false, rng);
+  const DType type = activation();
+  Buffer x = UploadAs(device(), type, Normal(rng, 2 * 16)), out = Allocate(device(), Bytes(type, 2 * 16));
+  Buffer experts = Upload(device(), std::vector<int32_t>{0, 2}), weights = Upload(device(), std::vector<float>{1, 1});
+  const ExpertBank bank = {3, up.weight, down.weight};
+  Arena scratch = Scratch(device(), ExpertMlpScratchBytes(device(), 2, bank, 1));
+  ExpertMlp(device(), View(out.data(), type, 2, 16), View(x.data(), type, 2, 16), bank,
+            {experts.as<int32_t>(), weights.as<float>(), 1}, scratch);
+  for (float y : DownloadAs(device(), type, out.data(), 2 * 16)) EXPECT_EQ(y, 0.0f);
+}
+
+TEST_P(Experts, AreThoseOfTheLargestLogits) {
+  for (const auto& [experts, chosen] : {std::pair(1, 1), {5, 2}, {60, 4}, {128, 8}, {129, 64}, {1024, 3}}) {
+    for (const bool normalised : {false, true}) {
+      SCOPED_TRACE(testing::Message() << chosen << " of " << experts << (normalised ? ", normalised" : ""));
+      constexpr int64_t kRows = 19;
+      const int64_t stride = experts + 3;
+      std::mt19937 rng(static_cast<unsigned>(experts));
+      std::vector<float> logits = Normal(rng, kRows * stride, 2.0f);
+      for (int64_t e = 0; e < experts; ++e) logits[3 * stride + e] = 1.5f;  // all tied
+      Buffer in = Upload(device(), logits), ids = Allocate(device(), 4 * kRows * chosen),
+             weights = Allocate(device(), 4 * kRows * chosen);
+      RouteRows(device(), {ids.as<int32_t>(), weights.as<float>(), chosen},
+                View(in.data(), DType::kF32, kRows, experts, stride), experts, normalised);
+      const auto got = Download<int32_t>(device(), ids.data(), kRows * chosen);
+      const auto shares = Download<float>(device(), weights.data(), kRows * chosen);
+      for (int64_t r = 0; r < kRows; ++r) {
+        const float* row = &logits[r * stride];
+        std::vector<int32_t> order(experts);
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row[a] > row[b]; });
+        double sum = 0;
+        for (int e = 0; e < (normalised ? chosen : experts); ++e) sum += std::exp(double{row[order[e]]});
+        for (int j = 0; j < chosen; ++j) {
+          ASSERT_EQ(got[r * chosen + j], order[j]) << "row " << r << " place " << j;
+          EXPECT_NEAR(shares[r * chosen + j], std::exp(double{row[order[j]]}) / sum, 1e-6);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Experts, OfARowWithANanHaveNoWeights) {
+  std::vector<float> logits = {1, 2, 3, NAN, 0, -1, 5, 4};
+  Buffer in = Upload(device(), logits), ids = Allocate(device(), 16), weights = Allocate(device(), 16);
+  RouteRows(device(), {ids.as<int32_t>(), weights.as<float>(), 2}, View(in.data(), DType::kF32, 2, 4), 4, true);
+  const auto got = Download<int32_t>(device(), ids.data(), 4);
+  const auto shares = Download<float>(device(), weights.data(), 4);
+  EXPECT_EQ(got, (std::vector<int32_t>{2, 1, 2, 3}));
+  EXPECT_TRUE(std::isnan(shares[0]) && std::isnan(shares[1]));
+  EXPECT_NEAR(shares[2] + shares[3], 1, 1e-6);
+}
+
+TEST_P(Experts, GateOfTheSharedOneIsASigmoid) {
+  const DType type = activation();
+  std::mt19937 rng(2);
+  constexpr int64_t kRows = 5, kDim = 77;
+  std::vector<float> base = Normal(rng, kRows * kDim), add = Normal(rng, kRows * kDim), gates = Normal(rng, kRows * 3);
+  for (float& v : base) v = Rounded(type, v);
+  for (float& v : add) v = Rounded(type, v);
+  Buffer out = UploadAs(device(), type, base), from = UploadAs(device(), type, add), in = Upload(device(), gates);
+  AddGated(device(), View(out.data(), type, kRows, kDim), View(from.data(), type, kRows, kDim),
+           View(in.data(), DType::kF32, kRows, 3).Cols(2, 1));
+  const std::vector<float> got = DownloadAs(device(), type, out.data(), kRows * kDim);
+  for (int64_t i = 0; i < kRows * kDim; ++i) {
+    const double exact = base[i] + add[i] / (1 + std::exp(-double{gates[i / kDim * 3 + 2]}));
+    EXPECT_NEAR(got[i], exact, 4 * UnitRoundoff(type) * (1 + std::abs(exact)));
+  }
+}
+
+}  // namespace
+}  // namespace duo
