@@ -110,6 +110,18 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::Range(1, 100000))
       ->group(limits)
       ->capture_default_str();
+  c->add_option("--max-caller-queue", s.caller.calls, "Calls of one caller that may wait or run at once; 0: no limit of its own")
+      ->check(CLI::Range(0, 100000))
+      ->group(limits)
+      ->capture_default_str();
+  c->add_option("--max-caller-sessions", s.caller.sessions, "Sessions of one caller at once, open or moved out; 0: no limit")
+      ->check(CLI::Range(0, 100000))
+      ->group(limits)
+      ->capture_default_str();
+  c->add_option("--max-caller-tokens", s.caller.tokens, "Tokens that one caller's open sessions hold; 0: no limit")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->group(limits)
+      ->capture_default_str();
   c->add_option("--max-message-bytes", s.grpc.max_message_bytes, "Size of a message at most")
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 30))
       ->group(limits)

@@ -241,6 +241,7 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   SessionsOptions so;
   so.max_session_tokens = o.max_session_tokens;
   so.max_waiting = o.max_queue;
+  so.caller = o.caller;
   so.checkpoint_tokens = o.checkpoint_tokens;
   so.max_upload_bytes = o.max_upload_bytes;
   so.upload_seconds = o.upload_seconds;

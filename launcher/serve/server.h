@@ -36,6 +36,7 @@ struct ServerOptions {
   double upload_seconds = 300;                  // that an upload may be silent
   int64_t max_new_tokens = 65536;
   int max_queue = 256;
+  CallerLimits caller;
   bool prefix_cache = true, share_prefixes = false;  // of prompts without a session; as SessionsOptions has them
   int64_t checkpoint_tokens = 32768;
   double idle_seconds = 0;

@@ -45,7 +45,7 @@ void Sessions::AskAlone(const CallPtr& call, std::vector<int32_t> tokens, const 
     for (const AskEvents& answer : answers) answer.on_done(result, 0);
   };
   if (call->cancelled) return refuse(absl::CancelledError("the call was cancelled"));
-  if (absl::Status s = Admit(answers.size()); !s.ok()) return refuse(s);
+  if (absl::Status s = Admit(params.whose.caller, answers.size()); !s.ok()) return refuse(s);
   const int64_t most = static_cast<int64_t>(tokens.size()) + params.max_new_tokens;
   if (most > options_.max_session_tokens) {
     return refuse(absl::ResourceExhaustedError(absl::StrFormat(
@@ -65,7 +65,7 @@ void Sessions::AskAlone(const CallPtr& call, std::vector<int32_t> tokens, const 
     }
     requests.back().on_done = [=, this, on_done = answers[i].on_done](const RequestResult& result) {
       if (result.prompt_tokens > 0) stats_.longest_wait = std::max(stats_.longest_wait, result.queue_seconds);
-      std::erase(alone_, std::exchange((*running)[i], 0));
+      alone_.erase(std::exchange((*running)[i], 0));
       if (std::count(running->begin(), running->end(), 0) == std::ssize(*running)) call->cancel = nullptr;
       on_done(result, result.cached.tokens);
     };
@@ -74,7 +74,7 @@ void Sessions::AskAlone(const CallPtr& call, std::vector<int32_t> tokens, const 
       engine_.AskMany(*session, std::move(tokens), params, std::move(requests));
   if (!started.ok()) return refuse(started.status());
   *running = *started;
-  alone_.insert(alone_.end(), started->begin(), started->end());
+  for (RequestId request : *started) alone_[request] = params.whose.caller;
   call->cancel = [this, ids = *started] {
     for (RequestId id : ids) engine_.Cancel(id).IgnoreError();
   };

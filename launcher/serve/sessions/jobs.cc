@@ -144,7 +144,7 @@ static void Refuse(const Sessions::Saved& done, const absl::Status& status) {
 void Sessions::Save(const CallPtr& call, const std::string& id, Saved done) {
   if (store_ == nullptr) return Refuse(done, absl::FailedPreconditionError("this server has no --save-dir"));
   absl::StatusOr<NamedSession*> found = Find(id);
-  absl::Status status = found.ok() ? Admit() : found.status();
+  absl::Status status = found.ok() ? Admit((*found)->owner) : found.status();
   if (!status.ok()) return Refuse(done, status);
   WhenFree(**found, call, Turn::kChanges, [this, id, done](const absl::Status& free) {
     if (!free.ok()) return Refuse(done, free);
@@ -172,7 +172,9 @@ absl::StatusOr<std::string> Sessions::CheckRestore(const std::string& id, const 
   }
   absl::StatusOr<std::string> name = renamed ? NewId(new_id) : absl::StatusOr<std::string>(id);
   if (!name.ok()) return name;
-  if (absl::Status s = Admit(); !s.ok()) return s;
+  const std::string owner = OwnerOf(id).value_or(kDefaultOwner);
+  if (absl::Status s = Admit(owner); !s.ok()) return s;
+  if (absl::Status s = CheckCallersSessions(owner); !s.ok()) return s;
   if (max_tokens != 0) {
     if (absl::Status s = CheckMaxTokens(max_tokens); !s.ok()) return s;
   }
@@ -196,6 +198,7 @@ void Sessions::RestoreFound(const CallPtr& call, const std::string& id, const st
   if (!saved.has_value()) return Refuse(done, absl::NotFoundError(absl::StrCat("session ", id, " is not saved")));
   if (!saved->usable.ok()) return Refuse(done, saved->usable);
   const SessionManifest& manifest = *saved->manifest;
+  if (absl::Status s = CheckCallersTokens(manifest.owner, manifest.tokens); !s.ok()) return Refuse(done, s);
   absl::StatusOr<std::unique_ptr<RestoreJob>> restore = store_->StartRestore(id, max_tokens, *name != id);
   if (!restore.ok()) return Refuse(done, restore.status());
   NamedSession& session = Add(*name, manifest.owner, Place::kRestoring);

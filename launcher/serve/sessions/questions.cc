@@ -18,7 +18,7 @@ void Refuse(const AskEvents& events, const absl::Status& status) {
 void Sessions::AskText(const CallPtr& call, const std::string& id, QuestionInput question, const GenerateParams& params,
                        AskEvents events) {
   absl::StatusOr<NamedSession*> found = Find(id);
-  absl::Status status = found.ok() ? Admit() : found.status();
+  absl::Status status = found.ok() ? Admit((*found)->owner) : found.status();
   if (!status.ok()) return Refuse(events, status);
   const Turn turn = params.keep ? Turn::kChanges : Turn::kReads;
   const Asked asked{id, params, Clock::now(), std::move(events)};
@@ -45,6 +45,10 @@ void Sessions::AskNow(const CallPtr& call, TextRead read, const Asked& asked) {
                       "session %s holds %d tokens; with the question's %d and an answer of %d that is %d, and "
                       "this server's sequences have at most %d",
                       id, history, tokens.size(), asked.params.max_new_tokens, most, options_.max_session_tokens)));
+  }
+  if (asked.params.keep) {
+    const absl::Status s = CheckCallersTokens(session.owner, most - history);
+    if (!s.ok()) return Refuse(events, s);
   }
   const double waited = SecondsSince(asked.since);
   const bool keep = asked.params.keep;

@@ -9,7 +9,6 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/seconds.h"
 #include "kernels/base/splitmix64.h"
-#include "runtime/scheduler/busy.h"
 
 namespace duo {
 namespace {
@@ -103,17 +102,6 @@ absl::StatusOr<std::string> Sessions::NewId(const std::string& wanted) {
   return id;
 }
 
-// So many calls more.
-absl::Status Sessions::Admit(size_t more) const {
-  if (draining_) return absl::UnavailableError("the server is draining; try another one");
-  const int calls = stats().calls;
-  if (calls + static_cast<int64_t>(more) > options_.max_waiting) {
-    return Busy(absl::StrFormat("%d calls wait or run, the limit is %d (--max-queue); try again later", calls,
-                                options_.max_waiting));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Sessions::CheckMaxTokens(int64_t max_tokens) const {
   if (max_tokens >= 1 && max_tokens <= options_.max_session_tokens) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -163,7 +151,8 @@ SessionView Sessions::View(const NamedSession& session) const {
 }
 
 absl::StatusOr<SessionView> Sessions::Create(const NewSession& wanted) {
-  if (absl::Status s = Admit(); !s.ok()) return s;
+  if (absl::Status s = Admit(wanted.owner); !s.ok()) return s;
+  if (absl::Status s = CheckCallersSessions(wanted.owner); !s.ok()) return s;
   absl::StatusOr<std::string> id = NewId(wanted.id);
   if (!id.ok()) return id.status();
   if (wanted.durable && store_ == nullptr) {
@@ -192,7 +181,7 @@ absl::StatusOr<SessionView> Sessions::Create(const NewSession& wanted) {
 void Sessions::Fork(const CallPtr& call, const std::string& id, const std::string& wanted, int64_t max_tokens,
                     Viewed done, int64_t reserved_tokens) {
   absl::StatusOr<NamedSession*> found = Find(id);
-  absl::Status status = found.ok() ? Admit() : found.status();
+  absl::Status status = found.ok() ? Admit((*found)->owner) : found.status();
   if (!status.ok()) return done(status);
   WhenFree(**found, call, Turn::kReads, [=, this](const absl::Status& free) {
     if (!free.ok()) return done(free);
@@ -202,6 +191,8 @@ void Sessions::Fork(const CallPtr& call, const std::string& id, const std::strin
     const int64_t room = max_tokens == 0 ? parent.max_tokens : max_tokens;
     if (absl::Status s = CheckMaxTokens(room); !s.ok()) return done(s);
     if (absl::Status s = CheckReserved(reserved_tokens, room); !s.ok()) return done(s);
+    if (absl::Status s = CheckCallersSessions(parent.owner); !s.ok()) return done(s);
+    if (absl::Status s = CheckCallersTokens(parent.owner, Tokens(parent)); !s.ok()) return done(s);
     absl::StatusOr<SessionId> fork = engine_.Fork(parent.session, room, reserved_tokens);
     if (!fork.ok()) return done(OfSession(id, fork.status()));
     NamedSession& session = Add(*new_id, parent.owner, Place::kOpen);
@@ -216,7 +207,7 @@ void Sessions::Fork(const CallPtr& call, const std::string& id, const std::strin
 
 void Sessions::Rewind(const CallPtr& call, const std::string& id, int64_t tokens, Viewed done) {
   absl::StatusOr<NamedSession*> found = Find(id);
-  absl::Status status = found.ok() ? Admit() : found.status();
+  absl::Status status = found.ok() ? Admit((*found)->owner) : found.status();
   if (!status.ok()) return done(status);
   NamedSession& session = **found;
   const CallPtr& reader = session.append.call;
@@ -370,8 +361,7 @@ SessionsStats Sessions::stats() const {
   SessionsStats stats = stats_;
   for (const auto& [id, session] : sessions_) {
     ++(session.state.in_cache() ? stats.open : stats.moved_out);
-    stats.calls += static_cast<int>(session.questions.size() + session.waiting.size()) + session.state.reading() +
-                   (session.tokenising != 0);
+    stats.calls += CallsOn(session);
   }
   stats.calls += static_cast<int>(alone_.size());
   return stats;

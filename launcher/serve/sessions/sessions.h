@@ -9,7 +9,7 @@
 // what is at the disk ends in a later Tick. Only AppendText is shared with the transport's threads. Borrows the engine,
 // the store (null: no save directory) and the log. Errors as in duo.proto.
 //
-// The parts: sessions.cc (which there are), turns.cc (whose turn it is), tails.cc (texts become tokens), questions.cc,
+// The parts: sessions.cc (which there are), caller_limits.cc, turns.cc (whose turn it is), tails.cc (texts become tokens), questions.cc,
 // uploads.cc and appends.cc (text), jobs.cc (saves and restores), offload.cc (idle sessions, the server's start and
 // end).
 #pragma once
@@ -37,9 +37,17 @@
 
 namespace duo {
 
+// Of one caller at once; 0: no limit.
+struct CallerLimits {
+  int sessions = 0;
+  int calls = 0;  // that wait or run
+  int64_t tokens = 0;  // of sessions in the cache
+};
+
 struct SessionsOptions {
   int64_t max_session_tokens = 0;
   int max_waiting = 256;                               // calls that wait or run at once
+  CallerLimits caller;
   int64_t checkpoint_tokens = 32768;                   // of durable appends
   int64_t max_upload_bytes = int64_t{1} << 30;         // of all texts that are arriving
   double upload_seconds = 300;                         // an upload that nothing came of for so long is given up
@@ -150,7 +158,11 @@ class Sessions {
   NamedSession* Lookup(const std::string& id);  // null: there is none any more
   NamedSession& Add(const std::string& id, const std::string& owner, Place first);
   absl::StatusOr<std::string> NewId(const std::string& wanted);
-  absl::Status Admit(size_t more = 1) const;
+  int CallsOn(const NamedSession& session) const;
+  // Limits (caller_limits.cc).
+  absl::Status Admit(const std::string& caller, size_t more = 1) const;
+  absl::Status CheckCallersSessions(const std::string& caller) const;
+  absl::Status CheckCallersTokens(const std::string& caller, int64_t more) const;
   absl::Status CheckMaxTokens(int64_t max_tokens) const;
   absl::Status CheckReserved(int64_t reserved_tokens, int64_t max_tokens) const;
   SessionView View(const NamedSession& session) const;
@@ -238,7 +250,7 @@ class Sessions {
   const Log& log_;
   std::map<std::string, NamedSession> sessions_;
   SessionId empty_session_ = 0;   // of the engine; 0: not made yet
-  std::vector<RequestId> alone_;  // questions that run on forks of it
+  std::map<RequestId, std::string> alone_;  // questions that run on forks of it, and whose they are
   std::deque<StoreJob> jobs_;
   struct Closing {
     bool delete_saved = false;

@@ -65,8 +65,8 @@ void Sessions::Cancel(const CallPtr& call) {
 }
 
 int Sessions::CancelAll() {
-  const std::vector<RequestId> alone = alone_;
-  for (RequestId request : alone) engine_.Cancel(request).IgnoreError();
+  const std::map<RequestId, std::string> alone = alone_;
+  for (const auto& [request, caller] : alone) engine_.Cancel(request).IgnoreError();
   int calls = static_cast<int>(alone.size());
   for (auto& [id, session] : sessions_) {
     std::deque<WaitingCall> waiting = std::move(session.waiting);

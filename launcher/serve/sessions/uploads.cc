@@ -21,8 +21,8 @@ absl::Status Sessions::StoppedAppend(const NamedSession& session) const {
 absl::StatusOr<Sessions::Opened> Sessions::OpenAppend(const std::string& id, const std::string& append_id) {
   absl::StatusOr<NamedSession*> found = Find(id);
   if (!found.ok()) return found.status();
-  if (absl::Status s = Admit(); !s.ok()) return s;
   NamedSession& session = **found;
+  if (absl::Status s = Admit(session.owner); !s.ok()) return s;
   session.used = Clock::now();
   Opened opened;
   if (!IsAppend(session, append_id)) {
@@ -158,6 +158,10 @@ void Sessions::BeginAppend(const CallPtr& call, AppendInput input, AppendEvents 
                         absl::ResourceExhaustedError(
                             absl::StrFormat("session %s holds %d tokens of at most %d; this append's %d do not fit", id,
                                             append.start, session.max_tokens, more)));
+  }
+  if (absl::Status s = CheckCallersTokens(session.owner, append.total); !s.ok()) {
+    DropUpload(session, input.append_id);
+    return RefuseAppend(id, events, s);
   }
   if (absl::Status s = engine_.CheckRoom(session.session, append.start + append.total); !s.ok()) {
     DropUpload(session, input.append_id);

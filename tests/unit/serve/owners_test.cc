@@ -123,6 +123,47 @@ TEST_F(Owners, TheNameIsKeptOnDiskTheTokenIsNot) {
   ExpectHidden("doc");
 }
 
+TEST_F(Owners, EachCallerHasLimitsThatAnothersWorkDoesNotCountIn) {
+  options_.caller = {.sessions = 2, .calls = 2, .tokens = 100};
+  Serve();
+  const auto refused = [](const absl::Status& status, const char* flag) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_NE(std::string(status.message()).find(flag), std::string::npos) << status;
+  };
+  As(kAnna);
+  ASSERT_TRUE(Create("first").ok());
+  ASSERT_TRUE(Create("second").ok());
+  refused(Create("third").status(), "--max-caller-sessions");
+  ASSERT_TRUE(Append({{.session_id = "first", .tokens = std::vector<int32_t>(60, 5)}}).ok());
+  refused(Append({{.session_id = "second", .tokens = std::vector<int32_t>(60, 5)}}), "--max-caller-tokens");
+  EXPECT_EQ(Get("second")->tokens, 0);
+  ASSERT_TRUE(Save("first").ok());
+  Awaited<SessionView> forked;
+  StartFork(context(), caller_, {"first", "copy"}, forked.Finish());
+  refused(forked.Wait().status(), "--max-caller-sessions");
+
+  AskClient running[2], one_more;
+  std::unique_ptr<AskJob> jobs[2];
+  for (int i = 0; i < 2; ++i) {
+    jobs[i] = StartAsk(running[i], {.session_id = "first", .text = "x", .max_new_tokens = 400, .ignore_end_tokens = true});
+    running[i].WaitForMessages(1);
+  }
+  auto refused_job = StartAsk(one_more, {.session_id = "first", .text = "x", .max_new_tokens = 1});
+  refused(one_more.Wait(), "--max-caller-queue");
+  As(kBert);
+  ASSERT_TRUE(Create("his").ok());
+  ASSERT_TRUE(Append({{.session_id = "his", .tokens = std::vector<int32_t>(60, 5)}}).ok());
+  EXPECT_TRUE(Ask("his").ok());
+  for (int i = 0; i < 2; ++i) jobs[i]->Cancel();
+  for (int i = 0; i < 2; ++i) running[i].Wait().IgnoreError();
+
+  As(kAnna);
+  ASSERT_TRUE(Close("second").ok());
+  ASSERT_TRUE(Close("first").ok());
+  EXPECT_TRUE(Restore("first").ok());
+  EXPECT_TRUE(Ask("first").ok());
+}
+
 TEST_F(Owners, RolesSayWhatMayBeDone) {
   Serve();
   const auto drain = [&] {
