@@ -110,11 +110,13 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::Range(1, 100000))
       ->group(limits)
       ->capture_default_str();
-  c->add_option("--max-caller-queue", s.caller.calls, "Calls of one caller that may wait or run at once; 0: no limit of its own")
+  c->add_option("--max-caller-queue", s.caller.calls,
+                "Calls of one caller that may wait or run at once; 0: no limit of its own")
       ->check(CLI::Range(0, 100000))
       ->group(limits)
       ->capture_default_str();
-  c->add_option("--max-caller-sessions", s.caller.sessions, "Sessions of one caller at once, open or moved out; 0: no limit")
+  c->add_option("--max-caller-sessions", s.caller.sessions,
+                "Sessions of one caller at once, open or moved out; 0: no limit")
       ->check(CLI::Range(0, 100000))
       ->group(limits)
       ->capture_default_str();

@@ -105,7 +105,8 @@ void AddReportFlags(CLI::App& command, IdentifyFlags& flags) {
 
 void AddIdentifyFlags(CLI::App& command, IdentifyFlags& flags) {
   RuntimeFlags& r = flags.runtime;
-  command.add_option("--model", r.model, "Model: a folder (config.json, tokenizer.json, *.safetensors) or a .gguf file")
+  command
+      .add_option("--model", r.model, "Model: a folder (config.json, tokenizer.json, *.safetensors) or a .gguf file")
       ->required()
       ->type_name("PATH");
   command.add_option("--out", flags.out, "Folder for the pattern and its report")->type_name("DIR");

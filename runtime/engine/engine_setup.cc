@@ -212,8 +212,8 @@ absl::Status Engine::State::Decide() {
     for (std::vector<RankHeads>& layer : partition.layers) std::swap(layer[0], layer[other]);
     std::swap(partition.shares[0], partition.shares[other]);
   }
-  // Groups must not change with the number of ranks, so an MLP is then cut at the bounds of the largest; a GGUF file has
-  // blocks of 256.
+  // Groups must not change with the number of ranks, so an MLP is then cut at the bounds of the largest; a GGUF file
+  // has blocks of 256.
   const bool as_stored = !options.weights.has_value();
   const bool int4 = as_stored ? config.quantization.weights.bits == 4 : *options.weights == DType::kI4;
   const bool blocks = as_stored && config.quantization.kind == QuantizationKind::kGguf;

@@ -9,8 +9,8 @@
 #include "kernels/base/read_file.h"
 #include "runtime/files/json_fields.h"
 #include "runtime/gguf/folder_texts.h"
-#include "runtime/weights/gguf_model.h"
 #include "runtime/weights/config_experts.h"
+#include "runtime/weights/gguf_model.h"
 
 namespace duo {
 namespace {

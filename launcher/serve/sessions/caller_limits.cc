@@ -36,8 +36,9 @@ absl::Status Sessions::Admit(const std::string& caller, size_t more) const {
   }
   for (const auto& [request, of] : alone_) own += NameOf(of) == name;
   if (own + static_cast<int64_t>(more) <= options_.caller.calls) return absl::OkStatus();
-  return Busy(absl::StrFormat("%d of your calls wait or run, a caller's limit is %d (--max-caller-queue); try again later",
-                              own, options_.caller.calls));
+  return Busy(
+      absl::StrFormat("%d of your calls wait or run, a caller's limit is %d (--max-caller-queue); try again later", own,
+                      options_.caller.calls));
 }
 
 // One more session that is open, or moved out.
@@ -46,8 +47,8 @@ absl::Status Sessions::CheckCallersSessions(const std::string& caller) const {
   int own = 0;
   for (const auto& [id, session] : sessions_) own += session.owner == NameOf(caller);
   if (own < options_.caller.sessions) return absl::OkStatus();
-  return Busy(absl::StrFormat("you have %d sessions open, a caller's limit is %d (--max-caller-sessions); close one", own,
-                              options_.caller.sessions));
+  return Busy(absl::StrFormat("you have %d sessions open, a caller's limit is %d (--max-caller-sessions); close one",
+                              own, options_.caller.sessions));
 }
 
 // So many tokens more in sessions that are open. A fork's count as its own, though it shares them.
@@ -58,9 +59,10 @@ absl::Status Sessions::CheckCallersTokens(const std::string& caller, int64_t mor
     if (session.owner == NameOf(caller) && session.state.in_cache()) own += Tokens(session);
   }
   if (own + more <= options_.caller.tokens) return absl::OkStatus();
-  return Busy(absl::StrFormat(
-      "your open sessions hold %d tokens and %d more would come; a caller's limit is %d (--max-caller-tokens); close one", own,
-      more, options_.caller.tokens));
+  return Busy(
+      absl::StrFormat("your open sessions hold %d tokens and %d more would come; a caller's limit is %d "
+                      "(--max-caller-tokens); close one",
+                      own, more, options_.caller.tokens));
 }
 
 }  // namespace duo

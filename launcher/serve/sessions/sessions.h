@@ -9,9 +9,9 @@
 // what is at the disk ends in a later Tick. Only AppendText is shared with the transport's threads. Borrows the engine,
 // the store (null: no save directory) and the log. Errors as in duo.proto.
 //
-// The parts: sessions.cc (which there are), caller_limits.cc, turns.cc (whose turn it is), tails.cc (texts become tokens), questions.cc,
-// uploads.cc and appends.cc (text), jobs.cc (saves and restores), offload.cc (idle sessions, the server's start and
-// end).
+// The parts: sessions.cc (which there are), caller_limits.cc, turns.cc (whose turn it is), tails.cc (texts become
+// tokens), questions.cc, uploads.cc and appends.cc (text), jobs.cc (saves and restores), offload.cc (idle sessions, the
+// server's start and end).
 #pragma once
 
 #include <chrono>
@@ -40,13 +40,13 @@ namespace duo {
 // Of one caller at once; 0: no limit.
 struct CallerLimits {
   int sessions = 0;
-  int calls = 0;  // that wait or run
+  int calls = 0;       // that wait or run
   int64_t tokens = 0;  // of sessions in the cache
 };
 
 struct SessionsOptions {
   int64_t max_session_tokens = 0;
-  int max_waiting = 256;                               // calls that wait or run at once
+  int max_waiting = 256;  // calls that wait or run at once
   CallerLimits caller;
   int64_t checkpoint_tokens = 32768;                   // of durable appends
   int64_t max_upload_bytes = int64_t{1} << 30;         // of all texts that are arriving
@@ -249,7 +249,7 @@ class Sessions {
   SessionStore* store_;
   const Log& log_;
   std::map<std::string, NamedSession> sessions_;
-  SessionId empty_session_ = 0;   // of the engine; 0: not made yet
+  SessionId empty_session_ = 0;             // of the engine; 0: not made yet
   std::map<RequestId, std::string> alone_;  // questions that run on forks of it, and whose they are
   std::deque<StoreJob> jobs_;
   struct Closing {

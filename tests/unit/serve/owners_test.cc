@@ -143,9 +143,10 @@ TEST_F(Owners, EachCallerHasLimitsThatAnothersWorkDoesNotCountIn) {
   refused(forked.Wait().status(), "--max-caller-sessions");
 
   AskClient running[2], one_more;
-  std::unique_ptr<AskJob> jobs[2];
+  std::shared_ptr<AskJob> jobs[2];
   for (int i = 0; i < 2; ++i) {
-    jobs[i] = StartAsk(running[i], {.session_id = "first", .text = "x", .max_new_tokens = 400, .ignore_end_tokens = true});
+    jobs[i] =
+        StartAsk(running[i], {.session_id = "first", .text = "x", .max_new_tokens = 400, .ignore_end_tokens = true});
     running[i].WaitForMessages(1);
   }
   auto refused_job = StartAsk(one_more, {.session_id = "first", .text = "x", .max_new_tokens = 1});
