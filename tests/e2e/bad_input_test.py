@@ -184,7 +184,7 @@ def main():
         gguf = os.path.join(folder, "model.gguf")
         with open(gguf, "wb") as file:
             file.write(b"GGUF" + bytes(64))
-        cases.expect("a GGUF file", ["--model", gguf, "--prompt", "Hello."], [gguf + ": expected a model folder", "found a file"])
+        cases.expect("a broken GGUF file", ["--model", gguf, "--prompt", "Hello."], [gguf + ": big-endian GGUF files are not supported"])
 
         small = cases.model(config=with_keys(max_position_embeddings=64))
         cases.expect("prompt beyond the positions", ["--model", small, "--prompt", "word " * 300], ["64 positions"])
