@@ -43,9 +43,10 @@ def prefixes():
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "tokens")
         with open(file, "w", encoding="ascii") as out:
-            out.write("a-token-of-mine me\na-token-of-yours you\n")
+            out.write("a-token-that-is-mine me\na-token-that-is-yours you\n")
+        os.chmod(file, 0o600)
         with Server("--token-file", file, "--kv-tokens", "100000") as server:
-            def post(prompt, token="a-token-of-mine", **more):
+            def post(prompt, token="a-token-that-is-mine", **more):
                 return server.post("/v1/completions", greedy(prompt=prompt, **more), authorization="Bearer " + token)
             first = post(text + questions[0][0])
             right(first, questions[0][1])
@@ -61,7 +62,7 @@ def prefixes():
             edited = text[:-200] + " An edit is here. " + text[-100:]
             cached, _ = told(post(edited + questions[0][0]))
             check(length - 200 < cached < length - 20, f"{cached} of {length} tokens are before the edit")
-            equal(told(post(text + questions[5][0], token="a-token-of-yours"))[0], 0, "another caller's is not met")
+            equal(told(post(text + questions[5][0], token="a-token-that-is-yours"))[0], 0, "another caller's is not met")
             equal(told(post(text + questions[5][0], cache_salt="pepper"))[0], 0, "nor what has another salt")
             check(told(post(text + questions[6][0], cache_salt="pepper"))[0] > length - 40, "the same salt meets")
             scored = post(text[:3000] + questions[0][0], echo=True, logprobs=0)
@@ -69,13 +70,13 @@ def prefixes():
             error = post(text, cache_salt="x" * 2000)
             equal((error.status, error.error()["param"]), (400, "cache_salt"), "a salt that is too long")
             streamed = server.post("/v1/completions", greedy(prompt=text + questions[7][0], stream=True, stream_options={"include_usage": True}),
-                                   authorization="Bearer a-token-of-mine")
+                                   authorization="Bearer a-token-that-is-mine")
             last = json.loads(streamed.body.split(b"data: ")[-2])
             check(last["usage"]["prompt_tokens_details"]["cached_tokens"] > length - 40, last)
             equal(last["duo"]["source"], "open", "a stream says so with its usage")
             if "transfer-encoding" in streamed.headers:
                 check(int(streamed.headers["x-duo-cached-tokens"]) > length - 40, streamed.headers)
-            numbers = server.get("/metrics", authorization="Bearer a-token-of-mine").body.decode()
+            numbers = server.get("/metrics", authorization="Bearer a-token-that-is-mine").body.decode()
             check("duo_prefix_hits_total " in numbers and "duo_prefix_evictions_total" in numbers, numbers[:200])
     for flags, kept in ((("--prefix-cache", "off"), False), (("--prefix-nodes", "1"), True)):
         with Server(*flags) as server:
@@ -144,7 +145,7 @@ def prefix_chat():
     """Turns of a chat that are sent whole each time: only the new one is read, and the answer is that of a fresh server."""
     text, questions = document()
     with ChatModel(AROUND) as model, Server(model=model) as server, Server("--prefix-cache", "off", model=model) as fresh:
-        messages, before = [{"role": "system", "content": text[:6000]}], 0
+        messages, before = [{"role": "system", "content": text[:15000]}], 0
         for ask, _ in (questions + questions)[:10]:
             messages.append({"role": "user", "content": ask})
             body = {"model": "any", "messages": messages, "max_tokens": 10, "temperature": 0, "ignore_eos": True}
@@ -159,3 +160,48 @@ def prefix_chat():
         messages[1]["content"] = "Another first question."  # what was said before it is still there
         cached, _ = told(server.post("/v1/chat/completions", {**body, "messages": messages}))
         check(1000 < cached < before, cached)
+
+
+@case
+def prefix_kill():
+    """What prompts left outlives a server that is killed, for another rank count too; so do saved and moved-out sessions."""
+    text, questions = document()
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ("--save-dir", os.path.join(folder, "saved"), "--prefix-disk", "1000000000", "--kv-tokens", "100000")
+        with Server(*flags) as server:
+            for ask, answer in questions[:2]:
+                found = server.post("/v1/completions", greedy(prompt=text + ask))
+                right(found, answer)
+            length = found.json()["usage"]["prompt_tokens"]
+            server.wait_for("prefix saved")
+            equal(server.get("/duo/v1/sessions").json()["sessions"], [], "it is no session")
+            check(any(p["residence"] == "saved" for p in server.get("/duo/v1/sessions").json()["prefixes"]), "but a prefix")
+            server.kill()
+        for i, ranks in enumerate((1, 2)):
+            with Server(*flags, ranks=ranks) as server:
+                found = server.post("/v1/completions", greedy(prompt=text + questions[2 + i][0]))
+                right(found, questions[2 + i][1])
+                cached, duo = told(found)
+                check(cached > length - 40, f"{cached} of {length} tokens came back")
+                equal((duo["source"], duo["session"]), ("saved", None), "where from")
+                check(duo["restored_bytes"] > 0, duo)
+                equal(told(server.post("/v1/completions", greedy(prompt=text + questions[4][0])))[1]["source"], "open", "then it is there")
+                server.kill()
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ("--save-dir", folder, "--kv-tokens", "40000")
+        with Server(*flags, "--idle-out", "0.3") as server:
+            equal(server.post("/duo/v1/sessions", {"id": "book"}).status, 201, "a session")
+            equal(server.request("PUT", "/duo/v1/sessions/book/text", text.encode(), content_type="text/plain").status, 200, "its text")
+            server.wait_for("session moved out")
+            found = server.post("/v1/completions", greedy(prompt=text + questions[0][0]))
+            right(found, questions[0][1])
+            cached, duo = told(found)
+            check(cached > length - 40, cached)
+            equal((duo["source"], duo["session"]), ("moved_out", "book"), "a session that is moved out")
+            equal(server.get("/duo/v1/sessions/book").json()["residence"], "moved_out", "it stays so")
+            equal(server.stop(), 0, "the drain")
+        with Server(*flags) as server:
+            equal(server.request("DELETE", "/duo/v1/sessions/book").status, 200, "closed, and saved")
+            found = server.post("/v1/completions", greedy(prompt=text + questions[1][0]))
+            right(found, questions[1][1])
+            equal((told(found)[1]["source"], told(found)[1]["session"]), ("saved", "book"), "a saved session")
