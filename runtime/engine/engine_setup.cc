@@ -215,13 +215,15 @@ absl::Status Engine::State::Decide() {
   // Groups must not change with the number of ranks, so an MLP is then cut at the bounds of the largest; a GGUF file
   // has blocks of 256.
   const bool as_stored = !options.weights.has_value();
-  const bool int4 = as_stored ? config.quantization.weights.bits == 4 : *options.weights == DType::kI4;
-  const bool blocks = as_stored && config.quantization.kind == QuantizationKind::kGguf;
+  const QuantizationConfig& stored = config.quantization;
+  const bool has_groups = stored.kind == QuantizationKind::kGguf ||
+                          (stored.weights.bits == 8 && stored.weights.granularity == QuantizationGranularity::kGroup);
+  const bool int4 = as_stored ? stored.weights.bits == 4 : *options.weights == DType::kI4;
   const auto unit = [&](int64_t columns) -> int64_t {
     if (columns == 0) return 1;
     const int64_t grouped = int4                                           ? Int4Group(columns)
                             : !as_stored && *options.weights == DType::kI8 ? options.int8_group
-                            : blocks                                       ? GroupUnit(columns)
+                            : as_stored && has_groups                      ? GroupUnit(columns)
                                                                            : 1;
     return std::max<int64_t>({PreferredGranularity(columns, comm->size()), grouped, 1});
   };

@@ -75,10 +75,17 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
     if (!stored.ok()) return stored.status();
     const std::optional<DType> native = stored->native();
     const bool quantized = native.has_value() && IsQuantized(*native);
+    // 8 bits in groups stay so.
+    const bool grouped = !wanted.has_value() && stored->grouped_int8() && !on_cuda;
     *out = wanted.value_or(quantized ? *native : on_cuda ? DType::kBF16 : native.value_or(DType::kBF16));
     if (*out == DType::kI4 && native == DType::kI4) formats.int4_group = Int4Group(stored->group());
+    if (grouped) {
+      *out = DType::kI8;
+      formats.int8_group = std::min<int>(128, GroupUnit(stored->group()));
+    }
     const bool own = config.quantization.kind == QuantizationKind::kGguf && !wanted.has_value();
-    if (config.quantization.kind != QuantizationKind::kNone && !own && out == &formats.matrices && native != *out) {
+    if (config.quantization.kind != QuantizationKind::kNone && !own && !grouped && out == &formats.matrices &&
+        native != *out) {
       formats.note = absl::StrCat(
           "the checkpoint's weights (", Describe(config.quantization), ") are held as ", Name(*out),
           native.has_value() || wanted.has_value() ? ", as asked" : "; duo has no format that holds them as they are");

@@ -35,7 +35,7 @@ void CopyRow(const MatrixPart& part, int64_t row, const Weight& w, const RowCode
   auto [codes, scale, groups, subs] = out;
   for (size_t i = 0; i < part.cols.size(); ++i) {
     const Range& piece = part.cols[i];
-    if (w.dtype != DType::kI4) {
+    if (w.group == 0) {
       if (part.present[i]) {
         part.matrix.Codes(row, piece.begin, piece.size(), codes);
       } else {
@@ -44,16 +44,17 @@ void CopyRow(const MatrixPart& part, int64_t row, const Weight& w, const RowCode
       codes += piece.size();
       continue;
     }
-    for (int64_t c = piece.begin; c < piece.end; c += w.group, codes += w.group / 2, groups += 2) {
+    const auto group_bytes = static_cast<int64_t>(Bytes(w.dtype, w.group));
+    for (int64_t c = piece.begin; c < piece.end; c += w.group, codes += group_bytes, groups += 2) {
       if (part.present[i]) {
         part.matrix.Group(row, c, w.group, codes, groups);
       } else {
-        std::fill(codes, codes + w.group / 2, uint8_t{0});
+        std::fill(codes, codes + group_bytes, uint8_t{0});
         groups[0] = groups[1] = 0;
       }
     }
   }
-  if (w.dtype != DType::kI4) *scale = part.matrix.RowScale(row);
+  if (w.group == 0) *scale = part.matrix.RowScale(row);
 }
 
 // The same of a GGUF file's blocks. False if one has a minimum beyond f16.
@@ -92,11 +93,12 @@ bool KeepsBlocks(const MatrixPart& part, const Weight& w) {
   return Join(stored, format).type == w.dtype;
 }
 
-// Whether the stored codes can be kept: int4 groups must lie within the stored ones, wherever the columns are cut.
+// Whether the stored codes can be kept: groups must lie within the stored ones, wherever the columns are cut.
 bool Keeps(const MatrixPart& part, const Weight& w) {
-  if (!IsQuantized(w.dtype) || part.matrix.native() != w.dtype || w.block > 0) return false;
-  if (w.dtype == DType::kI8 && w.group > 0) return false;
-  if (w.dtype != DType::kI4) return true;
+  if (!IsQuantized(w.dtype) || w.block > 0) return false;
+  const bool grouped_int8 = w.dtype == DType::kI8 && w.group > 0;
+  if (grouped_int8 ? !part.matrix.grouped_int8() : part.matrix.native() != w.dtype) return false;
+  if (w.group == 0) return true;
   if (part.matrix.group() % w.group != 0) return false;
   for (const Range& piece : part.cols) {
     if (piece.begin % w.group != 0 || piece.size() % w.group != 0) return false;

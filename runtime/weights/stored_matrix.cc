@@ -231,6 +231,10 @@ std::optional<DType> StoredMatrix::native() const {
   }
 }
 
+bool StoredMatrix::grouped_int8() const {
+  return bits_ == 8 && layout_ != Layout::kRowCodes && !permuted_ && group_ % 16 == 0;
+}
+
 int StoredMatrix::CodeAt(int64_t row, int64_t col) const {
   const int64_t in_word = 32 / bits_;
   const uint32_t mask = (1u << bits_) - 1;
@@ -282,12 +286,14 @@ void StoredMatrix::Codes(int64_t row, int64_t first, int64_t count, uint8_t* out
 void StoredMatrix::Group(int64_t row, int64_t first, int64_t count, uint8_t* codes, uint16_t* scale_and_min) const {
   const int64_t group = first / group_;
   DUO_CHECK_EQ((first + count - 1) / group_, group);
-  for (int64_t i = 0; i < count; i += 2) {
+  const int middle = bits_ == 8 ? 128 : 0;  // codes of 8 bits become signed
+  for (int64_t i = 0; i < count && bits_ == 8; ++i) codes[i] = static_cast<uint8_t>(CodeAt(row, first + i) - middle);
+  for (int64_t i = 0; i < count && bits_ == 4; i += 2) {
     codes[i / 2] = static_cast<uint8_t>(CodeAt(row, first + i) | CodeAt(row, first + i + 1) << 4);
   }
   const float scale = ScaleAt(row, group);
   scale_and_min[0] = ToF16(scale).bits;
-  scale_and_min[1] = ToF16(-scale * static_cast<float>(ZeroAt(row, group))).bits;
+  scale_and_min[1] = ToF16(-scale * static_cast<float>(ZeroAt(row, group) - middle)).bits;
 }
 
 CodeFormat StoredMatrix::block_format() const {

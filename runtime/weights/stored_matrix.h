@@ -67,7 +67,12 @@ class StoredMatrix {
   void Codes(int64_t row, int64_t first, int64_t count, uint8_t* out) const;
   float RowScale(int64_t row) const;
 
-  // native() int4, columns within one stored group: two codes a byte, and scale and minimum in f16.
+  // Whether the codes are 8 bits in groups of columns in a row, which int8 in groups of group() columns or of a divisor
+  // of it holds, as int4 does those of 4 bits.
+  bool grouped_int8() const;
+
+  // native() int4 or grouped_int8(), columns within one stored group: two codes a byte, or signed codes, and scale and
+  // minimum in f16.
   void Group(int64_t row, int64_t first, int64_t count, uint8_t* codes, uint16_t* scale_and_min) const;
 
  private:

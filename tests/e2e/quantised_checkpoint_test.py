@@ -127,6 +127,8 @@ def group_codes(w, bits, group, symmetric, order=None):
 def group_values(codes, scales, zeros, index, held):
     if held == "int4":  # code * scale + f16(-zero * scale)
         return codes * scales[:, index] + f16(-zeros * scales)[:, index]
+    if held == "int8":  # signed codes likewise
+        return (codes - 128) * scales[:, index] + f16((128 - zeros) * scales)[:, index]
     return bf16((codes - zeros[:, index]) * scales[:, index])
 
 
@@ -206,14 +208,17 @@ SCHEMES = {
     "compressed-tensors int4 in order": (compressed("pack-quantized", 4, strategy="group", group=32, actorder="group"),
                                          lambda w: packed(w, 4, 32, True, "bf16", 3), True),
     "compressed-tensors int8 in groups": (compressed("pack-quantized", 8, strategy="group", group=32),
-                                          lambda w: packed(w, 8, 32, True, "bf16"), True),
+                                          lambda w: packed(w, 8, 32, True, "int8"), False),
+    "compressed-tensors int8 in groups with zeros": (compressed("pack-quantized", 8, strategy="group", group=64, symmetric=False),
+                                                     lambda w: packed(w, 8, 64, False, "int8"), False),
     "AWQ": ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"},
             lambda w: awq(w, 64), False),
     "GPTQ": (gptq_config(4, 32), lambda w: gptq(w, 4, 32, True, "int4"), False),
     "GPTQ with zeros": (gptq_config(4, 64, False), lambda w: gptq(w, 4, 64, False, "int4"), False),
     "GPTQ v2 with zeros": (gptq_config(4, 64, False, fmt="gptq_v2"), lambda w: gptq(w, 4, 64, False, "int4", True), False),
     "GPTQ in activation order": (gptq_config(4, 32, order=True), lambda w: gptq(w, 4, 32, True, "bf16", order_seed=5), True),
-    "GPTQ 8 bits": (gptq_config(8, 32), lambda w: gptq(w, 8, 32, True, "bf16"), True),
+    "GPTQ 8 bits": (gptq_config(8, 32), lambda w: gptq(w, 8, 32, True, "int8"), False),
+    "GPTQ 8 bits in activation order": (gptq_config(8, 32, order=True), lambda w: gptq(w, 8, 32, True, "bf16", order_seed=5), True),
 }
 
 REFUSED = {
@@ -276,12 +281,12 @@ def main():
             error = np.abs(is_ - should).max()
             moved = np.abs(should - original).max()
             expect(error < 1e-3 * moved, f"{name}: off by {error:.1e}; the quantisation itself moves logits by {moved:.2g}")
-            if says or name == "AWQ":
+            if says or name in ("AWQ", "GPTQ 8 bits"):
                 done = subprocess.run([args.duo, "generate", "--model", came, "--prompt", "The", "--attention", "full",
                                        "--max-new-tokens", "1", "--device", "cpu"], capture_output=True, text=True, check=False)
                 said = "the checkpoint's weights" in done.stderr and "held as bf16" in done.stderr
                 expect(done.returncode == 0 and said == says, f"{name}: {'says' if says else 'need not say'} what it is held as")
-            if name in ("AWQ", "compressed-tensors int8 per channel") and shutil.which("mpirun"):
+            if name in ("AWQ", "compressed-tensors int8 per channel", "GPTQ 8 bits") and shutil.which("mpirun"):
                 command = [args.duo, "generate", "--model", came, "--prompt", "The quick brown fox", "--attention", "full",
                            "--max-new-tokens", "16", "--device", "cpu", "--threads", "1", "--json"]
                 texts = []
