@@ -111,7 +111,7 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
   for (const char* group : {"16", "32", "64", "128"}) weight_formats.push_back(std::string(kInt8Groups) + group);
   command
       .add_option("--weights", f.weights,
-                  "Format of the weights; auto: as stored; int8:32: a scale for every 32 columns, on the CPU")
+                  "Format of the weights; auto: as stored; int8:32: a scale for every 32 columns (others on the CPU)")
       ->check(CLI::IsMember(weight_formats))
       ->capture_default_str()
       ->group(memory);

@@ -307,9 +307,9 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
 // Formats, limits and sizes: everything that is known before memory is taken.
 absl::Status Engine::State::Prepare() {
   if (absl::Status s = Decide(); !s.ok()) return s;
-  if (device->is_cuda() && options.int8_group > 0) {
-    return absl::InvalidArgumentError(
-        "--weights int8 in groups runs on the CPU only; on CUDA use --weights int8 or int4");
+  if (device->is_cuda() && options.int8_group > 0 && options.int8_group != 32) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--weights int8:", options.int8_group, " runs on the CPU only; on CUDA use --weights int8:32, int8 or int4"));
   }
   formats = WeightFormats();
   formats.matrices = options.weights.value_or(DType::kBF16);

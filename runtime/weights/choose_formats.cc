@@ -20,10 +20,16 @@ std::vector<HeldWeight> AllWeights(const ModelConfig& config) {
   return HeldWeights(config, none);
 }
 
-// What CUDA's kernels multiply with as it is; the rest becomes bf16 there.
-CodeFormat OnCuda(const CodeFormat& format) {
-  if (format.group == 0 && !IsQuantized(format.type)) return {DType::kBF16, 0, 0};
-  return format.type == DType::kI4 && format.block == 0 ? format : CodeFormat{DType::kBF16, 0, 0};
+// What CUDA's kernels of a few rows multiply with as it is (kernels/cuda/linear/linear_small.cu); the rest becomes bf16
+// there. They read 128 columns of int4 and 64 of int8 at a time, which must lie within a block of groups: int4 of
+// smaller blocks, as where columns are cut into heads of 64, is widened.
+CodeFormat OnCuda(CodeFormat format) {
+  constexpr CodeFormat kWide = {DType::kBF16, 0, 0};
+  if (format.group == 0) return kWide;
+  if (format.block == 0) return format.type == DType::kI4 || format.group == 32 ? format : kWide;
+  if (format.group > 32) return kWide;
+  if (format.type == DType::kI4 && (format.group != 32 || format.block % 128 != 0)) format.type = DType::kI8;
+  return format.type == DType::kI4 || format.block % 64 == 0 ? format : kWide;
 }
 
 // The matrices of a GGUF file, each in the format that holds what its tensors store, or the nearest that the device
@@ -75,13 +81,13 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
     if (!stored.ok()) return stored.status();
     const std::optional<DType> native = stored->native();
     const bool quantized = native.has_value() && IsQuantized(*native);
-    // 8 bits in groups stay so.
-    const bool grouped = !wanted.has_value() && stored->grouped_int8() && !on_cuda;
+    // 8 bits in groups stay so; CUDA's kernels have groups of 32.
+    const bool grouped = !wanted.has_value() && stored->grouped_int8() && (!on_cuda || stored->group() % 32 == 0);
     *out = wanted.value_or(quantized ? *native : on_cuda ? DType::kBF16 : native.value_or(DType::kBF16));
     if (*out == DType::kI4 && native == DType::kI4) formats.int4_group = Int4Group(stored->group());
     if (grouped) {
       *out = DType::kI8;
-      formats.int8_group = std::min<int>(128, GroupUnit(stored->group()));
+      formats.int8_group = on_cuda ? 32 : std::min<int>(128, GroupUnit(stored->group()));
     }
     const bool own = config.quantization.kind == QuantizationKind::kGguf && !wanted.has_value();
     if (config.quantization.kind != QuantizationKind::kNone && !own && !grouped && out == &formats.matrices &&

@@ -16,8 +16,8 @@ __global__ void DequantizeAny(bf16* out, Weight weight, int64_t first, int64_t c
   out[i] = ToBf16(WeightValue(weight, first + i / weight.cols, i % weight.cols));
 }
 
-// cols % 16 == 0, so that a thread's elements share a row (and an int4 group).
-template <DType kType>
+// cols % 16 == 0, so that a thread's elements share a row and a group. kGrouped: of int8; int4 always is.
+template <DType kType, bool kGrouped>
 __global__ void DequantizeCodes(bf16* out, Weight weight, int64_t first, int64_t count) {
   const int64_t i = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kEach;
   if (i >= count * weight.cols) return;
@@ -26,12 +26,14 @@ __global__ void DequantizeCodes(bf16* out, Weight weight, int64_t first, int64_t
   float scale, min = 0;
   if constexpr (kType == DType::kI4) {
     LoadStreaming<8>(words, static_cast<const uint8_t*>(weight.data) + at / 2);
-    const uint32_t pair = __ldg(reinterpret_cast<const uint32_t*>(weight.groups) + row * (weight.cols / weight.group) +
-                                col / weight.group);
-    scale = F16Value(pair);
-    min = F16Value(pair >> 16);
   } else {
     LoadStreaming<16>(words, static_cast<const uint8_t*>(weight.data) + at);
+  }
+  if constexpr (kGrouped) {
+    const GroupPair pair = GroupPairOf(weight, row, col);
+    scale = pair.scale;
+    min = pair.min;
+  } else {
     scale = weight.scales[row];
   }
   uint32_t pairs[kEach / 2];
@@ -45,7 +47,8 @@ __global__ void DequantizeCodes(bf16* out, Weight weight, int64_t first, int64_t
         value[j] = fmaf(static_cast<float>((words[e / 8] >> (4 * (e % 8))) & 15), scale, min);
       } else {
         const uint8_t code = words[e / 4] >> (8 * (e % 4));
-        value[j] = (kType == DType::kI8 ? static_cast<float>(static_cast<int8_t>(code)) : F8ToFloat(code)) * scale;
+        const float number = kType == DType::kI8 ? static_cast<float>(static_cast<int8_t>(code)) : F8ToFloat(code);
+        value[j] = kGrouped ? fmaf(number, scale, min) : number * scale;
       }
     }
     pairs[p] = PackBf16(value[0], value[1]);
@@ -74,12 +77,14 @@ void Dequantize(Device& device, bf16* out, const Weight& weight, int64_t first, 
   const int64_t elements = count * weight.cols;
   const bool codes = weight.cols % kEach == 0 && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
   const unsigned blocks = static_cast<unsigned>(CeilDiv(elements / kEach, 256));
-  if (codes && weight.dtype == DType::kI8) {
-    DequantizeCodes<DType::kI8><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
+  if (codes && weight.dtype == DType::kI8 && weight.group > 0) {
+    DequantizeCodes<DType::kI8, true><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
+  } else if (codes && weight.dtype == DType::kI8) {
+    DequantizeCodes<DType::kI8, false><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
   } else if (codes && weight.dtype == DType::kF8E4M3) {
-    DequantizeCodes<DType::kF8E4M3><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
+    DequantizeCodes<DType::kF8E4M3, false><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
   } else if (codes && weight.dtype == DType::kI4) {
-    DequantizeCodes<DType::kI4><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
+    DequantizeCodes<DType::kI4, true><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
   } else {
     DequantizeAny<<<CeilDiv(elements, 256), 256, 0, Stream(device)>>>(out, weight, first, count);
   }

@@ -8,7 +8,8 @@
 //   int8, int4  meet x as 16-bit fixed point on the integer tensor cores, two columns of B a row of x: its high and its
 //               low bytes. int8 codes are operands as they lie in memory, int4 codes after two operations a word. x is
 //               rounded to max |x| / 65,278 of the warp's share, little against the bf16 rounding of every output; the
-//               sums are exact.
+//               sums are exact. Groups of columns (int4 always, int8 where the weight has them) are summed apart and
+//               scaled; their scales have one level or two (Weight in ops.h).
 #pragma once
 
 #include "kernels/base/math.h"
@@ -17,20 +18,22 @@
 
 namespace duo::cuda {
 
-// A k-block: 16 bytes of codes in each lane, of two output rows. Int4 in groups smaller than 128 is read in pieces, so
-// that a piece's four lanes lie in one group.
+// A k-block: 16 bytes of codes in each lane, of two output rows. Groups smaller than the block are read in pieces, so
+// that a piece's four lanes lie in one group. kGroup 0: no groups.
 template <DType kType, int kGroup>
 struct BlockShape {
   static constexpr bool kInteger = kType == DType::kI8 || kType == DType::kI4;
+  static constexpr bool kGrouped = kGroup > 0;
   static constexpr int kBits = kType == DType::kI4 ? 4 : kType == DType::kBF16 || kType == DType::kF16 ? 16 : 8;
   static constexpr int kColumns = 4 * 128 / kBits;  // k's of a block: 32, 64 or 128
-  static constexpr int kPieces = kType == DType::kI4 ? 128 / kGroup : 1;
+  static constexpr int kPieces = kGrouped && kGroup < kColumns ? kColumns / kGroup : 1;
   static constexpr int kPieceBytes = 16 / kPieces;
-  static constexpr int kChunks = kColumns / 8;                      // 8 consecutive x
-  static constexpr int kLaneChunks = kChunks / kPieces / 4;         // of a piece, that meet one lane's weights
-  static constexpr int kXBytes = kColumns * 2;                      // x of a block and row: bf16, or high and low bytes
-  static constexpr int kXSums = kType == DType::kI4 ? kPieces : 0;  // and the sums of its groups, f32
-  static constexpr int kDepth = kType == DType::kI8 ? 8 : 4;        // k-blocks in flight per warp
+  static constexpr int kChunks = kColumns / 8;               // 8 consecutive x
+  static constexpr int kLaneChunks = kChunks / kPieces / 4;  // of a piece, that meet one lane's weights
+  static constexpr bool kHalfChunks = kLaneChunks == 0;      // half a chunk does: int8 in groups of 16
+  static constexpr int kXBytes = kColumns * 2;               // x of a block and row: bf16, or high and low bytes
+  static constexpr int kXSums = kGrouped ? kPieces : 0;      // and the sums of its groups, f32
+  static constexpr int kDepth = kType == DType::kI8 && !kGrouped ? 8 : 4;  // k-blocks in flight per warp
 };
 
 template <DType kType, int kGroup>
@@ -50,31 +53,75 @@ struct RawBlock {
   }
 };
 
-// int4: the (scale, min) pairs of four blocks' groups, f16. A lane quarter holds one block's, and gives them to its
-// neighbours: loads of every block's by every lane took a fifth of the kernel's time.
-template <DType kType, int kGroup>
+// Where the codes and parameters of a unit's share of k lie for a lane: worked out once a unit, so that a load is an
+// addition.
+struct UnitPlace {
+  const uint8_t* codes[2];    // of output rows g and g + 8 of the tile
+  const uint32_t* params[2];  // groups: pairs of f16; of two levels those of the whole row
+  const uint32_t* subs[2];    // two levels: pairs of bytes
+  int first, shift;           // two levels: the share's first k-block in the row; log2 of k-blocks per pair
+  int part, tile, blocks;     // blocks: of this warp
+};
+
+// The scales and minima of four blocks' groups. A lane quarter holds one block's, and gives them to its neighbours:
+// loads of every block's by every lane took a fifth of the kernel's time.
+template <DType kType, int kGroup, bool kTwo>
 struct GroupParams {
   using S = BlockShape<kType, kGroup>;
-  static_assert(kType != DType::kI4 || S::kDepth == 4);
-  uint32_t own[2][S::kPieces];
+  static_assert(!S::kGrouped || S::kDepth == 4);
+  static constexpr int kWords = kTwo ? S::kPieces / 2 : S::kPieces;  // of a block: two groups' bytes, or one's f16
+  uint32_t own[2][kWords], pair[2];                                  // pair: two levels, of the block
 
-  // params: of the lane's two output rows, those of the share's first block.
-  __device__ __forceinline__ void Load(const uint32_t* const (&params)[2], int block, int blocks, int c) {
-    if constexpr (kType == DType::kI4) {
+  // What a lane takes from its neighbours for one block.
+  struct OfBlock {
+    uint32_t words[2][kWords], pair[2];
+  };
+
+  __device__ __forceinline__ void Load(const UnitPlace& place, int block, int blocks, int c) {
+    if constexpr (S::kGrouped) {
       if (block + c >= blocks) return;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) LoadStreaming<4 * S::kPieces>(own[h], params[h] + (block + c) * S::kPieces);
+      for (int h = 0; h < 2; ++h) {
+        if constexpr (kTwo) {
+          LoadStreaming<4 * kWords>(own[h], place.subs[h] + (block + c) * kWords);
+          LoadStreaming<4>(&pair[h], place.params[h] + ((place.first + block + c) >> place.shift));
+        } else {
+          LoadStreaming<4 * kWords>(own[h], place.params[h] + (block + c) * kWords);
+        }
+      }
     }
   }
-  __device__ __forceinline__ uint32_t Of(int block_of_four, int h, int piece, int lane) const {
-    return __shfl_sync(0xffffffffu, own[h][piece], lane / 4 * 4 + block_of_four);
+  // Of two levels everything at once: a word is two groups'. Of one level nothing yet.
+  __device__ __forceinline__ OfBlock Fetch(int block_of_four, int lane) const {
+    OfBlock of;
+    if constexpr (kTwo) {
+      const int from = lane / 4 * 4 + block_of_four;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        of.pair[h] = __shfl_sync(0xffffffffu, pair[h], from);
+#pragma unroll
+        for (int i = 0; i < kWords; ++i) of.words[h][i] = __shfl_sync(0xffffffffu, own[h][i], from);
+      }
+    }
+    return of;
+  }
+  // The scale and the minimum of output row h's piece.
+  __device__ __forceinline__ float2 Of(const OfBlock& of, int block_of_four, int h, int piece, int lane) const {
+    if constexpr (kTwo) {
+      const uint32_t bytes = of.words[h][piece / 2] >> (16 * (piece % 2));
+      return {F16Value(of.pair[h]) * static_cast<float>(static_cast<int8_t>(bytes)),
+              F16Value(of.pair[h] >> 16) * static_cast<float>(static_cast<int8_t>(bytes >> 8))};
+    } else {
+      const uint32_t word = __shfl_sync(0xffffffffu, own[h][piece], lane / 4 * 4 + block_of_four);
+      return {F16Value(word), F16Value(word >> 16)};
+    }
   }
 };
 
 // A warp's x in shared memory.
 struct SharedX {
   uint8_t* elements;  // [block] kXBytes a row
-  float* sums;        // int4: [block][piece][row]
+  float* sums;        // groups: [block][piece][row]
 };
 
 // Where a chunk of x (8 consecutive k) of a block goes: lane quarter c, the c's `index`-th chunk.
@@ -173,7 +220,7 @@ class FloatProducts {
     }
   }
 
-  __device__ __forceinline__ void Multiply(const RawBlock<kType, 0>& raw, const GroupParams<kType, 0>&,
+  __device__ __forceinline__ void Multiply(const RawBlock<kType, 0>& raw, const GroupParams<kType, 0, false>&,
                                            const SharedX& shared, int rows, int block, int, int lane) {
     const int g = lane / 4, c = lane % 4;
 #pragma unroll
@@ -234,7 +281,7 @@ class FloatProducts {
 };
 
 // The products of one tile, weights as integers. kRows: the most rows, 4, 8 or 16.
-template <DType kType, int kGroup, int kRows>
+template <DType kType, int kGroup, bool kTwo, int kRows>
 class IntegerProducts {
  public:
   using S = BlockShape<kType, kGroup>;
@@ -267,6 +314,11 @@ class IntegerProducts {
           if constexpr (kType == DType::kI4) {
             Bytes(fixed[0], fixed[2], fixed[4], fixed[6], high.x, low.x);
             Bytes(fixed[1], fixed[3], fixed[5], fixed[7], high.y, low.y);
+          } else {
+            Bytes(fixed[0], fixed[1], fixed[2], fixed[3], high.x, low.x);
+            Bytes(fixed[4], fixed[5], fixed[6], fixed[7], high.y, low.y);
+          }
+          if constexpr (S::kGrouped) {
             const int ones = 0x01010101;
             int sum = 256 * __dp4a(static_cast<int>(high.x), ones, __dp4a(static_cast<int>(high.y), ones, 0)) +
                       __dp4a(static_cast<int>(low.x), ones, __dp4a(static_cast<int>(low.y), ones, 0));
@@ -275,11 +327,17 @@ class IntegerProducts {
             if (i < chunks && i % (kGroup / 8) == 0) {
               shared.sums[i / (kGroup / 8) * rows + row + r] = static_cast<float>(sum);
             }
-          } else {
-            Bytes(fixed[0], fixed[1], fixed[2], fixed[3], high.x, low.x);
-            Bytes(fixed[4], fixed[5], fixed[6], fixed[7], high.y, low.y);
           }
-          if (i < chunks) {
+          if constexpr (S::kHalfChunks) {
+            if (i < chunks) {  // eight consecutive x are those of two lane quarters
+              uint8_t* words =
+                  shared.elements + (i / S::kChunks * rows + row + r) * 128 + i % 2 * 32 + i % S::kChunks / 2 * 4;
+              *reinterpret_cast<uint32_t*>(words) = high.x;
+              *reinterpret_cast<uint32_t*>(words + 16) = high.y;
+              *reinterpret_cast<uint32_t*>(words + 64) = low.x;
+              *reinterpret_cast<uint32_t*>(words + 80) = low.y;
+            }
+          } else if (i < chunks) {
             const ChunkPlace<kType, kGroup> place(i % S::kChunks);
             uint8_t* line = shared.elements + ((i / S::kChunks * kLines + place.index / 2) * rows + row + r) * 128;
             *reinterpret_cast<uint2*>(line + place.c * 16 + place.index % 2 * 8) = high;
@@ -300,10 +358,17 @@ class IntegerProducts {
   }
 
   // Block `block` of the share, whose parameters are those of block `of_four` of `params`.
-  __device__ __forceinline__ void Multiply(const RawBlock<kType, kGroup>& raw, const GroupParams<kType, kGroup>& params,
-                                           const SharedX& shared, int rows, int block, int of_four, int lane) {
+  __device__ __forceinline__ void Multiply(const RawBlock<kType, kGroup>& raw,
+                                           const GroupParams<kType, kGroup, kTwo>& params, const SharedX& shared,
+                                           int rows, int block, int of_four, int lane) {
     const int g = lane / 4, c = lane % 4;
+    const auto of_block = params.Fetch(of_four, lane);
     int products[kFours][4] = {};
+    auto end_group = [&](int piece) {
+      const float2 pairs[2] = {params.Of(of_block, of_four, 0, piece, lane),
+                               params.Of(of_block, of_four, 1, piece, lane)};
+      AddGroup(products, pairs, shared.sums + (block * S::kPieces + piece) * rows, rows, c);
+    };
 #pragma unroll
     for (int line = 0; line < kLines; ++line) {
       uint4 b[kFours];
@@ -316,22 +381,30 @@ class IntegerProducts {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int chunk = 2 * line + half;
+        if constexpr (S::kHalfChunks) {
 #pragma unroll
-        for (int n = 0; n < kFours; ++n) {
-          const uint32_t b0 = half == 0 ? b[n].x : b[n].z, b1 = half == 0 ? b[n].y : b[n].w;
-          if constexpr (kType == DType::kI8) {
-            MmaS8(codes_[half][n], raw.w[0][2 * chunk], raw.w[1][2 * chunk], raw.w[0][2 * chunk + 1],
-                  raw.w[1][2 * chunk + 1], b0, b1);
-          } else {
-            const uint32_t w0 = raw.w[0][chunk], w1 = raw.w[1][chunk];
-            MmaU8S8(products[n], w0 & kNibbles, w1 & kNibbles, w0 >> 4 & kNibbles, w1 >> 4 & kNibbles, b0, b1);
+          for (int piece = 2 * half; piece < 2 * half + 2; ++piece) {
+#pragma unroll
+            for (int n = 0; n < kFours; ++n) {
+              const uint32_t words[4] = {b[n].x, b[n].y, b[n].z, b[n].w};
+              MmaS8Short(products[n], raw.w[0][piece], raw.w[1][piece], words[piece]);
+            }
+            end_group(piece);
           }
-        }
-        if constexpr (kType == DType::kI4) {
-          if (chunk % S::kLaneChunks == S::kLaneChunks - 1) {  // a group's end
-            const int piece = chunk / S::kLaneChunks;
-            const uint32_t pairs[2] = {params.Of(of_four, 0, piece, lane), params.Of(of_four, 1, piece, lane)};
-            AddGroup(products, pairs, shared.sums + (block * S::kPieces + piece) * rows, rows, c);
+        } else {
+#pragma unroll
+          for (int n = 0; n < kFours; ++n) {
+            const uint32_t b0 = half == 0 ? b[n].x : b[n].z, b1 = half == 0 ? b[n].y : b[n].w;
+            if constexpr (kType == DType::kI8) {
+              MmaS8(S::kGrouped ? products[n] : codes_[half][n], raw.w[0][2 * chunk], raw.w[1][2 * chunk],
+                    raw.w[0][2 * chunk + 1], raw.w[1][2 * chunk + 1], b0, b1);
+            } else {
+              const uint32_t w0 = raw.w[0][chunk], w1 = raw.w[1][chunk];
+              MmaU8S8(products[n], w0 & kNibbles, w1 & kNibbles, w0 >> 4 & kNibbles, w1 >> 4 & kNibbles, b0, b1);
+            }
+          }
+          if constexpr (S::kGrouped) {
+            if (chunk % S::kLaneChunks == S::kLaneChunks - 1) end_group(chunk / S::kLaneChunks);
           }
         }
       }
@@ -345,7 +418,7 @@ class IntegerProducts {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         float value = sums_[n][h];
-        if constexpr (kType == DType::kI8) {
+        if constexpr (!S::kGrouped) {
           const int high = codes_[0][n][2 * h] + codes_[1][n][2 * h];
           const int low = codes_[0][n][2 * h + 1] + codes_[1][n][2 * h + 1];
           value = fmaf(256.0f, static_cast<float>(high), static_cast<float>(low));
@@ -375,7 +448,7 @@ class IntegerProducts {
   }
 
   // A group's products into the sums: scale * codes + min, times x.
-  __device__ __forceinline__ void AddGroup(int (&products)[kFours][4], const uint32_t (&pairs)[2], const float* x_sums,
+  __device__ __forceinline__ void AddGroup(int (&products)[kFours][4], const float2 (&pairs)[2], const float* x_sums,
                                            int rows, int c) {
 #pragma unroll
     for (int n = 0; n < kFours; ++n) {
@@ -383,14 +456,14 @@ class IntegerProducts {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const float product = static_cast<float>(256 * products[n][2 * h] + products[n][2 * h + 1]);
-        sums_[n][h] = fmaf(F16Value(pairs[h]), product, fmaf(F16Value(pairs[h] >> 16), x_sum, sums_[n][h]));
+        sums_[n][h] = fmaf(pairs[h].x, product, fmaf(pairs[h].y, x_sum, sums_[n][h]));
         products[n][2 * h] = products[n][2 * h + 1] = 0;
       }
     }
   }
 
-  int codes_[2][kFours][4];   // int8, two chains: [output g][high, low], [output g + 8][high, low]
-  float sums_[kFours][2];     // int4: [output g, g + 8]
+  int codes_[2][kFours][4];   // int8 without groups, two chains: [output g][high, low], [output g + 8][high, low]
+  float sums_[kFours][2];     // groups: [output g, g + 8]
   float units_[kFours] = {};  // what 1 of a row's fixed point stands for
 };
 

@@ -1,37 +1,22 @@
 // Chooses how a product of a few rows is cut, and launches linear_small.cuh's kernel.
 #include <algorithm>
+#include <bit>
 
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
-#include "kernels/base/overlapped_launch.cuh"
-#include "kernels/cuda/linear/linear_small.cuh"
 #include "kernels/cuda/linear/linear_small.h"
+#include "kernels/cuda/linear/linear_small_launch.cuh"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {
 namespace {
 
-// The rows that a kernel is made for.
-int MostRows(int64_t rows, DType type) {
-  const bool integer = type == DType::kI8 || type == DType::kI4;
-  return integer && rows <= 4 ? 4 : rows <= 8 ? 8 : 16;
-}
-
-// Bytes of x beside the warps' sums: what 227 KB a multiprocessor leave, on sm_80 what 163 KB leave.
-size_t SharedXFor(const Device& device, int most_rows) {
-  if (device.info().capability < 90) return size_t{most_rows <= 8 ? 64u : 120u} << 10;
-  return size_t{most_rows <= 8 ? 90u : 190u} << 10;
-}
 constexpr int kMostParts = 16;
 constexpr double kBytesPerSecond = 2.7e12, kPartSeconds = 1.5e-6;  // measured on an H100, for PlanSmall
 constexpr int64_t kMostColumns = 32768;                            // 16 rows of a sixteenth of them fit
 
 int BlockColumns(DType type) { return HasGroups(type) ? 128 : HasRowScales(type) ? 64 : 32; }
 
-struct SmallPlan {
-  int tiles, parts, blocks, grid;
-  size_t shared;
-};
 SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
   SmallPlan plan = {};
   plan.tiles = static_cast<int>(CeilDiv(weight.rows, 16));
@@ -39,7 +24,8 @@ SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
   const int most_rows = MostRows(rows, weight.dtype), grid = BlocksFor(most_rows) * device.info().multiprocessors;
   auto shared_bytes = [&](int parts) {
     const size_t blocks = CeilDiv(plan.blocks, parts);
-    const size_t sums = weight.dtype == DType::kI4 ? blocks * (128 / weight.group) * rows * sizeof(float) : 0;
+    const int pieces = weight.group > 0 ? std::max(1, BlockColumns(weight.dtype) / weight.group) : 0;
+    const size_t sums = blocks * pieces * rows * sizeof(float);
     return blocks * BlockColumns(weight.dtype) * rows * sizeof(bf16) + sums;
   };
   int best = 0;
@@ -58,37 +44,6 @@ SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
   plan.grid = static_cast<int>(std::min<int64_t>(grid, int64_t{plan.tiles} * plan.parts));
   plan.shared = best == 0 ? 0 : RoundUp(shared_bytes(best), 16);
   return plan;
-}
-
-template <DType kType, int kGroup, int kRows, SmallOut kOut>
-void Launch(Device& device, const SmallArgs& args, const SmallPlan& plan) {
-  const auto kernel = SmallLinearKernel<kType, kGroup, kRows, kOut>;
-  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedXFor(device, kRows)));
-  LaunchOverlapped(device, kernel, dim3(plan.grid), dim3(32 * WarpsFor(kRows)), plan.shared, args);
-}
-template <DType kType, int kGroup, int kRows>
-void LaunchRows(Device& device, const SmallArgs& args, const SmallPlan& plan, SmallOut out) {
-  switch (out) {
-    case SmallOut::kFloat:
-      return Launch<kType, kGroup, kRows, SmallOut::kFloat>(device, args, plan);
-    case SmallOut::kActivation:
-      return Launch<kType, kGroup, kRows, SmallOut::kActivation>(device, args, plan);
-    case SmallOut::kGated:
-      return Launch<kType, kGroup, kRows, SmallOut::kGated>(device, args, plan);
-  }
-}
-template <DType kType, int kGroup>
-void LaunchType(Device& device, const SmallArgs& args, const SmallPlan& plan, SmallOut out) {
-  switch (MostRows(args.rows, kType)) {
-    case 4:
-      if constexpr (BlockShape<kType, kGroup>::kInteger) LaunchRows<kType, kGroup, 4>(device, args, plan, out);
-      break;
-    case 8:
-      LaunchRows<kType, kGroup, 8>(device, args, plan, out);
-      break;
-    default:
-      LaunchRows<kType, kGroup, 16>(device, args, plan, out);
-  }
 }
 
 void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, Arena& scratch) {
@@ -110,6 +65,8 @@ void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, 
     args.partial = static_cast<float*>(scratch.Take(size_t{256} * plan.tiles * plan.parts * sizeof(float)));
   }
   args.arrivals = State(device).counters;
+  if (weight.block > 0)
+    args.pair_shift = std::countr_zero(static_cast<unsigned>(weight.block / BlockColumns(weight.dtype)));
   switch (weight.dtype) {
     case DType::kBF16:
       LaunchType<DType::kBF16, 0>(device, args, plan, kind);
@@ -121,9 +78,17 @@ void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, 
       LaunchType<DType::kF8E4M3, 0>(device, args, plan, kind);
       break;
     case DType::kI8:
-      LaunchType<DType::kI8, 0>(device, args, plan, kind);
+      if (weight.group > 0) {
+        LaunchGrouped(device, args, plan, kind);
+      } else {
+        LaunchType<DType::kI8, 0>(device, args, plan, kind);
+      }
       break;
     default:
+      if (weight.block > 0) {
+        LaunchGrouped(device, args, plan, kind);
+        break;
+      }
       if (weight.group == 128) LaunchType<DType::kI4, 128>(device, args, plan, kind);
       if (weight.group == 64) LaunchType<DType::kI4, 64>(device, args, plan, kind);
       if (weight.group == 32) LaunchType<DType::kI4, 32>(device, args, plan, kind);
@@ -131,10 +96,19 @@ void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, 
   scratch.Rewind(mark);
 }
 
+// int8 in groups and groups of two levels: those of linear_small_groups.cu, whose k-blocks lie within a block of
+// groups.
+bool HasKernel(const Weight& w) {
+  if (w.dtype == DType::kI4) return w.block == 0 || (w.group == 32 && w.block % BlockColumns(w.dtype) == 0);
+  if (w.dtype != DType::kI8 || w.group == 0) return true;
+  if (w.block == 0) return w.group == 32;
+  return (w.group == 16 || w.group == 32) && w.block % BlockColumns(w.dtype) == 0;
+}
+
 }  // namespace
 
 bool SmallLinearFits(const Weight& weight) {
-  return (weight.dtype == DType::kBF16 || weight.dtype == DType::kF16 || IsCoded(weight.dtype)) &&
+  return HasKernel(weight) && (weight.dtype == DType::kBF16 || weight.dtype == DType::kF16 || IsCoded(weight.dtype)) &&
          weight.cols % BlockColumns(weight.dtype) == 0 && weight.cols <= kMostColumns &&
          weight.rows <= 16 * Device::CudaState::kCounters && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
 }

@@ -30,6 +30,7 @@ struct SmallArgs {
   int rows;
   Weight weight;
   int tiles, parts, blocks;  // of 16 outputs; of k; k-blocks in all
+  int pair_shift;            // groups of two levels: log2 of the k-blocks per pair
   float* partial;            // [part][tile][256]
   uint32_t* arrivals;        // [tile]
 };
@@ -64,13 +65,7 @@ __device__ __forceinline__ bool TileHas(int64_t rows, int tile, int output) {
   return int64_t{tile} * 16 + output < rows;
 }
 
-// Where a unit's weights lie for a lane: worked out once a unit, so that a load is an addition.
-struct UnitPlace {
-  const uint8_t* codes[2];    // of output rows g and g + 8 of the tile
-  const uint32_t* params[2];  // int4
-  int part, tile, blocks;     // blocks: of this warp
-};
-template <DType kType, int kGroup, SmallOut kOut>
+template <DType kType, int kGroup, bool kTwo, SmallOut kOut>
 __device__ __forceinline__ UnitPlace PlaceOf(const SmallArgs& args, int part, int tile, const PartShare& share) {
   using S = BlockShape<kType, kGroup>;
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
@@ -78,30 +73,39 @@ __device__ __forceinline__ UnitPlace PlaceOf(const SmallArgs& args, int part, in
   place.part = part;
   place.tile = tile;
   place.blocks = share.count;
+  if constexpr (kTwo) {
+    place.first = share.begin + share.first;
+    place.shift = args.pair_shift;
+  }
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int64_t block = TileRow<kOut>(args.weight.rows, tile, g + 8 * h) * args.blocks + share.begin + share.first;
+    const int64_t row = TileRow<kOut>(args.weight.rows, tile, g + 8 * h);
+    const int64_t block = row * args.blocks + share.begin + share.first;
     place.codes[h] = static_cast<const uint8_t*>(args.weight.data) + block * 64 + c * S::kPieceBytes;
-    if constexpr (kType == DType::kI4) {
-      place.params[h] = reinterpret_cast<const uint32_t*>(args.weight.groups) + block * S::kPieces;
+    const auto* groups = reinterpret_cast<const uint32_t*>(args.weight.groups);
+    if constexpr (kTwo) {
+      place.params[h] = groups + row * (args.blocks >> args.pair_shift);
+      place.subs[h] = reinterpret_cast<const uint32_t*>(args.weight.subs) + block * (S::kPieces / 2);
+    } else if constexpr (S::kGrouped) {
+      place.params[h] = groups + block * S::kPieces;
     }
   }
   return place;
 }
 
 // A warp's weights on their way from memory, kDepth k-blocks at a time.
-template <DType kType, int kGroup>
+template <DType kType, int kGroup, bool kTwo>
 struct WeightPipe {
   static constexpr int kDepth = BlockShape<kType, kGroup>::kDepth;
   RawBlock<kType, kGroup> raw[kDepth];
-  GroupParams<kType, kGroup> params = {}, next_params = {};
+  GroupParams<kType, kGroup, kTwo> params = {}, next_params = {};
 
   __device__ __forceinline__ void Start(const UnitPlace& place, int lane) {
 #pragma unroll
     for (int i = 0; i < kDepth; ++i) {
       if (i < place.blocks) raw[i].Load(place.codes, i);
     }
-    params.Load(place.params, 0, place.blocks, lane % 4);
+    params.Load(place, 0, place.blocks, lane % 4);
   }
 
   // Multiplies a unit. A slot is refilled as soon as it was used, from this unit or in its last round from `next`.
@@ -113,9 +117,9 @@ struct WeightPipe {
     for (int base = 0; base == 0 || base < mine; base += kDepth) {
       const bool last_round = base + kDepth >= mine;
       if (last_round) {
-        next_params.Load(next.params, 0, next.blocks, c);
+        next_params.Load(next, 0, next.blocks, c);
       } else {
-        next_params.Load(place.params, base + kDepth, mine, c);
+        next_params.Load(place, base + kDepth, mine, c);
       }
 #pragma unroll
       for (int i = 0; i < kDepth; ++i) {
@@ -132,7 +136,7 @@ struct WeightPipe {
 };
 
 // The output that a thread finishes in a unit, and what that takes: fetched before the weights are waited for.
-template <DType kType, SmallOut kOut, int kRows>
+template <DType kType, int kGroup, SmallOut kOut, int kRows>
 struct ThreadOutput {
   int row, in_tile;
   int64_t output;
@@ -145,7 +149,7 @@ struct ThreadOutput {
     output = TileRow<kOut>(weight.rows, tile, in_tile);
     exists = static_cast<int>(threadIdx.x) < 16 * kRows && row < args.rows && TileHas<kOut>(weight.rows, tile, in_tile);
     if (!exists) return;
-    if constexpr (HasRowScales(kType)) scale = weight.scales[output];
+    if constexpr (HasRowScales(kType) && kGroup == 0) scale = weight.scales[output];
     if (weight.bias != nullptr) bias = weight.bias[output];
   }
 
@@ -186,10 +190,11 @@ __device__ __forceinline__ bool AddParts(const SmallArgs& args, int part, int ti
 }
 
 // kRows: the most rows, 4 (int8 and int4 alone), 8 or 16.
-template <DType kType, int kGroup, int kRows, SmallOut kOut>
+template <DType kType, int kGroup, bool kTwo, int kRows, SmallOut kOut>
 __global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallLinearKernel(SmallArgs args) {
   using S = BlockShape<kType, kGroup>;
-  using Products = std::conditional_t<S::kInteger, IntegerProducts<kType, kGroup, kRows>, FloatProducts<kType, kRows>>;
+  using Products =
+      std::conditional_t<S::kInteger, IntegerProducts<kType, kGroup, kTwo, kRows>, FloatProducts<kType, kRows>>;
   constexpr int kWarps = WarpsFor(kRows), kTile = 16 * kRows;
   extern __shared__ uint4 shared[];
   __shared__ float reduce[2][kWarps][kTile];
@@ -214,8 +219,8 @@ __global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallL
   int staged = -1;
   const int first_part = args.parts == 1 ? 0 : begin / args.tiles;
   PartShare share(args, first_part, w), next_share = share;
-  UnitPlace place = PlaceOf<kType, kGroup, kOut>(args, first_part, begin - first_part * args.tiles, share);
-  WeightPipe<kType, kGroup> pipe;
+  UnitPlace place = PlaceOf<kType, kGroup, kTwo, kOut>(args, first_part, begin - first_part * args.tiles, share);
+  WeightPipe<kType, kGroup, kTwo> pipe;
   pipe.Start(place, lane);
   // The weights above do not depend on earlier kernels; x and everything written does.
   LetDependentsStart();
@@ -228,13 +233,13 @@ __global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallL
       __syncwarp();
       staged = part;
     }
-    const ThreadOutput<kType, kOut, kRows> output(args, tile);
+    const ThreadOutput<kType, kGroup, kOut, kRows> output(args, tile);
     products.Clear();
     UnitPlace next = {};
     if (unit + 1 < end) {
       const bool new_part = tile + 1 == args.tiles;
       if (new_part) next_share = PartShare(args, part + 1, w);
-      next = PlaceOf<kType, kGroup, kOut>(args, new_part ? part + 1 : part, new_part ? 0 : tile + 1, next_share);
+      next = PlaceOf<kType, kGroup, kTwo, kOut>(args, new_part ? part + 1 : part, new_part ? 0 : tile + 1, next_share);
     }
     pipe.Multiply(products, place, next, x, rows, lane);
     place = next;
