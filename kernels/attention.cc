@@ -123,11 +123,11 @@ size_t StreamingScratchBytes(const Device& device, int rows, int group, const Ri
   return BackendOf(device).StreamingScratchBytes(device, rows, group, kv);
 }
 
-void AttendStreaming(Device& device, View out, const StepRows& rows, const RingKv& kv, Arena& scratch) {
-  CheckAttend(device, out, rows);
+void AttendStreaming(Device& device, const Partial& to, const StepRows& rows, const RingKv& kv, Arena& scratch) {
+  CheckAttend(device, to.out, rows);
   CheckHeads(rows.shape, kv, kv.head_dim);
   if (rows.batch.num_rows == 0 || kv.num_heads == 0) return;
-  BackendOf(device).AttendStreaming(device, out, rows, kv, scratch);
+  BackendOf(device).AttendStreaming(device, to, rows, kv, scratch);
 }
 
 void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const GatheredLse& all) {

@@ -138,8 +138,9 @@ void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, cons
 void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_dim, int64_t max_tokens);
 void WaitForPrefillPlans(Device& device);
 
-// Streaming heads, any number of rows: rings as they were before this step, and the step's own tokens from qkv.
-void AttendStreaming(Device& device, View out, const StepRows& rows, const RingKv& kv, Arena& scratch);
+// Streaming heads, any number of rows: rings as they were before this step, and the step's own tokens from qkv. Of
+// to.out only the heads of `kv` are written; to.lse has those heads alone.
+void AttendStreaming(Device& device, const Partial& to, const StepRows& rows, const RingKv& kv, Arena& scratch);
 size_t StreamingScratchBytes(const Device& device, int rows, int group, const RingKv& kv);
 
 // The weights of two partials in their merge: o = wa * oa + wb * ob, lse = log(exp a + exp b). Both empty: 0, 0, -inf.
@@ -153,16 +154,18 @@ DUO_HD inline MergedWeights MergeWeights(float lse_a, float lse_b) {
   return {ea / sum, eb / sum, top + logf(sum)};
 }
 
-// The lse of a layer's split heads, of all ranks.
+// The lse of a layer's split heads, of all ranks; or, with learned sinks, of heads that one rank holds, by themselves.
 struct GatheredLse {
   const float* lse = nullptr;    // [ranks][entries][rows] f32
   const int32_t* ids = nullptr;  // [ranks][entries]: which query head of the model it is of; -1: unused
   int ranks = 1;
   int entries = 0;
   int rank = 0;  // this one; its first entries are those of its query heads, in their order
+  // [this rank's query heads] f32 or null: learned sinks. Each is one more partial, with o = 0 and the sink as its lse.
+  const float* sinks = nullptr;
 };
-// Split heads: scales columns [h * head_dim, (h + 1) * head_dim) of out [rows, heads * head_dim] T by exp(mine - total)
-// for each of this rank's `heads` query heads: mine = its own lse, total = log sum exp of all that have its id.
+// Scales columns [h * head_dim, (h + 1) * head_dim) of out [rows, heads * head_dim] T by exp(mine - total) for each of
+// this rank's `heads` query heads: mine = its own lse, total = log sum exp of all that have its id, and of its sink.
 void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const GatheredLse& all);
 
 // For copy-on-write of a fork's last, partly filled page.

@@ -6,6 +6,7 @@
 // of its own. Types, pointers and threads are those of ops.h.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "kernels/base/buffer.h"
@@ -30,7 +31,16 @@ struct ExpertBank {
   int experts = 0;
   Weight gate_up;  // [experts * 2 n, dim]: of each expert all gate rows, then all up rows
   Weight down;     // [experts * dim, n]
+  // 0: silu(gate) * up. Above: ClampedGate.
+  float limit = 0;
+  float alpha = 0;
 };
+// gate * sigmoid(alpha gate) * (up + 1), gate at most `limit` and up between -limit and limit. A NaN stays one.
+DUO_HD inline float ClampedGate(float gate, float up, float limit, float alpha) {
+  const float g = gate > limit ? limit : gate;
+  const float u = up > limit ? limit : up < -limit ? -limit : up;
+  return (u + 1.0f) * (g / (1.0f + expf(-alpha * g)));
+}
 // Those of one expert.
 Weight ExpertRows(const Weight& bank, int experts, int expert);
 
@@ -39,8 +49,8 @@ Weight ExpertRows(const Weight& bank, int experts, int expert);
 // counts as the least, and makes its row's weights NaN.
 void RouteRows(Device& device, const Routing& out, View logits, int experts, bool normalised);
 
-// out [rows, dim] T = sum over the row's experts of weight * down(silu(gate x) * up x), x [rows, dim] T. Gate, up and
-// their product are rounded to T as LinearSwiGlu rounds them.
+// out [rows, dim] T = sum over the row's experts of weight * down(silu(gate x) * up x), x [rows, dim] T, or with
+// ClampedGate in the middle. Gate, up and their product are rounded to T as LinearSwiGlu rounds them.
 size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBank& bank, int chosen);
 void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch);
 

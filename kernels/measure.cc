@@ -44,7 +44,7 @@ Backend Measuring(Backend b) {
   b.AttendPrefill = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, bool, Arena& scratch) {
     TakeAndReturn(scratch, PrefillScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
   };
-  b.AttendStreaming = [](Device& d, View, const StepRows& rows, const RingKv& kv, Arena& scratch) {
+  b.AttendStreaming = [](Device& d, const Partial&, const StepRows& rows, const RingKv& kv, Arena& scratch) {
     TakeAndReturn(scratch, StreamingScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv));
   };
   b.LinearBackward = [](Device& d, View, View dout, const Weight& w, Arena& scratch) {

@@ -25,6 +25,7 @@
 #include "launcher/terminal/runtime_flags.h"
 #include "parallel/shard.h"
 #include "runtime/kv/kv_cache.h"
+#include "runtime/kv/window_rings.h"
 #include "runtime/weights/config.h"
 #include "runtime/weights/fingerprint.h"
 #include "runtime/weights/held_weights.h"
@@ -104,6 +105,7 @@ absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelCo
   absl::StatusOr<HeadPlan> heads = HeadsOf(flags, config, launch, note);
   if (!heads.ok()) return heads.status();
   request.heads = *std::move(heads);
+  KeepWindowsInRings(config, &request.heads);
 
   request.kv_token_bytes = KvTokenBytes(KvFormatNamed(flags.kv).value_or(KvFormat::kBF16), config.head_dim);
   request.weight_bits = Bits(WeightTypeOf(flags.weights, config).value_or(DType::kBF16));

@@ -174,8 +174,8 @@ size_t StreamingScratchBytes(const Device& device, int, int, const RingKv& kv) {
   return AttendScratchBytes(device, kv.head_dim, 0);
 }
 
-void AttendStreaming(Device& device, View out, const StepRows& rows, const RingKv& kv, Arena& scratch) {
-  RunStreaming(device, {out, rows.qkv, nullptr, rows.shape, &rows.batch, kv.first_head, MaskOf(kv), nullptr, &kv},
+void AttendStreaming(Device& device, const Partial& to, const StepRows& rows, const RingKv& kv, Arena& scratch) {
+  RunStreaming(device, {to.out, rows.qkv, to.lse, rows.shape, &rows.batch, kv.first_head, MaskOf(kv), nullptr, &kv},
                scratch);
 }
 

@@ -66,13 +66,14 @@ void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const Ga
   ForRows(device, rows, RowsPerItem(int64_t{heads} * head_dim), [&](int64_t row) {
     for (int h = 0; h < heads; ++h) {
       const int32_t id = all.ids[first + h];
-      float top = -INFINITY;
+      const float sink = all.sinks != nullptr ? all.sinks[h] : -INFINITY;
+      float top = sink;
       for (int e = 0; e < gathered; ++e) {
         if (all.ids[e] == id) top = std::max(top, all.lse[e * rows + row]);
       }
       float scale = 0.0f;
       if (top > -INFINITY) {
-        float sum = 0;
+        float sum = std::exp(sink - top);
         for (int e = 0; e < gathered; ++e) {
           if (all.ids[e] == id) sum += std::exp(all.lse[e * rows + row] - top);
         }

@@ -46,6 +46,14 @@ struct Room {
         y(scratch.Matrix(DType::kF32, rows, dim)) {}
 };
 
+void ApplyClampedGate(Device& device, View out, View gate_up, const ExpertBank& bank) {
+  ForRows(device, out.rows, [&](int64_t r) {
+    const float* gate = gate_up.as<float>() + r * gate_up.stride;
+    float* to = out.as<float>() + r * out.stride;
+    for (int64_t c = 0; c < out.cols; ++c) to[c] = ClampedGate(gate[c], gate[out.cols + c], bank.limit, bank.alpha);
+  });
+}
+
 }  // namespace
 
 void RouteRows(Device& device, const Routing& out, View logits, int experts, bool normalised) {
@@ -98,8 +106,14 @@ void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const R
       std::memcpy(mine.as<float>() + i * mine.stride, x.as<float>() + slots[i] / routing.chosen * x.stride,
                   sizeof(float) * x.cols);
     });
-    cpu::LinearSwiGlu(device, product, room.gate_up.Rows(0, count), mine, ExpertRows(bank.gate_up, bank.experts, e),
-                      scratch);
+    const View gate_up = room.gate_up.Rows(0, count);
+    const Weight gate_up_weight = ExpertRows(bank.gate_up, bank.experts, e);
+    if (bank.limit == 0) {
+      cpu::LinearSwiGlu(device, product, gate_up, mine, gate_up_weight, scratch);
+    } else {
+      cpu::Linear(device, gate_up, mine, gate_up_weight, scratch);
+      ApplyClampedGate(device, product, gate_up, bank);
+    }
     cpu::Linear(device, y, product, ExpertRows(bank.down, bank.experts, e), scratch);
     ForRows(device, count, [&](int64_t i) {
       float* to = out.as<float>() + slots[i] / routing.chosen * out.stride;

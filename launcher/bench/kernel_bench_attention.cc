@@ -322,7 +322,7 @@ absl::StatusOr<BenchRow> BenchStreamingAttention(Device& device, const Streaming
   device.Upload(qkv_data, bytes.data(), bytes.size());
   device.Fill(out_data, 0xff, out_bytes);
   const View qkv(qkv_data, type, b.rows, shape.qkv_cols()), out(out_data, type, b.rows, shape.q_cols());
-  auto call = [&](int i) { AttendStreaming(device, out, {qkv, shape, batches.Round(i % rounds)}, kv, scratch); };
+  auto call = [&](int i) { AttendStreaming(device, {out}, {qkv, shape, batches.Round(i % rounds)}, kv, scratch); };
   BenchRow row;
   row.what = "streaming";
   row.shape = absl::StrCat("d", b.head_dim, " kv ", b.kv_heads, " group ", b.group, " rows ", b.rows, " sinks ", b.sink,

@@ -11,6 +11,7 @@
 #include "parallel/agreement.h"
 #include "runtime/engine/engine_state.h"
 #include "runtime/gguf/gguf_file.h"
+#include "runtime/kv/window_rings.h"
 #include "runtime/model/rope.h"
 #include "runtime/model/sampler.h"
 #include "runtime/model/workspace.h"
@@ -190,7 +191,10 @@ absl::Status Engine::State::Decide() {
     absl::StatusOr<HeadPlan> chosen =
         options.heads.has_value() ? absl::StatusOr<HeadPlan>(*options.heads) : ChooseHeads(options, config, notes);
     status = chosen.status();
-    if (chosen.ok()) heads = *chosen;
+    if (chosen.ok()) {
+      heads = *chosen;
+      KeepWindowsInRings(config, &heads);
+    }
   }
   if (absl::Status s = Agree(*comm, status); !s.ok()) return s;
   ShareHeads(*comm, &heads);

@@ -1,6 +1,7 @@
 #include "runtime/model/model.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "kernels/attention.h"
@@ -57,13 +58,18 @@ absl::StatusOr<Model> Model::Create(const ModelParts& parts, ModelWeights weight
 
   const size_t ids_stride = Arena::Rounded(4 * partition.world * model.max_entries_);
   const size_t frequency_bytes = Arena::Rounded(8 * frequencies.size());
+  std::vector<int32_t> own_ids(static_cast<size_t>(MaxHeads(parts.shard)) * group);
+  std::iota(own_ids.begin(), own_ids.end(), 0);
+  const size_t own_at = frequency_bytes + ids_stride * config.layers;
   absl::StatusOr<Buffer> constants =
-      Buffer::Allocate(device, frequency_bytes + ids_stride * config.layers, "the model's constants");
+      Buffer::Allocate(device, own_at + Arena::Rounded(4 * own_ids.size()), "the model's constants");
   if (!constants.ok()) return constants.status();
   model.constants_ = std::move(*constants);
   uint8_t* data = model.constants_.as<uint8_t>();
   device.Upload(data, frequencies.data(), 8 * frequencies.size());
   model.frequencies_ = reinterpret_cast<const double*>(data);
+  device.Upload(data + own_at, own_ids.data(), 4 * own_ids.size());
+  model.own_ids_ = reinterpret_cast<const int32_t*>(data + own_at);
 
   for (int l = 0; l < config.layers; ++l) {
     Exchange exchange;
@@ -97,6 +103,7 @@ Model::Workspace Model::Allocate(Arena& arena, int rows, int samples) const {
   a.gate_up = arena.Matrix(t, block, 2 * ffn);
   a.product = arena.Matrix(t, block, ffn);
   w.lse = static_cast<float*>(arena.Take(sizeof(float) * comm_->size() * max_entries_ * rows));
+  if (config_.attention_sinks) w.own_lse = static_cast<float*>(arena.Take(sizeof(float) * heads * group * rows));
   return w;
 }
 
@@ -137,10 +144,13 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
   const View out(w.attended.data, w.attended.dtype, qkv.rows, shape.q_cols());
   if (kv.ring.num_heads > 0) RoundToRing(*device_, qkv, shape, kv.ring);
   const int64_t first = input.batch.num_rows, riders = input.riders.num_rows;
-  AttendPart(layer, kv, {{qkv.Rows(0, first), shape, input.batch}, out.Rows(0, first), w.lse, input.prefill}, arena);
+  AttendPart(layer, kv, {{qkv.Rows(0, first), shape, input.batch}, out.Rows(0, first), w.lse, w.own_lse, input.prefill},
+             arena);
   if (riders > 0) {
     float* lse = w.lse + comm_->size() * max_entries_ * first;
-    AttendPart(layer, kv, {{qkv.Rows(first, riders), shape, input.riders}, out.Rows(first, riders), lse, false}, arena);
+    float* own_lse = w.own_lse == nullptr ? nullptr : w.own_lse + int64_t{shape.kv_heads} * shape.group * first;
+    AttendPart(layer, kv,
+               {{qkv.Rows(first, riders), shape, input.riders}, out.Rows(first, riders), lse, own_lse, false}, arena);
   }
   return out;
 }
@@ -150,7 +160,7 @@ void Model::AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& ar
   const Exchange& exchange = exchanges_[layer];
   // Streaming heads are a few microseconds of latency: beside the retrieval heads they cost less than after them.
   auto stream = [&] {
-    AttendStreaming(device, part.out, part.rows, kv.ring, arena);
+    AttendStreaming(device, {part.out, OwnLse(layer, part, kv.ring.first_head)}, part.rows, kv.ring, arena);
     StoreRings(device, part.rows, kv.ring);
   };
   const bool streaming = kv.ring.num_heads > 0, beside = streaming && !part.prefill;
@@ -158,11 +168,23 @@ void Model::AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& ar
   AttendPaged(layer, kv, part, arena);
   if (streaming && !beside) stream();
   if (beside) device.Join();
+  const int d = part.rows.shape.head_dim, own = part.rows.shape.kv_heads * part.rows.shape.group - exchange.heads;
+  const float* sinks = config_.attention_sinks ? weights_.layers[layer].vector(WeightRole::kSinks) : nullptr;
   if (exchange.heads > 0) {
-    const int d = part.rows.shape.head_dim;
     ScaleSplitHeads(device, part.out.Cols(0, exchange.heads * d), d, exchange.heads,
-                    {part.lse, exchange.ids, comm_->size(), exchange.entries, comm_->rank()});
+                    {part.lse, exchange.ids, comm_->size(), exchange.entries, comm_->rank(), sinks});
   }
+  if (sinks != nullptr && own > 0) {
+    ScaleSplitHeads(device, part.out.Cols(exchange.heads * d, own * d), d, own,
+                    {part.own_lse, own_ids_, 1, own, 0, sinks + exchange.heads});
+  }
+}
+
+// Where the lse of whole and streaming heads go, from this rank's KV head `first_head` on; null where nobody asks.
+float* Model::OwnLse(int layer, const Part& part, int first_head) const {
+  if (part.own_lse == nullptr) return nullptr;
+  const int64_t head = int64_t{first_head} * part.rows.shape.group - exchanges_[layer].heads;
+  return part.own_lse + head * part.rows.qkv.rows;
 }
 
 // Retrieval heads. Pieces of split heads first: their lse travel while the other heads are attended.
@@ -184,7 +206,9 @@ void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& a
     attend(kv.paged[next], lse + static_cast<int64_t>(next) * rows.shape.group * count, exchange.own_square[next]);
   }
   if (exchange.entries > 0) comm_->AllGather(part.lse, lse, sizeof(float) * exchange.entries * count, *device_);
-  for (; next < kv.paged.size(); ++next) attend(kv.paged[next], nullptr, true);
+  for (; next < kv.paged.size(); ++next) {
+    attend(kv.paged[next], OwnLse(layer, part, kv.paged[next].first_head), true);
+  }
 }
 
 }  // namespace duo

@@ -75,6 +75,8 @@ class Model {
     Activations a;
     View attended;         // T [rows, q columns of the layer with the most heads]
     float* lse = nullptr;  // [ranks][entries][rows]
+    // With learned sinks: of this rank's heads that are no pieces [query heads of the layer with the most][rows].
+    float* own_lse = nullptr;
   };
 
   Model() = default;
@@ -83,13 +85,15 @@ class Model {
   // Rows of a step that attend alike: of one long sequence, or few of each of several.
   struct Part {
     StepRows rows;
-    View out;      // what they attended to
-    float* lse;    // [ranks][entries][rows]
-    bool prefill;  // the former
+    View out;        // what they attended to
+    float* lse;      // [ranks][entries][rows]
+    float* own_lse;  // [query heads][rows], or null
+    bool prefill;    // the former
   };
   // How the heads of a layer attend: stores the rows' keys and values, and returns what they attended to.
   View Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);
   void AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& arena);
+  float* OwnLse(int layer, const Part& part, int first_head) const;
   void AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& arena);
 
   ModelConfig config_;
@@ -99,6 +103,7 @@ class Model {
   int max_entries_ = 0;
   Buffer constants_;                     // frequencies, exchange ids
   const double* frequencies_ = nullptr;  // device [head_dim / 2]
+  const int32_t* own_ids_ = nullptr;     // device: 0, 1, .. for each query head of this rank, to stand for itself
   double rope_factor_ = 1;
   Device* device_ = nullptr;
   Communicator* comm_ = nullptr;

@@ -88,7 +88,8 @@ void Transformer::Experts(int layer, const Activations& a, View out, View x) {
   const Routing routing = {static_cast<int32_t*>(scratch_.Take(sizeof(int32_t) * slots)),
                            static_cast<float*>(scratch_.Take(sizeof(float) * slots)), experts.chosen};
   RouteRows(device_, routing, logits, experts.count, experts.normalised);
-  const ExpertBank bank = {experts.count, w[WeightRole::kExpertGateUp], w[WeightRole::kExpertDown]};
+  const ExpertBank bank = {experts.count, w[WeightRole::kExpertGateUp], w[WeightRole::kExpertDown],
+                           static_cast<float>(experts.gate_limit), static_cast<float>(experts.gate_alpha)};
   ExpertMlp(device_, out, x, bank, routing, scratch_);
   if (experts.shared_intermediate > 0) {
     const View shared = scratch_.Matrix(out.dtype, out.rows, out.cols);

@@ -90,8 +90,12 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
       formats.int8_group = on_cuda ? 32 : std::min<int>(128, GroupUnit(stored->group()));
     }
     const bool own = config.quantization.kind == QuantizationKind::kGguf && !wanted.has_value();
-    if (config.quantization.kind != QuantizationKind::kNone && !own && !grouped && out == &formats.matrices &&
-        native != *out) {
+    if (config.quantization.kind == QuantizationKind::kMxfp4 && out == &formats.matrices) {
+      formats.note =
+          absl::StrCat("the checkpoint's experts (", Describe(config.quantization), ") are held as ", Name(*out),
+                       wanted.has_value() ? ", as asked" : "; duo has no format that holds them as they are");
+    } else if (config.quantization.kind != QuantizationKind::kNone && !own && !grouped && out == &formats.matrices &&
+               native != *out) {
       formats.note = absl::StrCat(
           "the checkpoint's weights (", Describe(config.quantization), ") are held as ", Name(*out),
           native.has_value() || wanted.has_value() ? ", as asked" : "; duo has no format that holds them as they are");

@@ -33,7 +33,6 @@ constexpr Reason kReasons[] = {
     {"mllama", "it takes images"},
     {"llava", "it takes images"},
     {"llama4", "it attends within chunks, and some of its layers have no positions"},
-    {"gpt_oss", "it has learned attention sinks and another activation"},
     {"olmoe", "it norms queries and keys over all heads together"},
     {"dbrx", "its layers differ"},
     {"gpt2", "it has learned positions instead of RoPE"},
@@ -112,7 +111,7 @@ bool Bias(BiasRule rule, bool configured) {
 
 void ReadWindow(JsonFields& fields, const FamilySpec& spec, ModelConfig& config) {
   if (spec.window == WindowRule::kNone) return;
-  const bool by_layer = spec.window == WindowRule::kByLayer;
+  const bool by_layer = spec.window == WindowRule::kByLayer, alternate = spec.window == WindowRule::kAlternate;
   const std::vector<std::string> types = fields.Strings("layer_types");
   if (!types.empty() && types.size() != static_cast<size_t>(config.layers)) {
     fields.Fail(absl::StrCat("layer_types must have ", config.layers, " entries, one a layer, found ", types.size()));
@@ -134,14 +133,15 @@ void ReadWindow(JsonFields& fields, const FamilySpec& spec, ModelConfig& config)
   config.window_layers.assign(static_cast<size_t>(config.layers), 0);
   const int64_t first = by_layer ? fields.Int("max_window_layers", 0, 1 << 20, 28) : 0;
   for (int layer = 0; layer < config.layers; ++layer) {
-    const bool sliding = types.empty() ? window > 0 && layer >= first : types[layer] == "sliding_attention";
+    const bool sliding = !types.empty() ? types[layer] == "sliding_attention"
+                                        : window > 0 && (alternate ? layer % 2 == 0 : layer >= first);
     config.window_layers[layer] = sliding;
   }
   const auto sliding = std::count(config.window_layers.begin(), config.window_layers.end(), 1);
-  if (sliding > 0 && window == 0 && by_layer) {
+  if (sliding > 0 && window == 0 && (by_layer || alternate)) {
     fields.Fail("layer_types has sliding_attention layers, but there is no sliding_window in use");
   }
-  if (!by_layer && !types.empty() && window > 0 && sliding != config.layers) {
+  if (spec.window == WindowRule::kAllLayers && !types.empty() && window > 0 && sliding != config.layers) {
     fields.Fail(absl::StrCat("a ", spec.model_type, " model whose layer_types mixes windows is not supported"));
   }
   config.sliding_window = sliding > 0 ? window : 0;
@@ -309,6 +309,7 @@ absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, const std::string
   config.o_bias = Bias(spec->o_bias, attention_bias);
   config.mlp_bias = Bias(spec->mlp_bias, mlp_bias);
   config.qk_norm = spec->qk_norm;
+  config.attention_sinks = spec->attention_sinks;
   config.dtype = ReadDType(fields);
   config.bos_ids = fields.Ids("bos_token_id");
   config.eos_ids = fields.Ids("eos_token_id");

@@ -49,6 +49,8 @@ struct ExpertsConfig {
   int64_t intermediate = 0;          // width of one
   int64_t shared_intermediate = 0;   // width of one more that all tokens go through, weighted by its own gate; 0: none
   bool normalised = false;           // the chosen ones' weights add up to 1; else they are shares of all experts'
+  double gate_limit = 0;             // above 0: clamped gates (ClampedGate in kernels/experts.h) instead of silu
+  double gate_alpha = 0;             // of those
   std::vector<uint8_t> layers = {};  // [layers], 1 where the MLP is a mixture; empty when count is 0
   bool in(int layer) const { return count > 0 && layers[layer] != 0; }
 
@@ -70,10 +72,12 @@ struct ModelConfig {
   int64_t max_position_embeddings = 0;
   int64_t max_sequence_length = 0;  // some linearly scaled models give it beside max_position_embeddings; 0: not given
 
-  bool attention_bias = false;  // q_proj, k_proj and v_proj have biases
-  bool o_bias = false;          // o_proj has one
-  bool mlp_bias = false;        // gate_proj, up_proj and down_proj have
-  bool qk_norm = false;         // RMS norm of every q and k head before RoPE
+  bool attention_bias = false;   // q_proj, k_proj and v_proj have biases
+  bool o_bias = false;           // o_proj has one
+  bool mlp_bias = false;         // gate_proj, up_proj and down_proj have
+  bool expert_bias = false;      // experts and their router have
+  bool qk_norm = false;          // RMS norm of every q and k head before RoPE
+  bool attention_sinks = false;  // each query head has a learned logit that takes its share of the attention
 
   // 0: no window. W: in the layers that window_layers marks, position p sees keys j with p - j < W.
   int64_t sliding_window = 0;

@@ -56,12 +56,31 @@ void ReadQwen(JsonFields& fields, const FamilySpec& spec, ModelConfig& config) {
   experts.normalised = fields.Bool("norm_topk_prob", false);
 }
 
+void ReadGptOss(JsonFields& fields, ModelConfig& config) {
+  ReadCounts(fields, "num_local_experts", 128, 4, config.experts);
+  if (config.experts.count == 0) fields.Fail("num_local_experts must be 1 or more, found 0");
+  if (!fields.Bool("attention_bias", true)) fields.Fail("attention_bias false is not supported for gpt_oss");
+  // Its class has a scaling of its own where the file has none: better asked for than guessed.
+  if (!fields.Has("rope_scaling") && !fields.Has("rope_parameters")) {
+    fields.Fail("expected rope_scaling or rope_parameters, found none");
+  }
+  config.expert_bias = true;
+  ExpertsConfig& experts = config.experts;
+  experts.intermediate = config.intermediate;
+  experts.normalised = true;
+  experts.gate_limit = fields.Number("swiglu_limit", 1e-3, 1e6, 7.0);
+  experts.gate_alpha = fields.Number("swiglu_alpha", 1e-3, 1e6, 1.702);
+  experts.layers.assign(config.layers, 1);
+}
+
 }  // namespace
 
 void ReadExperts(JsonFields& fields, const FamilySpec& spec, ModelConfig& config) {
   if (!fields.ok() || spec.experts == ExpertsRule::kNone) return;
   if (spec.experts == ExpertsRule::kMixtral) {
     ReadMixtral(fields, config);
+  } else if (spec.experts == ExpertsRule::kGptOss) {
+    ReadGptOss(fields, config);
   } else {
     ReadQwen(fields, spec, config);
   }

@@ -110,6 +110,37 @@ constexpr WeightRecord kQwen2MoeLayer[] = {
 constexpr WeightRecord kQwen3MoeLayer[] = {
     kQkv,       kO,        kGateUp, kDown, Router("model.layers.{}.mlp.gate.weight"), kQwenGateUp, kQwenDown,
     kInputNorm, kPostNorm, kQNorm,  kKNorm};
+// gpt-oss keeps all experts of a layer in one tensor, gate and up rows in turn.
+constexpr const char* kStackedGateUp = "model.layers.{}.mlp.experts.gate_up_proj";
+constexpr WeightRecord kGptOssLayer[] = {
+    kQkv,
+    kO,
+    {.role = WeightRole::kRouter,
+     .tensors = {{{"model.layers.{}.mlp.router.weight", Dim::kExperts}}},
+     .cols = Dim::kHidden,
+     .bias = &ModelConfig::expert_bias,
+     .random_seed = 10,
+     .layers = LayersWith::kExperts,
+     .never_coded = true},
+    {.role = WeightRole::kExpertGateUp,
+     .tensors = {{{kStackedGateUp, Dim::kExpertIntermediate, {2, 0}},
+                  {kStackedGateUp, Dim::kExpertIntermediate, {2, 1}}}},
+     .cols = Dim::kHidden,
+     .bias = &ModelConfig::expert_bias,
+     .random_seed = 12,
+     .layers = LayersWith::kExperts,
+     .each_expert = true},
+    {.role = WeightRole::kExpertDown,
+     .tensors = {{{"model.layers.{}.mlp.experts.down_proj", Dim::kHidden, {1, 0}}}},
+     .cols = Dim::kExpertIntermediate,
+     .bias = &ModelConfig::expert_bias,
+     .random_seed = 13,
+     .layers = LayersWith::kExperts,
+     .each_expert = true},
+    kInputNorm,
+    kPostNorm,
+    Norm(WeightRole::kSinks, "model.layers.{}.self_attn.sinks", Dim::kHeads),
+};
 constexpr WeightRecord kLayer[] = {kQkv, kO, kGateUp, kDown, kInputNorm, kPostNorm, kQNorm, kKNorm};
 
 constexpr WeightRecord kOuter[] = {
@@ -222,6 +253,22 @@ constexpr FamilySpec kFamilies[] = {
      .default_head_dim = 0,
      .default_max_position_embeddings = 32768,
      .default_sliding_window = 0},
+    {.family = Family::kGptOss,
+     .model_type = "gpt_oss",
+     .layer = kGptOssLayer,
+     .outer = kOuter,
+     .qkv_bias = BiasRule::kAlways,
+     .o_bias = BiasRule::kAlways,
+     .mlp_bias = BiasRule::kNever,
+     .qk_norm = false,
+     .window = WindowRule::kAlternate,
+     .experts = ExpertsRule::kGptOss,
+     .attention_sinks = true,
+     .default_kv_heads = 8,
+     .default_head_dim = 64,
+     .default_max_position_embeddings = 131072,
+     .default_sliding_window = 128,
+     .default_rope_theta = 150000},
 };
 
 }  // namespace

@@ -13,20 +13,21 @@
 
 namespace duo {
 
-enum class Family : uint8_t { kLlama, kMistral, kQwen2, kQwen3, kMixtral, kQwen2Moe, kQwen3Moe };
+enum class Family : uint8_t { kLlama, kMistral, kQwen2, kQwen3, kMixtral, kQwen2Moe, kQwen3Moe, kGptOss };
 
 // How a family's config.json names the layers with a sliding window.
 enum class WindowRule : uint8_t {
   kNone,       // never a window
   kAllLayers,  // sliding_window holds in every layer
   kByLayer,    // only with use_sliding_window: layer_types, else the layers from max_window_layers on
+  kAlternate,  // layer_types, else the first layer and every other; such layers keep rings, not pages (window_rings.h)
 };
 
 // What a bias follows.
 enum class BiasRule : uint8_t { kNever, kAlways, kConfig };
 
 // How a family's config.json names its experts (config_experts.h).
-enum class ExpertsRule : uint8_t { kNone, kMixtral, kQwen };
+enum class ExpertsRule : uint8_t { kNone, kMixtral, kQwen, kGptOss };
 
 struct FamilySpec {
   Family family;
@@ -39,6 +40,7 @@ struct FamilySpec {
   bool qk_norm;
   WindowRule window;
   ExpertsRule experts = ExpertsRule::kNone;
+  bool attention_sinks = false;
   // Defaults of keys that a config.json may leave out, as in transformers' class; 0: none.
   int default_kv_heads;  // 0: as many as query heads
   int default_head_dim;  // 0: hidden / heads

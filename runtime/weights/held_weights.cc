@@ -45,6 +45,8 @@ int64_t SizeOf(Dim dim, const ModelConfig& config) {
       return int64_t{config.heads} * config.head_dim;
     case Dim::kKvHeads:
       return int64_t{config.kv_heads} * config.head_dim;
+    case Dim::kHeads:
+      return config.heads;
     case Dim::kIntermediate:
       return config.intermediate;
     case Dim::kVocab:
@@ -66,7 +68,7 @@ std::vector<Range> PiecesOf(Dim dim, const ModelConfig& config, const RankShard&
   if (dim == Dim::kExpertIntermediate) return {shard.expert};
   if (dim == Dim::kSharedIntermediate) return {shard.shared_expert};
   const int64_t size = SizeOf(dim, config);
-  if (dim != Dim::kQueryHeads && dim != Dim::kKvHeads) return {{0, size}};
+  if (dim != Dim::kQueryHeads && dim != Dim::kKvHeads && dim != Dim::kHeads) return {{0, size}};
   const int64_t per_head = size / config.kv_heads;
   std::vector<Range> pieces;
   for (const LocalHead& head : shard.layers[layer]) {
@@ -115,6 +117,9 @@ HeldWeight Hold(const WeightRecord& record, int layer, const ModelConfig& config
       slice.name = NameOf(tensor, layer, expert);
       slice.rows = SizeOf(tensor.rows, config);
       slice.row_pieces = PiecesOf(tensor.rows, config, shard, layer);
+      if (tensor.stacked.every > 0) {
+        slice.stacked = {config.experts.count, expert, tensor.stacked.every, tensor.stacked.first};
+      }
       held.rows += TotalOf(slice.row_pieces);
       held.tensors.push_back(slice);
     }

@@ -9,6 +9,7 @@
 
 #include "parallel/shard.h"
 #include "runtime/weights/config.h"
+#include "runtime/weights/stored_matrix.h"
 #include "runtime/weights/weight_records.h"
 
 namespace duo {
@@ -20,6 +21,7 @@ struct TensorSlice {
   int64_t rows = 0, cols = 0;
   std::vector<Range> row_pieces, col_pieces;
   std::vector<bool> present;  // [col_pieces]; absent pieces are zeros in memory
+  StackedRows stacked;        // of experts that share a tensor
 };
 
 struct HeldWeight {

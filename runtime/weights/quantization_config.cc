@@ -134,9 +134,15 @@ absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json
     config = ParseGptq(fields);
   } else if (method == "compressed-tensors") {
     config = ParseCompressedTensors(fields, file);
+  } else if (method == "mxfp4") {  // experts alone; the tensors say which
+    config.kind = QuantizationKind::kMxfp4;
+    config.format = "e2m1";
+    config.weights = {
+        .bits = 4, .type = QuantizationType::kFloat, .granularity = QuantizationGranularity::kGroup, .group_size = 32};
+    config.ignore = fields.Strings("modules_to_not_convert");
   } else if (fields.ok()) {
-    return absl::UnimplementedError(absl::StrCat(file, ": quantization \"", method,
-                                                 "\" is not supported; supported are compressed-tensors, awq, gptq"));
+    return absl::UnimplementedError(absl::StrCat(
+        file, ": quantization \"", method, "\" is not supported; supported are compressed-tensors, awq, gptq, mxfp4"));
   }
   if (!fields.ok()) return fields.status();
   return config;
@@ -158,6 +164,9 @@ std::string Describe(const QuantizationConfig& config) {
       break;
     case QuantizationKind::kGguf:
       return absl::StrCat("GGUF: ", config.format);
+    case QuantizationKind::kMxfp4:
+      kind = "MXFP4";
+      break;
   }
   const auto scheme = [](const QuantizationScheme& s) {
     std::string text = absl::StrCat(s.bits, "-bit ", s.type == QuantizationType::kInt ? "int" : "float");

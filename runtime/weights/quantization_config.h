@@ -14,7 +14,7 @@
 namespace duo {
 
 // kGguf: blocks, whose type each tensor names itself; `format` counts them.
-enum class QuantizationKind : uint8_t { kNone, kCompressedTensors, kAwq, kGptq, kGguf };
+enum class QuantizationKind : uint8_t { kNone, kCompressedTensors, kAwq, kGptq, kGguf, kMxfp4 };
 enum class QuantizationType : uint8_t { kInt, kFloat };
 enum class QuantizationGranularity : uint8_t { kTensor, kChannel, kGroup };
 

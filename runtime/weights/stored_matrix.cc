@@ -58,6 +58,7 @@ absl::Status CheckSupported(const QuantizationConfig& config, const std::string&
   switch (config.kind) {
     case QuantizationKind::kNone:
     case QuantizationKind::kGguf:  // each tensor's type was accepted when the file was opened
+    case QuantizationKind::kMxfp4:
       return absl::OkStatus();
     case QuantizationKind::kCompressedTensors:
       if (config.format == "float-quantized" || config.format == "int-quantized" ||
@@ -102,6 +103,7 @@ absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, c
     matrix.layout_ = Layout::kBlocks;
     if (tensor.ok()) matrix.codes_ = *std::move(tensor);
   } else if (config.kind == QuantizationKind::kNone || config.kind == QuantizationKind::kGguf ||
+             config.kind == QuantizationKind::kMxfp4 ||
              (plain != nullptr && plain->dtype != StoredDType::kI8 && plain->dtype != StoredDType::kF8E4M3)) {
     absl::StatusOr<TensorInfo> tensor = files.Require(name, kPlain, {rows, cols});
     status = tensor.status();
@@ -222,8 +224,10 @@ std::optional<DType> StoredMatrix::native() const {
   switch (layout_) {
     case Layout::kPlain:
     case Layout::kRowCodes:
+    case Layout::kStacked:
       return ToDType(codes_.dtype);
     case Layout::kBlocks:
+    case Layout::kMxfp4:
       return std::nullopt;
     default:
       // duo's groups are of at least 32 columns in a row.
@@ -349,6 +353,7 @@ void StoredMatrix::Values(int64_t row, int64_t first, int64_t count, float* out)
     BlockValues(codes_.blocks, codes_.data + StoredRow(codes_, row) * row_bytes, first, count, out);
     return;
   }
+  if (layout_ == Layout::kStacked || layout_ == Layout::kMxfp4) return StackedValues(row, first, count, out);
   if (layout_ == Layout::kRowCodes) {
     const float scale = RowScale(row);
     const uint8_t* codes = codes_.data + row * cols_ + first;

@@ -3,9 +3,11 @@
 // hold the stored codes, else by value.
 //
 // What can be read: f32, f16 and bf16; compressed-tensors' float-quantized, int-quantized, naive-quantized and
-// pack-quantized; AWQ (gemm); GPTQ of 4 and 8 bits with or without activation order. The value at row r, column c is
+// pack-quantized; AWQ (gemm); GPTQ of 4 and 8 bits with or without activation order; all experts of a layer in one
+// tensor, plain or MXFP4. The value at row r, column c is
 //   float or int, scale per tensor or row   code * scale[r]
 //   int in groups of columns                (code - zero[r][g]) * scale[r][g], g = c / group, or g_idx[c]
+//   MXFP4 (OCP Microscaling 1.0), e2m1      code * 2^(scale[r][c / 32] - 127)
 // and a GGUF file's blocks (runtime/gguf/block_types.h), whose type each tensor has of its own.
 // The layouts are those of the packages that write them: compressed-tensors (compressors/quantized_compressors,
 // pack_quantized), AutoAWQ (utils/packing_utils), AutoGPTQ and GPTQModel (nn_modules/qlinear).
@@ -34,12 +36,24 @@ absl::Status CheckSupported(const QuantizationConfig& config, const std::string&
 // `count` values of an f32, f16 or bf16 tensor, from element `first` on. Elements of a vector are its rows.
 void ReadFloats(const TensorInfo& tensor, int64_t first, int64_t count, float* out);
 
+// Where the rows of an expert's matrix lie in a tensor of all experts of a layer.
+struct StackedRows {
+  int64_t experts = 0;           // of the tensor; 0: the tensor is the matrix itself
+  int64_t expert = 0;            // this one
+  int64_t every = 1, first = 0;  // row r of the matrix is row first + r * every of the expert's
+};
+
 class StoredMatrix {
  public:
   // name: the plain tensor's, "model.layers.0.mlp.up_proj.weight". What is stored beside it under the quantised names
   // decides, so modules that stayed unquantised need no list.
   static absl::StatusOr<StoredMatrix> Find(const SafetensorsModel& files, const QuantizationConfig& config,
                                            const std::string& name, int64_t rows, int64_t cols);
+
+  // Of one expert. NAME_blocks u8 [experts, rows * every, cols / 32, 16] (two codes a byte, the even column's in the
+  // low half) with NAME_scales u8 [experts, rows * every, cols / 32], or a plain NAME [experts, cols, rows * every].
+  static absl::StatusOr<StoredMatrix> FindStacked(const SafetensorsModel& files, const std::string& name,
+                                                  const StackedRows& stacked, int64_t rows, int64_t cols);
 
   const std::string& file() const { return file_; }
   const std::string& name() const { return name_; }
@@ -76,7 +90,7 @@ class StoredMatrix {
   void Group(int64_t row, int64_t first, int64_t count, uint8_t* codes, uint16_t* scale_and_min) const;
 
  private:
-  enum class Layout : uint8_t { kPlain, kRowCodes, kPacked, kAwq, kGptq, kBlocks };
+  enum class Layout : uint8_t { kPlain, kRowCodes, kPacked, kAwq, kGptq, kBlocks, kStacked, kMxfp4 };
 
   absl::Status FindRowCodes(const SafetensorsModel& files, const std::string& stem, const QuantizationScheme& scheme);
   absl::Status FindPacked(const SafetensorsModel& files, const std::string& stem, const QuantizationScheme& scheme);
@@ -86,6 +100,8 @@ class StoredMatrix {
   int CodeAt(int64_t row, int64_t col) const;  // unsigned
   int64_t GroupOf(int64_t col) const;
   float ScaleAt(int64_t row, int64_t group) const;
+  int64_t StackedRow(int64_t row) const;  // among the rows of all experts
+  void StackedValues(int64_t row, int64_t first, int64_t count, float* out) const;
   int ZeroAt(int64_t row, int64_t group) const;  // of the unsigned codes
 
   Layout layout_ = Layout::kPlain;
@@ -97,6 +113,7 @@ class StoredMatrix {
   bool symmetric_ = false;  // the zero is the middle of the codes
   bool permuted_ = false;   // columns have a g_idx that is not c / group
   int zero_offset_ = 0;     // AutoGPTQ stores zeros less one
+  StackedRows stacked_;
   TensorInfo codes_, scales_, zeros_, order_;
 };
 

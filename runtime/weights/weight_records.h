@@ -27,6 +27,7 @@ enum class WeightRole : uint8_t {
   kPostNorm,  // before the MLP
   kQNorm,
   kKNorm,
+  kSinks,  // a logit for each query head of the rank, in the order of its heads
   // Of the model.
   kFinalNorm,
   kEmbedding,
@@ -41,6 +42,7 @@ enum class Dim : uint8_t {
   kHeadDim,             // whole
   kQueryHeads,          // heads * head_dim: those of the rank's KV heads, in the rank's order
   kKvHeads,             // kv_heads * head_dim: the same
+  kHeads,               // heads: one for each query head, the same
   kIntermediate,        // the rank's range
   kVocab,               // the rank's range
   kExperts,             // one for each; whole
@@ -55,9 +57,16 @@ enum class LayersWith : uint8_t {
   kExperts,  // those whose MLP is a mixture of experts
 };
 
+// Of experts that are stored as one tensor: of the rows of each, every `every`-th from `first` on. every 0: each expert
+// has a tensor of its own.
+struct Stacked {
+  uint8_t every = 0, first = 0;
+};
+
 struct StoredTensor {
   const char* name = nullptr;  // in a layer's, {} stands for the layer's index, and the second {} for the expert's
   Dim rows = Dim::kOne;
+  Stacked stacked = {};
 };
 
 // A matrix [sum of the tensors' rows, cols], or a vector of f32 where cols is kOne. Ranks that cut the columns add up

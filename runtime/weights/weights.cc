@@ -30,17 +30,40 @@ absl::Status FillMatrix(const SafetensorsModel& files, const QuantizationConfig&
                         const Weight& w, MatrixLoader& loader) {
   std::vector<MatrixPart> parts;
   for (const TensorSlice& slice : held.tensors) {
-    absl::StatusOr<StoredMatrix> matrix = StoredMatrix::Find(files, quantization, slice.name, slice.rows, slice.cols);
+    absl::StatusOr<StoredMatrix> matrix =
+        slice.stacked.experts > 0 ? StoredMatrix::FindStacked(files, slice.name, slice.stacked, slice.rows, slice.cols)
+                                  : StoredMatrix::Find(files, quantization, slice.name, slice.rows, slice.cols);
     if (!matrix.ok()) return matrix.status();
     for (const Range& rows : slice.row_pieces) parts.push_back({*matrix, rows, slice.col_pieces, slice.present});
   }
   return loader.Fill(w, parts, held.cuts_columns());
 }
 
+// The biases of experts that share a tensor, NAME_bias [experts, rows of one].
+absl::Status FillStackedBias(const SafetensorsModel& files, const TensorSlice& slice, Device& device,
+                             const float* out) {
+  const StackedRows& stacked = slice.stacked;
+  const int64_t stored_rows = slice.rows * stacked.every;
+  absl::StatusOr<TensorInfo> tensor = files.Require(
+      slice.name + "_bias", {StoredDType::kF32, StoredDType::kF16, StoredDType::kBF16}, {stacked.experts, stored_rows});
+  if (!tensor.ok()) return tensor.status();
+  std::vector<float> values;
+  for (const Range& piece : slice.row_pieces) {
+    for (int64_t r = piece.begin; r < piece.end; ++r) {
+      values.push_back(0);
+      ReadFloats(*tensor, stacked.expert * stored_rows + stacked.first + r * stacked.every, 1, &values.back());
+    }
+  }
+  device.Upload(const_cast<float*>(out), values.data(), 4 * values.size());
+  return absl::OkStatus();
+}
+
 absl::Status FillBias(const SafetensorsModel& files, const HeldWeight& held, const Weight& w, Device& device) {
   const float* out = w.bias;
   for (const TensorSlice& slice : held.tensors) {
-    absl::Status s = FillVector(files, BiasName(slice.name), slice.rows, slice.row_pieces, device, out);
+    absl::Status s = slice.stacked.experts > 0
+                         ? FillStackedBias(files, slice, device, out)
+                         : FillVector(files, BiasName(slice.name), slice.rows, slice.row_pieces, device, out);
     if (!s.ok()) return s;
     for (const Range& rows : slice.row_pieces) out += rows.size();
   }

@@ -30,6 +30,16 @@ uint64_t Fnv1a64(std::string_view text) {
 
 // The bytes of a tensor as safetensors holds them, little-endian.
 std::string TensorBytes(const Json& tensor, int64_t count, DType dtype) {
+  if (tensor.contains("bytes")) {
+    const uint64_t base = Fnv1a64(tensor["name"].get<std::string>());
+    const int first = tensor["bytes"][0], spread = tensor["bytes"][1];
+    std::string bytes(count, '\0');
+    for (int64_t i = 0; i < count; ++i) {
+      bytes[i] =
+          static_cast<char>(first + static_cast<int>(SplitMix64(base + static_cast<uint64_t>(i)) >> 56) % spread);
+    }
+    return bytes;
+  }
   const Json& exponent = tensor["exponent"];
   const uint64_t base = Fnv1a64(tensor["name"].get<std::string>());
   const int64_t zero_from = tensor.value("zero_from", count);
@@ -79,8 +89,9 @@ void WriteShard(const fs::path& path, const Json& tensors, size_t first, size_t 
     for (const Json& n : tensor["shape"]) count *= n.get<int64_t>();
     const size_t begin = data.size();
     data += TensorBytes(tensor, count, dtype);
-    header[tensor["name"].get<std::string>()] = {
-        {"dtype", stored}, {"shape", tensor["shape"]}, {"data_offsets", {begin, data.size()}}};
+    header[tensor["name"].get<std::string>()] = {{"dtype", tensor.contains("bytes") ? "U8" : stored},
+                                                 {"shape", tensor["shape"]},
+                                                 {"data_offsets", {begin, data.size()}}};
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');

@@ -8,7 +8,7 @@ committed; golden_test.cc compares duo with these files.
 
 No weights are committed. Every tensor follows from a counter, here and in golden_model.cc alike: element i of a tensor
 takes u = the top byte of splitmix64(fnv1a64(tensor name) + i), and is (2u - 255) * 2^-exponent, or, in a norm's weight,
-(192 + u % 64) / 256. Eight significant bits, so bf16, f16 and f32 files hold the same numbers. From element "zero_from"
+(192 + u % 64) / 256, or in one of bytes ("bytes": [first, spread]) first + u % spread. Eight significant bits, so bf16, f16 and f32 files hold the same numbers. From element "zero_from"
 on, where a tensor has that, it is 0.
 
 Each file holds config (config.json as it is written), dtype and shards of the safetensors, the tensors with their
@@ -45,7 +45,8 @@ def model(name, model_type, hidden, inter, layers, heads, kv_heads, head_dim, vo
           tied=False, **more):
     config = {"architectures": [{"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
                                  "qwen3": "Qwen3ForCausalLM", "mixtral": "MixtralForCausalLM",
-                                 "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}[model_type]],
+                                 "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
+                                 "gpt_oss": "GptOssForCausalLM"}[model_type]],
               "model_type": model_type, "hidden_size": hidden, "intermediate_size": inter, "num_hidden_layers": layers,
               "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocab, "rms_norm_eps": 1e-5,
               "hidden_act": "silu", "tie_word_embeddings": tied, "torch_dtype": dtype, "bos_token_id": 1,
@@ -92,6 +93,18 @@ MODELS = [
     model("qwen3_moe_idle_expert", "qwen3_moe", 136, 168, 2, 6, 3, 128, 281, 179, num_experts=19, idle_expert=True,
           num_experts_per_tok=3, moe_intermediate_size=24, norm_topk_prob=True, torch_dtype=None, dtype="bfloat16",
           rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
+    # Windows that the recent tokens of streaming heads cover, and longer ones; gates that reach their clamp.
+    model("gpt_oss_mxfp4", "gpt_oss", 160, 96, 3, 6, 2, 64, 277, 219, num_local_experts=6, num_experts_per_tok=2,
+          sliding_window=13, swiglu_limit=1.0, attention_bias=True, rope_theta=150000.0,
+          rope_scaling={"rope_type": "yarn", "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+                        "original_max_position_embeddings": 64},
+          quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": [
+              "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]}),
+    model("gpt_oss_stacked", "gpt_oss", 104, 40, 2, 4, 4, 64, 251, 183, dtype="float32", shards=2, num_local_experts=5,
+          num_experts_per_tok=3, sliding_window=29, attention_bias=True, rope_theta=150000.0,
+          layer_types=["full_attention", "sliding_attention"],
+          rope_scaling={"rope_type": "yarn", "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+                        "original_max_position_embeddings": 128}),
 ]
 
 
@@ -114,11 +127,13 @@ def exponent(name, shape):
     to have opinions, lm_head large enough for the best token to lead."""
     if name.endswith("norm.weight"):
         return None
-    if name.endswith(".bias"):
+    if name.endswith(".sinks"):
+        return 7
+    if name.endswith("bias"):
         return 9
     if "embed_tokens" in name:
         return 8
-    gain = {"q_proj": 1.2, "k_proj": 1.2, "o_proj": 2, "lm_head": 4, "gate": 2}.get(name.split(".")[-2], 1.0)
+    gain = {"q_proj": 1.2, "k_proj": 1.2, "o_proj": 2, "lm_head": 4, "gate": 2, "router": 2}.get(name.split(".")[-2], 1.0)
     return round(math.log2(148 * math.sqrt(shape[1]) / gain))
 
 
@@ -129,10 +144,35 @@ def fill(name, shape, exp):
     return values.astype(np.float32).reshape(shape)
 
 
-def stored(name, parameter, mixtral):
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32)
+
+
+def draw_bytes(tensor):
+    """A tensor of bytes: first + u % spread."""
+    first, spread = tensor["bytes"]
+    count = math.prod(tensor["shape"])
+    u = splitmix64(np.uint64(fnv1a64(tensor["name"])) + np.arange(count, dtype=np.uint64)) >> np.uint64(56)
+    return (first + u.astype(np.int64) % spread).reshape(tensor["shape"])
+
+
+def mxfp4(name, shape, tensors):
+    """The parameter [experts, inputs, outputs] of the blocks and scales that are added to the tensors."""
+    experts, inputs, outputs = shape
+    blocks = {"name": name + "_blocks", "shape": [experts, outputs, inputs // 32, 16], "bytes": [0, 256]}
+    scales = {"name": name + "_scales", "shape": [experts, outputs, inputs // 32], "bytes": [121, 3]}
+    tensors += [blocks, scales]
+    codes = draw_bytes(blocks)
+    values = np.stack([E2M1[codes & 15], E2M1[codes >> 4]], -1).reshape(experts, outputs, inputs // 32, 32)
+    values = np.ldexp(values, draw_bytes(scales)[..., None] - 127).reshape(experts, outputs, inputs)
+    return np.ascontiguousarray(values.transpose(0, 2, 1)).astype(np.float32)
+
+
+def stored(name, parameter, mixtral, stacked):
     """A parameter's tensors as checkpoints hold them: [(name, shape)] by expert. transformers 5 joins experts' matrices."""
     shape = list(parameter.shape)
     folder = name.replace(".mlp.", ".block_sparse_moe.") if mixtral else name
+    if len(shape) == 3 and not name.endswith("_bias") and stacked:
+        return [[(name, shape)]]
     if name.endswith(".mlp.experts.gate_up_proj"):
         parts = ("w1", "w3") if mixtral else ("gate_proj", "up_proj")
         rows = shape[1] // 2
@@ -146,12 +186,18 @@ def stored(name, parameter, mixtral):
 
 def load(spec):
     config = dict(spec["config"])
+    quantised = config.pop("quantization_config", None) is not None
+    stacked = config["model_type"] == "gpt_oss"  # its checkpoints have the joined tensors
     net = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager",
                                            experts_implementation="eager").float().eval()
     spec["tensors"], seen = [], set()
     for name, parameter in net.named_parameters():  # tied ones appear once
         experts = []
-        for tensors in stored(name, parameter, config["model_type"] == "mixtral"):
+        if quantised and name.endswith(("gate_up_proj", "down_proj")):
+            parameter.data = torch.from_numpy(mxfp4(name, list(parameter.shape), spec["tensors"]))
+            seen.add(name)
+            continue
+        for tensors in stored(name, parameter, config["model_type"] == "mixtral", stacked):
             parts = []
             for tensor, shape in tensors:
                 entry = {"name": tensor, "shape": shape, "exponent": exponent(tensor, shape)}
@@ -180,7 +226,10 @@ def duo_attention(module, query, key, value, attention_mask, scaling, dropout=0.
     hidden = streaming[module.layer_idx].repeat_interleave(group)[:, None, None] & hidden
     scores = query @ key.transpose(2, 3) * scaling + attention_mask[..., :n]
     scores = scores.masked_fill(hidden, float("-inf"))
-    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    sinks = kwargs.get("s_aux")
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, n, 1)], -1)
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)[..., :n]
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
@@ -267,6 +316,10 @@ def tiny(spec):
     vocab, layers, kv = (spec["config"][k] for k in ("vocab_size", "num_hidden_layers", "num_key_value_heads"))
     spec["heads"] = [[int((head + layer) % 2 == 0) for head in range(kv)] for layer in range(layers)]
     spec["sink"], spec["recent"] = 4, 16
+    if spec["config"]["model_type"] == "gpt_oss" and spec["config"]["sliding_window"] <= spec["recent"] + 1:
+        for layer in range(layers):  # duo keeps rings there
+            if net.config.layer_types[layer] == "sliding_attention":
+                spec["heads"][layer] = [0] * kv
     seed = np.uint64(fnv1a64(spec["name"]))
     chosen = watch_experts(net)
     draws = splitmix64(seed + np.arange(spec.pop("prompt_tokens"), dtype=np.uint64))

@@ -18,6 +18,7 @@ struct StreamingArgs {
   const bf16* q;
   bf16* out;
   int64_t out_stride;
+  float* lse;  // [query heads][rows of the step] or null
   int group;
   float scale;  // 1 / sqrt(d) * log2 e
   StreamingKeys keys;
@@ -109,7 +110,12 @@ __global__ void __launch_bounds__(32 * kWarpsOf<kN>, 1) StreamingKernel(Streamin
         args.out[(span.first_row + k / args.group) * args.out_stride +
                  (int64_t{head} * args.group + k % args.group) * kHeadDim + channel] = ToBf16(x);
       },
-      [](int, float) {});
+      [&](int col, float lse) {
+        if (args.lse == nullptr || col >= columns) return;
+        const int k = first_column + col;
+        args.lse[(int64_t{head} * args.group + k % args.group) * keys.batch.num_rows + span.first_row +
+                 k / args.group] = lse;
+      });
 }
 
 template <int kHeadDim, int kN>
@@ -126,16 +132,17 @@ void Launch(Device& device, const StreamingArgs& args) {
 
 size_t StreamingScratchBytes(const Device&, int, int, const RingKv&) { return 0; }
 
-void AttendStreaming(Device& device, View out, const StepRows& rows, const RingKv& kv, Arena&) {
+void AttendStreaming(Device& device, const Partial& to, const StepRows& rows, const RingKv& kv, Arena&) {
   const View& qkv = rows.qkv;
   const HeadShape& shape = rows.shape;
   const SeqBatch& batch = rows.batch;
-  if (batch.max_rows > kFewRows) return FlashStreaming(device, out, rows, kv);
+  if (batch.max_rows > kFewRows) return FlashStreaming(device, to, rows, kv);
   const int64_t first = int64_t{kv.first_head} * shape.head_dim;
   StreamingArgs args = {};
   args.q = qkv.as<bf16>() + first * shape.group;
-  args.out = out.as<bf16>() + first * shape.group;
-  args.out_stride = out.stride;
+  args.out = to.out.as<bf16>() + first * shape.group;
+  args.out_stride = to.out.stride;
+  args.lse = to.lse;
   args.group = shape.group;
   args.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
   args.keys = {qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), qkv.stride, batch, kv};

@@ -262,8 +262,8 @@ void FlashDense(Device& device, const DenseAttention& a) {
   Launch(device, a.head_dim, grid, rows, DenseKeys{a});
 }
 
-void FlashStreaming(Device& device, View out, const StepRows& step, const RingKv& kv) {
-  const View& qkv = step.qkv;
+void FlashStreaming(Device& device, const Partial& to, const StepRows& step, const RingKv& kv) {
+  const View &out = to.out, &qkv = step.qkv;
   const HeadShape& shape = step.shape;
   const SeqBatch& batch = step.batch;
   const int64_t first = int64_t{kv.first_head} * shape.head_dim;
@@ -273,6 +273,8 @@ void FlashStreaming(Device& device, View out, const StepRows& step, const RingKv
   rows.q_head_stride = rows.out_head_stride = shape.head_dim;
   rows.out = out.as<bf16>() + first * shape.group;
   rows.out_stride = out.stride;
+  rows.lse = to.lse;
+  rows.lse_stride = batch.num_rows;
   rows.group = shape.group;
   const StreamingKeys keys = {qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), qkv.stride, batch, kv};
   const dim3 grid(CeilDiv(batch.max_rows, kRows), kv.num_heads * shape.group, batch.num_seqs);

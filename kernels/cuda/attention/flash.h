@@ -41,7 +41,7 @@ struct DenseAttention {
 void FlashDense(Device& device, const DenseAttention& args);
 
 // Streaming heads of every sequence of the batch, rows in blocks: AttendStreaming for many rows.
-void FlashStreaming(Device& device, View out, const StepRows& step, const RingKv& kv);
+void FlashStreaming(Device& device, const Partial& to, const StepRows& step, const RingKv& kv);
 
 // Streaming heads of one whole sequence: AttendWindow.
 void FlashWindow(Device& device, const Partial& to, const WindowRows& window);

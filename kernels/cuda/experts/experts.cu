@@ -1,6 +1,6 @@
 // Mixtures of experts. Few rows, as in decode: kernels of our own that find the chosen experts on the device
 // (few_rows.cuh). Many rows, as in prefill: the host reads which experts were chosen, and Linear does one product after
-// the other on rows sorted by expert; a step that is recorded has few rows.
+// the other on rows sorted by expert; but a step that is recorded is done as few rows are.
 #include <algorithm>
 #include <vector>
 
@@ -52,6 +52,13 @@ __global__ void CombineKernel(bf16* out, int64_t stride, const float* y, Routing
       sum = fmaf(routing.weights[first + j], y[place * dim + c], sum);
     }
     out[blockIdx.x * stride + c] = ToBf16(sum);
+  }
+}
+
+__global__ void GateKernel(bf16* out, const bf16* gate_up, Gating gating, int n) {
+  const bf16* row = gate_up + int64_t{blockIdx.x} * 2 * n;
+  for (int c = threadIdx.x; c < n; c += blockDim.x) {
+    out[int64_t{blockIdx.x} * n + c] = ToBf16(gating.Of(ToFloat(row[c]), ToFloat(row[n + c])));
   }
 }
 
@@ -112,7 +119,7 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   const ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, lists};
   ForKind(up, [&](auto type, auto each) {
     LaunchOverlapped(device, GateUpKernel<type(), each()>, GridOf(n, bank.experts), dim3(32 * kExpertWarps), 0, product,
-                     up);
+                     up, Gating{bank.limit, bank.alpha});
   });
   const ExpertProduct down = {product, n, 1, bank.down, bank.experts, lists};
   ForKind(down, [&](auto type, auto each) {
@@ -176,7 +183,13 @@ void ManyRows(Device& device, View out, View x, const ExpertBank& bank, const Ro
     }
   };
   each_expert(bank.gate_up, gate_up, gathered);
-  cuda::SwiGlu(device, product, gate_up);
+  if (bank.limit == 0) {
+    cuda::SwiGlu(device, product, gate_up);
+  } else {
+    GateKernel<<<places, ThreadsFor(n), 0, Stream(device)>>>(product.as<bf16>(), gate_up.as<bf16>(),
+                                                             {bank.limit, bank.alpha}, n);
+    DUO_CUDA_CHECK(cudaGetLastError());
+  }
   each_expert(bank.down, y, product);
   LaunchOverlapped(device, CombineKernel, dim3(x.rows), dim3(ThreadsFor(x.cols)), 0, out.as<bf16>(), out.stride,
                    y.as<float>(), routing, lists + places, x.cols);
@@ -186,7 +199,7 @@ void ManyRows(Device& device, View out, View x, const ExpertBank& bank, const Ro
 
 size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBank& bank, int chosen) {
   const int64_t dim = bank.gate_up.cols, n = bank.down.cols;
-  const int64_t few = std::min(rows, kFewRows) * chosen;
+  const int64_t few = rows * chosen;  // a recorded step of any length has no host to ask
   const size_t lists = Arena::Rounded(sizeof(int32_t) * (bank.experts + 1)) + Arena::Rounded(sizeof(int32_t) * few);
   size_t bytes = lists + Arena::Rounded(sizeof(bf16) * few * n) + Arena::Rounded(sizeof(float) * few * dim);
   if (rows <= kFewRows || n == 0) return bytes;
@@ -204,7 +217,9 @@ void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const R
     return device.Fill(out.data, 0, Bytes(out.dtype, out.rows * out.cols));
   }
   const size_t mark = scratch.used();
-  if (x.rows <= kFewRows) {
+  cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
+  DUO_CUDA_CHECK(cudaStreamIsCapturing(Stream(device), &recording));
+  if (x.rows <= kFewRows || recording != cudaStreamCaptureStatusNone) {
     FewRows(device, out, x, bank, routing, scratch);
   } else {
     ManyRows(device, out, x, bank, routing, scratch);

@@ -125,9 +125,17 @@ __device__ __forceinline__ void WarpProducts(const ExpertProduct& p, const int64
   }
 }
 
-// product [slots][n] = silu(gate) * up, halves rounded first. Grid: blocks of columns, experts.
+// What stands between gate and up: ExpertBank's.
+struct Gating {
+  float limit, alpha;
+  __device__ __forceinline__ float Of(float gate, float up) const {
+    return limit == 0 ? Silu(gate) * up : ClampedGate(gate, up, limit, alpha);
+  }
+};
+
+// product [slots][n] = gate and up by `gating`, halves rounded first. Grid: blocks of columns, experts.
 template <DType kType, int kEach>
-__global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product, ExpertProduct p) {
+__global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product, ExpertProduct p, Gating gating) {
   StartOverlapped();
   const int expert = blockIdx.y, begin = p.lists.begin[expert], end = p.lists.begin[expert + 1];
   const int64_t n = p.bank.rows / p.experts / 2, column = blockIdx.x * kExpertWarps + threadIdx.x / 32;
@@ -142,7 +150,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product,
     for (int s = 0; s < kSlots; ++s) {
       if (s >= count) break;
       const float gate = ToFloat(ToBf16(sums[0][s])), up = ToFloat(ToBf16(sums[1][s]));
-      product[p.lists.slots[first + s] * n + column] = ToBf16(Silu(gate) * up);
+      product[p.lists.slots[first + s] * n + column] = ToBf16(gating.Of(gate, up));
     }
   }
 }

@@ -208,7 +208,7 @@ void AttentionState::AttendRinged() {
   View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
   Arena scratch = Scratch(device_, StreamingScratchBytes(device_, rows_, c_.group, rings_));
   const StepRows rows{qkv, shape_, Batch()};
-  AttendStreaming(device_, out, rows, rings_, scratch);
+  AttendStreaming(device_, {out}, rows, rings_, scratch);
   StoreRings(device_, rows, rings_);
   device_.Synchronize();
 }
@@ -221,7 +221,7 @@ void AttentionState::AttendFromGraph() {
   Arena ring_scratch = Scratch(device_, StreamingScratchBytes(device_, rows_, c_.group, rings_));
   auto attend = [&] {
     AttendPages(device_, {out, lse_.as<float>()}, {qkv, shape_, batch}, pages_, scratch);
-    AttendStreaming(device_, out, {qkv, shape_, batch}, rings_, ring_scratch);
+    AttendStreaming(device_, {out}, {qkv, shape_, batch}, rings_, ring_scratch);
   };
   attend();
   device_.Synchronize();

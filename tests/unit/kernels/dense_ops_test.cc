@@ -214,6 +214,39 @@ TEST_P(DenseOps, ScaledSplitHeadsAddUpToTheMergeOfTheirParts) {
   for (size_t i = 0; i < merged.size(); ++i) ASSERT_NEAR(merged[i], expected[i], 16 * UnitRoundoff(type)) << i;
 }
 
+// A learned sink takes its share and gives nothing, of heads that stand for themselves and of split ones.
+TEST_P(DenseOps, SinksTakeTheirShare) {
+  const DType type = activation();
+  constexpr int kHeads = 3, d = 64, rows = 7;
+  std::mt19937 rng(12);
+  std::vector<float> lse = Normal(rng, 2 * kHeads * rows, 3.0f);
+  lse[rows + 4] = -INFINITY;  // row 4 sees nothing of head 1
+  const std::vector<float> sinks = {0.5f, -2.0f, 4.0f};
+  for (const int ranks : {1, 2}) {
+    const std::vector<int32_t> ids = {0, 1, 2, 2, 7, 0};
+    std::vector<float> o = Normal(rng, rows * kHeads * d);
+    for (float& v : o) v = Rounded(type, v);
+    Buffer out = UploadAs(device(), type, o), all = Upload(device(), lse), device_ids = Upload(device(), ids),
+           device_sinks = Upload(device(), sinks);
+    ScaleSplitHeads(device(), View(out.data(), type, rows, kHeads * d), d, kHeads,
+                    {all.as<float>(), device_ids.as<int32_t>(), ranks, kHeads, 0, device_sinks.as<float>()});
+    const std::vector<float> got = DownloadAs(device(), type, out.data(), o.size());
+    for (int r = 0; r < rows; ++r) {
+      for (int h = 0; h < kHeads; ++h) {
+        double sum = std::exp(double{sinks[h]});
+        for (int e = 0; e < ranks * kHeads; ++e) {
+          if (ids[e] == h) sum += std::exp(double{lse[e * rows + r]});
+        }
+        const double weight = std::exp(double{lse[h * rows + r]}) / sum;
+        for (int i = 0; i < d; ++i) {
+          const int64_t at = (r * kHeads + h) * d + i;
+          ASSERT_NEAR(got[at], weight * o[at], 8 * UnitRoundoff(type)) << "head " << h << " row " << r;
+        }
+      }
+    }
+  }
+}
+
 TEST(MergeWeights, OfPartsIsTheWholeAndEmptyPartsCountNothing) {
   const MergedWeights none = MergeWeights(-INFINITY, -INFINITY);
   EXPECT_EQ(none.a, 0.0f);

@@ -11,6 +11,8 @@ namespace {
 
 constexpr DType kWeightTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4};
 
+constexpr float kAlpha = 1.702f;
+
 struct Sizes {
   int experts, chosen;
   int64_t dim, columns, rows;
@@ -39,7 +41,7 @@ HostRouting MakeRouting(const Sizes& s, int idle, std::mt19937& rng) {
 
 class Experts : public DeviceTest {
  protected:
-  void RunMlp(DType dtype, const Sizes& s, int group, bool bias) {
+  void RunMlp(DType dtype, const Sizes& s, int group, bool bias, float limit = 0) {
     SCOPED_TRACE(testing::Message() << Name(dtype) << " rows " << s.rows << " experts " << s.experts << " dim " << s.dim
                                     << " columns " << s.columns);
     std::mt19937 rng(static_cast<unsigned>(s.rows * 31 + s.columns));
@@ -60,7 +62,7 @@ class Experts : public DeviceTest {
     for (float& v : x) v = Rounded(type, v);
     Buffer device_x = UploadAs(device(), type, x), experts = Upload(device(), host.experts),
            weights = Upload(device(), host.weights), out = Allocate(device(), Bytes(type, s.rows * s.dim));
-    const ExpertBank bank = {s.experts, up.weight, down.weight};
+    const ExpertBank bank = {s.experts, up.weight, down.weight, limit, kAlpha};
     const Routing routing = {experts.as<int32_t>(), weights.as<float>(), s.chosen};
     Arena scratch = Scratch(device(), ExpertMlpScratchBytes(device(), s.rows, bank, s.chosen));
     ExpertMlp(device(), View(out.data(), type, s.rows, s.dim), View(device_x.data(), type, s.rows, s.dim), bank,
@@ -69,7 +71,7 @@ class Experts : public DeviceTest {
     std::vector<float> plain(s.rows * s.dim);
     std::vector<double> truth(plain.size());
     for (int64_t slot = 0; slot < s.rows * s.chosen; ++slot) {
-      Add(s, host.experts[slot], host.weights[slot], {up, down}, &x[slot / s.chosen * s.dim],
+      Add(s, host.experts[slot], host.weights[slot], {up, down, limit}, &x[slot / s.chosen * s.dim],
           &truth[slot / s.chosen * s.dim], &plain[slot / s.chosen * s.dim]);
     }
     for (float& v : plain) v = Rounded(type, v);
@@ -78,6 +80,7 @@ class Experts : public DeviceTest {
 
   struct Pair {
     const TestWeight &up, &down;
+    float limit;
   };
   // Adds one expert's output for one row: exactly, and as a plain program at the working precision has it.
   void Add(const Sizes& s, int expert, float weight, const Pair& w, const float* x, double* truth, float* plain) {
@@ -95,6 +98,15 @@ class Experts : public DeviceTest {
           rough_half[half] += Rounded(type, static_cast<float>(w.up.values[row * s.dim + i])) * x[i];
         }
         rough_half[half] = Rounded(type, rough_half[half]);
+      }
+      if (w.limit > 0) {
+        const double gate = std::min<double>(exact_half[0], w.limit);
+        exact[c] =
+            gate / (1 + std::exp(-double{kAlpha} * gate)) * (std::clamp<double>(exact_half[1], -w.limit, w.limit) + 1);
+        const float rough_gate = std::min(rough_half[0], w.limit);
+        rough[c] = Rounded(type, rough_gate / (1 + std::exp(-kAlpha * rough_gate)) *
+                                     (std::clamp(rough_half[1], -w.limit, w.limit) + 1));
+        continue;
       }
       exact[c] = exact_half[0] / (1 + std::exp(-exact_half[0])) * exact_half[1];
       rough[c] = Rounded(type, rough_half[0] / (1 + std::exp(-rough_half[0])) * rough_half[1]);
@@ -123,6 +135,17 @@ TEST_P(Experts, MatchForEveryFormatAndNumberOfRows) {
 
 TEST_P(Experts, MatchForLongSteps) {
   for (DType dtype : {DType::kBF16, DType::kI4}) RunMlp(dtype, {5, 2, 64, 32, 301}, 32, dtype == DType::kI4);
+}
+
+TEST_P(Experts, WithClampedGatesMatch) {
+  for (int64_t rows : {1, 6, 270}) RunMlp(DType::kBF16, {4, 2, 64, 32, rows}, 0, true, 0.5f);
+}
+
+TEST(ClampedGates, KeepNansAndBounds) {
+  EXPECT_TRUE(std::isnan(ClampedGate(NAN, 1, 7, kAlpha)) && std::isnan(ClampedGate(1, NAN, 7, kAlpha)));
+  EXPECT_EQ(ClampedGate(100, 3, 7, kAlpha), ClampedGate(7, 3, 7, kAlpha));
+  EXPECT_EQ(ClampedGate(1, -100, 7, kAlpha), ClampedGate(1, -7, 7, kAlpha));
+  EXPECT_NE(ClampedGate(-100, 1, 7, 0.01f), ClampedGate(-7, 1, 7, 0.01f));  // a gate has no lower bound
 }
 
 TEST_P(Experts, MatchForUglySizes) {

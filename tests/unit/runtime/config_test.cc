@@ -222,10 +222,38 @@ TEST(Config, QwensSayWhichLayersAreExperts) {
   EXPECT_TRUE(Contains(Error(config), "use_sliding_window is not supported for qwen2_moe"));
 }
 
+TEST(Config, GptOssHasSinksAndWindowsInEveryOtherLayer) {
+  json config = Llama();
+  config["model_type"] = "gpt_oss";
+  config["architectures"] = {"GptOssForCausalLM"};
+  config["num_local_experts"] = 4;
+  config["rope_scaling"] = {
+      {"rope_type", "yarn"}, {"factor", 32.0}, {"original_max_position_embeddings", 100}, {"truncate", false}};
+  config["quantization_config"] = {{"quant_method", "mxfp4"}, {"modules_to_not_convert", {"lm_head"}}};
+  const auto parsed = Parse(config);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_TRUE(parsed->attention_sinks && parsed->attention_bias && parsed->o_bias && parsed->expert_bias);
+  EXPECT_EQ(parsed->experts.chosen, 4);
+  EXPECT_EQ(parsed->experts.gate_limit, 7.0);
+  EXPECT_EQ(parsed->experts.gate_alpha, 1.702);
+  EXPECT_EQ(parsed->sliding_window, 128);
+  EXPECT_TRUE(Holds(parsed->window_layers, 1, 0, 1));
+  EXPECT_EQ(parsed->head_dim, 64);
+  EXPECT_FALSE(parsed->rope.truncate);
+  EXPECT_EQ(parsed->quantization.kind, QuantizationKind::kMxfp4);
+  config["layer_types"] = {"full_attention", "full_attention", "sliding_attention"};
+  EXPECT_TRUE(Holds(Parse(config)->window_layers, 0, 0, 1));
+  config["attention_bias"] = false;
+  EXPECT_TRUE(Contains(Error(config), "attention_bias false is not supported for gpt_oss"));
+  config.erase("attention_bias");
+  config.erase("rope_scaling");
+  EXPECT_TRUE(Contains(Error(config), "expected rope_scaling or rope_parameters"));
+}
+
 TEST(Config, UnsupportedModelsAreNamed) {
   for (const auto& [type, word] : {std::pair<std::string, std::string>{"gpt2", "learned positions"},
                                    {"deepseek_v3", "multi-head latent attention"},
-                                   {"gpt_oss", "learned attention sinks"},
+                                   {"llama4", "attends within chunks"},
                                    {"bert", "encoder"},
                                    {"t5", "encoder"},
                                    {"nonesuch", "supported are llama, mistral, qwen2, qwen3, mixtral"}}) {
@@ -347,8 +375,9 @@ TEST(Config, ReadsQuantisationKinds) {
   QuantizationConfig int4 = Parse(config)->quantization;
   EXPECT_EQ(int4.weights.group_size, 128);
   EXPECT_TRUE(int4.activation_order);
-  EXPECT_TRUE(Contains(ErrorWith("quantization_config", {{"quant_method", "bitsandbytes"}}),
-                       "quantization \"bitsandbytes\" is not supported; supported are compressed-tensors, awq, gptq"));
+  EXPECT_TRUE(
+      Contains(ErrorWith("quantization_config", {{"quant_method", "bitsandbytes"}}),
+               "quantization \"bitsandbytes\" is not supported; supported are compressed-tensors, awq, gptq, mxfp4"));
   EXPECT_TRUE(Contains(ErrorWith("quantization_config", {{"quant_method", "awq"}, {"bits", 99}}),
                        "quantization_config.bits must be a whole number from 2 to 8, found 99"));
   EXPECT_TRUE(Contains(ErrorWith("quantization_config", 7), "quantization_config"));

@@ -160,8 +160,12 @@ TEST(HeldWeights, ALayerHasAnMlpOrExperts) {
   ModelConfig config = WithExperts(Family::kQwen3Moe, {.count = 3, .chosen = 1, .intermediate = 8});
   config.experts.layers = {1, 0};
   for (const HeldWeight& w : HeldWeights(config, ShardsOf(config, 1)[0])) {
-    if (w.role() == WeightRole::kExpertDown || w.role() == WeightRole::kRouter) EXPECT_EQ(w.layer, 0);
-    if (w.role() == WeightRole::kDown || w.role() == WeightRole::kGateUp) EXPECT_EQ(w.layer, 1);
+    if (w.role() == WeightRole::kExpertDown || w.role() == WeightRole::kRouter) {
+      EXPECT_EQ(w.layer, 0);
+    }
+    if (w.role() == WeightRole::kDown || w.role() == WeightRole::kGateUp) {
+      EXPECT_EQ(w.layer, 1);
+    }
   }
   EXPECT_EQ(TensorName(config, WeightRole::kDown, 0, 0), "");
   EXPECT_EQ(TensorName(config, WeightRole::kDown, 0, 1), "model.layers.1.mlp.down_proj.weight");
