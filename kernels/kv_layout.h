@@ -5,6 +5,7 @@
 //     [K codes of 128 tokens][V codes of 128 tokens][K parameters of 128 tokens][V parameters of 128 tokens]
 // A ring holds S + R + 1 tokens of one (layer, KV head) of a streaming head: its sinks, then a circular part:
 //     [K vectors of S + R + 1 slots][V vectors of S + R + 1 slots]
+// In memory it may have slack besides (base/ring.h); in files it has none.
 //
 // A whole head stores every page. A split head's pages are dealt out over `slots` slots: page p belongs to slot
 // p mod slots, and a holder stores the slots [first_slot, first_slot + num_slots). A split page id names `slots`
@@ -24,8 +25,8 @@ constexpr int kPageTokens = 128;
 constexpr KvFormat RingFormat(KvFormat pages) { return pages == KvFormat::kF32 ? KvFormat::kF32 : KvFormat::kBF16; }
 
 // Bytes of one ring, of one (layer, KV head), beside pages of a format.
-constexpr int64_t RingBytes(KvFormat pages, int head_dim, int sink, int recent) {
-  return int64_t{RingSlots(sink, recent)} * KvTokenBytes(RingFormat(pages), head_dim);
+constexpr int64_t RingBytes(KvFormat pages, int head_dim, int sink, int recent, int slack = 0) {
+  return int64_t{RingSlots(sink, recent, slack)} * KvTokenBytes(RingFormat(pages), head_dim);
 }
 
 // Byte offsets inside one page.
@@ -87,11 +88,12 @@ struct RingKv {
   int sink = 0;        // S
   int recent = 0;      // R: row p sees j < S and p - R <= j <= p
   int window = 0;      // as in PagedKv; also hides sinks
+  int slack = 0;       // of its last tokens so many may be taken back
 
-  DUO_HD int slots() const { return RingSlots(sink, recent); }
+  DUO_HD int slots() const { return RingSlots(sink, recent, slack); }
   DUO_HD int vector_bytes() const { return KvCodeBytes(format, head_dim); }
   DUO_HD int64_t ring_bytes() const { return int64_t{2} * slots() * vector_bytes(); }
-  DUO_HD int slot_of(int64_t position) const { return RingSlot(position, sink, recent); }
+  DUO_HD int slot_of(int64_t position) const { return RingSlot(position, sink, recent, slack); }
   DUO_HD uint8_t* k_at(int ring, int head, int slot) const {
     return base + ring * ring_stride + head * ring_bytes() + int64_t{slot} * vector_bytes();
   }

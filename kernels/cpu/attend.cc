@@ -45,12 +45,18 @@ struct Tiles {
 struct KeyBlock {
   int64_t position = 0;
   int count = 0;
+  int first = 0;  // nobody sees those before it
 };
 
 // The block of `run` that starts at its number n; n moves past it. The block may be empty.
 KeyBlock NextBlock(const AttendWork& work, const KeyRun& run, int64_t& n) {
   int64_t end = std::min(run.end, n - n % kTileKeys + kTileKeys);
   KeyBlock block{n, static_cast<int>(end - n)};
+  if (run.place == KeyRun::Place::kRingAndStep) {
+    block.position = std::max(n - n % kTileKeys, run.limit);
+    block.first = static_cast<int>(n - block.position);
+    block.count = static_cast<int>(end - block.position);
+  }
   if (run.place == KeyRun::Place::kPages) {
     block.position = work.pages->held(n / kPageTokens) * kPageTokens + n % kPageTokens;
     block.count = static_cast<int>(std::clamp<int64_t>(run.limit - block.position, 0, block.count));
@@ -65,6 +71,11 @@ void LoadVector(const Tiles& t, KvFormat format, const uint8_t* codes, const uin
   std::fill_n(out + d, t.width - d, 0.0f);
 }
 
+KeyRun::Place PlaceOf(const KeyRun& run, const SeqSpan& span, int64_t position) {
+  if (run.place != KeyRun::Place::kRingAndStep) return run.place;
+  return position < span.history ? KeyRun::Place::kRing : KeyRun::Place::kStep;
+}
+
 // Keys to t.rows and values to t.values.
 void LoadBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run, const KeyBlock& block, int64_t n,
                const Tiles& t) {
@@ -75,10 +86,12 @@ void LoadBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run
     const PagedKv& kv = *work.pages;
     page = kv.page_at(item.head, kv.split ? span.split_table : span.table, kv.held(n / kPageTokens));
   }
-  for (int i = 0; i < block.count; ++i) {
+  std::fill_n(t.rows, block.first * t.width, 0.0f);
+  std::fill_n(t.values, block.first * t.width, 0.0f);
+  for (int i = block.first; i < block.count; ++i) {
     const int64_t position = block.position + i;
     float *k = t.rows + i * t.width, *v = t.values + i * t.width;
-    switch (run.place) {
+    switch (PlaceOf(run, span, position)) {
       case KeyRun::Place::kPages: {
         const PageLayout& layout = work.pages->page;
         const int token = static_cast<int>(position % kPageTokens);
@@ -93,6 +106,7 @@ void LoadBlock(const AttendWork& work, const AttendItem& item, const KeyRun& run
         LoadVector(t, kv.format, kv.v_at(span.ring, item.head, slot), nullptr, d, v);
         break;
       }
+      case KeyRun::Place::kRingAndStep:
       case KeyRun::Place::kStep: {
         const float* row = work.qkv.as<float>() + (span.first_row + position - span.history) * work.qkv.stride +
                            work.shape.q_cols() + int64_t{work.first_head + item.head} * d;
@@ -145,7 +159,7 @@ struct Seen {
   int first, last;
 };
 Seen SeenOf(const Mask& mask, const KeyBlock& block, int64_t p) {
-  int64_t first = block.position;
+  int64_t first = block.position + block.first;
   if (mask.recent >= 0 && block.position >= mask.sink) first = std::max(first, p - mask.recent);
   if (mask.window > 0) first = std::max(first, p - mask.window + 1);
   const int last = static_cast<int>(std::clamp<int64_t>(p + 1 - block.position, 0, block.count));

@@ -28,10 +28,11 @@ struct Mask {
 
 // Keys with consecutive numbers in one place.
 struct KeyRun {
-  enum class Place : uint8_t { kPages, kRing, kStep };
+  enum class Place : uint8_t { kPages, kRing, kStep, kRingAndStep };
   Place place = Place::kStep;
   // kPages: token numbers within the pages held here (page held(n / 128)), cut at position `limit`. Otherwise
-  // positions.
+  // positions. kRingAndStep: those before this step from the ring, the others from the step; its blocks begin at
+  // multiples of kTileKeys and at `limit`, so that a key's place in them does not depend on the step.
   int64_t begin = 0;
   int64_t end = 0;
   int64_t limit = 0;

@@ -85,9 +85,11 @@ struct ChunkItems {
 
 Mask MaskOf(const RingKv& kv) { return {kv.sink, kv.recent, kv.window}; }
 
-// Streaming heads of every sequence, over work.ring and the step.
+// Streaming heads of every sequence, over work.ring and the step. Of a few rows each has the bits that it has alone
+// (kernels/row_cuts.h): the ring and the step are one run then, cut at fixed positions.
 void RunStreaming(Device& device, const AttendWork& work, Arena& scratch) {
   const RingKv& kv = *work.ring;
+  const bool exact = work.batch->num_rows <= kExactRows;
   std::vector<AttendItem> items;
   ForRowBlocks(*work.batch, kv.num_heads, work.shape.group, [&](AttendItem item, int64_t position) {
     const SeqSpan& span = work.batch->spans[item.span];
@@ -97,6 +99,13 @@ void RunStreaming(Device& device, const AttendWork& work, Arena& scratch) {
     };
     // Sinks, then the recent tokens; of each, those before this step from the ring, the others from the step.
     const int64_t sinks = std::min<int64_t>(kv.sink, end), recent = std::max({sinks, first, position - kv.recent});
+    if (exact) {
+      const int64_t held = std::max<int64_t>(recent, std::min(span.ring_begin, span.history));
+      if (first < sinks) item.runs[item.num_runs++] = {KeyRun::Place::kRingAndStep, first, sinks, 0};
+      if (held < end) item.runs[item.num_runs++] = {KeyRun::Place::kRingAndStep, held, end, kv.sink};
+      items.push_back(item);
+      return;
+    }
     add(KeyRun::Place::kRing, first, std::min(sinks, history));
     add(KeyRun::Place::kStep, std::max(first, history), sinks);
     add(KeyRun::Place::kRing, std::max<int64_t>(recent, span.ring_begin), history);

@@ -99,7 +99,7 @@ void StoreRings(Device& device, const StepRows& rows, const RingKv& kv) {
   ForRows(device, batch.num_rows, [&](int64_t r) {
     const SeqSpan& span = batch.spans[batch.row_seq[r]];
     const int64_t offset = r - span.first_row, position = span.history + offset;
-    if (position >= kv.sink && offset < span.num_rows - (kv.recent + 1)) return;  // overwritten within this step
+    if (position >= kv.sink && offset < span.num_rows - (kv.slots() - kv.sink)) return;  // overwritten within this step
     const int slot = kv.slot_of(position);
     for (int h = 0; h < kv.num_heads; ++h) {
       const float* k = qkv.as<float>() + r * qkv.stride + shape.q_cols() + int64_t{kv.first_head + h} * d;

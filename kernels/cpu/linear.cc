@@ -1,5 +1,6 @@
 // Linear layers. Many activation rows: panels of weight rows, dequantised to a thread's own scratch, times the
-// activations by oneDNN's single-threaded sgemm. Few rows, as in decode: own kernels that read each code once.
+// activations by oneDNN's single-threaded sgemm. Few rows, as in decode: own kernels that read each code once from
+// memory, and give a row the same bits whatever rows are with it.
 #include <omp.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include "kernels/base/math.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/weight_decode.h"
+#include "kernels/row_cuts.h"
 
 namespace duo::cpu {
 namespace {
@@ -25,17 +27,21 @@ size_t PanelBytes(const Weight& w) {
 
 int64_t PaddedCols(const Weight& w) { return RoundUp(w.cols, kColumnBlock); }
 
-// The kernels take 1, 2, 4 or 8 rows; the missing ones are zeros whose results are dropped.
-int GemvRows(int64_t rows) { return rows <= 2 ? static_cast<int>(rows) : rows <= 4 ? 4 : 8; }
+// The kernels take 1, 2, 4 or 8 rows; the missing ones are zeros whose results are dropped. More rows go by eights, so
+// that the second eight finds the work item's codes in the cache.
+int GemvRows(int64_t rows) { return rows <= 2 ? static_cast<int>(rows) : rows <= 4 ? 4 : kMaxGemvRows; }
+int64_t PreparedRows(int64_t rows) {
+  const int64_t whole = rows / kMaxGemvRows * kMaxGemvRows;
+  return rows == whole ? whole : whole + GemvRows(rows - whole);
+}
 
 // Weight rows by few rows of x.
 void LinearFewRows(Device& device, View out, View x, const Weight& w, Arena& scratch) {
   const SimdKernels& simd = Simd();
   const Code code = CodeOf(w.dtype);
-  const int rows = GemvRows(x.rows);
-  const int64_t cols = PaddedCols(w);
+  const int64_t cols = PaddedCols(w), rows = PreparedRows(x.rows);
   float* prepared = static_cast<float*>(scratch.Take(rows * cols * sizeof(float)));
-  for (int r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < rows; ++r) {
     if (r < x.rows) {
       simd.gemv_prepare(code, x.as<float>() + r * x.stride, w.cols, prepared + r * cols);
     } else {
@@ -45,22 +51,24 @@ void LinearFewRows(Device& device, View out, View x, const Weight& w, Arena& scr
   const int64_t row_bytes = Bytes(w.dtype, w.cols);
   device.pool().ParallelFor(CeilDiv(w.rows, kGemvRows), [&](int64_t item, int) {
     const int64_t first = item * kGemvRows, outs = std::min(kGemvRows, w.rows - first);
-    float y[kMaxGemvRows * kGemvRows];
-    simd.gemv({.code = code,
-               .codes = static_cast<const uint8_t*>(w.data) + first * row_bytes,
-               .row_bytes = row_bytes,
-               .outs = outs,
-               .cols = w.cols,
-               .scales = w.scales != nullptr ? w.scales + first : nullptr,
-               .groups = w.groups != nullptr ? w.groups + first * (w.cols / w.pair_cols()) * 2 : nullptr,
-               .subs = w.subs != nullptr ? w.subs + first * (w.cols / w.group) * 2 : nullptr,
-               .group = w.group,
-               .block = w.pair_cols(),
-               .rows = rows,
-               .x = prepared,
-               .x_stride = cols,
-               .y = y,
-               .y_stride = kGemvRows});
+    float y[kExactRows * kGemvRows];
+    for (int64_t r = 0; r < rows; r += kMaxGemvRows) {
+      simd.gemv({.code = code,
+                 .codes = static_cast<const uint8_t*>(w.data) + first * row_bytes,
+                 .row_bytes = row_bytes,
+                 .outs = outs,
+                 .cols = w.cols,
+                 .scales = w.scales != nullptr ? w.scales + first : nullptr,
+                 .groups = w.groups != nullptr ? w.groups + first * (w.cols / w.pair_cols()) * 2 : nullptr,
+                 .subs = w.subs != nullptr ? w.subs + first * (w.cols / w.group) * 2 : nullptr,
+                 .group = w.group,
+                 .block = w.pair_cols(),
+                 .rows = static_cast<int>(std::min<int64_t>(rows - r, kMaxGemvRows)),
+                 .x = prepared + r * cols,
+                 .x_stride = cols,
+                 .y = y + r * kGemvRows,
+                 .y_stride = kGemvRows});
+    }
     for (int64_t r = 0; r < x.rows; ++r) {
       float* o = out.as<float>() + r * out.stride + first;
       for (int64_t i = 0; i < outs; ++i) o[i] = y[r * kGemvRows + i] + (w.bias != nullptr ? w.bias[first + i] : 0.0f);
@@ -99,13 +107,13 @@ void LinearManyRows(Device& device, View out, View x, const Weight& w, Arena& sc
 
 size_t LinearScratchBytes(const Device& device, int64_t, const Weight& weight) {
   // For any number of rows up to the one given, few or many.
-  return std::max(Arena::Rounded(kMaxGemvRows * PaddedCols(weight) * sizeof(float)),
+  return std::max(Arena::Rounded(kExactRows * PaddedCols(weight) * sizeof(float)),
                   PanelBytes(weight) * device.pool().threads());
 }
 
 void Linear(Device& device, View out, View x, const Weight& w, Arena& scratch) {
   const size_t mark = scratch.used();
-  if (x.rows <= kMaxGemvRows) {
+  if (x.rows <= kExactRows) {
     LinearFewRows(device, out, x, w, scratch);
   } else {
     LinearManyRows(device, out, x, w, scratch);

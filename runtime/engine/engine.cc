@@ -25,6 +25,18 @@ const char* Name(AttentionMode mode) {
   return "?";
 }
 
+const char* Name(Speculation speculation) {
+  switch (speculation) {
+    case Speculation::kAuto:
+      return "auto";
+    case Speculation::kOff:
+      return "off";
+    case Speculation::kText:
+      return "text";
+  }
+  return "?";
+}
+
 Engine::Engine() : state_(std::make_unique<State>()) {}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, Device& device,
@@ -199,6 +211,11 @@ const Partition& Engine::partition() const { return state_->partition; }
 const MemoryPlan& Engine::memory_plan() const { return state_->memory; }
 const std::vector<std::string>& Engine::notes() const { return state_->notes; }
 KvFormat Engine::kv_format() const { return state_->kv; }
+Speculation Engine::speculation() const { return state_->options.speculate; }
+int64_t Engine::RingBytesPerHead() const {
+  const HeadPlan& heads = state_->heads;
+  return RingBytes(state_->kv, state_->config.head_dim, heads.sink, heads.recent, state_->sizes.ring_slack);
+}
 EngineStats Engine::stats() const { return state_->scheduler->stats(); }
 const EngineStats& Engine::counted() const { return state_->scheduler->counted(); }
 

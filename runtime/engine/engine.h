@@ -42,6 +42,11 @@ namespace duo {
 enum class AttentionMode { kAuto, kDuo, kFull, kStreaming };
 const char* Name(AttentionMode mode);  // "auto", "duo", "full", "streaming"
 
+// Several tokens of an answer in one step, where a text that was read has them (runtime/drafts); answers are the same.
+// kAuto: where it was measured to pay, which is on the CPU.
+enum class Speculation { kAuto, kOff, kText };
+const char* Name(Speculation speculation);  // "auto", "off", "text"
+
 struct EngineOptions {
   std::string model_dir;
   std::string program;  // argv[0]'s file, for the pattern look-up; may be empty
@@ -70,6 +75,8 @@ struct EngineOptions {
   int64_t kv_tokens = 0;           // tokens of retrieval KV in all; 0: what the device's memory leaves
 
   std::optional<HeadPlan> heads;  // these instead of a pattern's
+
+  Speculation speculate = Speculation::kOff;
 
   // Appends may ask for the logits after each of their tokens (RequestEvents::on_logits). A chunk then has at most 256
   // tokens, whose logits are held at once.
@@ -174,11 +181,14 @@ class Engine {
   const Partition& partition() const;
   const MemoryPlan& memory_plan() const;
   KvFormat kv_format() const;
+  Speculation speculation() const;   // kOff or kText
+  int64_t RingBytesPerHead() const;  // of one streaming head's ring of one sequence, slack for drafts included
   // What the user should know about this model in these formats, a sentence each. On rank 0.
   const std::vector<std::string>& notes() const;
   EngineStats stats() const;
   const EngineStats& counted() const;  // of it, what steps add up; the rest is 0
-  // KV bytes of n tokens over all ranks, without page rounding: n * retrieval bytes + rings; and with full attention.
+  // KV bytes of n tokens over all ranks, without page rounding and the slots that rings have for drafts: n * retrieval
+  // bytes + rings; and with full attention.
   int64_t KvBytes(int64_t tokens) const;
   int64_t KvBytesFull(int64_t tokens) const;
 

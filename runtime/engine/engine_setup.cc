@@ -9,6 +9,7 @@
 #include "kernels/attention.h"
 #include "kernels/base/math.h"
 #include "parallel/agreement.h"
+#include "runtime/drafts/drafter.h"
 #include "runtime/engine/engine_state.h"
 #include "runtime/gguf/gguf_file.h"
 #include "runtime/kv/window_rings.h"
@@ -129,7 +130,8 @@ std::vector<Fact> CommonFacts(const EngineOptions& o) {
           {"--questions", absl::StrCat(o.questions)},
           {"--prefix-nodes", absl::StrCat(o.prefixes)},
           {"--max-session-tokens", absl::StrCat(o.max_session_tokens)},
-          {"--kv-tokens", absl::StrCat(o.kv_tokens)}};
+          {"--kv-tokens", absl::StrCat(o.kv_tokens)},
+          {"--speculate", Name(o.speculate)}};
 }
 
 // Ranks may read folders of their own: the same model must be in them.
@@ -166,6 +168,9 @@ std::string KeyWarning(const KeyRounding& keys) {
 // time on reading the weights.
 constexpr double kGpuGap = 0.05, kCpuGap = 0.25;
 
+// StepCosts' first guess, before steps are measured.
+constexpr double kGpuRowCost = 0.02, kCpuRowCost = 0.15;
+
 // Of the questions that may be open so many have a fork, with its rings, at once; the others wait without one.
 int RunningQuestions(const EngineOptions& options) { return std::min(options.questions, Worker::kMaxBatch); }
 
@@ -199,6 +204,9 @@ absl::Status Engine::State::Decide() {
   if (absl::Status s = Agree(*comm, status); !s.ok()) return s;
   ShareHeads(*comm, &heads);
 
+  if (options.speculate == Speculation::kAuto) {
+    options.speculate = device->is_cuda() ? Speculation::kOff : Speculation::kText;
+  }
   kv = options.kv.value_or(device->is_cuda() ? KvFormat::kBF16 : KvFormat::kF32);
   if (absl::Status s = CheckAttention(*device, config.head_dim, config.heads / config.kv_heads, kv); !s.ok()) return s;
   PartitionRequest request;
@@ -237,8 +245,9 @@ absl::Status Engine::State::Decide() {
 }
 
 absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const StepLimits& limits) {
-  const KvUnitBytes unit = UnitBytes(config, shard, heads, kv);
   KvSizes sizes;
+  sizes.ring_slack = options.speculate == Speculation::kText ? kMostDrafts : 0;
+  const KvUnitBytes unit = UnitBytes(config, shard, heads, kv, sizes.ring_slack);
   sizes.format = kv;
   sizes.slots = SplitSlots(partition);
   sizes.tables = options.sessions + RunningQuestions(options) + options.prefixes;
@@ -263,10 +272,12 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
     sizes.split_pages = AnySplit(partition) ? CeilDiv(tokens, int64_t{kPageTokens} * sizes.slots) + rounding : 0;
     return sizes.pages * unit.page + sizes.split_pages * unit.split_page;
   };
+  // Of the tokens' index for drafts, where it lies in the same memory.
+  const int64_t index_per_token = sizes.ring_slack > 0 && !device->is_cuda() ? DraftIndex::kMostBytesPerToken : 0;
   int64_t tokens = options.kv_tokens;
   if (tokens == 0) {
     const int64_t fixed = memory.total() + memory.reserve + pages_for(0);
-    const double per_token = static_cast<double>(unit.page) / kPageTokens +
+    const double per_token = index_per_token + static_cast<double>(unit.page) / kPageTokens +
                              static_cast<double>(unit.split_page) / (static_cast<double>(kPageTokens) * sizes.slots);
     // No more than every sequence at its longest; on the CPU at most half of the memory, which is also the user's.
     int64_t most = limits.max_tokens * sizes.tables;
@@ -278,6 +289,7 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
   }
   memory.kv_pages = pages_for(tokens);
   memory.kv_tokens = tokens;
+  memory.index = index_per_token * tokens;
   if (absl::Status s = Agree(*comm, CheckFits(memory)); !s.ok()) return s;
   return sizes;
 }
@@ -305,6 +317,8 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.flop_per_token_pair = 4.0 * d * (config.heads / config.kv_heads) * heads.retrieval_heads() / comm->size();
   s.flop_rate = device->is_cuda() ? 4e14 : 3e10 * device->pool().threads();
   s.rider_factor = device->is_cuda() ? 16 : 2;
+  s.drafts = sizes.ring_slack;
+  s.row_cost = device->is_cuda() ? kGpuRowCost : kCpuRowCost;
   scheduler = std::make_unique<Scheduler>(s, sizes, AnyWhole(partition), AnySplit(partition));
 }
 

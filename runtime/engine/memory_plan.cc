@@ -16,18 +16,20 @@ std::string Grouped(int64_t n) {
 }  // namespace
 
 std::string Describe(const MemoryPlan& plan) {
-  return absl::StrFormat("weights %.2f + KV %.2f (%s tokens) + rings %.2f + workspace %.2f = %.2f of %.2f GiB free",
+  const std::string index = plan.index > 0 ? absl::StrFormat(" + text index %.2f", GiB(plan.index)) : "";
+  return absl::StrFormat("weights %.2f + KV %.2f (%s tokens) + rings %.2f + workspace %.2f%s = %.2f of %.2f GiB free",
                          GiB(plan.weights), GiB(plan.kv_pages), Grouped(plan.kv_tokens), GiB(plan.rings + plan.tables),
-                         GiB(plan.workspace), GiB(plan.total()), GiB(plan.device_free));
+                         GiB(plan.workspace), index, GiB(plan.total()), GiB(plan.device_free));
 }
 
 absl::Status CheckFits(const MemoryPlan& plan) {
   if (plan.total() + plan.reserve <= plan.device_free) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrFormat("not enough memory: %.2f GiB wanted (weights %.2f, KV of %s tokens %.2f, rings %.2f, workspace "
-                      "%.2f, reserve %.2f), %.2f GiB free; use fewer tokens, a smaller --kv or --weights, or more GPUs",
-                      GiB(plan.total() + plan.reserve), GiB(plan.weights), Grouped(plan.kv_tokens), GiB(plan.kv_pages),
-                      GiB(plan.rings + plan.tables), GiB(plan.workspace), GiB(plan.reserve), GiB(plan.device_free)));
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "not enough memory: %.2f GiB wanted (weights %.2f, KV of %s tokens %.2f, rings %.2f, workspace "
+      "%.2f, text index %.2f, reserve %.2f), %.2f GiB free; use fewer tokens, a smaller --kv or --weights, or more "
+      "GPUs",
+      GiB(plan.total() + plan.reserve), GiB(plan.weights), Grouped(plan.kv_tokens), GiB(plan.kv_pages),
+      GiB(plan.rings + plan.tables), GiB(plan.workspace), GiB(plan.index), GiB(plan.reserve), GiB(plan.device_free)));
 }
 
 }  // namespace duo

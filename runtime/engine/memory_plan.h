@@ -17,11 +17,13 @@ struct MemoryPlan {
   int64_t tables = 0;
   int64_t workspace = 0;  // activations and kernel scratch of the largest step
   int64_t reserve = 0;    // left to the driver, libraries and other programs
+  int64_t index = 0;      // of the tokens for drafts, on the CPU; beside a GPU it lies in the host's memory, unplanned
   int64_t kv_tokens = 0;  // tokens of retrieval KV that kv_pages holds
-  int64_t total() const { return weights + kv_pages + rings + tables + workspace; }
+  int64_t total() const { return weights + kv_pages + rings + tables + workspace + index; }
 };
 
-// One line for people: "weights 15.0 + KV 20.9 (1,200,000 tokens) + rings 0.1 + workspace 1.2 = 37.2 of 79.1 GiB".
+// One line for people: "weights 15.0 + KV 20.9 (1,200,000 tokens) + rings 0.1 + workspace 1.2 = 37.2 of 79.1 GiB"; of
+// an index, where there is one, it speaks behind the workspace.
 std::string Describe(const MemoryPlan& plan);
 
 // OK when the plan fits device_free - reserve; else RESOURCE_EXHAUSTED with every number and what would help.

@@ -65,6 +65,7 @@ struct Places {
     ring.sink = heads.sink;
     ring.recent = heads.recent;
     ring.window = window;
+    ring.slack = sizes.ring_slack;
     rings += num_heads * ring.ring_bytes();
     return ring;
   }
@@ -87,9 +88,10 @@ struct Places {
 
 }  // namespace
 
-KvUnitBytes UnitBytes(const ModelConfig& config, const RankShard& shard, const HeadPlan& heads, KvFormat format) {
+KvUnitBytes UnitBytes(const ModelConfig& config, const RankShard& shard, const HeadPlan& heads, KvFormat format,
+                      int ring_slack) {
   const int64_t page = PageLayout{format, config.head_dim}.page_bytes();
-  const int64_t ring = RingBytes(format, config.head_dim, heads.sink, heads.recent);
+  const int64_t ring = RingBytes(format, config.head_dim, heads.sink, heads.recent, ring_slack);
   KvUnitBytes bytes;
   for (const std::vector<LocalHead>& layer : shard.layers) {
     for (const LocalHead& head : layer) {
@@ -127,7 +129,7 @@ absl::StatusOr<KvCache> KvCache::Create(Device& device, const ModelConfig& confi
                                         const HeadPlan& heads, const KvSizes& sizes) {
   KvCache cache;
   cache.sizes_ = sizes;
-  const KvUnitBytes unit = UnitBytes(config, shard, heads, sizes.format);
+  const KvUnitBytes unit = UnitBytes(config, shard, heads, sizes.format, sizes.ring_slack);
   cache.ring_stride_ = unit.ring;
   if (absl::Status s = cache.Allocate(device, unit); !s.ok()) return s;
   Places places{sizes,

@@ -2,7 +2,8 @@
 //
 // Retrieval heads: a page id names kPageTokens consecutive tokens of a sequence, in every layer and whole head of this
 // rank; a split page id names `slots` consecutive pages of the split heads, of which this rank stores its own slots.
-// Streaming heads: a ring number names one ring of S + R + 1 tokens in every layer and streaming head of this rank.
+// Streaming heads: a ring number names one ring of S + R + 1 tokens, and KvSizes::ring_slack more, in every layer and
+// streaming head of this rank.
 // Who owns which id is decided by rank 0 alone (page_pool.h); this class only holds the bytes.
 //
 // Made at start, allocates nothing later. Not thread-safe; used by the worker.
@@ -27,6 +28,7 @@ struct KvSizes {
   int rings = 0;            // ring sets
   int tables = 0;           // sequences that can be in a step's reach at once
   int64_t table_pages = 0;  // pages of the longest sequence
+  int ring_slack = 0;       // tokens at the end of a sequence that may be taken back without its rings being rebuilt
 };
 
 // What one layer of this rank holds. `paged`: the pieces of split heads first, then the whole heads, if any.
@@ -42,7 +44,8 @@ struct KvUnitBytes {
   int64_t split_page = 0;
   int64_t ring = 0;
 };
-KvUnitBytes UnitBytes(const ModelConfig& config, const RankShard& shard, const HeadPlan& heads, KvFormat format);
+KvUnitBytes UnitBytes(const ModelConfig& config, const RankShard& shard, const HeadPlan& heads, KvFormat format,
+                      int ring_slack = 0);
 
 class KvCache {
  public:

@@ -36,10 +36,14 @@ void StageSection(const KvSection& s, KvIoContext& c, Staged* staged) {
 }
 
 void StageRing(const KvRingSection& r, KvIoContext& c, Staged* staged) {
-  staged->Make(c.local.ring_bytes(r.layer));
+  const RingKv &kv = c.local.cache.layers()[r.layer].ring, saved = c.local.SavedRing(r.layer);
+  staged->Make(saved.ring_bytes());
   const uint8_t* ring = c.local.Ring(r.layer, r.head);
   DUO_CHECK(ring != nullptr);
-  c.device.Download(staged->bytes.get(), ring, staged->size);
+  if (kv.slack == 0) return c.device.Download(staged->bytes.get(), ring, staged->size);
+  std::vector<uint8_t> held(kv.ring_bytes());
+  c.device.Download(held.data(), ring, kv.ring_bytes());
+  RelayRing(kv, held.data(), saved, staged->bytes.get(), c.plan.tokens);
 }
 
 // Whoever writes has the bytes afterwards: each rank its own, or rank 0 those of all.
@@ -58,7 +62,7 @@ void StageWrites(KvIoContext& c) {
   }
   for (size_t i = 0; i < c.plan.rings.size(); ++i) {
     const KvRingSection& r = c.plan.rings[i];
-    stage(r, c.local.ring_bytes(r.layer), &c.rings[i], StageRing);
+    stage(r, c.local.SavedRing(r.layer).ring_bytes(), &c.rings[i], StageRing);
   }
 }
 
@@ -107,6 +111,19 @@ void ShareCrcs(Communicator& comm, const std::vector<Section>& sections, std::ve
 }
 
 }  // namespace
+
+void RelayRing(const RingKv& from, const uint8_t* ring, const RingKv& to, uint8_t* out, int64_t tokens) {
+  const int64_t bytes = from.vector_bytes();
+  std::memset(out, 0, to.ring_bytes());
+  const auto move = [&](int64_t position) {
+    const int64_t source = from.slot_of(position), target = to.slot_of(position);
+    std::memcpy(out + target * bytes, ring + source * bytes, bytes);
+    std::memcpy(out + (to.slots() + target) * bytes, ring + (from.slots() + source) * bytes, bytes);
+  };
+  for (int64_t position = 0; position < std::min<int64_t>(tokens, from.sink); ++position) move(position);
+  const int64_t held = std::min(from.slots(), to.slots()) - from.sink;
+  for (int64_t position = std::max<int64_t>(from.sink, tokens - held); position < tokens; ++position) move(position);
+}
 
 KvIoRun::KvIoRun(std::unique_ptr<KvIoContext> context) : c_(std::move(context)) {}
 KvIoRun::~KvIoRun() = default;

@@ -57,10 +57,11 @@ struct KvIoPlan {
   KvIoKind kind = KvIoKind::kProbe;
   bool shared = true;  // every rank sees the directory
   std::string dir;
-  std::string rings_file;                   // without directory; kProbe: the file to look for
-  int32_t ring = 0;                         // ring set
-  KvFormat format = KvFormat::kBF16;        // of the pages and rings in the files; reading f32 into bf16 rounds
-  int64_t tokens = 0;                       // of the session: what pages hold beyond is written as zeros
+  std::string rings_file;             // without directory; kProbe: the file to look for
+  int32_t ring = 0;                   // ring set
+  KvFormat format = KvFormat::kBF16;  // of the pages and rings in the files; reading f32 into bf16 rounds
+  // Of the session: what pages hold beyond is written as zeros, and rings are laid out by it.
+  int64_t tokens = 0;
   std::vector<int32_t> pages, split_pages;  // the session's page ids, from page 0
   std::vector<KvSection> sections;
   std::vector<KvRingSection> rings;

@@ -82,7 +82,12 @@ struct LocalKv {
     }
     return nullptr;
   }
-  int64_t ring_bytes(int layer) const { return cache.layers()[layer].ring.ring_bytes(); }
+  // A ring as it stands in files, in the cache's format: without slack.
+  RingKv SavedRing(int layer) const {
+    RingKv saved = cache.layers()[layer].ring;
+    saved.slack = 0;
+    return saved;
+  }
 };
 
 inline PageLayout LayoutOf(const KvCache& cache) {
@@ -114,6 +119,10 @@ struct KvIoContext {
 
   bool leader() const { return comm.rank() == 0; }
 };
+
+// The tokens that a ring of a session of `tokens` tokens holds, from the slots of one layout to those of another; other
+// slots become zeros. Host memory.
+void RelayRing(const RingKv& from, const uint8_t* ring, const RingKv& to, uint8_t* out, int64_t tokens);
 
 // Reads what this rank is to have, or rank 0 for all, into the staged bytes, in the cache's format.
 absl::Status ReadStaged(KvIoContext& c, ThreadPool& pool);

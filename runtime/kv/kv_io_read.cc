@@ -100,7 +100,7 @@ absl::Status ReadSection(const KvSection& s, const File& file, const KvIoContext
 absl::Status ReadRing(const KvRingSection& r, PlanFiles& files, const KvIoContext& c, Staged* staged,
                       int64_t* bytes_read) {
   const bool rounds = c.plan.format != c.layout.format;
-  const int64_t there = c.local.ring_bytes(r.layer), bytes = there * (rounds ? 2 : 1);
+  const int64_t there = c.local.SavedRing(r.layer).ring_bytes(), bytes = there * (rounds ? 2 : 1);
   absl::StatusOr<const File*> file = files.Rings();
   if (!file.ok()) return file.status();
   std::vector<uint8_t> before(bytes);
@@ -176,9 +176,17 @@ void PlaceStaged(KvIoContext& c) {
   }
   for (size_t n = 0; n < c.plan.rings.size(); ++n) {
     const KvRingSection& r = c.plan.rings[n];
-    share(&c.rings[n], c.local.ring_bytes(r.layer));
+    const RingKv &kv = c.local.cache.layers()[r.layer].ring, saved = c.local.SavedRing(r.layer);
+    share(&c.rings[n], saved.ring_bytes());
     uint8_t* ring = c.local.Ring(r.layer, r.head);
-    if (ring != nullptr) c.device.Upload(ring, c.rings[n].bytes.get(), c.rings[n].size);
+    if (ring == nullptr) continue;
+    if (kv.slack == 0) {
+      c.device.Upload(ring, c.rings[n].bytes.get(), c.rings[n].size);
+      continue;
+    }
+    std::vector<uint8_t> held(kv.ring_bytes());
+    RelayRing(saved, c.rings[n].bytes.get(), kv, held.data(), c.plan.tokens);
+    c.device.Upload(ring, held.data(), kv.ring_bytes());
   }
 }
 

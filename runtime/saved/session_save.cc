@@ -125,6 +125,7 @@ absl::Status SaveJob::WriteRings() {
   plan.shared = store_->shared_;
   plan.dir = store_->DirOf(id_);
   plan.format = engine.kv_format();
+  plan.tokens = m.tokens;
   plan.ring = kv->ring;
   plan.rings = m.rings;
   plan.rings_file = m.rings_file = SavedFileName(number_, SavedKind::kRings, m.serial);

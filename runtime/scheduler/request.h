@@ -49,6 +49,9 @@ struct RequestResult {
   double queue_seconds = 0;    // until its first step
   double prefill_seconds = 0;  // from its first step to its last prompt token
   double decode_seconds = 0;   // from then to its last new token
+  // Of its answer: the steps that tokens were drawn in, the drafts that were checked in them, and those that were
+  // right. Where there are no drafts a step gives one token.
+  int64_t draw_steps = 0, drafted_tokens = 0, accepted_tokens = 0;
 };
 
 struct RequestEvents {
@@ -81,6 +84,7 @@ struct SessionInfo {
 
 struct EngineStats {
   int64_t steps = 0, prefill_tokens = 0, decode_tokens = 0;
+  int64_t draw_steps = 0, drafted_tokens = 0, accepted_tokens = 0;  // of all answers, as RequestResult has them
   int64_t pages = 0, pages_free = 0, pages_available = 0;  // whole-head page ids; available = neither used nor promised
   int64_t split_pages = 0, split_pages_free = 0;
   int rings = 0, rings_free = 0;

@@ -12,7 +12,8 @@ namespace duo {
 Scheduler::Scheduler(const SchedulerOptions& options, const KvSizes& sizes, bool has_whole, bool has_split)
     : options_(options),
       pool_(sizes, has_whole, has_split),
-      chunk_time_({options.flop_per_token, options.flop_per_token_pair, options.flop_rate, options.rider_factor}) {}
+      chunk_time_({options.flop_per_token, options.flop_per_token_pair, options.flop_rate, options.rider_factor}),
+      step_costs_(options.row_cost) {}
 
 Scheduler::~Scheduler() = default;
 
@@ -84,7 +85,7 @@ absl::Status Scheduler::CloseSession(SessionId id) {
 absl::StatusOr<SessionId> Scheduler::Fork(SessionId id, int64_t max_tokens, std::optional<int64_t> reserved_tokens) {
   auto found = sessions_.find(id);
   if (found == sessions_.end()) return NoSession(id);
-  const Session& parent = found->second;
+  Session& parent = found->second;
   if (max_tokens < parent.sequence.length) {
     return absl::InvalidArgumentError(absl::StrFormat("the session holds %d tokens, a fork's max_tokens of %d is less",
                                                       parent.sequence.length, max_tokens));
@@ -99,6 +100,7 @@ absl::StatusOr<SessionId> Scheduler::Fork(SessionId id, int64_t max_tokens, std:
   sequence.tokens = parent.sequence.tokens;
   const SessionId fork = AddSession(max_tokens, std::move(sequence));
   sessions_[fork].reserved = reserved;
+  sessions_[fork].index = parent.index.Fork();
   return fork;
 }
 
@@ -154,6 +156,7 @@ absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
   may_start_ = true;
   sequence.tokens.resize(tokens);
   FollowTokens(sequence.tokens, &sequence.chain);  // what comes next is other text
+  session.index.Cut(tokens);
   sequence.length = tokens;
   // Rings that are being rebuilt already hold nothing before ring_begin: begin again where this position needs it.
   sequence.rings_at = options_.refeed == 0 ? tokens : std::max<int64_t>(0, tokens - options_.refeed);

@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "kernels/base/seconds.h"
+#include "runtime/drafts/drafter.h"
 #include "runtime/files/token_chain.h"
 #include "runtime/scheduler/chunk_time.h"
 #include "runtime/scheduler/request.h"
@@ -55,6 +56,9 @@ struct SchedulerOptions {
   double flop_per_token_pair = 0;  // attention of one row to one token of history
   double flop_rate = 1e11;         // FLOP/s, a guess
   double rider_factor = 1;         // ChunkTime::Rates has it
+  // Drafts of an answer in a step, at most, as many as its rings have slack for; 0: none. row_cost: StepCosts has it.
+  int drafts = 0;
+  double row_cost = 0.15;
 };
 
 class Scheduler {
@@ -113,6 +117,7 @@ class Scheduler {
     int64_t reserved = 0;  // it has room for so many tokens whatever runs
     int64_t promised = 0;  // tokens of requests that will extend it
     Sequence sequence;
+    DraftIndex index;  // of its tokens, where drafts are wanted
     // In order of submission; the front one, and any questions before the next append, may run.
     std::deque<RequestId> queue;
     // In StartWhatCan: what is before a request keeps it from starting; all, or those that extend the session.
@@ -155,6 +160,8 @@ class Scheduler {
     RequestId joins = 0;          // the read that it waits for
     int64_t stop_at = 0;          // a chunk of it ends at this length, because others go on there; 0: nowhere
     bool leaves_copy = false;     // when all but its last token is fed
+    Drafter drafter;
+    std::vector<int32_t> drafts;  // that its rows of the planned step check
     Clock::time_point submitted, started, prompt_done;
   };
   // What rides in a step besides a chunk, in the order in which places are given.
@@ -267,7 +274,13 @@ class Scheduler {
   bool IsLong(const Request& r) const { return MostRows(r) > kMaxDecodeRows; }
   void AddSpan(const Sequence& sequence, int64_t first, const int32_t* tokens, int rows, bool refeed, StepPlan* plan);
   void AddRows(Request& request, int rows, StepPlan* plan);
+  void AddDraw(const Request& request, int row, int before, const std::vector<uint32_t>& mask, StepPlan* plan);
   int AddSamples(Request& request, int rows, bool draws, const std::vector<uint32_t>& mask, StepPlan* plan);
+  // Drafts (scheduler_drafts.cc).
+  static bool MayDraft(const Request& r);
+  void PlanDrafts(bool beside_chunk, Riding* riding);
+  void AddDraftRows(Request& request, StepPlan* plan);
+  void OnDrafted(Request& request, const StepResult& result, size_t first);
   void AddRebuild(const Sequence& sequence, Part part, StepPlan* plan);
   static void BeginSteps(Request& request);
   Riding PickRiding(std::vector<Request*> rows, const std::vector<Request*>& refeeds, const Request* chunk);
@@ -315,6 +328,8 @@ class Scheduler {
   bool last_chunk_asked_ = false;
   int running_questions_ = 0;
   ChunkTime chunk_time_;
+  DraftOdds draft_odds_;
+  StepCosts step_costs_;
   double rows_seconds_ = 0;  // of a rows step, as the last ones were
   double rows_base_ = 0;     // of these, what does not follow from the rows' number and history
   EngineStats stats_;

@@ -233,6 +233,7 @@ void Scheduler::Finish(Request& request, absl::Status status, duo::Finish finish
   request.result.finish = finish;
   if (request.drawing) request.result.decode_seconds = SecondsBetween(request.prompt_done, Clock::now());
   Session& session = *request.session;
+  if (request.sequence != nullptr) pool_.Trim(request.sequence);  // it may end among drafts
   if (ExtendsSession(request)) {
     session.promised -= Unfed(request);
     if (request.sequence != nullptr) {  // what it did not use comes back

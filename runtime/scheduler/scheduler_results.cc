@@ -25,6 +25,8 @@ void Scheduler::CountStep(double seconds) {
   const auto follow = [](double* value, double now) { *value += (*value == 0 ? 1 : 0.1) * (now - *value); };
   follow(&rows_seconds_, seconds);
   follow(&rows_base_, std::max(0.0, seconds - chunk_time_.Predict(0, 0, riders_)));
+  const bool answers_alone = stats_.last_step_answers == stats_.last_step_batch;
+  if (options_.drafts > 0 && answers_alone) step_costs_.Measured(static_cast<int>(riders_.rows), seconds);
 }
 
 void Scheduler::CountChunk(double seconds) {
@@ -148,6 +150,12 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
     Request& request = found->second;
     if (part.refeeds) {
       if (OnRebuilt(*request.sequence, part.rows)) LeaveCopy(request);  // where two texts part others will
+      continue;
+    }
+    request.result.draw_steps += part.draws;
+    stats_.draw_steps += part.draws;
+    if (!request.drafts.empty()) {
+      OnDrafted(request, result, first);
       continue;
     }
     OnFed(request, part.rows);

@@ -98,6 +98,23 @@ void Scheduler::AddSpan(const Sequence& sequence, int64_t first, const int32_t* 
   }
 }
 
+// A draw from a row of the plan, behind `before` more tokens than the sequence has.
+void Scheduler::AddDraw(const Request& request, int row, int before, const std::vector<uint32_t>& mask,
+                        StepPlan* plan) {
+  const SamplingRules& rules = request.params.rules;
+  plan->sample_rows.push_back(row);
+  plan->samples.push_back(
+      {request.params.temperature, request.params.top_p, request.params.seed, request.sequence->length + before});
+  std::vector<int32_t> banned;
+  const int64_t drawn = request.result.new_tokens + (request.drawing ? before - 1 : 0);
+  if (drawn < rules.min_new_tokens) {
+    banned = request.params.end_tokens;
+    banned.insert(banned.end(), rules.stop_tokens.begin(), rules.stop_tokens.end());
+  }
+  AddRule(rules, request.counts, banned, mask, plan);
+  if (request.params.want_logits) plan->want_logits = 1;
+}
+
 // The rows whose logits are looked at: of the last `rows` rows of the plan, all that are scored, and the last one for a
 // draw. Returns how many.
 int Scheduler::AddSamples(Request& request, int rows, bool draws, const std::vector<uint32_t>& mask, StepPlan* plan) {
@@ -120,21 +137,13 @@ int Scheduler::AddSamples(Request& request, int rows, bool draws, const std::vec
     }
   }
   if (draws) {
-    plan->sample_rows.push_back(first_row + rows - 1);
-    plan->samples.push_back(
-        {request.params.temperature, request.params.top_p, request.params.seed, request.sequence->length + rows});
-    std::vector<int32_t> banned;
-    if (request.result.new_tokens < rules.min_new_tokens) {
-      banned = request.params.end_tokens;
-      banned.insert(banned.end(), rules.stop_tokens.begin(), rules.stop_tokens.end());
-    }
-    AddRule(rules, request.counts, banned, mask, plan);
-    if (request.params.want_logits) plan->want_logits = 1;
+    AddDraw(request, first_row + rows - 1, rows, mask, plan);
   }
   return static_cast<int>(plan->sample_rows.size() - before);
 }
 
 void Scheduler::AddRows(Request& request, int rows, StepPlan* plan) {
+  if (!request.drafts.empty()) return AddDraftRows(request, plan);
   Sequence& sequence = *request.sequence;
   const bool draws = request.ask && !request.closing && rows == Remaining(request) && request.params.max_new_tokens > 0;
   std::vector<uint32_t> mask;
@@ -239,7 +248,8 @@ bool Scheduler::Next(StepPlan* plan) {
   }
   const bool updates = TakeCacheUpdates(plan);
   Request* chunk = ChooseChunk(chunks);
-  const Riding riding = PickRiding(std::move(rows), refeeds, chunk);
+  Riding riding = PickRiding(std::move(rows), refeeds, chunk);
+  PlanDrafts(chunk != nullptr, &riding);
   riders_ = riding.riders;
   if (chunk == nullptr && riding.rows == 0) return updates;
   plan->kind = StepKind::kRows;

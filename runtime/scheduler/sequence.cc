@@ -152,6 +152,18 @@ void SequencePool::Grow(Sequence* sequence, int64_t length, StepPlan* plan) {
   WriteTable(plan, true, sequence->table, split_first, sequence->split_pages);
 }
 
+// Nobody shares them: forks share full pages only.
+void SequencePool::Trim(Sequence* sequence) {
+  const auto trim = [](std::vector<int32_t>& ids, PagePool& pool, int64_t keep, int64_t* reserved) {
+    for (; static_cast<int64_t>(ids.size()) > keep; ids.pop_back(), ++*reserved) {
+      pool.Drop(ids.back());
+      DUO_CHECK(pool.Reserve(1));
+    }
+  };
+  trim(sequence->pages, pages_, PagesFor(sequence->length), &sequence->reserved);
+  trim(sequence->split_pages, split_pages_, SplitPagesFor(sequence->length), &sequence->split_reserved);
+}
+
 absl::Status SequencePool::Shrink(Sequence* sequence, int64_t length, int64_t room, StepPlan* plan) {
   const int64_t keep = PagesFor(length), split_keep = SplitPagesFor(length);
   // A page that a fork shares is not ours to write again: a shared page that the cut leaves partly filled is copied.

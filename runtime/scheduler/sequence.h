@@ -55,6 +55,8 @@ class SequencePool {
   absl::Status SetRoom(Sequence* sequence, int64_t room);
   // Takes the pages that tokens up to `length` need out of the sequence's reservation.
   void Grow(Sequence* sequence, int64_t length, StepPlan* plan);
+  // Takes the pages beyond its length into its reservation again: those of tokens that were taken back.
+  void Trim(Sequence* sequence);
   // Gives back the pages beyond `length` and promises room for `room` tokens (at least `length`). RESOURCE_EXHAUSTED,
   // and nothing changes, when that cannot be had: pages that others share do not become free.
   absl::Status Shrink(Sequence* sequence, int64_t length, int64_t room, StepPlan* plan);

@@ -30,7 +30,7 @@ struct StreamingKeys {
   // RingKv::slot_of in 32-bit arithmetic: positions are int32.
   __device__ int64_t Slot(int64_t j) const {
     const uint32_t p = static_cast<uint32_t>(j), sink = kv.sink;
-    return p < sink ? p : sink + (p - sink) % static_cast<uint32_t>(kv.recent + 1);
+    return p < sink ? p : sink + (p - sink) % static_cast<uint32_t>(kv.recent + 1 + kv.slack);
   }
   __device__ const bf16* K(const Block& b, int64_t j) const {
     return j >= b.history ? b.own_k + (j - b.history) * qkv_stride : b.ring_k + Slot(j) * kv.head_dim;

@@ -84,7 +84,7 @@ __global__ void StoreRingsKernel(const bf16* qkv, int64_t stride, HeadShape shap
   const SeqSpan span = batch.spans[seq];
   if (row < span.first_row || row >= span.first_row + span.num_rows) return;
   const int64_t position = batch.positions[row], end = int64_t{span.history} + span.num_rows;
-  if (position >= kv.sink && position < end - (kv.recent + 1)) return;
+  if (position >= kv.sink && position < end - (kv.slots() - kv.sink)) return;
   const bf16* k = qkv + row * stride + shape.q_cols() + int64_t{kv.first_head + head} * kv.head_dim;
   const int slot = kv.slot_of(position);
   uint32_t* k_to = reinterpret_cast<uint32_t*>(kv.k_at(span.ring, head, slot));

@@ -1,0 +1,105 @@
+// Answers with drafts from the text (--speculate text) are those without: the same tokens, logits and scores, to the
+// bit, on the CPU, whatever the codec, the heads and the questions.
+#include "runtime/saved/session_store.h"
+#include "tests/equivalence/draft_script.h"
+#include "tests/equivalence/engine_fixture.h"
+#include "tests/equivalence/store_fixture.h"
+#include "tests/support/test_scale.h"
+
+namespace duo {
+namespace {
+
+class DraftsTest : public EngineFixture, public testing::WithParamInterface<KvFormat> {
+ protected:
+  EngineOptions With(Speculation speculate) const {
+    EngineOptions options = Options();
+    options.kv = GetParam();
+    options.speculate = speculate;
+    return options;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(cpu, DraftsTest,
+                         testing::Values(KvFormat::kF32, KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8,
+                                         KvFormat::kInt4),
+                         [](const auto& info) { return std::string(Name(info.param)); });
+
+TEST_P(DraftsTest, AnswersAreTheSameToTheBit) {
+  int asked = 0;
+  int64_t tokens = 0, accepted = 0, drafted = 0;
+  for (const AttentionMode attention : {AttentionMode::kDuo, AttentionMode::kFull, AttentionMode::kStreaming}) {
+    EngineOptions off = With(Speculation::kOff), text = With(Speculation::kText);
+    if (attention != AttentionMode::kDuo) {
+      for (EngineOptions* options : {&off, &text}) {
+        options->attention = attention;
+        options->pattern_dir.clear();
+        options->threshold.reset();
+      }
+    }
+    off.sink = text.sink = 3;  // rings go round many times
+    off.recent = text.recent = 21;
+    Bench plain = Open(off), drafting = Open(text, 1);
+    ASSERT_TRUE(plain.engine != nullptr && drafting.engine != nullptr);
+    for (int seed = 0; seed < Scaled(2); ++seed) {
+      const std::vector<ScriptAnswer> expected = RunDraftScript(*plain.engine, static_cast<uint64_t>(seed), 12);
+      const std::vector<ScriptAnswer> found = RunDraftScript(*drafting.engine, static_cast<uint64_t>(seed), 12);
+      ASSERT_EQ(DifferenceOf(found, expected), "") << "seed " << seed << " attention " << Name(attention);
+      asked += static_cast<int>(expected.size());
+      for (const ScriptAnswer& answer : found) tokens += static_cast<int64_t>(answer.tokens.size());
+    }
+    EXPECT_EQ(plain.engine->stats().drafted_tokens, 0);
+    drafted += drafting.engine->stats().drafted_tokens;
+    accepted += drafting.engine->stats().accepted_tokens;
+  }
+  RecordProperty("asked", asked);
+  RecordProperty("tokens", static_cast<int>(tokens));
+  RecordProperty("drafted", static_cast<int>(drafted));
+  RecordProperty("accepted", static_cast<int>(accepted));
+  EXPECT_GT(accepted, 20);
+  EXPECT_GT(drafted, accepted);  // some were wrong, and were taken back
+}
+
+// Rings with slack and rings without are saved alike.
+class DraftsSaved : public StoreFixture {};
+
+TEST_F(DraftsSaved, SessionsSavedWithDraftsAreRestoredWithoutAndTheReverse) {
+  Tokens document;
+  for (int i = 0; i < 20; ++i) document = Joined(std::move(document), Text(11, 1 + i % 3));
+  const Tokens question(document.end() - 9, document.end() - 3);
+  for (const bool saved_with : {true, false}) {
+    SCOPED_TRACE(saved_with ? "saved with drafts" : "restored with drafts");
+    EngineOptions with = Options(), without = Options();
+    with.files = without.files = &files_;
+    with.speculate = Speculation::kText;
+    Bench before = EngineFixture::Open(saved_with ? with : without);
+    Bench after = EngineFixture::Open(saved_with ? without : with);
+    auto store = SessionStore::Open(kDir, golden_.model_dir, *before.engine, Plain());
+    ASSERT_TRUE(store.ok()) << store.status();
+    const SessionId session = before.Open(500);
+    before.Append(session, document);
+    Reply kept;
+    GenerateParams params;
+    params.max_new_tokens = 40;
+    params.keep = true;
+    before.Ask(session, question, &kept, params);
+    before.Run();
+    const std::string id = saved_with ? "with" : "without";
+    ASSERT_TRUE(SaveIn(**store, id, session).ok());
+    const Reply expected = before.AskNow(session, question, 40);
+    store->reset();
+    auto other = SessionStore::Open(kDir, golden_.model_dir, *after.engine, Plain());
+    ASSERT_TRUE(other.ok()) << other.status();
+    auto job = (*other)->StartRestore(id, 0);
+    ASSERT_TRUE(job.ok()) << job.status();
+    const absl::Status restored = Finish(**job);
+    ASSERT_TRUE(restored.ok()) << restored;
+    const Reply found = after.AskNow((*job)->session(), question, 40);
+    EXPECT_EQ(found.tokens, expected.tokens);
+    EXPECT_EQ(found.logits, expected.logits);
+    EXPECT_TRUE(after.engine->Kv((*job)->session())->rings_valid);
+    EXPECT_EQ(after.engine->Get((*job)->session())->tokens, before.engine->Get(session)->tokens);
+    EXPECT_GT((saved_with ? before : after).engine->stats().accepted_tokens, 0);
+  }
+}
+
+}  // namespace
+}  // namespace duo

@@ -1,0 +1,93 @@
+// Drafts over ranks, heads split between them: answers with --speculate text are those without, to the bit, at the same
+// number of ranks. Run by ctest as
+//   mpirun -n N drafts_test [--device cuda]
+// On a GPU draws may part at near ties; there it only says how many of the answers are the same.
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "tests/equivalence/draft_script.h"
+#include "tests/golden/golden_model.h"
+#include "tests/mpi/rank_setup.h"
+#include "tests/support/test_scale.h"
+
+namespace duo {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Case {
+  const Golden* golden = nullptr;
+  KvFormat kv = KvFormat::kF32;
+  bool weighted = false;
+  Speculation speculate = Speculation::kOff;
+};
+
+// Rank 0 gets the answers, or why there are none; the others follow.
+absl::StatusOr<std::vector<ScriptAnswer>> Run(const Case& c, uint64_t seed, Ranks& ranks, int64_t* accepted) {
+  EngineOptions options;
+  options.model_dir = c.golden->model_dir;
+  options.pattern_dir = c.golden->pattern_dir;
+  options.threshold = 0.5;
+  options.sink = 3;
+  options.recent = 21;
+  options.kv = c.kv;
+  options.strategy = Strategy::kSplit;
+  for (int r = 0; c.weighted && r < ranks.comm->size(); ++r) options.rank_weights.push_back(r % 2 == 0 ? 2 : 1);
+  options.sessions = 2;
+  options.questions = 4;
+  options.max_session_tokens = 512;
+  options.kv_tokens = 4096;
+  options.speculate = c.speculate;
+  const auto engine = Engine::Create(options, *ranks.device, *ranks.comm);
+  if (!engine.ok()) return engine.status();
+  if (!ranks.leader()) {
+    (*engine)->Follow();
+    return std::vector<ScriptAnswer>();
+  }
+  std::vector<ScriptAnswer> answers = RunDraftScript(**engine, seed, 8);
+  *accepted += (*engine)->stats().accepted_tokens;
+  return answers;
+}
+
+int RunCases(bool cuda) {
+  Ranks ranks = StartRanks(cuda, CommKind::kAuto);
+  const fs::path scratch = fs::temp_directory_path() / absl::StrCat("duo_rank_drafts_", getpid());
+  int cases = 0, failures = 0;
+  int64_t accepted = 0;
+  for (const char* name : {"llama_mha_untied", "llama_mqa_f16"}) {
+    const Golden golden = LoadGolden(name, scratch.string());
+    GivePositions(golden, 1024);
+    for (const KvFormat kv : {KvFormat::kF32, KvFormat::kInt4}) {
+      if (cuda && kv == KvFormat::kF32) continue;
+      for (int seed = 0; seed < Scaled(1); ++seed) {
+        Case c = {&golden, kv, ranks.comm->size() > 1 && cases % 2 == 1};
+        const auto expected = Run(c, static_cast<uint64_t>(seed), ranks, &accepted);
+        c.speculate = Speculation::kText;
+        const auto found = Run(c, static_cast<uint64_t>(seed), ranks, &accepted);
+        const absl::Status status = expected.ok() ? found.status() : expected.status();
+        std::string wrong = status.ok() ? "" : std::string(status.message());
+        if (status.ok() && ranks.leader()) wrong = DifferenceOf(*found, *expected);
+        ++cases;
+        failures += Failed(ranks, absl::StrFormat("%s kv %s seed %d", name, Name(kv), seed), wrong);
+      }
+    }
+  }
+  fs::remove_all(scratch);
+  failures += Failed(ranks, "all cases", accepted > 0 ? "" : "no draft was right: nothing was tried");
+  const int status = Agreed(ranks, absl::StrFormat("drafts over %d ranks", ranks.comm->size()), cases, failures);
+  return cuda && failures < cases ? 0 : status;
+}
+
+}  // namespace
+}  // namespace duo
+
+int main(int argc, char** argv) {
+  duo::InitTestScale();
+  return duo::RunOnDevice(argc, argv, duo::RunCases);
+}

@@ -1,0 +1,359 @@
+// Answers with drafts are those without, to the last token, whatever sessions, questions, ends and cancellations there
+// are: two schedulers run the same random calls over a model made by hand. It keeps what a step stores in pages and
+// rings, by the numbers in the plans alone, and its draws depend on all that a row would attend to; so a page that was
+// given away, a ring slot that was overwritten too early or a draft that survived changes the answers or fails at once.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <map>
+#include <random>
+#include <set>
+
+#include "kernels/base/splitmix64.h"
+#include "kernels/row_cuts.h"
+#include "runtime/scheduler/scheduler.h"
+#include "tests/support/test_scale.h"
+
+namespace duo {
+namespace {
+
+using Tokens = std::vector<int32_t>;
+
+constexpr int kSink = 2, kRecent = 6, kVocab = 40, kSessions = 4, kQuestions = 5, kMaxTokens = 1200;
+
+class HandMadeModel {
+ public:
+  HandMadeModel(const KvSizes& sizes, int slack)
+      : slots_(kSink + kRecent + 1 + slack), slack_(slack), pages_(sizes.pages), rings_(sizes.rings, Ring(slots_)) {}
+
+  StepResult Execute(const StepPlan& plan) {
+    const int32_t* ids = plan.table_ids.data();
+    for (const TableWrite& write : plan.table_writes) {
+      std::vector<int32_t>& table = tables_[write.table];
+      table.resize(std::max<size_t>(table.size(), write.first + write.count));
+      std::copy(ids, ids + write.count, table.begin() + write.first);
+      ids += write.count;
+    }
+    for (const IdCopy& copy : plan.page_copies) pages_[copy.to] = pages_[copy.from];
+    for (const IdCopy& copy : plan.ring_copies) rings_[copy.to] = rings_[copy.from];
+    std::vector<uint64_t> seen(plan.tokens.size());
+    for (const SeqSpan& span : plan.spans) Read(span, plan, &seen);
+    StepResult result;
+    for (size_t i = 0; i < plan.sample_rows.size(); ++i) {
+      const int32_t row = plan.sample_rows[i];
+      EXPECT_EQ(plan.samples[i].position, plan.positions[row] + 1);
+      result.tokens.push_back(Draw(plan, i, seen[row]));
+    }
+    return result;
+  }
+
+ private:
+  using Page = std::array<int32_t, kPageTokens>;
+  struct Slot {
+    int64_t position = -1;
+    int32_t token = -1;
+  };
+  using Ring = std::vector<Slot>;
+
+  int32_t& Stored(int table, int64_t position) {
+    return pages_[tables_[table].at(position / kPageTokens)][position % kPageTokens];
+  }
+
+  // What each row attends to, as one number.
+  void Read(const SeqSpan& span, const StepPlan& plan, std::vector<uint64_t>* seen) {
+    Ring& ring = rings_[span.ring];
+    const int64_t end = int64_t{span.history} + span.num_rows;
+    for (int64_t p = span.history; p < end; ++p) {
+      const int32_t token = plan.tokens[span.first_row + p - span.history];
+      if (span.keep_pages == 0) Stored(span.table, p) = token;
+      EXPECT_EQ(Stored(span.table, p), token);
+    }
+    for (int64_t p = span.history; p < end; ++p) {
+      uint64_t all = 0;
+      for (int64_t j = 0; j <= p; ++j) all = SplitMix64(all ^ static_cast<uint64_t>(Stored(span.table, j)));
+      for (int64_t j = std::max<int64_t>(kSink, p - kRecent); j < span.history; ++j) {
+        if (j < span.ring_begin) continue;
+        const Slot& slot = ring[RingSlot(j, kSink, kRecent, slack_)];
+        EXPECT_EQ(slot.position, j) << "row " << p << " of a span behind " << span.history;
+        EXPECT_EQ(slot.token, Stored(span.table, j));
+      }
+      // Mostly what follows from the last two tokens, so that texts repeat themselves, sometimes from all of them.
+      uint64_t near = 0;
+      for (int back = 0; back < 2 && p >= back; ++back)
+        near = near * 64 + static_cast<uint64_t>(Stored(span.table, p - back) % 6);
+      (*seen)[span.first_row + p - span.history] = all % 9 == 0 ? all : SplitMix64(near);
+    }
+    for (int64_t p = span.history; p < end; ++p) {
+      if (p >= kSink && p < end - (slots_ - kSink)) continue;
+      ring[RingSlot(p, kSink, kRecent, slack_)] = {p, plan.tokens[span.first_row + p - span.history]};
+    }
+  }
+
+  static int32_t Draw(const StepPlan& plan, size_t sample, uint64_t seen) {
+    const SampleParams& p = plan.samples[sample];
+    const uint64_t noise = p.temperature > 0 ? SplitMix64(p.seed ^ SplitMix64(static_cast<uint64_t>(p.position))) : 0;
+    uint64_t draw = noise % 4 == 1 ? noise : seen;
+    std::set<int32_t> banned;
+    for (const SampleRule& rule : plan.rules) {
+      if (rule.sample != static_cast<int32_t>(sample)) continue;
+      for (int32_t i = rule.first_edit; i < rule.first_edit + rule.edits; ++i) {
+        const LogitEdit& edit = plan.edits[i];
+        if (std::isinf(edit.add)) {
+          banned.insert(edit.id);
+        } else {
+          draw = SplitMix64(draw ^ static_cast<uint64_t>(edit.id) ^ static_cast<uint64_t>(-1000 * edit.add));
+        }
+      }
+    }
+    while (banned.count(static_cast<int32_t>(draw % kVocab)) != 0) draw = SplitMix64(draw);
+    return static_cast<int32_t>(draw % kVocab);
+  }
+
+  int slots_, slack_;
+  std::map<int32_t, std::vector<int32_t>> tables_;
+  std::vector<Page> pages_;
+  std::vector<Ring> rings_;
+};
+
+// What a question gave.
+struct Answer {
+  Tokens tokens;
+  Finish finish = Finish::kLength;
+  bool done = false, cancelled = false;
+};
+
+class Side {
+ public:
+  explicit Side(int drafts) : scheduler(Options(drafts), Sizes(), true, false), model(Sizes(), drafts) {}
+
+  static SchedulerOptions Options(int drafts) {
+    SchedulerOptions options;
+    options.chunk = 100;
+    options.max_batch = 16;
+    options.refeed = kRecent;
+    options.sessions = kSessions;
+    options.questions = kQuestions;
+    options.flop_per_token = options.flop_per_token_pair = 1;
+    options.drafts = drafts;
+    options.row_cost = 0.01;
+    return options;
+  }
+  static KvSizes Sizes() {
+    KvSizes sizes;
+    sizes.pages = 250;
+    sizes.tables = kSessions + kQuestions;
+    sizes.rings = sizes.tables + 1;
+    sizes.table_pages = kMaxTokens / kPageTokens + 4;
+    return sizes;
+  }
+
+  bool Step() {
+    StepPlan plan;
+    if (!scheduler.Next(&plan)) return false;
+    scheduler.Complete(model.Execute(plan), 0.01 + 0.0001 * static_cast<double>(plan.tokens.size()));
+    return true;
+  }
+  RequestEvents Events(Answer* answer, size_t stop_after) {
+    RequestEvents events;
+    events.on_token = [answer, stop_after](int32_t token) {
+      answer->tokens.push_back(token);
+      return answer->tokens.size() != stop_after;
+    };
+    events.on_done = [answer](const RequestResult& result) {
+      answer->done = true;
+      answer->cancelled = !result.status.ok();
+      answer->finish = result.finish;
+      EXPECT_TRUE(result.status.ok() || absl::IsCancelled(result.status)) << result.status;
+      EXPECT_EQ(result.new_tokens, static_cast<int64_t>(answer->tokens.size()));
+      EXPECT_LE(result.accepted_tokens, result.drafted_tokens);
+    };
+    return events;
+  }
+
+  Scheduler scheduler;
+  HandMadeModel model;
+};
+
+// Calls that both sides get, one round after the other; after each round both rest and are compared.
+class Calls {
+ public:
+  explicit Calls(uint64_t seed) : rng_(static_cast<unsigned>(seed)), plain_(0), drafting_(kMostDrafts) {}
+
+  int asked() const { return asked_; }
+  int64_t accepted() const { return drafting_.scheduler.stats().accepted_tokens; }
+  int64_t saved_steps() const { return plain_.scheduler.stats().steps - drafting_.scheduler.stats().steps; }
+
+  void Round() {
+    answers_.clear();
+    for (int call = 0; call < 6; ++call) Call();
+    const int steps = static_cast<int>(rng_() % 12);
+    for (int side = 0; side < 2; ++side) {
+      Side& on = side == 0 ? plain_ : drafting_;
+      for (int step = 0; step < steps && on.Step(); ++step) {
+      }
+      for (const auto& [ids, keeps] : cancellable_) {
+        if (!keeps) on.scheduler.Cancel(ids[side]).IgnoreError();
+      }
+      while (on.Step()) {
+      }
+    }
+    cancellable_.clear();
+    for (const auto& [plain, drafting] : answers_) {
+      ASSERT_TRUE(plain->done && drafting->done);
+      if (plain->cancelled || drafting->cancelled) {
+        const size_t both = std::min(plain->tokens.size(), drafting->tokens.size());
+        ASSERT_TRUE(std::equal(plain->tokens.begin(), plain->tokens.begin() + both, drafting->tokens.begin()));
+        continue;
+      }
+      ASSERT_EQ(plain->tokens, drafting->tokens);
+      ASSERT_EQ(plain->finish, drafting->finish);
+    }
+    for (SessionId session : sessions_) {
+      ASSERT_EQ(*plain_.scheduler.Tokens(session), *drafting_.scheduler.Tokens(session));
+      const SessionInfo a = *plain_.scheduler.Get(session), b = *drafting_.scheduler.Get(session);
+      ASSERT_EQ(a.tokens, b.tokens);
+      ASSERT_EQ(a.reserved_tokens, b.reserved_tokens);
+    }
+    const EngineStats a = plain_.scheduler.stats(), b = drafting_.scheduler.stats();
+    ASSERT_EQ(a.pages_free, b.pages_free);
+    ASSERT_EQ(a.pages_available, b.pages_available);
+  }
+
+  void End() {
+    for (SessionId session : sessions_) Both([&](Scheduler& s) { ASSERT_TRUE(s.CloseSession(session).ok()); });
+    for (Side* side : {&plain_, &drafting_}) {
+      const EngineStats stats = side->scheduler.stats();
+      EXPECT_EQ(stats.pages_free, stats.pages);
+      EXPECT_EQ(stats.pages_available, stats.pages);
+      EXPECT_EQ(stats.rings_free, stats.rings);
+    }
+  }
+
+ private:
+  template <typename Do>
+  void Both(const Do& call) {
+    call(plain_.scheduler);
+    call(drafting_.scheduler);
+  }
+  Tokens Text(SessionId session, int most) {
+    const int count = 1 + static_cast<int>(rng_() % most);
+    const Tokens all = *plain_.scheduler.Tokens(session);
+    Tokens text;
+    if (all.size() > 20 && rng_() % 2 == 0) {  // words that stand there already
+      const size_t from = rng_() % (all.size() - 10);
+      text.assign(all.begin() + from, all.begin() + from + std::min<size_t>(count, all.size() - from));
+      return text;
+    }
+    for (int i = 0; i < count; ++i) text.push_back(static_cast<int32_t>(rng_() % kVocab));
+    return text;
+  }
+
+  void Call() {
+    const int kind = static_cast<int>(rng_() % 10);
+    if (sessions_.empty() || (kind == 0 && sessions_.size() < kSessions)) {
+      const auto a = plain_.scheduler.CreateSession(kMaxTokens, 0),
+                 b = drafting_.scheduler.CreateSession(kMaxTokens, 0);
+      ASSERT_TRUE(a.ok() && b.ok() && *a == *b);
+      sessions_.push_back(*a);
+    }
+    const size_t which = rng_() % sessions_.size();
+    const SessionId session = sessions_[which];
+    if (kind == 1 && sessions_.size() < kSessions) {
+      const auto a = plain_.scheduler.Fork(session, kMaxTokens, 0),
+                 b = drafting_.scheduler.Fork(session, kMaxTokens, 0);
+      ASSERT_EQ(a.ok(), b.ok());
+      if (a.ok()) sessions_.push_back(*a);
+    } else if (kind == 2 && rng_() % 4 == 0) {
+      Both([&](Scheduler& s) { ASSERT_TRUE(s.CloseSession(session).ok()); });
+      sessions_.erase(sessions_.begin() + which);
+    } else if (kind == 3) {
+      const int64_t length = plain_.scheduler.Get(session)->tokens;
+      const int64_t to = length - static_cast<int64_t>(rng_() % (length + 1)) / 3;
+      const bool a = plain_.scheduler.Rewind(session, to).ok(), b = drafting_.scheduler.Rewind(session, to).ok();
+      ASSERT_EQ(a, b);
+    } else if (kind <= 5) {
+      const Tokens text = Text(session, 150);
+      const bool a = plain_.scheduler.Append(session, text, {}).ok(),
+                 b = drafting_.scheduler.Append(session, text, {}).ok();
+      ASSERT_EQ(a, b);
+    } else {
+      Ask(session);
+    }
+  }
+
+  void Ask(SessionId session) {
+    GenerateParams params;
+    params.max_new_tokens = 1 + static_cast<int64_t>(rng_() % 60);
+    params.temperature = rng_() % 2 == 0 ? 0.0f : 1.0f;
+    params.seed = rng_();
+    params.keep = rng_() % 4 == 0;
+    if (rng_() % 3 == 0) params.end_tokens = {static_cast<int32_t>(rng_() % kVocab)};
+    if (rng_() % 3 == 0) params.rules.stop_tokens = {static_cast<int32_t>(rng_() % kVocab)};
+    if (rng_() % 3 == 0) params.rules.min_new_tokens = static_cast<int64_t>(rng_() % 20);
+    if (rng_() % 8 == 0) params.rules.frequency_penalty = 0.1f;
+    const size_t stop_after = rng_() % 3 == 0 ? 1 + rng_() % 30 : 0;
+    const int many = !params.keep && rng_() % 5 == 0 ? 3 : 1;
+    const Tokens question = Text(session, 90);
+    std::vector<RequestEvents> events[2];
+    const size_t before = answers_.size();
+    for (int i = 0; i < many; ++i) {
+      answers_.emplace_back(std::make_unique<Answer>(), std::make_unique<Answer>());
+      events[0].push_back(plain_.Events(answers_.back().first.get(), stop_after));
+      events[1].push_back(drafting_.Events(answers_.back().second.get(), stop_after));
+    }
+    const auto a = plain_.scheduler.AskMany(session, question, params, std::move(events[0])),
+               b = drafting_.scheduler.AskMany(session, question, params, std::move(events[1]));
+    ASSERT_EQ(a.ok(), b.ok());
+    if (!a.ok()) return answers_.resize(before);
+    asked_ += many;
+    if (rng_() % 8 == 0) cancellable_.push_back({{(*a)[0], (*b)[0]}, params.keep});
+  }
+
+  std::mt19937 rng_;
+  Side plain_, drafting_;
+  std::vector<SessionId> sessions_;
+  std::vector<std::pair<std::unique_ptr<Answer>, std::unique_ptr<Answer>>> answers_;
+  struct Cancellable {
+    RequestId ids[2];
+    bool keeps;
+  };
+  std::vector<Cancellable> cancellable_;
+  int asked_ = 0;
+};
+
+TEST(SchedulerDrafts, AnswersAreThoseWithoutDraftsWhateverIsAsked) {
+  int asked = 0;
+  int64_t accepted = 0, saved = 0;
+  for (int seed = 0; seed < Scaled(40); ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    Calls calls(static_cast<uint64_t>(seed));
+    for (int round = 0; round < 12; ++round) {
+      ASSERT_NO_FATAL_FAILURE(calls.Round()) << "round " << round;
+      if (testing::Test::HasFailure()) return;
+    }
+    calls.End();
+    asked += calls.asked();
+    accepted += calls.accepted();
+    saved += calls.saved_steps();
+  }
+  EXPECT_GT(asked, 500);
+  EXPECT_GT(accepted, 1000);
+  EXPECT_GT(saved, 500);
+}
+
+TEST(SchedulerDrafts, OffPlansNoDraftRows) {
+  Side side(0);
+  const SessionId session = *side.scheduler.CreateSession(500);
+  Answer answer;
+  GenerateParams params;
+  params.max_new_tokens = 50;
+  ASSERT_TRUE(side.scheduler.Ask(session, Tokens(30, 1), params, side.Events(&answer, 0)).ok());
+  while (side.Step()) {
+  }
+  EXPECT_EQ(side.scheduler.stats().drafted_tokens, 0);
+  EXPECT_EQ(side.scheduler.stats().draw_steps, static_cast<int64_t>(answer.tokens.size()));
+}
+
+}  // namespace
+}  // namespace duo
