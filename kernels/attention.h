@@ -112,7 +112,7 @@ void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, co
 void StoreKv(Device& device, const StepRows& rows, const PagedKv& kv);
 // Rounds the step's K and V of `kv`'s heads in qkv to the ring's type.
 void RoundToRing(Device& device, View qkv, const HeadShape& shape, const RingKv& kv);
-// Copies each sequence's last R + 1 tokens, and its sinks, from qkv into its rings.
+// Copies each sequence's last tokens, as many as its rings have slots for, and its sinks, from qkv into its rings.
 void StoreRings(Device& device, const StepRows& rows, const RingKv& kv);
 
 // What AttendPages works out from lengths and page tables alone, such as which sequences share pages: the same for all

@@ -71,7 +71,12 @@ FAULTS = {
     "fork-rings-not-copied": (FORKS, ("runtime/scheduler/sequence.cc",
                                       "  plan->ring_copies.push_back({0, parent.ring, child.ring});\n", "")),
     "ring-forgets-one": (gtest(KERNELS, "cpu/Attention.Streaming*"),
-                         ("kernels/cpu/kv_store.cc", "span.num_rows - (kv.recent + 1)", "span.num_rows - kv.recent")),
+                         ("kernels/cpu/kv_store.cc", "span.num_rows - (kv.slots() - kv.sink)",
+                          "span.num_rows - (kv.slots() - kv.sink - 1)")),
+    "draft-overwrites-what-is-seen": (gtest(EQUIVALENCE, "cpu/DraftsTest.*"), ("runtime/kv/kv_cache.cc", "ring.slack = sizes.ring_slack;",
+                                                                               "ring.slack = 0;")),
+    "wrong-draft-kept": (gtest(EQUIVALENCE, "cpu/DraftsTest.*"), ("runtime/scheduler/scheduler_drafts.cc", "if (!right || request.closing) break;",
+                                                                 "if (request.closing) break;")),
     "stale-rings-after-rewind": (gtest(EQUIVALENCE, "SessionStore*.*:StoreRules*.*"),
                                  ("runtime/saved/session_commit.cc", "    m->rings_valid = false;\n", "")),
     # Offsets.

@@ -32,6 +32,8 @@ void Scheduler::PlanDrafts(bool beside_chunk, Riding* riding) {
     session.index.Extend(session.sequence.tokens, kIndexedAtOnce);
     if (request->ask) request->drafter.Read(request->tokens);
   }
+  const int most_rows = std::min({kExactRows, options_.max_rows, options_.max_samples});
+  if (beside_chunk || riding->rows >= most_rows) return;
   int left = 0;
   PlannedStep step;
   step.rows = riding->rows;
@@ -39,13 +41,11 @@ void Scheduler::PlanDrafts(bool beside_chunk, Riding* riding) {
     left += MayDraft(*request) ? 1 : 0;
     step.tokens += request->drawing ? 1 : 0;
   }
-  const int most_rows = std::min({kExactRows, options_.max_rows, options_.max_samples});
   for (const auto& [request, rows] : riding->requests) {
     if (!MayDraft(*request)) continue;
-    const int room = beside_chunk ? 0 : (most_rows - step.rows) / left;
-    --left;
+    const int room = (most_rows - step.rows) / left--;
     const int64_t answer = request->params.max_new_tokens - request->result.new_tokens - 1;
-    const int most = static_cast<int>(std::clamp<int64_t>(answer, 0, std::min(std::max(room, 0), options_.drafts)));
+    const int most = static_cast<int>(std::min<int64_t>({answer, room, options_.drafts}));
     const QuotableText document{request->session->sequence.tokens, &request->session->index};
     const std::span<const int32_t> drafts =
         request->drafter.Propose(request->tokens, {&document, 1}, most, step_costs_, &draft_odds_, &step);
@@ -65,7 +65,7 @@ void Scheduler::AddDraftRows(Request& request, StepPlan* plan) {
   pool_.Grow(&sequence, sequence.length + rows, plan);
   AddSpan(sequence, sequence.length, tokens.data(), rows, false, plan);
   for (int row = 0; row < rows; ++row) AddDraw(request, first_row + row, row + 1, {}, plan);
-  parts_.push_back({request.id, 0, rows, rows, true});
+  parts_.push_back({request.id, 0, false, rows, rows, true});
 }
 
 // first: of the request's samples in the result.

@@ -75,7 +75,7 @@ class OneSequence {
     StoreKv(device_, step, pages_);
     RoundToRing(device_, step.qkv, shape_, rings_);
     AttendPages(device_, {to, nullptr}, step, pages_, scratch);
-    AttendStreaming(device_, to, step, rings_, scratch);
+    AttendStreaming(device_, {to, nullptr}, step, rings_, scratch);
     StoreRings(device_, step, rings_);
     const std::vector<float> all = Download<float>(device_, out.data(), int64_t{rows} * out_cols);
     std::vector<std::vector<float>> each;
