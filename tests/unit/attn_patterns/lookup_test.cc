@@ -60,6 +60,17 @@ TEST_F(Lookup, TheModelsOwnPatternComesFirstThenItsNameThenLists) {
   EXPECT_EQ(Find()->dir, (root_ / "model" / "attn_pattern").string());
 }
 
+TEST_F(Lookup, AModelThatIsAFileHasItsOwnPatternBesideIt) {
+  const fs::path file = root_ / "m.Q4_K_M.gguf";
+  std::ofstream(file) << "GGUF";
+  EXPECT_EQ(OwnPatternFolder(file.string()), (root_ / "m.Q4_K_M.attn_pattern").string());
+  EXPECT_EQ(OwnPatternFolder((root_ / "model").string()), (root_ / "model" / "attn_pattern").string());
+  Put("m.Q4_K_M.attn_pattern", 5);
+  const absl::StatusOr<FoundPattern> found = FindPattern(Identity(file.string()), 1, 2, {});
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->pattern.sink, 5);
+}
+
 TEST_F(Lookup, ARunFolderInsideIsTakenAsPublished) {
   Put("patterns/MODEL/lr=0.02-reg=0.05", 7);
   EXPECT_EQ(Sink(), 7);
