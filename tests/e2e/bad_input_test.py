@@ -131,7 +131,7 @@ def main():
                            ("rms_norm_eps", -1), ("rope_theta", 0), ("max_position_embeddings", -5)):
             bad_model(f"{key} = {value}", ["config.json"], config=with_keys(**{key: value}))
         bad_model("unknown rope type", ["config.json", "zigzag"], config=with_keys(rope_scaling={"rope_type": "zigzag", "factor": 2}))
-        for method in ("hqq", "bitsandbytes", "mxfp4", "exl2"):
+        for method in ("hqq", "bitsandbytes", "quark", "exl2"):
             bad_model(f"quantisation {method}", ["config.json", method],
                       config=with_keys(quantization_config={"quant_method": method}))
         bad_model("AWQ for another kernel", ["config.json", "AWQ gemv", "gemm"], config=with_keys(quantization_config={

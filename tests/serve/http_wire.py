@@ -303,4 +303,4 @@ def pieces():
             raw.send(whole[:-3])
             raw.socket.shutdown(socket.SHUT_WR)
             check(raw.ended() and not raw.buffer, f"a body without its end: {raw.buffer!r}")
-        equal(server.metrics()['duo_requests{state="running"}'], 0, "nothing runs")
+        server.wait_until("nothing runs", lambda: server.metrics()['duo_requests{state="running"}'] == 0)
