@@ -62,33 +62,32 @@ DUO_INLINE void GemvBlock(const GemvWork& w, int64_t first) {
   }
 }
 
-// The scales and minima of `count` groups of a weight row from group g0 on, in pairs.
+constexpr int kGroupsAtOnce = 32;
+
+// The scales and minima of `count` groups of a weight row from group g0 on, a multiple of kGroupsAtOnce, in pairs.
+// params: room for kGroupsAtOnce.
 DUO_INLINE void GroupParams(const GemvWork& w, int64_t out, int64_t g0, int count, float* params) {
   const int64_t groups = w.cols / w.group;
   if (w.subs == nullptr) {
     DecodeAll<Code::kF16>((const uint8_t*)(w.groups + 2 * (out * groups + g0)), 1.0f, 0.0f, 2 * count, params);
     return;
   }
+  // Each group's small numbers times its block's pair. Blocks are of 1 to 16 groups, a power of two.
   DecodeAll<Code::kI8>((const uint8_t*)(w.subs + 2 * (out * groups + g0)), 1.0f, 0.0f, 2 * count, params);
-  const int in_block = w.block / w.group;
-  const uint16_t* pairs = w.groups + 2 * (out * (w.cols / w.block));
-  for (int g = 0; g < count;) {
-    const int64_t block = (g0 + g) / in_block;
-    const int stop = (int)((block + 1) * in_block - g0), end = stop < count ? stop : count;
-    float pair[2];
-    DecodeAll<Code::kF16>((const uint8_t*)(pairs + 2 * block), 1.0f, 0.0f, 2, pair);
-    for (; g < end; ++g) {
-      params[2 * g] *= pair[0];
-      params[2 * g + 1] *= pair[1];
-    }
-  }
+  const int shift = __builtin_ctz((unsigned)(w.block / w.group));
+  const int64_t first = out * (w.cols / w.block) + (g0 >> shift);
+  int64_t pairs[kGroupsAtOnce], of_groups[kGroupsAtOnce];  // two f32 each
+  DecodeAll<Code::kF16>((const uint8_t*)(w.groups + 2 * first), 1.0f, 0.0f, 2 * (((count - 1) >> shift) + 1),
+                        (float*)pairs);
+  for (int g = 0; g < count; ++g) __builtin_memcpy(&of_groups[g], &pairs[g >> shift], 8);
+  for (int i = 0; i < 2 * kGroupsAtOnce; i += kLanes)  // what is beyond `count` is not read
+    StoreAs(params + i, Load(params + i) * LoadAs<F>((const float*)of_groups + i));
 }
 
 // Codes in groups: sum over groups of scale * (codes . x) + min * (sum of x). The sums of x are made per block of
 // groups: they are shared by all weight rows of the block, and cheap beside them.
 template <Code code, int kRows, int kOuts>
 DUO_INLINE void GemvGroupBlock(const GemvWork& w, int64_t first) {
-  constexpr int kGroupsAtOnce = 32;
   constexpr int kStep = code == Code::kU4 ? 2 * kLanes : kLanes;  // columns
   const int64_t groups = w.cols / w.group;
   F sums[kOuts][kRows] = {};
