@@ -59,6 +59,8 @@
   DUO_OP(LinearBackward)                   \
   DUO_OP(RmsNormBackward)                  \
   DUO_OP(SwiGluBackward)                   \
+  DUO_OP(DotRows)                          \
+  DUO_OP(AddWeightedRows)                  \
   DUO_OP(RotateQkBackward)                 \
   DUO_OP(AttendWindowScratchBytes)         \
   DUO_OP(AttendWindow)                     \

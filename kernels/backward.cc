@@ -37,6 +37,21 @@ absl::Status CheckBackward(const Device& device, int head_dim, int group) {
   return BackendOf(device).CheckBackward(device, head_dim, group);
 }
 
+void DotRows(Device& device, float* out, View a, View b) {
+  CheckActivations(device, a, b.rows, b.cols);
+  CheckActivations(device, b, a.rows, a.cols);
+  if (a.rows == 0) return;
+  BackendOf(device).DotRows(device, out, a, b);
+}
+
+void AddWeightedRows(Device& device, View to, View from, const WeightedRows& which) {
+  CheckResidual(to);
+  CheckActivations(device, from, from.rows, to.cols);
+  if (which.rows == nullptr) DUO_CHECK_EQ(to.rows, from.rows);
+  if (from.empty()) return;
+  BackendOf(device).AddWeightedRows(device, to, from, which);
+}
+
 void RoundToActivations(Device& device, View out, View in) {
   CheckResidual(in);
   CheckActivations(device, out, in.rows, in.cols);

@@ -33,6 +33,17 @@ void RmsNormBackward(Device& device, View dresidual, View dout, View residual, c
 // n].
 void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up);
 
+// out[i] f32 = the sum of a * b [rows, cols] T along row i.
+void DotRows(Device& device, float* out /*[rows]*/, View a, View b);
+
+// to [.., cols] f32: its row rows[i] += weights[i] * from's row i, from [count, cols] T. The rows are all different;
+// null: row i. weights null: 1.
+struct WeightedRows {
+  const int32_t* rows = nullptr;
+  const float* weights = nullptr;
+};
+void AddWeightedRows(Device& device, View to, View from, const WeightedRows& which);
+
 // Of RotateQk, in place: dqkv [rows, qkv_cols] T holds the gradient of the rotated q and k (and of v, which stays) and
 // becomes that of what was rotated. `before` [rows, qkv_cols] T is qkv before RotateQk; it is read only where there is
 // a norm and may be empty otherwise.

@@ -46,6 +46,22 @@ void SwiGluBackward(Device& device, View dgate_up, View dout, View gate_up) {
   });
 }
 
+void DotRows(Device& device, float* out, View a, View b) {
+  ForRows(device, a.rows, [&](int64_t r) {
+    const float *x = a.as<float>() + r * a.stride, *y = b.as<float>() + r * b.stride;
+    out[r] = static_cast<float>(SumOf<16>(a.cols, [&](int64_t c) { return double{x[c]} * y[c]; }));
+  });
+}
+
+void AddWeightedRows(Device& device, View to, View from, const WeightedRows& which) {
+  ForRows(device, from.rows, [&](int64_t r) {
+    float* out = to.as<float>() + (which.rows != nullptr ? which.rows[r] : r) * to.stride;
+    const float* in = from.as<float>() + r * from.stride;
+    const float weight = which.weights != nullptr ? which.weights[r] : 1.0f;
+    for (int64_t c = 0; c < from.cols; ++c) out[c] += weight * in[c];
+  });
+}
+
 void RotateQkBackward(Device& device, View dqkv, View before, const HeadShape& shape, View cos_sin,
                       const QkNorms& norms) {
   const int d = shape.head_dim, half = d / 2, q_heads = shape.kv_heads * shape.group;

@@ -8,6 +8,7 @@
 #include "attn_patterns/head_plan.h"
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
+#include "runtime/identify/experts_backward.h"
 #include "runtime/model/rope.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/safetensors.h"
@@ -32,11 +33,10 @@ IdentifyModel::IdentifyModel(const ModelConfig& config, const Sizes& sizes, Devi
 absl::StatusOr<IdentifyModel> IdentifyModel::Prepare(const ModelConfig& config, const Sizes& sizes, Device& device,
                                                      RankShard* shard) {
   IdentifyModel model(config, sizes, device);
-  if (config.experts.count > 0) {
+  if (config.attention_sinks) {
     return absl::UnimplementedError(
-        "training gates of a mixture of experts is not supported; give the heads of a similar model with --pattern "
-        "DIR, "
-        "or use --attention full");
+        "training gates of a model with learned attention sinks is not supported; give the heads of a similar model "
+        "with --pattern DIR, or use --attention full");
   }
   if (absl::Status s = CheckBackward(device, config.head_dim, model.shape_.group); !s.ok()) return s;
   // One rank that holds every head whole: qkv columns are then in the model's order.
@@ -46,6 +46,7 @@ absl::StatusOr<IdentifyModel> IdentifyModel::Prepare(const ModelConfig& config, 
   absl::StatusOr<Partition> partition = MakePartition(request);
   if (!partition.ok()) return partition.status();
   *shard = MakeShard(*partition, request.shape, 0, 1, 1);
+  model.mlp_columns_ = MlpColumns(config, *shard);
   return model;
 }
 
@@ -84,7 +85,7 @@ absl::StatusOr<IdentifyModel> IdentifyModel::Random(const ModelConfig& config, c
 IdentifyModel::Workspace IdentifyModel::LayOut(Arena& arena) const {
   const DType t = ActivationType(*device_);
   const int64_t n = sizes_.max_tokens, h = config_.hidden, q = shape_.q_cols(), qkv = shape_.qkv_cols();
-  const int64_t block = std::min<int64_t>(n, kMlpRows), ffn = config_.intermediate;
+  const int64_t block = std::min<int64_t>(n, kMlpRows), ffn = mlp_columns_;
   Workspace w;
   Activations& a = w.a;
   for (View* v : {&a.residual, &w.gradient, &w.teacher}) *v = arena.Matrix(DType::kF32, n, h);
@@ -117,6 +118,7 @@ IdentifyModel::Workspace IdentifyModel::LayOut(Arena& arena) const {
 size_t IdentifyModel::MeasureBytes() const {
   const std::unique_ptr<Device> measuring = Device::Measuring(*device_);
   IdentifyModel twin(config_, sizes_, *measuring);
+  twin.mlp_columns_ = mlp_columns_;
   twin.weights_.layers = weights_.layers;
   twin.weights_.outer = weights_.outer;
   twin.arena_ = Arena::Measuring();
@@ -220,14 +222,19 @@ void IdentifyModel::MlpBackward(int l, int64_t rows, int64_t first) {
   const WeightSet& w = weights_.layers[l];
   for (int64_t at = first; at < rows; at += kMlpRows) {
     const int64_t count = std::min<int64_t>(kMlpRows, rows - at);
-    const View gate_up = FirstRows(w_.a.gate_up, count), product = FirstRows(w_.a.product, count),
-               normed = w_.a.normed.Rows(at, count), branch = FirstRows(w_.a.projected, count),
+    const View normed = w_.a.normed.Rows(at, count), branch = FirstRows(w_.a.projected, count),
                gradient = w_.gradient.Rows(at, count);
-    Linear(*device_, gate_up, normed, w[WeightRole::kGateUp], arena_);
     RoundToActivations(*device_, branch, gradient);
-    LinearBackward(*device_, product, branch, w[WeightRole::kDown], arena_);
-    SwiGluBackward(*device_, gate_up, product, gate_up);
-    LinearBackward(*device_, normed, gate_up, w[WeightRole::kGateUp], arena_);
+    if (config_.experts.in(l)) {
+      ExpertsBackward(*device_, {config_.experts, w}, normed, branch, normed, arena_);
+    } else {
+      const View gate_up(w_.a.gate_up.data, w_.a.gate_up.dtype, count, w[WeightRole::kGateUp].rows),
+          product(w_.a.product.data, w_.a.product.dtype, count, w[WeightRole::kDown].cols);
+      Linear(*device_, gate_up, normed, w[WeightRole::kGateUp], arena_);
+      LinearBackward(*device_, product, branch, w[WeightRole::kDown], arena_);
+      SwiGluBackward(*device_, gate_up, product, gate_up);
+      LinearBackward(*device_, normed, gate_up, w[WeightRole::kGateUp], arena_);
+    }
     RmsNormBackward(*device_, gradient, normed, w_.a.residual.Rows(at, count), w.vector(WeightRole::kPostNorm),
                     static_cast<float>(config_.rms_norm_eps));
   }

@@ -137,6 +137,7 @@ class IdentifyModel {
   Arena arena_;
   Workspace w_;
   double rope_factor_ = 1;
+  int64_t mlp_columns_ = 0;  // the most of any layer's MLP that works on all tokens
 };
 
 }  // namespace duo

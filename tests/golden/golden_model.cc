@@ -165,12 +165,32 @@ Golden LoadGolden(const std::string& name, const std::string& scratch) {
   return golden;
 }
 
-void GivePositions(const Golden& golden, int64_t positions) {
-  const fs::path path = fs::path(golden.model_dir) / "config.json";
+namespace {
+
+Json ConfigOf(const Golden& golden) {
   Json config;
-  std::ifstream(path) >> config;
+  std::ifstream(fs::path(golden.model_dir) / "config.json") >> config;
+  return config;
+}
+
+void SetConfig(const Golden& golden, const Json& config) {
+  std::ofstream(fs::path(golden.model_dir) / "config.json") << config;
+}
+
+}  // namespace
+
+void GivePositions(const Golden& golden, int64_t positions) {
+  Json config = ConfigOf(golden);
   config["max_position_embeddings"] = positions;
-  std::ofstream(path) << config;
+  SetConfig(golden, config);
+}
+
+void ChooseAllExperts(const Golden& golden) {
+  Json config = ConfigOf(golden);
+  for (const char* key : {"num_experts", "num_local_experts"}) {
+    if (config.contains(key)) config["num_experts_per_tok"] = config[key];
+  }
+  SetConfig(golden, config);
 }
 
 }  // namespace duo

@@ -41,6 +41,9 @@ std::vector<std::string> GoldenNames();
 // Reads the golden and writes its model (unless it is one of the source tree's) and its pattern below `scratch`.
 Golden LoadGolden(const std::string& name, const std::string& scratch);
 
+// Every token of its model, where that is a mixture of experts, goes through all of them.
+void ChooseAllExperts(const Golden& golden);
+
 // More positions for its model than transformers was asked about: plain RoPE has no end.
 void GivePositions(const Golden& golden, int64_t positions);
 

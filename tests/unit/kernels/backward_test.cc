@@ -85,6 +85,35 @@ TEST_P(Backward, ResidualGradientsAreRoundedToActivations) {
   }
 }
 
+TEST_P(Backward, RowsAreMultipliedAndAddedWhereTheyCameFrom) {
+  std::mt19937 rng(4);
+  constexpr int kRows = 6, kCols = 77, kStride = 80, kTarget = 9;
+  const std::vector<float> a = Activations(rng, kRows * kStride), b = Activations(rng, kRows * kStride);
+  const std::vector<float> base = Normal(rng, kTarget * kCols), weights = Normal(rng, kRows);
+  const std::vector<int32_t> rows = {8, 0, 3, 7, 1, 4};
+  Buffer device_a = UploadAs(device(), activation(), a), device_b = UploadAs(device(), activation(), b);
+  Buffer dots = Allocate(device(), 4 * kRows), ids = Upload(device(), rows), device_weights = Upload(device(), weights);
+  DotRows(device(), dots.as<float>(), Of(device_a, kRows, kCols, kStride), Of(device_b, kRows, kCols, kStride));
+  const std::vector<float> got_dots = Download<float>(device(), dots.data(), kRows);
+  for (const bool placed : {true, false}) {
+    Buffer to = Upload(device(), base);
+    const int count = placed ? kTarget : kRows;
+    AddWeightedRows(device(), View(to.data(), DType::kF32, count, kCols), Of(device_a, kRows, kCols, kStride),
+                    placed ? WeightedRows{ids.as<int32_t>(), device_weights.as<float>()} : WeightedRows{});
+    std::vector<double> expected(base.begin(), base.end());
+    for (int r = 0; r < kRows; ++r) {
+      double dot = 0;
+      for (int c = 0; c < kCols; ++c) {
+        dot += double{a[r * kStride + c]} * b[r * kStride + c];
+        expected[(placed ? rows[r] : r) * kCols + c] += (placed ? double{weights[r]} : 1.0) * a[r * kStride + c];
+      }
+      EXPECT_NEAR(got_dots[r], dot, 1e-4);
+    }
+    const std::vector<float> got = Download<float>(device(), to.data(), base.size());
+    for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 1e-5) << i;
+  }
+}
+
 // y = x w / rms(x) and its gradient.
 template <typename F>
 std::vector<F> Norm(const F* x, const std::vector<float>& w, double eps) {
