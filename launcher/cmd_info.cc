@@ -113,6 +113,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   row("vocabulary", absl::StrFormat("%s%s", Grouped(c.vocab), c.tie_embeddings ? ", embedding and head tied" : ""));
   row("positions",
       absl::StrFormat("%s, RoPE theta %g, scaling %s", Grouped(MaxPositions(c)), c.rope.theta, Name(c.rope.scaling)));
+  if (c.dual_chunk_from > 0) row("", "(more need dual chunk attention, which is not supported)");
   if (c.sliding_window > 0) row("window", Grouped(c.sliding_window));
   row("KV cache", absl::StrFormat("%s a token in bf16, %s in int4, with full attention",
                                   ByteCount(static_cast<double>(bf16)), ByteCount(static_cast<double>(int4))));

@@ -70,7 +70,7 @@ std::optional<KvFormat> KvFormatNamed(const std::string& name) {
 std::optional<DType> WeightTypeOf(const std::string& name, const ModelConfig& config) {
   for (const DType t : {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4}) {
     if (name == Name(t)) return t;
-    if (name == "auto" && config.quantization.weights.bits == Bits(t)) return t;
+    if (name == "auto" && KeepsCodes(config.quantization) && config.quantization.weights.bits == Bits(t)) return t;
   }
   return name == "auto" ? std::optional<DType>(config.dtype) : std::nullopt;
 }

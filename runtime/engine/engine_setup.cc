@@ -358,8 +358,10 @@ absl::Status Engine::State::Prepare() {
 
   const int64_t positions = MaxPositions(config);
   if (options.max_session_tokens > positions) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s: the model has %d positions, %d tokens were asked for",
-                                                      options.model_dir, positions, options.max_session_tokens));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: the model has %d positions%s, %d tokens were asked for", options.model_dir, positions,
+                        config.dual_chunk_from > 0 ? " without dual chunk attention, which is not supported" : "",
+                        options.max_session_tokens));
   }
   chunk = options.chunk > 0 ? options.chunk : device->is_cuda() ? 16384 : 1024;
   if (options.append_logits) chunk = std::min(chunk, 256);

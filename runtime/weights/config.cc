@@ -302,6 +302,17 @@ absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, const std::string
   config.tie_embeddings = fields.Bool("tie_word_embeddings", false);
   config.max_position_embeddings =
       fields.Int("max_position_embeddings", 1, kMaxTokens, spec->default_max_position_embeddings);
+  if (const nlohmann::json* chunks = fields.Find("dual_chunk_attention_config"); chunks != nullptr) {
+    if (!chunks->is_object()) {
+      fields.Fail(absl::StrCat("dual_chunk_attention_config must be an object, found ", Shown(*chunks)));
+      return fields.status();
+    }
+    JsonFields inside(*chunks, file, "dual_chunk_attention_config.");
+    const int64_t chunk = inside.Int("chunk_size", 1, kMaxTokens, 8192);
+    config.dual_chunk_from = inside.Int("original_max_position_embeddings", 0, kMaxTokens, 0);
+    if (config.dual_chunk_from == 0) config.dual_chunk_from = chunk;
+    fields.Adopt(inside.status());
+  }
   config.max_sequence_length = fields.Int("max_sequence_length", 0, kMaxTokens, 0);
 
   const bool attention_bias = fields.Bool("attention_bias", false), mlp_bias = fields.Bool("mlp_bias", false);
@@ -384,7 +395,8 @@ int64_t MaxPositions(const ModelConfig& config) {
     scaled = rope.factor * static_cast<double>(rope.original_max_position_embeddings);
   if (rope.scaling == RopeScaling::kDynamic) scaled = rope.factor * static_cast<double>(config.max_position_embeddings);
   const int64_t extended = static_cast<int64_t>(std::min(scaled, static_cast<double>(kMaxTokens)));
-  return std::max({extended, config.max_position_embeddings, config.max_sequence_length});
+  const int64_t covered = std::max({extended, config.max_position_embeddings, config.max_sequence_length});
+  return config.dual_chunk_from > 0 ? std::min(covered, config.dual_chunk_from) : covered;
 }
 
 }  // namespace duo

@@ -70,6 +70,9 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   bool tie_embeddings = false;  // lm_head is embed_tokens
   int64_t max_position_embeddings = 0;
+  // Where positions beyond need dual chunk attention, which duo lacks: as far as plain RoPE was trained; 0: no such
+  // bound.
+  int64_t dual_chunk_from = 0;
   int64_t max_sequence_length = 0;  // some linearly scaled models give it beside max_position_embeddings; 0: not given
 
   bool attention_bias = false;   // q_proj, k_proj and v_proj have biases
@@ -106,7 +109,8 @@ absl::StatusOr<std::vector<int>> StopTokens(const std::string& model_dir, const 
 absl::StatusOr<std::vector<int>> ParseStopTokens(std::string_view text, const std::string& file,
                                                  const ModelConfig& config);
 
-// The longest sequence that the model's positions cover. yarn: original_max_position_embeddings * factor, and dynamic:
+// The longest sequence that duo reads with this model: at most dual_chunk_from, where that is given, of what the
+// model's positions cover. Those are, with yarn: original_max_position_embeddings * factor, and dynamic:
 // max_position_embeddings * factor, where that is more than max_position_embeddings; otherwise the larger of
 // max_position_embeddings and max_sequence_length.
 int64_t MaxPositions(const ModelConfig& config);

@@ -38,6 +38,30 @@ QuantizationConfig ParseGptq(JsonFields& fields) {
   return config;
 }
 
+// transformers' fine-grained fp8: e4m3 with one scale for each block.
+QuantizationConfig ParseFp8(JsonFields& fields) {
+  QuantizationConfig config;
+  config.kind = QuantizationKind::kFp8Blocks;
+  config.weights = {
+      .bits = 8, .type = QuantizationType::kFloat, .granularity = QuantizationGranularity::kGroup, .group_size = 128};
+  config.ignore = fields.Strings("modules_to_not_convert");
+  const std::string format = fields.String("fmt", "e4m3");
+  if (format != "e4m3") {
+    fields.Fail(absl::StrCat("quantization_config.fmt \"", format, "\" is not supported; supported is e4m3"));
+  }
+  std::vector<int> block = {128, 128};
+  if (fields.Has("weight_block_size")) block = fields.Ids("weight_block_size");
+  if (fields.ok() && (block.size() != 2 || block[0] < 1 || block[1] < 1)) {
+    fields.Fail("quantization_config.weight_block_size must be two whole numbers from 1 on");
+    return config;
+  }
+  if (!fields.ok()) return config;
+  config.block_rows = block[0];
+  config.block_cols = config.weights.group_size = block[1];
+  config.format = absl::StrCat("e4m3 in blocks of ", block[0], " x ", block[1]);
+  return config;
+}
+
 QuantizationScheme ParseScheme(const nlohmann::json& value, const std::string& file, const std::string& inside,
                                JsonFields& errors) {
   QuantizationScheme scheme;
@@ -134,6 +158,8 @@ absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json
     config = ParseGptq(fields);
   } else if (method == "compressed-tensors") {
     config = ParseCompressedTensors(fields, file);
+  } else if (method == "fp8") {
+    config = ParseFp8(fields);
   } else if (method == "mxfp4") {  // experts alone; the tensors say which
     config.kind = QuantizationKind::kMxfp4;
     config.format = "e2m1";
@@ -141,8 +167,9 @@ absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json
         .bits = 4, .type = QuantizationType::kFloat, .granularity = QuantizationGranularity::kGroup, .group_size = 32};
     config.ignore = fields.Strings("modules_to_not_convert");
   } else if (fields.ok()) {
-    return absl::UnimplementedError(absl::StrCat(
-        file, ": quantization \"", method, "\" is not supported; supported are compressed-tensors, awq, gptq, mxfp4"));
+    return absl::UnimplementedError(
+        absl::StrCat(file, ": quantization \"", method,
+                     "\" is not supported; supported are compressed-tensors, awq, gptq, fp8, mxfp4"));
   }
   if (!fields.ok()) return fields.status();
   return config;
@@ -167,6 +194,8 @@ std::string Describe(const QuantizationConfig& config) {
     case QuantizationKind::kMxfp4:
       kind = "MXFP4";
       break;
+    case QuantizationKind::kFp8Blocks:
+      return absl::StrCat("fp8 ", config.format);
   }
   const auto scheme = [](const QuantizationScheme& s) {
     std::string text = absl::StrCat(s.bits, "-bit ", s.type == QuantizationType::kInt ? "int" : "float");

@@ -14,7 +14,7 @@
 namespace duo {
 
 // kGguf: blocks, whose type each tensor names itself; `format` counts them.
-enum class QuantizationKind : uint8_t { kNone, kCompressedTensors, kAwq, kGptq, kGguf, kMxfp4 };
+enum class QuantizationKind : uint8_t { kNone, kCompressedTensors, kAwq, kGptq, kGguf, kMxfp4, kFp8Blocks };
 enum class QuantizationType : uint8_t { kInt, kFloat };
 enum class QuantizationGranularity : uint8_t { kTensor, kChannel, kGroup };
 
@@ -34,10 +34,11 @@ struct QuantizationConfig {
   QuantizationKind kind = QuantizationKind::kNone;
   std::string format;  // compressed-tensors "float-quantized", ..; AWQ's version "gemm"; GPTQ's checkpoint_format
   QuantizationScheme weights;
-  QuantizationScheme activations;    // bits 0: activations stay in 16 bits
-  std::vector<std::string> targets;  // compressed-tensors: "Linear", names or "re:" patterns
-  std::vector<std::string> ignore;   // modules that stay unquantised, names or "re:" patterns
-  bool activation_order = false;     // GPTQ desc_act, compressed-tensors actorder: columns have a g_idx
+  QuantizationScheme activations;      // bits 0: activations stay in 16 bits
+  std::vector<std::string> targets;    // compressed-tensors: "Linear", names or "re:" patterns
+  std::vector<std::string> ignore;     // modules that stay unquantised, names or "re:" patterns
+  int block_rows = 0, block_cols = 0;  // kFp8Blocks: of a weight matrix, that share a scale
+  bool activation_order = false;       // GPTQ desc_act, compressed-tensors actorder: columns have a g_idx
 
   bool operator==(const QuantizationConfig&) const = default;
 };
@@ -45,6 +46,11 @@ struct QuantizationConfig {
 // `json` is the text of config.json's object; `file` is what errors call it. A quant_method or scheme that has no place
 // in the struct is refused by name.
 absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json, const std::string& file);
+
+// Whether one of duo's formats can hold the stored codes; otherwise weights become 16-bit ones unless asked otherwise.
+inline bool KeepsCodes(const QuantizationConfig& config) {
+  return config.kind != QuantizationKind::kMxfp4 && config.kind != QuantizationKind::kFp8Blocks;
+}
 
 // "compressed-tensors float-quantized, 8-bit float weights per channel" and the like, for messages.
 std::string Describe(const QuantizationConfig& config);

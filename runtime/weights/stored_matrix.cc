@@ -59,6 +59,7 @@ absl::Status CheckSupported(const QuantizationConfig& config, const std::string&
     case QuantizationKind::kNone:
     case QuantizationKind::kGguf:  // each tensor's type was accepted when the file was opened
     case QuantizationKind::kMxfp4:
+    case QuantizationKind::kFp8Blocks:
       return absl::OkStatus();
     case QuantizationKind::kCompressedTensors:
       if (config.format == "float-quantized" || config.format == "int-quantized" ||
@@ -108,6 +109,8 @@ absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, c
     absl::StatusOr<TensorInfo> tensor = files.Require(name, kPlain, {rows, cols});
     status = tensor.status();
     if (tensor.ok()) matrix.codes_ = *std::move(tensor);
+  } else if (config.kind == QuantizationKind::kFp8Blocks) {
+    status = matrix.FindFp8Blocks(files, stem, config);
   } else if (config.kind != QuantizationKind::kCompressedTensors) {
     status = matrix.FindTransposed(files, stem, config);
   } else if (config.format == "pack-quantized") {
@@ -143,6 +146,23 @@ absl::Status StoredMatrix::FindRowCodes(const SafetensorsModel& files, const std
   bits_ = 8;
   group_ = static_cast<int>(cols_);
   groups_ = 1;
+  return absl::OkStatus();
+}
+
+absl::Status StoredMatrix::FindFp8Blocks(const SafetensorsModel& files, const std::string& stem,
+                                      const QuantizationConfig& config) {
+  layout_ = Layout::kFp8Blocks;
+  bits_ = 8;
+  block_rows_ = config.block_rows;
+  group_ = config.block_cols;
+  groups_ = CeilDiv(cols_, group_);
+  absl::StatusOr<TensorInfo> codes = files.Require(stem + "weight", {StoredDType::kF8E4M3}, {rows_, cols_});
+  if (!codes.ok()) return codes.status();
+  codes_ = *std::move(codes);
+  absl::StatusOr<TensorInfo> scales =
+      RequireScales(files, stem + "weight_scale_inv", {{CeilDiv<int64_t>(rows_, block_rows_), groups_}});
+  if (!scales.ok()) return scales.status();
+  scales_ = *std::move(scales);
   return absl::OkStatus();
 }
 
@@ -228,6 +248,7 @@ std::optional<DType> StoredMatrix::native() const {
       return ToDType(codes_.dtype);
     case Layout::kBlocks:
     case Layout::kMxfp4:
+    case Layout::kFp8Blocks:
       return std::nullopt;
     default:
       // duo's groups are of at least 32 columns in a row.
@@ -360,6 +381,14 @@ void StoredMatrix::Values(int64_t row, int64_t first, int64_t count, float* out)
     const bool is_float = codes_.dtype == StoredDType::kF8E4M3;
     for (int64_t i = 0; i < count; ++i) {
       out[i] = scale * (is_float ? F8ToFloat(codes[i]) : static_cast<float>(static_cast<int8_t>(codes[i])));
+    }
+    return;
+  }
+  if (layout_ == Layout::kFp8Blocks) {
+    const uint8_t* codes = codes_.data + row * cols_;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t c = first + i;
+      out[i] = F8ToFloat(codes[c]) * FloatAt(scales_, row / block_rows_ * groups_ + c / group_);
     }
     return;
   }

@@ -4,9 +4,10 @@
 //
 // What can be read: f32, f16 and bf16; compressed-tensors' float-quantized, int-quantized, naive-quantized and
 // pack-quantized; AWQ (gemm); GPTQ of 4 and 8 bits with or without activation order; all experts of a layer in one
-// tensor, plain or MXFP4. The value at row r, column c is
+// tensor, plain or MXFP4; fp8 in blocks. The value at row r, column c is
 //   float or int, scale per tensor or row   code * scale[r]
 //   int in groups of columns                (code - zero[r][g]) * scale[r][g], g = c / group, or g_idx[c]
+//   fp8 in blocks                           code * scale[r / block rows][c / block columns]
 //   MXFP4 (OCP Microscaling 1.0), e2m1      code * 2^(scale[r][c / 32] - 127)
 // and a GGUF file's blocks (runtime/gguf/block_types.h), whose type each tensor has of its own.
 // The layouts are those of the packages that write them: compressed-tensors (compressors/quantized_compressors,
@@ -90,9 +91,10 @@ class StoredMatrix {
   void Group(int64_t row, int64_t first, int64_t count, uint8_t* codes, uint16_t* scale_and_min) const;
 
  private:
-  enum class Layout : uint8_t { kPlain, kRowCodes, kPacked, kAwq, kGptq, kBlocks, kStacked, kMxfp4 };
+  enum class Layout : uint8_t { kPlain, kRowCodes, kPacked, kAwq, kGptq, kBlocks, kStacked, kMxfp4, kFp8Blocks };
 
   absl::Status FindRowCodes(const SafetensorsModel& files, const std::string& stem, const QuantizationScheme& scheme);
+  absl::Status FindFp8Blocks(const SafetensorsModel& files, const std::string& stem, const QuantizationConfig& config);
   absl::Status FindPacked(const SafetensorsModel& files, const std::string& stem, const QuantizationScheme& scheme);
   absl::Status FindTransposed(const SafetensorsModel& files, const std::string& stem, const QuantizationConfig& config);
   absl::Status SetGroups(int group_size, const std::string& stem);
@@ -110,6 +112,7 @@ class StoredMatrix {
   int bits_ = 0;
   int group_ = 0;           // columns that share a scale
   int64_t groups_ = 0;      // of a row
+  int block_rows_ = 1;      // fp8 in blocks: rows that share a scale
   bool symmetric_ = false;  // the zero is the middle of the codes
   bool permuted_ = false;   // columns have a g_idx that is not c / group
   int zero_offset_ = 0;     // AutoGPTQ stores zeros less one

@@ -146,6 +146,18 @@ def compressed_row(w, kind, per_tensor):
     return {"weight": stored, "weight_scale": ("BF16", stored_bf16(out_scale))}, values.astype(np.float32)
 
 
+def fp8_blocks(w, block):
+    rows, cols = w.shape
+    by_row, by_col = np.arange(rows) // block, np.arange(cols) // block
+    scales = np.zeros((by_row[-1] + 1, by_col[-1] + 1), np.float32)
+    for r in range(scales.shape[0]):
+        for c in range(scales.shape[1]):
+            scales[r, c] = np.abs(w[by_row == r][:, by_col == c]).max() / 448
+    scale = scales[by_row][:, by_col]
+    codes = to_e4m3(np.clip(w / scale, -448, 448))
+    return {"weight": ("F8_E4M3", codes), "weight_scale_inv": ("F32", scales)}, bf16(from_e4m3(codes) * scale)
+
+
 def packed(w, bits, group, symmetric, held, order_seed=None):
     order = None
     if order_seed is not None:
@@ -211,6 +223,8 @@ SCHEMES = {
                                           lambda w: packed(w, 8, 32, True, "int8"), False),
     "compressed-tensors int8 in groups with zeros": (compressed("pack-quantized", 8, strategy="group", group=64, symmetric=False),
                                                      lambda w: packed(w, 8, 64, False, "int8"), False),
+    "fp8 in blocks": ({"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [96, 96]},
+                      lambda w: fp8_blocks(w, 96), True),
     "AWQ": ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"},
             lambda w: awq(w, 64), False),
     "GPTQ": (gptq_config(4, 32), lambda w: gptq(w, 4, 32, True, "int4"), False),
