@@ -65,6 +65,13 @@ void AddKeepFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::Range(1, 4096))
       ->group(kept)
       ->capture_default_str();
+  c->add_option("--prefix-disk", s.prefix_disk,
+                "Bytes in --save-dir for what prompts leave, where reading it again would take longer than bringing it "
+                "back; so it outlives the server. 0: none")
+      ->type_name("BYTES")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 60))
+      ->group(kept)
+      ->capture_default_str();
   c->add_flag("--share-prefixes", s.share_prefixes,
               "Prompts also go on where other callers' agree with them. Who measures how fast an answer comes can then "
               "find out what others have sent; cache_salt in a request keeps it apart")
@@ -231,6 +238,7 @@ void CheckServeFlags(const CLI::App& command, ServeFlags& flags) {
   CheckModel(flags);
   if (command.count("--max-queue") == 0) s.max_queue = std::max(s.max_queue, flags.questions);
   if (s.save_dir.empty() && s.idle_seconds > 0) throw CLI::RequiresError("--idle-out", "--save-dir");
+  if (s.save_dir.empty() && s.prefix_disk > 0) throw CLI::RequiresError("--prefix-disk", "--save-dir");
   if (s.save_dir.empty() && s.take_over) throw CLI::RequiresError("--take-over", "--save-dir");
   if (flags.kv_tokens > 0 && s.max_session_tokens > flags.kv_tokens) {
     throw CLI::ValidationError(absl::StrCat("--max-session-tokens ", s.max_session_tokens,

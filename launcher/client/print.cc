@@ -59,10 +59,25 @@ void PrintSession(const v1::Session& s) {
               notes.c_str());
 }
 
+// Apart from the sessions: what prompts over HTTP left.
+static void PrintPrefixes(const v1::ListResponse& list) {
+  if (list.prefixes().empty()) return;
+  int width = 6;
+  for (const v1::Prefix& p : list.prefixes()) width = std::max(width, static_cast<int>(p.id().size()));
+  std::printf("\n%-*s  %12s  %9s  %-9s  %6s  %12s\n", width, "PREFIX", "TOKENS", "KV CACHE", "WHERE", "HITS", "IDLE");
+  for (const v1::Prefix& p : list.prefixes()) {
+    const std::string idle = p.saved() ? "-" : Duration(p.idle_seconds());
+    std::printf("%-*s  %12s  %9s  %-9s  %6s  %12s\n", width, p.id().c_str(), Grouped(p.tokens()).c_str(),
+                Size(p.kv_bytes()).c_str(), p.saved() ? "saved" : "open", Grouped(p.hits()).c_str(), idle.c_str());
+  }
+  std::printf(
+      "prefixes are what prompts left for others that begin alike; they give way to whatever needs their room\n");
+}
+
 void PrintSessions(const v1::ListResponse& list) {
   if (list.sessions().empty()) {
     std::printf("no sessions\n");
-    return;
+    return PrintPrefixes(list);
   }
   int width = 7;
   int64_t tokens = 0, bytes = 0;
@@ -79,6 +94,7 @@ void PrintSessions(const v1::ListResponse& list) {
   }
   std::printf("%s; those that are open hold %s tokens in %s\n", Counted(list.sessions_size(), "session").c_str(),
               Grouped(tokens).c_str(), Size(bytes).c_str());
+  PrintPrefixes(list);
 }
 
 void PrintPlan(const v1::PlanResponse& p) {

@@ -248,6 +248,7 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   so.idle_seconds = o.idle_seconds;
   so.prefixes = o.prefix_cache;
   so.share_prefixes = o.share_prefixes;
+  so.prefix_disk = o.prefix_disk;
   absl::StatusOr<std::vector<int32_t>> begin_tokens = tokenizer.Encode("", EncodeOptions{});
   if (!begin_tokens.ok()) return begin_tokens.status();
   so.begin_tokens = *std::move(begin_tokens);

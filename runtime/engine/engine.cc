@@ -170,7 +170,10 @@ double Engine::PredictRead(int64_t tokens, int64_t history) const {
   return state_->scheduler->PredictRead(tokens, history);
 }
 absl::Status Engine::LetMatch(SessionId id, const std::string& realm) { return state_->scheduler->LetMatch(id, realm); }
-std::vector<PrefixInfo> Engine::Prefixes() const {
+int64_t Engine::FindPrefix(const std::vector<int32_t>& tokens, const std::string& realm) {
+  return state_->scheduler->FindPrefix(tokens, realm);
+}
+std::vector<PrefixInfo> Engine::Prefixes() {
   std::vector<PrefixInfo> all = state_->scheduler->Prefixes();
   for (PrefixInfo& prefix : all) prefix.kv_bytes = KvBytes(prefix.tokens);
   return all;
@@ -190,14 +193,25 @@ absl::StatusOr<SessionKv> Engine::Kv(SessionId id) {
                    sequence->rings_at == sequence->length};
 }
 
+static absl::Status CheckVocabulary(const std::vector<int32_t>& tokens, int64_t vocab) {
+  for (int32_t token : tokens) {
+    if (token >= 0 && token < vocab) continue;
+    return absl::DataLossError(absl::StrFormat("token %d is not in the vocabulary of %d", token, vocab));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SessionId> Engine::AdoptPrefix(std::vector<int32_t> tokens, bool rings_valid, const std::string& realm) {
+  if (absl::Status s = CheckVocabulary(tokens, state_->config.vocab); !s.ok()) return s;
+  absl::StatusOr<SessionId> id = state_->scheduler->AdoptPrefix(std::move(tokens), rings_valid, realm);
+  state_->Settle();
+  return id;
+}
+absl::Status Engine::Filled(SessionId id) { return state_->scheduler->Filled(id); }
+
 absl::StatusOr<SessionId> Engine::Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid,
                                         std::optional<int64_t> reserved_tokens) {
-  for (int32_t token : tokens) {
-    if (token < 0 || token >= state_->config.vocab) {
-      return absl::DataLossError(
-          absl::StrFormat("token %d is not in the vocabulary of %d", token, state_->config.vocab));
-    }
-  }
+  if (absl::Status s = CheckVocabulary(tokens, state_->config.vocab); !s.ok()) return s;
   absl::StatusOr<SessionId> id =
       state_->scheduler->AdoptSession(max_tokens, std::move(tokens), rings_valid, reserved_tokens);
   state_->Settle();

@@ -146,8 +146,10 @@ class Engine {
   // Prompts of this realm (PrefixUse) may go on where the session's text agrees with theirs.
   absl::Status LetMatch(SessionId id, const std::string& realm);
   // What prompts left. They hold their room only until something else needs it.
-  std::vector<PrefixInfo> Prefixes() const;
+  std::vector<PrefixInfo> Prefixes();
   int DropPrefixes();  // all; how many
+  // How many tokens of such a prompt need not be read, as things are, or will be when the reads under way are done.
+  int64_t FindPrefix(const std::vector<int32_t>& tokens, const std::string& realm);
 
   absl::Status Cancel(RequestId id);  // takes effect before the next step; tokens already fed by an append stay
 
@@ -163,6 +165,10 @@ class Engine {
   // A session of these tokens; the caller fills its pages and rings by RunIo. rings_valid: as in SessionKv.
   absl::StatusOr<SessionId> Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid,
                                   std::optional<int64_t> reserved_tokens = std::nullopt);
+  // The same as a prefix, which prompts meet from Filled on, and which CloseSession drops. Prefixes have numbers as
+  // sessions have, by which Kv knows them; one may be gone at any moment, and is then NOT_FOUND.
+  absl::StatusOr<SessionId> AdoptPrefix(std::vector<int32_t> tokens, bool rings_valid, const std::string& realm);
+  absl::Status Filled(SessionId id);
   // On every rank; waits for their disks.
   absl::StatusOr<KvIoResult> RunIo(const KvIoPlan& plan);
   // The same with steps in between: no step waits for a disk. One plan at a time is under way, from BeginIo until EndIo

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/files/crc32c.h"
+#include "runtime/files/token_chain.h"
 #include "runtime/saved/session_names.h"
 #include "runtime/saved/session_store.h"
 
@@ -141,6 +142,7 @@ absl::Status SessionStore::RewindSaved(const std::string& id, int64_t tokens, co
     if (!all.ok()) return all.status();
     m->tokens = tokens;
     m->rings_valid = false;
+    m->hash_chain.resize(std::min<size_t>(m->hash_chain.size(), tokens / kChainTokens));
     m->token_file.bytes = tokens * 4;
     m->token_file.crc = Crc32c(all->data(), tokens * 4);
   }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -123,6 +124,7 @@ class RestoreJob {
   std::string id_;
   int64_t max_tokens_ = 0;  // 0: as saved
   bool as_copy_ = false;
+  std::optional<std::string> realm_;  // of a prefix
   Phase phase_ = Phase::kBegin;
   SessionManifest manifest_;
   std::vector<int32_t> tokens_;

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <iterator>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/files/crc32c.h"
 #include "runtime/files/json_fields.h"
+#include "runtime/files/token_chain.h"
 #include "runtime/saved/saved_text.h"
 #include "runtime/saved/session_names.h"
 
@@ -22,12 +24,39 @@ constexpr int kMostNumber = (1 << 30) - 1;  // generations
 constexpr char kSections[] = "sections [layer, head, first page, page step, pages, generation, offset, crc32c]";
 constexpr char kRings[] = "rings [layer, head, offset, crc32c]";
 // What this program reads; all else goes to `more`.
-constexpr const char* kFields[] = {"format",     "version",           "generation",     "serial",     "tokens",
-                                   "max_tokens", "durable",           "open",           "kv_format",  "key_scale",
-                                   "layers",     "kv_heads",          "head_dim",       "sink",       "recent",
-                                   "retrieval",  "rings_file",        "rings_valid",    "token_file", "bytes",
-                                   "append",     "sections_file",     "needs",          "owner",      kSections,
-                                   kRings,       "model_fingerprint", "reserved_tokens"};
+constexpr const char* kFields[] = {"format",          "version",    "generation",
+                                   "serial",          "tokens",     "max_tokens",
+                                   "durable",         "open",       "kv_format",
+                                   "key_scale",       "layers",     "kv_heads",
+                                   "head_dim",        "sink",       "recent",
+                                   "retrieval",       "rings_file", "rings_valid",
+                                   "token_file",      "bytes",      "append",
+                                   "sections_file",   "needs",      "owner",
+                                   kSections,         kRings,       "model_fingerprint",
+                                   "reserved_tokens", "hash_chain", "prefix",
+                                   "prefix_salt"};
+
+// Eight hex digits an entry.
+std::string ChainText(const std::vector<uint32_t>& chain) {
+  std::string text;
+  for (const uint32_t link : chain) absl::StrAppendFormat(&text, "%08x", link);
+  return text;
+}
+
+std::vector<uint32_t> ReadChain(JsonFields& fields, int64_t tokens) {
+  const std::string text = fields.String("hash_chain", "");
+  std::vector<uint32_t> chain;
+  // A program that does not know the field may have cut the tokens.
+  for (size_t at = 0; at + 8 <= text.size() && std::ssize(chain) < tokens / kChainTokens; at += 8) {
+    uint32_t link = 0;
+    if (!absl::SimpleHexAtoi(text.substr(at, 8), &link)) {
+      fields.Fail("\"hash_chain\" is not of hex digits");
+      return {};
+    }
+    chain.push_back(link);
+  }
+  return chain;
+}
 
 Json FileJson(const SavedFile& f) { return {{"name", f.name}, {"bytes", f.bytes}, {"crc32c", f.crc}}; }
 
@@ -188,6 +217,9 @@ std::string FormatManifest(const SessionManifest& m) {
                    {"needs", m.needs}});
   if (!m.owner.empty()) json["owner"] = m.owner;
   if (m.reserved_tokens > 0) json["reserved_tokens"] = m.reserved_tokens;
+  if (!m.hash_chain.empty()) json["hash_chain"] = ChainText(m.hash_chain);
+  if (m.prefix) json["prefix"] = true;
+  if (!m.prefix_salt.empty()) json["prefix_salt"] = m.prefix_salt;
   PutSavedText(m.text, &json);
   if (m.append.has_value()) {
     json["append"] = {{"id", m.append->id},       {"received_bytes", m.append->received_bytes},
@@ -261,6 +293,9 @@ absl::StatusOr<SessionManifest> ParseManifest(std::string_view text, const std::
     m.owner = fields.String("owner", "");
     m.reserved_tokens = fields.Int("reserved_tokens", 0, kMostTokens, 0);
     m.text = ReadSavedText(file, fields);
+    m.hash_chain = ReadChain(fields, m.tokens);
+    m.prefix = fields.Bool("prefix", false);
+    m.prefix_salt = fields.String("prefix_salt", "");
     Json more = json;
     for (const char* known : kFields) more.erase(known);
     for (const char* known : kSavedTextFields) more.erase(known);

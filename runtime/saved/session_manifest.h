@@ -7,7 +7,7 @@
 //   3  sections and rings stand in a file of their own, so that the manifest stays small. Programs that know version 2
 //      refuse it, naming both versions. Fields that a program does not know are skipped and kept, so later ones need no
 //      version of their own; what a program must not skip is named in "needs", and one that does not know a name there
-//      refuses by it. Planned: owner, tail, chat (here already, as saved_text.h has them), hash_chain, offsets,
+//      refuses by it. Planned: owner, tail, chat (here already, as saved_text.h has them), offsets,
 //      rings_at (rings at boundaries); with a need of the same name: sparse (the setting it was read with), ring_slots
 //      (rings with slots for drafts).
 #pragma once
@@ -67,9 +67,12 @@ struct SessionManifest {
   int64_t bytes = 0;      // on disk
 
   std::vector<std::string> needs;
-  std::string owner;  // the name of whose session it is
-  SessionText text;   // behind the tokens, and behind those of an append that is not done (saved_text.h)
-  std::string more;   // a JSON object: fields that this program does not know; empty: none
+  std::string owner;                 // the name of whose session it is
+  SessionText text;                  // behind the tokens, and behind those of an append that is not done (saved_text.h)
+  std::vector<uint32_t> hash_chain;  // of the tokens (token_chain.h), or of fewer of them
+  bool prefix = false;               // no session of anybody's: what a prompt left, for others to go on from
+  std::string prefix_salt;           // of it: only prompts of the same salt go on there
+  std::string more;                  // a JSON object: fields that this program does not know; empty: none
 
   // From sections_file, or in versions 1 and 2 from the manifest. A later section of the same page counts.
   std::vector<KvSection> sections;

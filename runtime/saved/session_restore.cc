@@ -20,9 +20,22 @@ constexpr int kMostBegins = 4;  // of a restore whose session another server sav
 absl::StatusOr<std::unique_ptr<RestoreJob>> SessionStore::StartRestore(const std::string& id, int64_t max_tokens,
                                                                        bool as_copy) {
   std::unique_ptr<RestoreJob> job(new RestoreJob(*this));
-  job->id_ = id;
   job->max_tokens_ = max_tokens;
   job->as_copy_ = as_copy;
+  return Begin(id, std::move(job));
+}
+
+absl::StatusOr<std::unique_ptr<RestoreJob>> SessionStore::StartRestorePrefix(const std::string& id,
+                                                                             const std::string& realm) {
+  std::unique_ptr<RestoreJob> job(new RestoreJob(*this));
+  job->as_copy_ = true;
+  job->realm_ = realm;
+  return Begin(id, std::move(job));
+}
+
+absl::StatusOr<std::unique_ptr<RestoreJob>> SessionStore::Begin(const std::string& id,
+                                                                std::unique_ptr<RestoreJob> job) {
+  job->id_ = id;
   job->part_.AtDisk([job = job.get()] { return job->Begin(); });
   if (disk_->threaded()) return job;
   if (absl::Status s = job->part_.status(); !s.ok()) return s;
@@ -69,8 +82,9 @@ absl::Status RestoreJob::Begin() {
 
 absl::Status RestoreJob::Adopt() {
   absl::StatusOr<SessionId> session =
-      store_->engine_->Adopt(manifest_.max_tokens, std::move(tokens_), manifest_.rings_valid,
-                             std::min(manifest_.reserved_tokens, manifest_.max_tokens));
+      realm_.has_value() ? store_->engine_->AdoptPrefix(std::move(tokens_), manifest_.rings_valid, *realm_)
+                         : store_->engine_->Adopt(manifest_.max_tokens, std::move(tokens_), manifest_.rings_valid,
+                                                  std::min(manifest_.reserved_tokens, manifest_.max_tokens));
   if (!session.ok()) return session.status();
   session_ = *session;
   phase_ = Phase::kPages;
@@ -166,6 +180,7 @@ absl::Status RestoreJob::Remember() {
 
 bool RestoreJob::End() {
   done_ = true;
+  if (realm_.has_value()) store_->engine_->Filled(session_).IgnoreError();
   GiveUp();
   return true;
 }

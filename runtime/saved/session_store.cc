@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "runtime/files/token_chain.h"
 #include "runtime/saved/session_names.h"
 #include "runtime/weights/fingerprint.h"
 #include "runtime/weights/safetensors.h"
@@ -173,6 +174,9 @@ SessionManifest SessionStore::ManifestOf(const SessionKv& kv, const SessionManif
   m.append = meta.append;
   m.owner = meta.owner;
   m.text = meta.text;
+  m.prefix = meta.prefix;
+  m.prefix_salt = meta.prefix_salt;
+  FollowTokens(kv.tokens, &m.hash_chain);
   m.fingerprint = fingerprint_;
   m.kv_format = Name(engine_->kv_format());
   m.layers = engine_->config().layers;

@@ -102,6 +102,8 @@ class SessionStore {
   // max_tokens 0: as saved. `as_copy`: it will live under another id, and this one is neither held nor written.
   absl::StatusOr<std::unique_ptr<RestoreJob>> StartRestore(const std::string& id, int64_t max_tokens,
                                                            bool as_copy = false);
+  // The same as a prefix of this realm (Engine::AdoptPrefix), which prompts meet when the job is done.
+  absl::StatusOr<std::unique_ptr<RestoreJob>> StartRestorePrefix(const std::string& id, const std::string& realm);
   // What a session is read again from where its pages are of no use: its tokens, and an unfinished append's in its
   // manifest. Of any model, KV format and version whose manifest can be read.
   struct Texts {
@@ -134,6 +136,7 @@ class SessionStore {
     FileState state;           // of its file
   };
   SessionStore() = default;
+  absl::StatusOr<std::unique_ptr<RestoreJob>> Begin(const std::string& id, std::unique_ptr<RestoreJob> job);
   std::string DirOf(const std::string& id) const { return dir_ + "/" + id; }
   absl::Status CheckUsable(const SessionManifest& manifest, const std::string& dir) const;
   absl::Status CheckRings(const SessionManifest& manifest, const std::string& dir) const;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace duo {
 
@@ -26,8 +27,9 @@ struct PrefixInfo {
   int64_t id = 0;
   std::string realm;
   int64_t tokens = 0;
-  int64_t kv_bytes = 0;  // as a session of its own would have (Engine::KvBytes)
-  int64_t hits = 0;      // prompts that went on there
+  int64_t kv_bytes = 0;         // as a session of its own would have (Engine::KvBytes)
+  int64_t hits = 0;             // prompts that went on there
+  std::vector<uint32_t> chain;  // of its tokens (token_chain.h)
   double idle_seconds = 0;
 };
 

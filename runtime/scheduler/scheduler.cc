@@ -70,6 +70,12 @@ absl::StatusOr<SessionId> Scheduler::AdoptSession(int64_t max_tokens, std::vecto
 }
 
 absl::Status Scheduler::CloseSession(SessionId id) {
+  if (const auto prefix = prefixes_.find(id); prefix != prefixes_.end()) {
+    pool_.Close(&prefix->second.sequence);
+    prefixes_.erase(prefix);
+    may_start_ = true;
+    return absl::OkStatus();
+  }
   auto found = sessions_.find(id);
   if (found == sessions_.end()) return NoSession(id);
   const std::deque<RequestId> queue = found->second.queue;
@@ -205,6 +211,7 @@ absl::StatusOr<std::vector<int32_t>> Scheduler::Tokens(SessionId id) const {
 }
 
 const Sequence* Scheduler::FindSequence(SessionId id) const {
+  if (const auto prefix = prefixes_.find(id); prefix != prefixes_.end()) return &prefix->second.sequence;
   auto found = sessions_.find(id);
   return found == sessions_.end() ? nullptr : &found->second.sequence;
 }

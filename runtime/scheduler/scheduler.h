@@ -95,7 +95,10 @@ class Scheduler {
 
   // As Engine has it (scheduler_prefixes.cc).
   absl::Status LetMatch(SessionId id, const std::string& realm);
-  std::vector<PrefixInfo> Prefixes() const;  // kv_bytes is left 0
+  std::vector<PrefixInfo> Prefixes();  // kv_bytes is left 0
+  int64_t FindPrefix(const std::vector<int32_t>& tokens, const std::string& realm);
+  absl::StatusOr<SessionId> AdoptPrefix(std::vector<int32_t> tokens, bool rings_valid, const std::string& realm);
+  absl::Status Filled(SessionId id);
   int DropPrefixes();
 
   // The next step, or false when nothing can run. Cache updates that earlier calls asked for (forks, rewinds) come with
@@ -131,6 +134,7 @@ class Scheduler {
     double age = 0;  // prefix_age_ when it was last used
     Clock::time_point used;
     int64_t hits = 0;
+    bool filling = false;  // its pages are being read from a disk: it is neither met nor dropped
   };
   struct Request {
     RequestId id = 0;
@@ -235,11 +239,13 @@ class Scheduler {
   Origin OriginOf(Request& request);
   void Consider(const Request& request, Origin candidate, Origin* best) const;
   bool Join(Request& request, const Origin& best);
+  static int64_t WillShare(const std::vector<int32_t>& tokens, const std::vector<uint32_t>& chain, Request& read);
+  bool PlaceForPrefix();
   void GoOnAt(Request& request, const Origin& origin);
   Prefix* Known(const std::string& realm, Sequence& sequence);
   void LeaveCopy(Request& request);
   bool Leave(Request& request);
-  void AddPrefix(const std::string& realm, Sequence sequence);
+  SessionId AddPrefix(const std::string& realm, Sequence sequence);
   absl::Status TakeRoom(Request& request);
   static int64_t Unfed(const Request& r);
   int64_t Remaining(const Request& r) const { return static_cast<int64_t>(r.tokens.size() - r.fed); }
@@ -308,8 +314,7 @@ class Scheduler {
   std::map<SessionId, Session> sessions_;
   std::map<RequestId, Request> requests_;
   std::map<RequestId, Request*> running_;  // of them, those that have a sequence
-  std::map<int64_t, Prefix> prefixes_;
-  int64_t next_prefix_ = 1;
+  std::map<SessionId, Prefix> prefixes_;   // numbered as sessions are
   double prefix_age_ = 0;  // what the last one that was dropped was worth: who is not used for long falls behind
   struct CallerCounts {
     int questions = 0;         // that run

@@ -76,6 +76,7 @@ void Scheduler::HandOver(Request& reader, std::vector<int32_t> tokens) {
   Request& next = requests_.at(followers[0]);
   next.reader = 0;
   next.tokens = std::move(tokens);
+  next.params.prefix = reader.params.prefix;  // it may go on with what the reader leaves
   next.followers.assign(followers.begin() + 1, followers.end());
   for (RequestId follower : next.followers) requests_.at(follower).reader = next.id;
   may_start_ = true;

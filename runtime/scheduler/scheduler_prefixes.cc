@@ -10,9 +10,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/seconds.h"
+#include "runtime/scheduler/busy.h"
 #include "runtime/scheduler/scheduler.h"
 
 namespace duo {
+namespace {
+
+// Of what rebuilding rings takes, the part that counts against it: the place is kept, and who comes next finds it.
+constexpr double kRebuildCounts = 0.5;
+
+}  // namespace
 
 absl::Status Scheduler::LetMatch(SessionId id, const std::string& realm) {
   auto found = sessions_.find(id);
@@ -21,19 +28,69 @@ absl::Status Scheduler::LetMatch(SessionId id, const std::string& realm) {
   return absl::OkStatus();
 }
 
-std::vector<PrefixInfo> Scheduler::Prefixes() const {
+std::vector<PrefixInfo> Scheduler::Prefixes() {
   std::vector<PrefixInfo> all;
-  for (const auto& [id, prefix] : prefixes_) {
-    all.push_back({id, prefix.realm, prefix.sequence.length, 0, prefix.hits, SecondsSince(prefix.used)});
+  for (auto& [id, prefix] : prefixes_) {
+    if (prefix.filling) continue;
+    Sequence& s = prefix.sequence;
+    FollowTokens(s.tokens, &s.chain);
+    all.push_back({id, prefix.realm, s.length, 0, prefix.hits, s.chain, SecondsSince(prefix.used)});
   }
   return all;
 }
 
-int Scheduler::DropPrefixes() {
-  const int count = static_cast<int>(prefixes_.size());
-  for (auto& [id, prefix] : prefixes_) pool_.Close(&prefix.sequence);
-  prefixes_.clear();
+// A prefix of these tokens whose pages and rings the caller fills; others meet it when that is done.
+absl::StatusOr<SessionId> Scheduler::AdoptPrefix(std::vector<int32_t> tokens, bool rings_valid,
+                                                 const std::string& realm) {
+  const auto length = static_cast<int64_t>(tokens.size());
+  if (absl::Status s = CheckLimit(length); !s.ok()) return s;
+  if (!PlaceForPrefix()) return Busy("every place for a prefix is being filled; try again later");
+  MakeRoom(NeededBehind(0, length));
+  Sequence sequence;
+  if (absl::Status s = pool_.Open(length, &sequence); !s.ok()) return s;
+  sequence.length = length;
+  sequence.tokens = std::move(tokens);
+  pool_.Grow(&sequence, length, &cache_updates_);
+  sequence.rings_at = rings_valid ? length : std::max<int64_t>(0, length - options_.refeed);
+  sequence.ring_begin = rings_valid ? 0 : sequence.rings_at;
+  const SessionId id = AddPrefix(realm, std::move(sequence));
+  prefixes_.at(id).filling = true;
+  return id;
+}
+
+absl::Status Scheduler::Filled(SessionId id) {
+  const auto found = prefixes_.find(id);
+  if (found == prefixes_.end()) return NoSession(id);
+  found->second.filling = false;
   may_start_ = true;
+  return absl::OkStatus();
+}
+
+// Tokens of a prompt that need not be read, as things are, or will be when the reads under way are done.
+int64_t Scheduler::FindPrefix(const std::vector<int32_t>& tokens, const std::string& realm) {
+  std::vector<uint32_t> chain;
+  FollowTokens(tokens, &chain);
+  int64_t most = 0;
+  const auto look = [&](Sequence& sequence) {
+    FollowTokens(sequence.tokens, &sequence.chain);
+    most = std::max(most, CommonTokens(tokens, chain, sequence.tokens, sequence.chain));
+  };
+  for (auto& [id, prefix] : prefixes_) {
+    if (prefix.realm == realm && !prefix.filling) look(prefix.sequence);
+  }
+  for (auto& [id, session] : sessions_) {
+    if (session.realm == realm) look(session.sequence);
+  }
+  for (auto& [id, request] : running_) {
+    if (Shares(*request) && request->params.prefix.realm == realm)
+      most = std::max(most, WillShare(tokens, chain, *request));
+  }
+  return most;
+}
+
+int Scheduler::DropPrefixes() {
+  int count = 0;
+  while (DropCheapest()) ++count;
   return count;
 }
 
@@ -59,7 +116,7 @@ void Scheduler::Consider(const Request& request, Origin candidate, Origin* best)
   if (candidate.at < options_.prefix_least) return;
   candidate.exact = options_.refeed == 0 || (candidate.at == sequence.length && sequence.rings_at == sequence.length);
   candidate.seconds = PredictPrompt(all - candidate.at, candidate.at);
-  if (!candidate.exact) candidate.seconds += PredictRebuild(candidate.at);
+  if (!candidate.exact) candidate.seconds += kRebuildCounts * PredictRebuild(candidate.at);
   if (candidate.seconds < best->seconds) *best = candidate;
 }
 
@@ -74,7 +131,8 @@ Scheduler::Origin Scheduler::OriginOf(Request& request) {
   best.seconds = PredictPrompt(static_cast<int64_t>(request.tokens.size()), 0);
   const std::string& realm = request.params.prefix.realm;
   for (auto& [id, prefix] : prefixes_) {
-    if (prefix.realm == realm) Consider(request, {.sequence = &prefix.sequence, .prefix = &prefix}, &best);
+    if (prefix.realm != realm || prefix.filling) continue;
+    Consider(request, {.sequence = &prefix.sequence, .prefix = &prefix}, &best);
   }
   for (auto& [id, other] : sessions_) {
     if (other.realm == realm) Consider(request, {.sequence = &other.sequence, .session = id}, &best);
@@ -91,6 +149,18 @@ Scheduler::Origin Scheduler::OriginOf(Request& request) {
   return best;
 }
 
+// Tokens that a prompt will have in common with a read under way. The last one of either is fed by itself.
+int64_t Scheduler::WillShare(const std::vector<int32_t>& tokens, const std::vector<uint32_t>& chain, Request& read) {
+  Sequence& s = *read.sequence;
+  FollowTokens(s.tokens, &s.chain);
+  const int64_t common = CommonTokens(tokens, chain, s.tokens, s.chain);
+  if (common < s.length || s.length != static_cast<int64_t>(read.fed)) return common;
+  const auto end = read.tokens.begin() + std::min(tokens.size(), read.tokens.size()) - 1;
+  const auto from = read.tokens.begin() + std::min<int64_t>(s.length, end - read.tokens.begin());
+  const auto until = std::mismatch(from, end, tokens.begin() + (from - read.tokens.begin())).first;
+  return std::max(common, until - read.tokens.begin());
+}
+
 // Waits for a read under way that will get further than what there is, if there is one; it stops for a moment where the
 // two part, so that its rings are those of that place.
 bool Scheduler::Join(Request& request, const Origin& best) {
@@ -100,16 +170,8 @@ bool Scheduler::Join(Request& request, const Origin& best) {
   for (auto& [id, other] : running_) {
     if (!Shares(*other) || other->drawing || other->params.prefix.realm != request.params.prefix.realm) continue;
     if (other->whose.priority > request.whose.priority) continue;
-    Sequence& read = *other->sequence;
-    if (read.length < best.at || read.length != static_cast<int64_t>(other->fed)) continue;
-    FollowTokens(read.tokens, &read.chain);
-    if (CommonTokens(tokens, request.chain, read.tokens, read.chain) < read.length) continue;
-    // The last token of either is fed by itself.
-    const auto end = other->tokens.begin() + std::min(tokens.size(), other->tokens.size()) - 1;
-    const auto from = other->tokens.begin() + std::min<int64_t>(read.length, end - other->tokens.begin());
-    const auto until = std::mismatch(from, end, tokens.begin() + (from - other->tokens.begin())).first;
-    const int64_t at = until - other->tokens.begin();
-    if (at <= read.length || at <= furthest) continue;
+    const int64_t length = other->sequence->length, at = WillShare(tokens, request.chain, *other);
+    if (length < best.at || at <= length || at <= furthest) continue;
     chosen = other;
     furthest = at;
   }
@@ -154,20 +216,30 @@ void Scheduler::GoOnAt(Request& request, const Origin& origin) {
 Scheduler::Prefix* Scheduler::Known(const std::string& realm, Sequence& sequence) {
   FollowTokens(sequence.tokens, &sequence.chain);
   for (auto& [id, prefix] : prefixes_) {
-    if (prefix.realm != realm || prefix.sequence.length != sequence.length) continue;
+    if (prefix.filling || prefix.realm != realm || prefix.sequence.length != sequence.length) continue;
     FollowTokens(prefix.sequence.tokens, &prefix.sequence.chain);
     if (prefix.sequence.chain == sequence.chain && prefix.sequence.tokens == sequence.tokens) return &prefix;
   }
   return nullptr;
 }
 
-void Scheduler::AddPrefix(const std::string& realm, Sequence sequence) {
-  Prefix& prefix = prefixes_[next_prefix_++];
+// Drops others where there are as many as there may be.
+bool Scheduler::PlaceForPrefix() {
+  while (static_cast<int>(prefixes_.size()) >= options_.prefixes) {
+    if (!DropCheapest()) return false;
+  }
+  return true;
+}
+
+SessionId Scheduler::AddPrefix(const std::string& realm, Sequence sequence) {
+  const SessionId id = next_session_++;
+  Prefix& prefix = prefixes_[id];
   prefix.realm = realm;
   prefix.sequence = std::move(sequence);
   prefix.age = prefix_age_;
   prefix.used = Clock::now();
   may_start_ = true;
+  return id;
 }
 
 // A prefix that is the request's fork as it is now, if there is room for one.
@@ -177,8 +249,7 @@ void Scheduler::LeaveCopy(Request& request) {
   const int64_t length = sequence.length;
   const std::string& realm = request.params.prefix.realm;
   if (options_.prefixes == 0 || length < options_.prefix_least || NeedsRebuild(sequence)) return;
-  if (Known(realm, sequence) != nullptr) return;
-  while (static_cast<int>(prefixes_.size()) >= options_.prefixes) DropCheapest();
+  if (Known(realm, sequence) != nullptr || !PlaceForPrefix()) return;
   Sequence copy;
   if (!MakeRoom(NeededBehind(length, length))) return;
   if (!pool_.Fork(sequence, length, length, &copy, &cache_updates_).ok()) return;
@@ -199,7 +270,7 @@ bool Scheduler::Leave(Request& request) {
     known->used = Clock::now();
     return false;
   }
-  while (static_cast<int>(prefixes_.size()) >= options_.prefixes) DropCheapest();
+  if (!PlaceForPrefix()) return false;
   DUO_CHECK(pool_.SetRoom(&fork, fork.length).ok());
   AddPrefix(request.params.prefix.realm, std::exchange(fork, Sequence()));
   return true;

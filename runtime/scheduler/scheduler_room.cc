@@ -23,6 +23,7 @@ Scheduler::Room Scheduler::RoomAfter(bool answers, const Prefix* kept, int64_t k
     count(sequence.split_pages, split_from, pool_.split_pages(), split_shared, &room.split_pages);
   };
   for (const auto& [id, prefix] : prefixes_) {
+    if (prefix.filling && !answers) continue;
     const int64_t tokens = &prefix == kept ? kept_tokens : 0;
     add(prefix.sequence, pool_.PagesFor(tokens), pool_.SplitPagesFor(tokens));
   }
@@ -92,7 +93,7 @@ bool Scheduler::DropCheapest(const Prefix* but) {
   auto cheapest = prefixes_.end();
   double least = 0;
   for (auto it = prefixes_.begin(); it != prefixes_.end(); ++it) {
-    if (&it->second == but) continue;
+    if (&it->second == but || it->second.filling) continue;
     const double worth = it->second.age + WorthOf(it->second);
     if (cheapest != prefixes_.end() && worth >= least) continue;
     cheapest = it;

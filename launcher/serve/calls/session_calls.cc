@@ -72,6 +72,7 @@ UnaryCallPtr StartList(CallContext& context, const Caller& caller, Answered<std:
   return StartUnary(context, caller, "List", Right::kSessions, std::move(finish),
                     [s = context.sessions](const UnaryCallPtr& call, const auto& done) {
                       std::vector<SessionView> views = s->List();
+                      for (SessionView& prefix : s->ListPrefixes()) views.push_back(std::move(prefix));
                       if (call->who.role != Role::kAdmin) {
                         std::erase_if(views, [&](const SessionView& v) { return v.owner != call->who.owner; });
                       }

@@ -40,6 +40,7 @@ struct GetRequest {
 };
 UnaryCallPtr StartGet(CallContext& context, const Caller& caller, GetRequest request, Answered<SessionView> finish);
 
+// Sessions, and behind them what prompts left (SessionView::prefix).
 UnaryCallPtr StartList(CallContext& context, const Caller& caller, Answered<std::vector<SessionView>> finish);
 
 struct CloseRequest {

@@ -5,7 +5,19 @@
 namespace duo {
 // Found by the template of the reactors when it is instantiated, so not in the unnamed namespace.
 static void Fill(const std::vector<SessionView>& views, pb::ListResponse* out) {
-  for (const SessionView& view : views) Fill(view, out->add_sessions());
+  for (const SessionView& view : views) {
+    if (!view.prefix) {
+      Fill(view, out->add_sessions());
+      continue;
+    }
+    pb::Prefix* prefix = out->add_prefixes();
+    prefix->set_id(view.id);
+    prefix->set_tokens(view.tokens);
+    prefix->set_kv_bytes(view.kv_bytes);
+    prefix->set_saved(view.residence == Residence::kSaved);
+    prefix->set_hits(view.hits);
+    prefix->set_idle_seconds(view.idle_seconds);
+  }
 }
 static void Fill(const CloseAnswer&, pb::CloseResponse*) {}
 static void Fill(const SaveDone& done, pb::SaveResponse* out) {

@@ -70,12 +70,15 @@ struct Metrics::State {
   prometheus::Counter& prefix_open = Counter(
       "duo_prefix_hit_tokens_total", "Tokens that were not read again, by where they were", {{"source", "open"}});
   prometheus::Counter& prefix_read = Counter("duo_prefix_hit_tokens_total", "", {{"source", "read"}});
+  prometheus::Counter& prefix_moved_out = Counter("duo_prefix_hit_tokens_total", "", {{"source", "moved_out"}});
+  prometheus::Counter& prefix_saved_hits = Counter("duo_prefix_hit_tokens_total", "", {{"source", "saved"}});
   prometheus::Counter& prefix_refed =
       Counter("duo_prefix_refed_tokens_total", "Of them, those fed again to rebuild rings");
   prometheus::Counter& prefix_evictions = Counter("duo_prefix_evictions_total", "Prefixes dropped for room");
   prometheus::Counter& prefix_saved =
       Counter("duo_prefix_saved_seconds_total", "Predicted: of reading that hits saved, less rebuilding rings");
-  prometheus::Gauge& prefixes = Gauge("duo_prefixes", "Prefixes that prompts left in the cache");
+  prometheus::Gauge& prefixes = Gauge("duo_prefixes", "What prompts left, by where it is", {{"where", "open"}});
+  prometheus::Gauge& prefixes_saved = Gauge("duo_prefixes", "", {{"where", "saved"}});
   prometheus::Gauge& running = Gauge("duo_requests", "Requests in the engine", {{"state", "running"}});
   prometheus::Gauge& waiting = Gauge("duo_requests", "Requests in the engine", {{"state", "waiting"}});
   prometheus::Gauge& calls_now = Gauge("duo_calls_in_progress", "Calls that wait or run");
@@ -189,12 +192,16 @@ void Metrics::Update(const MetricsSnapshot& s) {
   const PrefixCounts& prefix = s.engine.prefix;
   State::RaiseTo(m.prefix_queries, static_cast<double>(prefix.queries));
   State::RaiseTo(m.prefix_hits, static_cast<double>(prefix.hits));
-  State::RaiseTo(m.prefix_open, static_cast<double>(prefix.open_tokens));
+  const int64_t restored = s.sessions.moved_out_hit_tokens + s.sessions.saved_hit_tokens;
+  State::RaiseTo(m.prefix_open, static_cast<double>(prefix.open_tokens - restored));
+  State::RaiseTo(m.prefix_moved_out, static_cast<double>(s.sessions.moved_out_hit_tokens));
+  State::RaiseTo(m.prefix_saved_hits, static_cast<double>(s.sessions.saved_hit_tokens));
   State::RaiseTo(m.prefix_read, static_cast<double>(prefix.read_tokens));
   State::RaiseTo(m.prefix_refed, static_cast<double>(prefix.refed_tokens));
   State::RaiseTo(m.prefix_evictions, static_cast<double>(prefix.evictions));
   State::RaiseTo(m.prefix_saved, prefix.saved_seconds);
   m.prefixes.Set(s.engine.prefixes);
+  m.prefixes_saved.Set(s.sessions.prefixes_saved);
   m.running.Set(s.engine.running);
   m.waiting.Set(s.engine.waiting);
   m.calls_now.Set(s.sessions.calls);

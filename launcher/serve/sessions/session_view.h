@@ -62,6 +62,8 @@ struct SessionView {
   std::string unusable, held_by;           // of a saved one: as in duo.proto
   int64_t tail_bytes = 0;                  // of text behind the tokens
   bool chat = false, reads_whole = false;  // as in duo.proto
+  bool prefix = false;                     // no session: what a prompt left
+  int64_t hits = 0;                        // of a prefix: prompts that went on there
 };
 
 // The text of an append while it arrives. Written by the transport's threads. It counts against the budget of all.
@@ -124,8 +126,11 @@ struct AppendEvents {
 struct CachedText {
   int64_t tokens = 0;
   int64_t refed_tokens = 0;  // of them, fed again to rebuild rings
-  std::string source;        // "open": an open session or what a prompt left; "read": a read under way; empty: nothing
-  std::string session;       // the open session that it was; empty: none
+  // "open": an open session or what a prompt left; "read": a read under way; "moved_out", "saved": brought back from
+  // disk for it; empty: nothing
+  std::string source;
+  std::string session;  // that it was; empty: none
+  int64_t restored_bytes = 0;
 };
 
 struct AskEvents {  // the engine's (RequestEvents)
@@ -160,6 +165,8 @@ struct SessionsStats {
   int open = 0, moved_out = 0;
   int calls = 0;  // waiting or running
   int64_t checkpoints = 0, saved_bytes = 0, restored_bytes = 0;
+  int64_t moved_out_hit_tokens = 0, saved_hit_tokens = 0;  // of prompts, that were brought back for them
+  int prefixes_saved = 0;
   double longest_wait = 0;
 };
 

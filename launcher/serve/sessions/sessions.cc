@@ -290,6 +290,7 @@ std::vector<SessionView> Sessions::List() const {
   for (const auto& [id, session] : sessions_) all[id] = View(session);
   if (store_ != nullptr) {
     for (const SavedSession& saved : store_->List()) {
+      if (saved.manifest.ok() && saved.manifest->prefix) continue;  // nobody's session
       if (all.count(saved.id) == 0) all[saved.id] = SavedView(saved);
     }
   }
@@ -363,7 +364,8 @@ SessionsStats Sessions::stats() const {
     ++(session.state.in_cache() ? stats.open : stats.moved_out);
     stats.calls += CallsOn(session);
   }
-  stats.calls += static_cast<int>(alone_.size());
+  stats.calls += static_cast<int>(alone_.size()) + RestoringPrompts();
+  for (const auto& [id, text] : saved_texts_.texts()) stats.prefixes_saved += text.left;
   return stats;
 }
 

@@ -10,8 +10,8 @@
 // the store (null: no save directory) and the log. Errors as in duo.proto.
 //
 // The parts: sessions.cc (which there are), caller_limits.cc, turns.cc (whose turn it is), tails.cc (texts become
-// tokens), questions.cc, uploads.cc and appends.cc (text), jobs.cc (saves and restores), offload.cc (idle sessions, the
-// server's start and end).
+// tokens), questions.cc, uploads.cc and appends.cc (text), alone.cc and prefix_saves.cc (prompts without a session, what
+// they share and leave), jobs.cc (saves and restores), offload.cc (idle sessions, the server's start and end).
 #pragma once
 
 #include <chrono>
@@ -26,7 +26,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "launcher/serve/prefix/prefix_index.h"
 #include "launcher/serve/sessions/named_session.h"
+#include "launcher/serve/sessions/prompt.h"
 #include "launcher/serve/sessions/session_view.h"
 #include "launcher/serve/sessions/state.h"
 #include "launcher/terminal/log.h"
@@ -54,6 +56,7 @@ struct SessionsOptions {
   double idle_seconds = 0;                             // a session that nobody used for so long is moved out; 0: never
   bool prefixes = false;                               // prompts without a session go on where others agree with them
   bool share_prefixes = false;                         // other callers' too
+  int64_t prefix_disk = 0;                             // bytes that what prompts left may take in the store; 0: none
   std::vector<int32_t> begin_tokens;                   // what the tokenizer puts before a text
   const Tokenizer* tokenizer = nullptr;                // of texts
   const absl::StatusOr<ChatTemplate>* chat = nullptr;  // of conversations
@@ -82,6 +85,7 @@ class Sessions {
   std::optional<std::string> OwnerOf(const std::string& id) const;
   static absl::Status NoSession(const std::string& id);
   std::vector<SessionView> List() const;
+  std::vector<SessionView> ListPrefixes() const;  // what prompts left, in the cache and on disk
   using Ended = std::function<void(const absl::Status&)>;
   // Its calls end at once; `done` follows when it is closed on disk too. Until then nobody else gets its name.
   void Close(const std::string& id, bool delete_saved, Ended done = {});
@@ -202,7 +206,17 @@ class Sessions {
   void UndoQuestion(NamedSession& session, int64_t history, Turn turn);
 
   absl::StatusOr<SessionId> EmptySession();
-  CachedText TextOf(const CachedPrefix& cached) const;
+  void StartPrompt(const PromptPtr& prompt);
+  CachedText TextOf(const Prompt& prompt, const CachedPrefix& cached);
+  // Prefixes on disk (prefix_saves.cc).
+  void LookForSaved(bool now);
+  bool RestoreFor(const PromptPtr& prompt);
+  void OnPrefixRestored(const std::string& id, const absl::Status& status, StoreJob& job);
+  int RestoringPrompts() const;
+  int EndRestoring(const absl::Status& status);
+  void SavePrefixes();
+  void SavePrefix(const PrefixInfo& prefix);
+  void OnPrefixSaved(const std::string& id, const absl::Status& status, StoreJob& job);
   void LetMatch(const NamedSession& session);
 
   // Appends.
@@ -251,6 +265,12 @@ class Sessions {
   std::map<std::string, NamedSession> sessions_;
   SessionId empty_session_ = 0;             // of the engine; 0: not made yet
   std::map<RequestId, std::string> alone_;  // questions that run on forks of it, and whose they are
+  PrefixIndex saved_texts_;
+  Clock::time_point last_saved_look_, no_prefix_saves_until_;
+  std::map<std::string, std::vector<PromptPtr>> restoring_;  // prompts that wait for a saved text, by its name
+  std::set<std::string> unrestored_;                         // could not be
+  bool saving_prefix_ = false;
+  double disk_rate_ = 5e8;  // bytes a second, a guess until something was restored
   std::deque<StoreJob> jobs_;
   struct Closing {
     bool delete_saved = false;

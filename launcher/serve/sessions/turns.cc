@@ -67,7 +67,7 @@ void Sessions::Cancel(const CallPtr& call) {
 int Sessions::CancelAll() {
   const std::map<RequestId, std::string> alone = alone_;
   for (const auto& [request, caller] : alone) engine_.Cancel(request).IgnoreError();
-  int calls = static_cast<int>(alone.size());
+  int calls = static_cast<int>(alone.size()) + EndRestoring(absl::UnavailableError("the server is draining"));
   for (auto& [id, session] : sessions_) {
     std::deque<WaitingCall> waiting = std::move(session.waiting);
     session.waiting.clear();

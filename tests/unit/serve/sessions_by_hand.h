@@ -30,6 +30,8 @@ class SessionsByHand : public ServiceFixture {
     options.max_session_tokens = max_session_tokens_;
     options.checkpoint_tokens = 128;
     options.idle_seconds = idle_seconds;
+    options.prefixes = prefixes_ > 0;
+    options.prefix_disk = prefix_disk_;
     options.tokenizer = &tokenizer_;
     options.chat = &chat_;
     if (beside_) {
@@ -133,6 +135,7 @@ class SessionsByHand : public ServiceFixture {
   }
 
   absl::StatusOr<ChatTemplate> chat_ = absl::NotFoundError("none");
+  int64_t prefix_disk_ = 0;
   bool beside_ = false;  // texts become tokens in RunBeside; before Open
   std::vector<std::function<void()>> texts_;
   std::unique_ptr<SessionStore> store_;

@@ -207,7 +207,7 @@ void AddUsage(const std::vector<Choice>& choices, Json* json) {
     const CachedText& cached = choice.cached;
     (*json)["duo"] = {{"session", cached.session.empty() ? Json() : Json(cached.session)},
                       {"source", cached.source},
-                      {"restored_bytes", 0},
+                      {"restored_bytes", cached.restored_bytes},
                       {"refed_tokens", cached.refed_tokens}};
     return;
   }

@@ -40,4 +40,13 @@ Json SessionJson(const SessionView& view) {
   return json;
 }
 
+Json PrefixJson(const SessionView& view) {
+  return {{"id", view.id},
+          {"tokens", view.tokens},
+          {"kv_bytes", view.kv_bytes},
+          {"residence", Name(view.residence)},
+          {"hits", view.hits},
+          {"idle_seconds", view.idle_seconds}};
+}
+
 }  // namespace duo::http

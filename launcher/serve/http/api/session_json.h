@@ -7,5 +7,6 @@
 namespace duo::http {
 
 Json SessionJson(const SessionView& view);
+Json PrefixJson(const SessionView& view);
 
 }  // namespace duo::http

@@ -44,8 +44,12 @@ void List(Service& service, const ExchangePtr& e) {
       service, e, 200, [&](auto finish) { return StartList(*service.calls, CallerOf(e->request), finish); },
       [](const Views& views) {
         Json list = Json::array();
-        for (const SessionView& view : views) list.push_back(SessionJson(view));
-        return Json{{"sessions", std::move(list)}};
+        Json prefixes = Json::array();
+        for (const SessionView& view : views) {
+          if (!view.prefix) list.push_back(SessionJson(view));
+          if (view.prefix) prefixes.push_back(PrefixJson(view));
+        }
+        return Json{{"sessions", std::move(list)}, {"prefixes", std::move(prefixes)}};
       });
 }
 
