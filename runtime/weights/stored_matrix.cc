@@ -150,7 +150,7 @@ absl::Status StoredMatrix::FindRowCodes(const SafetensorsModel& files, const std
 }
 
 absl::Status StoredMatrix::FindFp8Blocks(const SafetensorsModel& files, const std::string& stem,
-                                      const QuantizationConfig& config) {
+                                         const QuantizationConfig& config) {
   layout_ = Layout::kFp8Blocks;
   bits_ = 8;
   block_rows_ = config.block_rows;

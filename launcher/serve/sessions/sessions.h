@@ -10,8 +10,8 @@
 // the store (null: no save directory) and the log. Errors as in duo.proto.
 //
 // The parts: sessions.cc (which there are), caller_limits.cc, turns.cc (whose turn it is), tails.cc (texts become
-// tokens), questions.cc, uploads.cc and appends.cc (text), alone.cc and prefix_saves.cc (prompts without a session, what
-// they share and leave), jobs.cc (saves and restores), offload.cc (idle sessions, the server's start and end).
+// tokens), questions.cc, uploads.cc and appends.cc (text), alone.cc and prefix_saves.cc (prompts without a session,
+// what they share and leave), jobs.cc (saves and restores), offload.cc (idle sessions, the server's start and end).
 #pragma once
 
 #include <chrono>
