@@ -35,6 +35,11 @@ absl::Status Sessions::Admit(const std::string& caller, size_t more) const {
     if (session.owner == name) own += CallsOn(session);
   }
   for (const auto& [request, of] : alone_) own += NameOf(of) == name;
+  for (const auto& [id, prompts] : restoring_) {
+    for (const PromptPtr& prompt : prompts) {
+      own += NameOf(prompt->params.whose.caller) == name ? static_cast<int>(prompt->answers.size()) : 0;
+    }
+  }
   if (own + static_cast<int64_t>(more) <= options_.caller.calls) return absl::OkStatus();
   return Busy(
       absl::StrFormat("%d of your calls wait or run, a caller's limit is %d (--max-caller-queue); try again later", own,
