@@ -121,7 +121,9 @@ void Scheduler::OnSampled(Request& request, int32_t token, const TokenScore* sco
   }
   ++request.result.new_tokens;
   if (CountsTokens(request.params.rules)) ++request.counts[token];
-  if (score != nullptr && request.events.on_score) request.events.on_score(*score);
+  // A step has scores for all its samples where one of them asks.
+  const bool scored = score != nullptr && request.params.rules.scores >= 0;
+  if (scored && request.events.on_score) request.events.on_score(*score);
   const bool go_on = !request.events.on_token || request.events.on_token(token);
   request.tokens.push_back(token);
   if (go_on && request.result.new_tokens < request.params.max_new_tokens) return;

@@ -20,7 +20,8 @@ namespace {
 
 using Tokens = std::vector<int32_t>;
 
-constexpr int kSink = 2, kRecent = 6, kVocab = 40, kSessions = 4, kQuestions = 5, kMaxTokens = 1200;
+constexpr int kSink = 2, kRecent = 6, kVocab = 40, kSessions = 4, kQuestions = 5, kPrefixes = 3, kCalls = 6,
+              kMaxTokens = 1200;
 
 class HandMadeModel {
  public:
@@ -132,9 +133,11 @@ class Side {
     options.chunk = 100;
     options.max_batch = 16;
     options.refeed = kRecent;
-    options.sessions = kSessions;
+    options.sessions = kSessions + kCalls;  // some for prompts
     options.questions = kQuestions;
     options.flop_per_token = options.flop_per_token_pair = 1;
+    options.prefixes = kPrefixes;
+    options.prefix_least = 16;
     options.drafts = drafts;
     options.row_cost = 0.01;
     return options;
@@ -142,7 +145,7 @@ class Side {
   static KvSizes Sizes() {
     KvSizes sizes;
     sizes.pages = 250;
-    sizes.tables = kSessions + kQuestions;
+    sizes.tables = kSessions + kCalls + kQuestions + kPrefixes;
     sizes.rings = sizes.tables + 1;
     sizes.table_pages = kMaxTokens / kPageTokens + 4;
     return sizes;
@@ -186,7 +189,7 @@ class Calls {
 
   void Round() {
     answers_.clear();
-    for (int call = 0; call < 6; ++call) Call();
+    for (int call = 0; call < kCalls; ++call) Call();
     const int steps = static_cast<int>(rng_() % 12);
     for (int side = 0; side < 2; ++side) {
       Side& on = side == 0 ? plain_ : drafting_;
@@ -215,6 +218,10 @@ class Calls {
       ASSERT_EQ(a.tokens, b.tokens);
       ASSERT_EQ(a.reserved_tokens, b.reserved_tokens);
     }
+    for (SessionId session : std::exchange(prompts_, {})) {
+      Both([&](Scheduler& s) { ASSERT_TRUE(s.CloseSession(session).ok()); });
+    }
+    Both([](Scheduler& s) { s.DropPrefixes(); });  // which ones there are depends on what steps take
     const EngineStats a = plain_.scheduler.stats(), b = drafting_.scheduler.stats();
     ASSERT_EQ(a.pages_free, b.pages_free);
     ASSERT_EQ(a.pages_available, b.pages_available);
@@ -249,13 +256,17 @@ class Calls {
     return text;
   }
 
+  SessionId Created() {
+    const auto a = plain_.scheduler.CreateSession(kMaxTokens, 0), b = drafting_.scheduler.CreateSession(kMaxTokens, 0);
+    EXPECT_TRUE(a.ok() && b.ok() && *a == *b);
+    return a.value_or(0);
+  }
+
   void Call() {
     const int kind = static_cast<int>(rng_() % 10);
     if (sessions_.empty() || (kind == 0 && sessions_.size() < kSessions)) {
-      const auto a = plain_.scheduler.CreateSession(kMaxTokens, 0),
-                 b = drafting_.scheduler.CreateSession(kMaxTokens, 0);
-      ASSERT_TRUE(a.ok() && b.ok() && *a == *b);
-      sessions_.push_back(*a);
+      sessions_.push_back(Created());
+      Both([&](Scheduler& s) { ASSERT_TRUE(s.LetMatch(sessions_.back(), "realm").ok()); });
     }
     const size_t which = rng_() % sessions_.size();
     const SessionId session = sessions_[which];
@@ -277,12 +288,16 @@ class Calls {
       const bool a = plain_.scheduler.Append(session, text, {}).ok(),
                  b = drafting_.scheduler.Append(session, text, {}).ok();
       ASSERT_EQ(a, b);
+    } else if (kind == 9) {
+      const Tokens before = *plain_.scheduler.Tokens(session);
+      if (!before.empty()) Ask(Created(), Text(session, 90), before);
     } else {
-      Ask(session);
+      Ask(session, Text(session, 90));
     }
   }
 
-  void Ask(SessionId session) {
+  // opening: of a prompt, which goes on where another text parts from it.
+  void Ask(SessionId session, Tokens question, const Tokens& opening = {}) {
     GenerateParams params;
     params.max_new_tokens = 1 + static_cast<int64_t>(rng_() % 60);
     params.temperature = rng_() % 2 == 0 ? 0.0f : 1.0f;
@@ -293,8 +308,14 @@ class Calls {
     if (rng_() % 3 == 0) params.rules.min_new_tokens = static_cast<int64_t>(rng_() % 20);
     if (rng_() % 8 == 0) params.rules.frequency_penalty = 0.1f;
     const size_t stop_after = rng_() % 3 == 0 ? 1 + rng_() % 30 : 0;
+    if (!opening.empty()) {
+      prompts_.push_back(session);
+      const size_t count = rng_() % std::min<size_t>(opening.size(), 600);
+      question.insert(question.begin(), opening.begin(), opening.begin() + static_cast<int64_t>(count));
+      params.prefix = {true, "realm"};
+      params.keep = false;
+    }
     const int many = !params.keep && rng_() % 5 == 0 ? 3 : 1;
-    const Tokens question = Text(session, 90);
     std::vector<RequestEvents> events[2];
     const size_t before = answers_.size();
     for (int i = 0; i < many; ++i) {
@@ -312,7 +333,7 @@ class Calls {
 
   std::mt19937 rng_;
   Side plain_, drafting_;
-  std::vector<SessionId> sessions_;
+  std::vector<SessionId> sessions_, prompts_;
   std::vector<std::pair<std::unique_ptr<Answer>, std::unique_ptr<Answer>>> answers_;
   struct Cancellable {
     RequestId ids[2];
