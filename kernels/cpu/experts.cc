@@ -46,6 +46,18 @@ struct Room {
         y(scratch.Matrix(DType::kF32, rows, dim)) {}
 };
 
+// What experts without columns give: their biases, weighted.
+void AddBiases(Device& device, View out, const ExpertBank& bank, const Routing& routing) {
+  if (bank.down.bias == nullptr) return;
+  ForRows(device, out.rows, [&](int64_t r) {
+    float* to = out.as<float>() + r * out.stride;
+    for (int64_t s = r * routing.chosen; s < (r + 1) * routing.chosen; ++s) {
+      const float* bias = bank.down.bias + routing.experts[s] * out.cols;
+      for (int64_t c = 0; c < out.cols; ++c) to[c] += routing.weights[s] * bias[c];
+    }
+  });
+}
+
 void ApplyClampedGate(Device& device, View out, View gate_up, const ExpertBank& bank) {
   ForRows(device, out.rows, [&](int64_t r) {
     const float* gate = gate_up.as<float>() + r * gate_up.stride;
@@ -93,7 +105,7 @@ size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBan
 void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
   Zero(device, out);
   const int64_t columns = bank.down.cols;
-  if (columns == 0) return;
+  if (columns == 0) return AddBiases(device, out, bank, routing);
   const size_t mark = scratch.used();
   const Lists lists = SortSlots(routing, x.rows, bank.experts, scratch);
   const Room room(scratch, x.rows, x.cols, columns);

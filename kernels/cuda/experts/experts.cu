@@ -117,10 +117,12 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   LaunchOverlapped(device, SortSlotsKernel, dim3(1), dim3(RoundUp(bank.experts, 32)), 0, lists, routing.experts, slots,
                    bank.experts);
   const ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, lists};
-  ForKind(up, [&](auto type, auto each) {
-    LaunchOverlapped(device, GateUpKernel<type(), each()>, GridOf(n, bank.experts), dim3(32 * kExpertWarps), 0, product,
-                     up, Gating{bank.limit, bank.alpha});
-  });
+  if (n > 0) {
+    ForKind(up, [&](auto type, auto each) {
+      LaunchOverlapped(device, GateUpKernel<type(), each()>, GridOf(n, bank.experts), dim3(32 * kExpertWarps), 0,
+                       product, up, Gating{bank.limit, bank.alpha});
+    });
+  }
   const ExpertProduct down = {product, n, 1, bank.down, bank.experts, lists};
   ForKind(down, [&](auto type, auto each) {
     LaunchOverlapped(device, DownKernel<type(), each()>, GridOf(x.cols, bank.experts), dim3(32 * kExpertWarps), 0, y,
@@ -212,14 +214,15 @@ size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBan
 }
 
 void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
-  if (bank.down.cols == 0) {
+  if (bank.down.cols == 0 && bank.down.bias == nullptr) {
     DUO_CHECK_EQ(out.stride, out.cols);
     return device.Fill(out.data, 0, Bytes(out.dtype, out.rows * out.cols));
   }
   const size_t mark = scratch.used();
   cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
   DUO_CUDA_CHECK(cudaStreamIsCapturing(Stream(device), &recording));
-  if (x.rows <= kFewRows || recording != cudaStreamCaptureStatusNone) {
+  // Without columns there are the biases of the chosen experts alone.
+  if (x.rows <= kFewRows || bank.down.cols == 0 || recording != cudaStreamCaptureStatusNone) {
     FewRows(device, out, x, bank, routing, scratch);
   } else {
     ManyRows(device, out, x, bank, routing, scratch);

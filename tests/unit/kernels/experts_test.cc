@@ -156,18 +156,29 @@ TEST_P(Experts, MatchForUglySizes) {
   }
 }
 
-TEST_P(Experts, OfARankWithoutColumnsAddNothing) {
-  std::mt19937 rng(1);
-  const TestWeight up = MakeWeight(device(), DType::kBF16, 0, 16, 0, false, rng);
-  const TestWeight down = MakeWeight(device(), DType::kBF16, 3 * 16, 0, 0, false, rng);
-  const DType type = activation();
-  Buffer x = UploadAs(device(), type, Normal(rng, 2 * 16)), out = Allocate(device(), Bytes(type, 2 * 16));
-  Buffer experts = Upload(device(), std::vector<int32_t>{0, 2}), weights = Upload(device(), std::vector<float>{1, 1});
-  const ExpertBank bank = {3, up.weight, down.weight};
-  Arena scratch = Scratch(device(), ExpertMlpScratchBytes(device(), 2, bank, 1));
-  ExpertMlp(device(), View(out.data(), type, 2, 16), View(x.data(), type, 2, 16), bank,
-            {experts.as<int32_t>(), weights.as<float>(), 1}, scratch);
-  for (float y : DownloadAs(device(), type, out.data(), 2 * 16)) EXPECT_EQ(y, 0.0f);
+// The rank that adds the biases may be one of them.
+TEST_P(Experts, OfARankWithoutColumnsAddBiasesAlone) {
+  for (const bool bias : {false, true}) {
+    std::mt19937 rng(1);
+    const TestWeight up = MakeWeight(device(), DType::kBF16, 0, 16, 0, false, rng);
+    const TestWeight down = MakeWeight(device(), DType::kBF16, 3 * 16, 0, 0, bias, rng);
+    const DType type = activation();
+    Buffer x = UploadAs(device(), type, Normal(rng, 2 * 16)), out = Allocate(device(), Bytes(type, 2 * 16));
+    const std::vector<int32_t> ids = {0, 2, 1, 0};
+    const std::vector<float> shares = {0.25f, 0.75f, 0.5f, 2};
+    Buffer experts = Upload(device(), ids), weights = Upload(device(), shares);
+    const ExpertBank bank = {3, up.weight, down.weight};
+    Arena scratch = Scratch(device(), ExpertMlpScratchBytes(device(), 2, bank, 2));
+    ExpertMlp(device(), View(out.data(), type, 2, 16), View(x.data(), type, 2, 16), bank,
+              {experts.as<int32_t>(), weights.as<float>(), 2}, scratch);
+    const std::vector<float> got = DownloadAs(device(), type, out.data(), 2 * 16);
+    for (int i = 0; i < 2 * 16; ++i) {
+      const int r = i / 16, c = i % 16;
+      const double expected = double{shares[2 * r]} * down.bias[ids[2 * r] * 16 + c] +
+                              double{shares[2 * r + 1]} * down.bias[ids[2 * r + 1] * 16 + c];
+      EXPECT_NEAR(got[i], expected, 4 * UnitRoundoff(type) * (1 + std::abs(expected))) << (bias ? "biased" : "");
+    }
+  }
 }
 
 TEST_P(Experts, AreThoseOfTheLargestLogits) {
