@@ -170,7 +170,7 @@ TEST_F(StoreFormatsTest, EarlierVersionsAndLaterFields) {
 
   // Fields of later programs are kept, needs are refused by name, and later versions listed as what they are.
   json = ManifestJson("doc");
-  for (const char* field : {"hash_chain", "offsets", "rings_at", "sparse", "ring_slots"}) json[field] = {{"x", 1}};
+  for (const char* field : {"page_sums", "offsets", "rings_at", "sparse", "ring_slots"}) json[field] = {{"x", 1}};
   json["owner"] = "anna";
   json["tail"] = "not yet read \xc3\xa4";
   json["chat"] = true;
@@ -178,7 +178,7 @@ TEST_F(StoreFormatsTest, EarlierVersionsAndLaterFields) {
   ASSERT_TRUE(OpenStore().ok());
   ASSERT_TRUE(store_->SetOpen("doc", true).ok());
   const Json kept = ManifestJson("doc");
-  for (const char* field : {"hash_chain", "offsets", "rings_at", "sparse", "ring_slots", "owner", "tail", "chat"}) {
+  for (const char* field : {"page_sums", "offsets", "rings_at", "sparse", "ring_slots", "owner", "tail", "chat"}) {
     EXPECT_EQ(kept[field], json[field]) << field;
   }
   ExpectRestored("doc", texts->tokens);

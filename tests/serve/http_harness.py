@@ -10,6 +10,17 @@ import time
 import harness
 from cases import ARGS, CASES, case, check, equal  # noqa: F401: the table is of whichever program runs
 
+
+def counts(usage):
+    """Without what was there before, which depends on what was asked earlier and on what reading costs at the moment."""
+    return {name: count for name, count in usage.items() if name != "prompt_tokens_details"}
+
+
+def all_input(usage):
+    """A message's tokens: Anthropic's input_tokens are those that were read for it."""
+    return usage["input_tokens"] + usage["cache_read_input_tokens"]
+
+
 class Server(harness.Server):
     """`duo serve` that listens for HTTP on a free port."""
 

@@ -3,7 +3,7 @@
 import json
 import time
 
-from http_harness import ChatModel, Server, case, check, equal
+from http_harness import ChatModel, Server, all_input, case, check, counts, equal
 
 QUESTION = "The passcode for the rapid tower is 499748. The sky is blue.\nQuestion: What is the passcode for the rapid tower?\nAnswer: "
 
@@ -41,7 +41,7 @@ def completions():
         equal((finishes[-1], set(finishes[:-1])), ("stop", {None}), "finishes")
         _, events = server.stream("/v1/completions", greedy(stream=True, stream_options={"include_usage": True}))
         last = json.loads(events[-2])
-        equal((last["choices"], last["usage"]), ([], usage), "the usage chunk")
+        equal((last["choices"], counts(last["usage"])), ([], counts(usage)), "the usage chunk")
         _, events = server.stream("/v1/completions", greedy(stream=True, stream_options={"continuous_usage_stats": True}))
         check(all("usage" in json.loads(event) for event in events[:-1]), "usage on each chunk")
         both = server.post("/v1/completions", greedy(prompt=[QUESTION, "Question: What"])).json()
@@ -126,7 +126,7 @@ def chats():
         equal([c["choices"][0]["finish_reason"] for c in chunks], [None] * (len(chunks) - 1) + ["stop"], "finishes")
         _, events = server.stream("/v1/chat/completions", chat(stream=True, stream_options={"include_usage": True}))
         last = json.loads(events[-2])
-        equal((last["choices"], last["usage"]), ([], body["usage"]), "the usage chunk, when asked for")
+        equal((last["choices"], counts(last["usage"])), ([], counts(body["usage"])), "the usage chunk, when asked for")
         cut = server.post("/v1/chat/completions", chat(max_completion_tokens=2, max_tokens=None, stop=None)).json()
         equal((cut["choices"][0]["finish_reason"], cut["usage"]["completion_tokens"]), ("length", 2), "max_completion_tokens")
         free = server.post("/v1/chat/completions", chat(max_tokens=None)).json()
@@ -146,7 +146,7 @@ def chats():
         check("499748" in made["content"][0]["text"], made)
         equal((made["stop_reason"], made["stop_sequence"]), ("stop_sequence", "\n"), "why a message stopped")
         counted = server.post("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": QUESTION}]}).json()
-        equal(counted["input_tokens"], made["usage"]["input_tokens"], "counted tokens")
+        equal(counted["input_tokens"], all_input(made["usage"]), "counted tokens")
         answer = server.post("/v1/messages", {"max_tokens": 4, "messages": [{"role": "user", "content": QUESTION}],
                                               "temperature": 0, "stream": True})
         kinds = [line[7:].decode() for line in answer.body.splitlines() if line.startswith(b"event: ")]
