@@ -349,8 +349,8 @@ absl::StatusOr<std::string> ConfigText(const std::string& model) {
   std::error_code code;
   if (!std::filesystem::is_directory(model, code)) {
     return absl::NotFoundError(absl::StrCat(
-        model, ": expected a model folder (config.json, tokenizer.json, *.safetensors) or a .gguf file, found ",
-        std::filesystem::exists(model, code) ? "another file" : "none"));
+        model, ": expected a model folder (config.json, tokenizer.json, *.safetensors), found ",
+        std::filesystem::exists(model, code) ? "a file" : "none", "; a file that is a model ends in .gguf"));
   }
   return ReadFile((std::filesystem::path(model) / "config.json").string(), kMaxFile);
 }

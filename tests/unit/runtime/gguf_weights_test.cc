@@ -1,4 +1,5 @@
 // Weights of GGUF files in memory: every element is the file's, whatever type its tensor has and however ranks cut it.
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -205,6 +206,33 @@ TEST(GgufWeights, WhatIsAskedForIsMade) {
   EXPECT_EQ(formats->kept.count({0, WeightRole::kQkv}), 0u);
   EXPECT_EQ(formats->kept.count({-1, WeightRole::kHead}), 1u);
   EXPECT_NE(formats->note.find("as asked"), std::string::npos);
+
+  PartitionRequest request;
+  request.shape = ShapeOf(*config);
+  request.heads = FullPlan(config->layers, config->kv_heads);
+  request.world = 1;
+  const RankShard shard = MakeShard(*MakePartition(request), request.shape, 0, 1, 1);
+  const std::unique_ptr<Device> device = Device::Cpu(1);
+  const std::unique_ptr<Communicator> comm = MakeSelfCommunicator();
+  const absl::StatusOr<ModelWeights> weights = LoadWeights(*files, {*config, shard, *formats}, *device, *comm, nullptr);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  for (const HeldWeight& held : HeldWeights(*config, shard)) {
+    if (held.is_vector() || held.layer < 0) continue;
+    const Weight& w = weights->layers[held.layer][held.role()];
+    EXPECT_EQ(w.dtype, DType::kI8);
+    EXPECT_EQ(w.group, 32);
+    const std::vector<float> expected = Expected(*files, *config, held);
+    std::vector<float> row(w.cols);
+    for (int64_t r = 0; r < w.rows; ++r) {
+      cpu::DecodeWeightRow(w, r, 0, w.cols, row.data());
+      for (int64_t c = 0; c < w.cols; c += 32) {
+        const float* own = expected.data() + r * w.cols + c;
+        float largest = 0;
+        for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(own[i]));
+        for (int i = 0; i < 32; ++i) ASSERT_NEAR(row[c + i], own[i], 0.502f * largest / 127) << held.layer << " " << r;
+      }
+    }
+  }
 }
 
 // A minimum of Q4_0 is -8 times its scale, which f16 may not hold: said, not lost.
