@@ -209,7 +209,7 @@ void ReadHead(Cursor& in, uint64_t* tensors, uint64_t* values) {
   if (in.Bytes(4, "the magic GGUF") != "GGUF") in.Fail("expected a GGUF file, found other first bytes than GGUF");
   const auto version = in.Fixed<uint32_t>("a version");
   if (version != 2 && version != 3 && in.ok()) {
-    const bool big_endian = __builtin_bswap32(version) <= 3;
+    const bool big_endian = version != 0 && __builtin_bswap32(version) <= 3;
     in.Refuse(big_endian ? std::string("big-endian GGUF files are not supported; convert the model for this machine")
                          : absl::StrCat("GGUF version ", version, " is not supported; supported are 2 and 3"));
   }

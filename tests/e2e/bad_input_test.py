@@ -184,7 +184,13 @@ def main():
         gguf = os.path.join(folder, "model.gguf")
         with open(gguf, "wb") as file:
             file.write(b"GGUF" + bytes(64))
-        cases.expect("a broken GGUF file", ["--model", gguf, "--prompt", "Hello."], [gguf + ": big-endian GGUF files are not supported"])
+        cases.expect("a damaged GGUF file", ["--model", gguf, "--prompt", "Hello."], [gguf + ": GGUF version 0 is not supported"])
+        cases.expect("a GGUF file in parts that are missing", ["--model", f"{gguf[:-5]}-00001-of-00002.gguf", "--prompt", "Hello."],
+                     ["-00001-of-00002.gguf beside it, found none"])
+        with open(gguf + ".txt", "wb") as file:
+            file.write(b"GGUF" + bytes(64))
+        cases.expect("a file that is no model", ["--model", gguf + ".txt", "--prompt", "Hello."],
+                     [gguf + ".txt: expected a model folder", "found a file", "ends in .gguf"])
 
         small = cases.model(config=with_keys(max_position_embeddings=64))
         cases.expect("prompt beyond the positions", ["--model", small, "--prompt", "word " * 300], ["64 positions"])

@@ -69,6 +69,7 @@ TEST(Gguf, ReadsValuesAndTensors) {
 TEST(Gguf, RefusesWhatIsNoFileOfItsKind) {
   EXPECT_NE(ErrorOf(std::string(64, 'x')).find("expected a GGUF file"), std::string::npos);
   EXPECT_NE(ErrorOf(GgufBuilder().Bytes(1)).find("version 1 is not supported"), std::string::npos);
+  EXPECT_NE(ErrorOf(GgufBuilder().Bytes(0)).find("version 0 is not supported"), std::string::npos);
   EXPECT_NE(ErrorOf(GgufBuilder().Bytes(0x03000000)).find("big-endian"), std::string::npos);
   EXPECT_NE(ErrorOf("GGUF" + GgufBuilder::Raw(3u) + GgufBuilder::Raw<uint64_t>(~0ull) + GgufBuilder::Raw<uint64_t>(0))
                 .find("tensors"),
