@@ -72,8 +72,10 @@ __global__ void GatherSlotsKernel(bf16* out, const bf16* x, int64_t stride, cons
 
 int ThreadsFor(int64_t cols) { return static_cast<int>(std::clamp<int64_t>(RoundUp(cols, 32), 32, 512)); }
 
+// Groups of two levels, and int8 in groups, are read value by value.
 bool InEights(const ExpertProduct& p) {
-  return p.bank.cols % 8 == 0 && p.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.x) % 16 == 0 &&
+  const bool plain_groups = p.bank.block == 0 && (p.bank.dtype != DType::kI8 || p.bank.group == 0);
+  return plain_groups && p.bank.cols % 8 == 0 && p.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.x) % 16 == 0 &&
          reinterpret_cast<uintptr_t>(p.bank.data) % 16 == 0;
 }
 
