@@ -257,7 +257,8 @@ std::optional<DType> StoredMatrix::native() const {
 }
 
 bool StoredMatrix::grouped_int8() const {
-  return bits_ == 8 && layout_ != Layout::kRowCodes && !permuted_ && group_ % 16 == 0;
+  const bool floats = layout_ == Layout::kRowCodes || layout_ == Layout::kFp8Blocks;  // or scales of whole rows
+  return bits_ == 8 && !floats && !permuted_ && group_ % 16 == 0;
 }
 
 int StoredMatrix::CodeAt(int64_t row, int64_t col) const {
