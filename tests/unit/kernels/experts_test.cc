@@ -16,6 +16,7 @@ constexpr float kAlpha = 1.702f;
 struct Sizes {
   int experts, chosen;
   int64_t dim, columns, rows;
+  int block = -1;  // 0: a scale and a minimum a group whatever the type; above: groups of two levels
 };
 
 // Each row's experts, all different and never `idle`, and their weights.
@@ -46,15 +47,18 @@ class Experts : public DeviceTest {
                                     << " columns " << s.columns);
     std::mt19937 rng(static_cast<unsigned>(s.rows * 31 + s.columns));
     const DType type = activation();
-    const TestWeight up = MakeWeight(device(), dtype, s.experts * 2 * s.columns, s.dim, group, bias, rng);
-    const TestWeight down = MakeWeight(device(), dtype, s.experts * s.dim, s.columns, group, bias, rng);
+    const auto make = [&](int64_t rows, int64_t cols) {
+      return s.block >= 0 ? MakeGroupedWeight(device(), dtype, rows, cols, group, s.block, rng)
+                          : MakeWeight(device(), dtype, rows, cols, group, bias, rng);
+    };
+    const TestWeight up = make(s.experts * 2 * s.columns, s.dim), down = make(s.experts * s.dim, s.columns);
     const int idle = s.experts - 2;
     for (const TestWeight* w : {&up, &down}) {  // whoever reads it gets NaN, where the format has one
       const Weight part = ExpertRows(w->weight, s.experts, idle);
       device().Fill(const_cast<void*>(part.data), 0xff, Bytes(dtype, part.rows * part.cols));
       if (part.scales != nullptr) device().Fill(const_cast<float*>(part.scales), 0xff, sizeof(float) * part.rows);
       if (part.groups != nullptr) {
-        device().Fill(const_cast<uint16_t*>(part.groups), 0xff, 4 * part.rows * part.cols / part.group);
+        device().Fill(const_cast<uint16_t*>(part.groups), 0xff, 4 * part.rows * part.cols / part.pair_cols());
       }
     }
     const HostRouting host = MakeRouting(s, idle, rng);
@@ -130,6 +134,14 @@ TEST_P(Experts, MatchForEveryFormatAndNumberOfRows) {
   for (DType dtype : kWeightTypes) {
     if (cuda() && dtype == DType::kF32) continue;
     for (int64_t rows : {1, 2, 5, 17, 70}) RunMlp(dtype, {7, 3, 128, 64, rows}, 32, rows % 2 == 0);
+  }
+}
+
+TEST_P(Experts, MatchForGroupsOfOneAndOfTwoLevels) {
+  for (int64_t rows : {1, 7}) {
+    RunMlp(DType::kI8, {5, 2, 128, 64, rows, 0}, 32, false);
+    RunMlp(DType::kI4, {5, 2, 256, 128, rows, 128}, 32, false);
+    RunMlp(DType::kI8, {5, 2, 256, 128, rows, 128}, 32, false);
   }
 }
 
