@@ -23,7 +23,8 @@ def told(answer):
     equal(answer.status, 200, answer)
     body = answer.json()
     cached = body["usage"]["prompt_tokens_details"]["cached_tokens"]
-    equal(int(answer.headers.get("x-duo-cached-tokens", "0")), cached, "the header")
+    if "transfer-encoding" not in answer.headers:  # else its head was sent before that was known
+        equal(int(answer.headers.get("x-duo-cached-tokens", "0")), cached, "the header")
     equal("duo" in body, cached > 0, "what it was is said where there was something")
     return cached, body.get("duo")
 
