@@ -288,9 +288,22 @@ TEST(Simd, GemvMatchesForEveryCodeAndNumberOfRows) {
         for (int rows : {1, 2, 4, 8}) {
           std::vector<float> prepared(rows * padded), y(rows * 10, NAN);
           for (int r = 0; r < rows; ++r) simd->gemv_prepare(code, &x[r * cols], cols, &prepared[r * padded]);
-          const int group = code == Code::kU4 ? 32 : 0;
-          simd->gemv({code, codes.data(), row_bytes, outs, cols, code == Code::kU4 ? nullptr : scales.data(),
-                      groups.data(), nullptr, group, group, rows, prepared.data(), padded, y.data(), 10});
+          const bool grouped = code == Code::kU4;
+          simd->gemv({.code = code,
+                      .codes = codes.data(),
+                      .row_bytes = row_bytes,
+                      .outs = outs,
+                      .cols = cols,
+                      .scales = grouped ? nullptr : scales.data(),
+                      .groups = grouped ? groups.data() : nullptr,
+                      .subs = nullptr,
+                      .group = grouped ? 32 : 0,
+                      .block = grouped ? 32 : 0,
+                      .rows = rows,
+                      .x = prepared.data(),
+                      .x_stride = padded,
+                      .y = y.data(),
+                      .y_stride = 10});
           for (int64_t o = 0; o < outs; ++o) {
             std::vector<float> value(cols);
             if (code == Code::kU4) {

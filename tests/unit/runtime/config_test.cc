@@ -263,7 +263,7 @@ TEST(Config, BrokenTextIsOneSentence) {
   EXPECT_TRUE(Contains(ParseConfig(deep, "f").status().message(), "nested deeper"));
   EXPECT_TRUE(Contains(LoadConfig("/nonexistent").status().message(), "/nonexistent: expected a model folder"));
   EXPECT_TRUE(Contains(LoadConfig(SourceDir() + "/README.md").status().message(),
-                       "*.safetensors) or a .gguf file, found another file"));
+                       "*.safetensors), found a file"));
   EXPECT_TRUE(Contains(LoadConfig(SourceDir()).status().message(), "config.json: cannot be opened"));
 }
 
