@@ -175,6 +175,7 @@ void AddChatCommand(CLI::App& app, Launch& launch) {
                               "In the conversation:\n") +
                   kCommands);
   AddRuntimeFlags(*command, flags->runtime);
+  AddSpeculateFlag(*command, flags->runtime);
   command->add_option("--file", flags->document, "A text that the first turn begins with")->type_name("FILE");
   command->add_option("--system", flags->system, "The system turn (default: the template's own)")->type_name("TEXT");
   command->add_option("--max-tokens", flags->max_tokens, "Length of the conversation at most")

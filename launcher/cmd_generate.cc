@@ -225,14 +225,16 @@ class Generation {
     std::fflush(stdout);
     if (OutputsMeet()) std::fputc('\n', stderr);  // between the text and what is said about it
     const HeadPlan& heads = engine_.heads();
+    const EngineStats& stats = engine_.counted();
     std::fprintf(
         stderr,
-        "%s tokens read in %s (%s tokens/s), %d written at %.1f tokens/s; KV cache %s %s (full attention: %s), %d "
+        "%s tokens read in %s (%s tokens/s), %d written at %.1f tokens/s%s; KV cache %s %s (full attention: %s), %d "
         "retrieval + %d streaming heads (%s); %s, %d %s\n",
         Grouped(texts_.prompt.size()).c_str(), Duration(prefill_seconds_).c_str(),
         Grouped(static_cast<int64_t>(static_cast<double>(texts_.prompt.size()) / std::max(prefill_seconds_, 1e-9)))
             .c_str(),
         static_cast<int>(new_tokens_), DecodeRate(),
+        DraftsText(stats.draw_steps, stats.drafted_tokens, stats.accepted_tokens).c_str(),
         ByteCount(static_cast<double>(engine_.KvBytes(KvTokens()))).c_str(), Name(engine_.kv_format()),
         ByteCount(static_cast<double>(engine_.KvBytesFull(KvTokens()))).c_str(), heads.retrieval_heads(),
         heads.streaming_heads(), Name(engine_.attention()), runtime_.device->info().name.c_str(), runtime_.comm->size(),
@@ -269,6 +271,9 @@ class Generation {
     out["new_tokens"] = new_tokens_;
     out["prefill_seconds"] = prefill_seconds_;
     out["decode_tokens_per_second"] = DecodeRate();
+    out["draw_steps"] = engine_.counted().draw_steps;
+    out["drafted_tokens"] = engine_.counted().drafted_tokens;
+    out["accepted_tokens"] = engine_.counted().accepted_tokens;
     out["total_seconds"] = seconds_;
     out["kv_bytes"] = engine_.KvBytes(KvTokens());
     out["kv_bytes_full"] = engine_.KvBytesFull(KvTokens());

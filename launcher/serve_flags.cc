@@ -182,6 +182,7 @@ void CheckModel(const ServeFlags& flags) {
 void AddServeFlags(CLI::App* c, ServeFlags* flags) {
   ServerOptions& s = flags->server;
   AddRuntimeFlags(*c, flags->runtime, /*model_required=*/false);
+  AddSpeculateFlag(*c, flags->runtime);
   c->add_option("--shape", flags->shape, absl::StrCat("With --random-weights, the model's sizes: ", ShapeNames()));
   c->add_flag(
       "--random-weights", flags->random_weights,

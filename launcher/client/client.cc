@@ -332,10 +332,11 @@ class Caller {
       std::printf("\n");
       std::fflush(stdout);  // before what is said about it
       if (OutputsMeet()) std::fputc('\n', stderr);
-      std::fprintf(stderr, "%s tokens of history, %lld read, %lld new (%s), first after %.3f s, %.1f tokens/s\n",
+      std::fprintf(stderr, "%s tokens of history, %lld read, %lld new (%s), first after %.3f s, %.1f tokens/s%s\n",
                    Grouped(s.history_tokens()).c_str(), static_cast<long long>(s.prompt_tokens()),
                    static_cast<long long>(s.new_tokens()), whole.finish().c_str(), s.first_token_seconds(),
-                   s.decode_seconds() > 0 ? s.new_tokens() / s.decode_seconds() : 0.0);
+                   s.decode_seconds() > 0 ? s.new_tokens() / s.decode_seconds() : 0.0,
+                   DraftsText(s.draw_steps(), s.drafted_tokens(), s.accepted_tokens()).c_str());
     });
   }
 

@@ -120,6 +120,12 @@ void PrintStats(const v1::StatsResponse& s) {
   };
   Row("up", absl::StrCat(Duration(s.uptime_seconds()), s.draining() ? ", draining" : ""));
   Row("tokens", absl::StrCat(Grouped(s.prefill_tokens()), " read, ", Grouped(s.decode_tokens()), " written"));
+  if (s.drafted_tokens() > 0) {
+    Row("drafts", absl::StrFormat("%s checked, %s right: %.2f tokens a step of an answer", Grouped(s.drafted_tokens()),
+                                  Grouped(s.accepted_tokens()),
+                                  1 + static_cast<double>(s.accepted_tokens()) /
+                                          static_cast<double>(std::max<int64_t>(s.draw_steps(), 1))));
+  }
   Row("steps", absl::StrFormat("%s, busy %.0f %% of the time", Grouped(s.steps()),
                                s.uptime_seconds() > 0 ? 100 * s.busy_seconds() / s.uptime_seconds() : 0.0));
   Row("sessions", absl::StrCat(s.sessions_open(), " open, ", s.sessions_moved_out(), " moved out"));

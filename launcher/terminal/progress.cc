@@ -40,6 +40,12 @@ std::string Duration(double seconds) {
   return absl::StrFormat("%d h %d min", whole / 3600, whole % 3600 / 60);
 }
 
+std::string DraftsText(int64_t draw_steps, int64_t drafted, int64_t accepted) {
+  if (drafted == 0 || draw_steps == 0) return "";
+  return absl::StrFormat(", %.2f tokens a step (%d of %d drafts were right)",
+                         1 + static_cast<double>(accepted) / static_cast<double>(draw_steps), accepted, drafted);
+}
+
 std::string ByteCount(double bytes) {
   if (bytes >= 1e9) return absl::StrFormat("%.2f GB", bytes / 1e9);
   if (bytes >= 1e6) return absl::StrFormat("%.1f MB", bytes / 1e6);

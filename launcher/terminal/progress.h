@@ -34,5 +34,8 @@ std::string Grouped(int64_t n);
 std::string Duration(double seconds);
 // "1.5 GB", "35.2 MB"
 std::string ByteCount(double bytes);
+// Of an answer with drafts, behind what else is said of it: ", 3.40 tokens a step (408 of 502 drafts were right)".
+// Empty where there were none.
+std::string DraftsText(int64_t draw_steps, int64_t drafted, int64_t accepted);
 
 }  // namespace duo

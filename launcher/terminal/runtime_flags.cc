@@ -45,6 +45,13 @@ std::optional<AttentionMode> AttentionNamed(const std::string& name) {
   return std::nullopt;
 }
 
+std::optional<Speculation> SpeculationNamed(const std::string& name) {
+  for (Speculation s : {Speculation::kAuto, Speculation::kOff, Speculation::kText}) {
+    if (name == Name(s)) return s;
+  }
+  return std::nullopt;
+}
+
 absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const RuntimeFlags& flags, const MpiSession* mpi, int threads,
                                                    std::string* note) {
   if (flags.device == "cpu") return Device::Cpu(threads);
@@ -137,6 +144,17 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
       ->group(kWhereGroup);
 }
 
+void AddSpeculateFlag(CLI::App& command, RuntimeFlags& f) {
+  f.speculate = Name(Speculation::kAuto);
+  command
+      .add_option("--speculate", f.speculate,
+                  "text: an answer's step also checks tokens that followed in the document, the question or the answer "
+                  "where they went on like this before, so that quoting takes few steps; the answer stays the same. "
+                  "off: a token a step. auto: text on the CPU, off on a GPU")
+      ->check(CLI::IsMember({"auto", "off", "text"}))
+      ->capture_default_str();
+}
+
 void AddDeviceFlags(CLI::App& command, RuntimeFlags& f) {
   command.add_option("--device", f.device, "auto takes CUDA when there is a usable GPU")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
@@ -227,6 +245,7 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   options.chunk = flags.chunk;
   options.max_wait = flags.max_wait;
   options.max_gap = flags.max_gap;
+  options.speculate = *SpeculationNamed(flags.speculate);
   return options;
 }
 

@@ -26,11 +26,14 @@ struct RuntimeFlags {
   std::optional<int> sink, recent;
   int chunk = 0, threads = 0;
   double max_wait = 0.5, max_gap = 0;
+  std::string speculate = "off";  // auto where there is a flag for it
   std::vector<double> rank_weights;
 };
 
 // Registers them on a subcommand; bad values are usage errors (exit code 2).
 void AddRuntimeFlags(CLI::App& command, RuntimeFlags& flags, bool model_required = true);
+// --speculate, of commands that write answers.
+void AddSpeculateFlag(CLI::App& command, RuntimeFlags& flags);
 // Those of them that say where a process runs: --device, --comm, --threads.
 void AddDeviceFlags(CLI::App& command, RuntimeFlags& flags);
 

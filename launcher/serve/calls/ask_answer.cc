@@ -53,8 +53,16 @@ absl::Status AskAnswer::OnDone(const RequestResult& result, int64_t history) {
     update.done = true;
     update.finish = finish_;
     update.stop = text_->stop();
-    update.stats = {history,      result.prompt_tokens, sent_, result.queue_seconds, result.prefill_seconds,
-                    first_token_, result.decode_seconds};
+    update.stats = {history,
+                    result.prompt_tokens,
+                    sent_,
+                    result.queue_seconds,
+                    result.prefill_seconds,
+                    first_token_,
+                    result.decode_seconds,
+                    result.draw_steps,
+                    result.drafted_tokens,
+                    result.accepted_tokens};
     return true;
   });
   return absl::OkStatus();

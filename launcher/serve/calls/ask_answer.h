@@ -21,6 +21,7 @@ namespace duo {
 struct AskStats {
   int64_t history_tokens = 0, prompt_tokens = 0, new_tokens = 0;
   double queue_seconds = 0, prefill_seconds = 0, first_token_seconds = 0, decode_seconds = 0;
+  int64_t draw_steps = 0, drafted_tokens = 0, accepted_tokens = 0;  // as RequestResult has them
 };
 
 // What the answer grew by since the last message.

@@ -83,6 +83,9 @@ void Fill(const AskUpdate& update, pb::AskResponse* out) {
   stats->set_prefill_seconds(update.stats.prefill_seconds);
   stats->set_first_token_seconds(update.stats.first_token_seconds);
   stats->set_decode_seconds(update.stats.decode_seconds);
+  stats->set_draw_steps(update.stats.draw_steps);
+  stats->set_drafted_tokens(update.stats.drafted_tokens);
+  stats->set_accepted_tokens(update.stats.accepted_tokens);
 }
 
 // Lives until gRPC is done with it, which is after the job's last word.

@@ -56,6 +56,9 @@ static void Fill(const ClusterStats& stats, pb::StatsResponse* out) {
   out->set_saved_bytes(s.saved_bytes);
   out->set_restored_bytes(s.restored_bytes);
   out->set_longest_wait_seconds(s.longest_wait);
+  out->set_draw_steps(e.draw_steps);
+  out->set_drafted_tokens(e.drafted_tokens);
+  out->set_accepted_tokens(e.accepted_tokens);
 }
 
 static void Fill(const DrainResult& result, pb::DrainResponse* out) {

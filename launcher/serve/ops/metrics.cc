@@ -61,6 +61,12 @@ struct Metrics::State {
   prometheus::Counter& steps = Counter("duo_steps_total", "Engine steps");
   prometheus::Counter& prefill = Counter("duo_tokens_total", "Tokens run through the model", {{"kind", "prefill"}});
   prometheus::Counter& decode = Counter("duo_tokens_total", "Tokens run through the model", {{"kind", "decode"}});
+  prometheus::Counter& draw_steps =
+      Counter("duo_draw_steps_total", "Steps that answers had tokens from, one for each answer in a step");
+  prometheus::Counter& accepted =
+      Counter("duo_drafts_total", "Drafts of answers' tokens, by what their check said", {{"draft", "right"}});
+  prometheus::Counter& refused =
+      Counter("duo_drafts_total", "Drafts of answers' tokens, by what their check said", {{"draft", "wrong"}});
   prometheus::Counter& busy = Counter("duo_busy_seconds_total", "Time spent in steps");
   prometheus::Counter& checkpoints = Counter("duo_checkpoints_total", "Durable checkpoints of appends");
   prometheus::Counter& saved = Counter("duo_saved_bytes_total", "Bytes written by saves");
@@ -109,10 +115,9 @@ struct Metrics::State {
 
 std::vector<RankKv> RankKvOf(const Engine& engine) {
   const Partition& partition = engine.partition();
-  const HeadPlan& heads = engine.heads();
   const int d = engine.config().head_dim;
   const int64_t page = kPageTokens * KvTokenBytes(engine.kv_format(), d);
-  const int64_t ring = RingBytes(engine.kv_format(), d, heads.sink, heads.recent);
+  const int64_t ring = engine.RingBytesPerHead();
   std::vector<RankKv> ranks(partition.world);
   for (const std::vector<RankHeads>& layer : partition.layers) {
     for (int rank = 0; rank < partition.world; ++rank) {
@@ -186,6 +191,9 @@ void Metrics::Update(const MetricsSnapshot& s) {
   State::RaiseTo(m.prefill, static_cast<double>(s.engine.prefill_tokens));
   State::RaiseTo(m.decode, static_cast<double>(s.engine.decode_tokens));
   State::RaiseTo(m.busy, s.engine.busy_seconds);
+  State::RaiseTo(m.draw_steps, static_cast<double>(s.engine.draw_steps));
+  State::RaiseTo(m.accepted, static_cast<double>(s.engine.accepted_tokens));
+  State::RaiseTo(m.refused, static_cast<double>(s.engine.drafted_tokens - s.engine.accepted_tokens));
   State::RaiseTo(m.checkpoints, static_cast<double>(s.sessions.checkpoints));
   State::RaiseTo(m.saved, static_cast<double>(s.sessions.saved_bytes));
   State::RaiseTo(m.restored, static_cast<double>(s.sessions.restored_bytes));

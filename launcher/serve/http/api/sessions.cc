@@ -124,7 +124,8 @@ Json StatsJson(const AskStats& stats) {
   return {{"history_tokens", stats.history_tokens},   {"prompt_tokens", stats.prompt_tokens},
           {"new_tokens", stats.new_tokens},           {"queue_seconds", stats.queue_seconds},
           {"prefill_seconds", stats.prefill_seconds}, {"first_token_seconds", stats.first_token_seconds},
-          {"decode_seconds", stats.decode_seconds}};
+          {"decode_seconds", stats.decode_seconds},   {"draw_steps", stats.draw_steps},
+          {"drafted_tokens", stats.drafted_tokens},   {"accepted_tokens", stats.accepted_tokens}};
 }
 
 // The events are AskResponse's messages.
