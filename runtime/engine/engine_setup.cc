@@ -169,7 +169,7 @@ std::string KeyWarning(const KeyRounding& keys) {
 constexpr double kGpuGap = 0.05, kCpuGap = 0.25;
 
 // StepCosts' first guess, before steps are measured.
-constexpr double kGpuRowCost = 0.02, kCpuRowCost = 0.15;
+constexpr double kGpuRowCost = 0.02, kCpuRowCost = 0.06;
 
 // Of the questions that may be open so many have a fork, with its rings, at once; the others wait without one.
 int RunningQuestions(const EngineOptions& options) { return std::min(options.questions, Worker::kMaxBatch); }
