@@ -262,8 +262,7 @@ TEST(Config, BrokenTextIsOneSentence) {
   const std::string deep = R"({"model_type": )" + std::string(100000, '[') + std::string(100000, ']') + "}";
   EXPECT_TRUE(Contains(ParseConfig(deep, "f").status().message(), "nested deeper"));
   EXPECT_TRUE(Contains(LoadConfig("/nonexistent").status().message(), "/nonexistent: expected a model folder"));
-  EXPECT_TRUE(Contains(LoadConfig(SourceDir() + "/README.md").status().message(),
-                       "*.safetensors), found a file"));
+  EXPECT_TRUE(Contains(LoadConfig(SourceDir() + "/README.md").status().message(), "*.safetensors), found a file"));
   EXPECT_TRUE(Contains(LoadConfig(SourceDir()).status().message(), "config.json: cannot be opened"));
 }
 
