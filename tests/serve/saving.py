@@ -327,7 +327,7 @@ def rank_zero(ancestor):
 def drain():
     """TERM to one process, to rank 0 and to the script; `duo client drain`: all is saved, and there after a restart."""
     document, questions = needles(3000, 3)
-    more = document * (5 if ARGS.device == "cpu" else 120)  # so much that the signal finds it half read
+    more = document * (3 if ARGS.device == "cpu" else 120)  # so much that the signal finds it half read
     room = 8000 + 4000 * (len(more) // len(document))
     for ranks, how in ((1, "TERM"), (2, "duo client drain"), (2, "TERM to rank 0"), (2, "TERM")):
         with tempfile.TemporaryDirectory() as folder:
