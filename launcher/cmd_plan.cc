@@ -2,6 +2,7 @@
 // long a decode step would take by the cost model. Needs no GPU, no MPI and no weights.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <map>
@@ -21,6 +22,7 @@
 #include "launcher/plan_render.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
+#include "launcher/terminal/format_names.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
 #include "parallel/shard.h"
@@ -58,23 +60,6 @@ absl::StatusOr<ModelConfig> ReadConfig(const PlanFlags& flags) {
   return ParseConfig(*text, flags.config);
 }
 
-// Nothing for "auto".
-std::optional<KvFormat> KvFormatNamed(const std::string& name) {
-  for (const KvFormat f : kKvFormats) {
-    if (name == Name(f)) return f;
-  }
-  return std::nullopt;
-}
-
-// "auto": as stored; nothing where the file's own type is none of ours.
-std::optional<DType> WeightTypeOf(const std::string& name, const ModelConfig& config) {
-  for (const DType t : {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4}) {
-    if (name == Name(t)) return t;
-    if (name == "auto" && KeepsCodes(config.quantization) && config.quantization.weights.bits == Bits(t)) return t;
-  }
-  return name == "auto" ? std::optional<DType>(config.dtype) : std::nullopt;
-}
-
 // Which heads keep everything. `note`: what the user should know of a choice made for him; or empty.
 absl::StatusOr<HeadPlan> HeadsOf(const PlanFlags& flags, const ModelConfig& config, const Launch& launch,
                                  std::string* note) {
@@ -98,6 +83,38 @@ absl::StatusOr<HeadPlan> HeadsOf(const PlanFlags& flags, const ModelConfig& conf
                               : PlanBySparsity(pattern->pattern, flags.sparsity);
 }
 
+// In a GPU's memory.
+WeightFormats FormatsOf(const PlanFlags& flags, const ModelConfig& config) {
+  const std::optional<DType> asked = WeightTypeNamed(flags.weights);
+  const QuantizationConfig& stored = config.quantization;
+  if (!asked.has_value() && stored.kind == QuantizationKind::kGguf) {
+    const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(flags.model);
+    absl::StatusOr<WeightFormats> chosen =
+        files.ok() ? ChooseFormats(*files, config, /*on_cuda=*/true, {}) : files.status();
+    if (chosen.ok()) return *std::move(chosen);  // what is wrong with the file, whoever loads it says
+  }
+  WeightFormats formats;
+  formats.matrices = asked.value_or(config.dtype);
+  for (const DType type : {DType::kF8E4M3, DType::kI8, DType::kI4}) {
+    if (!asked.has_value() && KeepsCodes(stored) && stored.weights.bits == Bits(type)) formats.matrices = type;
+  }
+  formats.int8_group = Int8GroupNamed(flags.weights);
+  formats.int4_group = config.hidden < 2048 ? 32 : 128;
+  return formats;
+}
+
+// Bits that a step reads of a weight, scales left out; of a GGUF file, whose tensors have types of their own, their
+// mean.
+int WeightBits(const WeightFormats& formats) {
+  if (formats.kept.empty()) return Bits(formats.matrices);
+  double bits = 0, matrices = 0;
+  for (const auto& [which, format] : formats.kept) {
+    bits += Bits(format.type);
+    matrices += 1;
+  }
+  return static_cast<int>(std::lround(bits / matrices));
+}
+
 absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelConfig& config, const Launch& launch,
                                            std::string* note) {
   PartitionRequest request;
@@ -108,7 +125,7 @@ absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelCo
   KeepWindowsInRings(config, &request.heads);
 
   request.kv_token_bytes = KvTokenBytes(KvFormatNamed(flags.kv).value_or(KvFormat::kBF16), config.head_dim);
-  request.weight_bits = Bits(WeightTypeOf(flags.weights, config).value_or(DType::kBF16));
+  request.weight_bits = WeightBits(FormatsOf(flags, config));
   const absl::StatusOr<Strategy> strategy = ParseStrategy(flags.strategy);
   if (!strategy.ok()) return strategy.status();
   request.strategy = *strategy;
@@ -116,20 +133,6 @@ absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelCo
   request.rank_weights = flags.rank_weights;
   request.context = flags.context > 0 ? flags.context : MaxPositions(config);
   return request;
-}
-
-// In a GPU's memory.
-WeightFormats FormatsOf(const PlanFlags& flags, const ModelConfig& config) {
-  if (flags.weights == "auto" && config.quantization.kind == QuantizationKind::kGguf) {
-    const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(flags.model);
-    absl::StatusOr<WeightFormats> chosen =
-        files.ok() ? ChooseFormats(*files, config, /*on_cuda=*/true, {}) : files.status();
-    if (chosen.ok()) return *std::move(chosen);  // what is wrong with the file, whoever loads it says
-  }
-  WeightFormats formats;
-  formats.matrices = WeightTypeOf(flags.weights, config).value_or(DType::kBF16);
-  formats.int4_group = config.hidden < 2048 ? 32 : 128;
-  return formats;
 }
 
 // What the fullest rank needs for one document of `context` tokens, without the workspace and the driver's share.
@@ -239,7 +242,6 @@ int RunPlan(const PlanFlags& flags, const Launch& launch) {
 
 void AddPlanCommand(CLI::App& app, Launch& launch) {
   auto flags = std::make_shared<PlanFlags>();
-  const std::vector<std::string> formats = {"auto", "f32", "bf16", "fp8", "int8", "int4"};
   CLI::App* command =
       app.add_subcommand("plan", "Show which rank would hold which attention head, and how even that is");
   command->footer("Example:\n  duo plan --model DIR --pattern DIR --world 8 --context 1M --kv int4");
@@ -277,10 +279,11 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
       ->check(AboveZero())
       ->type_name("TOKENS");
   command->add_option("--kv", flags->kv, "KV cache format; auto: bf16")
-      ->check(CLI::IsMember(formats))
+      ->check(CLI::IsMember(KvFormatNames()))
       ->capture_default_str();
-  command->add_option("--weights", flags->weights, "Weight format; auto: as stored")
-      ->check(CLI::IsMember(formats))
+  command
+      ->add_option("--weights", flags->weights, "Weight format; auto: as stored; int8:32: a scale for every 32 columns")
+      ->check(CLI::IsMember(WeightFormatNames()))
       ->capture_default_str();
   command->add_option("--strategy", flags->strategy, "How heads are placed on ranks")
       ->check(CLI::IsMember({"auto", "contiguous", "heads", "split"}))

@@ -10,6 +10,7 @@
 #include "kernels/base/math.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/cores.h"
+#include "launcher/terminal/format_names.h"
 #include "launcher/terminal/progress.h"
 #include "parallel/agreement.h"
 
@@ -18,25 +19,6 @@ namespace {
 
 constexpr const char* kWhereGroup = "Where it runs";
 constexpr int kMostWindow = 1 << 20;  // tokens
-
-std::optional<KvFormat> KvNamed(const std::string& name) {
-  for (KvFormat f : kKvFormats) {
-    if (name == Name(f)) return f;
-  }
-  return std::nullopt;
-}
-// "int8:32" is int8 in groups of 32.
-constexpr std::string_view kInt8Groups = "int8:";
-int Int8GroupOf(const std::string& name) {
-  return name.starts_with(kInt8Groups) ? std::stoi(name.substr(kInt8Groups.size())) : 0;
-}
-std::optional<DType> WeightsNamed(const std::string& name) {
-  if (Int8GroupOf(name) > 0) return DType::kI8;
-  for (DType t : {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4}) {
-    if (name == Name(t)) return t;
-  }
-  return std::nullopt;
-}
 
 std::optional<AttentionMode> AttentionNamed(const std::string& name) {
   for (AttentionMode m : {AttentionMode::kAuto, AttentionMode::kDuo, AttentionMode::kFull, AttentionMode::kStreaming}) {
@@ -75,7 +57,6 @@ absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const RuntimeFlags& flags, co
 }  // namespace
 
 void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
-  const std::vector<std::string> formats = {"auto", "f32", "bf16", "fp8", "int8", "int4"};
   command
       .add_option("--model", f.model, "Model: a folder (config.json, tokenizer.json, *.safetensors) or a .gguf file")
       ->required(model_required)
@@ -111,21 +92,19 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
 
   const char* memory = "Memory";
   command.add_option("--kv", f.kv, "Format of the KV cache; auto: bf16 on CUDA, f32 on the CPU")
-      ->check(CLI::IsMember(formats))
+      ->check(CLI::IsMember(KvFormatNames()))
       ->capture_default_str()
       ->group(memory);
-  std::vector<std::string> weight_formats = formats;
-  for (const char* group : {"16", "32", "64", "128"}) weight_formats.push_back(std::string(kInt8Groups) + group);
   command
       .add_option("--weights", f.weights,
                   "Format of the weights; auto: as stored; int8:32: a scale for every 32 columns (others on the CPU)")
-      ->check(CLI::IsMember(weight_formats))
+      ->check(CLI::IsMember(WeightFormatNames()))
       ->capture_default_str()
       ->group(memory);
   command
       .add_option("--weights-head", f.weights_head,
                   "Format of embedding and vocabulary head; auto: as stored, 16 bit on CUDA")
-      ->check(CLI::IsMember(formats))
+      ->check(CLI::IsMember(KvFormatNames()))
       ->capture_default_str()
       ->group(memory);
   command.add_option("--chunk", f.chunk, "Prompt tokens a step at most (default 16384 on CUDA, 1024 on the CPU)")
@@ -236,10 +215,10 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   options.threshold = flags.threshold;
   options.sink = flags.sink;
   options.recent = flags.recent;
-  options.kv = KvNamed(flags.kv);
-  options.weights = WeightsNamed(flags.weights);
-  options.weights_head = WeightsNamed(flags.weights_head);
-  options.int8_group = Int8GroupOf(flags.weights);
+  options.kv = KvFormatNamed(flags.kv);
+  options.weights = WeightTypeNamed(flags.weights);
+  options.weights_head = WeightTypeNamed(flags.weights_head);
+  options.int8_group = Int8GroupNamed(flags.weights);
   options.strategy = *ParseStrategy(flags.strategy);
   options.rank_weights = flags.rank_weights;
   options.chunk = flags.chunk;

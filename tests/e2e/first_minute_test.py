@@ -116,6 +116,11 @@ def main():
         for memory, word in (("1MB", "does NOT fit"), ("80GB", ": fits")):
             code, out, err = duo("plan", "--model", MODEL, "--world", "1", "--gpu-memory", memory)
             check(f"plan says of {memory} '{word}'", code == 0 and word in out, out[-200:])
+        held = []  # bytes of the weights
+        for weights in ("int8", "int8:128", "int8:16", "bf16"):
+            code, out, err = duo("plan", "--model", MODEL, "--world", "1", "--weights", weights, "--json")
+            held.append(json.loads(out)["memory"]["weights"] if code == 0 else err)
+        check("plan knows eight bits in groups: smaller groups have more scales", held == sorted(set(held)), held)
     return 1 if failures else 0
 
 
