@@ -29,23 +29,24 @@ enum class BiasRule : uint8_t { kNever, kAlways, kConfig };
 // How a family's config.json names its experts (config_experts.h).
 enum class ExpertsRule : uint8_t { kNone, kMixtral, kQwen, kGptOss };
 
+// What a row leaves out is as most families have it.
 struct FamilySpec {
   Family family;
   const char* model_type;                // config.json's
   absl::Span<const WeightRecord> layer;  // the weights of a layer, in the order they have in memory
   absl::Span<const WeightRecord> outer;  // those of the model around its layers
-  BiasRule qkv_bias;                     // kConfig: attention_bias
-  BiasRule o_bias;                       // kConfig: attention_bias
-  BiasRule mlp_bias;                     // kConfig: mlp_bias
-  bool qk_norm;
-  WindowRule window;
+  BiasRule qkv_bias = BiasRule::kNever;  // kConfig: attention_bias
+  BiasRule o_bias = BiasRule::kNever;    // kConfig: attention_bias
+  BiasRule mlp_bias = BiasRule::kNever;  // kConfig: mlp_bias
+  bool qk_norm = false;
+  WindowRule window = WindowRule::kNone;
   ExpertsRule experts = ExpertsRule::kNone;
   bool attention_sinks = false;
   // Defaults of keys that a config.json may leave out, as in transformers' class; 0: none.
-  int default_kv_heads;  // 0: as many as query heads
-  int default_head_dim;  // 0: hidden / heads
-  int64_t default_max_position_embeddings;
-  int64_t default_sliding_window;
+  int default_kv_heads = 0;  // 0: as many as query heads
+  int default_head_dim = 0;  // 0: hidden / heads
+  int64_t default_max_position_embeddings = 32768;
+  int64_t default_sliding_window = 0;
   double default_rope_theta = 10000;
 };
 
