@@ -74,6 +74,7 @@ class SaveJob {
   absl::Status Next();
   absl::Status Prepare();
   absl::Status WritePages();
+  KvIoPlan WritePlan() const;
   absl::Status WriteRings();
   absl::Status Commit();
 

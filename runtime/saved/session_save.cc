@@ -91,17 +91,22 @@ SaveJob::~SaveJob() {
       [store = store_, id = id_, number = number_, lengths = old_lengths_] { store->Undo(id, number, lengths); });
 }
 
-// The next sections, up to kPartBytes.
-absl::Status SaveJob::WritePages() {
-  Engine& engine = *store_->engine_;
-  absl::StatusOr<SessionKv> kv = engine.Kv(session_);
-  if (!kv.ok()) return kv.status();
+// What every write of this save has in common; what is written is missing.
+KvIoPlan SaveJob::WritePlan() const {
   KvIoPlan plan;
   plan.kind = KvIoKind::kWrite;
   plan.shared = store_->shared_;
   plan.dir = store_->DirOf(id_);
-  plan.format = engine.kv_format();
+  plan.format = store_->engine_->kv_format();
   plan.tokens = manifest_.tokens;
+  return plan;
+}
+
+// The next sections, up to kPartBytes.
+absl::Status SaveJob::WritePages() {
+  absl::StatusOr<SessionKv> kv = store_->engine_->Kv(session_);
+  if (!kv.ok()) return kv.status();
+  KvIoPlan plan = WritePlan();
   plan.pages = kv->pages;
   plan.split_pages = kv->split_pages;
   begun_sections_ = next_;
@@ -120,12 +125,7 @@ absl::Status SaveJob::WriteRings() {
   SessionManifest& m = manifest_;
   m.rings = RingSectionsOf(engine.partition(), RingBytesOf(m));
   if (m.rings.empty()) return absl::OkStatus();
-  KvIoPlan plan;
-  plan.kind = KvIoKind::kWrite;
-  plan.shared = store_->shared_;
-  plan.dir = store_->DirOf(id_);
-  plan.format = engine.kv_format();
-  plan.tokens = m.tokens;
+  KvIoPlan plan = WritePlan();
   plan.ring = kv->ring;
   plan.rings = m.rings;
   plan.rings_file = m.rings_file = SavedFileName(number_, SavedKind::kRings, m.serial);

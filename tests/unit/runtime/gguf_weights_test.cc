@@ -195,6 +195,21 @@ TEST(GgufWeights, MixturesComeTogetherExactly) {
   }
 }
 
+// All of the model, for one rank.
+RankShard WholeModel(const ModelConfig& config) {
+  PartitionRequest request;
+  request.shape = ShapeOf(config);
+  request.heads = FullPlan(config.layers, config.kv_heads);
+  request.world = 1;
+  return MakeShard(*MakePartition(request), request.shape, 0, 1, 1);
+}
+
+absl::StatusOr<ModelWeights> Load(const SafetensorsModel& files, const WeightShare& share) {
+  const std::unique_ptr<Device> device = Device::Cpu(1);
+  const std::unique_ptr<Communicator> comm = MakeSelfCommunicator();
+  return LoadWeights(files, share, *device, *comm, nullptr);
+}
+
 TEST(GgufWeights, WhatIsAskedForIsMade) {
   const std::string path = WriteModel("asked.gguf", [](std::string_view) { return GgufType::kQ4K; });
   const absl::StatusOr<ModelConfig> config = LoadConfig(path);
@@ -207,14 +222,8 @@ TEST(GgufWeights, WhatIsAskedForIsMade) {
   EXPECT_EQ(formats->kept.count({-1, WeightRole::kHead}), 1u);
   EXPECT_NE(formats->note.find("as asked"), std::string::npos);
 
-  PartitionRequest request;
-  request.shape = ShapeOf(*config);
-  request.heads = FullPlan(config->layers, config->kv_heads);
-  request.world = 1;
-  const RankShard shard = MakeShard(*MakePartition(request), request.shape, 0, 1, 1);
-  const std::unique_ptr<Device> device = Device::Cpu(1);
-  const std::unique_ptr<Communicator> comm = MakeSelfCommunicator();
-  const absl::StatusOr<ModelWeights> weights = LoadWeights(*files, {*config, shard, *formats}, *device, *comm, nullptr);
+  const RankShard shard = WholeModel(*config);
+  const absl::StatusOr<ModelWeights> weights = Load(*files, {*config, shard, *formats});
   ASSERT_TRUE(weights.ok()) << weights.status();
   for (const HeldWeight& held : HeldWeights(*config, shard)) {
     if (held.is_vector() || held.layer < 0) continue;
@@ -247,14 +256,7 @@ TEST(GgufWeights, AScaleThatIsTooLargeIsRefused) {
   const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(path);
   ASSERT_TRUE(config.ok() && files.ok());
   const absl::StatusOr<WeightFormats> formats = ChooseFormats(*files, *config, false, {});
-  PartitionRequest request;
-  request.shape = ShapeOf(*config);
-  request.heads = FullPlan(config->layers, config->kv_heads);
-  request.world = 1;
-  const RankShard shard = MakeShard(*MakePartition(request), request.shape, 0, 1, 1);
-  const std::unique_ptr<Device> device = Device::Cpu(1);
-  const std::unique_ptr<Communicator> comm = MakeSelfCommunicator();
-  const absl::Status status = LoadWeights(*files, {*config, shard, *formats}, *device, *comm, nullptr).status();
+  const absl::Status status = Load(*files, {*config, WholeModel(*config), *formats}).status();
   EXPECT_NE(status.message().find("model.layers.1.mlp.down_proj.weight"), absl::string_view::npos) << status;
 }
 
