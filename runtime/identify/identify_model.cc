@@ -12,6 +12,7 @@
 #include "runtime/model/rope.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/safetensors.h"
+#include "runtime/weights/supported_quantization.h"
 #include "runtime/weights/tied_head.h"
 
 namespace duo {

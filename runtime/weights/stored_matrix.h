@@ -30,10 +30,6 @@
 
 namespace duo {
 
-// Whether checkpoints of this quantisation can be read; the refusal says in one sentence what is not supported. `file`
-// is what it calls config.json.
-absl::Status CheckSupported(const QuantizationConfig& config, const std::string& file);
-
 // `count` values of an f32, f16 or bf16 tensor, from element `first` on. Elements of a vector are its rows.
 void ReadFloats(const TensorInfo& tensor, int64_t first, int64_t count, float* out);
 

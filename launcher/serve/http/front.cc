@@ -3,14 +3,14 @@
 #include <algorithm>
 
 #include "absl/strings/str_join.h"
-#include "launcher/serve/http/api/answer_fields.h"
-#include "launcher/serve/http/api/health.h"
-#include "launcher/serve/http/api/routes.h"
-#include "launcher/serve/http/api/service.h"
-#include "launcher/serve/http/api/sessions.h"
-#include "launcher/serve/http/api/state.h"
-#include "launcher/serve/http/api/tokens.h"
+#include "launcher/serve/http/api/answers/answer_fields.h"
+#include "launcher/serve/http/api/base/service.h"
+#include "launcher/serve/http/api/duo/health.h"
+#include "launcher/serve/http/api/duo/sessions.h"
+#include "launcher/serve/http/api/duo/state.h"
+#include "launcher/serve/http/api/openai/tokens.h"
 #include "launcher/serve/http/page/page.h"
+#include "launcher/serve/http/routes.h"
 #include "launcher/serve/http/wire/listener.h"
 
 namespace duo {

@@ -4,9 +4,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
-#include "launcher/serve/http/api/chat.h"
-#include "launcher/serve/http/api/messages.h"
-#include "launcher/serve/http/api/responses.h"
+#include "launcher/serve/http/api/conversions/messages.h"
+#include "launcher/serve/http/api/conversions/responses.h"
+#include "launcher/serve/http/api/openai/chat.h"
 #include "tests/support/source_dir.h"
 
 namespace duo::http {

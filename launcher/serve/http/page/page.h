@@ -1,5 +1,5 @@
 // The operator's page: its files, which are part of the program, at / and /page/NAME. They need no token and hold no
-// data; what they show comes from /duo/v1/state and /duo/v1/events (api/state.h). Constant; any thread.
+// data; what they show comes from /duo/v1/state and /duo/v1/events (api/duo/state.h). Constant; any thread.
 #pragma once
 
 #include "absl/strings/string_view.h"

@@ -1,0 +1,61 @@
+#include "runtime/engine/choose_heads.h"
+
+#include "absl/strings/str_format.h"
+#include "attn_patterns/lookup.h"
+#include "runtime/weights/fingerprint.h"
+
+namespace duo {
+namespace {
+
+// The pattern's plan. With `auto` and nothing that asks for a pattern a model without one runs with full attention.
+absl::StatusOr<HeadPlan> DuoPlan(EngineOptions& options, const ModelConfig& config, std::vector<std::string>& notes) {
+  const absl::StatusOr<FoundPattern> found = options.pattern_dir.empty()
+                                                 ? FindPattern(IdentityOf(options.model_dir, config), config.layers,
+                                                               config.kv_heads, PatternRoots(options.program))
+                                                 : OpenPattern(options.pattern_dir, config.layers, config.kv_heads);
+  const bool asked = !options.pattern_dir.empty() || options.sparsity.has_value() || options.threshold.has_value();
+  if (options.attention == AttentionMode::kAuto && !asked && absl::IsNotFound(found.status())) {
+    options.attention = AttentionMode::kFull;
+    notes.push_back(absl::StrFormat(
+        "full attention: no pattern says which heads of this model need it (make one: duo identify --model %s --out "
+        "%s/attn_pattern, or give one with --pattern DIR)",
+        options.model_dir, options.model_dir));
+    return FullPlan(config.layers, config.kv_heads);
+  }
+  if (!found.ok()) return found.status();
+  options.attention = AttentionMode::kDuo;
+  return options.threshold.has_value() ? PlanByThreshold(found->pattern, *options.threshold)
+                                       : PlanBySparsity(found->pattern, options.sparsity.value_or(0.5));
+}
+
+}  // namespace
+
+absl::StatusOr<HeadPlan> ChooseHeads(EngineOptions& options, const ModelConfig& config,
+                                     std::vector<std::string>& notes) {
+  absl::StatusOr<HeadPlan> plan = options.attention == AttentionMode::kFull ? FullPlan(config.layers, config.kv_heads)
+                                  : options.attention == AttentionMode::kStreaming
+                                      ? StreamingPlan(config.layers, config.kv_heads)
+                                      : DuoPlan(options, config, notes);
+  if (!plan.ok()) return plan;
+  plan->sink = options.sink.value_or(plan->sink);
+  plan->recent = options.recent.value_or(plan->recent);
+  if (plan->sink < 0 || plan->recent < 1 || plan->sink > 1 << 20 || plan->recent > 1 << 20) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "--sink %d and --recent %d must be at least 0 and 1, and at most 1,048,576", plan->sink, plan->recent));
+  }
+  return plan;
+}
+
+void ShareHeads(Communicator& comm, HeadPlan* plan) {
+  if (comm.size() == 1) return;
+  int32_t sizes[4] = {plan->layers, plan->kv_heads, plan->sink, plan->recent};
+  comm.Broadcast(sizes, sizeof sizes, 0);
+  plan->layers = sizes[0];
+  plan->kv_heads = sizes[1];
+  plan->sink = sizes[2];
+  plan->recent = sizes[3];
+  plan->retrieval.resize(int64_t{sizes[0]} * sizes[1]);
+  comm.Broadcast(plan->retrieval.data(), plan->retrieval.size(), 0);
+}
+
+}  // namespace duo

@@ -1,0 +1,45 @@
+#include "runtime/weights/supported_quantization.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace duo {
+
+absl::Status CheckSupported(const QuantizationConfig& config, const std::string& file) {
+  const QuantizationScheme& weights = config.weights;
+  std::string why;
+  switch (config.kind) {
+    case QuantizationKind::kNone:
+    case QuantizationKind::kGguf:  // each tensor's type was accepted when the file was opened
+    case QuantizationKind::kMxfp4:
+    case QuantizationKind::kFp8Blocks:
+      return absl::OkStatus();
+    case QuantizationKind::kCompressedTensors:
+      if (config.format == "float-quantized" || config.format == "int-quantized" ||
+          config.format == "naive-quantized") {
+        if (weights.bits != 8) why = "8 bits are";
+        if (weights.granularity == QuantizationGranularity::kGroup) why = "scales per tensor or channel are";
+        if (!weights.symmetric) why = "symmetric weights are";
+      } else if (config.format == "pack-quantized") {
+        if (weights.type != QuantizationType::kInt || (weights.bits != 4 && weights.bits != 8))
+          why = "4 and 8 bit int are";
+      } else {
+        why = "float-quantized, int-quantized, naive-quantized and pack-quantized are";
+      }
+      break;
+    case QuantizationKind::kAwq:
+      if (!absl::EqualsIgnoreCase(config.format, "gemm")) why = "version gemm is";
+      if (weights.bits != 4) why = "4 bits are";
+      break;
+    case QuantizationKind::kGptq:
+      if (config.format != "gptq" && config.format != "gptq_v2") why = "checkpoint_format gptq and gptq_v2 are";
+      if (weights.bits != 4 && weights.bits != 8) why = "4 and 8 bits are";
+      break;
+  }
+  if (why.empty()) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat(file, ": quantisation ", Describe(config), " is not supported: ", why,
+                   "; use another edition of the checkpoint, for example in 16 bits with --weights int8 or int4"));
+}
+
+}  // namespace duo
