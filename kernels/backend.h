@@ -1,6 +1,7 @@
 // Backend: the table of a device's ops, one function for each op of kernels/ops.h, experts.h, attention.h,
-// attention_plain.h, backward.h, clock.h and random_fill.h. kernels/cpu and kernels/cuda fill one table each. For the
-// doors in kernels/*.cc, which check shapes and then call the device's table, and for the files that define the ops.
+// attention_mass.h, attention_plain.h, backward.h, clock.h and random_fill.h. kernels/cpu and kernels/cuda fill one
+// table each. For the doors in kernels/*.cc, which check shapes and then call the device's table, and for the files
+// that define the ops.
 //
 // An op of a backend has its door's name, signature and contract, in the namespace of the backend; this header declares
 // it from the door, so that a signature is written in one header only. kernels/cpu works synchronously on host memory
@@ -10,6 +11,7 @@
 #pragma once
 
 #include "kernels/attention.h"
+#include "kernels/attention_mass.h"
 #include "kernels/attention_plain.h"
 #include "kernels/backward.h"
 #include "kernels/clock.h"
@@ -45,6 +47,8 @@
   DUO_OP(DecodeScratchBytes)               \
   DUO_OP(AttendPages)                      \
   DUO_OP(AttendPlain)                      \
+  DUO_OP(PageMass)                         \
+  DUO_OP(KeyScores)                        \
   DUO_OP(PrefillScratchBytes)              \
   DUO_OP(AttendPrefill)                    \
   DUO_OP(StartPrefillPlans)                \
