@@ -16,7 +16,6 @@
 #include "runtime/model/rope.h"
 #include "runtime/model/sampler.h"
 #include "runtime/model/workspace.h"
-#include "runtime/weights/families.h"
 #include "runtime/weights/fingerprint.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/key_bias.h"
@@ -160,12 +159,6 @@ absl::Status Engine::State::Decide() {
   }
   kv = options.kv.value_or(device->is_cuda() ? KvFormat::kBF16 : KvFormat::kF32);
   if (absl::Status s = CheckAttention(*device, config.head_dim, config.heads / config.kv_heads, kv); !s.ok()) return s;
-  // Layers with windows as rings, gates at their clamp: logits of such a model were up to six times further from
-  // transformers' than bf16 explains (tests/golden/models/gpt_oss_mxfp4.json on an H200).
-  if (device->is_cuda() && Spec(config.family).window == WindowRule::kAlternate) {
-    return absl::UnimplementedError(
-        "gpt-oss runs on the CPU only: on CUDA its logits do not agree with transformers' yet; use --device cpu");
-  }
   PartitionRequest request;
   request.shape = ShapeOf(config);
   request.heads = heads;

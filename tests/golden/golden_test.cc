@@ -117,9 +117,6 @@ class GoldenTest : public testing::TestWithParam<std::tuple<DeviceKind, std::str
  protected:
   void SetUp() override {
     if (kind() == DeviceKind::kCuda && Device::CudaDeviceCount() == 0) GTEST_SKIP() << "no GPU here";
-    if (kind() == DeviceKind::kCuda && std::get<1>(GetParam()).starts_with("gpt_oss")) {
-      GTEST_SKIP() << "gpt-oss is refused on CUDA (engine_setup.cc)";
-    }
     const std::string id = testing::UnitTest::GetInstance()->current_test_info()->name();
     scratch_ = std::filesystem::path(testing::TempDir()) /
                ("duo_golden_" + std::to_string(getpid()) + "_" + std::to_string(std::hash<std::string>()(id)));

@@ -104,16 +104,19 @@ __global__ void CopyPageKernel(PagedKv kv, int32_t from, int32_t to) {
 }
 
 __global__ void ScaleSplitHeadsKernel(bf16* out, int64_t stride, int64_t rows, int head_dim, GatheredLse all) {
+  StartOverlapped();
   const int64_t row = blockIdx.x;
   const int head = blockIdx.y;
   const int gathered = all.ranks * all.entries, own = all.rank * all.entries + head;
   const int32_t id = all.ids[own];
-  float top = -INFINITY;
+  const float sink = all.sinks == nullptr ? -INFINITY : all.sinks[head];
+  float top = sink;
   for (int e = 0; e < gathered; ++e) {
     if (all.ids[e] == id) top = fmaxf(top, all.lse[e * rows + row]);
   }
   float sum = 0;
   if (top > -INFINITY) {
+    sum = expf(sink - top);
     for (int e = 0; e < gathered; ++e) {
       if (all.ids[e] == id) sum += expf(all.lse[e * rows + row] - top);
     }
@@ -161,9 +164,8 @@ void StoreRings(Device& device, const StepRows& rows, const RingKv& kv) {
 }
 
 void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const GatheredLse& all) {
-  ScaleSplitHeadsKernel<<<dim3(out.rows, heads), 64, 0, Stream(device)>>>(out.as<bf16>(), out.stride, out.rows,
-                                                                          head_dim, all);
-  DUO_CUDA_CHECK(cudaGetLastError());
+  LaunchOverlapped(device, ScaleSplitHeadsKernel, dim3(out.rows, heads), dim3(64), 0, out.as<bf16>(), out.stride,
+                   out.rows, head_dim, all);
 }
 
 void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id) {
