@@ -58,7 +58,7 @@ class NcclCommunicator final : public Communicator {
   void AllReduceSum(View data, Device& device) override {
     DUO_CHECK(data.dtype == DType::kF32 || data.dtype == DType::kBF16);
     DUO_CHECK(data.rows <= 1 || data.stride == data.cols);
-    if (peers_ != nullptr && PeerMemory::Takes(Bytes(data.dtype, data.rows * data.cols))) {
+    if (peers_ != nullptr && peers_->Takes(Bytes(data.dtype, data.rows * data.cols))) {
       peers_->AllReduceSum(data);
       return;
     }
@@ -67,8 +67,13 @@ class NcclCommunicator final : public Communicator {
           "ncclAllReduce");
   }
 
+  bool AllReduceAddNorm(View data, const ResidualNorm& norm, Device&) override {
+    DUO_CHECK(data.rows <= 1 || data.stride == data.cols);
+    return peers_ != nullptr && peers_->AllReduceAddNorm(data, norm);
+  }
+
   void AllGather(void* out, const void* in, size_t bytes, Device& device) override {
-    if (peers_ != nullptr && PeerMemory::Takes(bytes)) {
+    if (peers_ != nullptr && peers_->Takes(bytes)) {
       peers_->AllGather(out, in, bytes);
       return;
     }

@@ -25,6 +25,15 @@ namespace duo {
 
 class MpiSession;
 
+// What follows a sum in a layer: residual += sum, and where `out` is not empty out = residual / rms(residual) * weight,
+// as AddRmsNorm (kernels/ops.h). Device memory; rows 16-byte aligned, as arenas give them.
+struct ResidualNorm {
+  View out;                       // bf16 [rows, hidden] or empty
+  View residual;                  // f32 [rows, hidden]
+  const float* weight = nullptr;  // [hidden]
+  float eps = 0;
+};
+
 // How to wait for a peer: polling hot at first, because the next step usually follows within a few milliseconds, then
 // resting between looks, because a server may be idle for hours (at most 2 % of a core, tested).
 struct Wait {
@@ -44,6 +53,10 @@ class Communicator {
   // mpi, and small messages of auto between the GPUs of a host: f32 sums in rank order, rounded once, so the result
   // does not depend on timing. nccl: in NCCL's own order.
   virtual void AllReduceSum(View data, Device& device) = 0;
+  // AllReduceSum(data) and then what `norm` says, to the same bits, in one kernel; data [rows, hidden], bf16, is then
+  // not defined. False where this communicator has no such kernel for this shape, and nothing was done: the same on all
+  // ranks.
+  virtual bool AllReduceAddNorm(View /*data*/, const ResidualNorm& /*norm*/, Device& /*device*/) { return false; }
   // in: device, `bytes` of this rank. out: device, [size()][bytes] in rank order; in may be out + rank() * bytes.
   virtual void AllGather(void* out, const void* in, size_t bytes, Device& device) = 0;
   // Whether the two above may be called inside Device::Capture.

@@ -1,119 +1,62 @@
-#include <cuda_bf16.h>
-
 #include <algorithm>
 
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/overlapped_launch.cuh"
+#include "parallel/peer_exchange.cuh"
 #include "parallel/peer_memory.h"
 
 namespace duo {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr size_t kUnits = PeerMemory::kLargest / 8;
-constexpr int kBlocks = kUnits / kThreads;
-constexpr size_t kUnitBytes = 16;  // eight of data, and the message's number twice
+using peers::Receive;
 
-struct Exchange {
-  ulonglong2* const* inboxes;
-  uint32_t* counts;
-  int rank, ranks;
-  const uint32_t* in;
-  uint32_t* out;
-  int words;        // of four bytes, of this rank's message
-  int32_t* silent;  // in the host's memory
-};
-
-constexpr int kPollsALook = 1 << 16;  // at the clock; some tens of milliseconds
+constexpr int kThreads = PeerMemory::kCounted;
 
 enum class Out { kGather, kSumF32, kSumBf16 };
 
-// A half of a unit: four bytes of data below the message's number. Eight aligned bytes are written and read at once.
-__device__ __forceinline__ uint64_t Half(uint32_t data, uint32_t number) { return uint64_t{number} << 32 | data; }
-
-__device__ __forceinline__ void Send(ulonglong2* to, uint2 data, uint32_t number) {
-  asm volatile("st.volatile.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(Half(data.x, number)),
-               "l"(Half(data.y, number))
-               : "memory");
-}
-
-__device__ __forceinline__ uint64_t Nanoseconds() {
-  uint64_t now;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-  return now;
-}
-
-__device__ __forceinline__ uint2 Receive(const ulonglong2* from, uint32_t number, int peer, int32_t* silent) {
-  uint64_t low, high, begun = 0;
-  for (int polls = 1;; ++polls) {
-    asm volatile("ld.volatile.global.v2.u64 {%0, %1}, [%2];" : "=l"(low), "=l"(high) : "l"(from) : "memory");
-    if (static_cast<uint32_t>(low >> 32) == number && static_cast<uint32_t>(high >> 32) == number) break;
-    if (polls < kPollsALook) continue;
-    polls = 0;
-    const uint64_t now = Nanoseconds();
-    if (begun == 0) begun = now;
-    if (now - begun > PeerMemory::kSilenceSeconds * 1000000000ull) *static_cast<volatile int32_t*>(silent) = peer + 1;
-  }
-  return {static_cast<uint32_t>(low), static_cast<uint32_t>(high)};
-}
-
-__device__ __forceinline__ void Add(float (&sum)[4], uint2 part, Out out) {
-  if (out == Out::kSumF32) {
-    sum[0] += __uint_as_float(part.x);
-    sum[1] += __uint_as_float(part.y);
-  } else {
-    sum[0] += __uint_as_float(part.x << 16);
-    sum[1] += __uint_as_float(part.x & 0xffff0000u);
-    sum[2] += __uint_as_float(part.y << 16);
-    sum[3] += __uint_as_float(part.y & 0xffff0000u);
-  }
-}
-
-__device__ __forceinline__ uint32_t Rounded(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
+struct Exchange {
+  const uint32_t* in;
+  uint32_t* out;
+  int words;  // of four bytes, of this rank's message
+};
 
 template <Out kOut>
-__global__ void __launch_bounds__(kThreads) ExchangeKernel(Exchange e) {
+__global__ void __launch_bounds__(kThreads) ExchangeKernel(PeerWires wires, Exchange e) {
   cuda::StartOverlapped();
   const int unit = blockIdx.x * kThreads + threadIdx.x, first = 2 * unit;
-  const uint32_t number = e.counts[blockIdx.x] + 1;
+  const uint32_t number = wires.counts[blockIdx.x] + 1;
   if (first < e.words) {
     const bool whole = first + 1 < e.words;
     const uint2 own = {e.in[first], whole ? e.in[first + 1] : 0};
-    const size_t half = (number % 2) * e.ranks * kUnits + unit;
-    for (int step = 1; step < e.ranks; ++step) {  // each rank begins with another peer
-      const int peer = (e.rank + step) % e.ranks;
-      Send(e.inboxes[peer] + half + e.rank * kUnits, own, number);
-    }
-    const ulonglong2* inbox = e.inboxes[e.rank] + half;
+    peers::SendToAll(wires, unit, own, number);
     float sum[4] = {};
-    for (int r = 0; r < e.ranks; ++r) {
-      const uint2 part = r == e.rank ? own : Receive(inbox + r * kUnits, number, r, e.silent);
+    for (int r = 0; r < wires.ranks; ++r) {
+      const uint2 part = r == wires.rank ? own : Receive(wires, unit, number, r);
       if constexpr (kOut == Out::kGather) {
         e.out[r * e.words + first] = part.x;
         if (whole) e.out[r * e.words + first + 1] = part.y;
+      } else if constexpr (kOut == Out::kSumF32) {
+        sum[0] += __uint_as_float(part.x);
+        sum[1] += __uint_as_float(part.y);
       } else {
-        Add(sum, part, kOut);
+        peers::AddBf16(sum, part);
       }
     }
-    if constexpr (kOut == Out::kSumF32) {
-      e.out[first] = __float_as_uint(sum[0]);
-      if (whole) e.out[first + 1] = __float_as_uint(sum[1]);
-    } else if constexpr (kOut == Out::kSumBf16) {
-      e.out[first] = Rounded(sum[0], sum[1]);
-      if (whole) e.out[first + 1] = Rounded(sum[2], sum[3]);
+    if constexpr (kOut != Out::kGather) {
+      const uint2 total =
+          kOut == Out::kSumF32 ? make_uint2(__float_as_uint(sum[0]), __float_as_uint(sum[1])) : peers::RoundedBf16(sum);
+      e.out[first] = total.x;
+      if (whole) e.out[first + 1] = total.y;
     }
   }
   __syncthreads();  // every thread has read the count
-  if (threadIdx.x == 0) e.counts[blockIdx.x] = number;
+  if (threadIdx.x == 0) wires.counts[blockIdx.x] = number;
 }
 
 template <Out kOut>
-void Launch(const Device& device, const Exchange& exchange) {
+void Launch(const Device& device, const PeerWires& wires, const Exchange& exchange) {
   const int blocks = (exchange.words + 2 * kThreads - 1) / (2 * kThreads);
-  cuda::LaunchOverlapped(device, ExchangeKernel<kOut>, blocks, kThreads, 0, exchange);
+  cuda::LaunchOverlapped(device, ExchangeKernel<kOut>, blocks, kThreads, 0, wires, exchange);
 }
 
 }  // namespace
@@ -124,10 +67,11 @@ std::unique_ptr<PeerMemory> PeerMemory::Open(Communicator& ranks, Device& device
     cudaIpcMemHandle_t handle = {};
   };
   std::unique_ptr<PeerMemory> peers(new PeerMemory(ranks, device));
-  const int n = ranks.size();
+  const int n = ranks.size(), units = UnitsFor(n), counts_of = units / kCounted;
+  peers->units_ = units;
   Offer offer;
-  absl::StatusOr<Buffer> inbox = Buffer::Allocate(device, 2 * n * kUnits * kUnitBytes, "messages of peers"),
-                         counts = Buffer::Allocate(device, kBlocks * sizeof(uint32_t), "counts of messages"),
+  absl::StatusOr<Buffer> inbox = Buffer::Allocate(device, 2 * n * units * peers::kUnitBytes, "messages of peers"),
+                         counts = Buffer::Allocate(device, counts_of * sizeof(uint32_t), "counts of messages"),
                          table = Buffer::Allocate(device, n * sizeof(void*), "inboxes");
   const bool host =
       cudaHostAlloc(reinterpret_cast<void**>(&peers->silent_), sizeof(int32_t), cudaHostAllocMapped) == cudaSuccess;
@@ -172,27 +116,23 @@ PeerMemory::~PeerMemory() {
   cudaFreeHost(silent_);
 }
 
+PeerWires PeerMemory::wires() const {
+  return {table_.as<void*>(), counts_.as<uint32_t>(), ranks_.rank(), ranks_.size(), units_, silent_};
+}
+
 void PeerMemory::AllReduceSum(View data) {
-  const int64_t elements = data.rows * data.cols;
-  const Exchange exchange = {table_.as<ulonglong2*>(),
-                             counts_.as<uint32_t>(),
-                             ranks_.rank(),
-                             ranks_.size(),
-                             data.as<const uint32_t>(),
-                             data.as<uint32_t>(),
-                             static_cast<int>(Bytes(data.dtype, elements) / 4),
-                             silent_};
+  const size_t bytes = Bytes(data.dtype, data.rows * data.cols);
+  const Exchange exchange = {data.as<const uint32_t>(), data.as<uint32_t>(), static_cast<int>(bytes / 4)};
   if (data.dtype == DType::kBF16) {
-    Launch<Out::kSumBf16>(device_, exchange);
+    Launch<Out::kSumBf16>(device_, wires(), exchange);
   } else {
-    Launch<Out::kSumF32>(device_, exchange);
+    Launch<Out::kSumF32>(device_, wires(), exchange);
   }
 }
 
 void PeerMemory::AllGather(void* out, const void* in, size_t bytes) {
-  Launch<Out::kGather>(
-      device_, {table_.as<ulonglong2*>(), counts_.as<uint32_t>(), ranks_.rank(), ranks_.size(),
-                static_cast<const uint32_t*>(in), static_cast<uint32_t*>(out), static_cast<int>(bytes / 4), silent_});
+  Launch<Out::kGather>(device_, wires(),
+                       {static_cast<const uint32_t*>(in), static_cast<uint32_t*>(out), static_cast<int>(bytes / 4)});
 }
 
 }  // namespace duo

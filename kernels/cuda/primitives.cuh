@@ -1,4 +1,5 @@
-// Device-side building blocks shared by the kernels: bf16 pairs, tensor-core products, asynchronous copies, warp sums.
+// Device-side building blocks shared by the kernels: tensor-core products, asynchronous copies, maxima over warps; bf16
+// pairs and warp sums are bf16_pairs.cuh's.
 // Fragment layouts are those of the PTX manual's mma.m16n8k16 for 16-bit types. sm_80 and newer.
 #pragma once
 
@@ -6,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/base/bf16_pairs.cuh"
 #include "kernels/base/dtype.h"
 
 namespace duo::cuda {
@@ -19,21 +21,12 @@ __device__ __forceinline__ float Exp2(float x) {
   return y;
 }
 
-// Two f32 to a bf16 pair, `low` in the low half; round to nearest even.
-__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
-  uint32_t r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-// The same, f16.
+// Two f32 to an f16 pair, `low` in the low half; round to nearest even.
 __device__ __forceinline__ uint32_t PackF16(float low, float high) {
   uint32_t r;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
-__device__ __forceinline__ float LowBf16(uint32_t pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float HighBf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
-
 // The f16 in the low half, by the hardware's conversion (dtype.h's is for host and device, and slower).
 __device__ __forceinline__ float F16Value(uint32_t bits) {
   float x;
@@ -131,13 +124,15 @@ __device__ __forceinline__ void LoadStreaming(uint32_t* r, const void* p) {
   }
 }
 
+// Fetches bytes into the L2 without waiting for them; address and size are multiples of 16. Nothing before sm_90.
+__device__ __forceinline__ void PrefetchToL2([[maybe_unused]] const void* p, [[maybe_unused]] uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#endif
+}
+
 __device__ __forceinline__ float Silu(float x) { return x / (1.0f + expf(-x)); }
 
-__device__ __forceinline__ float WarpSum(float x) {
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);
-  return x;
-}
 __device__ __forceinline__ float WarpMax(float x) {
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lanes));

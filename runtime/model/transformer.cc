@@ -38,7 +38,7 @@ View Transformer::Run(const Activations& a, const int32_t* tokens,
 
 View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before) {
   const WeightSet& w = weights_.layers[layer];
-  AddRmsNorm(device_, a.normed, a.residual, add, w.vector(WeightRole::kInputNorm), eps());
+  SumAddNorm(a.normed, a.residual, add, w.vector(WeightRole::kInputNorm));
   // This layer's heads, dense, in the space of the layer with the most.
   const View qkv(a.qkv.data, a.qkv.dtype, a.residual.rows, shape.qkv_cols());
   if (shape.kv_heads == 0) return qkv;
@@ -55,14 +55,13 @@ View Transformer::Output(int layer, const Activations& a, View attended) {
   } else {  // no head of this layer: nothing to add but to the sum
     FillZero(device_, out);
   }
-  if (comm_.size() > 1) comm_.AllReduceSum(out, device_);  // also finishes the merge of split heads
   return out;
 }
 
 View Transformer::MlpInput(int layer, const Activations& a, View add) {
   const View normed = LastRows(a.normed, add.rows);
-  AddRmsNorm(device_, normed, LastRows(a.residual, add.rows), add, weights_.layers[layer].vector(WeightRole::kPostNorm),
-             eps());
+  // The sum also finishes the merge of split heads.
+  SumAddNorm(normed, LastRows(a.residual, add.rows), add, weights_.layers[layer].vector(WeightRole::kPostNorm));
   return normed;
 }
 
@@ -111,13 +110,20 @@ View Transformer::Mlp(int layer, const Activations& a, View add) {
       GatedMlp(a, block, x, w[WeightRole::kGateUp], w[WeightRole::kDown]);
     }
   }
-  if (comm_.size() > 1) comm_.AllReduceSum(out, device_);
   return out;
 }
 
+void Transformer::SumAddNorm(View out, View residual, View add, const float* weight) {
+  if (comm_.size() > 1 && !add.empty()) {
+    if (comm_.AllReduceAddNorm(add, {out, residual, weight, eps()}, device_)) return;
+    comm_.AllReduceSum(add, device_);
+  }
+  AddRmsNorm(device_, out, residual, add, weight, eps());
+}
+
 void Transformer::Finish(const Activations& a, View add, View out) {
-  AddRmsNorm(device_, out, LastRows(a.residual, add.rows), add,
-             out.empty() ? nullptr : weights_.outer.vector(WeightRole::kFinalNorm), eps());
+  SumAddNorm(out, LastRows(a.residual, add.rows), add,
+             out.empty() ? nullptr : weights_.outer.vector(WeightRole::kFinalNorm));
 }
 
 }  // namespace duo

@@ -46,17 +46,20 @@ class Transformer {
 
   // Embeds the tokens [rows] and runs all layers. attend(layer, add): calls Qkv with `add` and returns what the layer's
   // heads attended to, [last rows, q columns]: rows before the last ones end there, but for what they have given to
-  // others as keys and values. The result is what the residual stream of the last rows still lacks.
+  // others as keys and values. The result is this rank's part of what the residual stream of the last rows still lacks.
   View Run(const Activations& a, const int32_t* tokens, absl::FunctionRef<View(int layer, View add)> attend);
+
+  // In what follows `add` is this rank's part of what a block gives to the residual stream: it is added up over the
+  // ranks where it joins the stream, because there one kernel can do both. It is not defined afterwards.
 
   // residual += add; the layer's queries, keys and values of all rows, normed and rotated, dense. before: where they
   // are copied as they were before norms and rotation; empty: nowhere.
   View Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before = View());
-  // attended times o_proj, added up over the ranks: what attention adds to the residual stream's last rows.
+  // attended times o_proj: this rank's part of what attention adds to the residual stream's last rows.
   View Output(int layer, const Activations& a, View attended);
   // residual += add, for the last add.rows rows; returns their MLP's input.
   View MlpInput(int layer, const Activations& a, View add);
-  // A layer's MLP, or its mixture of experts.
+  // A layer's MLP, or its mixture of experts: this rank's part of it.
   View Mlp(int layer, const Activations& a, View add);
   // residual += add, for the last add.rows rows, and the final norm of them where `out` is not empty.
   void Finish(const Activations& a, View add, View out);
@@ -66,6 +69,9 @@ class Transformer {
   void GatedMlp(const Activations& a, View out, View x, const Weight& gate_up, const Weight& down);
   // out = the layer's mixture of experts on x, at most kMlpRows rows.
   void Experts(int layer, const Activations& a, View out, View x);
+  // Adds up `add` over the ranks, if it is not empty; residual += the sum; out = the norm of that, where it is not
+  // empty.
+  void SumAddNorm(View out, View residual, View add, const float* weight);
   float eps() const { return static_cast<float>(config_.rms_norm_eps); }
 
   const ModelConfig& config_;

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "kernels/base/buffer.h"
+#include "kernels/ops.h"
 #include "parallel/communicator.h"
 #include "parallel/mpi_session.h"
 
@@ -146,6 +147,67 @@ void SumsInARow(Communicator& c, Device& device) {
   EXPECT(data.Is(Encoded(expected, DType::kF32)));
 }
 
+// Messages of all the sizes that go through the GPUs' memory, and of the first that do not.
+void LargerSums(Communicator& c, Device& device) {
+  for (const int64_t kb : {63, 64, 65, 200, 511, 1023, 1024, 1025}) {
+    SumsInRankOrder(c, device, kb * 512 - 2, DType::kBF16, kb % 2 == 0);
+    SumsInRankOrder(c, device, kb * 256, DType::kF32, kb % 2 == 1);
+    GathersInRankOrder(c, device, kb << 10, kb % 2 == 0, kb % 2 == 0);
+  }
+}
+
+struct SumNormCase {
+  int64_t rows, hidden;
+  bool with_norm, taken;  // taken: by one kernel
+};
+
+// The sum, the residual stream and its norm in one kernel have the bits that they have one after another.
+void SumsWithNorms(Communicator& c, Device& device) {
+  const SumNormCase cases[] = {
+      {1, 4096, true, true},     {1, 4, true, true},     {1, 1020, false, true},
+      {3, 1028, true, true},     {2, 8192, true, true},  {16, 4096, true, true},
+      {5, 2052, false, true},    {64, 2048, true, true}, {128 / (c.size() - 1), 4096, true, true},
+      {1000, 4096, true, false}, {1, 8196, true, false}, {1, 130, true, false}};
+  for (const SumNormCase& of : cases) {
+    for (int time = 0; time < 3; ++time) {  // both of an inbox's places, alone and recorded
+      const int64_t n = of.rows * of.hidden;
+      const std::vector<uint8_t> part = Encoded(RandomVector(c.rank() + 10 * time, n), DType::kBF16),
+                                 stream = Encoded(RandomVector(1000 + time, n), DType::kF32),
+                                 weight = Encoded(RandomVector(2000, of.hidden), DType::kF32),
+                                 poison(Bytes(DType::kBF16, n), 0xff);
+      const Message weights(device, weight);
+      std::vector<std::vector<uint8_t>> found[2];
+      for (const bool fused : {false, true}) {
+        const Message data(device, part), residual(device, stream), out(device, poison);
+        const View sum(data.data(), DType::kBF16, of.rows, of.hidden),
+            to(residual.data(), DType::kF32, of.rows, of.hidden),
+            normed = of.with_norm ? View(out.data(), DType::kBF16, of.rows, of.hidden) : View();
+        const auto* w = reinterpret_cast<const float*>(weights.data());
+        bool taken = false;
+        Do(device, time == 2 && (of.taken || !fused), [&] {
+          if (fused) {
+            taken = c.AllReduceAddNorm(sum, {normed, to, w, 1e-5f}, device);
+          } else {
+            c.AllReduceSum(sum, device);
+            AddRmsNorm(device, normed, to, sum, w, 1e-5f);
+          }
+        });
+        if (fused) EXPECT(taken == of.taken);
+        std::vector<uint8_t> stream_bytes(stream.size()), out_bytes(poison.size());
+        device.Download(stream_bytes.data(), residual.data(), stream_bytes.size());
+        device.Download(out_bytes.data(), out.data(), out_bytes.size());
+        if (fused && !of.taken) {  // nothing was done
+          EXPECT(stream_bytes == stream && out_bytes == poison && data.Is(part));
+          continue;
+        }
+        EXPECT(of.with_norm != (out_bytes == poison));
+        found[fused] = {stream_bytes, out_bytes};
+      }
+      if (of.taken) EXPECT(found[0] == found[1]);
+    }
+  }
+}
+
 void BroadcastsFromAnyRoot(Communicator& c) {
   for (int root = 0; root < c.size(); ++root) {
     std::vector<int> data(5003, c.rank() == root ? 100 + root : -1);
@@ -231,6 +293,8 @@ int Run(const std::string& mode) {
   } else if (mode == "gpus") {
     SmallExchanges(c, *device);
     SumsInARow(c, *device);
+    LargerSums(c, *device);
+    SumsWithNorms(c, *device);
   } else if (mode == "idle") {
     RestsWhileIdle(c);
   } else if (mode == "killed-idle") {  // the followers wait for a message, the leader is busy elsewhere

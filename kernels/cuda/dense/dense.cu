@@ -4,6 +4,7 @@
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
+#include "kernels/base/row_norm.cuh"
 #include "kernels/cuda/linear/weight_value.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -18,57 +19,26 @@ __global__ void EmbedKernel(float* residual, int64_t stride, const int32_t* ids,
   for (int64_t c = threadIdx.x; c < table.cols; c += blockDim.x) out[c] = here ? WeightValue(table, id, c) : 0.0f;
 }
 
-// One block a row; each thread keeps its columns in registers between the two passes when the row is short enough.
-constexpr int kNormThreads = 512;
-constexpr int kNormVectors = 4;  // 4 x 512 x 4 = rows of up to 8192 stay in registers
+// What a row gains, as it lies in memory.
+struct AddedRow {
+  const uint2* at;  // null: nothing
+  __device__ bool nothing() const { return at == nullptr; }
+  __device__ void Fetch() const {}
+  __device__ uint2 Of(int, int v) const { return at[v]; }
+};
 
-__device__ __forceinline__ float BlockSum(float x) {
-  __shared__ float sums[32];
-  x = WarpSum(x);
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
-  __syncthreads();
-  return WarpSum(threadIdx.x % 32 < blockDim.x / 32 ? sums[threadIdx.x % 32] : 0.0f);
-}
-
-// dim % 4 == 0 and rows 16-byte (residual) and 8-byte (bf16) aligned.
+// One block a row (row_norm.cuh); dim % 4 == 0 and rows 16-byte (residual) and 8-byte (bf16) aligned.
 __global__ void __launch_bounds__(kNormThreads)
     AddRmsNormVectors(bf16* out, int64_t out_stride, float* residual, int64_t stride, const bf16* add,
                       int64_t add_stride, const float* weight, int dim, float eps) {
-  StartOverlapped();
-  float4* row = reinterpret_cast<float4*>(residual + blockIdx.x * stride);
-  const uint2* added = add == nullptr ? nullptr : reinterpret_cast<const uint2*>(add + blockIdx.x * add_stride);
-  const int vectors = dim / 4;
-  float4 kept[kNormVectors];
-  float sum = 0;
-  auto read = [&](int v) {
-    float4 x = row[v];
-    if (added != nullptr) {
-      const uint2 a = added[v];
-      x.x += LowBf16(a.x), x.y += HighBf16(a.x), x.z += LowBf16(a.y), x.w += HighBf16(a.y);
-      row[v] = x;
-    }
-    sum += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
-    return x;
-  };
-#pragma unroll
-  for (int i = 0; i < kNormVectors; ++i) {
-    const int v = threadIdx.x + i * kNormThreads;
-    if (v < vectors) kept[i] = read(v);
-  }
-  for (int v = threadIdx.x + kNormVectors * kNormThreads; v < vectors; v += kNormThreads) read(v);
-  if (out == nullptr) return;
-  const float factor = 1.0f / sqrtf(BlockSum(sum) / dim + eps);
-  uint2* target = reinterpret_cast<uint2*>(out + blockIdx.x * out_stride);
-  auto write = [&](int v, float4 x) {
-    const float4 w = reinterpret_cast<const float4*>(weight)[v];
-    target[v] = {PackBf16(x.x * factor * w.x, x.y * factor * w.y), PackBf16(x.z * factor * w.z, x.w * factor * w.w)};
-  };
-#pragma unroll
-  for (int i = 0; i < kNormVectors; ++i) {
-    const int v = threadIdx.x + i * kNormThreads;
-    if (v < vectors) write(v, kept[i]);
-  }
-  for (int v = threadIdx.x + kNormVectors * kNormThreads; v < vectors; v += kNormThreads) write(v, row[v]);
+  const NormRow row = {reinterpret_cast<float4*>(residual + blockIdx.x * stride),
+                       out == nullptr ? nullptr : reinterpret_cast<uint2*>(out + blockIdx.x * out_stride), weight, dim,
+                       eps};
+  LetDependentsStart();
+  const NormWeights<kNormVectors> weights(row);
+  WaitForDependency();
+  const bf16* added = add == nullptr ? nullptr : add + blockIdx.x * add_stride;
+  AddNormRow<true>(row, weights, AddedRow{reinterpret_cast<const uint2*>(added)});
 }
 
 __global__ void AddRmsNormAny(bf16* out, int64_t out_stride, float* residual, int64_t stride, const bf16* add,
@@ -133,7 +103,7 @@ void Embed(Device& device, View residual, const int32_t* ids, const Weight& tabl
 
 void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps) {
   const bool vectors = residual.cols % 4 == 0 && Aligned(residual, 16) && (add.empty() || Aligned(add, 8)) &&
-                       (out.empty() || Aligned(out, 8)) && reinterpret_cast<uintptr_t>(weight) % 16 == 0;
+                       (out.empty() || Aligned(out, 8));
   const auto kernel = vectors ? AddRmsNormVectors : AddRmsNormAny;
   LaunchOverlapped(device, kernel, dim3(residual.rows), dim3(kNormThreads), 0, out.empty() ? nullptr : out.as<bf16>(),
                    out.stride, residual.as<float>(), residual.stride, add.empty() ? nullptr : add.as<bf16>(),
