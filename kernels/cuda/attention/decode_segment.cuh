@@ -102,9 +102,10 @@ __device__ __forceinline__ void HideUnseen(float (&s)[kTiles][kN][4], const Deco
   }
 }
 
-// A block's attention over one segment, to the segment's slot of the partials.
+// A block's attention over one segment, to the segment's slot of the partials. waits: nothing has waited yet for the
+// kernels before this one. Keys of earlier steps do not depend on them, so their first codes are fetched meanwhile.
 template <KvFormat kFormat, int kHeadDim, int kN>
-__device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segment& at, float* shared) {
+__device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segment& at, float* shared, bool waits) {
   using Config = DecodeConfig<kFormat, kHeadDim, kN>;
   constexpr int kTiles = Config::kTiles, kUnit = Config::kUnit, kWarps = Config::kWarps, kCols = 8 * kN;
   constexpr int kSteps = kHeadDim / 16;
@@ -120,6 +121,8 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
            (int64_t{at.head} * args.group + k % args.group) * kHeadDim;
   };
   if constexpr (kN > 1) {
+    if (waits) WaitForDependency();
+    waits = false;
     __syncthreads();
     LoadQ<kFormat, kHeadDim, kN>(
         q_at,
@@ -144,8 +147,16 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
   if (unit < last) {
     walk.Go(unit + at.skipped);
     const uint8_t* load_at = walk.PageOf(walk.in_held);
+    const int held = at.span.history - kUnit;  // a unit that starts here or before is all of earlier steps
+    if (waits && walk.page_start + walk.token > held) {
+      WaitForDependency();
+      waits = false;
+    }
     raw.LoadK(load_at, walk.token, walk.limit, lane);
     raw.LoadV(load_at, walk.token, walk.limit, lane);
+    if (waits) {
+      WaitForDependency();
+    }
     if constexpr (kN == 1) {  // while the codes are on their way
       LoadQ<kFormat, kHeadDim, kN>(
           q_at, [&](int, int step, uint2 f) { q_registers[step] = f; }, warp.q_sum, args.scale, lane);
@@ -182,6 +193,8 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
       raw.LoadV(load_at, walk.token, walk.limit, lane);
       unit += kWarps;
     }
+  } else if (waits) {
+    WaitForDependency();
   }
   float* slot_out = args.partial_out + int64_t{blockIdx.x + at.item} * kCols * kHeadDim;
   float* slot_lse = args.partial_lse + int64_t{blockIdx.x + at.item} * kCols;
@@ -200,16 +213,18 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
   LetDependentsStart();
   const PlanWalker walker = {args.batch, args.kv, args.group, kCols, DecodeConfig<kFormat, kHeadDim, kN>::kUnit};
   const DecodePlan plan = walker.Plan(gridDim.x);
-  // Lengths and page tables were there before the step's first kernel; queries and the step's own keys were not.
-  WaitForDependency();
-  if (blockIdx.x >= plan.blocks) return;
+  // Lengths, page tables and the keys of earlier steps were there before the step's first kernel, which overlaps with
+  // nothing before it; queries and the step's own keys were not.
+  if (blockIdx.x >= plan.blocks) return WaitForDependency();
+  bool waits = true;
   const uint32_t run_end = plan.Begin(blockIdx.x + 1);
   PlanWalker::Found found = {};
   for (uint32_t at = plan.Begin(blockIdx.x); at < run_end;) {
     if (at >= found.first_unit + found.work.units * found.work.items) found = walker.Find(at, 0);
     const Segment segment(args, found, at, run_end, kCols);
     at += segment.last - segment.first;
-    AttendSegment<kFormat, kHeadDim, kN>(args, segment, shared);
+    AttendSegment<kFormat, kHeadDim, kN>(args, segment, shared, waits);
+    waits = false;
   }
 }
 
