@@ -179,6 +179,10 @@ absl::Status Scheduler::TryStart(Request& request, std::optional<Room>* to_come)
     to_come->reset();  // it takes what does not come back
     return TakeRoom(request);
   }
+  if (Shares(request) && session.sequence.length > 0) {  // the tokens are a whole prompt: there is nothing before them
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "a whole prompt is asked on an empty session, and this one has %d tokens", session.sequence.length));
+  }
   if (running_questions_ >= options_.questions || !pool_.HasSlot()) return absl::OkStatus();
   if (LastPlaceIsForOthers(request)) return absl::OkStatus();
   Origin origin = {&session.sequence, session.sequence.length};

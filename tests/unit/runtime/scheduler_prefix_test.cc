@@ -201,6 +201,35 @@ TEST_F(SchedulerPrefix, AnotherPromptDoesNotWaitBehindOneThatJoins) {
   EXPECT_EQ(joins.cached.tokens, 3000);
 }
 
+// Its tokens would be taken for those behind the session's, or the session's for its own.
+TEST_F(SchedulerPrefix, AWholePromptOnASessionThatHasTokensIsRefused) {
+  const std::vector<int32_t> document = Text(600, 1);
+  ASSERT_TRUE(scheduler_.LetMatch(empty_, "me").ok());
+  const SessionId session = *scheduler_.CreateSession(2000, 0);
+  Told before, behind, other;
+  const auto ask = [&](SessionId id, bool whole, Told* told) {
+    GenerateParams params;
+    params.max_new_tokens = 4;
+    params.prefix = {whole, "me"};
+    RequestEvents events;
+    events.on_done = [told](const RequestResult& result) { told->result = result; };
+    ASSERT_TRUE(scheduler_.Ask(id, Text(700, 2, document), params, std::move(events)).ok());
+  };
+  ask(session, true, &before);  // while it is empty
+  ASSERT_TRUE(scheduler_.Append(session, document, {}).ok());
+  ask(session, true, &behind);
+  ask(session, false, &other);
+  Run();
+  ASSERT_TRUE(before.result.has_value() && behind.result.has_value() && other.result.has_value());
+  EXPECT_TRUE(before.result->status.ok()) << before.result->status;
+  EXPECT_EQ(before.result->prompt_tokens, 1300);
+  EXPECT_EQ(behind.result->status.code(), absl::StatusCode::kFailedPrecondition) << behind.result->status;
+  EXPECT_NE(behind.result->status.message().find("has 600 tokens"), std::string::npos) << behind.result->status;
+  EXPECT_TRUE(other.result->status.ok()) << other.result->status;
+  ASSERT_TRUE(scheduler_.CloseSession(session).ok());
+  ExpectAllBack();
+}
+
 TEST_F(SchedulerPrefix, WhatPromptsLeaveGivesWay) {
   for (uint64_t i = 0; i < 3; ++i) AskNow(Text(2000, i));  // 16 pages each
   EXPECT_LT(scheduler_.stats().pages_available, 32);
