@@ -20,6 +20,7 @@ constexpr char kConfigFile[] = "config.json";
 constexpr size_t kMaxFile = 64 << 20;  // bytes; 4096 layers of 4096 heads have fewer than the heaviest real model
 constexpr int kMaxLayers = 4096, kMaxHeads = 4096;
 constexpr int64_t kMaxWindow = 1 << 24;  // tokens
+constexpr size_t kMaxProvenance = 1 << 16;
 
 // Whole or not at all: a reader never sees half a file.
 absl::Status WriteFile(const std::filesystem::path& path, const std::string& text) {
@@ -134,10 +135,23 @@ absl::Status ParsePatternConfig(std::string_view text, const std::string& file, 
   std::vector<std::string> models, fingerprints;
   if (absl::Status status = texts("models", &models); !status.ok()) return status;
   if (absl::Status status = texts("fingerprints", &fingerprints); !status.ok()) return status;
+  std::vector<ProvenanceHead> provenance;
+  if (const auto it = root.find("provenance_heads"); it != root.end() && !it->is_null()) {
+    const auto whole = [](const json& v) { return v.is_number_unsigned() && v.get<uint64_t>() < (1u << 20); };
+    const auto good = [&](const json& v) {
+      return v.is_array() && v.size() == 3 && whole(v[0]) && whole(v[1]) && v[2].is_number() &&
+             v[2].get<double>() > 0 && v[2].get<double>() < 1e9;
+    };
+    if (!it->is_array() || it->size() > kMaxProvenance || !std::all_of(it->begin(), it->end(), good)) {
+      return bad("provenance_heads must be a list of [layer, query head, weight], weights above 0");
+    }
+    for (const json& v : *it) provenance.push_back({v[0].get<int32_t>(), v[1].get<int32_t>(), v[2].get<double>()});
+  }
   pattern->sink = sink;
   pattern->recent = recent;
   pattern->models = std::move(models);
   pattern->fingerprints = std::move(fingerprints);
+  pattern->provenance = std::move(provenance);
   return absl::OkStatus();
 }
 
@@ -172,6 +186,7 @@ std::string PatternConfigJson(const Pattern& pattern) {
   root["recent_size"] = pattern.recent;
   if (!pattern.models.empty()) root["models"] = pattern.models;
   if (!pattern.fingerprints.empty()) root["fingerprints"] = pattern.fingerprints;
+  for (const ProvenanceHead& h : pattern.provenance) root["provenance_heads"].push_back({h.layer, h.head, h.weight});
   return root.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
 }
 

@@ -2,8 +2,9 @@
 // matters, 0 = streaming suffices. The folder format is the one that the paper's authors published
 // (github.com/mit-han-lab/duo-attention): full_attention_heads.tsv, one line per layer, one "%.18e" number per KV head
 // in the model's original head order, tab-separated, a newline after the last line; and config.json, from which
-// sink_size, recent_size and duo's own `models` and `fingerprints` are read, nothing else. Reading then writing gives
-// the same bytes. Values only, any thread. Errors name the file, what was expected and what was found.
+// sink_size, recent_size and duo's own `models`, `fingerprints` and `provenance_heads` are read, nothing else. Reading
+// then writing gives the same bytes. Values only, any thread. Errors name the file, what was expected and what was
+// found.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,14 @@
 
 namespace duo {
 
+// A query head in which an answer shows where it looked, and what its attention counts (attention provenance).
+struct ProvenanceHead {
+  int32_t layer = 0;
+  int32_t head = 0;  // query head
+  double weight = 1;
+  bool operator==(const ProvenanceHead&) const = default;
+};
+
 struct Pattern {
   int layers = 0;
   int kv_heads = 0;                 // per layer
@@ -25,6 +34,8 @@ struct Pattern {
   std::vector<std::string> models;  // model folder names this pattern is for, besides its own folder's; may be empty
   std::vector<std::string>
       fingerprints;  // of weights this pattern is for, whatever their folder is called; may be empty
+  std::vector<ProvenanceHead>
+      provenance;  // duo's own `provenance_heads`: [[layer, query head, weight], ..]; may be empty
 
   double gate(int layer, int head) const { return gates[static_cast<size_t>(layer) * kv_heads + head]; }
   bool operator==(const Pattern&) const = default;

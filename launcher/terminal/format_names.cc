@@ -1,7 +1,6 @@
 #include "launcher/terminal/format_names.h"
 
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 
 namespace duo {
 namespace {
@@ -21,7 +20,7 @@ std::vector<std::string> KvFormatNames() {
 std::vector<std::string> WeightFormatNames() {
   std::vector<std::string> names = {"auto"};
   for (const DType type : kWeightTypes) names.emplace_back(Name(type));
-  for (const int group : kInt8Groups) names.push_back(absl::StrCat(kInt8GroupPrefix, group));
+  for (const int group : kInt8Groups) names.push_back(std::string(kInt8GroupPrefix) + std::to_string(group));
   return names;
 }
 
@@ -42,7 +41,9 @@ std::optional<DType> WeightTypeNamed(std::string_view name) {
 
 int Int8GroupNamed(std::string_view name) {
   int group = 0;
-  if (!name.starts_with(kInt8GroupPrefix) || !absl::SimpleAtoi(name.substr(kInt8GroupPrefix.size()), &group)) return 0;
+  if (!name.starts_with(kInt8GroupPrefix) ||
+      !absl::SimpleAtoi(std::string(name.substr(kInt8GroupPrefix.size())), &group))
+    return 0;
   return group;
 }
 

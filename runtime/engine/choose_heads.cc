@@ -7,12 +7,15 @@
 namespace duo {
 namespace {
 
+absl::StatusOr<FoundPattern> PatternOf(const EngineOptions& options, const ModelConfig& config) {
+  if (!options.pattern_dir.empty()) return OpenPattern(options.pattern_dir, config.layers, config.kv_heads);
+  return FindPattern(IdentityOf(options.model_dir, config), config.layers, config.kv_heads,
+                     PatternRoots(options.program));
+}
+
 // The pattern's plan. With `auto` and nothing that asks for a pattern a model without one runs with full attention.
 absl::StatusOr<HeadPlan> DuoPlan(EngineOptions& options, const ModelConfig& config, std::vector<std::string>& notes) {
-  const absl::StatusOr<FoundPattern> found = options.pattern_dir.empty()
-                                                 ? FindPattern(IdentityOf(options.model_dir, config), config.layers,
-                                                               config.kv_heads, PatternRoots(options.program))
-                                                 : OpenPattern(options.pattern_dir, config.layers, config.kv_heads);
+  const absl::StatusOr<FoundPattern> found = PatternOf(options, config);
   const bool asked = !options.pattern_dir.empty() || options.sparsity.has_value() || options.threshold.has_value();
   if (options.attention == AttentionMode::kAuto && !asked && absl::IsNotFound(found.status())) {
     options.attention = AttentionMode::kFull;
@@ -56,6 +59,48 @@ void ShareHeads(Communicator& comm, HeadPlan* plan) {
   plan->recent = sizes[3];
   plan->retrieval.resize(int64_t{sizes[0]} * sizes[1]);
   comm.Broadcast(plan->retrieval.data(), plan->retrieval.size(), 0);
+}
+
+absl::StatusOr<std::vector<ProvenanceHead>> ChooseProvenance(const EngineOptions& options, const ModelConfig& config,
+                                                             const HeadPlan& heads) {
+  if (heads.retrieval_heads() == 0) {
+    return absl::FailedPreconditionError(
+        "where answers looked is read from heads that keep everything, and none does here (--attention streaming)");
+  }
+  std::vector<ProvenanceHead> named = options.provenance_heads;
+  if (named.empty() && (!options.model_dir.empty() || !options.pattern_dir.empty())) {
+    const absl::StatusOr<FoundPattern> found = PatternOf(options, config);
+    if (found.ok()) named = found->pattern.provenance;
+  }
+  std::vector<ProvenanceHead> provenance;
+  const int group = config.heads / config.kv_heads;
+  for (const ProvenanceHead& h : named) {
+    if (h.layer < 0 || h.layer >= config.layers || h.head < 0 || h.head >= config.heads || !(h.weight > 0)) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "provenance_heads: expected layers below %d, query heads below %d and weights above 0, found [%d, %d, %g]",
+          config.layers, config.heads, h.layer, h.head, h.weight));
+    }
+    if (heads.is_retrieval(h.layer, h.head / group)) provenance.push_back(h);
+  }
+  if (provenance.empty()) {
+    for (int layer = 0; layer < config.layers; ++layer) {
+      for (int head = 0; head < config.heads; ++head) {
+        if (heads.is_retrieval(layer, head / group)) provenance.push_back({layer, head, 1.0});
+      }
+    }
+  }
+  double total = 0;
+  for (const ProvenanceHead& h : provenance) total += h.weight;
+  for (ProvenanceHead& h : provenance) h.weight /= total;
+  return provenance;
+}
+
+void ShareProvenance(Communicator& comm, std::vector<ProvenanceHead>* heads) {
+  if (comm.size() == 1) return;
+  auto count = static_cast<int64_t>(heads->size());
+  comm.Broadcast(&count, sizeof count, 0);
+  heads->resize(count);
+  if (count > 0) comm.Broadcast(heads->data(), sizeof(ProvenanceHead) * count, 0);
 }
 
 }  // namespace duo

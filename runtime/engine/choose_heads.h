@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "attn_patterns/head_plan.h"
+#include "attn_patterns/pattern.h"
 #include "parallel/communicator.h"
 #include "runtime/engine/engine.h"
 #include "runtime/weights/config.h"
@@ -18,5 +19,13 @@ absl::StatusOr<HeadPlan> ChooseHeads(EngineOptions& options, const ModelConfig& 
 
 // Rank 0's head plan for all: only rank 0 needs the pattern's files.
 void ShareHeads(Communicator& comm, HeadPlan* plan);
+
+// The heads that are asked where an answer looked: those that options or the pattern name, as far as they keep every
+// token, or else all that do. Weights add up to 1.
+absl::StatusOr<std::vector<ProvenanceHead>> ChooseProvenance(const EngineOptions& options, const ModelConfig& config,
+                                                             const HeadPlan& heads);
+
+// Rank 0's for all.
+void ShareProvenance(Communicator& comm, std::vector<ProvenanceHead>* heads);
 
 }  // namespace duo

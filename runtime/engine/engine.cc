@@ -155,15 +155,21 @@ absl::StatusOr<RequestId> Engine::Append(SessionId id, std::vector<int32_t> toke
   }
   return state_->scheduler->Append(id, std::move(tokens), std::move(events), more_tokens, whose);
 }
+absl::Status Engine::CheckAsked(const GenerateParams& params) const {
+  if (params.mass && state_->provenance.empty()) {
+    return absl::FailedPreconditionError("where answers looked needs an engine that was made to read it");
+  }
+  return CheckRules(params.rules, state_->config.vocab);
+}
 absl::StatusOr<RequestId> Engine::Ask(SessionId id, std::vector<int32_t> tokens, const GenerateParams& params,
                                       RequestEvents events) {
-  if (absl::Status s = CheckRules(params.rules, state_->config.vocab); !s.ok()) return s;
+  if (absl::Status s = CheckAsked(params); !s.ok()) return s;
   return state_->scheduler->Ask(id, std::move(tokens), params, std::move(events));
 }
 absl::StatusOr<std::vector<RequestId>> Engine::AskMany(SessionId id, std::vector<int32_t> tokens,
                                                        const GenerateParams& params,
                                                        std::vector<RequestEvents> answers) {
-  if (absl::Status s = CheckRules(params.rules, state_->config.vocab); !s.ok()) return s;
+  if (absl::Status s = CheckAsked(params); !s.ok()) return s;
   return state_->scheduler->AskMany(id, std::move(tokens), params, std::move(answers));
 }
 double Engine::PredictRead(int64_t tokens, int64_t history) const {
@@ -224,6 +230,7 @@ const HeadPlan& Engine::heads() const { return state_->heads; }
 const Partition& Engine::partition() const { return state_->partition; }
 const MemoryPlan& Engine::memory_plan() const { return state_->memory; }
 const std::vector<std::string>& Engine::notes() const { return state_->notes; }
+const std::vector<ProvenanceHead>& Engine::provenance_heads() const { return state_->provenance; }
 KvFormat Engine::kv_format() const { return state_->kv; }
 Speculation Engine::speculation() const { return state_->options.speculate; }
 int64_t Engine::RingBytesPerHead() const {

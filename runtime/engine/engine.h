@@ -78,6 +78,11 @@ struct EngineOptions {
 
   Speculation speculate = Speculation::kOff;
 
+  // Answers may ask where they looked (GenerateParams::mass). It is read from the pattern's provenance heads, as far as
+  // they keep everything here; where there are none from all query heads of retrieval heads alike; or from these.
+  bool provenance = false;
+  std::vector<ProvenanceHead> provenance_heads;
+
   // Appends may ask for the logits after each of their tokens (RequestEvents::on_logits). A chunk then has at most 256
   // tokens, whose logits are held at once.
   bool append_logits = false;
@@ -187,6 +192,8 @@ class Engine {
   const Partition& partition() const;
   const MemoryPlan& memory_plan() const;
   KvFormat kv_format() const;
+  // Whose attention answers may ask for, weights adding up to 1; empty without EngineOptions::provenance. On rank 0.
+  const std::vector<ProvenanceHead>& provenance_heads() const;
   Speculation speculation() const;   // kOff or kText
   int64_t RingBytesPerHead() const;  // of one streaming head's ring of one sequence, slack for drafts included
   // What the user should know about this model in these formats, a sentence each. On rank 0.
@@ -199,6 +206,7 @@ class Engine {
   int64_t KvBytesFull(int64_t tokens) const;
 
  private:
+  absl::Status CheckAsked(const GenerateParams& params) const;
   friend class EngineProbe;  // probe.h: benchmarks
   Engine();
   struct State;

@@ -81,7 +81,8 @@ std::vector<Fact> CommonFacts(const EngineOptions& o) {
           {"--prefix-nodes", absl::StrCat(o.prefixes)},
           {"--max-session-tokens", absl::StrCat(o.max_session_tokens)},
           {"--kv-tokens", absl::StrCat(o.kv_tokens)},
-          {"--speculate", Name(o.speculate)}};
+          {"--speculate", Name(o.speculate)},
+          {"--sources", absl::StrCat(static_cast<int>(o.provenance))}};
 }
 
 // Ranks may read folders of their own: the same model must be in them.
@@ -153,6 +154,11 @@ absl::Status Engine::State::Decide() {
   }
   if (absl::Status s = Agree(*comm, status); !s.ok()) return s;
   ShareHeads(*comm, &heads);
+  absl::StatusOr<std::vector<ProvenanceHead>> looked = std::vector<ProvenanceHead>();
+  if (options.provenance && comm->rank() == 0) looked = ChooseProvenance(options, config, heads);
+  if (absl::Status s = Agree(*comm, looked.status()); !s.ok()) return s;
+  provenance = *std::move(looked);
+  ShareProvenance(*comm, &provenance);
 
   if (options.speculate == Speculation::kAuto) {
     options.speculate = device->is_cuda() ? Speculation::kOff : Speculation::kText;
@@ -210,7 +216,7 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
   memory.tables = 4 * sizes.tables * (sizes.table_pages + CeilDiv(sizes.table_pages, sizes.slots));
   const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
   const absl::StatusOr<int64_t> forward =
-      WorkspaceBytes({config, partition, shard, rope}, formats, heads, sizes, limits, *device);
+      WorkspaceBytes({config, partition, shard, rope, provenance}, formats, heads, sizes, limits, *device);
   if (!forward.ok()) return forward.status();
   const auto sampling = static_cast<int64_t>(Bytes(DType::kF32, limits.samples * shard.vocab.size()) +
                                              DrawScratchBytes(*device, limits.samples, shard.vocab.size()));
@@ -344,7 +350,8 @@ absl::Status Engine::State::Load() {
                         : RandomWeights({config, shard, formats}, *device);
   if (absl::Status s = Agree(*comm, weights.status()); !s.ok()) return s;
   const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
-  absl::StatusOr<Model> model = Model::Create({config, partition, shard, rope}, std::move(*weights), *device, *comm);
+  absl::StatusOr<Model> model =
+      Model::Create({config, partition, shard, rope, provenance}, std::move(*weights), *device, *comm);
   if (absl::Status s = Agree(*comm, model.status()); !s.ok()) return s;
   absl::StatusOr<KvCache> cache = KvCache::Create(*device, config, shard, heads, sizes);
   if (absl::Status s = Agree(*comm, cache.status()); !s.ok()) return s;

@@ -32,6 +32,7 @@ struct Engine::State {
   ProbeOptions options;
   ModelConfig config;
   HeadPlan heads;
+  std::vector<ProvenanceHead> provenance;  // empty: no answer may ask where it looked
   Partition partition;
   RankShard shard;
   KvFormat kv = KvFormat::kBF16;

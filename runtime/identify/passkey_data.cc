@@ -71,6 +71,19 @@ bool CutAt(const std::string& text, std::vector<TextSegment>* segments, std::vec
   return false;
 }
 
+// Of each token of an answer, the one in `fact` that it is a copy of: where the answer's tokens stand there.
+std::vector<PasskeySample::Range> CopiedTokens(const std::vector<int32_t>& tokens, const PasskeySample::Range& fact,
+                                               const std::vector<int32_t>& answer) {
+  const auto begin = tokens.begin() + fact.begin, end = tokens.begin() + fact.end;
+  const auto found = std::search(begin, end, answer.begin(), answer.end());
+  std::vector<PasskeySample::Range> copied(answer.size(), fact);
+  for (size_t i = 0; i < answer.size() && found != end; ++i) {
+    const int64_t at = found - tokens.begin() + static_cast<int64_t>(i);
+    copied[i] = {at, at + 1};
+  }
+  return copied;
+}
+
 }  // namespace
 
 const char* Name(RecallTask task) { return task == RecallTask::kPasskey ? "passkey" : "needle"; }
@@ -132,6 +145,8 @@ PasskeyData::Document PasskeyData::Assemble(const std::vector<Fact>& facts, cons
       }
       const std::vector<int32_t>& sentence = line_start ? on_line[next] : inside_line[next];
       document.depths.push_back(static_cast<double>(document.tokens.size()));
+      const auto begin = static_cast<int64_t>(document.tokens.size());
+      document.facts.push_back({begin, begin + static_cast<int64_t>(sentence.size())});
       document.tokens.insert(document.tokens.end(), sentence.begin(), sentence.end());
       line_start = true;
       waited = 0;
@@ -265,6 +280,17 @@ PasskeySample PasskeyData::Sample(uint64_t seed, int64_t index, int64_t document
   return sample;
 }
 
+std::vector<int32_t> PasskeyData::AskTokens(const std::string& question, const std::string& lead) const {
+  std::vector<TextSegment> segments = {{absl::StrCat("\nQuestion: ", question, "\nAnswer: "), false}};
+  if (chat_.has_value()) {
+    absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat_, "", kMarker, {&question, 1});
+    DUO_CHECK(turns.ok());
+    segments = std::move(turns->questions[0]);
+  }
+  segments.push_back({lead, false});
+  return tokenizer_.EncodeSegments(segments).value();
+}
+
 PasskeyDocument PasskeyData::HeldOut(uint64_t seed, int64_t index, int64_t document_tokens) const {
   const uint64_t own = SeedOf(seed, index, true);
   const std::vector<Fact> facts = MakeFacts(own);
@@ -274,6 +300,7 @@ PasskeyDocument PasskeyData::HeldOut(uint64_t seed, int64_t index, int64_t docum
   }
   PasskeyDocument out;
   out.tokens = Opening();
+  const auto opening = static_cast<int64_t>(out.tokens.size());
   const Document document = Assemble(facts, depths, document_tokens, true, own + 2);
   out.tokens.insert(out.tokens.end(), document.tokens.begin(), document.tokens.end());
   if (chat_.has_value()) {
@@ -282,21 +309,17 @@ PasskeyDocument PasskeyData::HeldOut(uint64_t seed, int64_t index, int64_t docum
   }
   for (size_t i = 0; i < facts.size(); ++i) {
     const Fact& fact = facts[i];
-    std::vector<TextSegment> segments = {{absl::StrCat("\nQuestion: ", fact.question, "\nAnswer: "), false}};
-    if (chat_.has_value()) {
-      absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat_, "", kMarker, {&fact.question, 1});
-      DUO_CHECK(turns.ok());
-      segments = std::move(turns->questions[0]);
-    }
-    segments.push_back({fact.lead, false});
     PasskeyDocument::Question question;
-    question.tokens = tokenizer_.EncodeSegments(segments).value();
+    question.tokens = AskTokens(fact.question, fact.lead);
     question.answer = fact.answer.substr(fact.answer.find_first_not_of(' '));
-    question.answer_tokens =
-        static_cast<int>(tokenizer_.Encode(fact.answer, {.add_special_tokens = false}).value().size());
+    const std::vector<int32_t> answer = tokenizer_.Encode(fact.answer, {.add_special_tokens = false}).value();
+    question.answer_tokens = static_cast<int>(answer.size());
     question.depth = document.depths[i];
+    question.fact = {opening + document.facts[i].begin, opening + document.facts[i].end};
+    question.copied = CopiedTokens(out.tokens, question.fact, answer);
     out.questions.push_back(std::move(question));
   }
+  out.empty_question = AskTokens("?", "");
   return out;
 }
 

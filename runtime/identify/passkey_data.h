@@ -53,9 +53,13 @@ struct PasskeyDocument {
     std::string answer;           // as a person writes it, without white space around it
     int answer_tokens = 0;
     double depth = 0;
+    PasskeySample::Range fact;  // the document's tokens that say it
+    // Of each token of the answer: the token of the fact that it copies; where they are not the same tokens, the fact.
+    std::vector<PasskeySample::Range> copied;
   };
   std::vector<int32_t> tokens;
-  std::vector<Question> questions;  // in the order of their facts
+  std::vector<Question> questions;      // in the order of their facts
+  std::vector<int32_t> empty_question;  // a question's frame that asks for nothing
 };
 
 class PasskeyData {
@@ -84,6 +88,7 @@ class PasskeyData {
   struct Document {
     std::vector<int32_t> tokens;  // without what a chat puts before it
     std::vector<double> depths;
+    std::vector<PasskeySample::Range> facts;
   };
 
   PasskeyData(const Tokenizer& tokenizer, const std::optional<ChatTemplate>& chat, const PasskeyOptions& options)
@@ -91,6 +96,8 @@ class PasskeyData {
   std::vector<Fact> MakeFacts(uint64_t seed) const;
   Document Assemble(const std::vector<Fact>& facts, const std::vector<double>& depths, int64_t document_tokens,
                     bool held_out, uint64_t seed) const;
+  // A question and how its answer begins, behind a document.
+  std::vector<int32_t> AskTokens(const std::string& question, const std::string& lead) const;
   // What follows the document: text that is given, then an answer, and so on. The last piece has no answer.
   struct Piece {
     std::vector<TextSegment> given;

@@ -55,6 +55,7 @@ absl::StatusOr<Model> Model::Create(const ModelParts& parts, ModelWeights weight
   model.comm_ = &comm;
   const int group = config.heads / config.kv_heads;
   model.max_entries_ = MaxEntries(partition, group);
+  model.mass_reader_ = MassReader(parts.provenance, parts.shard, group, config.head_dim);
 
   const size_t ids_stride = Arena::Rounded(4 * partition.world * model.max_entries_);
   const size_t frequency_bytes = Arena::Rounded(8 * frequencies.size());
@@ -86,12 +87,15 @@ absl::StatusOr<Model> Model::Create(const ModelParts& parts, ModelWeights weight
   return model;
 }
 
-Model::Workspace Model::Allocate(Arena& arena, int rows, int samples) const {
+Model::Workspace Model::Allocate(Arena& arena, const StepInput& input) const {
+  const int rows = input.rows();
   const DType t = ActivationType(*device_);
   const int64_t d = config_.head_dim, group = config_.heads / config_.kv_heads, heads = MaxHeads(shard_);
   const int64_t block = std::min<int64_t>(rows, Transformer::kMlpRows), ffn = MlpColumns(config_, shard_);
   Workspace w;
-  w.logits = arena.Matrix(DType::kF32, samples, shard_.vocab.size());  // first: what is behind it can be rewound
+  // First: what is behind these can be rewound.
+  w.logits = arena.Matrix(DType::kF32, input.num_samples, shard_.vocab.size());
+  if (input.num_mass_rows > 0) w.queries = arena.Matrix(t, input.num_mass_rows, mass_reader_.columns());
   Activations& a = w.a;
   a.residual = arena.Matrix(DType::kF32, rows, config_.hidden);
   a.normed = arena.Matrix(t, rows, config_.hidden);
@@ -109,7 +113,8 @@ Model::Workspace Model::Allocate(Arena& arena, int rows, int samples) const {
 
 View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) {
   arena.Rewind(0);
-  const Workspace w = Allocate(arena, input.rows(), input.num_samples);
+  const Workspace w = Allocate(arena, input);
+  mass_queries_ = w.queries;
   const Activations& a = w.a;
   RopeAngles(*device_, a.cos_sin, input.batch.positions, frequencies_, rope_factor_);
   StepInput planned = input;
@@ -119,6 +124,9 @@ View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) 
   const View add = transformer.Run(a, input.tokens, [&](int layer, View from_below) {
     const LayerKv& kv = cache.layers()[layer];
     const View qkv = transformer.Qkv(layer, a, kv.shape, from_below);
+    if (input.num_mass_rows > 0) {
+      mass_reader_.Keep(*device_, layer, qkv, kv.shape, input.mass_rows, input.num_mass_rows, w.queries);
+    }
     return Attend(layer, planned, kv, w, qkv, arena);
   });
   if (input.num_samples == 0) return w.logits;

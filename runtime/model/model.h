@@ -13,6 +13,7 @@
 #include "parallel/partition.h"
 #include "parallel/shard.h"
 #include "runtime/kv/kv_cache.h"
+#include "runtime/model/mass_reader.h"
 #include "runtime/model/rope.h"
 #include "runtime/model/transformer.h"
 #include "runtime/weights/config.h"
@@ -25,6 +26,8 @@ struct StepInput {
   const int32_t* tokens = nullptr;       // [rows()]
   const int32_t* sample_rows = nullptr;  // [num_samples]: rows whose logits are wanted
   int num_samples = 0;
+  const int32_t* mass_rows = nullptr;  // [num_mass_rows]: rows whose queries are kept
+  int num_mass_rows = 0;
   bool prefill = false;  // one long sequence: AttendPrefill; else AttendPages
   SeqBatch batch;
   // Of a prefill: rows of other sequences that ride in the step, behind the batch's. They share the reading of the
@@ -48,6 +51,7 @@ struct ModelParts {
   const Partition& partition;
   const RankShard& shard;
   const RopeFrequencies& rope;
+  const std::vector<ProvenanceHead>& provenance;  // whose mass rows may ask for; empty: no row asks
 };
 
 class Model {
@@ -58,6 +62,9 @@ class Model {
   // logits [num_samples, this rank's vocabulary] f32, in `arena`, valid until its next step.
   View Forward(const StepInput& input, const KvCache& cache, Arena& arena);
 
+  const MassReader& mass_reader() const { return mass_reader_; }
+  // Of the last Forward: [num_mass_rows, mass_reader().columns()], behind the logits and before all scratch.
+  View mass_queries() const { return mass_queries_; }
   const ModelWeights& weights() const { return weights_; }
   const ModelConfig& config() const { return config_; }
 
@@ -72,6 +79,7 @@ class Model {
   // One step's memory.
   struct Workspace {
     View logits;
+    View queries;  // T [mass rows, columns]: those that are kept
     Activations a;
     View attended;         // T [rows, q columns of the layer with the most heads]
     float* lse = nullptr;  // [ranks][entries][rows]
@@ -80,7 +88,7 @@ class Model {
   };
 
   Model() = default;
-  Workspace Allocate(Arena& arena, int rows, int samples) const;
+  Workspace Allocate(Arena& arena, const StepInput& input) const;
   void PlanStep(SeqBatch& batch, const KvCache& cache, Arena& arena);
   // Rows of a step that attend alike: of one long sequence, or few of each of several.
   struct Part {
@@ -105,6 +113,8 @@ class Model {
   const double* frequencies_ = nullptr;  // device [head_dim / 2]
   const int32_t* own_ids_ = nullptr;     // device: 0, 1, .. for each query head of this rank, to stand for itself
   double rope_factor_ = 1;
+  MassReader mass_reader_;
+  View mass_queries_;
   Device* device_ = nullptr;
   Communicator* comm_ = nullptr;
 };

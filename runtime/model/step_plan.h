@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/attention.h"
 #include "kernels/ops.h"
+#include "runtime/model/row_mass.h"
 #include "runtime/model/token_score.h"
 
 namespace duo {
@@ -43,6 +44,12 @@ struct SampleRule {
   bool changes_draw() const { return top_k > 0 || min_p > 0 || edits > 0 || mask >= 0; }
 };
 
+// Tokens whose mass a row of mass_samples is asked for.
+struct MassRange {
+  int32_t row = 0;  // of mass_samples
+  TokenRange tokens;
+};
+
 // How retrieval heads attend: few rows of any number of sequences straight from the pages, or many rows of one, the
 // first of the plan, with which few rows of others may ride.
 enum class StepKind : uint8_t { kRows, kPrefill, kCacheUpdates /* no model: only the copies and table writes */ };
@@ -65,8 +72,10 @@ struct StepPlan {
   std::vector<SampleParams> samples;  // as many as sample_rows
   std::vector<SampleRule> rules;      // in ascending order of their samples
   std::vector<LogitEdit> edits;
-  std::vector<uint32_t> masks;  // a bit for each token of the vocabulary, whole words for each mask
-  int32_t want_logits = 0;      // 1: rank 0 also returns the full logits of the sampled rows
+  std::vector<uint32_t> masks;         // a bit for each token of the vocabulary, whole words for each mask
+  std::vector<int32_t> mass_samples;   // of sample_rows, ascending: where these rows looked is wanted
+  std::vector<MassRange> mass_ranges;  // in ascending order of their rows
+  int32_t want_logits = 0;             // 1: rank 0 also returns the full logits of the sampled rows
 };
 
 // What a step gives.
@@ -74,6 +83,7 @@ struct StepResult {
   std::vector<int32_t> tokens;     // [samples]
   std::vector<TokenScore> scores;  // [samples], filled for those that ask; empty where none does
   std::vector<float> logits;       // [samples][vocab] on rank 0 when the plan wants them
+  std::vector<RowMass> masses;     // [mass_samples]
 };
 
 std::string Serialize(const StepPlan& plan);

@@ -23,6 +23,12 @@ struct Packer {
   }
 };
 
+std::vector<int32_t> MassRows(const StepPlan& plan) {
+  std::vector<int32_t> rows;
+  for (const int32_t sample : plan.mass_samples) rows.push_back(plan.sample_rows[sample]);
+  return rows;
+}
+
 bool OneRowEach(const StepPlan& plan) {
   return plan.kind == StepKind::kRows && plan.tokens.size() == plan.spans.size() &&
          plan.sample_rows.size() == plan.spans.size() && plan.spans.size() <= Worker::kMaxBatch;
@@ -62,7 +68,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(Model model, KvCache cach
   worker->comm_ = &comm;
   const size_t rows = limits.prefill_rows + limits.rows;
   const size_t input_bytes = rows * (3 * sizeof(int32_t) + sizeof(SeqSpan)) +
-                             limits.samples * (sizeof(int32_t) + sizeof(SampleParams)) + 16 * 8;
+                             limits.samples * (2 * sizeof(int32_t) + sizeof(SampleParams)) + 16 * 9;
   absl::StatusOr<Buffer> input = Buffer::Allocate(device, input_bytes, "the step's input");
   if (!input.ok()) return input.status();
   absl::StatusOr<Buffer> samples =
@@ -100,7 +106,7 @@ StepInput Worker::Upload(const StepPlan& plan) {
   Packer pack{staging_};
   const size_t tokens = pack.Put(plan.tokens), positions = pack.Put(plan.positions), row_seq = pack.Put(row_seq_),
                device_spans = pack.Put(host_spans_), sample_rows = pack.Put(plan.sample_rows),
-               params = pack.Put(plan.samples);
+               params = pack.Put(plan.samples), mass_rows = pack.Put(MassRows(plan));
   DUO_CHECK_LE(staging_.size(), input_.size());
   device_->Upload(input_.data(), staging_.data(), staging_.size());
 
@@ -109,6 +115,8 @@ StepInput Worker::Upload(const StepPlan& plan) {
   input.tokens = reinterpret_cast<const int32_t*>(base + tokens);
   input.sample_rows = reinterpret_cast<const int32_t*>(base + sample_rows);
   input.num_samples = static_cast<int>(plan.sample_rows.size());
+  input.mass_rows = reinterpret_cast<const int32_t*>(base + mass_rows);
+  input.num_mass_rows = static_cast<int>(plan.mass_samples.size());
   input.prefill = prefill;
   const auto batch = [&](int first_span, int num_spans, int first_row, int num_rows) {
     SeqBatch b;
@@ -217,7 +225,7 @@ StepResult Worker::Execute(const StepPlan& plan) {
 
   const int wanted = static_cast<int>(plan.sample_rows.size());
   DUO_CHECK_LE(wanted, limits_.samples);
-  if (Records() && OneRowEach(plan)) {
+  if (Records() && OneRowEach(plan) && plan.mass_samples.empty()) {
     const int bucket = Bucket(static_cast<int>(plan.spans.size()));
     RunRecorded(Upload(PadToBucket(plan, bucket, cache_.sizes().rings - 1)));
   } else {
@@ -230,9 +238,17 @@ StepResult Worker::Execute(const StepPlan& plan) {
   std::vector<ShardSample> shards(wanted);
   device_->Download(shards.data(), samples_.data(), shards.size() * sizeof(ShardSample));
   if (plan.want_logits != 0) result.logits = GatherLogits(wanted);
-  arena_.Rewind(Arena::Rounded(Bytes(DType::kF32, logits_.rows * logits_.cols)));  // logits lie at the arena's start
+  // Logits lie at the arena's start, and behind them the queries that were kept.
+  const size_t drawn_from = Arena::Rounded(Bytes(DType::kF32, logits_.rows * logits_.cols));
+  if (!plan.mass_samples.empty()) {
+    const View queries = model_.mass_queries();
+    arena_.Rewind(drawn_from + Arena::Rounded(Bytes(queries.dtype, queries.rows * queries.cols)));
+    result.masses = model_.mass_reader().Read(*device_, *comm_, cache_, queries, plan, arena_);
+  }
+  arena_.Rewind(drawn_from);
   StepResult drawn = DrawTokens(*device_, *comm_, shards, {logits_, model_.weights().first_id}, plan, arena_);
   drawn.logits = std::move(result.logits);
+  drawn.masses = std::move(result.masses);
   return drawn;
 }
 

@@ -21,9 +21,10 @@ SeqBatch LargestBatch(const StepLimits& limits, const SeqSpan* host_spans) {
 }
 
 // The largest step of a kind; what its device pointers point to is never looked at.
-StepInput LargestStep(const StepLimits& limits, bool prefill, const SeqSpan* host_spans) {
+StepInput LargestStep(const StepLimits& limits, bool prefill, bool asks_for_mass, const SeqSpan* host_spans) {
   StepInput input;
   input.num_samples = limits.samples;
+  if (asks_for_mass) input.num_mass_rows = limits.samples;
   input.prefill = prefill;
   input.batch = LargestBatch(limits, host_spans);
   if (!prefill) return input;
@@ -47,7 +48,15 @@ absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightForm
   if (!cache.ok()) return cache.status();
   const SeqSpan span;
   Arena arena = Arena::Measuring();
-  for (const bool prefill : {true, false}) model->Forward(LargestStep(limits, prefill, &span), *cache, arena);
+  const bool masses = !parts.provenance.empty();
+  for (const bool prefill : {true, false}) model->Forward(LargestStep(limits, prefill, masses, &span), *cache, arena);
+  if (masses) {
+    const int64_t kept = limits.samples * model->mass_reader().columns();
+    const size_t reading = Arena::Rounded(Bytes(DType::kF32, limits.samples * parts.shard.vocab.size())) +
+                           Arena::Rounded(Bytes(ActivationType(device), kept)) +
+                           model->mass_reader().ScratchBytes(limits.max_tokens);
+    return static_cast<int64_t>(std::max(arena.peak(), reading) + 64 * Arena::kAlignment);
+  }
   // An op may take its scratch in several pieces, each rounded up: a little air.
   return static_cast<int64_t>(arena.peak() + 64 * Arena::kAlignment);
 }

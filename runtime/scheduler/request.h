@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "runtime/model/row_mass.h"
 #include "runtime/model/token_score.h"
 #include "runtime/scheduler/prefix.h"
 #include "runtime/scheduler/sampling_rules.h"
@@ -32,7 +33,11 @@ struct GenerateParams {
   SamplingRules rules;
   std::vector<int32_t> end_tokens;  // a drawn token of these ends the answer and is not reported
   bool keep = false;                // the question and its answer become part of the session
-  bool want_logits = false;         // on_logits is called; for tests, perplexity and debugging
+  bool mass = false;                // on_mass is called; needs EngineOptions::provenance
+  // With mass: of which tokens each head's own is wanted, too, in the row that the i-th token is drawn from; those of
+  // the last entry also in the rows behind.
+  std::vector<std::vector<TokenRange>> mass_ranges;
+  bool want_logits = false;  // on_logits is called; for tests, perplexity and debugging
   Whose whose;
   PrefixUse prefix;  // of a question on a session without tokens, which is a whole prompt
 };
@@ -66,6 +71,7 @@ struct RequestEvents {
   std::function<bool()> pause;
   std::function<void(const TokenScore&)> on_score;         // rules.scores: before each on_token
   std::function<void(const TokenScore&)> on_prompt_score;  // rules.prompt_scores: of each prompt token but the first
+  std::function<void(const RowMass&)> on_mass;  // before each on_token: where the row looked that it was drawn from
   // [vocab]. Of a question: before each on_token, if wanted. Of an append, which needs EngineOptions::append_logits: of
   // what follows each token fed, in order.
   std::function<void(const std::vector<float>& logits)> on_logits;

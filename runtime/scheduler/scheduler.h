@@ -304,7 +304,7 @@ class Scheduler {
   // What a step means for one part of it.
   bool OnRebuilt(Sequence& rebuilt, int rows);
   void OnFed(Request& request, int rows);
-  void OnSampled(Request& request, int32_t token, const TokenScore* score);
+  void OnSampled(Request& request, const StepResult& result, size_t sample);
   void ReportScores(Request& request, const StepResult& result, size_t first, const Part& part);
   static void ReportLogits(const Request& request, const StepResult& result, size_t first, size_t count);
   void Finish(Request& request, absl::Status status, Finish finish);
@@ -325,8 +325,9 @@ class Scheduler {
   bool may_start_ = false;  // something happened since StartWhatCan that may let a request start
   SessionId next_session_ = 1;
   RequestId next_request_ = 1;
-  StepPlan cache_updates_;   // table writes and copies that the next plan carries
-  std::vector<Part> parts_;  // of the last plan
+  StepPlan cache_updates_;             // table writes and copies that the next plan carries
+  std::vector<Part> parts_;            // of the last plan
+  std::vector<int32_t> mass_samples_;  // likewise
   Chunk chunk_;
   Riders riders_;           // of the last plan
   RequestId last_row_ = 0;  // the last request that had a place in a rows step too small for all

@@ -84,7 +84,7 @@ void Scheduler::OnDrafted(Request& request, const StepResult& result, size_t fir
     }
     OnFed(request, 1);
     if (request.params.want_logits) ReportLogits(request, result, first + row, 1);
-    OnSampled(request, token, result.scores.empty() ? nullptr : &result.scores[first + row]);
+    OnSampled(request, result, first + row);
     if (requests_.count(id) == 0) return;
     if (!right || request.closing) break;
   }

@@ -92,7 +92,9 @@ void Scheduler::ReportLogits(const Request& request, const StepResult& result, s
   }
 }
 
-void Scheduler::OnSampled(Request& request, int32_t token, const TokenScore* score) {
+// sample: of the result's.
+void Scheduler::OnSampled(Request& request, const StepResult& result, size_t sample) {
+  const int32_t token = result.tokens[sample];
   if (token == kNoneAllowed) {
     return Finish(request,
                   absl::InvalidArgumentError("what the request allows, bans and biases leaves no token to draw"),
@@ -122,8 +124,13 @@ void Scheduler::OnSampled(Request& request, int32_t token, const TokenScore* sco
   ++request.result.new_tokens;
   if (CountsTokens(request.params.rules)) ++request.counts[token];
   // A step has scores for all its samples where one of them asks.
-  const bool scored = score != nullptr && request.params.rules.scores >= 0;
-  if (scored && request.events.on_score) request.events.on_score(*score);
+  const bool scored = !result.scores.empty() && request.params.rules.scores >= 0;
+  if (scored && request.events.on_score) request.events.on_score(result.scores[sample]);
+  if (request.params.mass && request.events.on_mass) {
+    const auto found = std::lower_bound(mass_samples_.begin(), mass_samples_.end(), static_cast<int32_t>(sample));
+    const auto at = static_cast<size_t>(found - mass_samples_.begin());
+    if (at < result.masses.size()) request.events.on_mass(result.masses[at]);
+  }
   const bool go_on = !request.events.on_token || request.events.on_token(token);
   request.tokens.push_back(token);
   if (go_on && request.result.new_tokens < request.params.max_new_tokens) return;
@@ -170,7 +177,7 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
       if (!draws) request.result.prefill_seconds = SecondsBetween(request.started, Clock::now());
       Finish(request, absl::OkStatus(), request.result.finish);
     } else if (part.draws) {
-      OnSampled(request, result.tokens[drawn], result.scores.empty() ? nullptr : &result.scores[drawn]);
+      OnSampled(request, result, drawn);
     }
   }
 }

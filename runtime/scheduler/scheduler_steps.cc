@@ -113,6 +113,13 @@ void Scheduler::AddDraw(const Request& request, int row, int before, const std::
   }
   AddRule(rules, request.counts, banned, mask, plan);
   if (request.params.want_logits) plan->want_logits = 1;
+  if (!request.params.mass) return;
+  plan->mass_samples.push_back(static_cast<int32_t>(plan->samples.size()) - 1);
+  const auto& ranges = request.params.mass_ranges;
+  if (ranges.empty()) return;
+  for (const TokenRange& tokens : ranges[std::min<size_t>(drawn, ranges.size() - 1)]) {
+    plan->mass_ranges.push_back({static_cast<int32_t>(plan->mass_samples.size()) - 1, tokens});
+  }
 }
 
 // The rows whose logits are looked at: of the last `rows` rows of the plan, all that are scored, and the last one for a
@@ -261,6 +268,7 @@ bool Scheduler::Next(StepPlan* plan) {
     BeginSteps(*request);
     AddRebuild(*request->sequence, {request->id, 0, true, count}, plan);
   }
+  mass_samples_ = plan->mass_samples;
   return true;
 }
 

@@ -21,6 +21,7 @@ StepPlan Sample() {
   plan.rules = {{0, 40, 0.1f, 0, 1, 0, 5, -1}};
   plan.edits = {{3, 1.5f, -1}};
   plan.masks = {0xff, 7};
+  plan.mass_samples = {0};
   plan.want_logits = 1;
   return plan;
 }
@@ -35,6 +36,7 @@ TEST(StepPlan, ComesBackWholeFromItsBytes) {
   EXPECT_EQ(parsed->rules[0].scores, 5);
   EXPECT_EQ(parsed->edits[0].divide, 1.5f);
   EXPECT_EQ(parsed->masks[1], 7u);
+  EXPECT_EQ(parsed->mass_samples, std::vector<int32_t>{0});
 }
 
 TEST(StepPlan, IsRefusedWhenCutOrLengthened) {
