@@ -132,6 +132,7 @@ absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelCo
   request.world = flags.world;
   request.rank_weights = flags.rank_weights;
   request.context = flags.context > 0 ? flags.context : MaxPositions(config);
+  request.reads_per_step = ReadsPerStep(request.context);
   return request;
 }
 

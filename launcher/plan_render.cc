@@ -90,6 +90,11 @@ std::string PlanTable(const PartitionRequest& request, const std::vector<Partiti
     absl::StrAppendFormat(&out, "   %s %.3f ms%s", Name(strategy), Find(strategies, strategy).step_seconds * 1e3,
                           strategy == partition.strategy ? " <" : "");
   }
+  absl::StrAppend(&out, "\nmodelled time to read them:");
+  for (const Strategy strategy : ReadingOrder()) {
+    absl::StrAppendFormat(&out, "   %s %.1f s%s", Name(strategy), Find(strategies, strategy).read_seconds,
+                          strategy == partition.strategy ? " <" : "");
+  }
   absl::StrAppend(&out, "\n");
   return out;
 }
@@ -112,14 +117,19 @@ std::string PlanJson(const std::vector<Partition>& strategies) {
     }
     layers.push_back({{"ranks", ranks}});
   }
-  ordered_json seconds;
-  for (const Strategy strategy : ReadingOrder()) seconds[Name(strategy)] = Find(strategies, strategy).step_seconds;
+  ordered_json seconds, reads;
+  for (const Strategy strategy : ReadingOrder()) {
+    seconds[Name(strategy)] = Find(strategies, strategy).step_seconds;
+    reads[Name(strategy)] = Find(strategies, strategy).read_seconds;
+  }
   const Balance& balance = partition.balance;
   const ordered_json out = {{"strategy", Name(partition.strategy)},
                             {"world", partition.world},
                             {"layers", layers},
                             {"step_seconds", partition.step_seconds},
                             {"step_seconds_by_strategy", seconds},
+                            {"read_seconds", partition.read_seconds},
+                            {"read_seconds_by_strategy", reads},
                             {"balance",
                              {{"time", balance.time},
                               {"memory", balance.memory},

@@ -15,7 +15,7 @@ namespace duo {
 std::string PlanTable(const PartitionRequest& request, const std::vector<Partition>& strategies);
 
 // Keys: strategy, world, layers[].ranks[].{retrieval, split[].{head, slots, of, load}, streaming}, step_seconds,
-// balance, and step_seconds_by_strategy.
+// read_seconds, balance, and step_seconds_by_strategy and read_seconds_by_strategy.
 std::string PlanJson(const std::vector<Partition>& strategies);
 
 // The same picture: blue squares for whole heads, partly filled ones for pieces, grey dots for streaming heads.

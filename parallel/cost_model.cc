@@ -43,6 +43,25 @@ double VocabularySeconds(const CostModel& model, int64_t rows) {
   return GemmSeconds(model, static_cast<double>(model.shape.hidden) * rows);
 }
 
+double ReadAttentionSeconds(const CostModel& model, const HeadLoad& load) {
+  const ModelShape& shape = model.shape;
+  const auto tokens = static_cast<double>(model.context);
+  const double projections = (2.0 * shape.group() + 2.0) * shape.head_dim * shape.hidden * load.kv_heads;
+  // A retrieval head's row meets half of the context in the mean.
+  const double keys = (load.whole + load.split) * tokens / 2 + static_cast<double>(load.streaming) * model.ring_tokens;
+  return tokens * (2 * projections / model.rates.read_gemm +
+                   4.0 * shape.group() * shape.head_dim * keys / model.rates.read_attention);
+}
+
+double ReadFeedForwardSeconds(const CostModel& model, int64_t columns) {
+  return static_cast<double>(model.context) * 6.0 * model.shape.hidden * columns / model.rates.read_gemm;
+}
+
+double ReadFixedSeconds(const CostModel& model, int world) {
+  const double sums = world == 1 ? 0 : 2 * 2.0 * model.shape.hidden / model.rates.read_link;
+  return static_cast<double>(model.context) * (model.rates.read_seconds + sums);
+}
+
 double FixedSeconds(const CostModel& model) { return model.rates.attention_seconds + model.rates.feed_forward_seconds; }
 
 double AllReduceSeconds(const CostModel& model, int world) {

@@ -1,19 +1,20 @@
-// The planner's cost model: how long one decode step of one token takes, as modelled from bytes and FLOP of weights,
-// retrieval and streaming heads, from what a launch costs, and from message latency. The model exists to choose
-// between placements; of what all placements share it has the layers' fixed part, but not embedding, sampling and the
-// host.
+// The planner's cost model: how long one decode step of one token takes, and how long it takes to read a document, as
+// modelled from bytes and FLOP of weights, retrieval and streaming heads, from what a launch costs, and from message
+// latency. The model exists to choose between placements; of what all placements share it has the layers' fixed part,
+// but not embedding, sampling and the host.
 //
 // A layer costs what its busiest rank costs, because each half of it ends in an all-reduce:
 //     layer = max over ranks (projections + pieces of split heads + whole heads + streaming heads) + lse exchange
 //           + all-reduce + max over ranks (feed-forward) + all-reduce + what is fixed
-// and each term is max(bytes / rate, FLOP / its FLOP rate).
+// and each term is max(bytes / rate, FLOP / its FLOP rate). While a document is read, every term is FLOP / rate.
 //
 // The rates are those of one H100 80GB. copy, gemm and attention are the floors' (tests/bench/README.md); the others
 // are fitted to what every rank of 2, 4 and 8 took for its share of Llama-3-8B at a million tokens, layer by layer,
 // with int4 and bf16 KV (`duo bench balance`, tests/bench/results/h100_balance.json); the model then meets those times
 // within 3 %. Messages are those of two GPUs of a host over NVLink: 2.2 us for a small one inside a CUDA graph
 // (peer_memory.h; 6.5 us over NCCL), 227 GB/s at 16 MB. Steps on two GPUs then took within 2 % of what the model says
-// (tests/bench/results/h100_x2.json). Pure functions of plain values; thread-safe.
+// (tests/bench/results/h100_x2.json). The rates of reading are fitted to the chunks of one GPU in that file; all four
+// of its prefills are then met within 5 % (cost_model_test.cc). Pure functions of plain values; thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -53,6 +54,11 @@ struct MachineRates {
   double split_seconds = 12e-6;  // of each attention launch where heads are split: one a piece, one for all whole heads
   double message_seconds = 2.2e-6;  // one small collective; does not grow with the ranks in this model
   double link = 227e9;              // bytes/s of an all-reduce
+  // Of reading a document, in chunks of thousands of tokens.
+  double read_gemm = 640e12;       // FLOP/s of all matrices
+  double read_attention = 610e12;  // FLOP/s
+  double read_link = 290e9;        // bytes/s of an all-reduce of 128 MB
+  double read_seconds = 60e-9;     // of a token in a layer, on every rank alike: norms, RoPE, stores
 };
 
 struct CostModel {
@@ -81,6 +87,13 @@ double FeedForwardSeconds(const CostModel& model, int64_t columns);
 double VocabularySeconds(const CostModel& model, int64_t rows);
 // Seconds of a layer that no placement changes.
 double FixedSeconds(const CostModel& model);
+// Seconds of one rank's own work in a layer while `context` tokens are read: of its heads, and of `columns` of the
+// feed-forward layer, without what LayerReadSeconds (partition.h) adds for all ranks.
+double ReadAttentionSeconds(const CostModel& model, const HeadLoad& load);
+double ReadFeedForwardSeconds(const CostModel& model, int64_t columns);
+// Seconds of a layer, while `context` tokens are read, that no placement changes: what all ranks do alike, and the
+// sums.
+double ReadFixedSeconds(const CostModel& model, int world);
 // Seconds to add up one token's hidden state over `world` ranks; 0 for one rank.
 double AllReduceSeconds(const CostModel& model, int world);
 

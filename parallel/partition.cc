@@ -80,6 +80,12 @@ absl::Status Validate(const PartitionRequest& request) {
   return absl::OkStatus();
 }
 
+double ReadSeconds(const CostModel& model, const std::vector<LayerHeads>& layers, const std::vector<double>& shares) {
+  double seconds = 0;
+  for (const LayerHeads& layer : layers) seconds += LayerReadSeconds(model, layer, shares);
+  return seconds;
+}
+
 double StepSeconds(const CostModel& model, const std::vector<LayerHeads>& layers, const std::vector<double>& shares) {
   double seconds = 0;
   for (const LayerHeads& layer : layers) seconds += LayerSeconds(model, layer, shares);
@@ -182,6 +188,21 @@ double LayerSeconds(const CostModel& model, const std::vector<RankHeads>& layer,
   return attention + exchange + feed_forward + FixedSeconds(model) + 2 * AllReduceSeconds(model, world);
 }
 
+double LayerReadSeconds(const CostModel& model, const std::vector<RankHeads>& layer,
+                        const std::vector<double>& shares) {
+  const int world = static_cast<int>(layer.size());
+  double attention = 0, feed_forward = 0;
+  for (int r = 0; r < world; ++r) {
+    const double speed = shares[r] * world;
+    attention = std::max(attention, ReadAttentionSeconds(model, LoadOf(layer[r])) / speed);
+    const int64_t columns = ProportionalRange(model.shape.active_intermediate(), shares, r, 1).size();
+    feed_forward = std::max(feed_forward, ReadFeedForwardSeconds(model, columns) / speed);
+  }
+  return attention + feed_forward + ReadFixedSeconds(model, world);
+}
+
+double ReadsPerStep(int64_t context) { return context > 0 ? 1 / (kWrittenPerToken * static_cast<double>(context)) : 0; }
+
 absl::StatusOr<Partition> MakePartition(const PartitionRequest& request) {
   if (absl::Status status = Validate(request); !status.ok()) return status;
   Partition partition;
@@ -191,19 +212,25 @@ absl::StatusOr<Partition> MakePartition(const PartitionRequest& request) {
 
   const CostModel model = MakeCostModel(request);
   const std::vector<double>& shares = partition.shares;
-  const std::vector<LayerHeads> naive = PlaceHeads(model, request.heads, shares, Strategy::kContiguous);
-  const std::vector<LayerHeads> heads = PlaceHeads(model, request.heads, shares, Strategy::kHeads);
-  partition.layers = PlaceHeads(model, request.heads, shares, request.strategy);
-  partition.step_seconds = StepSeconds(model, partition.layers, shares);
+  const auto place = [&](Strategy strategy) {
+    return PlaceHeads(model, request.heads, shares, strategy, request.reads_per_step);
+  };
+  const std::vector<LayerHeads> naive = place(Strategy::kContiguous), heads = place(Strategy::kHeads);
+  const auto take = [&](std::vector<LayerHeads> layers) {
+    partition.step_seconds = StepSeconds(model, layers, shares);
+    partition.read_seconds = ReadSeconds(model, layers, shares);
+    partition.layers = std::move(layers);
+  };
+  const auto cost = [&](double step, double read) { return step + request.reads_per_step * read; };
+  take(place(request.strategy));
   if (request.strategy == Strategy::kAuto) {
     // With unequal weights the layers placed so far break ties, and a tie broken otherwise may cost more. Keep the
     // promise.
     for (const Strategy other : {Strategy::kSplit, Strategy::kHeads, Strategy::kContiguous}) {
-      std::vector<LayerHeads> layers = PlaceHeads(model, request.heads, shares, other);
-      const double seconds = StepSeconds(model, layers, shares);
-      if (seconds < partition.step_seconds) {
-        partition.step_seconds = seconds;
-        partition.layers = std::move(layers);
+      std::vector<LayerHeads> layers = place(other);
+      if (cost(StepSeconds(model, layers, shares), ReadSeconds(model, layers, shares)) <
+          cost(partition.step_seconds, partition.read_seconds)) {
+        take(std::move(layers));
       }
     }
   }

@@ -17,7 +17,11 @@
 //   holding a copy. It is what other systems do, and the baseline.
 // - heads: the best placement of whole heads, ceil(r / G) on the busiest rank, the odd ones rotated over the layers.
 // - split: as above, always.
-// - auto: per layer the cheaper of heads and split by the cost model, hence never worse than any of the others.
+// - auto: per layer the cheaper of heads and split by the cost model, hence never worse than any of the others. Cheap
+// is
+//   what costs least for a whole document: reading it, and the steps that are written behind it (PartitionRequest).
+//   Split heads cost a step some launches, and save a read the time in which the other ranks wait for the one that has
+//   a whole head more.
 //
 // Plain values, made once at start from the same inputs on every rank: equal inputs give equal partitions everywhere.
 #pragma once
@@ -63,7 +67,12 @@ struct Partition {
   std::vector<std::vector<RankHeads>> layers;  // [layer][rank]
   Balance balance;
   double step_seconds = 0;  // of one decode step, as modelled
+  double read_seconds = 0;  // of reading `context` tokens, likewise
 };
+
+// Tokens that are written behind a document for each token of it: of a million tokens ten thousand. Reading then weighs
+// a little more than writing.
+constexpr double kWrittenPerToken = 0.01;
 
 struct PartitionRequest {
   ModelShape shape;
@@ -74,8 +83,14 @@ struct PartitionRequest {
   int64_t kv_token_bytes = 0;        // K and V of one token and one KV head, as stored
   int weight_bits = 16;
   Strategy strategy = Strategy::kAuto;
+  // How often a document of `context` tokens is read for each step that is written behind it: what `auto` weighs the
+  // two by. 0: steps alone count.
+  double reads_per_step = 0;
   MachineRates rates;
 };
+
+// The weight for documents of so many tokens by kWrittenPerToken.
+double ReadsPerStep(int64_t context);
 
 // Fails when the sizes contradict each other: heads not a multiple of KV heads, a plan of another shape, a weight <= 0.
 absl::StatusOr<Partition> MakePartition(const PartitionRequest& request);
@@ -98,7 +113,9 @@ int ChunkOwner(const Partition& partition, int layer, int head);
 
 // The model's inputs as the cost model wants them.
 CostModel MakeCostModel(const PartitionRequest& request);
-// One layer's modelled seconds: its busiest rank, its messages, its feed-forward block.
+// One layer's modelled seconds of a step: its busiest rank, its messages, its feed-forward block.
 double LayerSeconds(const CostModel& model, const std::vector<RankHeads>& layer, const std::vector<double>& shares);
+// The same while `context` tokens are read.
+double LayerReadSeconds(const CostModel& model, const std::vector<RankHeads>& layer, const std::vector<double>& shares);
 
 }  // namespace duo

@@ -160,8 +160,11 @@ class Placer {
 }  // namespace
 
 std::vector<LayerHeads> PlaceHeads(const CostModel& model, const HeadPlan& plan, const std::vector<double>& shares,
-                                   Strategy strategy) {
+                                   Strategy strategy, double reads_per_step) {
   Placer placer(model, plan, shares);
+  const auto cost = [&](const LayerHeads& layer) {
+    return LayerSeconds(model, layer, shares) + reads_per_step * LayerReadSeconds(model, layer, shares);
+  };
   std::vector<LayerHeads> layers;
   for (int l = 0; l < plan.layers; ++l) {
     LayerHeads layer;
@@ -178,7 +181,7 @@ std::vector<LayerHeads> PlaceHeads(const CostModel& model, const HeadPlan& plan,
       case Strategy::kAuto: {
         layer = placer.Heads(l);
         LayerHeads split = placer.Split(l);
-        if (LayerSeconds(model, split, shares) < LayerSeconds(model, layer, shares)) layer = std::move(split);
+        if (cost(split) < cost(layer)) layer = std::move(split);
         break;
       }
     }

@@ -15,7 +15,8 @@ namespace duo {
 using LayerHeads = std::vector<RankHeads>;  // [rank]
 
 // shares  // [world]: a rank's share of the weights; they add up to 1
+// reads_per_step: PartitionRequest's.
 std::vector<LayerHeads> PlaceHeads(const CostModel& model, const HeadPlan& plan, const std::vector<double>& shares,
-                                   Strategy strategy);
+                                   Strategy strategy, double reads_per_step);
 
 }  // namespace duo

@@ -173,6 +173,7 @@ absl::Status Engine::State::Decide() {
   request.kv_token_bytes = KvTokenBytes(kv, config.head_dim);
   request.weight_bits = Bits(options.weights.value_or(DType::kBF16));
   request.strategy = options.strategy;
+  request.reads_per_step = ReadsPerStep(request.context);
   absl::StatusOr<Partition> made = MakePartition(request);
   if (!made.ok()) return made.status();
   partition = std::move(*made);

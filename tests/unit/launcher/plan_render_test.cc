@@ -53,8 +53,10 @@ TEST(PlanRender, WritesTheJsonThatProgramsReadBack) {
   EXPECT_DOUBLE_EQ(json["balance"]["heads_time"], 4.0 / 3);
   EXPECT_DOUBLE_EQ(json["balance"]["naive_time"], 4.0 / 3);
   EXPECT_GT(json["step_seconds"], 0.0);
+  EXPECT_GT(json["read_seconds"], 0.0);
   for (const char* strategy : {"contiguous", "heads", "split", "auto"}) {
     EXPECT_GT(json["step_seconds_by_strategy"][strategy], 0.0);
+    EXPECT_GT(json["read_seconds_by_strategy"][strategy], 0.0);
   }
 }
 

@@ -56,6 +56,45 @@ TEST(CostModel, IsWithinTenPercentOfTheMeasuredBusiestRank) {
   EXPECT_EQ(measured["rows"].size(), 12u);
 }
 
+// Reading a million tokens, on one GPU and on two by three strategies (tests/bench/results/h100_x2.json).
+TEST(CostModel, ReadsWithinFivePercentOfWhatWasMeasured) {
+  std::ifstream file(SourceDir() + "/tests/bench/results/h100_x2.json");
+  const nlohmann::json measured = nlohmann::json::parse(file);
+  int found = 0;
+  for (const nlohmann::json& group : measured["groups"]) {
+    const std::string name = group["name"];
+    if (name != "prefill1" && name != "prefill2_split" && name != "prefill2_heads" && name != "prefill2_contiguous") {
+      continue;
+    }
+    PartitionRequest request = Llama3(136);
+    request.heads = PublishedHeads("Llama-3-8B-Instruct-Gradient-1048k", 0.5);
+    request.world = name == "prefill1" ? 1 : 2;
+    request.context = group["rows"][0]["context"];
+    request.strategy = name == "prefill1" ? Strategy::kSplit : *ParseStrategy(name.substr(name.find('_') + 1));
+    EXPECT_NEAR(MakePartition(request)->read_seconds / group["rows"][0]["seconds"].get<double>(), 1, 0.05) << name;
+    ++found;
+  }
+  EXPECT_EQ(found, 4);
+}
+
+// By hand, from the header's formulas and rates.
+TEST(CostModel, AddsUpWhatReadingTakes) {
+  PartitionRequest request = Llama3(512);
+  request.heads = FullPlan(32, 8);
+  request.heads.sink = 64;
+  request.heads.recent = 256;
+  CostModel model = MakeCostModel(request);
+  model.context = 1000;
+  const double projection = 2.0 * (2 * 4 + 2) * 128 * 4096 / model.rates.read_gemm;
+  const double row = 4.0 * 4 * 128 / model.rates.read_attention;  // against one key, a KV head's query heads
+  EXPECT_NEAR(ReadAttentionSeconds(model, {.kv_heads = 4, .pieces = 1, .split = 0.25, .whole = 2, .streaming = 1}),
+              1000 * (4 * projection + row * (2.25 * 500 + 321)), 1e-12);
+  EXPECT_NEAR(ReadFeedForwardSeconds(model, 7168), 1000 * 6.0 * 4096 * 7168 / model.rates.read_gemm, 1e-12);
+  EXPECT_NEAR(ReadFixedSeconds(model, 1), 1000 * model.rates.read_seconds, 1e-12);
+  EXPECT_NEAR(ReadFixedSeconds(model, 2), 1000 * (model.rates.read_seconds + 4.0 * 4096 / model.rates.read_link),
+              1e-12);
+}
+
 // By hand, from the header's formulas and rates.
 TEST(CostModel, AddsUpWhatARankHolds) {
   PartitionRequest request = Llama3(512);

@@ -189,7 +189,34 @@ TEST(Partition, NeverChoosesWorseThanTheOtherStrategies) {
     const std::vector<Partition> all = *AllStrategies(request);
     ASSERT_EQ(all.size(), 4u);
     for (const Partition& other : all) EXPECT_LE(all[0].step_seconds, other.step_seconds * (1 + 1e-12));
+    request.reads_per_step = ReadsPerStep(request.context);
+    const auto cost = [&](const Partition& p) { return p.step_seconds + request.reads_per_step * p.read_seconds; };
+    const std::vector<Partition> weighed = *AllStrategies(request);
+    for (const Partition& other : weighed) EXPECT_LE(cost(weighed[0]), cost(other) * (1 + 1e-12));
   }
+}
+
+// With int4 KV two ranks save a step nothing by splitting, but reading the document is then even.
+TEST(Partition, SplitsForTheSakeOfReading) {
+  HeadPlan plan = StreamingPlan(32, 8);
+  for (int l = 0; l < 32; ++l) {
+    for (int h = 0; h < 3 + 2 * (l % 3); ++h) plan.retrieval[l * 8 + h] = 1;
+  }
+  PartitionRequest request = RequestOf(plan, 2, Strategy::kAuto);
+  request.kv_token_bytes = 136;
+  request.context = 800'000;
+  const Partition steps = Make(request);
+  request.reads_per_step = ReadsPerStep(request.context);
+  EXPECT_DOUBLE_EQ(request.reads_per_step, 1.25e-4);
+  const Partition both = Make(request);
+  int split = 0;
+  for (int l = 0; l < 32; ++l) {
+    EXPECT_TRUE(SplitHeads(steps.layers[l]).empty()) << l;
+    split += !SplitHeads(both.layers[l]).empty();
+  }
+  EXPECT_EQ(split, 32);
+  EXPECT_LT(both.read_seconds, steps.read_seconds);
+  EXPECT_GT(both.step_seconds, steps.step_seconds);
 }
 
 // At short contexts the exchange of a split head costs more than it saves; at long ones it never does.
