@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/seconds.h"
 #include "launcher/generate_flags.h"
+#include "launcher/generate_sources.h"
 #include "launcher/generate_texts.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/outputs.h"
@@ -27,6 +28,7 @@ struct Answer {
   std::unique_ptr<GrammarMatcher> matcher;        // where the answer is to be something
   std::vector<int32_t> tokens;                    // as drawn
   std::vector<TokenScore> scores, prompt_scores;  // where they are asked for
+  std::unique_ptr<AnswerSources> sources;         // likewise
   RequestResult result;
   absl::Status broken;  // the matcher could not follow
   bool done = false;
@@ -138,6 +140,12 @@ class Generation {
     params.seed = flags_.seed;
     params.rules = rules_;
     if (!flags_.sampling.ignore_eos) params.end_tokens = texts_.end_tokens;
+    params.mass = flags_.sources > 0;
+    if (params.mass) {
+      const std::span<const int32_t> ask = flags_.text.asks.empty() ? std::span<const int32_t>() : answer.prompt;
+      const HeadPlan& heads = engine_.heads();
+      answer.sources = std::make_unique<AnswerSources>(texts_, ask, flags_.sources, heads.sink, heads.recent);
+    }
     auto show = [this, stream_out](const std::string& text) {
       if (!stream_out || text.empty()) return;
       progress_->Done();
@@ -162,6 +170,7 @@ class Generation {
              (answer.matcher == nullptr || !answer.matcher->must_end());
     };
     events.on_score = [&answer](const TokenScore& score) { answer.scores.push_back(score); };
+    events.on_mass = [&answer](const RowMass& mass) { answer.sources->rows.push_back(WhatCounts(mass)); };
     events.on_prompt_score = [&answer](const TokenScore& score) { answer.prompt_scores.push_back(score); };
     events.on_done = [&answer, show](const RequestResult& result) {
       answer.result = result;
@@ -223,6 +232,7 @@ class Generation {
       PrintAnswers();
     }
     std::fflush(stdout);
+    if (!flags_.json) PrintSources();
     if (OutputsMeet()) std::fputc('\n', stderr);  // between the text and what is said about it
     const HeadPlan& heads = engine_.heads();
     const EngineStats& stats = engine_.counted();
@@ -239,6 +249,27 @@ class Generation {
         ByteCount(static_cast<double>(engine_.KvBytesFull(KvTokens()))).c_str(), heads.retrieval_heads(),
         heads.streaming_heads(), Name(engine_.attention()), runtime_.device->info().name.c_str(), runtime_.comm->size(),
         runtime_.comm->size() == 1 ? "rank" : "ranks");
+  }
+
+  // The list of each answer on stderr, where several are asked behind its question.
+  void PrintSources() const {
+    const std::string& file = flags_.text.prompt_file;
+    for (size_t i = 0; i < answers_.size() && flags_.sources > 0; ++i) {
+      std::string of;
+      if (!flags_.text.asks.empty()) of = absl::StrCat(" for ", absl::StripAsciiWhitespace(flags_.text.asks[i]));
+      std::fprintf(
+          stderr, "where the model looked%s:\n%s", of.c_str(),
+          SourcesText(answers_[i].sources->Find(answers_[i].stream->tokens()), file == "-" ? "" : file).c_str());
+    }
+  }
+
+  void AddSources(const Answer& answer, nlohmann::ordered_json& out) const {
+    if (answer.sources == nullptr) return;
+    const auto tokens = static_cast<size_t>(answer.stream->tokens());
+    out["provenance"] = SourcesJson(answer.sources->Find(tokens));
+    for (size_t i = 0; i < tokens && flags_.token_sources; ++i) {
+      out["token_provenance"].push_back(SourcesJson(answer.sources->FindToken(i)));
+    }
   }
 
   // One answer a line on stdout. Where a person reads both streams in one place, each behind its question.
@@ -283,7 +314,10 @@ class Generation {
     out["streaming_heads"] = engine_.heads().streaming_heads();
     out["device"] = runtime_.device->info().name;
     out["world"] = runtime_.comm->size();
-    if (flags_.text.asks.empty()) AddScores(answers_[0], out);
+    if (flags_.text.asks.empty()) {
+      AddScores(answers_[0], out);
+      AddSources(answers_[0], out);
+    }
     if (!flags_.text.asks.empty()) {
       out["answers"] = nlohmann::ordered_json::array();
       for (size_t i = 0; i < answers_.size(); ++i) {
@@ -294,6 +328,7 @@ class Generation {
                                   {"new_tokens", answer.stream->tokens()},
                                   {"finish", Name(answer.result.finish)}});
         AddScores(answer, out["answers"].back());
+        AddSources(answer, out["answers"].back());
       }
     }
     return out;
@@ -339,6 +374,7 @@ int RunGenerate(const GenerateFlags& flags, const Launch& launch) {
   options.questions = room->questions;
   options.max_session_tokens = room->session_tokens;
   options.kv_tokens = room->kv_tokens;
+  options.provenance = flags.sources > 0;
   absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, options, *runtime);
   if (!engine.ok()) return Fail(engine.status(), runtime->leader());
   if (!runtime->leader()) {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "attn_patterns/lookup.h"
 #include "kernels/base/seconds.h"
+#include "launcher/identify/head_mass_runs.h"
 #include "launcher/identify/identify_flags.h"
 #include "launcher/identify/identify_inputs.h"
 #include "launcher/identify/identify_report.h"
@@ -364,6 +365,11 @@ int RunIdentify(const IdentifyFlags& flags, const Launch& launch) {
   if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
   absl::StatusOr<IdentifyInputs> inputs = ReadIdentifyInputs(flags);
   if (absl::Status s = Agree(*runtime->comm, inputs.status()); !s.ok()) return Fail(s, runtime->leader());
+  const HeadMassRun heads = {flags, launch, *runtime, *inputs};
+  if (flags.quick || !flags.provenance_only.empty()) {
+    const absl::Status status = flags.quick ? IdentifyQuickly(heads) : AddProvenanceHeads(heads);
+    return status.ok() ? 0 : Fail(status, runtime->leader());
+  }
   const absl::Status status = Identification(flags, launch, *runtime, std::move(*inputs)).Run();
   return status.ok() ? 0 : Fail(status, runtime->leader());
 }
@@ -382,11 +388,16 @@ void AddIdentifyCommand(CLI::App& app, Launch& launch) {
       "\nExamples:\n"
       "  duo identify --model DIR --out attn_patterns/NAME\n"
       "  duo identify --model DIR --out OUT --haystack book.txt --steps 500 --max-length 16000\n"
+      "  duo identify --model DIR --out attn_patterns/NAME --quick\n"
       "  duo identify --model DIR --evaluate attn_patterns/NAME\n"
+      "  duo identify --model DIR --provenance-only attn_patterns/NAME\n"
       "  mpirun -n 8 duo identify --model DIR --out OUT");
   AddIdentifyFlags(*command, *flags);
   command->callback([flags, command, &launch] {
-    if (command->count("--out") + command->count("--evaluate") == 0) throw CLI::RequiredError("--out (or --evaluate)");
+    if (command->count("--out") + command->count("--evaluate") + command->count("--provenance-only") == 0) {
+      throw CLI::RequiredError("--out (or --evaluate, --provenance-only)");
+    }
+    if (flags->quick && flags->out.empty()) throw CLI::RequiredError("--out");
     if (flags->min_length > 0 && flags->max_length > 0 && flags->min_length > flags->max_length) {
       throw CLI::ValidationError("--min-length", absl::StrFormat("expected at most --max-length %d, found %d",
                                                                  flags->max_length, flags->min_length));

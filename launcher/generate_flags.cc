@@ -52,7 +52,19 @@ void AddGenerateFlags(CLI::App& command, GenerateFlags& flags) {
   AddTemplateArgFlag(command, flags.text);
   command.add_flag("--special", flags.text.special,
                    "Read the text of special tokens in prompt and questions as those tokens");
-  command.add_flag("--json", flags.json, "Print one JSON object");
+  auto* json = command.add_flag("--json", flags.json, "Print one JSON object");
+  auto* sources =
+      command
+          .add_option(
+              "--sources", flags.sources,
+              "Name the so many sentences of the prompt at which the model looked most while it wrote an answer, "
+              "with their lines: attention provenance, which is where it looked, not proof")
+          ->type_name("N")
+          ->check(CLI::Range(1, 1000))
+          ->excludes(messages);
+  command.add_flag("--token-sources", flags.token_sources, "With --sources and --json: those of each token, too")
+      ->needs(sources)
+      ->needs(json);
 }
 
 }  // namespace duo

@@ -20,6 +20,8 @@ struct GenerateFlags {
   double temperature = 0, top_p = 1;
   uint64_t seed = 0;
   SamplingFlags sampling;
+  int sources = 0;             // of an answer; 0: it does not look for them
+  bool token_sources = false;  // of each token, too
   bool json = false;
 };
 

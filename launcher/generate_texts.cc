@@ -25,6 +25,7 @@ absl::Status Assign(absl::StatusOr<T> from, T* to) {
 // of them, so that prompt and question have the tokens of one text.
 absl::Status EncodePlain(const TextFlags& flags, const std::string& prompt, Texts* texts) {
   EncodeOptions options{.parse_special = flags.special};
+  texts->read = ReplaceInvalidUtf8(prompt);
   if (flags.asks.empty()) {
     if (absl::Status s = Assign(texts->tokenizer.Encode(prompt, options), &texts->prompt); !s.ok()) return s;
     texts->rendered = prompt;
@@ -107,6 +108,7 @@ absl::Status EncodeChat(const std::string& model, const TextFlags& flags, const 
     absl::StatusOr<DocumentTurns> turns = RenderQuestions(*chat, flags.system, prompt, flags.asks);
     if (!turns.ok()) return absl::Status(turns.status().code(), absl::StrCat("--ask: ", turns.status().message()));
     const std::vector<TextSegment> document = prepare(turns->document);
+    for (const TextSegment& segment : document) texts->read += segment.text;
     StableTokens stable;
     if (absl::Status s = Assign(texts->tokenizer.EncodeStable(document), &stable); !s.ok()) return s;
     texts->prompt = stable.ids;
@@ -171,9 +173,11 @@ absl::StatusOr<Texts> EncodeTexts(const std::string& model, const TextFlags& fla
     texts.cut_bytes = prompt->size() - *kept;
     prompt->resize(*kept);
   }
+  texts.sent = *prompt;
   absl::Status encoded = flags.chat || !flags.messages_file.empty() ? EncodeChat(model, flags, *prompt, &texts)
                                                                     : EncodePlain(flags, *prompt, &texts);
   if (!encoded.ok()) return encoded;
+  if (texts.read.empty()) texts.read = texts.rendered;
   absl::StatusOr<std::vector<int>> stops = StopTokens(model, *config);
   if (!stops.ok()) return stops.status();
   texts.end_tokens.insert(texts.end_tokens.end(), stops->begin(), stops->end());

@@ -29,6 +29,8 @@ struct Texts {
   std::vector<std::vector<int32_t>> asks;  // each continues the prompt, with what is left of its text
   size_t cut_bytes = 0;                    // of the prompt, for --max-tokens
   std::string rendered;                    // the text whose tokens the prompt is, without questions
+  std::string sent;                        // the prompt as it was given, without what --max-tokens cut
+  std::string read;                        // the text that the prompt's tokens begin with: it, in its turn of a chat
   std::vector<int32_t> end_tokens;         // the model's, and with chat the end of its turn
 };
 

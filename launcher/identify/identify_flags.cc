@@ -114,12 +114,27 @@ void AddIdentifyFlags(CLI::App& command, IdentifyFlags& flags) {
                        .add_option("--evaluate", flags.evaluate,
                                    "Train nothing: measure this pattern, and what heads attend to outside the window")
                        ->type_name("DIR");
+  auto* quick = command.add_flag("--quick", flags.quick,
+                                 "Train nothing: gates from where heads look while the model answers, in forward "
+                                 "passes alone; seconds for a small "
+                                 "model. Trained gates are better: --evaluate measures both");
+  auto* provenance = command
+                         .add_option("--provenance-only", flags.provenance_only,
+                                     "Train nothing: find out which heads of this pattern look at the facts that "
+                                     "answers need, and put them into its config.json, for --sources")
+                         ->type_name("DIR");
+  evaluate->excludes(quick)->excludes(provenance);
+  quick->excludes(provenance);
 
   AddDataFlags(command, flags);
   const std::vector<CLI::Option*> training = AddTrainingFlags(command, flags);
   AddReportFlags(command, flags);
   AddDeviceFlags(command, r);
-  for (CLI::Option* option : training) evaluate->excludes(option);
+  for (CLI::Option* option : training) {
+    evaluate->excludes(option);
+    provenance->excludes(option);
+    if (option->get_name() != "--sink" && option->get_name() != "--recent") quick->excludes(option);
+  }
 }
 
 }  // namespace duo

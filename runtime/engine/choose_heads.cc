@@ -21,7 +21,7 @@ absl::StatusOr<HeadPlan> DuoPlan(EngineOptions& options, const ModelConfig& conf
     options.attention = AttentionMode::kFull;
     notes.push_back(absl::StrFormat(
         "full attention: no pattern says which heads of this model need it (make one: duo identify --model %s --out "
-        "%s/attn_pattern, or give one with --pattern DIR)",
+        "%s/attn_pattern, much sooner and a little worse with --quick; or give one with --pattern DIR)",
         options.model_dir, options.model_dir));
     return FullPlan(config.layers, config.kv_heads);
   }

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Whether `--sources` names the sentence that an answer needs, and how other ways of choosing one compare.
+
+    provenance.py --duo build/duo [--tokens 32000] [--documents 10] [--facts 10] [--rows NAME,..] [--out FILE.json]
+
+needle-6m, which is in the tree, answers from documents with --facts facts that are asked for and as many distractors: the
+same sentence about another key, every other one with the very digits of a fact that is asked for. A row is a way of
+choosing spans:
+
+    pattern   the pattern's provenance heads with their weights
+    equal     all query heads of retrieval heads, alike
+    shuffled  the pattern's weights dealt out at random over all query heads of retrieval heads
+    random    as many of these heads as the pattern names, drawn at random, alike
+    window    what a streaming head sees, the last 256 tokens: no choice, only whether the sentence lies there
+    bm25      BM25 (Okapi, k1 1.5, b 0.75) of the question over the document's lines
+
+Counted are answers, right or wrong: whether the first span, and whether any of the first three, is the asked key's
+sentence; with 95 % intervals of Wilson. Every reported span must be the document's bytes at its offsets.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import record
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.join(HERE, "..", "..")
+DEMO = os.path.join(ROOT, "launcher", "demo")
+PATTERN = os.path.join(ROOT, "attn_patterns", "needle-6m")
+sys.path.append(DEMO)
+import needle_document  # noqa: E402
+
+
+def wilson(hits, n, z=1.96):
+    """The interval of a share that was found hits times in n."""
+    if n == 0:
+        return [0.0, 1.0]
+    p, d = hits / n, 1 + z * z / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return [round((middle - half) / d, 4), round((middle + half) / d, 4)]
+
+
+def document(text, tokens, facts, seed):
+    """needle_document's, with distractors among the facts; {document, asked: [{key, ask, answer, sentence}]}."""
+    rng = random.Random(seed)
+    keys = rng.sample([f"{a} {n}" for a in needle_document.ADJECTIVES for n in needle_document.NOUNS], 2 * facts)
+    asked = [(key, f"{rng.randrange(10**6):06d}") for key in keys[:facts]]
+    others = [(key, asked[i][1] if i % 2 == 0 else f"{rng.randrange(10**6):06d}") for i, key in enumerate(keys[facts:])]
+    notes = asked + others
+    rng.shuffle(notes)
+    sentences = [f"Note: the passcode for the {key} is {value}.\n" for key, value in notes]
+    size = int(tokens * needle_document.BYTES_PER_TOKEN) - sum(len(s) for s in sentences)
+    lines = needle_document.cut(text, size, rng.randrange(len(text)))
+    places = sorted(rng.sample(range(1, len(lines)), len(sentences)), reverse=True)
+    for place, sentence in zip(places, sentences):
+        lines.insert(place, sentence)
+    return {"document": "".join(lines),
+            "asked": [{"key": key, "ask": needle_document.question(key), "answer": value,
+                       "sentence": f"Note: the passcode for the {key} is {value}."} for key, value in asked]}
+
+
+def bm25(text, query, most):
+    """The lines of the text that say most about the query."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    words = [re.findall(r"\w+", line.lower()) for line in lines]
+    mean = sum(len(w) for w in words) / len(words)
+    asked = set(re.findall(r"\w+", query.lower()))
+    idf = {}
+    for word in asked:
+        n = sum(word in w for w in words)
+        idf[word] = math.log((len(words) - n + 0.5) / (n + 0.5) + 1)
+
+    def score(line):
+        total = 0
+        for word in asked:
+            f = line.count(word)
+            total += idf[word] * f * 2.5 / (f + 1.5 * (0.25 + 0.75 * len(line) / mean))
+        return total
+    order = sorted(range(len(lines)), key=lambda i: -score(words[i]))
+    return [lines[i] for i in order[:most]]
+
+
+def pattern_with(folder, heads):
+    """A copy of the shipped pattern with these provenance heads; None: with none."""
+    shutil.copytree(PATTERN, folder)
+    path = os.path.join(folder, "config.json")
+    with open(path, encoding="utf-8") as file:
+        config = json.load(file)
+    config.pop("provenance_heads", None)
+    if heads is not None:
+        config["provenance_heads"] = heads
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    return folder
+
+
+def retrieval_heads(options):
+    """[layer, query head] of all heads that keep everything at the sparsity that is measured."""
+    plan = json.loads(subprocess.run(
+        [options.duo, "plan", "--model", options.model, "--pattern", PATTERN, "--sparsity", str(options.sparsity),
+         "--world", "1", "--json"], capture_output=True, text=True, check=True).stdout)
+    with open(os.path.join(options.model, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    group = config["num_attention_heads"] // config["num_key_value_heads"]
+    heads = []
+    for number, layer in enumerate(plan["layers"]):
+        for kv in layer["ranks"][0]["retrieval"]:
+            heads += [[number, kv * group + g] for g in range(group)]
+    return heads
+
+
+def head_sets(options):
+    """The rows that are ways of weighing heads; None: without named heads, which is all alike."""
+    with open(os.path.join(PATTERN, "config.json"), encoding="utf-8") as file:
+        named = json.load(file).get("provenance_heads")
+    if not named:
+        sys.exit("error: the pattern names no provenance heads; make them: duo identify --provenance-only")
+    rng = random.Random(options.seed)
+    every = retrieval_heads(options)
+    weights = [w for _, _, w in named]
+    shuffled = [[*head, w] for head, w in zip(rng.sample(every, len(every)), weights)]
+    drawn = [[*head, 1] for head in rng.sample(every, min(len(weights), len(every)))]
+    return {"pattern": named, "equal": None, "shuffled": shuffled, "random": drawn}
+
+
+def ask(options, pattern, text, asked, work):
+    path = os.path.join(work, "document.txt")
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+    command = [options.duo, "generate", "--model", options.model, "--pattern", pattern, "--sparsity",
+               str(options.sparsity), "--prompt-file", path, "--json", "--sources", "3", "--stop", "\n",
+               "--max-new-tokens", "10", "--device", options.device]
+    if options.kv:
+        command += ["--kv", options.kv]
+    for fact in asked:
+        command += ["--ask", fact["ask"]]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        sys.exit(f"{' '.join(command)}: {run.stderr}")
+    answers = json.loads(run.stdout)["answers"]
+    raw = text.encode()
+    for answer in answers:
+        for source in answer["provenance"]:
+            if raw[source["start"]:source["end"]].decode() != source["text"]:
+                sys.exit(f"error: the document's bytes at {source['start']} are not {source['text']!r}")
+    return answers
+
+
+def hits(spans, sentence):
+    return [sentence in span for span in spans]
+
+
+def measure(options, text):
+    rows = {name: {"answers": 0, "right": 0, "first": 0, "any_of_three": 0} for name in options.rows}
+    documents = [document(text, options.tokens, options.facts, options.seed + i) for i in range(options.documents)]
+    with tempfile.TemporaryDirectory() as work:
+        sets = head_sets(options)
+        patterns = {name: pattern_with(os.path.join(work, name), heads) for name, heads in sets.items()}
+        for number, d in enumerate(documents):
+            raw = d["document"]
+            for name, row in rows.items():
+                if name in patterns:
+                    answers = ask(options, patterns[name], raw, d["asked"], work)
+                    found = [[s["text"] for s in a["provenance"]] for a in answers]
+                    row["right"] += sum(f["answer"] in a["text"] for f, a in zip(d["asked"], answers))
+                elif name == "bm25":
+                    found = [bm25(raw, f["ask"], 3) for f in d["asked"]]
+                else:
+                    seen = raw[-int(256 * needle_document.BYTES_PER_TOKEN):]
+                    found = [[f["sentence"]] if f["sentence"] in seen else [] for f in d["asked"]]
+                for fact, spans in zip(d["asked"], found):
+                    hit = hits(spans, fact["sentence"])
+                    row["answers"] += 1
+                    row["first"] += any(hit[:1])
+                    row["any_of_three"] += any(hit[:3])
+            print(f"document {number + 1} of {len(documents)}: " +
+                  ", ".join(f"{n} {r['first']}/{r['answers']}" for n, r in rows.items()), file=sys.stderr)
+    for name, row in rows.items():
+        row["first_95"] = wilson(row["first"], row["answers"])
+        row["any_of_three_95"] = wilson(row["any_of_three"], row["answers"])
+        if name in ("bm25", "window"):
+            del row["right"]
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--duo", required=True)
+    parser.add_argument("--model", default=os.path.join(DEMO, "needle-6m"))
+    parser.add_argument("--text", action="append", help="files or folders to hide facts in")
+    parser.add_argument("--tokens", type=int, default=32000)
+    parser.add_argument("--documents", type=int, default=10)
+    parser.add_argument("--facts", type=int, default=10)
+    parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--kv", default="")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rows", default="pattern,equal,shuffled,random,window,bm25", type=lambda s: s.split(","))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    text = needle_document.read_text(options.text or ["/usr/share/common-licenses"])
+    rows = measure(options, text)
+    print(f"{'':10} answers  right  first span  any of three")
+    for name, row in rows.items():
+        print(f"{name:10} {row['answers']:7} {row.get('right', '-'):>6} {row['first']:6} {row['first_95']}"
+              f" {row['any_of_three']:6} {row['any_of_three_95']}")
+    if options.out:
+        record.append(options.out, {"model": "needle-6m", "tokens": options.tokens, "documents": options.documents,
+                                    "facts": options.facts, "sparsity": options.sparsity, "kv": options.kv or "auto",
+                                    "seed": options.seed, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
