@@ -80,6 +80,9 @@ struct StepRows {
   View qkv;  // [rows, qkv_cols] T
   HeadShape shape;
   SeqBatch batch;
+  // Blocks of streaming attention that run beside AttendPages (Device::Fork) and find no room once it has begun: it
+  // leaves them a few multiprocessors.
+  int blocks_beside = 0;
 };
 
 // Where partial attention goes: o, and lse where it is wanted.

@@ -50,6 +50,12 @@ namespace cuda {
 
 Device::CudaState& State(Device& device);  // made on first use
 inline void AttachCudaState(Device& device) { State(device); }
+// Blocks of attention over pages, one a multiprocessor. While they run nothing of their size gets in: what is to run
+// beside them has a few multiprocessors kept for it, or it would run afterwards.
+inline int PageBlocks(const Device& device, int blocks_beside) {
+  const int all = device.info().multiprocessors, most_kept = all / 16;
+  return all - (blocks_beside < most_kept ? blocks_beside : most_kept);
+}
 inline cudaStream_t Stream(const Device& device) { return static_cast<cudaStream_t>(device.stream()); }
 
 }  // namespace cuda

@@ -152,13 +152,14 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
   const View out(w.attended.data, w.attended.dtype, qkv.rows, shape.q_cols());
   if (kv.ring.num_heads > 0) RoundToRing(*device_, qkv, shape, kv.ring);
   const int64_t first = input.batch.num_rows, riders = input.riders.num_rows;
-  AttendPart(layer, kv, {{qkv.Rows(0, first), shape, input.batch}, out.Rows(0, first), w.lse, w.own_lse, input.prefill},
-             arena);
+  const auto rows = [&](int64_t at, const SeqBatch& batch) {
+    return StepRows{qkv.Rows(at, batch.num_rows), shape, batch, kv.ring.num_heads * batch.num_seqs};
+  };
+  AttendPart(layer, kv, {rows(0, input.batch), out.Rows(0, first), w.lse, w.own_lse, input.prefill}, arena);
   if (riders > 0) {
     float* lse = w.lse + comm_->size() * max_entries_ * first;
     float* own_lse = w.own_lse == nullptr ? nullptr : w.own_lse + int64_t{shape.kv_heads} * shape.group * first;
-    AttendPart(layer, kv,
-               {{qkv.Rows(first, riders), shape, input.riders}, out.Rows(first, riders), lse, own_lse, false}, arena);
+    AttendPart(layer, kv, {rows(first, input.riders), out.Rows(first, riders), lse, own_lse, false}, arena);
   }
   return out;
 }
@@ -198,7 +199,7 @@ float* Model::OwnLse(int layer, const Part& part, int first_head) const {
 // Retrieval heads. Pieces of split heads first: their lse travel while the other heads are attended.
 void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& arena) {
   const Exchange& exchange = exchanges_[layer];
-  const StepRows& rows = part.rows;
+  StepRows rows = part.rows;
   const int64_t count = rows.qkv.rows;
   for (const PagedKv& heads : kv.paged) StoreKv(*device_, rows, heads);
   auto attend = [&](const PagedKv& heads, float* lse, bool own_square) {
@@ -206,6 +207,7 @@ void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& a
       AttendPrefill(*device_, {part.out, lse}, rows, heads, own_square, arena);
     } else {
       AttendPages(*device_, {part.out, lse}, rows, heads, arena);
+      rows.blocks_beside = 0;  // they have had their time
     }
   };
   float* lse = part.lse + comm_->rank() * exchange.entries * count;  // this rank's place in the gather

@@ -11,17 +11,16 @@
 #include "kernels/cuda/attention/decode_segment.cuh"
 #include "kernels/cuda/hopper/rows_hopper.h"
 #include "kernels/cuda/kv/kv_formats.cuh"
+#include "kernels/cuda/state.h"
 
 namespace duo::cuda {
 namespace {
-
-int Grid(const Device& device) { return device.info().multiprocessors; }
 
 // Query columns a pass of the decode kernel takes: as few eights as hold a sequence's rows, up to four.
 int ColumnEights(int64_t columns) { return columns <= 8 ? 1 : columns <= 16 ? 2 : 4; }
 
 int64_t Slots(const Device& device, int64_t rows, int group, int heads) {
-  return Grid(device) + heads * rows * CeilDiv(group, 32);
+  return PageBlocks(device, 0) + heads * rows * CeilDiv(group, 32);
 }
 
 // Does this step go to the kernel that reads shared pages once? One row alone has nothing to share, and is cut better
@@ -35,12 +34,11 @@ bool ForHopperRows(const Device& device, const SeqBatch& batch, const PagedKv& k
 }
 
 template <KvFormat kFormat, int kHeadDim, int kN>
-void Launch(Device& device, const DecodeArgs& args) {
+void Launch(Device& device, const DecodeArgs& args, int grid) {
   using Config = DecodeConfig<kFormat, kHeadDim, kN>;
   const auto kernel = DecodeKernel<kFormat, kHeadDim, kN>;
   constexpr size_t kShared = MergeSharedBytes<Config::kWarps, kHeadDim, kN>();
   static_assert(kShared >= size_t{kN} * kHeadDim / 16 * 32 * sizeof(uint2));
-  const int grid = Grid(device);
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   LaunchOverlapped(device, kernel, dim3(grid), dim3(Config::kThreads), kShared, args);
   // The merge works out its share while the last partials are computed, then waits for them.
@@ -49,15 +47,15 @@ void Launch(Device& device, const DecodeArgs& args) {
 }
 
 template <KvFormat kFormat>
-void LaunchFormat(Device& device, const DecodeArgs& args, int eights) {
+void LaunchFormat(Device& device, const DecodeArgs& args, int eights, int grid) {
   if (args.kv.page.head_dim == 64) {
-    if (eights == 1) return Launch<kFormat, 64, 1>(device, args);
-    if (eights == 2) return Launch<kFormat, 64, 2>(device, args);
-    return Launch<kFormat, 64, 4>(device, args);
+    if (eights == 1) return Launch<kFormat, 64, 1>(device, args, grid);
+    if (eights == 2) return Launch<kFormat, 64, 2>(device, args, grid);
+    return Launch<kFormat, 64, 4>(device, args, grid);
   }
-  if (eights == 1) return Launch<kFormat, 128, 1>(device, args);
-  if (eights == 2) return Launch<kFormat, 128, 2>(device, args);
-  return Launch<kFormat, 128, 4>(device, args);
+  if (eights == 1) return Launch<kFormat, 128, 1>(device, args, grid);
+  if (eights == 2) return Launch<kFormat, 128, 2>(device, args, grid);
+  return Launch<kFormat, 128, 4>(device, args, grid);
 }
 
 }  // namespace
@@ -106,7 +104,8 @@ void AttendPages(Device& device, const Partial& to, const StepRows& rows, const 
   args.kv = kv;
   args.partial_out = static_cast<float*>(scratch.Take(slots * 8 * eights * shape.head_dim * sizeof(float)));
   args.partial_lse = static_cast<float*>(scratch.Take(slots * 8 * eights * sizeof(float)));
-  VisitFormat(kv.page.format, [&](auto chosen) { LaunchFormat<chosen()>(device, args, eights); });
+  const int grid = PageBlocks(device, rows.blocks_beside);
+  VisitFormat(kv.page.format, [&](auto chosen) { LaunchFormat<chosen()>(device, args, eights, grid); });
   scratch.Rewind(mark);
 }
 

@@ -104,8 +104,10 @@ __device__ __forceinline__ void HideUnseen(float (&s)[kTiles][kN][4], const Deco
 
 // A block's attention over one segment, to the segment's slot of the partials. waits: nothing has waited yet for the
 // kernels before this one. Keys of earlier steps do not depend on them, so their first codes are fetched meanwhile.
+// ends: the block has no segment behind it.
 template <KvFormat kFormat, int kHeadDim, int kN>
-__device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segment& at, float* shared, bool waits) {
+__device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segment& at, float* shared, bool waits,
+                                              bool ends) {
   using Config = DecodeConfig<kFormat, kHeadDim, kN>;
   constexpr int kTiles = Config::kTiles, kUnit = Config::kUnit, kWarps = Config::kWarps, kCols = 8 * kN;
   constexpr int kSteps = kHeadDim / 16;
@@ -196,6 +198,8 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
   } else if (waits) {
     WaitForDependency();
   }
+  // Not before: blocks of the merge would take the room that is kept for what runs beside.
+  if (ends) LetDependentsStart();
   float* slot_out = args.partial_out + int64_t{blockIdx.x + at.item} * kCols * kHeadDim;
   float* slot_lse = args.partial_lse + int64_t{blockIdx.x + at.item} * kCols;
   MergeWarps<kWarps>(
@@ -210,7 +214,6 @@ template <KvFormat kFormat, int kHeadDim, int kN>
 __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads, 1) DecodeKernel(DecodeArgs args) {
   constexpr int kCols = 8 * kN;
   extern __shared__ float shared[];
-  LetDependentsStart();
   const PlanWalker walker = {args.batch, args.kv, args.group, kCols, DecodeConfig<kFormat, kHeadDim, kN>::kUnit};
   const DecodePlan plan = walker.Plan(gridDim.x);
   // Lengths, page tables and the keys of earlier steps were there before the step's first kernel, which overlaps with
@@ -223,7 +226,7 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
     if (at >= found.first_unit + found.work.units * found.work.items) found = walker.Find(at, 0);
     const Segment segment(args, found, at, run_end, kCols);
     at += segment.last - segment.first;
-    AttendSegment<kFormat, kHeadDim, kN>(args, segment, shared, waits);
+    AttendSegment<kFormat, kHeadDim, kN>(args, segment, shared, waits, at >= run_end);
     waits = false;
   }
 }

@@ -220,7 +220,7 @@ void AttentionState::AttendFromGraph() {
   Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
   Arena ring_scratch = Scratch(device_, StreamingScratchBytes(device_, rows_, c_.group, rings_));
   auto attend = [&] {
-    AttendPages(device_, {out, lse_.as<float>()}, {qkv, shape_, batch}, pages_, scratch);
+    AttendPages(device_, {out, lse_.as<float>()}, {qkv, shape_, batch, /*blocks_beside=*/100}, pages_, scratch);
     AttendStreaming(device_, {out}, {qkv, shape_, batch}, rings_, ring_scratch);
   };
   attend();
