@@ -48,6 +48,7 @@ struct PlanFlags {
   std::string attention = "auto";
   int64_t context = 0;     // tokens; 0: the model's own length
   int64_t gpu_memory = 0;  // bytes; 0: of the GPU at hand
+  std::string gpu = "auto";
   std::string kv = "auto", weights = "auto", strategy = "auto";
   std::string svg;  // file to write; empty: none
   bool json = false;
@@ -115,6 +116,15 @@ int WeightBits(const WeightFormats& formats) {
   return static_cast<int>(std::lround(bits / matrices));
 }
 
+// What the cost model's times are of.
+std::string GpuOf(const PlanFlags& flags) {
+  if (flags.gpu == "h100") return "H100";
+  if (flags.gpu == "h200") return "H200";
+  if (Device::CudaDeviceCount() == 0) return "";
+  const absl::StatusOr<std::unique_ptr<Device>> gpu = Device::Cuda(0, 1);
+  return gpu.ok() ? (*gpu)->info().name : "";
+}
+
 absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelConfig& config, const Launch& launch,
                                            std::string* note) {
   PartitionRequest request;
@@ -133,6 +143,7 @@ absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelCo
   request.rank_weights = flags.rank_weights;
   request.context = flags.context > 0 ? flags.context : MaxPositions(config);
   request.reads_per_step = ReadsPerStep(request.context);
+  request.rates = RatesOfGpu(GpuOf(flags));
   return request;
 }
 
@@ -273,6 +284,11 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
                    "Say whether a rank fits so much memory, as 80GB (default: the GPU at hand)")
       ->transform(CLI::AsSizeValue(true))
       ->type_name("SIZE");
+  command
+      ->add_option("--gpu", flags->gpu,
+                   "What the modelled times are of: h100, h200; auto: the GPU at hand if it is one of these, else h100")
+      ->check(CLI::IsMember({"auto", "h100", "h200"}))
+      ->capture_default_str();
   command
       ->add_option("--context", flags->context,
                    "Tokens that the cost model aims at; K is 1,000, M is 1,000,000 (default: the model's own length)")

@@ -12,9 +12,11 @@ double GemmSeconds(const CostModel& model, double elements) {
 
 // One token's queries of a KV head's group against `tokens` keys and values.
 double ScanSeconds(const CostModel& model, double tokens, double token_bytes) {
-  const bool codes = token_bytes < 4.0 * model.shape.head_dim;  // K and V in 16 bits take 4 bytes a dimension
+  // K and V take 4 bytes a dimension in 16 bits, 2 and a few more in 8 bits, 1 in 4.
+  const double each = token_bytes / model.shape.head_dim;
+  const double rate = each >= 4 ? model.rates.kv : each >= 2 ? model.rates.kv_codes : model.rates.kv_int4;
   const double flop = 4.0 * model.shape.group() * model.shape.head_dim * tokens;
-  return std::max(tokens * token_bytes / (codes ? model.rates.kv_codes : model.rates.kv), flop / model.rates.attention);
+  return std::max(tokens * token_bytes / rate, flop / model.rates.attention);
 }
 
 double ProjectionSeconds(const CostModel& model, int kv_heads) {  // q, o: group rows of d each; k, v: one each
@@ -23,6 +25,20 @@ double ProjectionSeconds(const CostModel& model, int kv_heads) {  // q, o: group
 }
 
 }  // namespace
+
+MachineRates RatesOfGpu(std::string_view name) {
+  MachineRates rates;
+  if (name.find("H200") == std::string_view::npos) return rates;
+  rates.weights = 4.0e12;
+  rates.kv = 4.0e12;
+  rates.kv_codes = 3.45e12;
+  rates.kv_int4 = 3.07e12;
+  rates.attention_seconds = 16e-6;
+  rates.feed_forward_seconds = 5e-6;
+  rates.message_seconds = 2.3e-6;
+  rates.message_rank_seconds = 1.8e-6;
+  return rates;
+}
 
 double AttentionSeconds(const CostModel& model, const HeadLoad& load) {
   // Rings hold f32 where the KV cache does, else bf16.
@@ -64,9 +80,13 @@ double ReadFixedSeconds(const CostModel& model, int world) {
 
 double FixedSeconds(const CostModel& model) { return model.rates.attention_seconds + model.rates.feed_forward_seconds; }
 
+double MessageSeconds(const CostModel& model, int world) {
+  return world == 1 ? 0 : model.rates.message_seconds + (world - 2) * model.rates.message_rank_seconds;
+}
+
 double AllReduceSeconds(const CostModel& model, int world) {
   if (world == 1) return 0;
-  return model.rates.message_seconds + 2.0 * model.shape.hidden / model.rates.link;
+  return MessageSeconds(model, world) + 2.0 * model.shape.hidden / model.rates.link;
 }
 
 }  // namespace duo

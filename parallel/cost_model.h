@@ -8,16 +8,17 @@
 //           + all-reduce + max over ranks (feed-forward) + all-reduce + what is fixed
 // and each term is max(bytes / rate, FLOP / its FLOP rate). While a document is read, every term is FLOP / rate.
 //
-// The rates are those of one H100 80GB. copy, gemm and attention are the floors' (tests/bench/README.md); the others
-// are fitted to what every rank of 2, 4 and 8 took for its share of Llama-3-8B at a million tokens, layer by layer,
-// with int4 and bf16 KV (`duo bench balance`, tests/bench/results/h100_balance.json); the model then meets those times
-// within 3 %. Messages are those of two GPUs of a host over NVLink: 2.2 us for a small one inside a CUDA graph
+// The default rates are those of one H100 80GB. copy, gemm and attention are the floors' (tests/bench/README.md); the
+// others are fitted to what every rank of 2, 4 and 8 took for its share of Llama-3-8B at a million tokens, layer by
+// layer, with int4 and bf16 KV (`duo bench balance`, tests/bench/results/h100_balance.json); the model then meets those
+// times within 3 %. Messages are those of two GPUs of a host over NVLink: 2.2 us for a small one inside a CUDA graph
 // (peer_memory.h; 6.5 us over NCCL), 227 GB/s at 16 MB. Steps on two GPUs then took within 2 % of what the model says
 // (tests/bench/results/h100_x2.json). The rates of reading are fitted to the chunks of one GPU in that file; all four
 // of its prefills are then met within 5 % (cost_model_test.cc). Pure functions of plain values; thread-safe.
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 namespace duo {
 
@@ -46,13 +47,15 @@ struct ModelShape {
 struct MachineRates {
   double weights = 2.9e12;             // bytes/s of a matrix times one token
   double kv = 3.2e12;                  // bytes/s of attention over f32 or bf16 keys and values
-  double kv_codes = 2.7e12;            // bytes/s of attention over fp8, int8 and int4 ones
+  double kv_codes = 2.7e12;            // bytes/s of attention over fp8 and int8 ones
+  double kv_int4 = 2.7e12;             // and over int4 ones
   double gemm = 768e12;                // FLOP/s
   double attention = 640e12;           // FLOP/s
   double attention_seconds = 24e-6;    // of a layer's first half, whatever it holds: norm, RoPE, stores, launches
   double feed_forward_seconds = 6e-6;  // of its second half
   double split_seconds = 12e-6;  // of each attention launch where heads are split: one a piece, one for all whole heads
-  double message_seconds = 2.2e-6;  // one small collective; does not grow with the ranks in this model
+  double message_seconds = 2.2e-6;  // one small collective of two ranks
+  double message_rank_seconds = 0;  // and for every further rank
   double link = 227e9;              // bytes/s of an all-reduce
   // Of reading a document, in chunks of thousands of tokens.
   double read_gemm = 640e12;       // FLOP/s of all matrices
@@ -60,6 +63,11 @@ struct MachineRates {
   double read_link = 290e9;        // bytes/s of an all-reduce of 128 MB
   double read_seconds = 60e-9;     // of a token in a layer, on every rank alike: norms, RoPE, stores
 };
+
+// The rates of a GPU by what its driver calls it: an H200's for that, else those above. An H200's are fitted to the
+// kernels and steps of tests/bench/results/h200_two_gpus.json and to steps of four (4.05 ms with int4 KV, 5.07 with
+// fp8), all of which the model then meets within 5 %.
+MachineRates RatesOfGpu(std::string_view name);
 
 struct CostModel {
   ModelShape shape;
@@ -94,6 +102,8 @@ double ReadFeedForwardSeconds(const CostModel& model, int64_t columns);
 // Seconds of a layer, while `context` tokens are read, that no placement changes: what all ranks do alike, and the
 // sums.
 double ReadFixedSeconds(const CostModel& model, int world);
+// Seconds of one small collective; 0 for one rank.
+double MessageSeconds(const CostModel& model, int world);
 // Seconds to add up one token's hidden state over `world` ranks; 0 for one rank.
 double AllReduceSeconds(const CostModel& model, int world);
 

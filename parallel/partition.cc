@@ -184,7 +184,7 @@ double LayerSeconds(const CostModel& model, const std::vector<RankHeads>& layer,
     feed_forward = std::max(feed_forward, FeedForwardSeconds(model, columns) / speed);
   }
   // The exchange of split heads' lse is on the same stream as the attention: nothing hides it.
-  const double exchange = split ? model.rates.message_seconds : 0;
+  const double exchange = split ? MessageSeconds(model, world) : 0;
   return attention + exchange + feed_forward + FixedSeconds(model) + 2 * AllReduceSeconds(model, world);
 }
 

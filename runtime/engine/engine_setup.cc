@@ -27,6 +27,14 @@
 namespace duo {
 namespace {
 
+// The GPU of rank 0 is what all ranks plan for: their partitions must be the same. Empty: a CPU.
+std::string PlannedGpu(Communicator& comm, const Device& device) {
+  char name[256] = {};
+  if (device.is_cuda()) device.info().name.copy(name, sizeof(name) - 1);
+  if (comm.size() > 1) comm.Broadcast(name, sizeof(name), 0);
+  return name;
+}
+
 bool AnySplit(const Partition& partition) {
   for (const auto& layer : partition.layers) {
     if (!SplitHeads(layer).empty()) return true;
@@ -174,6 +182,7 @@ absl::Status Engine::State::Decide() {
   request.weight_bits = Bits(options.weights.value_or(DType::kBF16));
   request.strategy = options.strategy;
   request.reads_per_step = ReadsPerStep(request.context);
+  request.rates = RatesOfGpu(PlannedGpu(*comm, *device));
   absl::StatusOr<Partition> made = MakePartition(request);
   if (!made.ok()) return made.status();
   partition = std::move(*made);

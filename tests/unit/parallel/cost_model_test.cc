@@ -77,6 +77,30 @@ TEST(CostModel, ReadsWithinFivePercentOfWhatWasMeasured) {
   EXPECT_EQ(found, 4);
 }
 
+// Decode steps of a million tokens on one, two and four H200 (tests/bench/results/h200_two_gpus.json; of four the first
+// runs, and of one with fp8 KV, are told of there).
+TEST(CostModel, MeetsTheStepsOfTheH200WithinFivePercent) {
+  struct Row {
+    int world, kv_token_bytes;
+    Strategy strategy;
+    double seconds;
+  };
+  constexpr int kInt4 = 136, kFp8 = 260;
+  for (const Row& row : {Row{1, kInt4, Strategy::kAuto, 9.97e-3}, Row{1, kFp8, Strategy::kAuto, 13.92e-3},
+                         Row{2, kInt4, Strategy::kSplit, 6.00e-3}, Row{2, kFp8, Strategy::kSplit, 8.04e-3},
+                         Row{4, kInt4, Strategy::kAuto, 4.05e-3}, Row{4, kFp8, Strategy::kAuto, 5.07e-3},
+                         Row{4, kInt4, Strategy::kContiguous, 4.50e-3}, Row{4, kFp8, Strategy::kContiguous, 6.03e-3}}) {
+    PartitionRequest request = Llama3(row.kv_token_bytes);
+    request.heads = PublishedHeads("Llama-3-8B-Instruct-Gradient-1048k", 0.5);
+    request.world = row.world;
+    request.strategy = row.strategy;
+    request.rates = RatesOfGpu("NVIDIA H200");
+    EXPECT_NEAR(MakePartition(request)->step_seconds / row.seconds, 1, 0.05)
+        << row.world << " GPUs, " << row.kv_token_bytes << " bytes, " << Name(row.strategy);
+  }
+  EXPECT_EQ(RatesOfGpu("NVIDIA H100 80GB HBM3").weights, MachineRates().weights);
+}
+
 // By hand, from the header's formulas and rates.
 TEST(CostModel, AddsUpWhatReadingTakes) {
   PartitionRequest request = Llama3(512);
@@ -110,8 +134,14 @@ TEST(CostModel, AddsUpWhatARankHolds) {
   // A piece is a launch of its own; so are then the whole heads.
   EXPECT_NEAR(AttentionSeconds(model, {.kv_heads = 2, .pieces = 1, .split = 0.25, .whole = 1}),
               2 * projection + 1.25 * head + 2 * model.rates.split_seconds, 1e-12);
+  model.rates.kv_codes = 1e12, model.rates.kv_int4 = 2e12;
   model.kv_token_bytes = 136;  // int4
-  EXPECT_NEAR(AttentionSeconds(model, {.kv_heads = 1, .whole = 1}), projection + 136e6 / model.rates.kv_codes, 1e-12);
+  EXPECT_NEAR(AttentionSeconds(model, {.kv_heads = 1, .whole = 1}), projection + 136e6 / 2e12, 1e-12);
+  model.kv_token_bytes = 260;  // fp8
+  EXPECT_NEAR(AttentionSeconds(model, {.kv_heads = 1, .whole = 1}), projection + 260e6 / 1e12, 1e-12);
+  EXPECT_NEAR(MessageSeconds(model, 2), model.rates.message_seconds, 1e-12);
+  model.rates.message_rank_seconds = 1e-6;
+  EXPECT_NEAR(MessageSeconds(model, 4), model.rates.message_seconds + 2e-6, 1e-12);
   EXPECT_EQ(AllReduceSeconds(model, 1), 0);
 }
 
