@@ -44,6 +44,19 @@ Backend Measuring(Backend b) {
   b.AttendPrefill = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, bool, Arena& scratch) {
     TakeAndReturn(scratch, PrefillScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
   };
+  b.PoolKeys = [](Device& d, PooledKeys*, const StepRows& rows, const PagedKv& kv, Arena& arena) {
+    arena.Take(PooledKeysBytes(d, kv, rows.batch.max_tokens));  // stays
+  };
+  b.SelectPages = [](Device& d, PageLists*, const StepRows& rows, const PagedKv& kv, const PooledKeys&, const ListRule&,
+                     const int32_t*, Arena& arena) {
+    // stays
+    arena.Take(SelectPagesBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
+  };
+  b.AttendPageLists = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, const PageLists&,
+                         Arena& scratch) {
+    TakeAndReturn(scratch,
+                  AttendPageListsScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
+  };
   b.AttendStreaming = [](Device& d, const Partial&, const StepRows& rows, const RingKv& kv, Arena& scratch) {
     TakeAndReturn(scratch, StreamingScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv));
   };

@@ -237,12 +237,13 @@ void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, flo
   std::fill_n(t.o, rows * t.width, 0.0f);
   std::fill_n(t.top, rows, -INFINITY);
   std::fill_n(t.sum, rows, 0.0f);
+  const KeyRun* runs = item.listed != nullptr ? item.listed : item.runs;
   for (int run = 0; run < item.num_runs; ++run) {
-    for (int64_t n = item.runs[run].begin; n < item.runs[run].end;) {
+    for (int64_t n = runs[run].begin; n < runs[run].end;) {
       const int64_t at = n;
-      const KeyBlock block = NextBlock(work, item.runs[run], n);
+      const KeyBlock block = NextBlock(work, runs[run], n);
       if (block.count == 0) continue;
-      AddBlock(work, item, item.runs[run], block, at, t);
+      AddBlock(work, item, runs[run], block, at, t);
     }
   }
   for (int r = 0; r < rows; ++r) {

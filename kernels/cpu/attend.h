@@ -54,6 +54,7 @@ struct AttendItem {
   int64_t partial = -1;             // first row of its partial results; -1: its results are whole
   int num_runs = 0;
   KeyRun runs[4];
+  const KeyRun* listed = nullptr;  // [num_runs]: these instead of `runs`
 };
 
 // Rows of the step whose results are sums of partial ones. Those of row r and query head g of part i, `count` of them,

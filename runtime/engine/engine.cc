@@ -195,8 +195,12 @@ absl::StatusOr<SessionKv> Engine::Kv(SessionId id) {
   const Sequence* sequence = state_->scheduler->FindSequence(id);
   if (sequence == nullptr) return absl::NotFoundError(absl::StrCat("there is no session ", id));
   state_->Settle();
-  return SessionKv{sequence->tokens, sequence->pages, sequence->split_pages, sequence->ring,
-                   sequence->rings_at == sequence->length};
+  return SessionKv{sequence->tokens,
+                   sequence->pages,
+                   sequence->split_pages,
+                   sequence->ring,
+                   sequence->rings_at == sequence->length,
+                   sequence->sparse.Keep(static_cast<int>(state_->config.kv_heads), sequence->length)};
 }
 
 static absl::Status CheckVocabulary(const std::vector<int32_t>& tokens, int64_t vocab) {
@@ -224,6 +228,10 @@ absl::StatusOr<SessionId> Engine::Adopt(int64_t max_tokens, std::vector<int32_t>
   return id;
 }
 
+void Engine::SetSparse(SessionId id, const SparseRead::Kept& kept) {
+  if (kept.setting.on()) state_->scheduler->SetSparse(id, SparseRead::Restore(kept));
+}
+
 const ModelConfig& Engine::config() const { return state_->config; }
 AttentionMode Engine::attention() const { return state_->options.attention; }
 const HeadPlan& Engine::heads() const { return state_->heads; }
@@ -233,6 +241,7 @@ const std::vector<std::string>& Engine::notes() const { return state_->notes; }
 const std::vector<ProvenanceHead>& Engine::provenance_heads() const { return state_->provenance; }
 KvFormat Engine::kv_format() const { return state_->kv; }
 Speculation Engine::speculation() const { return state_->options.speculate; }
+const PrefillSparsity& Engine::prefill_sparsity() const { return state_->options.prefill_sparsity; }
 int64_t Engine::RingBytesPerHead() const {
   const HeadPlan& heads = state_->heads;
   return RingBytes(state_->kv, state_->config.head_dim, heads.sink, heads.recent, state_->sizes.ring_slack);

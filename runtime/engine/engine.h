@@ -83,6 +83,8 @@ struct EngineOptions {
   bool provenance = false;
   std::vector<ProvenanceHead> provenance_heads;
 
+  PrefillSparsity prefill_sparsity;  // not exact; off unless asked for
+
   // Appends may ask for the logits after each of their tokens (RequestEvents::on_logits). A chunk then has at most 256
   // tokens, whose logits are held at once.
   bool append_logits = false;
@@ -100,6 +102,7 @@ struct SessionKv {
   std::vector<int32_t> pages, split_pages;  // ids, from the first token on
   int32_t ring = 0;                         // ring set
   bool rings_valid = false;                 // the rings are those of all tokens; otherwise only their sinks count
+  SparseRead::Kept sparse;                  // how they were read
 };
 
 class Engine {
@@ -170,6 +173,8 @@ class Engine {
   // A session of these tokens; the caller fills its pages and rings by RunIo. rings_valid: as in SessionKv.
   absl::StatusOr<SessionId> Adopt(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid,
                                   std::optional<int64_t> reserved_tokens = std::nullopt);
+  // How an adopted session was read, unless densely.
+  void SetSparse(SessionId id, const SparseRead::Kept& kept);
   // The same as a prefix, which prompts meet from Filled on, and which CloseSession drops. Prefixes have numbers as
   // sessions have, by which Kv knows them; one may be gone at any moment, and is then NOT_FOUND.
   absl::StatusOr<SessionId> AdoptPrefix(std::vector<int32_t> tokens, bool rings_valid, const std::string& realm);
@@ -194,7 +199,8 @@ class Engine {
   KvFormat kv_format() const;
   // Whose attention answers may ask for, weights adding up to 1; empty without EngineOptions::provenance. On rank 0.
   const std::vector<ProvenanceHead>& provenance_heads() const;
-  Speculation speculation() const;   // kOff or kText
+  Speculation speculation() const;  // kOff or kText
+  const PrefillSparsity& prefill_sparsity() const;
   int64_t RingBytesPerHead() const;  // of one streaming head's ring of one sequence, slack for drafts included
   // What the user should know about this model in these formats, a sentence each. On rank 0.
   const std::vector<std::string>& notes() const;

@@ -53,6 +53,7 @@ struct Engine::State {
   absl::Status Prepare();
   absl::Status Load();
   absl::Status Decide();
+  absl::Status CheckSparsity();
   absl::StatusOr<KvSizes> Size(const WeightFormats& formats, const StepLimits& limits);
   void MakeScheduler(const KvSizes& sizes, int chunk);
   // Reading and writing of sessions, on every rank; at most one plan at a time.

@@ -50,7 +50,8 @@ absl::StatusOr<Perplexity> MeasurePerplexity(Engine& engine, const std::vector<s
                                              ThreadPool& pool, const std::function<void(int64_t, int64_t)>& progress) {
   int64_t total = 0, predicted = 0;
   for (const std::vector<int32_t>& window : windows) total += static_cast<int64_t>(window.size()) - 1;
-  double nll = 0;
+  double nll = 0, mass = 0;
+  int64_t audits = 0;
   for (const std::vector<int32_t>& window : windows) {
     absl::StatusOr<SessionId> session = engine.CreateSession(static_cast<int64_t>(window.size()));
     if (!session.ok()) return session.status();
@@ -61,7 +62,11 @@ absl::StatusOr<Perplexity> MeasurePerplexity(Engine& engine, const std::vector<s
       nll += NegativeLogLikelihood(logits, window[next++], pool);
       progress(++predicted, total);
     };
-    events.on_done = [&](const RequestResult& result) { read = result.status; };
+    events.on_done = [&](const RequestResult& result) {
+      read = result.status;
+      audits += result.sparse.audits;
+      mass += static_cast<double>(result.sparse.audits) * result.sparse.mass;
+    };
     auto append = engine.Append(*session, {window.begin(), window.end() - 1}, std::move(events));
     if (!append.ok()) return append.status();
     while (engine.Step()) {
@@ -70,7 +75,8 @@ absl::StatusOr<Perplexity> MeasurePerplexity(Engine& engine, const std::vector<s
     if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
   }
   DUO_CHECK_EQ(predicted, total);
-  return Perplexity{nll / static_cast<double>(std::max<int64_t>(total, 1)), total};
+  return Perplexity{nll / static_cast<double>(std::max<int64_t>(total, 1)), total, audits,
+                    audits > 0 ? mass / static_cast<double>(audits) : 1};
 }
 
 }  // namespace duo

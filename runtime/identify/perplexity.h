@@ -22,6 +22,9 @@ std::vector<std::vector<int32_t>> PerplexityWindows(const std::vector<int32_t>& 
 struct Perplexity {
   double mean = 0;        // negative log-likelihood, nats a token
   int64_t predicted = 0;  // tokens
+  // Of windows that were read sparsely: blocks that were read densely, too, and the share of attention that lists kept.
+  int64_t audits = 0;
+  double mass = 1;
   double perplexity() const;
 };
 

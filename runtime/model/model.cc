@@ -155,7 +155,8 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
   const auto rows = [&](int64_t at, const SeqBatch& batch) {
     return StepRows{qkv.Rows(at, batch.num_rows), shape, batch, kv.ring.num_heads * batch.num_seqs};
   };
-  AttendPart(layer, kv, {rows(0, input.batch), out.Rows(0, first), w.lse, w.own_lse, input.prefill}, arena);
+  AttendPart(layer, kv, {rows(0, input.batch), out.Rows(0, first), w.lse, w.own_lse, input.prefill, input.sparse},
+             arena);
   if (riders > 0) {
     float* lse = w.lse + comm_->size() * max_entries_ * first;
     float* own_lse = w.own_lse == nullptr ? nullptr : w.own_lse + int64_t{shape.kv_heads} * shape.group * first;
@@ -203,7 +204,9 @@ void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& a
   const int64_t count = rows.qkv.rows;
   for (const PagedKv& heads : kv.paged) StoreKv(*device_, rows, heads);
   auto attend = [&](const PagedKv& heads, float* lse, bool own_square) {
-    if (part.prefill) {
+    if (part.sparse != nullptr && !heads.split) {
+      AttendSparse(layer, heads, part, arena);
+    } else if (part.prefill) {
       AttendPrefill(*device_, {part.out, lse}, rows, heads, own_square, arena);
     } else {
       AttendPages(*device_, {part.out, lse}, rows, heads, arena);
@@ -219,6 +222,15 @@ void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& a
   for (; next < kv.paged.size(); ++next) {
     attend(kv.paged[next], OwnLse(layer, part, kv.paged[next].first_head), true);
   }
+}
+
+// Whole heads of a chunk that is read by page lists. Models with learned sinks, which need lse, are never read so.
+void Model::AttendSparse(int layer, const PagedKv& heads, const Part& part, Arena& arena) {
+  DUO_CHECK(part.own_lse == nullptr);
+  std::vector<int> ids;
+  for (int i = 0; i < heads.num_heads; ++i) ids.push_back(shard_.layers[layer][heads.first_head + i].kv_head);
+  AttendSparsePrefill(*device_, part.out, part.rows, {heads, layer * static_cast<int>(config_.kv_heads), ids},
+                      *part.sparse, arena);
 }
 
 }  // namespace duo

@@ -15,6 +15,7 @@
 #include "runtime/kv/kv_cache.h"
 #include "runtime/model/mass_reader.h"
 #include "runtime/model/rope.h"
+#include "runtime/model/sparse_prefill.h"
 #include "runtime/model/transformer.h"
 #include "runtime/weights/config.h"
 #include "runtime/weights/weights.h"
@@ -33,6 +34,7 @@ struct StepInput {
   // Of a prefill: rows of other sequences that ride in the step, behind the batch's. They share the reading of the
   // weights and all that is done row by row, and attend by AttendPages. Their spans count rows from their own first.
   SeqBatch riders;
+  SparseStep* sparse = nullptr;  // of a prefill: how retrieval heads read it; null: densely
   int rows() const { return batch.num_rows + riders.num_rows; }
 };
 
@@ -43,6 +45,7 @@ struct StepLimits {
   int rows = 0;          // of a rows step, all sequences together
   int samples = 0;
   int64_t max_tokens = 0;  // of one sequence
+  bool sparse = false;     // chunks may be read by page lists
 };
 
 // What a model is made from besides its weights.
@@ -97,12 +100,14 @@ class Model {
     float* lse;      // [ranks][entries][rows]
     float* own_lse;  // [query heads][rows], or null
     bool prefill;    // the former
+    SparseStep* sparse = nullptr;
   };
   // How the heads of a layer attend: stores the rows' keys and values, and returns what they attended to.
   View Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);
   void AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& arena);
   float* OwnLse(int layer, const Part& part, int first_head) const;
   void AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& arena);
+  void AttendSparse(int layer, const PagedKv& heads, const Part& part, Arena& arena);
 
   ModelConfig config_;
   RankShard shard_;

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/attention.h"
 #include "kernels/ops.h"
+#include "runtime/model/prefill_sparsity.h"
 #include "runtime/model/row_mass.h"
 #include "runtime/model/token_score.h"
 
@@ -66,6 +67,7 @@ struct StepPlan {
   std::vector<int32_t> positions;  // [rows]
   std::vector<int32_t> row_seq;    // [rows]: index into spans
   std::vector<SeqSpan> spans;
+  SparseRows sparse;  // of the chunk
 
   // Rows whose next token is drawn, and how.
   std::vector<int32_t> sample_rows;
@@ -84,6 +86,7 @@ struct StepResult {
   std::vector<TokenScore> scores;  // [samples], filled for those that ask; empty where none does
   std::vector<float> logits;       // [samples][vocab] on rank 0 when the plan wants them
   std::vector<RowMass> masses;     // [mass_samples]
+  SparseAudits audits;             // on rank 0, of the blocks that the plan names
 };
 
 std::string Serialize(const StepPlan& plan);

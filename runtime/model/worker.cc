@@ -139,6 +139,11 @@ StepInput Worker::Upload(const StepPlan& plan) {
     // A chunk is sized for the longest session from the start: one set of the kernels' plans serves all its histories.
     input.batch.max_tokens = limits_.max_tokens;
     input.riders = batch(1, spans - 1, chunk, rows - chunk);
+    if (plan.sparse.begin < plan.sparse.end) {
+      sparse_.rows = plan.sparse;
+      sparse_.audits.assign(plan.sparse.audited.size() * plan.sparse.densities.size(), PageAudit());
+      input.sparse = &sparse_;
+    }
   } else {
     input.batch = batch(0, spans, 0, rows);
   }
@@ -207,6 +212,23 @@ std::vector<float> Worker::GatherLogits(int rows) {
   return logits;
 }
 
+// Every head's audits from a rank that holds it whole; a page of its own is on every list, so what a rank has not
+// filled in has no mass.
+SparseAudits Worker::GatherAudits(const StepPlan& plan) {
+  SparseAudits audits;
+  audits.positions = plan.sparse.audited;
+  const size_t count = sparse_.audits.size();
+  std::vector<PageAudit> all(count * comm_->size());
+  comm_->AllGatherHost(all.data(), sparse_.audits.data(), count * sizeof(PageAudit));
+  audits.heads.resize(count);
+  for (int rank = comm_->size() - 1; rank >= 0; --rank) {
+    for (size_t i = 0; i < count; ++i) {
+      if (all[rank * count + i].mass[0] > 0) audits.heads[i] = all[rank * count + i];
+    }
+  }
+  return audits;
+}
+
 StepResult Worker::Execute(const StepPlan& plan) {
   device_->BindThread();
   const int32_t* ids = plan.table_ids.data();
@@ -231,6 +253,7 @@ StepResult Worker::Execute(const StepPlan& plan) {
   } else {
     RunModel(Upload(plan));
   }
+  if (!plan.sparse.audited.empty()) result.audits = GatherAudits(plan);
   if (wanted == 0) {
     device_->Synchronize();
     return result;
@@ -249,6 +272,7 @@ StepResult Worker::Execute(const StepPlan& plan) {
   StepResult drawn = DrawTokens(*device_, *comm_, shards, {logits_, model_.weights().first_id}, plan, arena_);
   drawn.logits = std::move(result.logits);
   drawn.masses = std::move(result.masses);
+  drawn.audits = std::move(result.audits);
   return drawn;
 }
 

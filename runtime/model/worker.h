@@ -57,6 +57,7 @@ class Worker {
   // The plan's arrays in device memory at fixed places; one upload.
   StepInput Upload(const StepPlan& plan);
   void RunModel(const StepInput& input);
+  SparseAudits GatherAudits(const StepPlan& plan);
   bool Records() const { return device_->is_cuda() && comm_->capturable(); }
   // A step of one row a sequence, from its graph, which is recorded where it is not there yet.
   void RunRecorded(StepInput input);
@@ -71,6 +72,7 @@ class Worker {
   std::vector<uint8_t> staging_;
   std::vector<SeqSpan> host_spans_;
   std::vector<int32_t> row_seq_;
+  SparseStep sparse_;
   std::map<std::pair<int32_t, int32_t>, int32_t> first_pages_;  // of each (split, table) that was ever written
   const SampleParams* device_params_ = nullptr;
   View logits_;

@@ -34,6 +34,16 @@ StepInput LargestStep(const StepLimits& limits, bool prefill, bool asks_for_mass
   return input;
 }
 
+// As much of the largest chunk as can be is read by page lists, and a block audited.
+SparseStep LargestSparseStep(const StepLimits& limits, const ModelConfig& config) {
+  SparseStep step;
+  step.rows.end = limits.prefill_rows / kBlockTokens * kBlockTokens;
+  step.rows.densities.assign(config.layers * config.kv_heads, kDense);
+  step.rows.audited = {0};
+  step.audits.resize(step.rows.densities.size());
+  return step;
+}
+
 }  // namespace
 
 absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightFormats& formats, const HeadPlan& heads,
@@ -50,6 +60,11 @@ absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightForm
   Arena arena = Arena::Measuring();
   const bool masses = !parts.provenance.empty();
   for (const bool prefill : {true, false}) model->Forward(LargestStep(limits, prefill, masses, &span), *cache, arena);
+  if (SparseStep sparse = LargestSparseStep(limits, parts.config); limits.sparse && sparse.rows.end > 0) {
+    StepInput input = LargestStep(limits, true, masses, &span);
+    input.sparse = &sparse;
+    model->Forward(input, *cache, arena);
+  }
   if (masses) {
     const int64_t kept = limits.samples * model->mass_reader().columns();
     const size_t reading = Arena::Rounded(Bytes(DType::kF32, limits.samples * parts.shard.vocab.size())) +

@@ -34,7 +34,7 @@ constexpr const char* kFields[] = {"format",          "version",    "generation"
                                    "sections_file",   "needs",      "owner",
                                    kSections,         kRings,       "model_fingerprint",
                                    "reserved_tokens", "hash_chain", "prefix",
-                                   "prefix_salt"};
+                                   "prefix_salt",     "sparse"};
 
 // Eight hex digits an entry.
 std::string ChainText(const std::vector<uint32_t>& chain) {
@@ -59,6 +59,46 @@ std::vector<uint32_t> ReadChain(JsonFields& fields, int64_t tokens) {
 }
 
 Json FileJson(const SavedFile& f) { return {{"name", f.name}, {"bytes", f.bytes}, {"crc32c", f.crc}}; }
+
+Json SparseJson(const SparseRead::Kept& kept) {
+  const SparseReport& r = kept.report;
+  return {
+      {"setting", Name(kept.setting)}, {"audits", r.audits},         {"mass", r.mass},   {"least_mass", r.least_mass},
+      {"least_layer", r.least_layer},  {"least_head", r.least_head}, {"error", r.error}, {"density", r.density},
+      {"densities", kept.densities}};
+}
+
+void ReadSparse(JsonFields& fields, const Json& json, const std::string& file, SessionManifest* m) {
+  const auto found = json.find("sparse");
+  if (found == json.end() || found->is_null()) return;
+  if (!found->is_object()) return fields.Fail("\"sparse\" is no object");
+  JsonFields inside(*found, file, "sparse.");
+  SparseRead::Kept& kept = m->sparse;
+  const std::string setting = inside.String("setting");
+  const std::optional<PrefillSparsity> named = PrefillSparsityNamed(setting);
+  if (inside.ok() && !named.has_value()) {
+    inside.Fail(absl::StrCat("\"sparse.setting\" is \"", Shown(setting), "\", which is none"));
+  }
+  kept.setting = named.value_or(PrefillSparsity());
+  kept.length = m->tokens;
+  SparseReport& r = kept.report;
+  r.setting = Name(kept.setting);
+  r.audits = inside.Int("audits", 0, kMostTokens);
+  r.mass = inside.Number("mass", 0, 1);
+  r.least_mass = inside.Number("least_mass", 0, 1);
+  r.least_layer = static_cast<int>(inside.Int("least_layer", -1, m->layers));
+  r.least_head = static_cast<int>(inside.Int("least_head", -1, m->kv_heads));
+  r.error = inside.Number("error", 0, 1e9);
+  r.density = inside.Number("density", 0, 1);
+  for (const int density : inside.Ids("densities")) {
+    if (density < 1 || density > kDense) inside.Fail("\"sparse.densities\" are not in thousandths");
+    kept.densities.push_back(density);
+  }
+  if (!kept.densities.empty() && std::ssize(kept.densities) != int64_t{m->layers} * m->kv_heads) {
+    inside.Fail("\"sparse.densities\" do not fit its sizes");
+  }
+  fields.Adopt(inside.status());
+}
 
 // A file of this kind, or none.
 SavedFile ReadFile(JsonFields& fields, const Json& json, const char* key, SavedKind kind, const std::string& file) {
@@ -192,6 +232,8 @@ constexpr size_t kSectionBytes = 6 * 4 + 8 + 4, kRingBytes = 2 * 4 + 8 + 4;
 
 std::string FormatManifest(const SessionManifest& m) {
   Json json = m.more.empty() ? Json::object() : Json::parse(m.more, nullptr, false);
+  std::vector<std::string> needs = m.needs;
+  if (m.sparse.setting.on()) needs.push_back("sparse");
   json.update(Json{{"format", "duo session"},
                    {"version", kSessionFormatVersion},
                    {"generation", m.generation},
@@ -214,7 +256,8 @@ std::string FormatManifest(const SessionManifest& m) {
                    {"sections_file", FileJson(m.sections_file)},
                    {"token_file", FileJson(m.token_file)},
                    {"bytes", m.bytes},
-                   {"needs", m.needs}});
+                   {"needs", needs}});
+  if (m.sparse.setting.on()) json["sparse"] = SparseJson(m.sparse);
   if (!m.owner.empty()) json["owner"] = m.owner;
   if (m.reserved_tokens > 0) json["reserved_tokens"] = m.reserved_tokens;
   if (!m.hash_chain.empty()) json["hash_chain"] = ChainText(m.hash_chain);
@@ -290,6 +333,8 @@ absl::StatusOr<SessionManifest> ParseManifest(std::string_view text, const std::
   } else if (fields.ok()) {
     m.sections_file = ReadFile(fields, json, "sections_file", SavedKind::kSections, file);
     m.needs = fields.Strings("needs");
+    std::erase(m.needs, "sparse");
+    ReadSparse(fields, json, file, &m);
     m.owner = fields.String("owner", "");
     m.reserved_tokens = fields.Int("reserved_tokens", 0, kMostTokens, 0);
     m.text = ReadSavedText(file, fields);

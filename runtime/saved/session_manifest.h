@@ -8,8 +8,8 @@
 //      refuse it, naming both versions. Fields that a program does not know are skipped and kept, so later ones need no
 //      version of their own; what a program must not skip is named in "needs", and one that does not know a name there
 //      refuses by it. Planned: owner, tail, chat (here already, as saved_text.h has them), offsets,
-//      rings_at (rings at boundaries); with a need of the same name: sparse (the setting it was read with), ring_slots
-//      (rings with slots for drafts).
+//      rings_at (rings at boundaries); with a need of the same name: sparse (here already: how it was read, which a
+//      program that reads on densely must say, too), ring_slots (rings with slots for drafts).
 #pragma once
 
 #include <cstdint>
@@ -20,6 +20,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/engine/engine.h"
 #include "runtime/kv/kv_io.h"
 #include "runtime/text/session_text.h"
 
@@ -66,7 +67,8 @@ struct SessionManifest {
   SavedFile append_file;  // the append's tokens, when it is not done
   int64_t bytes = 0;      // on disk
 
-  std::vector<std::string> needs;
+  std::vector<std::string> needs;    // that this program does not know
+  SparseRead::Kept sparse;           // how its text was read; "sparse" among the needs, unless densely
   std::string owner;                 // the name of whose session it is
   SessionText text;                  // behind the tokens, and behind those of an append that is not done (saved_text.h)
   std::vector<uint32_t> hash_chain;  // of the tokens (token_chain.h), or of fewer of them

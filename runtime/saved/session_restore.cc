@@ -87,6 +87,7 @@ absl::Status RestoreJob::Adopt() {
                                                   std::min(manifest_.reserved_tokens, manifest_.max_tokens));
   if (!session.ok()) return session.status();
   session_ = *session;
+  store_->engine_->SetSparse(session_, manifest_.sparse);
   phase_ = Phase::kPages;
   return absl::OkStatus();
 }

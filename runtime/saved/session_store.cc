@@ -186,6 +186,7 @@ SessionManifest SessionStore::ManifestOf(const SessionKv& kv, const SessionManif
   m.recent = engine_->heads().recent;
   m.retrieval = RetrievalString(engine_->heads());
   m.rings_valid = kv.rings_valid;
+  m.sparse = kv.sparse;
   return m;
 }
 

@@ -12,6 +12,7 @@
 #include "runtime/model/token_score.h"
 #include "runtime/scheduler/prefix.h"
 #include "runtime/scheduler/sampling_rules.h"
+#include "runtime/scheduler/sparse_read.h"
 
 namespace duo {
 
@@ -57,6 +58,7 @@ struct RequestResult {
   // Of its answer: the steps that tokens were drawn in, the drafts that were checked in them, and those that were
   // right. Where there are no drafts a step gives one token.
   int64_t draw_steps = 0, drafted_tokens = 0, accepted_tokens = 0;
+  SparseReport sparse;  // of all of its sequence, how it was read
 };
 
 struct RequestEvents {
@@ -85,6 +87,7 @@ struct SessionInfo {
   int64_t reserved_tokens = 0;  // that it has room for, whatever other sessions do
   int64_t kv_bytes = 0;         // over all ranks, without page rounding (SessionKvBytes)
   int pending_requests = 0;
+  SparseReport sparse;        // how its text was read
   int standing_requests = 0;  // of these, those that it must stand still for: that extend it or have no fork of it yet
 };
 

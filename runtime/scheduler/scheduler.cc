@@ -69,6 +69,11 @@ absl::StatusOr<SessionId> Scheduler::AdoptSession(int64_t max_tokens, std::vecto
   return id;
 }
 
+void Scheduler::SetSparse(SessionId id, SparseRead sparse) {
+  const auto found = sessions_.find(id);
+  if (found != sessions_.end()) found->second.sequence.sparse = std::move(sparse);
+}
+
 absl::Status Scheduler::CloseSession(SessionId id) {
   if (const auto prefix = prefixes_.find(id); prefix != prefixes_.end()) {
     pool_.Close(&prefix->second.sequence);
@@ -164,6 +169,7 @@ absl::Status Scheduler::Rewind(SessionId id, int64_t tokens) {
   FollowTokens(sequence.tokens, &sequence.chain);  // what comes next is other text
   session.index.Cut(tokens);
   sequence.length = tokens;
+  sequence.sparse.Cut(tokens);
   // Rings that are being rebuilt already hold nothing before ring_begin: begin again where this position needs it.
   sequence.rings_at = options_.refeed == 0 ? tokens : std::max<int64_t>(0, tokens - options_.refeed);
   sequence.ring_begin = sequence.rings_at;
@@ -193,6 +199,7 @@ absl::StatusOr<SessionInfo> Scheduler::Get(SessionId id) const {
     if (request.sequence != &session.sequence) continue;
     info.reserved_tokens = std::max(info.reserved_tokens, session.sequence.length + Unfed(request));
   }
+  info.sparse = session.sequence.sparse.Report(options_.kv_heads);
   info.pending_requests = static_cast<int>(session.queue.size());
   info.standing_requests = StandingRequests(session);
   return info;

@@ -59,6 +59,10 @@ struct SchedulerOptions {
   // Drafts of an answer in a step, at most, as many as its rings have slack for; 0: none. row_cost: StepCosts has it.
   int drafts = 0;
   double row_cost = 0.15;
+  // How long texts are read, and how many heads a model has: layers * KV heads. Where it is on, prompts share nothing:
+  // each would otherwise depend on what was there before it.
+  PrefillSparsity sparsity;
+  int heads = 0, kv_heads = 1;  // kv_heads: of a layer
 };
 
 class Scheduler {
@@ -82,6 +86,7 @@ class Scheduler {
   // the caller's business (restore, benchmarks).
   absl::StatusOr<SessionId> AdoptSession(int64_t max_tokens, std::vector<int32_t> tokens, bool rings_valid,
                                          std::optional<int64_t> reserved_tokens = std::nullopt);
+  void SetSparse(SessionId id, SparseRead sparse);  // how an adopted session was read
 
   absl::StatusOr<RequestId> Append(SessionId id, std::vector<int32_t> tokens, RequestEvents events,
                                    int64_t more_tokens = 0, const Whose& whose = {});
@@ -184,6 +189,7 @@ class Scheduler {
     Riders riders;
     RequestId request = 0;
     std::vector<RequestId> waiting;  // those of its kind that wanted it
+    std::vector<int32_t> densities;  // of its blocks that are read by lists
   };
   // Rows of the step that was planned last: a request's, or of a session whose rings are being rebuilt.
   struct Part {
@@ -233,7 +239,9 @@ class Scheduler {
   double WorthOf(const Prefix& prefix) const;
   void TrimPrefix(Prefix& prefix, int64_t tokens);
   // Prefixes (scheduler_prefixes.cc).
-  bool Shares(const Request& r) const { return r.ask && r.params.prefix.on && !r.params.keep; }
+  bool Shares(const Request& r) const {
+    return r.ask && r.params.prefix.on && !r.params.keep && !options_.sparsity.on();
+  }
   double PredictPrompt(int64_t tokens, int64_t history) const;
   double PredictRebuild(int64_t at) const;
   Origin OriginOf(Request& request);
@@ -282,6 +290,13 @@ class Scheduler {
   void AddRows(Request& request, int rows, StepPlan* plan);
   void AddDraw(const Request& request, int row, int before, const std::vector<uint32_t>& mask, StepPlan* plan);
   int AddSamples(Request& request, int rows, bool draws, const std::vector<uint32_t>& mask, StepPlan* plan);
+  // Sparse reading (scheduler_sparse.cc).
+  bool ReadsSparsely(const Request& request) const;
+  int64_t SparseEnd(const Request& request) const;
+  int64_t AlignedRows(const Request& request, int64_t rows) const;
+  void PlanSparse(Request& request, int64_t rows, StepPlan* plan);
+  void OnAudited(Request& request, const SparseAudits& audits);
+  bool ReadAlike(const Sequence& sequence) const;
   // Drafts (scheduler_drafts.cc).
   static bool MayDraft(const Request& r);
   void PlanDrafts(bool beside_chunk, Riding* riding);

@@ -71,7 +71,9 @@ int64_t Scheduler::FindPrefix(const std::vector<int32_t>& tokens, const std::str
   std::vector<uint32_t> chain;
   FollowTokens(tokens, &chain);
   int64_t most = 0;
+  if (options_.sparsity.on()) return most;
   const auto look = [&](Sequence& sequence) {
+    if (!ReadAlike(sequence)) return;
     FollowTokens(sequence.tokens, &sequence.chain);
     most = std::max(most, CommonTokens(tokens, chain, sequence.tokens, sequence.chain));
   };
@@ -109,6 +111,7 @@ double Scheduler::PredictRebuild(int64_t at) const {
 // candidate: what might be gone on with; its place follows from the tokens.
 void Scheduler::Consider(const Request& request, Origin candidate, Origin* best) const {
   Sequence& sequence = *candidate.sequence;
+  if (!ReadAlike(sequence)) return;
   FollowTokens(sequence.tokens, &sequence.chain);
   const auto all = static_cast<int64_t>(request.tokens.size());
   // The last token is fed in any case: the answer's first one is drawn from its row.

@@ -237,6 +237,7 @@ void Scheduler::Finish(Request& request, absl::Status status, duo::Finish finish
   request.result.finish = finish;
   if (request.drawing) request.result.decode_seconds = SecondsBetween(request.prompt_done, Clock::now());
   Session& session = *request.session;
+  if (request.sequence != nullptr) request.result.sparse = request.sequence->sparse.Report(options_.kv_heads);
   if (request.sequence != nullptr) pool_.Trim(request.sequence);  // it may end among drafts
   if (ExtendsSession(request)) {
     session.promised -= Unfed(request);

@@ -168,6 +168,7 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
       continue;
     }
     OnFed(request, part.rows);
+    if (part.request == chunk_.request) OnAudited(request, result.audits);
     const size_t drawn = first + part.samples - 1;
     if (!request.ask && part.samples > 0) ReportLogits(request, result, first, part.samples);
     if (part.draws && request.params.want_logits) ReportLogits(request, result, drawn, 1);

@@ -230,7 +230,7 @@ Scheduler::Riding Scheduler::PickRiding(std::vector<Request*> rows, const std::v
 }
 
 void Scheduler::AddChunk(Request& request, const Riding& riding, const std::vector<Request*>& chunks, StepPlan* plan) {
-  const int64_t rows = ChunkRows(request, riding), history = request.sequence->length;
+  const int64_t rows = AlignedRows(request, ChunkRows(request, riding)), history = request.sequence->length;
   Chunk planned = {rows, history, riding.riders, request.id, {}};
   for (const Request* other : chunks) {
     if (other->ask == request.ask) planned.waiting.push_back(other->id);
@@ -238,8 +238,10 @@ void Scheduler::AddChunk(Request& request, const Riding& riding, const std::vect
   if (!std::exchange(request.had_chunk, true)) WelcomeReader(request, chunks);
   AddRows(request, static_cast<int>(rows), plan);
   if (plan->spans.empty()) return;  // it has ended instead
-  if (rows > kMaxDecodeRows) plan->kind = StepKind::kPrefill;
   chunk_ = std::move(planned);
+  if (rows <= kMaxDecodeRows) return;
+  plan->kind = StepKind::kPrefill;
+  PlanSparse(request, rows, plan);
 }
 
 bool Scheduler::Next(StepPlan* plan) {

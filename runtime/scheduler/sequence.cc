@@ -81,6 +81,8 @@ absl::Status SequencePool::Fork(const Sequence& parent, int64_t at, int64_t room
   child.length = at;
   child.rings_at = at == parent.length ? parent.rings_at : at;
   child.ring_begin = at == parent.length ? parent.ring_begin : 0;
+  child.sparse = parent.sparse;
+  child.sparse.Cut(at);
   const int64_t full = FullPages(at);
   const int64_t split_full = FullSplitPages(at);
   child.reserved = PagesFor(room) - full;

@@ -11,6 +11,7 @@
 #include "runtime/kv/kv_cache.h"
 #include "runtime/kv/page_pool.h"
 #include "runtime/model/step_plan.h"
+#include "runtime/scheduler/sparse_read.h"
 
 namespace duo {
 
@@ -25,6 +26,7 @@ struct Sequence {
   int64_t reserved = 0, split_reserved = 0;  // page ids promised to it and not yet taken
   int32_t table = -1, ring = -1;
   std::vector<uint32_t> chain;  // of tokens, as far as somebody looked (token_chain.h)
+  SparseRead sparse;            // how its text was read, if not densely
 };
 
 class SequencePool {

@@ -42,6 +42,43 @@ class StoreFormatsTest : public StoreFixture {
   }
 };
 
+// For its whole life, on disk too.
+TEST_F(StoreFormatsTest, ASessionThatWasReadSparselySaysSo) {
+  ASSERT_TRUE(Create("doc", Text(200, 1)).ok());
+  ASSERT_TRUE(Create("dense", Text(200, 2)).ok());
+  SparseRead::Kept kept;
+  kept.setting = *PrefillSparsityNamed("auto:0.95");
+  kept.report = {"auto:0.95", 3, 0.97, 0.91, 1, 0, 0.05, 0.25};
+  kept.densities.assign(bench_.engine->config().layers * bench_.engine->config().kv_heads, 120);
+  kept.length = 200;
+  bench_.engine->SetSparse(open_["doc"], kept);
+  ASSERT_TRUE(Save("doc").ok());
+  ASSERT_TRUE(Save("dense").ok());
+  EXPECT_EQ(ManifestJson("doc")["needs"], Json::array({"sparse"})) << "programs that cannot say so refuse it";
+  EXPECT_EQ(ManifestJson("dense")["needs"], Json::array());
+  EXPECT_FALSE(ManifestJson("dense").contains("sparse"));
+  ASSERT_TRUE(OpenStore().ok());
+  ASSERT_TRUE(Restore("doc").ok());
+  const SparseReport report = bench_.engine->Get(open_["doc"])->sparse;
+  EXPECT_EQ(report.setting, "auto:0.95");
+  EXPECT_EQ(report.audits, 3);
+  EXPECT_EQ(report.mass, 0.97);
+  EXPECT_EQ(report.least_layer, 1);
+  Append("doc", Text(50, 3));  // read on densely
+  ASSERT_TRUE(Save("doc").ok());
+  ASSERT_TRUE(OpenStore().ok());
+  ASSERT_TRUE(Restore("doc").ok());
+  EXPECT_EQ(bench_.engine->Get(open_["doc"])->sparse.setting, "auto:0.95");
+  EXPECT_EQ(bench_.engine->Kv(open_["doc"])->sparse.densities, kept.densities);
+  store_->Release("doc");
+  for (const auto& [field, value] : {std::pair("setting", Json("2")), {"mass", Json(7)}, {"densities", Json({1, 2})}}) {
+    Json json = ManifestJson("doc");
+    json["sparse"][field] = value;
+    PutManifest("doc", json);
+    EXPECT_EQ(Restore("doc").code(), absl::StatusCode::kDataLoss) << field;
+  }
+}
+
 TEST_F(StoreFormatsTest, ForgedManifestsAreRefusedByName) {
   const Tokens text = Text(200, 1);
   SessionManifest meta;
@@ -170,7 +207,7 @@ TEST_F(StoreFormatsTest, EarlierVersionsAndLaterFields) {
 
   // Fields of later programs are kept, needs are refused by name, and later versions listed as what they are.
   json = ManifestJson("doc");
-  for (const char* field : {"page_sums", "offsets", "rings_at", "sparse", "ring_slots"}) json[field] = {{"x", 1}};
+  for (const char* field : {"page_sums", "offsets", "rings_at", "ring_slots"}) json[field] = {{"x", 1}};
   json["owner"] = "anna";
   json["tail"] = "not yet read \xc3\xa4";
   json["chat"] = true;
@@ -178,16 +215,16 @@ TEST_F(StoreFormatsTest, EarlierVersionsAndLaterFields) {
   ASSERT_TRUE(OpenStore().ok());
   ASSERT_TRUE(store_->SetOpen("doc", true).ok());
   const Json kept = ManifestJson("doc");
-  for (const char* field : {"page_sums", "offsets", "rings_at", "sparse", "ring_slots", "owner", "tail", "chat"}) {
+  for (const char* field : {"page_sums", "offsets", "rings_at", "ring_slots", "owner", "tail", "chat"}) {
     EXPECT_EQ(kept[field], json[field]) << field;
   }
   ExpectRestored("doc", texts->tokens);
-  json["needs"] = {"sparse"};
+  json["needs"] = {"ring_slots"};
   PutManifest("doc", json);
   ASSERT_TRUE(OpenStore().ok());
   refused = Restore("doc");
   EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
-  EXPECT_TRUE(absl::StrContains(refused.message(), "\"sparse\"")) << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), "\"ring_slots\"")) << refused;
   json["version"] = 4;
   PutManifest("doc", json);
   ASSERT_TRUE(OpenStore().ok());

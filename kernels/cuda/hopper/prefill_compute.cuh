@@ -41,7 +41,7 @@ __device__ __forceinline__ void Store(const PrefillWork& w, int token, int head,
   if (last && c == 0 && w.lse != nullptr) w.lse[head * w.lse_stride + token] = weights.lse;
 }
 
-template <int kHeadDim, int kConsumers>
+template <int kHeadDim, int kConsumers, bool kListed>
 __device__ __forceinline__ void Compute(const PrefillWork& w,
                                         const PrefillBarriers<PrefillShape<kHeadDim, kConsumers>::kStages>& barriers,
                                         uint32_t q_shared, uint32_t k_shared, uint32_t v_shared, volatile int* items,
@@ -62,7 +62,7 @@ __device__ __forceinline__ void Compute(const PrefillWork& w,
     if (lane == 0) BarrierArrive(barriers.ItemEmpty(item_ring.stage));
     item_ring.Next();
     if (index >= w.items) return;
-    const PrefillItem item = PrefillItem::Of<Shape::kRows>(w, index);
+    const PrefillItem item = PrefillItem::Of<Shape::kRows, kListed>(w, index);
 
     int packed[2], token[2];
 #pragma unroll
@@ -89,7 +89,8 @@ __device__ __forceinline__ void Compute(const PrefillWork& w,
     // The first tile from u on of which columns are hidden from some row. With a window, every tile counts as one.
     int diagonal = 0;  // so many own tiles reach past the first row
     if (item.own_count > 0) diagonal = min(item.own_count, item.own_end - (item.first_token + 1) / kTileKeys);
-    const bool partial_page = item.pages_end == w.pages_count && item.pages_end > 0 && w.last_tokens < kTileKeys;
+    const bool partial_page =
+        !kListed && item.pages_end == w.pages_count && item.pages_end > 0 && w.last_tokens < kTileKeys;
     auto next_masked = [&](int u) {
       if (w.window > 0 || u < diagonal) return u;
       return u <= item.own_count && partial_page ? item.own_count : item.last;

@@ -8,7 +8,7 @@ namespace duo::cuda {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // The warp that draws items and fetches tiles.
-template <int kHeadDim, int kConsumers>
+template <int kHeadDim, int kConsumers, bool kListed>
 __device__ __forceinline__ void FetchTiles(const PrefillWork& w,
                                            const PrefillBarriers<PrefillShape<kHeadDim, kConsumers>::kStages>& barriers,
                                            uint32_t k_shared, uint32_t v_shared, volatile int* items) {
@@ -28,9 +28,15 @@ __device__ __forceinline__ void FetchTiles(const PrefillWork& w,
     index = __shfl_sync(0xffffffffu, index, 0);
     item_ring.Next();
     if (index >= w.items) return;
-    const PrefillItem item = PrefillItem::Of<Shape::kRows>(w, index);
+    const PrefillItem item = PrefillItem::Of<Shape::kRows, kListed>(w, index);
     // Where tile u lies: the row of its K, -1 - that row of qkv for own keys.
     auto row_of = [&](int u) {
+      if constexpr (kListed) {
+        const int page = u < item.own_count ? w.first_block + item.own_end - 1
+                                            : __ldg(item.list + (item.pages_end - 1 - (u - item.own_count)));
+        if (w.table == nullptr) return item.head * w.head_rows + (page - w.first_held) * w.id_rows;
+        return item.head * w.head_rows + __ldg(w.table + page) * w.id_rows;
+      }
       if (u < item.own_count) return -1 - (item.own_end - 1 - u) * kTileKeys;
       const int local = item.pages_end - 1 - (u - item.own_count), page = w.first_held + local;
       if (w.table == nullptr) return item.head * w.head_rows + local * w.id_rows;
@@ -57,7 +63,8 @@ __device__ __forceinline__ void FetchTiles(const PrefillWork& w,
     auto fetch_v = [&](int u, int row) {
       const uint32_t to = v_shared + v_ring.stage * Shape::kTileBytes;
       BarrierWait(barriers.VEmpty(v_ring.stage), v_ring.phase ^ 1);
-      const bool partial = u == item.own_count && item.pages_end == w.pages_count && w.last_tokens < kTileKeys;
+      const bool partial =
+          !kListed && u == item.own_count && item.pages_end == w.pages_count && w.last_tokens < kTileKeys;
       fetch(row, true, to, partial ? barriers.Cleared() : barriers.VFull(v_ring.stage));
       if (partial) {
         BarrierWait(barriers.Cleared(), cleared);
@@ -90,7 +97,7 @@ __device__ __forceinline__ void FetchTiles(const PrefillWork& w,
 }
 
 // The warps that fetch queries; `thread` of kLoaders.
-template <int kHeadDim, int kConsumers>
+template <int kHeadDim, int kConsumers, bool kListed>
 __device__ __forceinline__ void FetchQueries(
     const PrefillWork& w, const PrefillBarriers<PrefillShape<kHeadDim, kConsumers>::kStages>& barriers,
     uint32_t q_shared, volatile int* items, int thread) {
@@ -104,7 +111,7 @@ __device__ __forceinline__ void FetchQueries(
     if (thread % 32 == 0) BarrierArrive(barriers.ItemEmpty(item_ring.stage));
     item_ring.Next();
     if (index >= w.items) return;
-    const PrefillItem item = PrefillItem::Of<Shape::kRows>(w, index);
+    const PrefillItem item = PrefillItem::Of<Shape::kRows, kListed>(w, index);
     BarrierWait(barriers.QEmpty(), q_phase);
     q_phase ^= 1;
     for (int i = thread; i < Shape::kRows * kPieces; i += kLoaders) {

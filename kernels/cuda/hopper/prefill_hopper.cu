@@ -17,7 +17,7 @@ constexpr int kMostSplits = 16;
 // Partial results that are in use at once, in multiprocessors.
 constexpr int kSlotsOfMultiprocessor = 2;
 
-template <int kHeadDim, int kConsumers>
+template <int kHeadDim, int kConsumers, bool kListed>
 __global__ void __launch_bounds__(PrefillShape<kHeadDim, kConsumers>::kThreads, 1)
     PrefillKernel(const __grid_constant__ PrefillWork w) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -50,13 +50,13 @@ __global__ void __launch_bounds__(PrefillShape<kHeadDim, kConsumers>::kThreads, 
   if (group == 0) {
     ShrinkRegisters<Shape::kProducerRegisters>();
     if (threadIdx.x < 32) {
-      FetchTiles<kHeadDim, kConsumers>(w, barriers, k_shared, v_shared, items);
+      FetchTiles<kHeadDim, kConsumers, kListed>(w, barriers, k_shared, v_shared, items);
     } else {
-      FetchQueries<kHeadDim, kConsumers>(w, barriers, q_shared, items, threadIdx.x - 32);
+      FetchQueries<kHeadDim, kConsumers, kListed>(w, barriers, q_shared, items, threadIdx.x - 32);
     }
   } else {
     GrowRegisters<Shape::kConsumerRegisters>();
-    Compute<kHeadDim, kConsumers>(w, barriers, q_shared, k_shared, v_shared, items, group - 1);
+    Compute<kHeadDim, kConsumers, kListed>(w, barriers, q_shared, k_shared, v_shared, items, group - 1);
   }
 #endif
 }
@@ -107,15 +107,16 @@ void Plan(PrefillWork& w, int pairs, int multiprocessors, int64_t tiles) {
   w.items = w.whole + (pairs - w.whole) * w.splits;
 }
 
-template <int kHeadDim, int kConsumers>
+template <int kHeadDim, int kConsumers, bool kListed>
 void Launch(Device& device, PrefillWork w) {
   using Shape = PrefillShape<kHeadDim, kConsumers>;
   const int multiprocessors = device.info().multiprocessors, rows = w.rows - w.first_row;
   w.row_blocks = static_cast<int>((int64_t{rows} * w.group + Shape::kRows - 1) / Shape::kRows);
-  const int64_t tiles = w.pages_count + (w.has_own ? (w.rows + kTileKeys - 1) / kTileKeys : 0);
+  const int64_t tiles = kListed ? std::min<int64_t>(w.list_stride, w.pages_count) + 1
+                                : w.pages_count + (w.has_own ? (w.rows + kTileKeys - 1) / kTileKeys : 0);
   Plan(w, w.heads * w.row_blocks, multiprocessors, tiles);
   DUO_CUDA_CHECK(cudaMemsetAsync(w.counter, 0, sizeof(uint32_t), Stream(device)));
-  const auto kernel = PrefillKernel<kHeadDim, kConsumers>;
+  const auto kernel = PrefillKernel<kHeadDim, kConsumers, kListed>;
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
   kernel<<<std::min(w.items, multiprocessors), Shape::kThreads, Shape::kSharedBytes, Stream(device)>>>(w);
   DUO_CUDA_CHECK(cudaGetLastError());
@@ -126,10 +127,12 @@ void Launch(Device& device, PrefillWork w) {
   }
 }
 void Launch(Device& device, int head_dim, const PrefillWork& w) {
-  if (head_dim == 64) {
-    Launch<64, 3>(device, w);
+  if (w.lists != nullptr) {  // of the same rows for every head size: a block's
+    head_dim == 64 ? Launch<64, 2, true>(device, w) : Launch<128, 2, true>(device, w);
+  } else if (head_dim == 64) {
+    Launch<64, 3, false>(device, w);
   } else {
-    Launch<128, 2>(device, w);
+    Launch<128, 2, false>(device, w);
   }
 }
 
@@ -278,6 +281,49 @@ void HopperPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
     AttendInPlace(device, w, pages, kv, table);
   } else {
     AttendStaged(device, w, pages, kv, table, scratch);
+  }
+  scratch.Rewind(mark);
+}
+
+void HopperListedPrefill(Device& device, View out, float* lse, const StepRows& rows, const PagedKv& kv,
+                         const PageLists& lists, Arena& scratch) {
+  const HeadShape& shape = rows.shape;
+  const SeqSpan& span = rows.batch.host_spans[0];
+  const int d = shape.head_dim;
+  const int64_t first_column = int64_t{kv.first_head} * d;
+  PrefillWork w = {};
+  w.q = rows.qkv.as<bf16>() + first_column * shape.group;
+  w.q_stride = rows.qkv.stride;
+  w.out = out.as<bf16>() + first_column * shape.group;
+  w.out_stride = out.stride;
+  w.lse = lse;
+  w.lse_stride = w.rows = span.num_rows;
+  w.heads = kv.num_heads;
+  w.group = shape.group;
+  w.scale = kLog2e / sqrtf(static_cast<float>(d));
+  w.history = span.history;
+  w.slots = w.num_slots = 1;
+  w.list_lengths = lists.lengths;
+  w.lists = lists.pages;
+  w.list_stride = lists.stride;
+  w.first_block = lists.first_block;
+  w.blocks = lists.blocks;
+  w.own_page = lists.own;
+  const bf16* own = rows.qkv.as<bf16>() + shape.q_cols() + first_column;
+  w.own = BoxMap(own, w.rows, rows.qkv.stride * sizeof(bf16), shape.kv_cols() / 64 + kv.num_heads * (d / 64), kTileKeys,
+                 d / 64);
+  w.pages = w.own;  // never read
+
+  const size_t mark = scratch.used();
+  const int64_t slot_rows = SlotRows(device, d);
+  w.partial = static_cast<float*>(scratch.Take(slot_rows * d * sizeof(float)));
+  w.partial_lse = static_cast<float*>(scratch.Take(slot_rows * sizeof(float)));
+  w.counter = static_cast<uint32_t*>(scratch.Take(sizeof(uint32_t)));
+  const HeldPages pages = {0, (span.history + span.num_rows) / kPageTokens, kPageTokens};
+  if (kv.page.format == KvFormat::kBF16) {
+    AttendInPlace(device, w, pages, kv, span.table);
+  } else {
+    AttendStaged(device, w, pages, kv, span.table, scratch);
   }
   scratch.Rewind(mark);
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/attention.h"
+#include "kernels/page_lists.h"
 
 namespace duo::cuda {
 
@@ -15,5 +16,9 @@ size_t HopperPrefillScratchBytes(const Device& device, int rows, int group, cons
 // AttendPrefill (kernels/attention.h), whole.
 void HopperPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
                    const PagedKv& kv, bool own_square, Arena& scratch);
+
+// AttendPageLists (kernels/page_lists.h), whole; its scratch is HopperPrefillScratchBytes.
+void HopperListedPrefill(Device& device, View out, float* lse, const StepRows& rows, const PagedKv& kv,
+                         const PageLists& lists, Arena& scratch);
 
 }  // namespace duo::cuda

@@ -58,6 +58,12 @@ struct PrefillWork {
   float* partial;                    // [item - whole][kRows][head_dim]
   float* partial_lse;                // [item - whole][kRows]
   uint32_t* counter;                 // 0 at the start
+  // Where blocks of 128 rows visit lists of pages (kernels/page_lists.h), kListed; row 0 begins a block then, the
+  // step's own keys are read from the pages, and the pages are those of [first_held, first_held + pages_count).
+  const int32_t *list_lengths, *lists;  // [heads][blocks], [heads][blocks][list_stride]
+  int64_t list_stride;
+  int first_block, blocks;
+  bool own_page;  // is the block's own page visited?
 };
 
 template <int kHeadDim, int kConsumers>
@@ -79,9 +85,24 @@ struct PrefillItem {
   int head, row_block, first_token;
   int own_end, own_count, first, last;
   int pages_end;
-  int slot;  // of its partial, -1: none
+  int slot;             // of its partial, -1: none
+  const int32_t* list;  // kListed: the pages [0, pages_end) of the item's list that lie among the pages of the launch
 
-  template <int kRows>
+  // The first of list [0, length) that is not below `page`.
+  static __device__ __forceinline__ int LowerBound(const int32_t* list, int length, int page) {
+    int low = 0;
+    while (low < length) {
+      const int middle = (low + length) / 2;
+      if (__ldg(list + middle) < page) {
+        low = middle + 1;
+      } else {
+        length = middle;
+      }
+    }
+    return low;
+  }
+
+  template <int kRows, bool kListed>
   static __device__ __forceinline__ PrefillItem Of(const PrefillWork& w, int index) {
     PrefillItem item;
     int pair = index, run = 0, runs = 1;
@@ -103,6 +124,17 @@ struct PrefillItem {
     if (hidden > 0) {
       item.own_count -= min(hidden / kTileKeys, item.own_count);
       item.pages_end = 0;
+    }
+    if constexpr (kListed) {
+      static_assert(kRows == kTileKeys, "a block of queries has as many blocks of rows as a group has heads");
+      const int block = item.first_token / kTileKeys, own = w.first_block + block, end = w.first_held + w.pages_count;
+      const int64_t at = int64_t{item.head} * w.blocks + block;
+      const int32_t* list = w.lists + at * w.list_stride;
+      const int length = __ldg(w.list_lengths + at), first = LowerBound(list, length, w.first_held);
+      item.list = list + first;
+      item.pages_end = LowerBound(list, length, end) - first;
+      item.own_end = block + 1;
+      item.own_count = w.own_page && own >= w.first_held && own < end ? 1 : 0;
     }
     const int tiles = item.own_count + item.pages_end;
     item.first = static_cast<int>(static_cast<int64_t>(tiles) * run / runs);

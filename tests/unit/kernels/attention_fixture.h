@@ -3,11 +3,13 @@
 // reference over exactly the visible pairs. Memory that nothing may read is NaN.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "devices.h"
 #include "kernels/attention.h"
+#include "kernels/page_audit.h"
 #include "reference.h"
 
 namespace duo {
@@ -45,6 +47,18 @@ class AttentionState {
   void AttendPagedAlone(int seq);     // its rows by the decode kernel, as if the step had no others
   void AttendPagedByPlan(int times);  // by the decode kernel, so often with one plan; results but the last poisoned
   void AttendRinged();
+  // Of the one sequence, whose rows are whole blocks: chooses the pages of each block (densities: one a head), and
+  // attends to those. Gives the lists, [head][block].
+  using Lists = std::vector<std::vector<std::vector<int32_t>>>;
+  Lists AttendListed(const ListRule& rule, const std::vector<int32_t>& densities) {
+    return AttendListedPart(rule, densities, 0, rows_ / kBlockTokens);
+  }
+  // Of its one block. And what plain attention says of a list: the share of attention on it and on the block's own
+  // page, and the relative error of the results.
+  std::vector<PageAudit> Audit(const ListRule& rule, const AuditRungs& rungs, const std::vector<int32_t>& densities);
+  std::pair<double, double> PlainMass(int head, const std::vector<int32_t>& list);
+  // The same of `blocks` of its blocks only, as a step of their own.
+  Lists AttendListedPart(const ListRule& rule, const std::vector<int32_t>& densities, int first_block, int blocks);
   // The paged and the ringed attention from a recorded graph, replayed over poisoned results. CUDA only.
   void AttendFromGraph();
 
@@ -52,6 +66,8 @@ class AttentionState {
   void ExpectPagesStored();  // bytes of every page that this step wrote
   void ExpectStepDecoded();  // qkv holds what the stores return
   void ExpectPagedResult(bool history_only, bool own_square = true);
+  void ExpectListsFollow(const ListRule& rule, const std::vector<int32_t>& densities, const Lists& lists);
+  void ExpectListedResult(const Lists& lists);
   void ExpectRingedResult();
   void ExpectRingsStored();
 
@@ -70,7 +86,12 @@ class AttentionState {
   bool Holds(int64_t position) const { return pages_.holds(position / kPageTokens); }
   void FillHistory();
   void CompareRows(int first_head, int heads, bool check_lse,
-                   const std::function<bool(const SequenceCase&, int64_t p, int64_t j)>& sees);
+                   const std::function<bool(const SequenceCase&, int64_t p, int64_t j)>& sees) {
+    CompareRows(first_head, heads, check_lse,
+                [&](const SequenceCase& q, int, int64_t p, int64_t j) { return sees(q, p, j); });
+  }
+  void CompareRows(int first_head, int heads, bool check_lse,
+                   const std::function<bool(const SequenceCase&, int head, int64_t p, int64_t j)>& sees);
 
   Device& device_;
   AttentionCase c_;
