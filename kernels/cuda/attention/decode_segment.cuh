@@ -229,6 +229,7 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
     AttendSegment<kFormat, kHeadDim, kN>(args, segment, shared, waits, at >= run_end);
     waits = false;
   }
+  if (waits) WaitForDependency();  // nothing to attend to here: later kernels still count on all before this one
 }
 
 }  // namespace duo::cuda
