@@ -2,20 +2,22 @@
 """Whether `--sources` names the sentence that an answer needs, and how other ways of choosing one compare.
 
     provenance.py --duo build/duo [--tokens 32000] [--documents 10] [--facts 10] [--rows NAME,..] [--out FILE.json]
+    provenance.py --duo build/duo --model SMOLLM2 --pattern attn_patterns/SmolLM2-135M-Instruct --chat --tokens 2000 ..
 
-needle-6m, which is in the tree, answers from documents with --facts facts that are asked for and as many distractors: the
-same sentence about another key, every other one with the very digits of a fact that is asked for. A row is a way of
-choosing spans:
+needle-6m, which is in the tree, or another model answers from documents with --facts facts that are asked for and as many
+distractors (or --distractors): the same sentence about another key, every other one with the very digits of a fact that is
+asked for. A row is a way of choosing spans:
 
     pattern   the pattern's provenance heads with their weights
     equal     all query heads of retrieval heads, alike
-    shuffled  the pattern's weights dealt out at random over all query heads of retrieval heads
-    random    as many of these heads as the pattern names, drawn at random, alike
+    shuffled  the pattern's weights dealt out at random over all query heads of retrieval heads, anew for each document
+    random    as many of these heads as the pattern names, drawn at random for each document, alike
     window    what a streaming head sees, the last 256 tokens: no choice, only whether the sentence lies there
     bm25      BM25 (Okapi, k1 1.5, b 0.75) of the question over the document's lines
 
-Counted are answers, right or wrong: whether the first span, and whether any of the first three, is the asked key's
-sentence; with 95 % intervals of Wilson. Every reported span must be the document's bytes at its offsets.
+Counted are all answers, and those that are right and wrong apart: whether the first span, and whether any of the first
+three, is the asked key's sentence; with 95 % intervals of Wilson. Every reported span must be the document's bytes at its
+offsets.
 """
 
 import argparse
@@ -48,22 +50,27 @@ def wilson(hits, n, z=1.96):
     return [round((middle - half) / d, 4), round((middle + half) / d, 4)]
 
 
-def document(text, tokens, facts, seed):
+def question(options, key):
+    return f"What is the passcode for the {key}?" if options.chat else needle_document.question(key)
+
+
+def document(text, options, seed):
     """needle_document's, with distractors among the facts; {document, asked: [{key, ask, answer, sentence}]}."""
     rng = random.Random(seed)
-    keys = rng.sample([f"{a} {n}" for a in needle_document.ADJECTIVES for n in needle_document.NOUNS], 2 * facts)
+    facts, more = options.facts, options.facts if options.distractors is None else options.distractors
+    keys = rng.sample([f"{a} {n}" for a in needle_document.ADJECTIVES for n in needle_document.NOUNS], facts + more)
     asked = [(key, f"{rng.randrange(10**6):06d}") for key in keys[:facts]]
-    others = [(key, asked[i][1] if i % 2 == 0 else f"{rng.randrange(10**6):06d}") for i, key in enumerate(keys[facts:])]
+    others = [(key, asked[i % facts][1] if i % 2 == 0 else f"{rng.randrange(10**6):06d}") for i, key in enumerate(keys[facts:])]
     notes = asked + others
     rng.shuffle(notes)
     sentences = [f"Note: the passcode for the {key} is {value}.\n" for key, value in notes]
-    size = int(tokens * needle_document.BYTES_PER_TOKEN) - sum(len(s) for s in sentences)
+    size = int(options.tokens * options.bytes_per_token) - sum(len(s) for s in sentences)
     lines = needle_document.cut(text, size, rng.randrange(len(text)))
     places = sorted(rng.sample(range(1, len(lines)), len(sentences)), reverse=True)
     for place, sentence in zip(places, sentences):
         lines.insert(place, sentence)
     return {"document": "".join(lines),
-            "asked": [{"key": key, "ask": needle_document.question(key), "answer": value,
+            "asked": [{"key": key, "ask": question(options, key), "answer": value,
                        "sentence": f"Note: the passcode for the {key} is {value}."} for key, value in asked]}
 
 
@@ -88,9 +95,9 @@ def bm25(text, query, most):
     return [lines[i] for i in order[:most]]
 
 
-def pattern_with(folder, heads):
-    """A copy of the shipped pattern with these provenance heads; None: with none."""
-    shutil.copytree(PATTERN, folder)
+def pattern_with(options, folder, heads):
+    """A copy of the pattern with these provenance heads; None: with none."""
+    shutil.copytree(options.pattern, folder)
     path = os.path.join(folder, "config.json")
     with open(path, encoding="utf-8") as file:
         config = json.load(file)
@@ -105,26 +112,22 @@ def pattern_with(folder, heads):
 def retrieval_heads(options):
     """[layer, query head] of all heads that keep everything at the sparsity that is measured."""
     plan = json.loads(subprocess.run(
-        [options.duo, "plan", "--model", options.model, "--pattern", PATTERN, "--sparsity", str(options.sparsity),
+        [options.duo, "plan", "--model", options.model, "--pattern", options.pattern, "--sparsity", str(options.sparsity),
          "--world", "1", "--json"], capture_output=True, text=True, check=True).stdout)
-    with open(os.path.join(options.model, "config.json"), encoding="utf-8") as file:
-        config = json.load(file)
-    group = config["num_attention_heads"] // config["num_key_value_heads"]
-    heads = []
+    heads, group = [], options.group
     for number, layer in enumerate(plan["layers"]):
         for kv in layer["ranks"][0]["retrieval"]:
             heads += [[number, kv * group + g] for g in range(group)]
     return heads
 
 
-def head_sets(options):
-    """The rows that are ways of weighing heads; None: without named heads, which is all alike."""
-    with open(os.path.join(PATTERN, "config.json"), encoding="utf-8") as file:
+def head_sets(options, every, number):
+    """The rows that are ways of weighing heads, for document `number`; None: without named heads, which is all alike."""
+    with open(os.path.join(options.pattern, "config.json"), encoding="utf-8") as file:
         named = json.load(file).get("provenance_heads")
     if not named:
         sys.exit("error: the pattern names no provenance heads; make them: duo identify --provenance-only")
-    rng = random.Random(options.seed)
-    every = retrieval_heads(options)
+    rng = random.Random(1000 * options.seed + number)
     weights = [w for _, _, w in named]
     shuffled = [[*head, w] for head, w in zip(rng.sample(every, len(every)), weights)]
     drawn = [[*head, 1] for head in rng.sample(every, min(len(weights), len(every)))]
@@ -137,7 +140,9 @@ def ask(options, pattern, text, asked, work):
         file.write(text)
     command = [options.duo, "generate", "--model", options.model, "--pattern", pattern, "--sparsity",
                str(options.sparsity), "--prompt-file", path, "--json", "--sources", "3", "--stop", "\n",
-               "--max-new-tokens", "10", "--device", options.device]
+               "--max-new-tokens", "32" if options.chat else "10", "--device", options.device]
+    if options.chat:
+        command.append("--chat")
     if options.kv:
         command += ["--kv", options.kv]
     for fact in asked:
@@ -159,26 +164,31 @@ def hits(spans, sentence):
 
 
 def measure(options, text):
-    rows = {name: {"answers": 0, "right": 0, "first": 0, "any_of_three": 0} for name in options.rows}
-    documents = [document(text, options.tokens, options.facts, options.seed + i) for i in range(options.documents)]
+    rows = {name: {"answers": 0, "right": 0, "first": 0, "any_of_three": 0, "first_of_right": 0, "first_of_wrong": 0}
+            for name in options.rows}
+    documents = [document(text, options, options.seed + i) for i in range(options.documents)]
     with tempfile.TemporaryDirectory() as work:
-        sets = head_sets(options)
-        patterns = {name: pattern_with(os.path.join(work, name), heads) for name, heads in sets.items()}
+        every = retrieval_heads(options)
         for number, d in enumerate(documents):
+            patterns = {name: pattern_with(options, os.path.join(work, f"{name}{number}"), heads)
+                        for name, heads in head_sets(options, every, number).items()}
             raw = d["document"]
             for name, row in rows.items():
+                right = [False] * len(d["asked"])
                 if name in patterns:
                     answers = ask(options, patterns[name], raw, d["asked"], work)
                     found = [[s["text"] for s in a["provenance"]] for a in answers]
-                    row["right"] += sum(f["answer"] in a["text"] for f, a in zip(d["asked"], answers))
+                    right = [f["answer"] in a["text"] for f, a in zip(d["asked"], answers)]
                 elif name == "bm25":
                     found = [bm25(raw, f["ask"], 3) for f in d["asked"]]
                 else:
-                    seen = raw[-int(256 * needle_document.BYTES_PER_TOKEN):]
+                    seen = raw[-int(256 * options.bytes_per_token):]
                     found = [[f["sentence"]] if f["sentence"] in seen else [] for f in d["asked"]]
-                for fact, spans in zip(d["asked"], found):
+                for fact, spans, good in zip(d["asked"], found, right):
                     hit = hits(spans, fact["sentence"])
                     row["answers"] += 1
+                    row["right"] += good
+                    row["first_of_right" if good else "first_of_wrong"] += any(hit[:1])
                     row["first"] += any(hit[:1])
                     row["any_of_three"] += any(hit[:3])
             print(f"document {number + 1} of {len(documents)}: " +
@@ -187,7 +197,10 @@ def measure(options, text):
         row["first_95"] = wilson(row["first"], row["answers"])
         row["any_of_three_95"] = wilson(row["any_of_three"], row["answers"])
         if name in ("bm25", "window"):
-            del row["right"]
+            for key in ("right", "first_of_right", "first_of_wrong"):
+                del row[key]
+        else:
+            row["first_of_right_95"] = wilson(row["first_of_right"], row["right"])
     return rows
 
 
@@ -195,6 +208,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--duo", required=True)
     parser.add_argument("--model", default=os.path.join(DEMO, "needle-6m"))
+    parser.add_argument("--pattern", default=PATTERN)
+    parser.add_argument("--group", type=int, default=2, help="query heads of a KV head")
+    parser.add_argument("--chat", action="store_true", help="an instruct model, asked in its turns")
+    parser.add_argument("--distractors", type=int, help="as many as facts, unless given")
+    parser.add_argument("--bytes-per-token", type=float, default=needle_document.BYTES_PER_TOKEN)
     parser.add_argument("--text", action="append", help="files or folders to hide facts in")
     parser.add_argument("--tokens", type=int, default=32000)
     parser.add_argument("--documents", type=int, default=10)
@@ -208,14 +226,17 @@ def main():
     options = parser.parse_args()
     text = needle_document.read_text(options.text or ["/usr/share/common-licenses"])
     rows = measure(options, text)
-    print(f"{'':10} answers  right  first span  any of three")
+    print(f"{'':10} answers  right  first span  any of three; first of right, of wrong answers")
     for name, row in rows.items():
         print(f"{name:10} {row['answers']:7} {row.get('right', '-'):>6} {row['first']:6} {row['first_95']}"
-              f" {row['any_of_three']:6} {row['any_of_three_95']}")
-    if options.out:
-        record.append(options.out, {"model": "needle-6m", "tokens": options.tokens, "documents": options.documents,
-                                    "facts": options.facts, "sparsity": options.sparsity, "kv": options.kv or "auto",
-                                    "seed": options.seed, "rows": rows})
+              f" {row['any_of_three']:6} {row['any_of_three_95']} {row.get('first_of_right', '-'):>4}"
+              f" {row.get('first_of_wrong', '-'):>4}")
+    version = subprocess.run([options.duo, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")
+    record.show({"version": version[0], "commit": version[1] if len(version) > 1 else "", "device": options.device,
+                 "model": os.path.basename(os.path.normpath(options.model)), "chat": options.chat, "tokens": options.tokens, "documents": options.documents, "facts": options.facts,
+                 "distractors": options.facts if options.distractors is None else options.distractors,
+                 "sparsity": options.sparsity, "kv": options.kv or "auto", "seed": options.seed,
+                 "rows": rows}, options.out)
 
 
 if __name__ == "__main__":
