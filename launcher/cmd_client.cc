@@ -135,6 +135,11 @@ void AddReadingVerbs(const VerbMaker& verb, VerbOptions& v) {
       ->capture_default_str();
   ask->add_option("--seed", v.seed, "Of drawing")->capture_default_str();
   AddSamplingFlags(*ask, v.sampling);
+  ask->add_option("--sources", v.sources,
+                  "Name the so many sentences of the session's text at which the model looked most; the server needs "
+                  "--sources")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000));
   ask->add_flag("--keep", v.keep, "Question and answer become part of the session");
   ask->add_flag("--special", v.special, "Read the text of special tokens as those tokens");
   ask->add_flag("--seam", v.seam, "A text of its own, tokenised without what is before it");

@@ -314,6 +314,7 @@ class Caller {
     request.set_keep(v_.keep);
     request.set_special(v_.special);
     request.set_seam(v_.seam);
+    request.set_sources(v_.sources);
     if (absl::Status s = SetSampling(v_.sampling, &request); !s.ok()) return s;
     const std::unique_ptr<grpc::ClientContext> context = Context();
     const auto stream = sessions_->Ask(context.get(), request);
@@ -331,6 +332,7 @@ class Caller {
       const pb::AskStats& s = whole.stats();
       std::printf("\n");
       std::fflush(stdout);  // before what is said about it
+      if (v_.sources > 0) PrintSources(whole);
       if (OutputsMeet()) std::fputc('\n', stderr);
       std::fprintf(stderr, "%s tokens of history, %lld read, %lld new (%s), first after %.3f s, %.1f tokens/s%s\n",
                    Grouped(s.history_tokens()).c_str(), static_cast<long long>(s.prompt_tokens()),

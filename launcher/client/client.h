@@ -49,6 +49,7 @@ struct VerbOptions {
   bool seam = false, chat = false;
   std::string system;  // of create: a conversation with this system turn
   int retries = 5;
+  int sources = 0;  // of an answer; 0: none
 };
 
 // Results go to stdout, progress and statistics to stderr.

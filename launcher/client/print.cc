@@ -11,6 +11,8 @@
 namespace duo {
 namespace {
 
+constexpr size_t kShownBytes = 100;  // of a source's text
+
 std::string Size(int64_t bytes) { return ByteCount(static_cast<double>(bytes)); }
 
 const char* Where(const v1::Session& s) {
@@ -50,6 +52,20 @@ void Row(const char* label, const std::string& text) { std::printf("%-12s %s\n",
 
 std::string Counted(int64_t count, const char* noun) {
   return absl::StrCat(Grouped(count), " ", noun, count == 1 ? "" : "s");
+}
+
+void PrintSources(const v1::AskResponse& answer) {
+  std::fprintf(stderr, "where the model looked:\n");
+  if (answer.provenance().empty()) std::fprintf(stderr, "  nowhere in the session's text\n");
+  for (const v1::Source& s : answer.provenance()) {
+    std::string text = s.text().substr(0, kShownBytes);
+    while (text.size() < s.text().size() && !text.empty() && (s.text()[text.size()] & 0xC0) == 0x80) text.pop_back();
+    for (char& c : text) {
+      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+    }
+    std::fprintf(stderr, "  line %lld  %.2f  %s%s\n", static_cast<long long>(s.line()), s.score(), text.c_str(),
+                 text.size() < s.text().size() ? "..." : "");
+  }
 }
 
 void PrintSession(const v1::Session& s) {

@@ -1,5 +1,5 @@
 // What `duo client` prints for people: sessions as lines and tables, the server's plan and counters.
-// Everything goes to stdout. One thread.
+// All but sources goes to stdout. One thread.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,8 @@ namespace duo {
 // "1 session", "2 sessions", "1,000 sessions".
 std::string Counted(int64_t count, const char* noun);
 
+// Where an answer looked, a line a source; on stderr, as what is said about answers.
+void PrintSources(const v1::AskResponse& answer);
 // One line: id, tokens, memory, where it is, what is unfinished.
 void PrintSession(const v1::Session& session);
 // A table with a heading and a line that adds up.

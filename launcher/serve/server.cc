@@ -249,6 +249,7 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   so.prefixes = o.prefix_cache;
   so.share_prefixes = o.share_prefixes;
   so.prefix_disk = o.prefix_disk;
+  so.sources = o.sources;
   absl::StatusOr<std::vector<int32_t>> begin_tokens = tokenizer.Encode("", EncodeOptions{});
   if (!begin_tokens.ok()) return begin_tokens.status();
   so.begin_tokens = *std::move(begin_tokens);
@@ -287,6 +288,7 @@ void Server::State::MakeContext(std::vector<int32_t> end_tokens) {
   c.metrics = metrics.get();
   c.log = log;
   c.limits = {options.max_append_bytes, options.max_new_tokens};
+  c.sources = {options.sources, engine->heads().sink};
   c.end_tokens = std::move(end_tokens);
   c.begin_tokens = sessions->options().begin_tokens;
   if (chat.ok() && chat->status().ok()) {

@@ -39,6 +39,7 @@ struct ServerOptions {
   CallerLimits caller;
   bool prefix_cache = true, share_prefixes = false;  // of prompts without a session; as SessionsOptions has them
   int64_t prefix_disk = 0;                           // bytes of saved prefixes
+  bool sources = false;                              // answers may ask where they looked: the engine must read it
   int64_t checkpoint_tokens = 32768;
   double idle_seconds = 0;
   const FileSystem* files = nullptr;  // under the save directory; null: the machine's own

@@ -27,6 +27,7 @@ def main():
     import packages  # noqa: F401
     import reading  # noqa: F401
     import saving  # noqa: F401
+    import sources  # noqa: F401
     import tails  # noqa: F401
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--full", action="store_true")

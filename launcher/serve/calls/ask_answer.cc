@@ -42,6 +42,25 @@ void AskAnswer::OnPromptScore(const TokenScore& score) {
   });
 }
 
+void AskAnswer::ExpectSources(const Tokenizer* tokenizer, const SourceMap::Options& options, bool of_tokens) {
+  tokenizer_ = tokenizer;
+  source_options_ = options;
+  of_tokens_ = of_tokens;
+}
+
+void AskAnswer::FindSources() {
+  const SourceMap map(*tokenizer_, session_->sent, session_->tokens);
+  const std::span<const LookedAt> all(masses_);
+  // Of the text that is reported: what is drawn last may belong to a stop text.
+  const auto rows = all.first(std::min<size_t>(all.size(), std::max(sent_, text_->tokens())));
+  sources_ = map.Find(rows, source_options_);
+  for (size_t i = 0; of_tokens_ && i < rows.size(); ++i) {
+    token_sources_.push_back(map.Find(rows.subspan(i, 1), source_options_));
+  }
+  session_.reset();
+  masses_.clear();
+}
+
 absl::Status AskAnswer::OnDone(const RequestResult& result, int64_t history) {
   if (!result.status.ok()) return result.status;
   if (!broken_.ok()) return broken_;
@@ -53,6 +72,8 @@ absl::Status AskAnswer::OnDone(const RequestResult& result, int64_t history) {
     update.done = true;
     update.finish = finish_;
     update.stop = text_->stop();
+    update.sources = std::move(sources_);
+    update.token_sources = std::move(token_sources_);
     update.stats = {history,
                     result.prompt_tokens,
                     sent_,

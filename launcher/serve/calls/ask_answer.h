@@ -13,6 +13,7 @@
 #include "launcher/serve/calls/call_stream.h"
 #include "launcher/serve/sessions/session_view.h"
 #include "runtime/model/token_score.h"
+#include "runtime/provenance/sources.h"
 #include "runtime/text/grammar/matcher.h"
 #include "runtime/text/text_stream.h"
 
@@ -29,11 +30,13 @@ struct AskUpdate {
   std::string text;             // never part of a stop text
   std::vector<int32_t> tokens;  // without stop text and end token
   std::vector<TokenScore> scores = {},
-                          prompt_scores = {};  // as the request's rules ask: of `tokens`; of the question's
-  CachedText cached = {};                      // what of the prompt did not have to be read
-  bool done = false;                           // the last message, which alone has what follows
-  std::string finish;                          // "stop", "eos", "length"
-  std::string stop;                            // the stop text that it ended before; empty: none
+                          prompt_scores = {};           // as the request's rules ask: of `tokens`; of the question's
+  CachedText cached = {};                               // what of the prompt did not have to be read
+  bool done = false;                                    // the last message, which alone has what follows
+  std::string finish;                                   // "stop", "eos", "length"
+  std::vector<Source> sources = {};                     // as the request asks: where the answer looked, most first
+  std::vector<std::vector<Source>> token_sources = {};  // likewise of each of its tokens
+  std::string stop;                                     // the stop text that it ended before; empty: none
   AskStats stats;
 
   AskUpdate Take() { return std::exchange(*this, {}); }
@@ -55,6 +58,13 @@ class AskAnswer {
   absl::Status Allow(std::vector<uint32_t>* mask) { return matcher_->Mask(ends_, mask); }
   void OnScore(const TokenScore& score) { scores_.push_back(score); }
   void OnPromptScore(const TokenScore& score);
+  // Where it looked, if that is wanted: what of, before the rows; then FindSources, on any thread, before OnDone.
+  void ExpectSources(const Tokenizer* tokenizer, const SourceMap::Options& options, bool of_tokens);
+  void OnSent(std::shared_ptr<const SentSession> session) { session_ = std::move(session); }
+  void OnMass(const RowMass& mass) { masses_.push_back(WhatCounts(mass)); }
+  bool wants_sources() const { return session_ != nullptr && !masses_.empty(); }
+  size_t sent_bytes() const { return session_->sent.text.size(); }
+  void FindSources();
   // What the answer ended with, its last message on its way where that is OK.
   absl::Status OnDone(const RequestResult& result, int64_t history);
   // The client has not taken for so long what was sent that the answer should not go on.
@@ -85,7 +95,14 @@ class AskAnswer {
   double first_token_ = 0;
   bool due_ = false;
   std::vector<int32_t> drawn_;
-  std::vector<TokenScore> scores_;  // of drawn_, where the request asks
+  std::vector<TokenScore> scores_;        // of drawn_, where the request asks
+  const Tokenizer* tokenizer_ = nullptr;  // where sources are wanted, as is what follows
+  SourceMap::Options source_options_;
+  bool of_tokens_ = false;
+  std::shared_ptr<const SentSession> session_;
+  std::vector<LookedAt> masses_;  // of drawn_
+  std::vector<Source> sources_;
+  std::vector<std::vector<Source>> token_sources_;
   int64_t sent_ = 0;
   std::string finish_;
 };

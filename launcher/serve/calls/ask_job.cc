@@ -11,6 +11,18 @@ namespace {
 constexpr int kMostStops = 16;
 constexpr size_t kLongestStop = 256;
 constexpr int64_t kDefaultNewTokens = 128;
+constexpr int32_t kMostSources = 1000;
+
+absl::Status CheckSources(const AskRequest& r, bool known) {
+  if (r.sources < 0 || r.sources > kMostSources) {
+    return absl::InvalidArgumentError(absl::StrCat("sources must be 0 to ", kMostSources, ", found ", r.sources));
+  }
+  if (r.token_sources && r.sources == 0) return absl::InvalidArgumentError("token_sources needs sources");
+  if (r.sources == 0) return absl::OkStatus();
+  if (r.alone) return absl::InvalidArgumentError("sources are named of a session's text, and this prompt has none");
+  if (!known) return absl::FailedPreconditionError("this server does not read where answers looked (--sources)");
+  return absl::OkStatus();
+}
 
 absl::Status CheckSampling(const GenerateParams& params, const AskRequest& request) {
   if (!(params.temperature >= 0 && params.temperature <= 100)) {
@@ -112,6 +124,11 @@ AskEvents AskJob::Events(size_t i, const AskRequest& request) {
     events.allow = [self, answer](std::vector<uint32_t>* mask) { return answer->Allow(mask); };
   }
   if (request.waits_for_reader) events.pause = [self, answer] { return answer->Unread(); };
+  if (request.sources > 0) {
+    answer->ExpectSources(c_.tokenizer, {request.sources, c_.sources.sink, 0}, request.token_sources);
+    events.on_mass = [self, answer](const RowMass& mass) { answer->OnMass(mass); };
+    events.on_sent = [self, answer](std::shared_ptr<const SentSession> sent) { answer->OnSent(std::move(sent)); };
+  }
   events.on_start = [self, answer](const CachedText& cached) { answer->OnStart(cached); };
   events.on_score = [self, answer](const TokenScore& score) { answer->OnScore(score); };
   events.on_prompt_score = [self, answer](const TokenScore& score) { answer->OnPromptScore(score); };
@@ -143,6 +160,8 @@ absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, QuestionI
   if (absl::Status s = CheckSampling(*params, r); !s.ok()) return s;
   if (absl::Status s = CheckRules(r.rules, c_.vocab); !s.ok()) return s;
   params->rules = r.rules;
+  if (absl::Status s = CheckSources(r, c_.sources.known); !s.ok()) return s;
+  params->mass = r.sources > 0;
   if (absl::Status s = CheckStops(r.stop); !s.ok()) return s;
   params->seed = r.seed;
   params->keep = r.keep;
@@ -158,7 +177,22 @@ absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, QuestionI
   return absl::OkStatus();
 }
 
+// Sources take a while of a long text: they are found on a worker's thread.
 void AskJob::OnDone(size_t i, const RequestResult& result, int64_t history) {
+  AskAnswer& answer = *answers_[i];
+  if (!result.status.ok() || !answer.wants_sources()) return Ended(i, result, history);
+  const bool posted = c_.workers->Post(answer.sent_bytes(), [self = shared_from_this(), i, result, history] {
+    self->answers_[i]->FindSources();
+    if (!self->c_.thread->Urgent([self, i, result, history] { self->Ended(i, result, history); })) {
+      self->Ended(i, result, history);
+    }
+  });
+  if (posted) return;
+  answer.FindSources();
+  Ended(i, result, history);
+}
+
+void AskJob::Ended(size_t i, const RequestResult& result, int64_t history) {
   AskAnswer& answer = *answers_[i];
   const absl::Status status = answer.OnDone(result, history);
   if (status.ok()) {

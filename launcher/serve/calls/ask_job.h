@@ -32,7 +32,9 @@ struct AskRequest {
   bool ignore_end_tokens = false;
   std::vector<int32_t> end_tokens = {};  // besides the model's
   SamplingRules rules = {};
-  Guide guide = {};  // what the answer is to be
+  Guide guide = {};            // what the answer is to be
+  int32_t sources = 0;         // sentences of the session's text at which the answer looked, at most; 0: none
+  bool token_sources = false;  // of each of its tokens, too
   // An answer whose client does not read waits, its place taken; for transports that drop such clients in the end.
   bool waits_for_reader = false;
   int32_t priority = 0;         // among the caller's calls: lower ones come first
@@ -60,6 +62,7 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
   void Ask(const AskRequest& request, GenerateParams params, QuestionInput question, const CompiledGuide* guide);
   AskEvents Events(size_t answer, const AskRequest& request);
   void OnDone(size_t answer, const RequestResult& result, int64_t history);
+  void Ended(size_t answer, const RequestResult& result, int64_t history);
   void LogAnswer(const AskAnswer& answer, const RequestResult& result, int64_t history) const;
   void End(const absl::Status& status);
   double Seconds() const;

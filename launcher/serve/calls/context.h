@@ -72,6 +72,11 @@ struct CallContext {
   const Log* log = nullptr;
   GuideCompiler* guides = nullptr;
   CallLimits limits;
+  // Where answers may ask where they looked.
+  struct Sources {
+    bool known = false;
+    int64_t sink = 0;  // tokens at a sequence's beginning that are nobody's source
+  } sources;
   std::vector<int32_t> end_tokens, begin_tokens;
   std::vector<int32_t> end_of_turn;  // what ends an answer of a conversation too
   int64_t vocab = 0;

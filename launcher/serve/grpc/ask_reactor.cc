@@ -1,5 +1,6 @@
 #include "launcher/serve/calls/ask_job.h"
 #include "launcher/serve/grpc/reactors.h"
+#include "runtime/text/unicode/unicode.h"
 
 namespace duo {
 namespace {
@@ -51,6 +52,8 @@ AskRequest FromProto(const pb::AskRequest& r) {
           .ignore_end_tokens = r.ignore_end_tokens(),
           .rules = RulesFromProto(r),
           .guide = GuideFromProto(r),
+          .sources = r.sources(),
+          .token_sources = r.token_sources(),
           .priority = r.priority()};
 }
 
@@ -66,6 +69,17 @@ void Fill(const std::vector<TokenScore>& scores, google::protobuf::RepeatedPtrFi
   }
 }
 
+void Fill(const std::vector<Source>& sources, google::protobuf::RepeatedPtrField<pb::Source>* out) {
+  for (const Source& source : sources) {
+    pb::Source* one = out->Add();
+    one->set_start(source.begin);
+    one->set_end(source.end);
+    one->set_score(source.score);
+    one->set_text(ReplaceInvalidUtf8(source.text));
+    one->set_line(source.line);
+  }
+}
+
 void Fill(const AskUpdate& update, pb::AskResponse* out) {
   out->Clear();
   out->set_text(update.text);
@@ -75,6 +89,10 @@ void Fill(const AskUpdate& update, pb::AskResponse* out) {
   if (!update.done) return;
   out->set_done(true);
   out->set_finish(update.finish);
+  Fill(update.sources, out->mutable_provenance());
+  for (const std::vector<Source>& of_token : update.token_sources) {
+    Fill(of_token, out->add_token_provenance()->mutable_sources());
+  }
   pb::AskStats* stats = out->mutable_stats();
   stats->set_history_tokens(update.stats.history_tokens);
   stats->set_prompt_tokens(update.stats.prompt_tokens);

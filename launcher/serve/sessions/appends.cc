@@ -1,5 +1,6 @@
 // Appends while they are read, with checkpoints, stops and ends.
 #include <algorithm>
+#include <span>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -142,6 +143,7 @@ void Sessions::EndAppend(const std::string& id, absl::Status status) {
               {"of", append.total},
               {"seconds", done.read_seconds},
               {"status", status.ok() ? "OK" : std::string(status.message())}});
+  if (status.ok() && options_.sources) KeepSent(*session);
   const bool anonymous = append.id.empty();
   if (session->state.in_cache()) engine_.Reserve(session->session, session->reserved_tokens).IgnoreError();
   if (!status.ok()) {
@@ -158,6 +160,20 @@ void Sessions::EndAppend(const std::string& id, absl::Status status) {
   done.session = View(*session);
   if (events.on_done) events.on_done(done);
   RunWaiting(id);
+}
+
+// What the append sent, as it was sent. What is not known, because it came before a restart, is what its tokens say.
+void Sessions::KeepSent(NamedSession& session) {
+  Append& append = session.append;
+  SentText& sent = session.sent;
+  if (sent.pieces.empty() && append.start > 0) {
+    const absl::StatusOr<std::vector<int32_t>> all = engine_.Tokens(session.session);
+    if (!all.ok() || static_cast<int64_t>(all->size()) < append.start) return;
+    sent.Add(options_.tokenizer->Decode(std::span(*all).first(append.start)), "", 0, append.start, 0);
+  }
+  if (append.sent.empty()) append.sent = options_.tokenizer->Decode(append.tokens);
+  sent.Add(append.sent, std::move(append.frame), append.start, Tokens(session), session.text.tail_bytes());
+  append.sent.clear();
 }
 
 // Nobody can take it up again: as if it had never been. Questions that have no fork yet come first, all others after.

@@ -32,6 +32,7 @@ struct Append {
   CallPtr call;           // whom it answers; null: nobody listens
   Whose whose;
   AppendEvents events;
+  std::string sent, frame;  // as AppendInput has them
   AppendDone result;
   std::chrono::steady_clock::time_point begun;
   int64_t begun_at = 0;  // tokens read when `begun` was taken
@@ -74,6 +75,7 @@ struct NamedSession {
   int64_t durable_tokens = 0;  // on disk
   bool replaces = false;       // a saved session of its name, from whose tokens it was read again
   SessionText text = {};       // behind its tokens, those of its append included
+  SentText sent = {};          // where the server keeps it (SessionsOptions::sources); else empty
   uint64_t tokenising = 0;     // not 0: a call whose turn it is waits for the tokens of its text (tails.cc)
   Append append = {};
   Upload upload = {};

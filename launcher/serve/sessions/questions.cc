@@ -50,6 +50,7 @@ void Sessions::AskNow(const CallPtr& call, TextRead read, const Asked& asked) {
     const absl::Status s = CheckCallersTokens(session.owner, most - history);
     if (!s.ok()) return Refuse(events, s);
   }
+  if (asked.params.mass && events.on_sent) events.on_sent(SentOf(session, tokens));
   const double waited = SecondsSince(asked.since);
   const bool keep = asked.params.keep;
   const auto asks = static_cast<int64_t>(tokens.size());
@@ -75,10 +76,28 @@ void Sessions::AskNow(const CallPtr& call, TextRead read, const Asked& asked) {
   call->cancel = [this, request_id = *started] { engine_.Cancel(request_id).IgnoreError(); };
 }
 
+// The session's text as it was sent, or, where that is not known (it was restored), as its tokens say it.
+std::shared_ptr<const SentSession> Sessions::SentOf(const NamedSession& session,
+                                                    const std::vector<int32_t>& question) const {
+  auto found = std::make_shared<SentSession>();
+  absl::StatusOr<std::vector<int32_t>> tokens = engine_.Tokens(session.session);
+  if (tokens.ok()) found->tokens = *std::move(tokens);
+  found->sent = session.sent;
+  const auto history = static_cast<int64_t>(found->tokens.size());
+  if (found->sent.pieces.empty()) found->sent.Add(options_.tokenizer->Decode(found->tokens), "", 0, history, 0);
+  // What was left of it became the question's first tokens.
+  if (found->sent.tail > 0 && found->sent.tokens == history) {
+    found->tokens.insert(found->tokens.end(), question.begin(), question.end());
+    found->sent.tokens = static_cast<int64_t>(found->tokens.size());
+  }
+  return found;
+}
+
 // Question and answer are part of the session. One that ended before its answer began leaves nothing, where some of its
 // tokens are those of text that the session had before.
 void Sessions::OnKept(NamedSession& session, const KeptQuestion& kept, const SessionText& rest) {
   const int64_t more = Tokens(session) - kept.history;
+  if (more > 0) session.sent.tail = 0;  // the question took what was left of it
   if (kept.ok || more >= kept.tokens) {
     session.text = rest;
   } else if (more > 0 && (!session.text.tail.empty() || session.text.chat)) {

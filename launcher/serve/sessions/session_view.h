@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "launcher/serve/sessions/upload_budget.h"
+#include "runtime/provenance/sent_text.h"
 #include "runtime/scheduler/request.h"
 #include "runtime/text/session_text.h"
 
@@ -97,6 +98,14 @@ struct AppendInput {
   // What is behind its tokens then, and the tokens that it would have.
   SessionText rest = {};
   int64_t rest_tokens = 0;
+  // Where answers may ask where they looked: the text as it was sent, and what a chat template put before it.
+  std::string sent = {}, frame = {};
+};
+
+// A session's text and tokens as a question found them.
+struct SentSession {
+  SentText sent;
+  std::vector<int32_t> tokens;  // those of the question's tail included
 };
 
 // A question: tokens, or a text.
@@ -138,6 +147,9 @@ struct AskEvents {  // the engine's (RequestEvents)
   std::function<absl::Status(std::vector<uint32_t>* mask)> allow = nullptr;
   std::function<bool()> pause = nullptr;
   std::function<void(const TokenScore&)> on_score = nullptr, on_prompt_score = nullptr;
+  std::function<void(const RowMass&)> on_mass = nullptr;
+  // With params.mass, before anything else of it: what its sources are named by.
+  std::function<void(std::shared_ptr<const SentSession>)> on_sent = nullptr;
   std::function<void(const CachedText&)> on_start = nullptr;           // of one without a session: it has its place
   std::function<void(const RequestResult&, int64_t history)> on_done;  // once
 
@@ -149,6 +161,7 @@ struct AskEvents {  // the engine's (RequestEvents)
     events.pause = pause;
     events.on_score = on_score;
     events.on_prompt_score = on_prompt_score;
+    events.on_mass = on_mass;
     return events;
   }
 };

@@ -200,6 +200,7 @@ void Sessions::Fork(const CallPtr& call, const std::string& id, const std::strin
     session.max_tokens = room;
     session.reserved_tokens = reserved_tokens;
     session.text = parent.text;
+    session.sent = parent.sent;
     LetMatch(session);
     done(View(session));
   });
@@ -223,9 +224,12 @@ void Sessions::Rewind(const CallPtr& call, const std::string& id, int64_t tokens
 
 void Sessions::RewindNow(const std::string& id, int64_t tokens, const Viewed& done) {
   NamedSession& session = *Lookup(id);
+  const absl::StatusOr<std::vector<int32_t>> all =
+      options_.sources ? engine_.Tokens(session.session) : absl::StatusOr<std::vector<int32_t>>(std::vector<int32_t>());
   if (absl::Status s = engine_.Rewind(session.session, tokens); !s.ok()) {
     return done(OfSession(id, s));
   }
+  if (options_.sources && all.ok()) session.sent.Cut(*options_.tokenizer, *all, tokens);
   const AppendPhase phase = session.state.append();
   const bool undone = phase == AppendPhase::kStopped && tokens == session.append.start;
   session.text = undone ? session.append.before : BehindCut(session.text, tokens);

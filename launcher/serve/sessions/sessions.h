@@ -57,6 +57,7 @@ struct SessionsOptions {
   bool prefixes = false;                               // prompts without a session go on where others agree with them
   bool share_prefixes = false;                         // other callers' too
   int64_t prefix_disk = 0;                             // bytes that what prompts left may take in the store; 0: none
+  bool sources = false;                                // answers may ask where they looked: what is sent is kept
   std::vector<int32_t> begin_tokens;                   // what the tokenizer puts before a text
   const Tokenizer* tokenizer = nullptr;                // of texts
   const absl::StatusOr<ChatTemplate>* chat = nullptr;  // of conversations
@@ -202,6 +203,7 @@ class Sessions {
     int64_t history = 0, tokens = 0;  // of the session before it; its own
     bool ok = false;
   };
+  std::shared_ptr<const SentSession> SentOf(const NamedSession& session, const std::vector<int32_t>& question) const;
   void OnKept(NamedSession& session, const KeptQuestion& kept, const SessionText& rest);
   void UndoQuestion(NamedSession& session, int64_t history, Turn turn);
 
@@ -227,6 +229,7 @@ class Sessions {
   void ReadNext(const std::string& id);
   void OnPieceRead(const std::string& id, RequestId request, const RequestResult& result);
   void Checkpoint(const std::string& id);
+  void KeepSent(NamedSession& session);
   void EndAppend(const std::string& id, absl::Status status);
   void UndoAppend(NamedSession& session);
   void UndoNow(NamedSession& session);

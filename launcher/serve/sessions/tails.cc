@@ -1,6 +1,8 @@
 // Texts become tokens when their turn has come, for they go on with what stayed text before them (session_text.h).
 // That takes long for long texts and happens beside the engine's thread; meanwhile the turn is the call's, so that
 // whatever comes later finds the session as this call leaves it.
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "launcher/serve/sessions/sessions.h"
 #include "runtime/scheduler/busy.h"
@@ -8,6 +10,19 @@
 
 namespace duo {
 namespace {
+
+// The words that a template put between what was left of the text before and `said`, which may have lost white space at
+// its beginning.
+std::string FrameBefore(const SessionText& text, size_t tail, std::string_view said) {
+  std::string all;
+  for (const TextSegment& segment : text.tail) all += segment.text;
+  said.remove_prefix(std::min(said.find_first_not_of(" \t\r\n"), said.size()));
+  const size_t at = said.empty() ? all.npos : all.rfind(said);
+  if (!text.chat || at == all.npos || at < tail) return "";
+  size_t end = at;  // white space that was kept is the text's own
+  while (end > tail && std::string_view(" \t\r\n").find(all[end - 1]) != std::string_view::npos) --end;
+  return all.substr(tail, end - tail);
+}
 
 struct Reader {
   const Tokenizer* tokenizer;
@@ -36,7 +51,9 @@ struct Reader {
     if (in.text.empty() || in.seam) return BehindSeam(before, in.tokens, in.text, in.special, false);
     const absl::StatusOr<ChatFrame> frame = Frame(before);
     if (!frame.ok()) return frame.status();
+    const auto tail = static_cast<size_t>(before.tail_bytes());
     if (absl::Status s = AddDocument(&*frame, in.text, in.special, &before); !s.ok()) return s;
+    if (!in.sent.empty()) in.frame = FrameBefore(before, tail, in.text);
     in.text = {};
     return ReadStable(*tokenizer, std::move(before));
   }
@@ -110,10 +127,12 @@ void Sessions::PrepareAppend(const CallPtr& call, AppendInput input, AppendEvent
     before.chat = true;
   }
   if (input.text.empty() && before.tail.empty()) {
+    if (options_.sources) input.sent = options_.tokenizer->Decode(input.tokens);
     input.rest = BehindTokens(before, false);
     return BeginAppend(call, std::move(input), std::move(events));
   }
   const size_t bytes = static_cast<size_t>(before.tail_bytes()) + input.text.size();
+  if (options_.sources) input.sent = input.text.empty() ? options_.tokenizer->Decode(input.tokens) : input.text;
   const auto in = std::make_shared<AppendInput>(std::move(input));
   const Reader reader{options_.tokenizer, options_.chat};
   Tokenise(

@@ -169,6 +169,8 @@ void Sessions::BeginAppend(const CallPtr& call, AppendInput input, AppendEvents 
                         Busy(absl::StrCat("this append's ", append.total, " tokens do not fit: ", s.message())));
   }
   append.id = input.append_id;
+  append.sent = std::move(input.sent);
+  append.frame = std::move(input.frame);
   append.tokens = std::move(input.tokens);
   append.received_bytes = input.received_bytes;
   append.whose = input.whose;

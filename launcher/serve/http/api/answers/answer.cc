@@ -111,6 +111,8 @@ void Answer::OnUpdate(size_t index, AskUpdate update) {
     choice.stop = update.stop;
     choice.finish = update.finish == "length" ? "length" : "stop";
     choice.stats = update.stats;
+    choice.sources = std::move(update.sources);
+    choice.token_sources = std::move(update.token_sources);
   }
   if (!request_.stream || broken_) return written(true);
   AskUpdate& grown = unsaid_[index];

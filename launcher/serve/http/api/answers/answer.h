@@ -24,8 +24,10 @@ struct Choice {
   int index = 0;
   int answer = 0;  // which one to its prompt: of several, whose usage counts the prompt once
   int64_t prompt_tokens = 0;
-  std::string text;                               // all of it
-  std::vector<int32_t> tokens;                    // likewise
+  std::string text;             // all of it
+  std::vector<int32_t> tokens;  // likewise
+  std::vector<Source> sources;  // where they are asked for
+  std::vector<std::vector<Source>> token_sources;
   std::vector<TokenScore> scores, prompt_scores;  // where they are asked for
   std::vector<int32_t> prompt;                    // where it is to be echoed
   int64_t new_tokens = 0, cached_tokens = 0;

@@ -4,11 +4,13 @@
 #include "launcher/serve/http/api/answers/answer.h"
 #include "launcher/serve/http/api/base/compute.h"
 #include "launcher/serve/http/api/duo/session_json.h"
+#include "runtime/text/unicode/unicode.h"
 
 namespace duo::http {
 namespace {
 
 constexpr int64_t kMostTokens = int64_t{1} << 31;
+constexpr int64_t kMostSources = 1000;
 constexpr size_t kMostStops = 16, kIdAt = 3;  // /duo/v1/sessions/ID: where the id is in the path
 
 const std::string& IdOf(const Exchange& exchange) { return exchange.request.path[kIdAt]; }
@@ -128,28 +130,45 @@ Json StatsJson(const AskStats& stats) {
           {"drafted_tokens", stats.drafted_tokens},   {"accepted_tokens", stats.accepted_tokens}};
 }
 
+Json SourcesJson(const std::vector<Source>& sources) {
+  Json all = Json::array();
+  for (const Source& s : sources) {
+    all.push_back({{"start", s.begin},
+                   {"end", s.end},
+                   {"line", s.line},
+                   {"score", s.score},
+                   {"text", ReplaceInvalidUtf8(s.text)}});
+  }
+  return all;
+}
+
+// The last message, or the whole answer.
+Json EndJson(const Choice& choice, const std::string& text, const std::vector<int32_t>& tokens, const AskRequest& ask) {
+  Json json = {{"text", text},
+               {"tokens", tokens},
+               {"done", true},
+               {"finish", choice.ended_by},
+               {"stats", StatsJson(choice.stats)}};
+  if (ask.sources > 0) json["provenance"] = SourcesJson(choice.sources);
+  for (size_t i = 0; ask.token_sources && i < choice.token_sources.size(); ++i) {
+    json["token_provenance"].push_back(SourcesJson(choice.token_sources[i]));
+  }
+  return json;
+}
+
 // The events are AskResponse's messages.
-AnswerShape AskShape() {
+AnswerShape AskShape(const AskRequest& ask) {
   AnswerShape shape;
   shape.piece = [](const Choice&, const AskUpdate& grown, bool) {
     return Event({{"text", grown.text}, {"tokens", grown.tokens}});
   };
-  shape.finish = [](const Choice& choice, const AskUpdate& rest, bool) {
-    return Event({{"text", ""},
-                  {"tokens", rest.tokens},
-                  {"done", true},
-                  {"finish", choice.ended_by},
-                  {"stats", StatsJson(choice.stats)}});
+  shape.finish = [ask](const Choice& choice, const AskUpdate& rest, bool) {
+    return Event(EndJson(choice, "", rest.tokens, ask));
   };
   shape.end = [](const std::vector<Choice>&) { return std::string(); };
   shape.error = [](const ErrorAnswer& error) { return "data: " + ErrorBody(error) + "\n\n"; };
-  shape.whole = [](const std::vector<Choice>& choices) {
-    const Choice& choice = choices[0];
-    return Json{{"text", choice.text},
-                {"tokens", choice.tokens},
-                {"done", true},
-                {"finish", choice.ended_by},
-                {"stats", StatsJson(choice.stats)}};
+  shape.whole = [ask](const std::vector<Choice>& choices) {
+    return EndJson(choices[0], choices[0].text, choices[0].tokens, ask);
   };
   return shape;
 }
@@ -168,6 +187,8 @@ absl::StatusOr<Prepared> PrepareAsk(const std::string& session, Body& body) {
   ask.special = body.Bool("special", false);
   ask.seam = body.Bool("seam", false);
   ask.ignore_end_tokens = body.Bool("ignore_end_tokens", false);
+  ask.sources = static_cast<int32_t>(body.Int("sources", 0, kMostSources).value_or(0));
+  ask.token_sources = body.Bool("token_sources", false);
   prepared.request.stream = body.Bool("stream", false);
   const std::optional<std::string> text = body.String("text");
   std::vector<int32_t> tokens = body.Tokens("tokens");
@@ -176,7 +197,7 @@ absl::StatusOr<Prepared> PrepareAsk(const std::string& session, Body& body) {
   if (text.has_value() && text->empty()) return FieldError("text", "the question has no text");
   ask.text = text.value_or("");  // its tokens are made where it goes on with the session's text
   prepared.request.prompts.push_back(std::move(tokens));
-  prepared.shape = AskShape();
+  prepared.shape = AskShape(ask);
   return prepared;
 }
 
