@@ -47,7 +47,7 @@ def wilson(hits, n, z=1.96):
         return [0.0, 1.0]
     p, d = hits / n, 1 + z * z / n
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return [round((middle - half) / d, 4), round((middle + half) / d, 4)]
+    return [max(0.0, round((middle - half) / d, 4)), min(1.0, round((middle + half) / d, 4))]
 
 
 def question(options, key):
