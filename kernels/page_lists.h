@@ -9,9 +9,10 @@
 //
 // How pages are chosen: PoolKeys makes the mean of each page's keys, as they are stored. A row's score of a page is its
 // query times that mean / sqrt(d), and its share the softmax of these over all pages before the block; a page's score
-// is the sum of the shares of the block's rows, all query heads of the group together. (FlashPrefill, arXiv 2603.06199,
-// pools keys alike; it compares the rows' scores by the block's maximum, where shares need no such guess.) The first
-// pages, which hold the sinks, and the last before the block are on every list, then those with the highest scores.
+// is the sum of the shares of every row_stride-th of the block's rows, all query heads of the group together.
+// (FlashPrefill, arXiv 2603.06199, pools keys alike; it compares the rows' scores by the block's maximum, where shares
+// need no such guess.) The first pages, which hold the sinks, and the last before the block are on every list, then
+// those with the highest scores.
 //
 // A step for these ops is a SeqBatch of one sequence that begins at a block and has whole blocks only; StoreKv comes
 // first: its own keys are read from the pages, too. Pages must lie here as a whole (no split heads, no windows).
@@ -34,6 +35,7 @@ struct ListRule {
   int32_t sink_pages = 1;    // the first
   int32_t local_pages = 4;   // the last before the block's own
   int32_t least_pages = 16;  // a list is no shorter: 2,048 tokens
+  int32_t row_stride = 4;    // of the block's rows, tokens row_stride - 1, 2 row_stride - 1, .. say what matters
   // Pages on the list of a block with so many pages before it. density: of them, in thousandths.
   DUO_HD int32_t Length(int32_t density, int32_t before) const {
     const auto wanted = static_cast<int32_t>((int64_t{before} * density + 999) / 1000);

@@ -103,6 +103,7 @@ class Generation {
     if (absl::Status s = Ask(*session, answers_[0], /*stream_out=*/!flags_.json); !s.ok()) return s;
     if (absl::Status s = RunSteps(); !s.ok()) return s;
     prefill_seconds_ = answers_[0].result.prefill_seconds;
+    sparse_ = answers_[0].result.sparse;
     return absl::OkStatus();
   }
 
@@ -117,6 +118,7 @@ class Generation {
       progress_->Done();
       read = result.status;
       prefill_seconds_ = result.prefill_seconds;
+      sparse_ = result.sparse;
     };
     if (!texts_.prompt.empty()) {  // else all of it comes with the questions: no token of it is certain before
       absl::StatusOr<RequestId> append = engine_.Append(*session, texts_.prompt, std::move(events));
@@ -238,12 +240,12 @@ class Generation {
     const EngineStats& stats = engine_.counted();
     std::fprintf(
         stderr,
-        "%s tokens read in %s (%s tokens/s), %d written at %.1f tokens/s%s; KV cache %s %s (full attention: %s), %d "
+        "%s tokens read in %s (%s tokens/s%s), %d written at %.1f tokens/s%s; KV cache %s %s (full attention: %s), %d "
         "retrieval + %d streaming heads (%s); %s, %d %s\n",
         Grouped(texts_.prompt.size()).c_str(), Duration(prefill_seconds_).c_str(),
         Grouped(static_cast<int64_t>(static_cast<double>(texts_.prompt.size()) / std::max(prefill_seconds_, 1e-9)))
             .c_str(),
-        static_cast<int>(new_tokens_), DecodeRate(),
+        SparseText().c_str(), static_cast<int>(new_tokens_), DecodeRate(),
         DraftsText(stats.draw_steps, stats.drafted_tokens, stats.accepted_tokens).c_str(),
         ByteCount(static_cast<double>(engine_.KvBytes(KvTokens()))).c_str(), Name(engine_.kv_format()),
         ByteCount(static_cast<double>(engine_.KvBytesFull(KvTokens()))).c_str(), heads.retrieval_heads(),
@@ -270,6 +272,16 @@ class Generation {
     for (size_t i = 0; i < tokens && flags_.token_sources; ++i) {
       out["token_provenance"].push_back(SourcesJson(answer.sources->FindToken(i)));
     }
+  }
+
+  // That it was read sparsely, or nothing.
+  std::string SparseText() const {
+    if (!sparse_.sparse()) return "";
+    std::string text = absl::StrCat(", NOT exactly: --prefill-sparsity ", sparse_.setting);
+    if (sparse_.audits == 0) return text;
+    absl::StrAppendFormat(&text, " kept %.2f %% of attention in %d %s", 100 * sparse_.mass, sparse_.audits,
+                          sparse_.audits == 1 ? "audit" : "audits");
+    return text;
   }
 
   // One answer a line on stdout. Where a person reads both streams in one place, each behind its question.
@@ -312,6 +324,13 @@ class Generation {
     out["attention"] = Name(engine_.attention());
     out["retrieval_heads"] = engine_.heads().retrieval_heads();
     out["streaming_heads"] = engine_.heads().streaming_heads();
+    out["prefill_sparsity"] = Name(engine_.prefill_sparsity());
+    if (sparse_.sparse()) {
+      out["sparse"] = {
+          {"setting", sparse_.setting},       {"audits", sparse_.audits},           {"mass", sparse_.mass},
+          {"least_mass", sparse_.least_mass}, {"least_layer", sparse_.least_layer}, {"least_head", sparse_.least_head},
+          {"error", sparse_.error},           {"density", sparse_.density}};
+    }
     out["device"] = runtime_.device->info().name;
     out["world"] = runtime_.comm->size();
     if (flags_.text.asks.empty()) {
@@ -346,6 +365,7 @@ class Generation {
   std::vector<Answer> answers_;
   int64_t new_tokens_ = 0;
   double prefill_seconds_ = 0, seconds_ = 0;
+  SparseReport sparse_;  // how the prompt was read
 };
 
 int RunGenerate(const GenerateFlags& flags, const Launch& launch) {

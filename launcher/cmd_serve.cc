@@ -62,7 +62,8 @@ absl::StatusOr<Model> LoadModel(const ServeFlags& flags, const Launch& launch, R
   options.sessions = flags.sessions;
   if (flags.http.address != kNone) ++options.sessions;  // an empty one, on whose forks lone prompts are answered
   options.questions = flags.questions;
-  if (flags.http.address != kNone && flags.server.prefix_cache) options.prefixes = flags.prefix_nodes;
+  const bool shares = flags.server.prefix_cache && !options.prefill_sparsity.on();
+  if (flags.http.address != kNone && shares) options.prefixes = flags.prefix_nodes;
   options.provenance = flags.server.sources;
   options.kv_tokens = flags.kv_tokens;
   options.max_session_tokens = flags.server.max_session_tokens;

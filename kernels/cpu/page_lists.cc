@@ -38,12 +38,13 @@ struct Block {
   int head;    // of kv
   int first;   // its first row
   int before;  // pages before it
+  int stride;  // ListRule::row_stride
 };
 
 // Adds to sums [before] the shares that the block's rows give to each page.
 void AddShares(const Block& b, const ChoosingSpace& space) {
   const HeadShape& shape = b.rows.shape;
-  const int d = shape.head_dim, query_rows = kBlockTokens * shape.group;
+  const int d = shape.head_dim, query_rows = kBlockTokens / b.stride * shape.group;
   const int cols = RoundUp(b.before, kVectorFloats);
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   const float* means = static_cast<const float*>(b.pooled.means) + int64_t{b.head} * d * b.pooled.stride;
@@ -52,7 +53,7 @@ void AddShares(const Block& b, const ChoosingSpace& space) {
   for (int r = 0; r < query_rows; r += kScoreRows) {
     const int count = std::min(kScoreRows, query_rows - r);
     for (int i = 0; i < count; ++i) {
-      const int row = b.first + (r + i) / shape.group;
+      const int row = b.first + (r + i) / shape.group * b.stride + b.stride - 1;
       const float* q = b.rows.qkv.as<float>() + row * b.rows.qkv.stride + col + (r + i) % shape.group * d;
       for (int k = 0; k < d; ++k) space.q[i * d + k] = q[k] * scale;
     }
@@ -145,7 +146,7 @@ void SelectPages(Device& device, PageLists* to, const StepRows& rows, const Page
     const int before = to->first_block + block, length = rule.Length(densities[head], before);
     to->lengths[list] = length;
     const ChoosingSpace space(spaces + thread * space_bytes, d, pooled.stride);
-    if (length < before) AddShares({rows, kv, pooled, head, block * kBlockTokens, before}, space);
+    if (length < before) AddShares({rows, kv, pooled, head, block * kBlockTokens, before, rule.row_stride}, space);
     Choose(space.sums, before, rule, length, to->pages + list * to->stride);
   });
   arena.Rewind(mark);

@@ -76,18 +76,26 @@ absl::Status BenchPerplexity(const BenchFlags& flags, const Launch& launch, Runt
                                         {"streaming_heads", heads.streaming_heads()},
                                         {"weights", flags.runtime.weights},
                                         {"kv", Name((*engine)->kv_format())},
+                                        {"prefill_sparsity", Name((*engine)->prefill_sparsity())},
+                                        {"audits", measured->audits},
+                                        {"mass", measured->mass},
                                         {"seconds", seconds},
                                         {"device", runtime.device->info().name},
                                         {"world", runtime.comm->size()}};
     std::printf("%s\n", out.dump(2).c_str());
     return absl::OkStatus();
   }
+  std::string sparse;
+  if ((*engine)->prefill_sparsity().on()) {
+    sparse = absl::StrFormat(", prefill sparsity %s kept %.2f %% of attention in %d audits",
+                             Name((*engine)->prefill_sparsity()), 100 * measured->mass, measured->audits);
+  }
   std::printf(
       "perplexity %.4f (mean negative log-likelihood %.5f) of %s tokens in %d windows of %d; weights %s, KV cache %s, "
-      "%d retrieval + %d streaming heads; %s\n",
+      "%d retrieval + %d streaming heads%s; %s\n",
       perplexity, mean, Grouped(total).c_str(), static_cast<int>(windows->size()), flags.window,
       flags.runtime.weights == "auto" ? "as stored" : flags.runtime.weights.c_str(), Name((*engine)->kv_format()),
-      heads.retrieval_heads(), heads.streaming_heads(), Duration(seconds).c_str());
+      heads.retrieval_heads(), heads.streaming_heads(), sparse.c_str(), Duration(seconds).c_str());
   return absl::OkStatus();
 }
 

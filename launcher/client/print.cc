@@ -28,6 +28,16 @@ std::string Notes(const v1::Session& s) {
     add(s.durable_tokens() == s.tokens() ? "durable" : absl::StrCat("durable to ", Grouped(s.durable_tokens())));
   }
   if (s.chat()) add("chat");
+  if (s.has_sparse()) {
+    const v1::SparseReading& r = s.sparse();
+    std::string text = absl::StrCat("read sparsely (", r.setting());
+    if (r.audits() > 0) {
+      absl::StrAppendFormat(&text, ": %.2f %% of attention kept, least %.2f %% by layer %d, KV head %d, in %s",
+                            100 * r.mass(), 100 * r.least_mass(), r.least_layer(), r.least_head(),
+                            Counted(r.audits(), "audit"));
+    }
+    add(text + ")");
+  }
   if (s.reads_whole() && s.tail_bytes() > 0) {
     add(absl::StrCat(Size(s.tail_bytes()), " that each question reads again (its tokenizer has no certain place)"));
   } else if (s.tail_bytes() > 0) {

@@ -134,6 +134,27 @@ void AddSpeculateFlag(CLI::App& command, RuntimeFlags& f) {
       ->capture_default_str();
 }
 
+void AddSparsityFlags(CLI::App& command, RuntimeFlags& f) {
+  command
+      .add_option(
+          "--prefill-sparsity", f.prefill_sparsity,
+          "Read long texts faster, NOT exactly: retrieval heads visit only the pages of 128 tokens that promise "
+          "most. 0.25: a quarter of them; auto: as many as keep 0.98 of the attention in audits, auto:0.95 "
+          "another share. What was read so says so for as long as it lives. Heads split over ranks stay exact; "
+          "prompts share no prefixes then")
+      ->check(CLI::Validator(
+          [](const std::string& value) {
+            return PrefillSparsityNamed(value).has_value()
+                       ? std::string()
+                       : absl::StrCat(
+                             "off, auto, auto:SHARE or a share above 0 and below 1 with at most three "
+                             "decimal places was expected, found ",
+                             value);
+          },
+          "off|auto|X"))
+      ->capture_default_str();
+}
+
 void AddDeviceFlags(CLI::App& command, RuntimeFlags& f) {
   command.add_option("--device", f.device, "auto takes CUDA when there is a usable GPU")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
@@ -225,6 +246,7 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   options.max_wait = flags.max_wait;
   options.max_gap = flags.max_gap;
   options.speculate = *SpeculationNamed(flags.speculate);
+  options.prefill_sparsity = *PrefillSparsityNamed(flags.prefill_sparsity);
   return options;
 }
 

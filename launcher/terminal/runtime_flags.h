@@ -27,6 +27,7 @@ struct RuntimeFlags {
   int chunk = 0, threads = 0;
   double max_wait = 0.5, max_gap = 0;
   std::string speculate = "off";  // auto where there is a flag for it
+  std::string prefill_sparsity = "off";
   std::vector<double> rank_weights;
 };
 
@@ -34,6 +35,8 @@ struct RuntimeFlags {
 void AddRuntimeFlags(CLI::App& command, RuntimeFlags& flags, bool model_required = true);
 // --speculate, of commands that write answers.
 void AddSpeculateFlag(CLI::App& command, RuntimeFlags& flags);
+// --prefill-sparsity, of commands that read texts.
+void AddSparsityFlags(CLI::App& command, RuntimeFlags& flags);
 // Those of them that say where a process runs: --device, --comm, --threads.
 void AddDeviceFlags(CLI::App& command, RuntimeFlags& flags);
 

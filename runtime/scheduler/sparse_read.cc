@@ -28,7 +28,11 @@ void SparseRead::Found(int64_t position, const std::vector<int32_t>& densities, 
   const auto before = static_cast<int32_t>(position / kBlockTokens);
   auto audit = std::make_shared<Audit>();
   audit->position = position;
-  audit->from = WindowAt(position).end;
+  // Near a text's beginning lists are longer than their density asks for: what they hold there says nothing of it.
+  const auto had = [&](int rung) {
+    return kListRule.Length(rungs.density[rung], before) <= rungs.density[rung] * int64_t{before} / 1000 + 1;
+  };
+  audit->from = had(rungs.count - 1) ? WindowAt(position).end : INT64_MAX;
   for (size_t h = 0; h < densities.size(); ++h) {
     Head head;
     head.density = densities[h];
@@ -37,9 +41,7 @@ void SparseRead::Found(int64_t position, const std::vector<int32_t>& densities, 
       head.error = static_cast<float>(heads[h].error);
     }
     for (int r = rungs.count - 1; r >= 0; --r) {
-      // Near a text's beginning lists are longer than their density asks for: what they held there says nothing of it.
-      const bool had = kListRule.Length(rungs.density[r], before) <= rungs.density[r] * int64_t{before} / 1000 + 1;
-      if (had && heads[h].mass[r] * 1000 >= setting_.target) head.needed = rungs.density[r];
+      if (had(r) && heads[h].mass[r] * 1000 >= setting_.target) head.needed = rungs.density[r];
       if (rungs.density[r] == densities[h]) head.mass = static_cast<float>(heads[h].mass[r]);
     }
     audit->heads.push_back(head);
@@ -90,7 +92,7 @@ SparseReport SparseRead::Report(int kv_heads) const {
   }
   double density = 0;
   int count = 0;
-  const std::vector<int32_t> now_on = Densities(setting_, INT64_MAX, heads.size());
+  const std::vector<int32_t> now_on = Densities(setting_, INT64_MAX - 1, heads.size());
   for (size_t h = 0; h < heads.size(); ++h) {
     if (heads[h].count == 0) continue;
     density += now_on[h] / 1000.0;

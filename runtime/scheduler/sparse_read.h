@@ -61,7 +61,7 @@ class SparseRead {
     float mass = 0, error = 0;  // mass 0: no rank read this head by lists
   };
   struct Audit {
-    int64_t position = 0, from = 0;  // of the block; where what was found begins to count
+    int64_t position = 0, from = 0;  // of the block; where what was found begins to count; INT64_MAX: nowhere
     std::vector<Head> heads;
   };
   PrefillSparsity setting_;  // of the last lists

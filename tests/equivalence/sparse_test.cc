@@ -43,7 +43,7 @@ class SparsePrefill : public EngineOnDevicesWithKv {
 INSTANTIATE_ON_DEVICES_WITH_KV(SparsePrefill, KvFormat::kBF16, KvFormat::kInt4);
 
 TEST_P(SparsePrefill, DependsOnNeitherChunksNorThreadsNorWhatIsReadBeside) {
-  for (const char* setting : {"0.1"}) {
+  for (const char* setting : {"0.1", "auto:0.3"}) {
     if (setting != std::string("0.1") && kv() != KvFormat::kF32) continue;
     SCOPED_TRACE(setting);
     SparseReport report;

@@ -19,8 +19,7 @@ namespace {
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kTilePages = 64;          // pages whose means are in shared memory at once
 constexpr int kTileRows = 16 * kWarps;  // query rows at once
-static_assert(kBlockTokens % kTileRows == 0);
-constexpr int64_t kMostPages = 32768;  // before a block: its scores lie in shared memory
+constexpr int64_t kMostPages = 32768;   // before a block: its scores lie in shared memory
 
 int64_t PagesOf(int64_t max_tokens) { return CeilDiv(max_tokens, int64_t{kPageTokens}); }
 int64_t Stride(int64_t pages) { return RoundUp(pages, int64_t{kTilePages}); }
@@ -172,7 +171,8 @@ __global__ void __launch_bounds__(kThreads) ChooseKernel(const __grid_constant__
   }
   for (int j = thread; j < before; j += kThreads) scores[j] = 0;
   __shared__ float tile_shares[kWarps][kTilePages];
-  const int count = (before + kTilePages - 1) / kTilePages, query_rows = kPageTokens * w.group;
+  const int count = (before + kTilePages - 1) / kTilePages, stride = w.rule.row_stride,
+            query_rows = kPageTokens / stride * w.group;
   const bf16* means = w.means + head * w.means_stride * kHeadDim;
   auto fetch = [&](int tile) {
     const uint32_t to = tiles + tile % 2 * kTileBytes;
@@ -188,15 +188,16 @@ __global__ void __launch_bounds__(kThreads) ChooseKernel(const __grid_constant__
     const int g = lane / 4, c = lane % 4;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = first + warp * 16 + g + 8 * half;
-      const bf16* from = w.q + (int64_t{block} * kPageTokens + row / w.group) * w.q_stride +
-                         (head * w.group + row % w.group) * kHeadDim;
+      const int row = min(first + warp * 16 + g + 8 * half, query_rows - 1);
+      const int64_t token = int64_t{block} * kPageTokens + row / w.group * stride + stride - 1;
+      const bf16* from = w.q + token * w.q_stride + (head * w.group + row % w.group) * kHeadDim;
 #pragma unroll
       for (int step = 0; step < kHeadDim / 16; ++step) {
         q[step][half] = *reinterpret_cast<const uint32_t*>(from + 16 * step + 2 * c);
         q[step][2 + half] = *reinterpret_cast<const uint32_t*>(from + 16 * step + 8 + 2 * c);
       }
     }
+    const bool valid[2] = {first + warp * 16 + g < query_rows, first + warp * 16 + g + 8 < query_rows};
     float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
     for (int pass = 0; pass < 2; ++pass) {
       fetch(0);
@@ -258,7 +259,7 @@ __global__ void __launch_bounds__(kThreads) ChooseKernel(const __grid_constant__
       for (int half = 0; half < 2; ++half) {
         sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
         sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
-        top[half] += log2f(sum[half]);
+        top[half] = valid[half] ? top[half] + log2f(sum[half]) : INFINITY;  // no share of those that are none
       }
     }
   }

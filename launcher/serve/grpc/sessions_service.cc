@@ -148,6 +148,17 @@ void Fill(const SessionView& view, pb::Session* out) {
   out->set_tail_bytes(view.tail_bytes);
   out->set_chat(view.chat);
   out->set_reads_whole(view.reads_whole);
+  if (view.sparse.sparse()) {
+    pb::SparseReading* sparse = out->mutable_sparse();
+    sparse->set_setting(view.sparse.setting);
+    sparse->set_audits(view.sparse.audits);
+    sparse->set_mass(view.sparse.mass);
+    sparse->set_least_mass(view.sparse.least_mass);
+    sparse->set_least_layer(view.sparse.least_layer);
+    sparse->set_least_head(view.sparse.least_head);
+    sparse->set_error(view.sparse.error);
+    sparse->set_density(view.sparse.density);
+  }
   if (!view.append.has_value()) return;
   pb::AppendState* append = out->mutable_append();
   append->set_append_id(view.append->id);

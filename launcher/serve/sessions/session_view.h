@@ -62,6 +62,7 @@ struct SessionView {
   std::optional<AppendView> append;
   std::string unusable, held_by;           // of a saved one: as in duo.proto
   int64_t tail_bytes = 0;                  // of text behind the tokens
+  SparseReport sparse;                     // how its texts were read
   bool chat = false, reads_whole = false;  // as in duo.proto
   bool prefix = false;                     // no session: what a prompt left
   int64_t hits = 0;                        // of a prefix: prompts that went on there

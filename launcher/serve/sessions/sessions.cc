@@ -129,7 +129,14 @@ SessionView Sessions::View(const NamedSession& session) const {
   view.max_tokens = session.max_tokens;
   if (state.in_cache()) {
     const absl::StatusOr<SessionInfo> info = engine_.Get(session.session);
-    if (info.ok()) view.reserved_tokens = info->reserved_tokens;
+    if (info.ok()) {
+      view.reserved_tokens = info->reserved_tokens;
+      view.sparse = info->sparse;
+    }
+  }
+  if (!state.in_cache() && store_ != nullptr) {
+    const std::optional<SavedSession> saved = store_->Known(session.id);
+    if (saved.has_value() && saved->manifest.ok()) view.sparse = saved->manifest->sparse.report;
   }
   view.kv_bytes = engine_.KvBytes(view.tokens);
   view.durable_tokens = session.durable_tokens;
@@ -285,6 +292,7 @@ SessionView Sessions::SavedView(const SavedSession& saved) const {
   view.kv_bytes = saved.usable.ok() ? engine_.KvBytes(view.tokens) : saved.manifest->bytes;
   view.durable = saved.manifest->durable;
   view.tail_bytes = saved.manifest->text.tail_bytes();
+  view.sparse = saved.manifest->sparse.report;
   view.chat = saved.manifest->text.chat;
   return view;
 }

@@ -300,6 +300,7 @@ void AttentionState::ExpectListsFollow(const ListRule& rule, const std::vector<i
       }
       double slack = 0;
       for (int r = 0; r < kBlockTokens * c_.group; ++r) {
+        if (r / c_.group % rule.row_stride != rule.row_stride - 1) continue;
         const float* q =
             &host_qkv_[size_t(b * kBlockTokens + r / c_.group) * shape_.qkv_cols() + (h * c_.group + r % c_.group) * d];
         double sum = 0;

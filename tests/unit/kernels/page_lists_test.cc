@@ -51,6 +51,16 @@ TEST_P(PageListsOn, RowsAttendToTheirListsForEveryGroupAndHeadSize) {
   }
 }
 
+TEST_P(PageListsOn, SomeRowsMaySpeakForTheBlock) {
+  for (const int stride : {2, 4, 8}) {
+    for (const int group : {3, 4}) {
+      AttentionCase c = Case(9 * 128, 256);
+      c.group = group;
+      Run(c, {1, 1, 3, stride}, {300, 600});
+    }
+  }
+}
+
 TEST_P(PageListsOn, ATextIsReadFromItsFirstBlockOn) {
   Run(Case(0, 128), kShort, {100, 1000});
   Run(Case(0, 6 * 128), kShort, {100, 1000});
