@@ -50,6 +50,12 @@ int64_t SessionText::tail_bytes() const {
   return bytes + static_cast<int64_t>(opening.size());
 }
 
+std::string SessionText::tail_text() const {
+  std::string text;
+  for (const TextSegment& segment : tail) text += segment.text;
+  return text + opening;
+}
+
 void AddText(std::string_view text, bool special, SessionText* to) {
   if (!to->tail.empty() && to->tail.back().parse_special != special) {
     // A character that the last segment has begun ends there, and not in two segments.

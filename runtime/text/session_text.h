@@ -36,6 +36,7 @@ struct SessionText {
   std::string opening;  // a character that the turn's text may begin with, unless it becomes white space to be dropped
 
   int64_t tail_bytes() const;
+  std::string tail_text() const;  // these bytes
   // A text that is nothing yet: no token, no tail.
   bool empty() const { return tail.empty() && !continues; }
 };

@@ -169,7 +169,8 @@ void Sessions::KeepSent(NamedSession& session) {
   if (sent.pieces.empty() && append.start > 0) {
     const absl::StatusOr<std::vector<int32_t>> all = engine_.Tokens(session.session);
     if (!all.ok() || static_cast<int64_t>(all->size()) < append.start) return;
-    sent.Add(options_.tokenizer->Decode(std::span(*all).first(append.start)), "", 0, append.start, 0);
+    const std::string said = options_.tokenizer->Decode(std::span(*all).first(append.start));
+    sent.Add(said + append.before.tail_text(), "", 0, append.start, append.before.tail_bytes());
   }
   if (append.sent.empty()) append.sent = options_.tokenizer->Decode(append.tokens);
   sent.Add(append.sent, std::move(append.frame), append.start, Tokens(session), session.text.tail_bytes());

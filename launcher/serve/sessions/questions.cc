@@ -84,7 +84,10 @@ std::shared_ptr<const SentSession> Sessions::SentOf(const NamedSession& session,
   if (tokens.ok()) found->tokens = *std::move(tokens);
   found->sent = session.sent;
   const auto history = static_cast<int64_t>(found->tokens.size());
-  if (found->sent.pieces.empty()) found->sent.Add(options_.tokenizer->Decode(found->tokens), "", 0, history, 0);
+  if (found->sent.pieces.empty()) {
+    const std::string said = options_.tokenizer->Decode(found->tokens) + session.text.tail_text();
+    found->sent.Add(said, "", 0, history, session.text.tail_bytes());
+  }
   // What was left of it became the question's first tokens.
   if (found->sent.tail > 0 && found->sent.tokens == history) {
     found->tokens.insert(found->tokens.end(), question.begin(), question.end());

@@ -141,6 +141,7 @@ class ServiceFixture : public testing::Test {
     options.sessions = 4;
     options.questions = 4;
     options.prefixes = prefixes_;
+    options.provenance = options_.sources = sources_;
     options.kv_tokens = kv_tokens_;
     options.max_session_tokens = max_session_tokens_;
     auto engine = Engine::Create(options, *device_, *comm_);
@@ -239,6 +240,7 @@ class ServiceFixture : public testing::Test {
   const FileSystem* files_ = nullptr;  // set by a constructor, as what follows; null: the machine's own
   int64_t kv_tokens_ = 8192, max_session_tokens_ = 2048;  // set by a constructor
   int prefixes_ = 0;                                      // likewise
+  bool sources_ = false;                                  // likewise
   std::filesystem::path scratch_;
   std::unique_ptr<Device> device_ = Device::Cpu(1);
   std::unique_ptr<Communicator> comm_ = MakeSelfCommunicator();
