@@ -1,6 +1,8 @@
 #include "kernels/page_audit.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -90,44 +92,45 @@ PartResult AttendTo(Device& device, const StepRows& rows, const PagedKv& kv, con
   return result;
 }
 
-// Adds a head's rows up; `own_parts`: so many parts are what lists of its own density hold.
-PageAudit Sum(const std::vector<PartResult>& parts, int head, int heads, int group, int d, int rungs, int own_parts) {
-  PageAudit audit;
-  double difference = 0, size = 0;
+// What the rows of one query head add to its KV head's audit.
+struct RowSums {
+  std::array<double, kMostRungs> mass = {};
+  double difference = 0, size = 0;  // squares of o - o_dense, and of o_dense
+};
+
+// own_parts: so many parts are what lists of the head's own density hold.
+RowSums SumRows(const std::vector<PartResult>& parts, int64_t q_head, int64_t q_heads, int d, int rungs,
+                int own_parts) {
+  RowSums sums;
   std::vector<double> dense(d), listed(d);
-  for (int g = 0; g < group; ++g) {
-    const int64_t q_head = int64_t{head} * group + g;
-    for (int64_t r = 0; r < kBlockTokens; ++r) {
-      const auto lse = [&](size_t part) { return double{parts[part].lse[q_head * kBlockTokens + r]}; };
-      double top = -INFINITY, all = 0, own = 0;
-      for (size_t i = 0; i < parts.size(); ++i) top = std::max(top, lse(i));
-      for (size_t i = 0; i < parts.size(); ++i) {
-        all += std::exp(lse(i) - top);
-        if (static_cast<int>(i) < own_parts) own = all;
-      }
-      double held = 0;
-      std::fill(dense.begin(), dense.end(), 0.0);
-      std::fill(listed.begin(), listed.end(), 0.0);
-      for (size_t i = 0; i < parts.size(); ++i) {
-        const double weight = std::exp(lse(i) - top);
-        held += weight;
-        if (static_cast<int>(i) < rungs) audit.mass[i] += held / all;
-        if (weight == 0) continue;
-        const float* o = parts[i].o.data() + (r * heads * group + q_head) * d;
-        for (int k = 0; k < d; ++k) {
-          dense[k] += weight / all * o[k];
-          if (static_cast<int>(i) < own_parts) listed[k] += weight / own * o[k];
-        }
-      }
+  const int count = static_cast<int>(parts.size());
+  for (int64_t r = 0; r < kBlockTokens; ++r) {
+    const auto lse = [&](int part) { return double{parts[part].lse[q_head * kBlockTokens + r]}; };
+    double top = -INFINITY, all = 0, own = 0, held = 0;
+    for (int i = 0; i < count; ++i) top = std::max(top, lse(i));
+    for (int i = 0; i < count; ++i) {
+      all += std::exp(lse(i) - top);
+      if (i < own_parts) own = all;
+    }
+    std::fill(dense.begin(), dense.end(), 0.0);
+    std::fill(listed.begin(), listed.end(), 0.0);
+    for (int i = 0; i < count; ++i) {
+      const double weight = std::exp(lse(i) - top);
+      held += weight;
+      if (i < rungs) sums.mass[i] += held / all;
+      if (weight == 0) continue;
+      const float* o = parts[i].o.data() + (r * q_heads + q_head) * d;
       for (int k = 0; k < d; ++k) {
-        difference += (listed[k] - dense[k]) * (listed[k] - dense[k]);
-        size += dense[k] * dense[k];
+        dense[k] += weight / all * o[k];
+        if (i < own_parts) listed[k] += weight / own * o[k];
       }
     }
+    for (int k = 0; k < d; ++k) {
+      sums.difference += (listed[k] - dense[k]) * (listed[k] - dense[k]);
+      sums.size += dense[k] * dense[k];
+    }
   }
-  for (double& mass : audit.mass) mass /= double(group) * kBlockTokens;
-  audit.error = size > 0 ? std::sqrt(difference / size) : 0;
-  return audit;
+  return sums;
 }
 
 void Audit(Device& device, PageAudit* audits, const StepRows& rows, const PagedKv& kv, const PooledKeys& pooled,
@@ -147,14 +150,28 @@ void Audit(Device& device, PageAudit* audits, const StepRows& rows, const PagedK
     parts.push_back(AttendTo(device, rows, kv, Added(list, last), i == 0, scratch));
     last = std::move(list);
   }
-  device.pool().ParallelFor(kv.num_heads, [&](int64_t h, int) {
-    int own_parts = rungs.count + 1;
-    for (int i = 0; i < rungs.count; ++i) {
-      if (rungs.density[i] == densities[h]) own_parts = i + 1;
-    }
-    audits[h] =
-        Sum(parts, static_cast<int>(h), kv.num_heads, rows.shape.group, rows.shape.head_dim, rungs.count, own_parts);
+  const int group = rows.shape.group, q_heads = kv.num_heads * group;
+  const auto own_parts = [&](int head) {
+    const auto end = rungs.density.begin() + rungs.count;
+    const auto own = std::find(rungs.density.begin(), end, densities[head]);
+    return static_cast<int>(own - rungs.density.begin()) + 1;  // a dense head's: all
+  };
+  std::vector<RowSums> sums(q_heads);
+  device.pool().ParallelFor(q_heads, [&](int64_t q_head, int) {
+    sums[q_head] =
+        SumRows(parts, q_head, q_heads, rows.shape.head_dim, rungs.count, own_parts(static_cast<int>(q_head / group)));
   });
+  for (int h = 0; h < kv.num_heads; ++h) {
+    PageAudit& audit = audits[h] = {};
+    double difference = 0, size = 0;
+    for (int g = 0; g < group; ++g) {
+      const RowSums& of = sums[h * group + g];
+      for (int i = 0; i < rungs.count; ++i) audit.mass[i] += of.mass[i] / (double(group) * kBlockTokens);
+      difference += of.difference;
+      size += of.size;
+    }
+    audit.error = size > 0 ? std::sqrt(difference / size) : 0;
+  }
 }
 
 }  // namespace

@@ -157,6 +157,7 @@ void AddPerplexityVerb(const VerbMaker& verb, BenchFlags* flags) {
       "perplexity", "How well a model predicts a text, for a format of weights and KV cache and a kind of attention",
       "Example:\n  duo bench perplexity --model DIR --text book.txt --attention full --weights int4 --kv int8");
   AddModelFlags(*perplexity, *flags, /*several=*/false);
+  AddSparsityFlags(*perplexity, flags->runtime);
   perplexity->add_option("--text", flags->text, "The text, read as one and cut into windows")
       ->required()
       ->type_name("FILE");

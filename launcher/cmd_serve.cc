@@ -62,8 +62,7 @@ absl::StatusOr<Model> LoadModel(const ServeFlags& flags, const Launch& launch, R
   options.sessions = flags.sessions;
   if (flags.http.address != kNone) ++options.sessions;  // an empty one, on whose forks lone prompts are answered
   options.questions = flags.questions;
-  const bool shares = flags.server.prefix_cache && !options.prefill_sparsity.on();
-  if (flags.http.address != kNone && shares) options.prefixes = flags.prefix_nodes;
+  if (flags.http.address != kNone && flags.server.prefix_cache) options.prefixes = flags.prefix_nodes;
   options.provenance = flags.server.sources;
   options.kv_tokens = flags.kv_tokens;
   options.max_session_tokens = flags.server.max_session_tokens;
@@ -200,6 +199,12 @@ int RunServe(const ServeFlags& flags, const Launch& launch, const Surroundings& 
                              {"device", options.device},
                              {"ranks", runtime->comm->size()},
                              {"memory", Describe(memory)}});
+  const PrefillSparsity& sparsity = model->engine->prefill_sparsity();
+  if (sparsity.on()) {
+    options.prefix_cache = false;  // a prompt would otherwise depend on what was read before it
+    log.Event("SPARSE READING",
+              {{"setting", Name(sparsity)}, {"note", "long texts are not read exactly; prompts share no prefixes"}});
+  }
   if (flags.random_weights) {
     log.Event("RANDOM WEIGHTS",
               {{"shape", flags.shape}, {"note", "this server is for measuring load: what it answers means nothing"}});

@@ -147,8 +147,8 @@ void AddSparsityFlags(CLI::App& command, RuntimeFlags& f) {
             return PrefillSparsityNamed(value).has_value()
                        ? std::string()
                        : absl::StrCat(
-                             "off, auto, auto:SHARE or a share above 0 and below 1 with at most three "
-                             "decimal places was expected, found ",
+                             "expected off, auto, auto:SHARE or a share above 0 and below 1 with at most three decimal "
+                             "places, found ",
                              value);
           },
           "off|auto|X"))
