@@ -144,7 +144,7 @@ def prefix_chat():
     """Turns of a chat that are sent whole each time: only the new one is read, and the answer is that of a fresh server."""
     text, questions = document()
     with ChatModel(AROUND) as model, Server(model=model) as server, Server("--prefix-cache", "off", model=model) as fresh:
-        messages, places = [{"role": "system", "content": text[:15000]}], [0, 0]
+        messages, places = [{"role": "system", "content": text[:15000 if ARGS.full else 6000]}], [0, 0]
         for ask, _ in (questions + questions)[:10]:
             messages.append({"role": "user", "content": ask})
             body = {"model": "any", "messages": messages, "max_tokens": 10, "temperature": 0, "ignore_eos": True}
@@ -160,6 +160,98 @@ def prefix_chat():
         messages[1]["content"] = "Another first question."  # what was said before it is still there
         cached, _ = told(server.post("/v1/chat/completions", {**body, "messages": messages}))
         check(1000 < cached < places[-1], cached)
+
+
+MOVES = """{% for m in messages %}<{{ m['role'] }}> {% if m['role'] == 'assistant' and loop.index0 != messages|length - 2 -%}
+{{ m['content'].split('</think>')[-1] }}{% else %}{{ m['content'] }}{% endif %}
+{% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"""
+
+
+@case
+def prefix_thinking():
+    """A template that drops what was thought in all turns but the last: what still agrees is reused, and answers are right."""
+    text, questions = document()
+    with ChatModel(MOVES) as model, Server(model=model) as server, Server("--prefix-cache", "off", model=model) as fresh:
+        messages, places, reused = [{"role": "system", "content": text[:12000 if ARGS.full else 6000]}], [0, 0, 0], 0
+        for i, (ask, _) in enumerate((questions + questions)[:10]):
+            messages.append({"role": "user", "content": ask})
+            body = {"model": "any", "messages": messages, "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+            found = server.post("/v1/chat/completions", body)
+            cached, _ = told(found)
+            content = found.json()["choices"][0]["message"]["content"]
+            equal(content, fresh.post("/v1/chat/completions", body).json()["choices"][0]["message"]["content"], f"answer {i}")
+            length = found.json()["usage"]["prompt_tokens"]
+            # The last turn but one is not as it was: the texts part in it.
+            check(cached >= places[-3] - 12, f"{cached} of {length} were there; turns ended at {places}")
+            check(i < 2 or cached < places[-1], f"{cached} of {length}; turns ended at {places}")
+            reused += cached
+            places.append(length)
+            messages.append({"role": "assistant", "content": f"<think>{content} is what I think of {i}.</think>{content}"})
+        check(reused > 6 * places[3], f"{reused} tokens in ten turns of {places}")
+
+
+@case
+def prefix_openai():
+    """openai's client asks five questions on one document: read once, killed, on three ranks, edited, by two at once."""
+    import openai
+    text, questions = document()
+    for chat in (False, True):
+        with ChatModel() as model, tempfile.TemporaryDirectory() as folder:
+            flags = ("--save-dir", folder, "--prefix-disk", "1000000000", "--kv-tokens", "100000")
+
+            def ask(server, i, document=text):
+                """(cached tokens, tokens of the prompt, where they were) of question i, which must be answered."""
+                client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.http}/v1", api_key="none", max_retries=0,
+                                       timeout=600 * harness.patience, _strict_response_validation=True)
+                common = {"model": "needle-chat", "temperature": 0, "max_tokens": 12, "stop": "\n"}
+                prompt, answer = document + questions[i][0], questions[i][1]
+                if chat:
+                    made = client.chat.completions.create(messages=[{"role": "user", "content": prompt}], **common)
+                    check(answer in made.choices[0].message.content, (answer, made))
+                else:
+                    made = client.completions.create(prompt=prompt, **common)
+                    check(answer in made.choices[0].text, (answer, made))
+                usage = made.usage
+                return usage.prompt_tokens_details.cached_tokens, usage.prompt_tokens, (made.model_extra or {}).get("duo", {}).get("source")
+
+            def again(server, i, source):
+                cached, length, found = ask(server, i)
+                check(cached > length - 40, f"question {i}: {cached} of {length} tokens were there")
+                equal(found, source, f"question {i}: where")
+
+            with Server(*flags, model=model) as server:
+                cached, length, _ = ask(server, 0)
+                equal(cached, 0, "nothing is there yet")
+                again(server, 1, "open")
+                server.wait_until("the counts are told", lambda: read_by(server) >= length)
+                check(read_by(server) < length + 100, f"{read_by(server)} tokens were read for two prompts of {length}")
+                server.wait_for("prefix saved")
+                server.kill()
+            with Server(*flags, model=model) as server:
+                again(server, 2, "saved")
+                again(server, 3, "open")
+                check(read_by(server) < 200, f"{read_by(server)} tokens were read after a kill")
+                server.kill()
+            with Server(*flags, model=model, ranks=3) as server:
+                again(server, 4, "saved")
+                # Its last paragraph, where the last fact's words stay as they are.
+                edited = text[:-300] + " This paragraph was edited." + text[-300:]
+                cached, length, _ = ask(server, 0, edited)
+                check(length - 300 < cached < length - 60, f"{cached} of {length} tokens are before the edit")
+                before, found = read_by(server), [None, None]
+                other = "Another copy of it. " + text
+
+                def both(i):
+                    found[i] = ask(server, i, other)
+                threads = [threading.Thread(target=both, args=(i,)) for i in range(2)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                cached = sorted(each[0] for each in found)
+                check(cached[0] < 40 and cached[1] > length - 60, f"{cached} of {length} tokens were there")
+                server.wait_until("the counts are told", lambda: read_by(server) >= before + length - 60)
+                check(read_by(server) < before + length + 200, f"{read_by(server) - before} tokens were read for two prompts of {length}")
 
 
 @case
