@@ -1,6 +1,7 @@
 // PrefixIndex: which saved texts a prompt may begin like. By the chains of checksums over their tokens (token_chain.h),
 // so that a prompt of a million tokens is looked up among a thousand texts without reading any of them; who restores
-// one compares the tokens. A plain value on the engine's thread.
+// one compares the tokens. Texts lie in the order of their chains: what begins like a prompt for longest is beside the
+// place where the prompt itself would be. A plain value on the engine's thread.
 #pragma once
 
 #include <cstdint>
@@ -30,13 +31,14 @@ class PrefixIndex {
   const SavedText* Find(const std::string& realm, const std::vector<uint32_t>& chain, int64_t* links) const;
 
   void Used(const std::string& id) { used_[id] = ++clock_; }
-  void Erase(const std::string& id) { texts_.erase(id); }
+  void Erase(const std::string& id);
   // Of what prompts left: bytes in all, and the one that was not used for longest; null: there is none.
   int64_t LeftBytes() const;
   const SavedText* Oldest() const;
 
  private:
   std::map<std::string, SavedText> texts_;
+  std::vector<const SavedText*> order_;  // by realm and chain
   std::map<std::string, int64_t> used_;
   int64_t clock_ = 0;
 };

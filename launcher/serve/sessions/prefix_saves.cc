@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/math.h"
 #include "kernels/base/seconds.h"
 #include "kernels/base/splitmix64.h"
 #include "launcher/serve/sessions/sessions.h"
@@ -17,6 +18,10 @@ namespace {
 constexpr double kLookSeconds = 1;                    // between two looks at what is saved
 constexpr double kPauseSeconds = 60;                  // after a save that failed
 constexpr int64_t kLeastMeasured = int64_t{1} << 20;  // bytes that tell how fast the disk is
+constexpr double kHopes = 1.02;
+
+// With checksums, the places of pages, the manifest and the marks of who holds it, at most.
+int64_t BytesOnDisk(int64_t bytes) { return bytes + bytes / 64 + 16384; }
 
 }  // namespace
 
@@ -29,7 +34,8 @@ void Sessions::LookForSaved(bool now) {
     const SessionManifest& m = *saved.manifest;
     if (m.hash_chain.empty()) continue;
     const std::string& owner = m.owner.empty() ? kDefaultOwner : m.owner;
-    texts.push_back({saved.id, PrefixOf(owner, m.prefix_salt).realm, m.hash_chain, m.tokens, m.bytes, m.prefix});
+    const int64_t bytes = BytesOnDisk(m.bytes);
+    texts.push_back({saved.id, PrefixOf(owner, m.prefix_salt).realm, m.hash_chain, m.tokens, bytes, m.prefix});
   }
   saved_texts_.Set(std::move(texts));
 }
@@ -46,7 +52,11 @@ bool Sessions::RestoreFor(const PromptPtr& prompt) {
   if (saved == nullptr) return false;
   const int64_t common = links * kChainTokens, have = engine_.FindPrefix(prompt->tokens, use.realm);
   if (common < have + kChainTokens) return false;
-  if (static_cast<double>(saved->bytes) / disk_rate_ >= engine_.PredictRead(common - have, have)) return false;
+  if (static_cast<double>(saved->bytes) / DiskRate() >= engine_.PredictRead(common - have, have)) {
+    // Who does not try does not learn: a disk that was slow once gets another chance after a while.
+    if (disk_rate_ < kDiskRate) disk_rate_ = std::min(kDiskRate, disk_rate_ * kHopes);
+    return false;
+  }
   const std::string id = saved->id;
   saved_texts_.Used(id);
   if (restoring_.count(id) == 0) {
@@ -78,7 +88,8 @@ void Sessions::OnPrefixRestored(const std::string& id, const absl::Status& statu
   if (status.ok()) {
     const double seconds = SecondsSince(job.begun);
     stats_.restored_bytes += bytes;
-    if (bytes >= kLeastMeasured) disk_rate_ += 0.5 * (static_cast<double>(bytes) / seconds - disk_rate_);
+    // The mean of what a byte took, so that one slow disk is not taken for a fast one.
+    if (bytes >= kLeastMeasured) disk_rate_ = 2 / (1 / disk_rate_ + seconds / static_cast<double>(bytes));
     log_.Event("prefix restored", {{"prefix", id}, {"bytes", bytes}, {"seconds", seconds}});
   } else {
     if (!absl::IsResourceExhausted(status)) unrestored_.insert(id);
@@ -118,6 +129,11 @@ int Sessions::EndRestoring(const absl::Status& status) {
   return answers;
 }
 
+// What a prefix of so many tokens takes on disk at most: whole pages, and tokens.
+int64_t Sessions::BytesToSave(int64_t tokens) const {
+  return BytesOnDisk(engine_.KvBytes(CeilDiv(tokens, kPageTokens) * kPageTokens) + 4 * tokens);
+}
+
 // The prefix whose saving saves most, if one is worth it. One at a time.
 void Sessions::SavePrefixes() {
   if (store_ == nullptr || options_.prefix_disk <= 0 || saving_prefix_ || draining_) return;
@@ -130,8 +146,8 @@ void Sessions::SavePrefixes() {
     saved_texts_.Find(prefix.realm, prefix.chain, &links);
     const int64_t covered = links * kChainTokens, more = prefix.tokens - covered;
     // A text that grows by little is not written again each time.
-    if (more < std::max(kChainTokens, prefix.tokens / 8) || prefix.kv_bytes > options_.prefix_disk) continue;
-    const double gain = engine_.PredictRead(more, covered) - static_cast<double>(prefix.kv_bytes) / disk_rate_;
+    if (more < std::max(kChainTokens, prefix.tokens / 8) || BytesToSave(prefix.tokens) > options_.prefix_disk) continue;
+    const double gain = engine_.PredictRead(more, covered) - static_cast<double>(prefix.kv_bytes) / DiskRate();
     if (gain <= most) continue;
     most = gain;
     chosen = std::move(prefix);
@@ -140,7 +156,8 @@ void Sessions::SavePrefixes() {
 }
 
 void Sessions::SavePrefix(const PrefixInfo& prefix) {
-  while (saved_texts_.LeftBytes() + prefix.kv_bytes > options_.prefix_disk && saved_texts_.Oldest() != nullptr) {
+  const int64_t needed = BytesToSave(prefix.tokens);
+  while (saved_texts_.LeftBytes() + needed > options_.prefix_disk && saved_texts_.Oldest() != nullptr) {
     const std::string oldest = saved_texts_.Oldest()->id;
     saved_texts_.Erase(oldest);
     store_->Do([s = store_, oldest] { s->Delete(oldest).IgnoreError(); });

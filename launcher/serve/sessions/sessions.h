@@ -65,6 +65,7 @@ struct SessionsOptions {
   std::function<bool(size_t bytes, std::function<void()> work, std::function<void()> back)> beside;
   double job_seconds = 0.1;  // that saves and restores get between two steps, at most
   StateWatch watch;          // for tests
+  double disk_rate = 0;      // likewise: bytes a second that the disk is taken to give; 0: as it is found to
 };
 
 class Sessions {
@@ -216,6 +217,8 @@ class Sessions {
   void OnPrefixRestored(const std::string& id, const absl::Status& status, StoreJob& job);
   int RestoringPrompts() const;
   int EndRestoring(const absl::Status& status);
+  int64_t BytesToSave(int64_t tokens) const;
+  double DiskRate() const { return options_.disk_rate > 0 ? options_.disk_rate : disk_rate_; }
   void SavePrefixes();
   void SavePrefix(const PrefixInfo& prefix);
   void OnPrefixSaved(const std::string& id, const absl::Status& status, StoreJob& job);
@@ -273,7 +276,8 @@ class Sessions {
   std::map<std::string, std::vector<PromptPtr>> restoring_;  // prompts that wait for a saved text, by its name
   std::set<std::string> unrestored_;                         // could not be
   bool saving_prefix_ = false;
-  double disk_rate_ = 5e8;  // bytes a second, a guess until something was restored
+  static constexpr double kDiskRate = 5e8;  // bytes a second, a guess until something was restored
+  double disk_rate_ = kDiskRate;
   std::deque<StoreJob> jobs_;
   struct Closing {
     bool delete_saved = false;

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/base/splitmix64.h"
+#include "runtime/files/token_chain.h"
+
 namespace duo {
 namespace {
 
@@ -23,6 +26,50 @@ TEST(PrefixIndex, FindsWhatAgreesForLongestInTheFewestBytes) {
   EXPECT_EQ(index.Find("me", {8}, &links), nullptr);
   EXPECT_EQ(links, 0);
   EXPECT_EQ(index.Find("you", {1, 2, 3}, &links), nullptr);
+}
+
+// Against looking at each of them.
+TEST(PrefixIndex, FindsWhatLookingAtAllFinds) {
+  uint64_t random = 5;
+  const auto draw = [&](uint64_t below) {
+    random = SplitMix64(random + 1);
+    return random % below;
+  };
+  const auto chain = [&] {
+    std::vector<uint32_t> links(draw(7));
+    uint32_t last = 0;
+    for (uint32_t& link : links) link = last = 2 * last + 1 + static_cast<uint32_t>(draw(2));  // of all before it
+    return links;
+  };
+  for (int trial = 0; trial < 300; ++trial) {
+    std::vector<SavedText> texts(draw(20));
+    for (size_t i = 0; i < texts.size(); ++i) {
+      texts[i] = Saved(std::to_string(i), chain(), static_cast<int64_t>(draw(4)));
+      texts[i].realm = draw(2) == 0 ? "me" : "you";
+    }
+    PrefixIndex index;
+    index.Set(texts);
+    if (!texts.empty() && draw(2) == 0) {
+      index.Erase(texts.back().id);
+      texts.pop_back();
+    }
+    const std::vector<uint32_t> wanted = chain();
+    int64_t most = 0, bytes = 0;
+    for (const SavedText& text : texts) {
+      const int64_t common = text.realm == "me" ? CommonLinks(text.chain, wanted) : 0;
+      if (common < most || common == 0) continue;
+      bytes = common > most ? text.bytes : std::min(bytes, text.bytes);
+      most = common;
+    }
+    int64_t links = 0;
+    const SavedText* found = index.Find("me", wanted, &links);
+    ASSERT_EQ(links, most) << "trial " << trial;
+    ASSERT_EQ(found != nullptr, most > 0);
+    if (found == nullptr) continue;
+    EXPECT_EQ(found->realm, "me");
+    EXPECT_EQ(CommonLinks(found->chain, wanted), most);
+    EXPECT_EQ(found->bytes, bytes) << "trial " << trial;
+  }
 }
 
 TEST(PrefixIndex, TheOldestOfWhatPromptsLeftGoesFirst) {
