@@ -30,6 +30,14 @@ int64_t CommonLinks(const std::vector<uint32_t>& a, const std::vector<uint32_t>&
   return same;
 }
 
+int64_t MostCommonTokens(const std::vector<int32_t>& a, const std::vector<uint32_t>& chain_a,
+                         const std::vector<int32_t>& b, const std::vector<uint32_t>& chain_b) {
+  const int64_t links = CommonLinks(chain_a, chain_b);
+  const bool parted = links < std::ssize(chain_a) && links < std::ssize(chain_b);
+  const auto shorter = static_cast<int64_t>(std::min(a.size(), b.size()));
+  return parted ? (links + 1) * kChainTokens - 1 : shorter;
+}
+
 int64_t CommonTokens(const std::vector<int32_t>& a, const std::vector<uint32_t>& chain_a, const std::vector<int32_t>& b,
                      const std::vector<uint32_t>& chain_b) {
   const int64_t from = kChainTokens * CommonLinks(chain_a, chain_b);

@@ -17,6 +17,10 @@ void FollowTokens(const std::vector<int32_t>& tokens, std::vector<uint32_t>* cha
 // How many entries two chains have in common.
 int64_t CommonLinks(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b);
 
+// Tokens that two runs may have in common at most, by their chains alone.
+int64_t MostCommonTokens(const std::vector<int32_t>& a, const std::vector<uint32_t>& chain_a,
+                         const std::vector<int32_t>& b, const std::vector<uint32_t>& chain_b);
+
 // Tokens that two runs begin with alike, by their chains and, behind what these agree on, by the tokens themselves.
 int64_t CommonTokens(const std::vector<int32_t>& a, const std::vector<uint32_t>& chain_a, const std::vector<int32_t>& b,
                      const std::vector<uint32_t>& chain_b);

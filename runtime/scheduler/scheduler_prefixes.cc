@@ -75,6 +75,7 @@ int64_t Scheduler::FindPrefix(const std::vector<int32_t>& tokens, const std::str
   const auto look = [&](Sequence& sequence) {
     if (!ReadAlike(sequence)) return;
     FollowTokens(sequence.tokens, &sequence.chain);
+    if (MostCommonTokens(tokens, chain, sequence.tokens, sequence.chain) <= most) return;
     most = std::max(most, CommonTokens(tokens, chain, sequence.tokens, sequence.chain));
   };
   for (auto& [id, prefix] : prefixes_) {
@@ -114,6 +115,12 @@ void Scheduler::Consider(const Request& request, Origin candidate, Origin* best)
   if (!ReadAlike(sequence)) return;
   FollowTokens(sequence.tokens, &sequence.chain);
   const auto all = static_cast<int64_t>(request.tokens.size());
+  // Few of many texts agree with the prompt for longer than what was found, and by their chains most are known not to.
+  const int64_t most = MostCommonTokens(request.tokens, request.chain, sequence.tokens, sequence.chain);
+  if (most < options_.prefix_least ||
+      PredictPrompt(all - std::min(most, all - 1), std::min(most, all - 1)) >= best->seconds) {
+    return;
+  }
   // The last token is fed in any case: the answer's first one is drawn from its row.
   candidate.at = std::min(all - 1, CommonTokens(request.tokens, request.chain, sequence.tokens, sequence.chain));
   if (candidate.at < options_.prefix_least) return;

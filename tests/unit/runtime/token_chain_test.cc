@@ -30,6 +30,9 @@ TEST(TokenChain, FindsWhatComparingAllTokensFinds) {
       for (int32_t token : Text(more, 2)) other.push_back(200 + token);
       EXPECT_EQ(CommonTokens(text, ChainOf(text), other, ChainOf(other)), at) << more << " tokens behind";
       EXPECT_EQ(CommonTokens(other, ChainOf(other), text, ChainOf(text)), at);
+      const int64_t most = MostCommonTokens(other, ChainOf(other), text, ChainOf(text));
+      EXPECT_GE(most, at);
+      EXPECT_LE(most, at + kChainTokens);
     }
   }
   EXPECT_EQ(CommonTokens(text, ChainOf(text), text, ChainOf(text)), std::ssize(text));
