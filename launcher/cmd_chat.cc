@@ -12,8 +12,10 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "launcher/chat_session.h"
+#include "launcher/chat/chat_session.h"
+#include "launcher/chat/served_chat.h"
 #include "launcher/client/interrupt.h"
+#include "launcher/client/server_flags.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/prompt_file.h"
 #include "launcher/terminal/runtime_flags.h"
@@ -28,22 +30,25 @@ struct ChatFlags {
   ChatOptions chat;
   std::string system, document;
   int64_t max_tokens = 32768;
+  ServerFlags server;  // instead of a model in this process
+  std::string session;
 };
 
 constexpr int64_t kSlack = 1024;  // tokens of pages that are not full
 constexpr char kCommands[] =
     "/file FILE    ask about a text: it becomes the beginning of your next turn\n"
     "/system TEXT  what the model is told before everything; without TEXT its template's own\n"
-    "/undo         takes your last turn and its answer back\n"
+    "/undo         takes your last turn and its answer back (with --server: the last one alone)\n"
     "/new          begins again\n"
     "/save FILE    writes the conversation as JSON, which `duo generate --messages` takes\n"
     "/quit         ends; so does the end of input\n"
     "Ctrl-C stops an answer. Whatever else begins with a slash is sent with two of them.\n";
 
+// Session: ChatSession or ServedChat.
+template <typename Session>
 class Chat {
  public:
-  Chat(ChatSession& session, Interrupt& interrupt, const ChatFlags& flags) : session_(session), interrupt_(interrupt) {
-    session_.SetSystem(flags.system);
+  Chat(Session& session, Interrupt& interrupt) : session_(session), interrupt_(interrupt) {
     terminal_ = isatty(STDIN_FILENO) != 0;
   }
 
@@ -75,15 +80,25 @@ class Chat {
     const size_t space = std::min(line.find(' '), line.size());
     const std::string name = line.substr(0, space), rest = line.substr(std::min(space + 1, line.size()));
     if (name == "/file" && !rest.empty()) return AddFile(rest);
-    if (name == "/system") return session_.SetSystem(rest);
-    if (name == "/undo") return session_.Undo() ? void() : Tell("there is nothing to take back");
+    if (name == "/system") {
+      session_.SetSystem(rest);
+      return session_.system_waits() ? Tell("from /new on: the server's conversation has begun with another") : void();
+    }
+    if (name == "/undo") return Undo();
     if (name == "/new") {
       document_.clear();
-      return session_.Clear();
+      const absl::Status begun = session_.Clear();
+      return begun.ok() ? void() : Tell(std::string(begun.message()));
     }
     if (name == "/save" && !rest.empty()) return Save(rest);
     if (name != "/help") Tell("no such command");
     std::fputs(kCommands, stderr);
+  }
+
+  void Undo() {
+    const absl::StatusOr<bool> undone = session_.Undo();
+    if (!undone.ok()) return Tell(std::string(undone.status().message()));
+    if (!*undone) Tell("there is nothing to take back");
   }
 
   static void Tell(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
@@ -106,7 +121,7 @@ class Chat {
     stopped_ = false;
     interrupt_.Tell([this] { stopped_ = true; });
     Progress progress("reading", "tokens", false);
-    ChatSession::Listener listener;
+    ChatListener listener;
     listener.on_read = [&](int64_t done, int64_t total) { progress.Update(done, total); };
     listener.on_text = [&](const std::string& piece) {
       progress.Done();
@@ -114,6 +129,13 @@ class Chat {
       std::fflush(stdout);
     };
     listener.stopped = [this] { return stopped_.load(); };
+    listener.when_stopped = [this](std::function<void()> stop) {
+      if (!stop) return interrupt_.Tell(nullptr);
+      interrupt_.Tell([this, stop = std::move(stop)] {
+        stopped_ = true;
+        stop();
+      });
+    };
     const absl::StatusOr<ChatAnswer> answer = session_.Say(document_ + text, listener);
     progress.Done();
     interrupt_.Tell(nullptr);
@@ -126,7 +148,7 @@ class Chat {
     if (answer->stopped) Tell("stopped");
   }
 
-  ChatSession& session_;
+  Session& session_;
   Interrupt& interrupt_;
   std::atomic<bool> stopped_{false};
   std::string document_;  // what the next turn begins with
@@ -161,7 +183,28 @@ int RunChat(const ChatFlags& flags, const Launch& launch) {
   if (const std::optional<int32_t> token = chat->EndOfTurn(*tokenizer)) chat_options.end_tokens.push_back(*token);
   ChatSession session(**engine, *tokenizer, *chat, std::move(chat_options));
   if (absl::Status s = session.Open(options.max_session_tokens); !s.ok()) return Fail(s);
-  return Chat(session, interrupt, flags).Run(flags.document);
+  session.SetSystem(flags.system);
+  return Chat(session, interrupt).Run(flags.document);
+}
+
+int RunServedChat(const ChatFlags& flags) {
+  Interrupt interrupt;  // before gRPC's threads are made
+  absl::StatusOr<ClientOptions> server = OptionsOf(flags.server);
+  if (!server.ok()) return Fail(server.status());
+  ServedChat session(*std::move(server), flags.session, flags.chat);
+  session.SetSystem(flags.system);
+  if (absl::Status s = session.Open(); !s.ok()) return Fail(s);
+  return Chat(session, interrupt).Run(flags.document);
+}
+
+// A model or a server, and of a server's flags only with one.
+void CheckChatFlags(const CLI::App& command) {
+  const bool served = command.count("--server") > 0;
+  if (!served && command.count("--model") == 0) throw CLI::RequiredError("--model or --server");
+  if (served && command.count("--model") > 0) throw CLI::ExcludesError("--server", "--model");
+  for (const char* flag : {"--session", "--tls-ca", "--tls-cert", "--tls-key", "--token-file"}) {
+    if (!served && command.count(flag) > 0) throw CLI::RequiresError(flag, "--server");
+  }
 }
 
 }  // namespace
@@ -169,12 +212,14 @@ int RunChat(const ChatFlags& flags, const Launch& launch) {
 void AddChatCommand(CLI::App& app, Launch& launch) {
   auto flags = std::make_shared<ChatFlags>();
   CLI::App* command = app.add_subcommand("chat", "Talk to an instruct model in the terminal");
-  command->footer(std::string("Examples:\n"
-                              "  duo chat --model DIR\n"
-                              "  duo chat --model DIR --file report.txt --system 'Answer in one sentence.'\n"
-                              "In the conversation:\n") +
-                  kCommands);
-  AddRuntimeFlags(*command, flags->runtime);
+  command->footer(
+      std::string("Examples:\n"
+                  "  duo chat --model DIR\n"
+                  "  duo chat --model DIR --file report.txt --system 'Answer in one sentence.'\n"
+                  "  duo chat --server HOST:PORT --session notes      # of a `duo serve`; goes on where it was left\n"
+                  "In the conversation:\n") +
+      kCommands);
+  AddRuntimeFlags(*command, flags->runtime, /*model_required=*/false);
   AddSpeculateFlag(*command, flags->runtime);
   command->add_option("--file", flags->document, "A text that the first turn begins with")->type_name("FILE");
   command->add_option("--system", flags->system, "The system turn (default: the template's own)")->type_name("TEXT");
@@ -191,7 +236,20 @@ void AddChatCommand(CLI::App& app, Launch& launch) {
       ->check(CLI::Range(1e-6, 1.0))
       ->capture_default_str();
   command->add_option("--seed", flags->chat.seed, "Draws with the same seed are the same")->capture_default_str();
-  command->callback([flags, &launch] { launch.chosen = [flags, &launch] { return RunChat(*flags, launch); }; });
+  AddServerFlags(*command, flags->server);
+  command->get_option("--server")->description("Talk to the model of this `duo serve` instead of one in this process");
+  command
+      ->add_option(
+          "--session", flags->session,
+          "The conversation's session there, which stays; one that is there goes on (default: a new one, which "
+          "ends with the conversation)")
+      ->type_name("ID");
+  command->callback([flags, command, &launch] {
+    CheckChatFlags(*command);
+    launch.chosen = [flags, command, &launch] {
+      return command->count("--server") > 0 ? RunServedChat(*flags) : RunChat(*flags, launch);
+    };
+  });
 }
 
 }  // namespace duo

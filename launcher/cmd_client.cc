@@ -1,10 +1,10 @@
 // `duo client VERB`: every call of the service from the command line.
 
 #include <cstdio>
-#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "launcher/client/client.h"
+#include "launcher/client/server_flags.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/runtime_flags.h"
@@ -13,24 +13,19 @@ namespace duo {
 namespace {
 
 struct ClientFlags {
-  ClientOptions client;
+  ServerFlags server;
   VerbOptions verb;
-  std::string token_file;
 };
 
-int RunVerb(ClientFlags& flags) {
-  if (!flags.token_file.empty()) {
-    std::ifstream in(flags.token_file);
-    if (!std::getline(in, flags.client.token)) {
-      return Fail(absl::NotFoundError(flags.token_file + ": cannot read a token from its first line"));
-    }
-  }
-  const absl::Status status = RunClient(flags.client, flags.verb);
+int RunVerb(const ClientFlags& flags) {
+  const absl::StatusOr<ClientOptions> options = OptionsOf(flags.server);
+  if (!options.ok()) return Fail(options.status());
+  const absl::Status status = RunClient(*options, flags.verb);
   if (status.ok()) return 0;
   std::string sentence = absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
   if (absl::IsUnavailable(status)) {  // as one that drains is
     absl::StrAppend(&sentence, "; is a `duo serve` running there? --server HOST:PORT names another than ",
-                    flags.client.server);
+                    options->server);
   }
   return Fail(absl::Status(status.code(), sentence));
 }
@@ -42,20 +37,10 @@ struct VerbMaker {
   Launch* launch;
 
   CLI::App* operator()(const char* name, const char* help, Verb which, const char* example) const {
-    ClientOptions& c = flags->client;
+    ClientOptions& c = flags->server.options;
     CLI::App* command = client->add_subcommand(name, help);
     command->footer(std::string("Example:\n  duo client ") + example);
-    command->add_option("--server", c.server, "The server")
-        ->type_name("HOST:PORT")
-        ->check(Address())
-        ->capture_default_str();
-    auto* ca = command->add_option("--tls-ca", c.tls_ca, "Use TLS; the server's certificate is signed by these, PEM")
-                   ->type_name("FILE");
-    auto* cert = command->add_option("--tls-cert", c.tls_cert, "Own certificate (mTLS), PEM")->type_name("FILE");
-    auto* key = command->add_option("--tls-key", c.tls_key, "Its private key, PEM")->type_name("FILE");
-    cert->needs(ca)->needs(key);
-    key->needs(cert);
-    command->add_option("--token-file", flags->token_file, "Bearer token: the file's first line")->type_name("FILE");
+    AddServerFlags(*command, flags->server);
     command->add_option("--timeout", c.timeout, "Seconds that the call may take; 0: no limit")
         ->check(ZeroOrMore())
         ->capture_default_str();
@@ -167,6 +152,10 @@ void AddSessionVerbs(const VerbMaker& verb, VerbOptions& v) {
 
   verb("list", "All sessions, open and saved", Verb::kList, "list");
   AddSession(verb("get", "One session", Verb::kGet, "get book"), v);
+  CLI::App* pin = verb("pin", "Keep a session in the KV cache however long it is idle (duo serve --idle-out)",
+                       Verb::kPin, "pin book");
+  AddSession(pin, v);
+  pin->add_flag("--off", v.off, "No more");
   CLI::App* close = verb("close", "End a session", Verb::kClose, "close book");
   AddSession(close, v);
   close->add_flag("--delete-saved", v.delete_saved, "Also delete what is saved of it");

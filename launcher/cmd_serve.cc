@@ -13,6 +13,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/seconds.h"
 #include "launcher/made_up_model.h"
 #include "launcher/serve/grpc/listener.h"
 #include "launcher/serve/http/front.h"
@@ -36,6 +37,8 @@ std::string NameOf(const std::string& model_dir) {
   if (IsGgufPath(model_dir)) return path.stem();
   return path.filename().empty() ? path.parent_path().filename() : path.filename();
 }
+
+constexpr double kLoadingLine = 5;  // seconds between lines that say how far it is
 
 // What answers need of the model.
 struct Model {
@@ -106,7 +109,7 @@ absl::StatusOr<std::unique_ptr<HttpFront>> ListenHttp(const ServeFlags& flags, c
   const std::string why =
       absl::StrCat(front.status().message(), "; --http HOST:PORT takes another address, --http none serves gRPC alone");
   if (options.address != HttpOptions().address) return absl::UnavailableError(why);
-  log.Event("no HTTP", {{"reason", why}});  // nobody asked for this port: gRPC is served all the same
+  log.Warn("no HTTP", {{"reason", why}});  // nobody asked for this port: gRPC is served all the same
   return std::unique_ptr<HttpFront>();
 }
 
@@ -144,31 +147,58 @@ struct Fronts {
   }
 };
 
+// What --log-level is by now, where the file of --config may say so.
+Server::Prepare LevelAgain(const Settings& settings, Log& log) {
+  return [&settings, &log]() -> absl::StatusOr<std::function<void()>> {
+    const absl::StatusOr<std::optional<std::string>> text = settings.InFileNow("log-level");
+    if (!text.ok()) return text.status();
+    if (!text->has_value()) return [] {};
+    const std::optional<LogLevel> level = LogLevelNamed((*text)->empty() ? ServeFlags().log_level : **text);
+    if (level.has_value()) return [&log, level] { log.SetLevel(*level); };
+    return absl::InvalidArgumentError(
+        absl::StrCat("log-level: expected debug, info, warning or error, found ", **text));
+  };
+}
+
+// Who tells the server what to do, and who hears of it.
+struct Life {
+  StopSignals& signals;
+  Log& log;
+  const ServiceManager& manager;
+  const Settings& settings;
+};
+
 // Serves until it has drained.
 absl::Status Serve(const ServeFlags& flags, const ServerOptions& options, Model& model, Fronts& fronts,
-                   StopSignals& signals, const Log& log, const ServiceManager& manager) {
+                   const Life& life) {
   absl::StatusOr<std::unique_ptr<Server>> server =
-      Server::Make(options, *model.engine, model.tokenizer, model.stops, log);
+      Server::Make(options, *model.engine, model.tokenizer, model.stops, life.log);
   if (!server.ok()) return server.status();
-  const absl::Cleanup close = [&fronts, &signals] {
-    signals.NothingFromNowOn();
+  const absl::Cleanup close = [&] {
+    life.signals.NothingFromNowOn();
     fronts.Close();
   };
-  signals.DrainsFromNowOn(server->get());
-  if (absl::Status s = fronts.Open(flags, **server, log); !s.ok()) return s;
-  (*server)->WhenDraining([&manager] { manager.Stopping(); });
-  (*server)->WhenServingOn([&manager] { manager.Ready(); });
+  if (absl::Status s = fronts.Open(flags, **server, life.log); !s.ok()) return s;
+  (*server)->WhenReloading(LevelAgain(life.settings, life.log));
+  (*server)->WhenDraining([&life] { life.manager.Stopping(); });
+  (*server)->WhenServingOn([&life] { life.manager.Ready(); });
+  life.signals.DrainsFromNowOn(server->get());  // what a HUP reads again is known by now
   (*server)->Run();
-  manager.Ready();
+  life.manager.Ready();
   return (*server)->Wait();
 }
 
-int RunServe(const ServeFlags& flags, const Launch& launch, const Surroundings& surroundings) {
+int RunServe(ServeFlags flags, const Launch& launch, const Surroundings& surroundings) {
   StopSignals::Block();
   signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is a write error like a full disk, not the end
   // Followers leave the signals to rank 0, which ends them when it has drained.
   const std::unique_ptr<StopSignals> signals = launch.rank == 0 ? std::make_unique<StopSignals>() : nullptr;
-  const Log log(flags.log == "json");
+  Log log(flags.log == "json", 2, *LogLevelNamed(flags.log_level));
+  if (flags.log == "json") {  // every line is one
+    flags.runtime.tell = [&log](const std::string& text) { log.Event("note", {{"text", text}}); };
+    GrpcListener::LogTo(&log);
+  }
+  const absl::Cleanup unheard = [] { GrpcListener::LogTo(nullptr); };
   const ServiceManager manager(launch.rank == 0 ? surroundings.notify_socket : "");
   manager.Status("loading the model");
   Fronts fronts;
@@ -177,9 +207,12 @@ int RunServe(const ServeFlags& flags, const Launch& launch, const Surroundings& 
   }
   absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
   if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
-  const auto on_load = [&fronts](int64_t done, int64_t total) {
-    if (fronts.grpc != nullptr && total > 0)
-      fronts.grpc->Loaded(static_cast<double>(done) / static_cast<double>(total));
+  const auto on_load = [&fronts, &log, last = Clock::now()](int64_t done, int64_t total) mutable {
+    if (fronts.grpc == nullptr || total <= 0) return;
+    fronts.grpc->Loaded(static_cast<double>(done) / static_cast<double>(total));
+    if (SecondsSince(last) < kLoadingLine) return;
+    last = Clock::now();
+    log.Event("loading weights", {{"bytes", done}, {"of", total}});
   };
   absl::StatusOr<Model> model = LoadModel(flags, launch, *runtime, on_load);
   if (!model.ok()) return Fail(model.status(), runtime->leader());
@@ -206,10 +239,11 @@ int RunServe(const ServeFlags& flags, const Launch& launch, const Surroundings& 
               {{"setting", Name(sparsity)}, {"note", "long texts are not read exactly; prompts share no prefixes"}});
   }
   if (flags.random_weights) {
-    log.Event("RANDOM WEIGHTS",
-              {{"shape", flags.shape}, {"note", "this server is for measuring load: what it answers means nothing"}});
+    log.Warn("RANDOM WEIGHTS",
+             {{"shape", flags.shape}, {"note", "this server is for measuring load: what it answers means nothing"}});
   }
-  const absl::Status ended = Serve(flags, options, *model, fronts, *signals, log, manager);
+  const Life life = {*signals, log, manager, surroundings.settings};
+  const absl::Status ended = Serve(flags, options, *model, fronts, life);
   return ended.ok() ? 0 : Fail(ended);
 }
 
@@ -228,7 +262,7 @@ void AddServeCommand(CLI::App& app, Launch& launch, const Surroundings& surround
       "  launcher/mpi/serve.sh 4 --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
       "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the\n"
       "server; if one cannot be saved it serves on, and a second TERM ends it with exit code 1. HUP reads\n"
-      "the token file and the certificates again. Under mpirun use launcher/mpi/serve.sh, which makes of\n"
+      "the token file, the certificates and log-level again. Under mpirun use launcher/mpi/serve.sh, which makes of\n"
       "TERM and INT the USR1 that mpirun passes on at once.");
   AddServeFlags(c, flags.get());
   c->callback([flags, c, &launch, &surroundings] {

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "launcher/bench/bench.h"
+#include "launcher/serve/trace/span_sender.h"
 #include "launcher/terminal/checks.h"
 
 namespace duo {
@@ -223,6 +224,16 @@ void AddServeFlags(CLI::App* c, ServeFlags* flags) {
   c->add_option("--log", flags->log, "One line an event on stderr")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
+  c->add_option("--log-level", flags->log_level,
+                "What is below it has no line; debug has one a step. HUP reads it again from the file of --config")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
+  c->add_option("--otlp-endpoint", s.otlp_endpoint,
+                "Send what each call spent its time on (queue, read, decode, save) to this OpenTelemetry collector, as "
+                "spans in JSON over HTTP without TLS; without a path it is /v1/traces")
+      ->type_name("URL")
+      ->check(CLI::Validator([](const std::string& url) { return std::string(SpanSender::Check(url).message()); }, "",
+                             "endpoint"));
 
   c->add_option(
        "--config", flags->config,

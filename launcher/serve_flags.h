@@ -17,7 +17,7 @@ struct ServeFlags {
   RuntimeFlags runtime;
   ServerOptions server;
   HttpOptions http;
-  std::string log = "text", config;
+  std::string log = "text", log_level = "info", config;
   bool print_config = false, access_log = false;
   int sessions = 16, questions = 16, prefix_nodes = 16;
   int64_t kv_tokens = 0;

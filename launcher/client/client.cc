@@ -102,6 +102,13 @@ class Caller {
         pb::Session response;
         return Shown(sessions_->Get(Context().get(), request, &response), response);
       }
+      case Verb::kPin: {
+        pb::PinRequest request;
+        request.set_session_id(v_.session);
+        request.set_pinned(!v_.off);
+        pb::Session response;
+        return Shown(sessions_->Pin(Context().get(), request, &response), response);
+      }
       case Verb::kClose: {
         pb::CloseRequest request;
         request.set_session_id(v_.session);
@@ -178,15 +185,34 @@ class Caller {
                   Duration(response.seconds()).c_str());
     });
   }
+  grpc::Status TokenizeWhole(const std::string& text, pb::TokenizeResponse* response) {
+    pb::TokenizeRequest request;
+    request.set_text(text);
+    request.set_special(v_.special);
+    request.set_begin_of_text(true);
+    return sessions_->Tokenize(Context().get(), request, response);
+  }
+  grpc::Status TokenizePieces(const std::string& text, pb::TokenizeResponse* response) {
+    const std::unique_ptr<grpc::ClientContext> context = Context();
+    const auto stream = sessions_->TokenizeText(context.get());
+    for (size_t at = 0; at < text.size(); at += kPieceBytes) {
+      pb::TokenizePiece piece;
+      piece.set_text(text.substr(at, kPieceBytes));
+      piece.set_special(v_.special);
+      piece.set_begin_of_text(true);
+      if (!stream->Write(piece)) break;  // the server has ended the call, and Finish says why
+    }
+    stream->WritesDone();
+    pb::TokenizeResponse part;
+    while (stream->Read(&part)) response->MergeFrom(part);
+    return stream->Finish();
+  }
   absl::Status Tokenize() {
     absl::StatusOr<std::string> text = Text(true);
     if (!text.ok()) return text.status();
-    pb::TokenizeRequest request;
-    request.set_text(*text);
-    request.set_special(v_.special);
-    request.set_begin_of_text(true);
     pb::TokenizeResponse response;
-    const grpc::Status status = sessions_->Tokenize(Context().get(), request, &response);
+    const grpc::Status status =
+        text->size() < kPieceBytes ? TokenizeWhole(*text, &response) : TokenizePieces(*text, &response);
     return Shown(status, response, [&] {
       for (int32_t token : response.tokens()) std::printf("%d\n", token);
     });

@@ -29,6 +29,7 @@ enum class Verb {
   kRestore,
   kList,
   kGet,
+  kPin,
   kClose,
   kTokenize,
   kPlan,
@@ -46,7 +47,7 @@ struct VerbOptions {
   uint64_t seed = 0;
   SamplingFlags sampling;
   bool durable = false, keep = false, special = false, delete_saved = false, reread = false, wait = false;
-  bool seam = false, chat = false;
+  bool seam = false, chat = false, off = false;
   std::string system;  // of create: a conversation with this system turn
   int retries = 5;
   int sources = 0;  // of an answer; 0: none

@@ -24,6 +24,7 @@ const char* Where(const v1::Session& s) {
 std::string Notes(const v1::Session& s) {
   std::string notes;
   auto add = [&](const std::string& note) { absl::StrAppend(&notes, notes.empty() ? "" : ", ", note); };
+  if (s.pinned()) add("pinned");
   if (s.durable()) {
     add(s.durable_tokens() == s.tokens() ? "durable" : absl::StrCat("durable to ", Grouped(s.durable_tokens())));
   }

@@ -14,6 +14,8 @@
 #include "launcher/serve/ops/metrics.h"
 #include "launcher/serve/sessions/engine_thread.h"
 #include "launcher/serve/sessions/sessions.h"
+#include "launcher/serve/trace/span_sender.h"
+#include "launcher/terminal/version.h"
 #include "parallel/communicator.h"
 
 namespace duo {
@@ -78,6 +80,7 @@ struct Server::State {
   std::unique_ptr<SessionStore> store;
   std::unique_ptr<Sessions> sessions;
   std::unique_ptr<Metrics> metrics;
+  std::unique_ptr<SpanSender> spans;
   CallContext context;
   std::unique_ptr<Sender> sender;
   std::unique_ptr<EngineThread> thread;
@@ -110,6 +113,7 @@ struct Server::State {
   void LogDropped();
   void Reload();
   void TellSlow(const EngineStats& counted);
+  void TellStep(const EngineStats& counted);
   bool Step();
   void Tick();
 };
@@ -150,7 +154,7 @@ void Server::State::DrainOn() {
   } else if (result.status.ok()) {
     log->Event("drained", {{"saved", result.saved}, {"cancelled", result.cancelled}, {"seconds", result.seconds}});
   } else {
-    log->Event("drain failed", {{"saved", result.saved}, {"status", std::string(result.status.message())}});
+    log->Warn("drain failed", {{"saved", result.saved}, {"status", std::string(result.status.message())}});
   }
   phase = over ? Phase::kDone : Phase::kServing;
   if (!over) {
@@ -169,7 +173,7 @@ void Server::State::DrainOn() {
 void Server::State::LogDropped() {
   result.dropped = sessions->List();
   for (const SessionView& dropped : result.dropped) {
-    log->Event("session dropped", {{"session", dropped.id}, {"tokens", dropped.tokens}});
+    log->Warn("session dropped", {{"session", dropped.id}, {"tokens", dropped.tokens}});
   }
   log->Event("stopped", {{"dropped", static_cast<int64_t>(result.dropped.size())},
                          {"cancelled", result.cancelled},
@@ -184,12 +188,22 @@ void Server::State::TellSlow(const EngineStats& counted) {
     return;
   }
   last_slow = Clock::now();
-  log->Event("slow", {{"gap_seconds", counted.last_step_seconds},
-                      {"max_gap_seconds", counted.max_gap},
+  log->Warn("slow", {{"gap_seconds", counted.last_step_seconds},
+                     {"max_gap_seconds", counted.max_gap},
+                     {"answers", counted.last_step_answers},
+                     {"answers_alone_seconds", counted.last_step_rows},
+                     {"read_tokens", counted.last_step_chunk},
+                     {"more_since_last_line", std::exchange(slow_untold, 0)}});
+}
+
+void Server::State::TellStep(const EngineStats& counted) {
+  log->Debug("step", {{"number", counted.steps},
+                      {"seconds", counted.last_step_seconds},
+                      {"sequences", counted.last_step_batch},
                       {"answers", counted.last_step_answers},
-                      {"answers_alone_seconds", counted.last_step_rows},
                       {"read_tokens", counted.last_step_chunk},
-                      {"more_since_last_line", std::exchange(slow_untold, 0)}});
+                      {"running", counted.running},
+                      {"waiting", counted.waiting}});
 }
 
 bool Server::State::Step() {
@@ -198,6 +212,7 @@ bool Server::State::Step() {
     last_step = Clock::now();
     metrics->ObserveStep(engine->counted());
     TellSlow(engine->counted());
+    if (log->Has(LogLevel::kDebug)) TellStep(engine->counted());
   } else if (SecondsSince(last_step) > kHeartbeatSeconds) {
     engine->KeepAlive();
     last_step = Clock::now();
@@ -237,6 +252,12 @@ absl::Status Server::State::Open(const ServerOptions& o) {
       Metrics::Start(o.metrics, RankKvOf(*engine), engine->partition().balance, o.commit);
   if (!started.ok()) return started.status();
   metrics = std::move(*started);
+  if (!o.otlp_endpoint.empty()) {
+    absl::StatusOr<std::unique_ptr<SpanSender>> made = SpanSender::Make(
+        o.otlp_endpoint, {{"service.version", kVersion}, {"duo.model", o.model_dir}, {"duo.device", o.device}}, *log);
+    if (!made.ok()) return made.status();
+    spans = std::move(*made);
+  }
 
   SessionsOptions so;
   so.max_session_tokens = o.max_session_tokens;
@@ -287,6 +308,7 @@ void Server::State::MakeContext(std::vector<int32_t> end_tokens) {
   c.token_bytes = MostBytesOfAToken(tokenizer);
   c.metrics = metrics.get();
   c.log = log;
+  c.spans = spans.get();
   c.limits = {options.max_append_bytes, options.max_new_tokens};
   c.sources = {options.sources, engine->heads().sink};
   c.end_tokens = std::move(end_tokens);
@@ -349,12 +371,10 @@ void Server::State::Reload() {
     prepared = prepares[i]();
   }
   if (!prepared.ok()) {
-    return log->Event(
-        "not reloaded",
-        {{"status", absl::StrCat(prepared.status().message(), "; tokens and certificates stay as they were")}});
+    return log->Error("not reloaded", {{"status", absl::StrCat(prepared.status().message(), "; all stays as it was")}});
   }
   for (auto& one : take) one();
-  log->Event("reloaded", {{"tokens", static_cast<int64_t>(tokens->tokens()->size())}});
+  log->Answer("reloaded", {{"tokens", static_cast<int64_t>(tokens->tokens()->size())}});
 }
 
 void Server::Reload() { state_->Reload(); }

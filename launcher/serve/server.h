@@ -23,7 +23,8 @@ namespace duo {
 
 struct ServerOptions {
   ListenOptions grpc;
-  std::string metrics;  // HOST:PORT; empty: none
+  std::string metrics;        // HOST:PORT; empty: none
+  std::string otlp_endpoint;  // http://HOST:PORT[/PATH] that takes spans; empty: none
   std::string model_dir, device;
   std::string commit;      // that the program was built from
   std::string save_dir;    // empty: no saving
@@ -72,7 +73,8 @@ class Server {
 
   // Begins a graceful stop; also several times. Sessions that cannot be saved stop it, unless it is `forced`.
   void Drain(bool forced = false);
-  // Reads tokens and certificates again: all of them, or, with a line in the log, none.
+  // Reads tokens, certificates and whatever else was given a Prepare again: all of them, or, with a line in the log,
+  // none.
   void Reload();
   // Returns when a drain, however begun, is complete: OK, or with what a forced one could not save. Answers may still
   // be on their way.

@@ -37,20 +37,32 @@ size_t CharacterLength(std::string_view text) {
 }
 
 // A line of the log.
-std::string Line(bool json, std::string_view event, std::initializer_list<LogField> fields) {
+std::string Line(bool json, LogLevel level, std::string_view event, Log::Fields fields) {
   const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
   std::string line;
   if (json) {
-    line = "{\"time\":\"" + time + "\",\"event\":" + JsonString(event);
+    line = absl::StrCat("{\"time\":\"", time, "\",\"level\":\"", Name(level), "\",\"event\":", JsonString(event));
     for (const LogField& f : fields) line += "," + JsonString(f.key) + ":" + (f.text ? JsonString(f.value) : f.value);
     return line + "}\n";
   }
-  line = time + " " + std::string(event);
+  line = absl::StrCat(time, " ", level == LogLevel::kInfo ? "" : absl::StrCat(Name(level), ": "), std::string(event));
   for (const LogField& f : fields) line += "  " + std::string(f.key) + "=" + (f.text ? JsonString(f.value) : f.value);
   return line + "\n";
 }
 
 }  // namespace
+
+const char* Name(LogLevel level) {
+  constexpr const char* kNames[] = {"debug", "info", "warning", "error"};
+  return kNames[static_cast<int>(level)];
+}
+
+std::optional<LogLevel> LogLevelNamed(std::string_view name) {
+  for (LogLevel level : {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError}) {
+    if (name == Name(level)) return level;
+  }
+  return std::nullopt;
+}
 
 std::string JsonString(std::string_view text) {
   std::string out = "\"";
@@ -115,7 +127,8 @@ class Log::Writer {
       waiting_ -= static_cast<int64_t>(line.size());
       // Where the gap is: behind all that came before it.
       const int64_t dropped = lines_.empty() ? std::exchange(dropped_, 0) : 0;
-      if (dropped > 0) line += Line(json_, "log lines dropped because nobody read them", {{"lines", dropped}});
+      if (dropped > 0)
+        line += Line(json_, LogLevel::kWarning, "log lines dropped because nobody read them", {{"lines", dropped}});
       lock.unlock();
       if (!Write(line)) return;
       lock.lock();
@@ -150,11 +163,12 @@ class Log::Writer {
   std::thread thread_;
 };
 
-Log::Log(bool json, int descriptor) : json_(json), writer_(std::make_unique<Writer>(json, descriptor)) {}
+Log::Log(bool json, int descriptor, LogLevel level)
+    : level_(level), json_(json), writer_(std::make_unique<Writer>(json, descriptor)) {}
 Log::~Log() = default;
 
-void Log::Event(std::string_view event, std::initializer_list<LogField> fields) const {
-  writer_->Add(Line(json_, event, fields));
+void Log::Write(LogLevel level, std::string_view event, Fields fields) const {
+  writer_->Add(Line(json_, level, event, fields));
 }
 
 }  // namespace duo

@@ -204,6 +204,11 @@ absl::Status OpenDeviceOnAllRanks(const RuntimeFlags& flags, int threads, Runtim
   return AgreeOnFacts(*host, CommonFacts(flags, *runtime.device, runtime.device_note));
 }
 
+void Tell(const RuntimeFlags& flags, const std::string& line) {
+  if (flags.tell) return flags.tell(line);
+  std::fprintf(stderr, "%s\n", line.c_str());
+}
+
 }  // namespace
 
 absl::StatusOr<Runtime> OpenRuntime(const RuntimeFlags& flags, const Launch& launch) {
@@ -213,7 +218,7 @@ absl::StatusOr<Runtime> OpenRuntime(const RuntimeFlags& flags, const Launch& lau
   const int cores = CoresWithinQuota(bound);
   if (launch.under_mpirun && launch.rank == 0 && bound == 1 && sysconf(_SC_NPROCESSORS_ONLN) > 1 &&
       flags.threads == 0) {
-    std::fprintf(stderr, "mpirun has bound this rank to one core: it runs one thread (mpirun --bind-to none: more)\n");
+    Tell(flags, "mpirun has bound this rank to one core: it runs one thread (mpirun --bind-to none: more)");
   }
   const int local = runtime.mpi == nullptr ? 1 : runtime.mpi->local_size();
   const int threads = flags.threads > 0 ? flags.threads : std::max(1, cores / local);
@@ -258,7 +263,7 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, co
 absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, ProbeOptions options, Runtime& runtime) {
   const auto tell = options.on_load;  // whoever else wants to know
   auto create = [&]() -> absl::StatusOr<std::unique_ptr<Engine>> {
-    Progress progress("loading weights", "B", !runtime.leader());
+    Progress progress("loading weights", "B", !runtime.leader() || flags.tell != nullptr);
     options.on_load = [&progress, tell](int64_t done, int64_t total) {
       progress.Update(done, total);
       if (tell) tell(done, total);
@@ -266,7 +271,7 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, Pr
     absl::StatusOr<std::unique_ptr<Engine>> made = EngineProbe::Create(options, *runtime.device, *runtime.comm);
     progress.Done();
     for (size_t i = 0; made.ok() && runtime.leader() && i < (*made)->notes().size(); ++i) {
-      std::fprintf(stderr, "%s\n", (*made)->notes()[i].c_str());
+      Tell(flags, (*made)->notes()[i]);
     }
     return made;
   };
@@ -274,14 +279,13 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, Pr
   const bool no_room = absl::IsResourceExhausted(engine.status());
   if (engine.ok() || flags.device != "auto" || !runtime.device->is_cuda() || !no_room) {
     if (!runtime.device_note.empty() && runtime.leader() && flags.device == "auto" && engine.ok()) {
-      std::fprintf(stderr, "running on the CPU: %s\n", runtime.device_note.c_str());
+      Tell(flags, "running on the CPU: " + runtime.device_note);
       runtime.device_note.clear();  // some subcommands open several engines
     }
     return engine;
   }
   // The same on every rank: the engine's refusals are agreed on.
-  if (runtime.leader())
-    std::fprintf(stderr, "running on the CPU: %s\n", std::string(engine.status().message()).c_str());
+  if (runtime.leader()) Tell(flags, "running on the CPU: " + std::string(engine.status().message()));
   const int threads = runtime.device->pool().threads();
   runtime.comm.reset();
   runtime.device = Device::Cpu(threads);

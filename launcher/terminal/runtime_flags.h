@@ -2,6 +2,7 @@
 // engine. One thread.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,6 +30,8 @@ struct RuntimeFlags {
   std::string speculate = "off";  // auto where there is a flag for it
   std::string prefill_sparsity = "off";
   std::vector<double> rank_weights;
+  // Who gets what there is to say about how the model runs, a line at a time, instead of stderr, and no progress bar.
+  std::function<void(const std::string& line)> tell;
 };
 
 // Registers them on a subcommand; bad values are usage errors (exit code 2).

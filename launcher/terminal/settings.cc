@@ -179,7 +179,23 @@ absl::StatusOr<Settings> Settings::Gather(CLI::App& app, const std::vector<std::
   if (file.empty() && named != environment.end()) file = named->second;
   if (file.empty()) return settings;
   if (absl::Status s = settings.TakeFile(*command, file); !s.ok()) return s;
+  settings.file_ = file;
+  settings.section_ = command->get_name();
   return settings;
+}
+
+absl::StatusOr<std::optional<std::string>> Settings::InFileNow(const std::string& flag) const {
+  const auto given = given_.find(flag);
+  const bool above = given != given_.end() && given->second.source.rfind(file_ + ":", 0) != 0;
+  if (file_.empty() || above) return std::nullopt;
+  const absl::StatusOr<std::string> text = ReadFile(file_);
+  if (!text.ok()) return absl::InvalidArgumentError(absl::StrCat("--config ", text.status().message()));
+  const absl::StatusOr<std::vector<FileSetting>> settings = ParseSettings(*text, section_);
+  if (!settings.ok()) return absl::InvalidArgumentError(absl::StrCat(file_, ": ", settings.status().message()));
+  for (const FileSetting& setting : *settings) {
+    if (setting.name == flag) return std::optional<std::string>(setting.values.empty() ? "" : setting.values.back());
+  }
+  return std::optional<std::string>("");
 }
 
 std::vector<std::string> Settings::Expanded() const {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,9 @@ class Settings {
   std::vector<std::string> Expanded() const;
   // A refusal, and where the flags that it names have their values from.
   std::string Explained(const std::string& refusal) const;
+  // What the file says of a flag now, empty where it says nothing of it; nothing where no file is used, or the command
+  // line or the environment stands above it. Any thread.
+  absl::StatusOr<std::optional<std::string>> InFileNow(const std::string& flag) const;
   // All flags of the parsed subcommand, each with its value and its source, as a file for --config.
   std::string Printed(const CLI::App& command) const;
 
@@ -56,6 +60,7 @@ class Settings {
   bool Free(const CLI::App& command, const CLI::Option& option) const;
 
   std::vector<std::string> arguments_;
+  std::string file_, section_;          // empty: none is used
   std::map<std::string, Given> given_;  // by the flag's name, without dashes; source empty: the command line
   std::vector<std::string> notes_;      // for --print-config
 };

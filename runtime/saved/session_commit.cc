@@ -150,6 +150,7 @@ absl::Status SessionStore::RewindSaved(const std::string& id, int64_t tokens, co
   m->max_tokens = std::max(meta.max_tokens, m->tokens);
   m->reserved_tokens = meta.reserved_tokens;
   m->durable = meta.durable;
+  m->pinned = meta.pinned;
   m->open = meta.open;
   m->append = meta.append;
   m->owner = meta.owner;

@@ -34,7 +34,7 @@ constexpr const char* kFields[] = {"format",          "version",    "generation"
                                    "sections_file",   "needs",      "owner",
                                    kSections,         kRings,       "model_fingerprint",
                                    "reserved_tokens", "hash_chain", "prefix",
-                                   "prefix_salt",     "sparse"};
+                                   "prefix_salt",     "sparse",     "pinned"};
 
 // Eight hex digits an entry.
 std::string ChainText(const std::vector<uint32_t>& chain) {
@@ -262,6 +262,7 @@ std::string FormatManifest(const SessionManifest& m) {
   if (m.reserved_tokens > 0) json["reserved_tokens"] = m.reserved_tokens;
   if (!m.hash_chain.empty()) json["hash_chain"] = ChainText(m.hash_chain);
   if (m.prefix) json["prefix"] = true;
+  if (m.pinned) json["pinned"] = true;
   if (!m.prefix_salt.empty()) json["prefix_salt"] = m.prefix_salt;
   PutSavedText(m.text, &json);
   if (m.append.has_value()) {
@@ -340,6 +341,7 @@ absl::StatusOr<SessionManifest> ParseManifest(std::string_view text, const std::
     m.text = ReadSavedText(file, fields);
     m.hash_chain = ReadChain(fields, m.tokens);
     m.prefix = fields.Bool("prefix", false);
+    m.pinned = fields.Bool("pinned", false);
     m.prefix_salt = fields.String("prefix_salt", "");
     Json more = json;
     for (const char* known : kFields) more.erase(known);

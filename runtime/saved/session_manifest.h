@@ -53,6 +53,7 @@ struct SessionManifest {
   int64_t tokens = 0, max_tokens = 0;
   int64_t reserved_tokens = 0;  // that the session was promised room for
   bool durable = false, open = false;
+  bool pinned = false;  // it stays in memory when it is idle
 
   std::string fingerprint;  // of the model
   std::string kv_format;    // "bf16", ..

@@ -170,6 +170,7 @@ SessionManifest SessionStore::ManifestOf(const SessionKv& kv, const SessionManif
   m.max_tokens = std::max(meta.max_tokens, m.tokens);
   m.reserved_tokens = meta.reserved_tokens;
   m.durable = meta.durable;
+  m.pinned = meta.pinned;
   m.open = meta.open;
   m.append = meta.append;
   m.owner = meta.owner;

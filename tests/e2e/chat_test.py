@@ -51,6 +51,67 @@ def try_interrupt(checks, duo, model):
         checks.expect(talk.wait() == 0 and "stopped" in said, f"Ctrl-C: exit {talk.returncode}, {said[-500:]!r}")
 
 
+class Served:
+    """`duo serve` with the model, until it has listened."""
+
+    def __init__(self, duo, model):
+        self.process = subprocess.Popen([duo, "serve", "--model", model, "--device", "cpu", "--threads", "1", "--log", "json", "--listen",
+                                         "127.0.0.1:0", "--http", "none", "--sessions", "6", "--max-session-tokens", "30000"],
+                                        stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            event = json.loads(line)
+            if event["event"] == "listening":
+                self.address = f"127.0.0.1:{event['port']}"
+                return
+        raise AssertionError("the server has ended")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+
+def try_server(checks, duo, model, document):
+    """The same conversation with a served model; what it leaves there, how it goes on, and Ctrl-C."""
+    first, second = (QUESTION.format(key) for key in FACTS)
+    with Served(duo, model) as server:
+        def talk(lines, *more):
+            return subprocess.run([duo, "chat", "--server", server.address, "--max-new-tokens", "8", *more],
+                                  input="".join(line + "\n" for line in lines), capture_output=True, text=True, check=False, timeout=120)
+
+        def sessions():
+            return subprocess.run([duo, "client", "list", "--server", server.address], capture_output=True, text=True, check=True).stdout
+
+        done = talk([f"/file {document}", first, second, "/undo", second, "/undo", "/undo", "/quit"])
+        local = chat(duo, model, [f"/file {document}", first, second, "/undo", second, "/quit"])
+        checks.expect(done.returncode == 0 and done.stdout == local.stdout, f"{done.stdout!r}, in this process {local.stdout!r}; {done.stderr}")
+        checks.expect(done.stderr.count("nothing to take back") == 1, f"one turn is taken back: {done.stderr!r}")
+        checks.expect("chat-" not in sessions(), f"left behind: {sessions()}")
+        talk([f"/file {document}", first, "/quit"], "--session", "notes")
+        again = talk([second, "/quit"], "--session", "notes")
+        checks.expect(again.stdout.startswith("402113") and "notes" in sessions(), f"it goes on: {again.stdout!r} {again.stderr!r}")
+        begun = talk(["/new", second, "/system Be brief.", "/quit"], "--session", "notes")
+        checks.expect("402113" not in begun.stdout and "/new" in begun.stderr, f"/new begins again: {begun.stdout!r} {begun.stderr!r}")
+        command = [duo, "chat", "--server", server.address, "--max-new-tokens", "20000"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as stopped:
+            stopped.stdin.write("Question: Who?\n")
+            stopped.stdin.flush()
+            stopped.stdout.read(20)  # it is answering
+            stopped.send_signal(signal.SIGINT)
+            stopped.stdin.write("/undo\n/quit\n")
+            stopped.stdin.close()
+            stopped.stdout.read()
+            said = stopped.stderr.read()
+            checks.expect(stopped.wait() == 0 and "your turn is taken back" in said, f"Ctrl-C: exit {stopped.returncode}, {said!r}")
+    gone = subprocess.run([duo, "chat", "--server", server.address], input="", capture_output=True, text=True, check=False, timeout=60)
+    checks.expect(gone.returncode == 1 and gone.stderr.startswith("error: ") and gone.stderr.count("\n") == 1, f"a server that is gone: {gone.stderr!r}")
+    for words in ([], ["--server", "x:1", "--model", "y"], ["--model", "y", "--session", "z"]):
+        wrong = subprocess.run([duo, "chat", *words], input="", capture_output=True, text=True, check=False, timeout=60)
+        checks.expect(wrong.returncode == 2, f"duo chat {words}: exit {wrong.returncode}")
+
+
 def main():
     args = arguments(__doc__, "--duo").parse_args()
     checks = Checks()
@@ -78,6 +139,7 @@ def main():
         none = chat(args.duo, model, ["/undo", "/new", "/quit"])
         checks.expect("nothing to take back" in none.stderr and none.stdout == "", none.stderr)
         try_interrupt(checks, args.duo, model)
+        try_server(checks, args.duo, model, document)
     plain = chat(args.duo, demo_model(args.source), ["x"])
     checks.expect(plain.returncode == 1 and plain.stderr.count("error: ") == 1, f"a model without a template: {plain.stderr!r}")
     return checks.exit_code()

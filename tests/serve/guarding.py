@@ -129,6 +129,7 @@ def hostile():
             lambda: client.Create(max_tokens=10, durable=True),
             lambda: client.Get(session_id=bad_id()),
             lambda: client.Close(session_id=bad_id()),
+            lambda: client.Pin(session_id=bad_id(), pinned=True),
             lambda: client.Save(session_id="doc"),
             lambda: client.Restore(session_id=bad_id()),
             lambda: client.Fork(session_id=bad_id()),

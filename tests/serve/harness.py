@@ -40,13 +40,17 @@ class Client:
         self.metadata = [("authorization", "Bearer " + token)] if token else []
         database = ProtoReflectionDescriptorDatabase(self.channel)
         self.services = list(database.get_services())
-        pool = descriptor_pool.DescriptorPool(database)
+        self.pool = pool = descriptor_pool.DescriptorPool(database)
         self.methods = {}
         for name in self.services:
             if not name.startswith("duo."):
-                continue  # gRPC's own services do not describe themselves
+                continue  # gRPC's own are called by hand
             for method in pool.FindServiceByName(name).methods:
                 self.methods[method.name] = (name, method)
+
+    def described(self, service):
+        """The names of a service's methods, as reflection describes it."""
+        return [method.name for method in self.pool.FindServiceByName(service).methods]
 
     def call(self, name, requests, timeout=None):
         """The raw gRPC call; requests: a message, or an iterator of them where the client streams."""

@@ -66,6 +66,12 @@ def state():
             first = json.loads(next(raw.chunks())[6:])
             equal([session["id"] for session in first["sessions"]], ["his"], "his events")
             check("heads" not in first, "heads do not change, and are not sent every second")
+        pin = "/duo/v1/sessions/hers/pin"
+        equal(server.post(pin, {"pinned": True}, **bearer(ALICE)).status, 403, "pinned by its owner, who is no admin")
+        equal((server.post(pin, {}, **bearer(ADMIN)).status, server.post(pin, {"pinned": 1}, **bearer(ADMIN)).status), (400, 400), "not said")
+        equal(server.post(pin, {"pinned": True}, **bearer(ADMIN)).json()["pinned"], True, "pinned by an admin")
+        equal(server.get("/duo/v1/sessions/hers", **bearer(ALICE)).json()["pinned"], True, "as its owner sees it")
+        equal(set(seen[NUMBERS]["cache"]["hit_tokens"]), {"open", "read", "moved_out", "saved"}, "sources of what was not read again")
         equal(server.post("/duo/v1/drain", {}, **bearer(ALICE)).status, 403, "a drain by a user")
         equal(server.post("/duo/v1/drain", {"grace_seconds": -1}, **bearer(ADMIN)).status, 400, "a drain of no time")
         done = server.post("/duo/v1/drain", {}, **bearer(ADMIN))
@@ -148,6 +154,15 @@ def try_questions(browser, made):
     browser.run("document.querySelector('#ask-tokens').value = 64")
 
 
+def try_pin(browser):
+    """An admin's buttons; a session's words say that it is pinned, and the button that it is pressed."""
+    pressed = "return document.querySelector('[data-key=\"book\"] button[aria-pressed]').getAttribute('aria-pressed')"
+    for state in ("true", "false", "true"):
+        browser.click('[data-key="book"] button[aria-pressed]')
+        browser.wait(f"pressed is {state}", lambda: browser.run(pressed) == state)
+        browser.wait("its words", lambda: ("pinned" in browser.text('[data-key="book"] .more')) == (state == "true"))
+
+
 @case
 def page():
     """The page in Chromium: two sessions, one being read; an answer, refusals, markup, a restart, 360 px, both themes."""
@@ -174,6 +189,7 @@ def page():
                 browser.wait("a refusal with its sentence", lambda: "there is no session none" in browser.text("#refused"))
                 check_markup(browser)
                 try_questions(browser, made)
+                try_pin(browser)
                 where = browser.run("return location.href + JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie")
                 check(ADMIN not in where, f"the token is in {where}")
                 look(browser, "light")
@@ -200,7 +216,7 @@ def check_markup(browser):
         Promise.all([import('/page/work.js'), import('/page/sessions.js')]).then(([work, sessions]) => {
           const session = {id: markup, owner: markup, tokens: 1, max_tokens: 2, kv_bytes: 1, residence: markup, held_by: markup,
                            unusable: markup, idle_seconds: 1, pending_calls: 0};
-          const state = {caller: {everybody: true}, sessions: [session], calls: [], engine: {running: 0, waiting: 0, calls: 0},
+          const state = {caller: {everybody: true, role: 'admin'}, server: {admin: true}, sessions: [session], calls: [], engine: {running: 0, waiting: 0, calls: 0},
                          totals: {answered: 0, refused: 0},
                          refused: [{number: -1, method: markup, code: markup, message: markup, age_seconds: 1}]};
           state.calls = [{number: -1, method: markup, session: markup, owner: markup, age_seconds: 1}];

@@ -58,6 +58,7 @@ def starting():
         refused(2, ["--kv-tokens 5", "500"], "--kv-tokens", "5", "--max-session-tokens", "500")
         refused(2, ["--save-dir"], "--idle-out", "5")
         refused(2, ["--save-dir"], "--take-over")
+        refused(2, ["http://HOST", "https://x"], "--otlp-endpoint", "https://x")
         refused(1, ["--save-dir"], *free, "--save-dir", file("plain", "no directory"))
         refused(1, ["tokens:1"], *free, "--token-file", file("tokens", "short\n"))
         refused(1, ["--tls-cert"], *free, "--tls-cert", file("cert", "x"), "--tls-key", file("key", "y"))

@@ -1,6 +1,8 @@
 """Documents go in, answers come out: whoever asks, however the text comes, whatever runs beside."""
 
 import concurrent.futures
+import json
+import os
 import random
 import signal
 import subprocess
@@ -10,7 +12,7 @@ import time
 
 import grpc
 from cases import ARGS, ask_all, case, check, equal, free_counters, serve
-from harness import code_of, needles
+from harness import MODEL, code_of, needles
 
 
 def read_of(client, text, session):
@@ -30,6 +32,7 @@ def reflection():
         for name in ("duo.v1.Sessions", "duo.v1.Cluster", "grpc.health.v1.Health"):
             check(name in client.services, f"{name} is not among {client.services}")
         equal(client.health("duo.v1.Sessions"), 1, "health")
+        equal(sorted(client.described("grpc.health.v1.Health")), ["Check", "Watch"], "methods of Health, by reflection")
         client.Create(id="book", max_tokens=tokens + tokens // 4)
         seen = []
         done = client.append("book", document, on_progress=lambda p: seen.append(p.tokens))
@@ -43,6 +46,31 @@ def reflection():
         print(f"{done.total_tokens} tokens, {right} of {len(questions)} right, read in {done.stats.read_seconds:.1f} s")
         equal(right, len(questions), f"right answers ({answers})")
         equal(server.stop(), 0, "exit code")
+
+
+@case
+def tokenize_text():
+    """Texts that one message cannot hold: their tokens are those of the text in one piece, and the limits are an append's."""
+    document, _ = needles(3000)
+    text = document.decode() * (5_000_000 // len(document) + 1)
+    with tempfile.TemporaryDirectory() as folder, serve("--max-append-bytes", "6000000") as server:
+        def tokens(text, *words):
+            path = os.path.join(folder, "text")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+            return subprocess.run([ARGS.duo, *words, "--file", path], capture_output=True, text=True, check=False, timeout=300)
+
+        served = ("client", "tokenize", "--server", server.address)
+        done = tokens(text, *served)
+        equal(done.returncode, 0, done.stderr)
+        local = json.loads(tokens(text, "tokenize", "--model", MODEL, "--json").stdout)["ids"]
+        check(list(map(int, done.stdout.split())) == local and len(local) > 1_000_000, f"{len(done.stdout.split())} tokens, {len(local)} here")
+        refused = tokens(text + text[:2_000_000], *served)
+        check(refused.returncode == 1 and "--max-append-bytes" in refused.stderr, refused.stderr)
+        client = server.client()
+        parts = client.call("TokenizeText", iter([client.message("TokenizeText", text="\u20ac".encode()[:1]),
+                                                  client.message("TokenizeText", text="\u20ac".encode()[1:])]))
+        equal([token for part in parts for token in part.tokens], list(client.Tokenize(text="\u20ac").tokens), "a piece that ends in a character")
 
 
 @case

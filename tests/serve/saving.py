@@ -386,5 +386,16 @@ def idle():
                     time.sleep(0.2)
                 equal(free_counters(client), before, "counters while it is out")
                 equal(ask_all(client, "doc", questions), expected, "answers when it is back")
+            check(client.Pin(session_id="doc", pinned=True).pinned, "it is pinned")  # and back in the cache
+            time.sleep(3)
+            equal(client.Get(session_id="doc").residence, 1, "where a pinned session is after three times the idle time")
+            client.Save(session_id="doc")
+            client.Close(session_id="doc")
+            check(client.Get(session_id="doc").pinned and client.Restore(session_id="doc").session.pinned, "a save keeps it")
+            client.Pin(session_id="doc", pinned=False)
+            deadline = time.time() + 30
+            while client.Get(session_id="doc").residence != 2:
+                check(time.time() < deadline, "it is moved out when it is no more pinned")
+                time.sleep(0.2)
             stats = client.Stats()
             print(f"{where or 'disk'}: {stats.saved_bytes} B out, {stats.restored_bytes} B back")

@@ -123,12 +123,22 @@ class AsyncClient:
     async def get(self, session_id: str) -> pb.Session:
         return await self._sessions.Get(pb.GetRequest(session_id=session_id), metadata=self._metadata)
 
+    async def pin(self, session_id: str, pinned: bool = True) -> pb.Session:
+        """Whether it stays in the KV cache when it is idle. Takes the role admin."""
+        return await self._sessions.Pin(pb.PinRequest(session_id=session_id, pinned=pinned), metadata=self._metadata)
+
     async def close(self, session_id: str, *, delete_saved: bool = False) -> None:
         await self._sessions.Close(pb.CloseRequest(session_id=session_id, delete_saved=delete_saved), metadata=self._metadata)
 
     async def tokenize(self, text: str, *, special: bool = False, begin_of_text: bool = False) -> List[int]:
-        request = pb.TokenizeRequest(text=text, special=special, begin_of_text=begin_of_text)
-        return list((await self._sessions.Tokenize(request, metadata=self._metadata)).tokens)
+        """Of a text of any length."""
+        if len(text) < requests.PIECE // 4:
+            request = pb.TokenizeRequest(text=text, special=special, begin_of_text=begin_of_text)
+            return list((await self._sessions.Tokenize(request, metadata=self._metadata)).tokens)
+        tokens: List[int] = []
+        async for part in self._sessions.TokenizeText(requests.tokenize_pieces(text, special, begin_of_text), metadata=self._metadata):
+            tokens.extend(part.tokens)
+        return tokens
 
     async def plan(self) -> pb.PlanResponse:
         return await self._cluster.Plan(pb.PlanRequest(), metadata=self._metadata)

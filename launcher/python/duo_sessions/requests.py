@@ -13,7 +13,7 @@ HEALTH = "/grpc.health.v1.Health/Check"
 SERVING = b"\x08\x01"  # its answer
 
 # Calls that change nothing are tried again where the server cannot be reached.
-_READING = [{"service": "duo.v1.Sessions", "method": name} for name in ("List", "Get", "Tokenize")]
+_READING = [{"service": "duo.v1.Sessions", "method": name} for name in ("List", "Get", "Tokenize", "TokenizeText")]
 _READING += [{"service": "duo.v1.Cluster", "method": name} for name in ("Plan", "Stats")]
 _RETRIED = {"maxAttempts": 4, "initialBackoff": "0.5s", "maxBackoff": "8s", "backoffMultiplier": 2,
             "retryableStatusCodes": ["UNAVAILABLE"]}
@@ -68,6 +68,12 @@ def pieces(first: pb.AppendRequest, data: bytes, begin: int) -> Iterator[pb.Appe
     yield first
     for at in range(min(begin, len(data)), len(data), PIECE):
         yield pb.AppendRequest(offset=at, text=data[at:at + PIECE])
+
+
+def tokenize_pieces(text: str, special: bool, begin_of_text: bool) -> Iterator[pb.TokenizePiece]:
+    data = text.encode()
+    for at in range(0, len(data), PIECE):
+        yield pb.TokenizePiece(text=data[at:at + PIECE], special=special, begin_of_text=begin_of_text)
 
 
 def ask_request(session_id: str, text: str, *, max_new_tokens: int = 128, temperature: float = 0, top_p: float = 1,

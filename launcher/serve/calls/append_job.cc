@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/seconds.h"
+#include "launcher/serve/calls/call_span.h"
 
 namespace duo {
 namespace {
@@ -27,6 +28,10 @@ bool Same(const AppendPiece& piece, const AppendText& text, int64_t known) {
 }  // namespace
 
 void AppendJob::Start(const Caller& caller) {
+  caller_ = {"", caller.request_id, caller.trace};
+  begun_ = std::chrono::steady_clock::now();
+  call_->request = caller.request_id;
+  call_->trace = caller.trace;
   absl::StatusOr<Identity> who = c_.Authenticate(caller, Right::kSessions);
   if (!who.ok()) return Finish(who.status());
   {
@@ -223,7 +228,10 @@ void AppendJob::OnRead(const AppendDone& done) {
     });
     c_.metrics->ObserveAppend(done.queue_seconds + done.read_seconds);
   }
-  Finish(done.status);
+  std::vector<SpanPart> parts = {{"receive", 0, 0}, {"queue", 0, done.queue_seconds}, {"read", 0, done.read_seconds}};
+  if (done.checkpoints > 0) parts.push_back({"save", 0, done.checkpoint_seconds});
+  Finish(done.status, std::move(parts),
+         {{"duo.read_tokens", done.tokens}, {"duo.received_bytes", done.received_bytes}});
 }
 
 // Changes the next message, and lets it go when the last one was a while ago.
@@ -239,7 +247,7 @@ void AppendJob::Progress(Change change) {
 }
 
 // The call ends with this status; the first caller decides.
-void AppendJob::Finish(const absl::Status& status) {
+void AppendJob::Finish(const absl::Status& status, std::vector<SpanPart> parts, std::vector<SpanField> fields) {
   std::string owner;
   {
     std::lock_guard lock(mutex_);
@@ -248,7 +256,8 @@ void AppendJob::Finish(const absl::Status& status) {
     owner = who_.owner;
     c_.activity.End(activity_);
   }
-  c_.Count("Append", status, owner);
+  c_.Count("Append", status, owner, caller_);
+  SendSpan(c_, {"Append", caller_, owner, session_id_, begun_}, status, std::move(parts), std::move(fields));
   stream_.Close(status);
 }
 

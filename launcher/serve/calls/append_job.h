@@ -74,7 +74,7 @@ class AppendJob : public std::enable_shared_from_this<AppendJob> {
   void OnRead(const AppendDone& done);
   template <typename Change>
   void Progress(Change change);
-  void Finish(const absl::Status& status);
+  void Finish(const absl::Status& status, std::vector<SpanPart> parts = {}, std::vector<SpanField> fields = {});
 
   CallContext& c_;
   const CallPtr call_ = std::make_shared<Call>();
@@ -82,6 +82,8 @@ class AppendJob : public std::enable_shared_from_this<AppendJob> {
 
   // Of the uploading side: one piece at a time.
   Identity who_;
+  Caller caller_;  // by which the call is named
+  std::chrono::steady_clock::time_point begun_;
   bool opened_ = false, special_ = false, seam_ = false, chat_ = false;
   int32_t priority_ = 0;
   std::string session_id_, append_id_;

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/seconds.h"
+#include "launcher/serve/calls/call_span.h"
 
 namespace duo {
 namespace {
@@ -56,10 +57,10 @@ AskJob::AskJob(CallContext& context, std::vector<CallTransport<AskUpdate>> trans
 
 void AskJob::Start(const Caller& caller, const AskRequest& request) {
   begun_ = std::chrono::steady_clock::now();
+  caller_ = {"", caller.request_id, caller.trace};
   absl::StatusOr<Identity> who = c_.Authenticate(caller, Right::kSessions);
   if (!who.ok()) return End(who.status());
   who_ = *who;
-  caller_ = {"", caller.request_id, caller.trace};
   session_ = request.session_id;
   activity_ = c_.activity.Begin("Ask", request.session_id, who_.owner);
   const bool posted =
@@ -204,11 +205,14 @@ void AskJob::Ended(size_t i, const RequestResult& result, int64_t history) {
     }
     if (gap > 0) c_.metrics->ObserveToken(gap);
     LogAnswer(answer, result, history);
+    Trace(answer, result, history);
+  } else {
+    SendSpan(c_, {"Ask", caller_, who_.owner, session_, begun_}, status);
   }
   if (failed_.ok()) failed_ = status;
   if (++ended_ == answers_.size()) {
     c_.activity.End(activity_);
-    c_.Count("Ask", failed_, who_.owner);
+    c_.Count("Ask", failed_, who_.owner, caller_);
   }
   answer.Close(status);
 }
@@ -228,10 +232,22 @@ void AskJob::LogAnswer(const AskAnswer& answer, const RequestResult& result, int
                              {"seconds", Seconds()}});
 }
 
+void AskJob::Trace(const AskAnswer& answer, const RequestResult& result, int64_t history) const {
+  std::vector<SpanPart> parts = {{"queue", 0, 0}, {"read", 0, result.prefill_seconds}};
+  if (answer.drawn() > 0) parts.push_back({"decode", 0, result.decode_seconds});
+  SendSpan(c_, {"Ask", caller_, who_.owner, session_, begun_}, absl::OkStatus(), std::move(parts),
+           {{"gen_ai.usage.input_tokens", history + result.prompt_tokens},
+            {"gen_ai.usage.output_tokens", answer.sent()},
+            {"duo.history_tokens", history},
+            {"duo.first_token_seconds", answer.first_token_seconds()},
+            {"duo.finish", answer.finish()}});
+}
+
 // Before the engine has the question.
 void AskJob::End(const absl::Status& status) {
+  if (!status.ok()) SendSpan(c_, {"Ask", caller_, who_.owner, session_, begun_}, status);
   c_.activity.End(activity_);
-  c_.Count("Ask", status, who_.owner);
+  c_.Count("Ask", status, who_.owner, caller_);
   for (const auto& answer : answers_) answer->Close(status);
 }
 

@@ -64,6 +64,7 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
   void OnDone(size_t answer, const RequestResult& result, int64_t history);
   void Ended(size_t answer, const RequestResult& result, int64_t history);
   void LogAnswer(const AskAnswer& answer, const RequestResult& result, int64_t history) const;
+  void Trace(const AskAnswer& answer, const RequestResult& result, int64_t history) const;
   void End(const absl::Status& status);
   double Seconds() const;
 

@@ -62,7 +62,7 @@ absl::StatusOr<std::vector<int32_t>> CallContext::Encode(std::string_view text, 
   return tokenizer->Encode(text, EncodeOptions{.parse_special = special, .add_special_tokens = false});
 }
 
-void CallContext::Count(const char* method, const absl::Status& status, const std::string& owner) {
+void CallContext::Count(const char* method, const absl::Status& status, const std::string& owner, const Caller& by) {
   const std::string code = status.ok() ? "OK" : absl::StatusCodeToString(status.code());
   ++(status.ok() ? calls : refused);
   metrics->CountCall(method, code);
@@ -70,8 +70,13 @@ void CallContext::Count(const char* method, const absl::Status& status, const st
   activity.Refused({0, method, code, std::string(status.message()), owner});
   const std::optional<int64_t> left_out = refusals.Line(std::chrono::steady_clock::now());
   if (!left_out.has_value()) return;
-  if (*left_out > 0) log->Event("more calls refused", {{"count", *left_out}});
-  log->Event("call refused", {{"method", method}, {"code", code}, {"message", std::string(status.message())}});
+  if (*left_out > 0) log->Warn("more calls refused", {{"count", *left_out}});
+  log->Event("call refused", {{"method", method},
+                              {"code", code},
+                              {"message", std::string(status.message())},
+                              {"owner", owner},
+                              {"request", by.request_id},
+                              {"trace", by.trace}});
 }
 
 }  // namespace duo

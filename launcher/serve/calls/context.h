@@ -24,6 +24,7 @@
 #include "launcher/serve/ops/metrics.h"
 #include "launcher/serve/sessions/engine_thread.h"
 #include "launcher/serve/sessions/sessions.h"
+#include "launcher/serve/trace/span_sender.h"
 #include "launcher/terminal/log.h"
 #include "runtime/engine/engine.h"
 #include "runtime/text/tokenizer.h"
@@ -70,6 +71,7 @@ struct CallContext {
   const TokenFile* bearer_tokens = nullptr;
   Metrics* metrics = nullptr;
   const Log* log = nullptr;
+  SpanSender* spans = nullptr;  // null: nobody wants them
   GuideCompiler* guides = nullptr;
   CallLimits limits;
   // Where answers may ask where they looked.
@@ -108,8 +110,8 @@ struct CallContext {
   // The tokens of a client's text, on the calling thread, which is a worker's. special: special tokens' text becomes
   // those tokens.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool special) const;
-  // Counts and logs a call's end. owner: whose it was, where that is known.
-  void Count(const char* method, const absl::Status& status, const std::string& owner = "");
+  // Counts and logs a call's end. owner: whose it was, where that is known; by: its client's names for it.
+  void Count(const char* method, const absl::Status& status, const std::string& owner = "", const Caller& by = {});
 };
 
 // What a call is refused with that the engine's thread has no place for.

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "launcher/serve/calls/call_span.h"
+
 namespace duo {
 namespace {
 
@@ -18,10 +20,28 @@ void FinishSaved(const Answered<SaveDone>& finish, const SaveDone& done) {
   finish(done.status);
 }
 
+// What a call's span shows of its time.
+std::vector<SpanPart> PartsOf(const std::string& method, const SaveDone& done) {
+  return {{"queue", 0, 0}, {method == "Save" ? "save" : "restore", 0, done.seconds}};
+}
+template <typename Answer>
+std::vector<SpanPart> PartsOf(const std::string&, const Answer&) {
+  return {};
+}
+
 // A call on one session, request.session_id, which must be the caller's.
 template <typename Answer, typename Request, typename Work>
-UnaryCallPtr StartOnSession(CallContext& context, const Caller& caller, const char* method, Answered<Answer> finish,
+UnaryCallPtr StartOnSession(CallContext& context, const Caller& caller, const char* method, Answered<Answer> answered,
                             Request request, Work work) {
+  Answered<Answer> finish = std::move(answered);
+  if (context.spans != nullptr) {
+    const CallSpan span = {
+        method, {"", caller.request_id, caller.trace}, "", request.session_id, std::chrono::steady_clock::now()};
+    finish = [&context, span, finish](const absl::StatusOr<Answer>& answer) {
+      SendSpan(context, span, answer.status(), answer.ok() ? PartsOf(span.method, *answer) : std::vector<SpanPart>());
+      finish(answer);
+    };
+  }
   return StartUnary(context, caller, method, Right::kSessions, std::move(finish),
                     [&context, r = std::move(request), work](const UnaryCallPtr& call, const Answered<Answer>& done) {
                       if (absl::Status s = context.CheckOwner(call->who, r.session_id); !s.ok()) return done(s);
@@ -66,6 +86,13 @@ UnaryCallPtr StartGet(CallContext& context, const Caller& caller, GetRequest req
   return StartOnSession(
       context, caller, "Get", std::move(finish), std::move(request),
       [s = context.sessions](const GetRequest& r, const auto&, const auto& done) { done(s->Get(r.session_id)); });
+}
+
+UnaryCallPtr StartPin(CallContext& context, const Caller& caller, PinRequest request, Answered<SessionView> finish) {
+  return StartUnary(context, caller, "Pin", Right::kServer, std::move(finish),
+                    [s = context.sessions, r = std::move(request)](const UnaryCallPtr& call, const auto& done) {
+                      s->Pin(call->call, r.session_id, r.pinned, done);
+                    });
 }
 
 UnaryCallPtr StartList(CallContext& context, const Caller& caller, Answered<std::vector<SessionView>> finish) {

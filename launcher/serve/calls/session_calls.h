@@ -40,6 +40,13 @@ struct GetRequest {
 };
 UnaryCallPtr StartGet(CallContext& context, const Caller& caller, GetRequest request, Answered<SessionView> finish);
 
+struct PinRequest {
+  std::string session_id;
+  bool pinned = false;
+};
+// Takes the right kServer.
+UnaryCallPtr StartPin(CallContext& context, const Caller& caller, PinRequest request, Answered<SessionView> finish);
+
 // Sessions, and behind them what prompts left (SessionView::prefix).
 UnaryCallPtr StartList(CallContext& context, const Caller& caller, Answered<std::vector<SessionView>> finish);
 

@@ -45,9 +45,11 @@ UnaryCallPtr StartUnary(CallContext& context, const Caller& caller, const char* 
   auto call = std::make_shared<UnaryCall>(context);
   absl::StatusOr<Identity> who = context.Authenticate(caller, right);
   if (who.ok()) call->who = *who;
-  Answered<Answer> counted = [&context, method, owner = who.ok() ? who->owner : "",
+  call->call->request = caller.request_id;
+  call->call->trace = caller.trace;
+  Answered<Answer> counted = [&context, method, owner = who.ok() ? who->owner : "", call,
                               finish = std::move(finish)](const absl::StatusOr<Answer>& answer) {
-    context.Count(method, answer.status(), owner);
+    context.Count(method, answer.status(), owner, {"", call->call->request, call->call->trace});
     finish(answer);
   };
   if (!who.ok()) {

@@ -9,7 +9,12 @@
 #include <grpcpp/impl/codegen/service_type.h>  // before gRPC 1.53
 #endif
 
+#include <grpc/support/log.h>
+
+#include <atomic>
+
 #include "absl/strings/str_cat.h"
+#include "grpc/health/v1/health.pb.h"
 #include "launcher/serve/grpc/services.h"
 #include "launcher/serve/grpc/tls_credentials.h"
 
@@ -38,6 +43,22 @@ void SetServing(grpc::HealthCheckServiceInterface* health, bool serving) {
   health->SetServingStatus("duo.v1.Cluster", serving);
 }
 
+// gRPC calls a plain function, so where its lines go can only be a variable of the process.
+std::atomic<const Log*> grpc_log{nullptr};
+
+void TakeLine(gpr_log_func_args* line) {
+  const Log* log = grpc_log;
+  if (log == nullptr) return;
+  const std::string file = line->file;
+  const std::string where = absl::StrCat(file.substr(file.rfind('/') + 1), ":", line->line);
+  // What it calls an error is mostly a client that was no client.
+  if (line->severity == GPR_LOG_SEVERITY_ERROR) {
+    log->Warn("gRPC says", {{"text", line->message}, {"where", where}});
+  } else {
+    log->Debug("gRPC says", {{"text", line->message}, {"where", where}});
+  }
+}
+
 }  // namespace
 
 struct GrpcListener::State {
@@ -59,6 +80,7 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Listen(const ListenO
   s.sessions = MakeSessionsService(s.behind);
   s.cluster = MakeClusterService(s.behind);
   grpc::EnableDefaultHealthCheckService(true);
+  grpc::health::v1::HealthCheckRequest::descriptor();  // linked, and so known to reflection
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   Configure(options, s.certificates, builder, &s.port);
@@ -74,6 +96,11 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Listen(const ListenO
   if (!Listens(options, s.server.get(), s.port)) return CannotListen(options);
   SetServing(s.server->GetHealthCheckService(), false);
   return listener;
+}
+
+void GrpcListener::LogTo(const Log* log) {
+  grpc_log = log;
+  gpr_set_log_function(TakeLine);
 }
 
 void GrpcListener::Loaded(double share) { state_->behind.loaded = share; }

@@ -22,6 +22,10 @@ class GrpcListener {
   // Answers that are on their way get a moment; what is left is cut off.
   ~GrpcListener();
 
+  // gRPC's own lines, which are about connections, go to this log instead of stderr; null: nowhere from then on. Of the
+  // whole process, because gRPC's log is; the log outlives all servers or is taken away before.
+  static void LogTo(const Log* log);
+
   int port() const;  // 0 for unix sockets
 
  private:

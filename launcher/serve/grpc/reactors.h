@@ -68,5 +68,7 @@ grpc::ServerWriteReactor<pb::AskResponse>* StartAsk(CallContext& context, grpc::
                                                     const pb::AskRequest* request);
 grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>* StartAppend(CallContext& context,
                                                                             grpc::CallbackServerContext* rpc);
+grpc::ServerBidiReactor<pb::TokenizePiece, pb::TokenizeResponse>* StartTokenizeText(CallContext& context,
+                                                                                    grpc::CallbackServerContext* rpc);
 
 }  // namespace duo

@@ -80,6 +80,11 @@ class SessionsService final : public pb::Sessions::CallbackService {
       return StartGet(c, CallerOf(*rpc), {r->session_id()}, std::move(finish));
     });
   }
+  Reactor* Pin(Context* rpc, const pb::PinRequest* r, pb::Session* out) override {
+    return Unary<SessionView>(behind_, rpc, out, [&](CallContext& c, Answered<SessionView> finish) {
+      return StartPin(c, CallerOf(*rpc), {r->session_id(), r->pinned()}, std::move(finish));
+    });
+  }
   Reactor* Close(Context* rpc, const pb::CloseRequest* r, pb::CloseResponse* out) override {
     return Unary<CloseAnswer>(behind_, rpc, out, [&](CallContext& c, Answered<CloseAnswer> finish) {
       return StartClose(c, CallerOf(*rpc), {r->session_id(), r->delete_saved()}, std::move(finish));
@@ -103,6 +108,10 @@ class SessionsService final : public pb::Sessions::CallbackService {
   grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>* Append(Context* rpc) override {
     if (CallContext* context = behind_.context) return StartAppend(*context, rpc);
     return new RefusedStream<grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>>(behind_.Loading());
+  }
+  grpc::ServerBidiReactor<pb::TokenizePiece, pb::TokenizeResponse>* TokenizeText(Context* rpc) override {
+    if (CallContext* context = behind_.context) return StartTokenizeText(*context, rpc);
+    return new RefusedStream<grpc::ServerBidiReactor<pb::TokenizePiece, pb::TokenizeResponse>>(behind_.Loading());
   }
   grpc::ServerWriteReactor<pb::AskResponse>* Ask(Context* rpc, const pb::AskRequest* request) override {
     if (CallContext* context = behind_.context) return StartAsk(*context, rpc, request);
@@ -140,6 +149,7 @@ void Fill(const SessionView& view, pb::Session* out) {
                      : view.residence == Residence::kMovedOut ? pb::RESIDENCE_MOVED_OUT
                                                               : pb::RESIDENCE_SAVED);
   out->set_durable(view.durable);
+  out->set_pinned(view.pinned);
   out->set_durable_tokens(view.durable_tokens);
   out->set_pending_calls(view.pending);
   out->set_idle_seconds(view.idle_seconds);

@@ -136,9 +136,11 @@ void Sessions::EndAppend(const std::string& id, absl::Status status) {
   done.received_bytes = append.received_bytes;
   const AppendEvents events = std::exchange(append.events, {});
   if (append.call != nullptr) append.call->cancel = nullptr;
-  append.call = nullptr;
+  const CallPtr call = std::exchange(append.call, nullptr);
   log_.Event(status.ok() ? "append done" : "append stopped",
              {{"session", id},
+              {"request", call != nullptr ? call->request : ""},
+              {"trace", call != nullptr ? call->trace : ""},
               {"tokens", done.tokens},
               {"of", append.total},
               {"seconds", done.read_seconds},
@@ -193,7 +195,7 @@ void Sessions::UndoNow(NamedSession& session) {
   const int64_t start = session.append.start;
   if (absl::Status undone = engine_.Rewind(session.session, start); !undone.ok()) {
     if (!session.questions.empty()) return UndoLater(session, Turn::kAlone);  // they hold its pages
-    log_.Event("append not undone", {{"session", session.id}, {"status", std::string(undone.message())}});
+    log_.Warn("append not undone", {{"session", session.id}, {"status", std::string(undone.message())}});
     return;
   }
   session.text = std::move(session.append.before);

@@ -14,6 +14,7 @@ SessionManifest Sessions::MetaOf(const NamedSession& session, bool open) const {
   meta.reserved_tokens = session.reserved_tokens;
   meta.owner = session.owner;
   meta.durable = session.durable;
+  meta.pinned = session.pinned;
   meta.open = open;
   meta.text = session.text;
   if (session.state.append() == AppendPhase::kNone) return meta;
@@ -34,7 +35,7 @@ void Sessions::StartSaveJob(NamedSession& session, JobDone done) {
   absl::StatusOr<std::unique_ptr<SaveJob>> save =
       store_->StartSave(id, session.session, MetaOf(session, true), session.replaces);
   if (!save.ok()) {
-    log_.Event("save failed", {{"session", id}, {"status", std::string(save.status().message())}});
+    log_.Warn("save failed", {{"session", id}, {"status", std::string(save.status().message())}});
     auto failed = std::make_shared<StoreJob>(std::move(job));
     return Later([status = save.status(), done = std::move(done), failed] { done(status, *failed); });
   }
@@ -49,7 +50,7 @@ void Sessions::StartSaveJob(NamedSession& session, JobDone done) {
     if (status.ok()) {
       stats_.saved_bytes += finished.save->bytes_written();
     } else {
-      log_.Event("save failed", {{"session", id}, {"status", std::string(status.message())}});
+      log_.Warn("save failed", {{"session", id}, {"status", std::string(status.message())}});
     }
     done(status, finished);
     RunWaiting(id);
@@ -77,7 +78,7 @@ void Sessions::OnRestored(const std::string& id, const absl::Status& status, Sto
   NamedSession* session = Lookup(id);
   if (session == nullptr) return;
   if (!status.ok()) {
-    log_.Event("restore failed", {{"session", id}, {"status", std::string(status.message())}});
+    log_.Warn("restore failed", {{"session", id}, {"status", std::string(status.message())}});
     std::deque<WaitingCall> waiting = std::exchange(session->waiting, {});
     EndAppend(id, status);
     session->state.To(Place::kMovedOut);
@@ -146,12 +147,16 @@ void Sessions::Save(const CallPtr& call, const std::string& id, Saved done) {
   absl::StatusOr<NamedSession*> found = Find(id);
   absl::Status status = found.ok() ? Admit((*found)->owner) : found.status();
   if (!status.ok()) return Refuse(done, status);
-  WhenFree(**found, call, Turn::kChanges, [this, id, done](const absl::Status& free) {
+  WhenFree(**found, call, Turn::kChanges, [this, id, done, call](const absl::Status& free) {
     if (!free.ok()) return Refuse(done, free);
-    StartSaveJob(*Lookup(id), [this, id, done](const absl::Status& s, StoreJob& job) {
+    StartSaveJob(*Lookup(id), [this, id, done, call](const absl::Status& s, StoreJob& job) {
       const SaveDone result = DoneOf(id, s, job);
       if (s.ok()) {
-        log_.Event("session saved", {{"session", id}, {"bytes", result.bytes_moved}, {"seconds", result.seconds}});
+        log_.Event("session saved", {{"session", id},
+                                     {"request", call->request},
+                                     {"trace", call->trace},
+                                     {"bytes", result.bytes_moved},
+                                     {"seconds", result.seconds}});
       }
       done(result);
     });
@@ -206,6 +211,7 @@ void Sessions::RestoreFound(const CallPtr& call, const std::string& id, const st
   session.reserved_tokens = std::min(manifest.reserved_tokens, manifest.max_tokens);
   session.moved_tokens = manifest.tokens;
   session.durable = manifest.durable && *name == id;
+  session.pinned = manifest.pinned && *name == id;
   session.text = manifest.text;
   StoreJob job;
   job.id = *name;

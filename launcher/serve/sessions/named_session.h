@@ -72,6 +72,7 @@ struct NamedSession {
   int64_t max_tokens = 0;
   int64_t reserved_tokens = 0;  // that it was promised room for; what is read needs none of it asked for
   bool durable = false;
+  bool pinned = false;         // never moved out
   int64_t durable_tokens = 0;  // on disk
   bool replaces = false;       // a saved session of its name, from whose tokens it was read again
   SessionText text = {};       // behind its tokens, those of its append included

@@ -8,8 +8,8 @@ void Sessions::Recover() {
   if (store_ == nullptr) return;
   for (const SavedSession& listed : store_->List()) {
     if (!listed.usable.ok()) {
-      log_.Event("saved session is unusable",
-                 {{"session", listed.id}, {"status", std::string(listed.usable.message())}});
+      log_.Warn("saved session is unusable",
+                {{"session", listed.id}, {"status", std::string(listed.usable.message())}});
       continue;
     }
     const SessionManifest& manifest = *listed.manifest;
@@ -18,7 +18,7 @@ void Sessions::Recover() {
     store_->Do([&] { held = store_->Hold(listed.id); });
     store_->WaitForDisk();  // nobody is served yet
     if (!held.ok()) {
-      log_.Event("session not taken up", {{"session", listed.id}, {"status", std::string(held.message())}});
+      log_.Warn("session not taken up", {{"session", listed.id}, {"status", std::string(held.message())}});
       continue;
     }
     NamedSession& session = Add(listed.id, manifest.owner, Place::kMovedOut);
@@ -26,6 +26,7 @@ void Sessions::Recover() {
     session.reserved_tokens = std::min(manifest.reserved_tokens, session.max_tokens);
     session.moved_tokens = session.durable_tokens = manifest.tokens;
     session.durable = manifest.durable;
+    session.pinned = manifest.pinned;
     session.text = manifest.text;
     if (manifest.append.has_value()) AdoptAppend(session, *manifest.append);
     log_.Event("session found", {{"session", listed.id}, {"tokens", manifest.tokens}});
@@ -38,11 +39,24 @@ void Sessions::Recover() {
 
 void Sessions::MoveOutIdle(double idle_seconds) {
   for (auto& [id, session] : sessions_) {
-    if (!Idle(session) || SecondsSince(session.used) < idle_seconds) continue;
+    if (session.pinned || !Idle(session) || SecondsSince(session.used) < idle_seconds) continue;
     StartSaveJob(session, [this, id = id](const absl::Status& status, StoreJob& job) {
       OnIdleSaved(id, status, status.ok() ? job.save->bytes_total() : 0);
     });
   }
+}
+
+void Sessions::Pin(const CallPtr& call, const std::string& id, bool pinned, Viewed done) {
+  absl::StatusOr<NamedSession*> found = Find(id);
+  const absl::Status status = found.ok() ? Admit((*found)->owner) : found.status();
+  if (!status.ok()) return done(status);
+  WhenFree(**found, call, Turn::kReads, [this, id, pinned, done](const absl::Status& free) {
+    if (!free.ok()) return done(free);
+    NamedSession& session = *Lookup(id);
+    session.pinned = pinned;
+    log_.Event(pinned ? "session pinned" : "session no more pinned", {{"session", id}});
+    done(View(session));
+  });
 }
 
 void Sessions::OnIdleSaved(const std::string& id, const absl::Status& status, int64_t bytes) {
@@ -53,7 +67,8 @@ void Sessions::OnIdleSaved(const std::string& id, const absl::Status& status, in
     return;
   }
   // A call may have come meanwhile. An upload keeps its text here and may arrive beside a session that is moved out.
-  if (!Free(*session, Turn::kChanges) || !session->questions.empty() || !session->waiting.empty()) return;
+  if (session->pinned || !Free(*session, Turn::kChanges) || !session->questions.empty() || !session->waiting.empty())
+    return;
   session->moved_tokens = Tokens(*session);
   engine_.CloseSession(session->session).IgnoreError();
   session->state.To(Place::kMovedOut);

@@ -94,7 +94,7 @@ void Sessions::OnPrefixRestored(const std::string& id, const absl::Status& statu
   } else {
     if (!absl::IsResourceExhausted(status)) unrestored_.insert(id);
     saved_texts_.Erase(id);
-    log_.Event("prefix not restored", {{"prefix", id}, {"status", std::string(status.message())}});
+    log_.Warn("prefix not restored", {{"prefix", id}, {"status", std::string(status.message())}});
   }
   const NamedSession* session = Lookup(id);
   for (const PromptPtr& prompt : prompts) {
@@ -196,7 +196,7 @@ void Sessions::OnPrefixSaved(const std::string& id, const absl::Status& status, 
                                 {"seconds", SecondsSince(job.begun)}});
   } else if (!absl::IsNotFound(status)) {  // it was not dropped meanwhile
     no_prefix_saves_until_ = Clock::now() + std::chrono::seconds(static_cast<int>(kPauseSeconds));
-    log_.Event("prefix not saved", {{"prefix", id}, {"status", std::string(status.message())}});
+    log_.Warn("prefix not saved", {{"prefix", id}, {"status", std::string(status.message())}});
   }
   Later([this] { SavePrefixes(); });
 }

@@ -117,7 +117,7 @@ void Sessions::UndoQuestion(NamedSession& session, int64_t history, Turn turn) {
          NamedSession& still = *Lookup(id);
          if (absl::Status undone = engine_.Rewind(still.session, history); !undone.ok()) {
            if (turn != Turn::kAlone) return UndoQuestion(still, history, Turn::kAlone);  // others hold its pages
-           return log_.Event("question not undone", {{"session", id}, {"status", std::string(undone.message())}});
+           return log_.Warn("question not undone", {{"session", id}, {"status", std::string(undone.message())}});
          }
          still.durable_tokens = std::min(still.durable_tokens, history);
          if (store_ != nullptr) store_->Do([s = store_, id, history] { s->Rewound(id, history); });

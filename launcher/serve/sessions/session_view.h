@@ -23,6 +23,7 @@ namespace duo {
 struct Call {
   bool cancelled = false;
   std::function<void()> cancel;  // set while there is something to stop
+  std::string request = {}, trace = {};  // its client's names for it, for the log
 };
 using CallPtr = std::shared_ptr<Call>;
 
@@ -56,7 +57,7 @@ struct SessionView {
   int64_t tokens = 0, max_tokens = 0, kv_bytes = 0, durable_tokens = 0;
   int64_t reserved_tokens = 0;
   Residence residence = Residence::kOpen;
-  bool durable = false;
+  bool durable = false, pinned = false;
   int pending = 0;
   double idle_seconds = 0;
   std::optional<AppendView> append;

@@ -142,6 +142,7 @@ SessionView Sessions::View(const NamedSession& session) const {
   view.durable_tokens = session.durable_tokens;
   view.residence = state.in_cache() ? Residence::kOpen : Residence::kMovedOut;
   view.durable = session.durable;
+  view.pinned = session.pinned;
   view.pending = static_cast<int>(session.questions.size() + session.waiting.size()) +
                  (state.place() == Place::kSaving || state.place() == Place::kRestoring) + state.reading() +
                  (session.tokenising != 0);
@@ -291,6 +292,7 @@ SessionView Sessions::SavedView(const SavedSession& saved) const {
   view.max_tokens = saved.manifest->max_tokens;
   view.kv_bytes = saved.usable.ok() ? engine_.KvBytes(view.tokens) : saved.manifest->bytes;
   view.durable = saved.manifest->durable;
+  view.pinned = saved.manifest->pinned;
   view.tail_bytes = saved.manifest->text.tail_bytes();
   view.sparse = saved.manifest->sparse.report;
   view.chat = saved.manifest->text.chat;

@@ -83,6 +83,8 @@ class Sessions {
             int64_t reserved_tokens = 0);
   void Rewind(const CallPtr& call, const std::string& id, int64_t tokens, Viewed done);
   absl::StatusOr<SessionView> Get(const std::string& id) const;
+  // Whether it may be moved out; one that is comes back first.
+  void Pin(const CallPtr& call, const std::string& id, bool pinned, Viewed done);
   // Of an open or saved session; nothing where there is none.
   std::optional<std::string> OwnerOf(const std::string& id) const;
   static absl::Status NoSession(const std::string& id);
@@ -152,6 +154,8 @@ class Sessions {
   bool draining() const { return draining_; }
 
   SessionsStats stats() const;
+  // Of all texts that arrive. Any thread.
+  const std::shared_ptr<UploadBudget>& uploads() const { return uploads_; }
   const SessionsOptions& options() const { return options_; }
 
  private:

@@ -71,7 +71,7 @@ void Sessions::DropIdleUploads() {
   };
   for (auto& [id, session] : sessions_) {
     if (session.state.upload() != AppendPhase::kUploading || !expired(*session.upload.text)) continue;
-    log_.Event("upload given up", {{"session", id}, {"append", session.upload.id}});
+    log_.Warn("upload given up", {{"session", id}, {"append", session.upload.id}});
     session.state.UploadTo(AppendPhase::kNone);
     session.upload = {};
   }

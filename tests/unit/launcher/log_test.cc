@@ -38,6 +38,29 @@ TEST_F(LogTest, WritesLinesInOrder) {
   }
 }
 
+TEST_F(LogTest, LeavesOutWhatIsBelowItsLevel) {
+  {
+    Log log(true, ends_[1], LogLevel::kWarning);
+    log.Debug("a");
+    log.Event("b");
+    log.Warn("c");
+    log.Error("d");
+    log.Answer("e");
+    log.SetLevel(LogLevel::kDebug);
+    log.Debug("f");
+    log.SetLevel(LogLevel::kError);
+    log.Warn("g");
+  }
+  close(ends_[1]);
+  const std::string all = ReadAll();
+  std::string written;
+  for (size_t at = 0; (at = all.find("\"event\":\"", at)) != std::string::npos; at += 9) written += all[at + 9];
+  EXPECT_EQ(written, "cdef");
+  EXPECT_NE(all.find("\"level\":\"warning\",\"event\":\"c\""), std::string::npos) << all;
+  for (const char* name : {"debug", "info", "warning", "error"}) EXPECT_STREQ(Name(*LogLevelNamed(name)), name);
+  EXPECT_FALSE(LogLevelNamed("loud").has_value());
+}
+
 TEST_F(LogTest, ALogThatNobodyReadsStopsNobodyAndSaysWhatItDropped) {
   std::optional<Log> log(std::in_place, true, ends_[1]);
   const std::string text(1000, 'x');

@@ -92,6 +92,24 @@ TEST(Settings, FlagsStandAboveTheEnvironmentAndThatAboveTheFile) {
   EXPECT_EQ(three.kv + three.model, "bf16/variable");
 }
 
+TEST(Settings, AFlagIsReadAgainFromTheFileAlone) {
+  const std::string file = FileOf("later.toml", "model = /file\nkv = int4\n");
+  const auto write = [&](const char* text) { std::ofstream(file) << text; };
+  Program free, given, variable, none;
+  ASSERT_EQ(free.Run({"--config", file}, {}), "");
+  ASSERT_EQ(given.Run({"--config", file, "--kv=bf16"}, {}), "");
+  ASSERT_EQ(variable.Run({}, {{"DUO_CONFIG", file}, {"DUO_KV", "int8"}}), "");
+  ASSERT_EQ(none.Run({"--model", "x"}, {}), "");
+  write("[serve]\nkv = int8  # from now on\n");
+  EXPECT_EQ(**free.settings.InFileNow("kv"), "int8");
+  EXPECT_EQ(**free.settings.InFileNow("cors-origin"), "") << "the file says nothing of it";
+  for (const Program* program : {&given, &variable, &none}) EXPECT_FALSE(program->settings.InFileNow("kv")->has_value());
+  write("kv int8\n");
+  EXPECT_NE(free.settings.InFileNow("kv").status().message().find("line 1"), std::string::npos);
+  std::remove(file.c_str());
+  EXPECT_FALSE(free.settings.InFileNow("kv").ok());
+}
+
 TEST(Settings, ListsAndFlagsThatExcludeOneAnother) {
   const std::string file = FileOf("lists.toml", "cors-origin = [a, b]\nshares = \"2,1\"\nsparsity = 0.5\nmodel = x\n");
   Program one, two;

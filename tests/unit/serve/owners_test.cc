@@ -64,6 +64,9 @@ class Owners : public ServiceFixture {
     hidden(Save(id), "Save");
     hidden(Restore(id), "Restore");
     hidden(Close(id, true), "Close");
+    Awaited<SessionView> pinned;
+    StartPin(context(), caller_, {id, true}, pinned.Finish());
+    EXPECT_TRUE(absl::IsPermissionDenied(pinned.Wait().status())) << "the server's life is its admin's";
     Awaited<SessionView> forked, rewound;
     StartFork(context(), caller_, {id, "copy"}, forked.Finish());
     hidden(forked.Wait().status(), "Fork");

@@ -70,6 +70,10 @@ export async function* ask(session, fields, signal) {
   }
 }
 
+export async function pin(session, pinned) {
+  await call(`/duo/v1/sessions/${encodeURIComponent(session)}/pin`, {body: {pinned}});
+}
+
 export async function drain() {
   return (await call('/duo/v1/drain', {body: {}})).json();
 }

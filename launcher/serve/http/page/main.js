@@ -1,6 +1,7 @@
 // The page's life: it follows the server's events, shows them, and takes the connection up again when it breaks.
 import * as api from './api.js';
 import {showAnswerBox} from './ask.js';
+import {showCache} from './cache.js';
 import {showCharts} from './charts.js';
 import {$, count, duration, facts, setText, show} from './dom.js';
 import {showHeads} from './heads.js';
@@ -43,6 +44,7 @@ function showState(state) {
   showCalls(state);
   showCharts(state);
   showMemory(state);
+  showCache(state);
   showRanks(state);
   showRefused(state);
 }

@@ -1,4 +1,5 @@
 // The sessions: how full, where, how far an append is and how long it will still take.
+import * as api from './api.js';
 import {chooseSession} from './ask.js';
 import {$, bytes, count, drawBar, duration, el, keep, makeBar, percent, setText, show} from './dom.js';
 
@@ -40,6 +41,7 @@ function wordsOf(session, rate, reading) {
   if (append === undefined && reading) words.push('reading');
   words.push(kPlaces[session.residence] ?? session.residence);
   if (session.kv_bytes > 0) words.push(bytes(session.kv_bytes));
+  if (session.pinned) words.push('pinned');
   if (session.durable) words.push(`durable to ${count(session.durable_tokens)}`);
   if (session.pending_calls > 0) words.push(session.pending_calls === 1 ? 'a call pending' : `${session.pending_calls} calls pending`);
   else if (session.residence === 'open') words.push(`idle for ${duration(session.idle_seconds)}`);
@@ -48,18 +50,34 @@ function wordsOf(session, rate, reading) {
   return words.join(' · ');
 }
 
+// Whether idle sessions may be moved out is the operator's: the button is there with --admin, for admins.
+function makePin(session) {
+  const button = el('button', {class: 'quiet', type: 'button'}, 'Pin');
+  button.addEventListener('click', async () => {
+    button.disabled = true;
+    try {
+      await api.pin(session.id, button.getAttribute('aria-pressed') !== 'true');
+    } catch (error) {
+      button.title = error.message;
+    }
+    button.disabled = false;
+  });
+  return button;
+}
+
 function make(session) {
   const ask = el('button', {class: 'quiet', type: 'button', 'aria-label': `Ask ${session.id}`}, 'Ask');
   ask.addEventListener('click', () => chooseSession(session.id));
-  return el('li', {}, el('span', {class: 'name'}, session.id, el('span', {class: 'owner'})), makeBar(), ask,
-            el('span', {class: 'more'}));
+  return el('li', {}, el('span', {class: 'name'}, session.id, el('span', {class: 'owner'})), makeBar(),
+            el('span', {class: 'buttons'}, makePin(session), ask), el('span', {class: 'more'}));
 }
 
 export function showSessions(state) {
   const now = performance.now() / 1000;
   show($('no-sessions'), state.sessions.length === 0);
   keep($('session-list'), state.sessions, (session) => session.id, make, (row, session) => {
-    const [name, bar, ask, more] = row.children;
+    const [name, bar, buttons, more] = row.children;
+    const [pin, ask] = buttons.children;
     const append = session.append;
     const coming = append !== undefined && !append.done ? Math.max(0, append.total_tokens - append.tokens) : 0;
     setText(name.lastElementChild, state.caller.everybody && session.owner !== 'default' ? session.owner : '');
@@ -67,6 +85,10 @@ export function showSessions(state) {
     if (coming > 0) parts.push([coming / session.max_tokens, 'next']);
     drawBar(bar, parts, `${percent(session.tokens, session.max_tokens)} full`);
     ask.classList.toggle('unseen', Boolean(session.held_by || session.unusable));
+    const here = session.residence !== 'saved';
+    show(pin, state.server.admin && state.caller.role === 'admin' && here);
+    pin.setAttribute('aria-pressed', String(Boolean(session.pinned)));
+    pin.setAttribute('aria-label', `Pin ${session.id}`);
     const reading = state.calls.some((call) => call.method === 'Append' && call.session === session.id);
     setText(more, wordsOf(session, rateOf(session, now), reading));
   });

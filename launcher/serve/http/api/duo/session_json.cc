@@ -25,6 +25,7 @@ Json SessionJson(const SessionView& view) {
                {"kv_bytes", view.kv_bytes},
                {"residence", Name(view.residence)},
                {"durable", view.durable},
+               {"pinned", view.pinned},
                {"chat", view.chat},
                {"reads_whole", view.reads_whole},
                {"durable_tokens", view.durable_tokens},

@@ -101,6 +101,20 @@ void Rewind(Service& service, const ExchangePtr& e) {
       });
 }
 
+void Pin(Service& service, const ExchangePtr& e) {
+  WithFields<PinRequest>(
+      service, e,
+      [e](Body& body) {
+        if (!body.Has("pinned")) body.Fail("pinned", "pinned is missing");
+        return PinRequest{IdOf(*e), body.Bool("pinned", false)};
+      },
+      [&service, e](PinRequest request) {
+        SendCall<SessionView>(
+            service, e, 200,
+            [&](auto finish) { return StartPin(*service.calls, CallerOf(e->request), request, finish); }, SessionJson);
+      });
+}
+
 void Save(Service& service, const ExchangePtr& e) {
   SendCall<SaveDone>(
       service, e, 200, [&](auto finish) { return StartSave(*service.calls, CallerOf(e->request), {IdOf(*e)}, finish); },
@@ -217,6 +231,7 @@ void AddSessionRoutes(Service& service, Router& router) {
   add("DELETE", "/duo/v1/sessions/*", Close);
   add("POST", "/duo/v1/sessions/*/fork", Fork);
   add("POST", "/duo/v1/sessions/*/rewind", Rewind);
+  add("POST", "/duo/v1/sessions/*/pin", Pin);
   add("POST", "/duo/v1/sessions/*/save", Save);
   add("POST", "/duo/v1/sessions/*/restore", Restore);
   add("POST", "/duo/v1/sessions/*/ask", Ask);

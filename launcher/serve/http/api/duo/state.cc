@@ -53,6 +53,22 @@ Json EngineJson(const ClusterStats& stats) {
           {"pages_available", engine.pages_available}};
 }
 
+// Of prompts without a session: what they did not have to read, by where it was.
+Json CacheJson(const ClusterStats& stats) {
+  const PrefixCounts& prefix = stats.engine.prefix;
+  const int64_t moved_out = stats.sessions.moved_out_hit_tokens, saved = stats.sessions.saved_hit_tokens;
+  return {{"prompts", prefix.queries},
+          {"hits", prefix.hits},
+          {"places", stats.engine.prefixes},
+          {"evictions", prefix.evictions},
+          {"refed_tokens", prefix.refed_tokens},
+          {"hit_tokens",
+           {{"open", prefix.open_tokens - moved_out - saved},
+            {"read", prefix.read_tokens},
+            {"moved_out", moved_out},
+            {"saved", saved}}}};
+}
+
 Json HeadsJson(const std::vector<std::vector<HeadPlace>>& heads) {
   Json layers = Json::array();
   for (const std::vector<HeadPlace>& layer : heads) {
@@ -118,6 +134,7 @@ Json StateJson(const Service& service, const ServerView& view) {
                {"plan", PlanJson(view)},
                {"memory", MemoryJson(view.memory)},
                {"engine", EngineJson(stats)},
+               {"cache", CacheJson(stats)},
                {"totals",
                 {{"answered", stats.calls},
                  {"refused", stats.refused},

@@ -1,4 +1,4 @@
-#include "launcher/chat_session.h"
+#include "launcher/chat/chat_session.h"
 
 #include <algorithm>
 #include <utility>
@@ -22,7 +22,7 @@ absl::StatusOr<int64_t> ChatSession::tokens() const {
   return info->tokens;
 }
 
-bool ChatSession::Undo() {
+absl::StatusOr<bool> ChatSession::Undo() {
   if (turns_.size() < 2) return false;
   turns_.resize(turns_.size() - 2);
   return true;
@@ -50,9 +50,9 @@ absl::StatusOr<std::vector<int32_t>> ChatSession::Rest(const std::vector<int32_t
   return std::vector<int32_t>(from, tokens.end());
 }
 
-absl::StatusOr<ChatAnswer> ChatSession::Say(const std::string& text, const Listener& listener) {
+absl::StatusOr<ChatAnswer> ChatSession::Say(const std::string& text, const ChatListener& listener) {
   turns_.push_back({"user", text});
-  ChatAnswer answer;
+  Written answer;
   absl::StatusOr<std::vector<int32_t>> tokens = Encoded();
   absl::Status status = tokens.status();
   if (status.ok() && static_cast<int64_t>(tokens->size()) >= max_tokens_) {
@@ -71,10 +71,10 @@ absl::StatusOr<ChatAnswer> ChatSession::Say(const std::string& text, const Liste
     return status;
   }
   turns_.push_back({"assistant", answer.text});
-  return answer;
+  return ChatAnswer{answer.stopped};
 }
 
-absl::Status ChatSession::Answer(std::vector<int32_t> tokens, const Listener& listener, ChatAnswer& answer) {
+absl::Status ChatSession::Answer(std::vector<int32_t> tokens, const ChatListener& listener, Written& answer) {
   GenerateParams params;
   const int64_t room = max_tokens_ - answer.history_tokens - static_cast<int64_t>(tokens.size());
   params.max_new_tokens = std::min(options_.max_new_tokens, room);

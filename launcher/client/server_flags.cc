@@ -1,0 +1,32 @@
+#include "launcher/client/server_flags.h"
+
+#include <fstream>
+
+#include "launcher/terminal/checks.h"
+
+namespace duo {
+
+void AddServerFlags(CLI::App& command, ServerFlags& flags) {
+  ClientOptions& o = flags.options;
+  command.add_option("--server", o.server, "The server")
+      ->type_name("HOST:PORT")
+      ->check(Address())
+      ->capture_default_str();
+  auto* ca = command.add_option("--tls-ca", o.tls_ca, "Use TLS; the server's certificate is signed by these, PEM")
+                 ->type_name("FILE");
+  auto* cert = command.add_option("--tls-cert", o.tls_cert, "Own certificate (mTLS), PEM")->type_name("FILE");
+  auto* key = command.add_option("--tls-key", o.tls_key, "Its private key, PEM")->type_name("FILE");
+  cert->needs(ca)->needs(key);
+  key->needs(cert);
+  command.add_option("--token-file", flags.token_file, "Bearer token: the file's first line")->type_name("FILE");
+}
+
+absl::StatusOr<ClientOptions> OptionsOf(const ServerFlags& flags) {
+  ClientOptions options = flags.options;
+  if (flags.token_file.empty()) return options;
+  std::ifstream in(flags.token_file);
+  if (std::getline(in, options.token)) return options;
+  return absl::NotFoundError(flags.token_file + ": cannot read a token from its first line");
+}
+
+}  // namespace duo
