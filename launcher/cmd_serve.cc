@@ -262,8 +262,8 @@ void AddServeCommand(CLI::App& app, Launch& launch, const Surroundings& surround
       "  launcher/mpi/serve.sh 4 --model DIR --listen 127.0.0.1:50051 --save-dir /var/lib/duo\n"
       "TERM, INT and `duo client drain` finish what runs, save every session to --save-dir, and end the\n"
       "server; if one cannot be saved it serves on, and a second TERM ends it with exit code 1. HUP reads\n"
-      "the token file, the certificates and log-level again. Under mpirun use launcher/mpi/serve.sh, which makes of\n"
-      "TERM and INT the USR1 that mpirun passes on at once.");
+      "the token file, the certificates and log-level again. Under mpirun use launcher/mpi/serve.sh,\n"
+      "which makes of TERM and INT the USR1 that mpirun passes on at once.");
   AddServeFlags(c, flags.get());
   c->callback([flags, c, &launch, &surroundings] {
     if (flags->print_config) {

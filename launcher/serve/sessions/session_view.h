@@ -22,7 +22,7 @@ namespace duo {
 // A call as the engine's thread sees it. The transport's side cancels it by Sessions::Cancel.
 struct Call {
   bool cancelled = false;
-  std::function<void()> cancel;  // set while there is something to stop
+  std::function<void()> cancel;          // set while there is something to stop
   std::string request = {}, trace = {};  // its client's names for it, for the log
 };
 using CallPtr = std::shared_ptr<Call>;

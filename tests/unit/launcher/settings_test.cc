@@ -103,7 +103,8 @@ TEST(Settings, AFlagIsReadAgainFromTheFileAlone) {
   write("[serve]\nkv = int8  # from now on\n");
   EXPECT_EQ(**free.settings.InFileNow("kv"), "int8");
   EXPECT_EQ(**free.settings.InFileNow("cors-origin"), "") << "the file says nothing of it";
-  for (const Program* program : {&given, &variable, &none}) EXPECT_FALSE(program->settings.InFileNow("kv")->has_value());
+  for (const Program* program : {&given, &variable, &none})
+    EXPECT_FALSE(program->settings.InFileNow("kv")->has_value());
   write("kv int8\n");
   EXPECT_NE(free.settings.InFileNow("kv").status().message().find("line 1"), std::string::npos);
   std::remove(file.c_str());
