@@ -154,6 +154,8 @@ def hostile():
             lambda: list(client.call("Append", iter([client.message("Append", session_id="doc", tokens=[-3])]))),
             lambda: list(client.call("Append", iter([client.message("Append", session_id="doc", append_id="i" * 65)]))),
             lambda: list(client.call("Append", iter([client.message("Append", session_id="doc", offset=-1, text=b"q")]))),
+            lambda: list(client.call("TokenizeText", iter([]))),
+            lambda: list(client.call("TokenizeText", iter([client.message("TokenizeText", text=b"x" * 60000)] * 2))),
             lambda: client.channel.unary_unary("/duo.v1.Sessions/Nothing")(b"", timeout=10),
             lambda: client.Drain(grace_seconds=rng.choice([-1.0, float("nan"), 1e12])),
         ]

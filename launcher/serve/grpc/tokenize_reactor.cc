@@ -14,7 +14,7 @@ constexpr size_t kTokensOfAMessage = 1 << 16;
 class TokenizeReactor final : public grpc::ServerBidiReactor<pb::TokenizePiece, pb::TokenizeResponse> {
  public:
   TokenizeReactor(CallContext& context, grpc::CallbackServerContext* rpc)
-      : context_(context), caller_(CallerOf(*rpc)), budget_(context.sessions->uploads()) {}
+      : context_(context), rpc_(rpc), caller_(CallerOf(*rpc)), budget_(context.sessions->uploads()) {}
   ~TokenizeReactor() override { budget_->Give(static_cast<int64_t>(request_.text.size())); }
 
   void Start() {
@@ -23,6 +23,8 @@ class TokenizeReactor final : public grpc::ServerBidiReactor<pb::TokenizePiece, 
     StartRead(&in_);
   }
   void OnReadDone(bool ok) override {
+    if (!ok && rpc_->IsCancelled()) return End(absl::CancelledError("the call was cancelled"));
+    if (!ok && !begun_) return End(absl::InvalidArgumentError("the stream ended before its first message"));
     if (!ok) return Tokenize();
     if (!begun_) request_.special = in_.special();
     if (!begun_) request_.begin_of_text = in_.begin_of_text();
@@ -71,6 +73,7 @@ class TokenizeReactor final : public grpc::ServerBidiReactor<pb::TokenizePiece, 
   }
 
   CallContext& context_;
+  grpc::CallbackServerContext* rpc_;
   const Caller caller_;
   const std::shared_ptr<UploadBudget> budget_;
   bool begun_ = false;
