@@ -6,7 +6,8 @@
 #
 # DUO_TEST_SCALE     counts of step large, of those of tier ci (10)
 # DUO_FUZZ_SECONDS   for each fuzzer (600)
-# DUO_UBUNTU         an Ubuntu 24.04 to use, as a root folder (needs root); else a container, where docker or podman run
+# DUO_UBUNTU         an Ubuntu 24.04 to use, as a root folder (needs root); else one that debootstrap makes, where it can, or
+#                    a container, where docker or podman run. The package is built and tested there, too
 #
 # Each step's seconds, commit and counts are kept in tests/bench/results/nightly.json. Exits with 1 if a step failed; one
 # that cannot be run here is named with the reason and counts as skipped.
@@ -69,13 +70,32 @@ schemas() {
     --out tests/bench/results/schema_answers.json
 }
 
-# The tree as it is committed, built and tested there by the same command.
+# An Ubuntu 24.04 in a root folder, from its archive; fails where that cannot be reached.
+make_ubuntu() {
+  local archive=http://archive.ubuntu.com/ubuntu keys=/usr/share/keyrings/ubuntu-archive-keyring.gpg
+  local check=--keyring=$keys
+  if [ "$(id -u)" != 0 ] || ! command -v debootstrap >/dev/null; then return 1; fi
+  [ -e "$keys" ] || check=--no-check-gpg  # Debian 12 has no package of these keys, and what is made is thrown away
+  rm -rf "$1"
+  # Debian's debootstrap may not know the name; it makes all of Ubuntu's by one script.
+  debootstrap --variant=minbase "$check" --include=ca-certificates noble "$1" "$archive" gutsy || return 1
+  echo "deb $archive noble main universe
+deb $archive noble-updates main universe" >"$1/etc/apt/sources.list"
+  cp /etc/resolv.conf "$1/etc/resolv.conf"
+}
+
+# The tree as it is committed, built and tested there by the same command; with it goes the package for that distribution.
 ubuntu() {
   local engine
+  if [ -z "${DUO_UBUNTU:-}" ] && make_ubuntu "$root/build-cpu/ubuntu"; then
+    local DUO_UBUNTU=$root/build-cpu/ubuntu
+  fi
   if [ -n "${DUO_UBUNTU:-}" ]; then
     rm -rf "$DUO_UBUNTU/duo" && mkdir "$DUO_UBUNTU/duo" && git archive HEAD | tar x -C "$DUO_UBUNTU/duo" || return 1
     unshare --mount --fork sh -c '
-      mount -t proc none "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" /duo/tests/run.sh ci' "$DUO_UBUNTU"
+      mount -t proc none "$0/proc" && mount --rbind /dev "$0/dev" && 
+      chroot "$0" sh -c "apt-get update -q && apt-get install -y -q debootstrap dpkg-dev file git" || exit 1
+      exec chroot "$0" /duo/tests/run.sh ci' "$DUO_UBUNTU"
     return
   fi
   for engine in docker podman; do

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The deb, as a new operator meets it: a root folder of this Debian is made (debootstrap), the package is installed there by
 apt, the commands of launcher/package/README.md are run, the unit's ExecStart serves and says READY only when it does, an
-upgrade keeps what was saved, and removal leaves nothing but state.
+upgrade keeps what was saved, and removal leaves nothing but state. Then the Containerfile's image is made there, by its own
+lines, and serves.
 
     deb_test.py --build BUILD_DIR [--source DIR]
 
@@ -23,7 +24,8 @@ import sys
 import tempfile
 import time
 
-from checks import Checks, arguments
+from checks import Checks, arguments, demo_model
+from containerfile import Image
 
 # Of the README: what a chroot cannot do, and what is done already where this test runs.
 NOT_RUN = {"systemctl": "no service manager in the root folder", "launcher/install_deps.sh": "the build is there already",
@@ -199,6 +201,38 @@ def check_removal(root, checks):
     checks.expect(os.path.exists(root.path + "/var/lib/duo/sessions/book/manifest"), "what was saved stays")
 
 
+def check_container(root, checks, source, deb):
+    """The last stage of the Containerfile on the root folder, and what compose and Kubernetes do with a container of it."""
+    shutil.rmtree(root.path + "/var/lib/duo")
+    shutil.copytree(demo_model(source), root.path + "/model")
+    image = Image(root, os.path.join(source, "launcher", "package", "container", "Containerfile"), [deb])
+    checks.expect(image.user != "root", "it does not run as root")
+    with image.start(stderr=subprocess.PIPE, env={"DUO_THREADS": "2"}) as server:
+        atexit.register(server.kill)
+        lines = []
+        for line in server.stderr:
+            lines.append(line)
+            if json.loads(line)["event"] == "listening for HTTP":  # a line that is no JSON fails the test
+                break
+        checks.expect(http_status("127.0.0.1", 8000, "/ready") == 200, f"ready: {lines}")
+        for words in (["client", "list", "--timeout", "5"], ["client", "create", "kept"], ["client", "append", "kept", "--text", "Some text."]):
+            done = image.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            said = done.communicate(timeout=60)
+            checks.expect(done.returncode == 0, f"duo {words} in the container: {said}")
+        server.send_signal(getattr(signal, image.stop_signal))
+        checks.expect(server.wait(60) == 0, f"its end: {server.stderr.read()[-1000:]}")
+    checks.expect(os.path.exists(root.path + "/var/lib/duo/sessions/kept/manifest"), "what was kept is in the volume")
+
+
+def http_status(host, port, path):
+    connection = http.client.HTTPConnection(host, port, timeout=20)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
 def main():
     args = arguments(__doc__, "--build").parse_args()
     if os.geteuid() != 0:
@@ -238,6 +272,7 @@ def main():
         checks.expect(after["tokens"] == tokens > 10, f"the session after an upgrade: {after}, {tokens} tokens before")
         second.stop(checks)
         check_removal(root, checks)
+        check_container(root, checks, args.source, debs[0])
     return checks.exit_code()
 
 
