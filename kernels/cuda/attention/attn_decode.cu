@@ -105,6 +105,7 @@ void AttendPages(Device& device, const Partial& to, const StepRows& rows, const 
   args.partial_out = static_cast<float*>(scratch.Take(slots * 8 * eights * shape.head_dim * sizeof(float)));
   args.partial_lse = static_cast<float*>(scratch.Take(slots * 8 * eights * sizeof(float)));
   const int grid = PageBlocks(device, rows.blocks_beside);
+  args.keeps_room = grid < PageBlocks(device, 0);
   VisitFormat(kv.page.format, [&](auto chosen) { LaunchFormat<chosen()>(device, args, eights, grid); });
   scratch.Rewind(mark);
 }

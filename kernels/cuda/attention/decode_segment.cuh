@@ -19,6 +19,7 @@ struct DecodeArgs {
   PagedKv kv;
   float* partial_out;  // [slot][columns][head_dim]
   float* partial_lse;  // [slot][columns]
+  bool keeps_room;     // multiprocessors are kept for what runs beside
 };
 
 // Warps, tokens in flight per warp and blocks a multiprocessor, chosen so that registers suffice without spills and
@@ -199,7 +200,7 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
     WaitForDependency();
   }
   // Not before: blocks of the merge would take the room that is kept for what runs beside.
-  if (ends) LetDependentsStart();
+  if (ends && args.keeps_room) LetDependentsStart();
   float* slot_out = args.partial_out + int64_t{blockIdx.x + at.item} * kCols * kHeadDim;
   float* slot_lse = args.partial_lse + int64_t{blockIdx.x + at.item} * kCols;
   MergeWarps<kWarps>(
@@ -214,6 +215,7 @@ template <KvFormat kFormat, int kHeadDim, int kN>
 __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads, 1) DecodeKernel(DecodeArgs args) {
   constexpr int kCols = 8 * kN;
   extern __shared__ float shared[];
+  if (!args.keeps_room) LetDependentsStart();
   const PlanWalker walker = {args.batch, args.kv, args.group, kCols, DecodeConfig<kFormat, kHeadDim, kN>::kUnit};
   const DecodePlan plan = walker.Plan(gridDim.x);
   // Lengths, page tables and the keys of earlier steps were there before the step's first kernel, which overlaps with
