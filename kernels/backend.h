@@ -26,6 +26,7 @@
   DUO_OP(Linear)                           \
   DUO_OP(LinearSwiGlu)                     \
   DUO_OP(Embed)                            \
+  DUO_OP(FillRows)                         \
   DUO_OP(AddRmsNorm)                       \
   DUO_OP(SwiGlu)                           \
   DUO_OP(GatherRows)                       \

@@ -65,6 +65,11 @@ void Embed(Device& device, View residual, const int32_t* ids, const Weight& tabl
   BackendOf(device).Embed(device, residual, ids, table, first_id);
 }
 
+void FillRows(Device& device, View out, const float* row) {
+  DUO_CHECK(out.dtype == ActivationType(device));
+  if (!out.empty()) BackendOf(device).FillRows(device, out, row);
+}
+
 void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps) {
   DUO_CHECK(residual.dtype == DType::kF32);
   if (!add.empty()) {

@@ -59,6 +59,9 @@ void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& 
 // residual [rows, hidden] f32 = table's row ids[i] - first_id; zero where this shard of the vocabulary lacks the id.
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id);
 
+// out [rows, n] T = row [n] f32 in each of its rows: what a linear layer without columns gives.
+void FillRows(Device& device, View out, const float* row);
+
 // residual += add (T); then out [rows, dim] T = residual / rms(residual) * weight. Either is skipped where empty.
 void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps);
 

@@ -27,6 +27,11 @@ void Embed(Device& device, View residual, const int32_t* ids, const Weight& tabl
   });
 }
 
+void FillRows(Device& device, View out, const float* row) {
+  ForRows(device, out.rows, RowsPerItem(out.cols),
+          [&](int64_t r) { std::copy_n(row, out.cols, out.as<float>() + r * out.stride); });
+}
+
 void AddRmsNorm(Device& device, View out, View residual, View add, const float* weight, float eps) {
   const int64_t cols = residual.cols;
   ForRows(device, residual.rows, RowsPerItem(cols), [&](int64_t r) {

@@ -11,7 +11,11 @@ namespace {
 
 View LastRows(const View& v, int64_t rows) { return v.Rows(v.rows - rows, rows); }
 
-void FillZero(Device& device, const View& v) { device.Fill(v.data, 0, Bytes(v.dtype, v.rows * v.cols)); }
+// What a linear layer of which this rank has no columns gives to the sum: its bias, where it is the rank that adds it.
+void FillBias(Device& device, const View& out, const Weight& weight) {
+  if (weight.bias != nullptr) return FillRows(device, out, weight.bias);
+  device.Fill(out.data, 0, Bytes(out.dtype, out.rows * out.cols));
+}
 
 }  // namespace
 
@@ -50,10 +54,11 @@ View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, V
 
 View Transformer::Output(int layer, const Activations& a, View attended) {
   const View out = a.projected.Rows(0, attended.rows);
+  const Weight& weight = weights_.layers[layer][WeightRole::kO];
   if (attended.cols > 0) {
-    Linear(device_, out, attended, weights_.layers[layer][WeightRole::kO], scratch_);
-  } else {  // no head of this layer: nothing to add but to the sum
-    FillZero(device_, out);
+    Linear(device_, out, attended, weight, scratch_);
+  } else {  // no head of this layer
+    FillBias(device_, out, weight);
   }
   return out;
 }
@@ -66,7 +71,7 @@ View Transformer::MlpInput(int layer, const Activations& a, View add) {
 }
 
 void Transformer::GatedMlp(const Activations& a, View out, View x, const Weight& gate_up, const Weight& down) {
-  if (down.cols == 0) return FillZero(device_, out);
+  if (down.cols == 0) return FillBias(device_, out, down);
   // Dense, in the space of the layer with the most columns.
   const View both(a.gate_up.data, a.gate_up.dtype, x.rows, gate_up.rows);
   const View product(a.product.data, a.product.dtype, x.rows, down.cols);

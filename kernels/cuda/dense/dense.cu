@@ -19,6 +19,11 @@ __global__ void EmbedKernel(float* residual, int64_t stride, const int32_t* ids,
   for (int64_t c = threadIdx.x; c < table.cols; c += blockDim.x) out[c] = here ? WeightValue(table, id, c) : 0.0f;
 }
 
+__global__ void FillRowsKernel(bf16* out, int64_t stride, const float* row, int64_t cols) {
+  bf16* to = out + blockIdx.x * stride;
+  for (int64_t c = threadIdx.x; c < cols; c += blockDim.x) to[c] = ToBf16(row[c]);
+}
+
 // What a row gains, as it lies in memory.
 struct AddedRow {
   const uint2* at;  // null: nothing
@@ -98,6 +103,11 @@ bool Aligned(const View& v, int bytes) {
 
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id) {
   EmbedKernel<<<residual.rows, 256, 0, Stream(device)>>>(residual.as<float>(), residual.stride, ids, table, first_id);
+  DUO_CUDA_CHECK(cudaGetLastError());
+}
+
+void FillRows(Device& device, View out, const float* row) {
+  FillRowsKernel<<<out.rows, 256, 0, Stream(device)>>>(out.as<bf16>(), out.stride, row, out.cols);
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 

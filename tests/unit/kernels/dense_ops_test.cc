@@ -11,6 +11,22 @@ namespace {
 class DenseOps : public DeviceTest {};
 INSTANTIATE_ON_DEVICES(DenseOps);
 
+TEST_P(DenseOps, FillRowsRepeatsOneRowAndWritesNothingElse) {
+  const DType type = activation();
+  std::mt19937 rng(5);
+  const int rows = 7, cols = 1000, stride = 1003;
+  const std::vector<float> row = Normal(rng, cols), poison(rows * stride, 99.0f);
+  Buffer from = Upload(device(), row), out = UploadAs(device(), type, poison);
+  FillRows(device(), View(out.data(), type, rows, stride).Cols(2, cols), from.as<float>());
+  const std::vector<float> got = DownloadAs(device(), type, out.data(), rows * stride);
+  for (int r = 0; r < rows; ++r) {
+    for (int c = 0; c < stride; ++c) {
+      const bool within = c >= 2 && c < 2 + cols;
+      ASSERT_EQ(got[r * stride + c], within ? Rounded(type, row[c - 2]) : 99.0f) << r << " " << c;
+    }
+  }
+}
+
 TEST_P(DenseOps, AddRmsNormAddsAndNormalises) {
   const DType type = activation();
   for (int cols : {8, 64, 136, 1000, 4096}) {
