@@ -182,7 +182,10 @@ def prefix_thinking():
             equal(content, fresh.post("/v1/chat/completions", body).json()["choices"][0]["message"]["content"], f"answer {i}")
             length = found.json()["usage"]["prompt_tokens"]
             # The last turn but one is not as it was: the texts part in it.
-            check(cached >= places[-3] - 12, f"{cached} of {length} were there; turns ended at {places}")
+            # What agrees ends where the turn before last began to think. Its rings are gone, and to make them may cost
+            # more than to read on from where the first turn ended, whose rings are there.
+            check(cached >= min(places[-3], places[3] if len(places) > 3 else 0) - 12,
+                  f"{cached} of {length} were there; turns ended at {places}")
             check(i < 2 or cached < places[-1], f"{cached} of {length}; turns ended at {places}")
             reused += cached
             places.append(length)
