@@ -129,16 +129,16 @@ struct Fronts {
     log.Event("loading", {{"address", flags.server.grpc.address}, {"port", grpc->port()}});
     return absl::OkStatus();
   }
-  absl::Status Open(const ServeFlags& flags, Server& server, const Log& log) {
-    const char* tls = flags.server.grpc.tls.on() ? "on" : "off";
+  absl::Status Open(Server& server) {
     grpc->Open(server);
-    if (http != nullptr) {
-      if (absl::Status s = http->Open(server); !s.ok()) return s;
-    }
+    return http == nullptr ? absl::OkStatus() : http->Open(server);
+  }
+  // Only when signals are heard: whoever waits for this line may send one at once.
+  void Announce(const ServeFlags& flags, const Log& log) const {
+    const char* tls = flags.server.grpc.tls.on() ? "on" : "off";
     log.Event("listening", {{"address", flags.server.grpc.address}, {"port", grpc->port()}, {"tls", tls}});
-    if (http == nullptr) return absl::OkStatus();
+    if (http == nullptr) return;
     log.Event("listening for HTTP", {{"address", flags.http.address}, {"port", http->port()}, {"tls", tls}});
-    return absl::OkStatus();
   }
   // Before the server is destroyed.
   void Close() {
@@ -178,11 +178,12 @@ absl::Status Serve(const ServeFlags& flags, const ServerOptions& options, Model&
     life.signals.NothingFromNowOn();
     fronts.Close();
   };
-  if (absl::Status s = fronts.Open(flags, **server, life.log); !s.ok()) return s;
+  if (absl::Status s = fronts.Open(**server); !s.ok()) return s;
   (*server)->WhenReloading(LevelAgain(life.settings, life.log));
   (*server)->WhenDraining([&life] { life.manager.Stopping(); });
   (*server)->WhenServingOn([&life] { life.manager.Ready(); });
   life.signals.DrainsFromNowOn(server->get());  // what a HUP reads again is known by now
+  fronts.Announce(flags, life.log);
   (*server)->Run();
   life.manager.Ready();
   return (*server)->Wait();

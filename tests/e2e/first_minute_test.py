@@ -18,7 +18,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODEL = os.path.join(ROOT, "launcher", "demo", "needle-6m")
@@ -107,7 +106,6 @@ def main():
         for line in server.stderr:  # ends with the process, whatever it does
             lines.append(line)
             if "listening" in line:
-                time.sleep(1)  # the line is written a moment before the signal is listened to
                 server.send_signal(signal.SIGTERM)
         server.wait(60)
         check("serve does the same", sum(SENTENCE in line for line in lines) == 1 and server.returncode == 0,

@@ -94,12 +94,16 @@ def overflow():
         big = server.post("/v1/completions", {"prompt": "x" * 200000, "max_tokens": 1})
         equal((big.status, big.error()["code"]), (413, "body_too_large"), big)
         check("200" in big.error()["message"] and "100000" in big.error()["message"], big)
-        busy = [server.raw() for _ in range(3)]
-        for raw in busy:
-            raw.send_request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 900, "ignore_eos": True, "stream": True})
-        busy[0].until(b"data: ")
-        full = server.post("/v1/completions", {"prompt": "not even looked at", "max_tokens": -1})
-        equal((full.status, full.error()["code"]), (429, "queue_full"), full)
+        busy, seen = [], []
+
+        def one_more():
+            busy.append(server.raw())
+            busy[-1].send_request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 900, "ignore_eos": True, "stream": True})
+            seen.append(server.post("/v1/completions", {"prompt": "not even looked at", "max_tokens": -1}))
+            return seen[-1].status == 429
+        server.wait_until("the queue is full", one_more)
+        full = seen[-1]
+        equal(full.error()["code"], "queue_full", full)
         check(1 <= int(full.headers["retry-after"]) <= 120, full)
         for raw in busy:
             raw.socket.close()
