@@ -205,7 +205,7 @@ RankShard WholeModel(const ModelConfig& config) {
 }
 
 absl::StatusOr<ModelWeights> Load(const SafetensorsModel& files, const WeightShare& share) {
-  const std::unique_ptr<Device> device = Device::Cpu(1);
+  static const std::unique_ptr<Device> device = Device::Cpu(1);  // outlives the weights, whose memory it gave
   const std::unique_ptr<Communicator> comm = MakeSelfCommunicator();
   return LoadWeights(files, share, *device, *comm, nullptr);
 }
