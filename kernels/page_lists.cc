@@ -38,6 +38,19 @@ void PoolKeys(Device& device, PooledKeys* to, const StepRows& rows, const PagedK
   BackendOf(device).PoolKeys(device, to, rows, kv, arena);
 }
 
+void TakeLists(PageLists* to, const StepRows& rows, const PagedKv& kv, const ListRule& rule, const int32_t* densities,
+               Arena& arena) {
+  const SeqSpan& span = rows.batch.host_spans[0];
+  to->first_block = span.history / kBlockTokens;
+  to->blocks = span.num_rows / kBlockTokens;
+  to->heads = kv.num_heads;
+  const int32_t densest = *std::max_element(densities, densities + kv.num_heads);
+  to->stride = rule.Length(densest, to->first_block + to->blocks - 1);
+  const int64_t lists = int64_t{to->heads} * to->blocks;
+  to->lengths = static_cast<int32_t*>(arena.Take(sizeof(int32_t) * lists));
+  to->pages = static_cast<int32_t*>(arena.Take(sizeof(int32_t) * lists * to->stride));
+}
+
 size_t SelectPagesBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
   return BackendOf(device).SelectPagesBytes(device, rows, group, kv, max_tokens);
 }

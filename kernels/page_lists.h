@@ -73,6 +73,9 @@ size_t PooledKeysBytes(const Device& device, const PagedKv& kv, int64_t max_toke
 void PoolKeys(Device& device, PooledKeys* to, const StepRows& rows, const PagedKv& kv, Arena& arena);
 
 // densities: host [kv.num_heads], in thousandths, 1 to kDense. The lists of the step's blocks.
+// TakeLists: their shape and their memory, before a backend chooses them.
+void TakeLists(PageLists* to, const StepRows& rows, const PagedKv& kv, const ListRule& rule, const int32_t* densities,
+               Arena& arena);
 size_t SelectPagesBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens);
 void SelectPages(Device& device, PageLists* to, const StepRows& rows, const PagedKv& kv, const PooledKeys& pooled,
                  const ListRule& rule, const int32_t* densities, Arena& arena);

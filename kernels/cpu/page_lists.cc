@@ -127,20 +127,12 @@ size_t SelectPagesBytes(const Device& device, int rows, int, const PagedKv& kv, 
 
 void SelectPages(Device& device, PageLists* to, const StepRows& rows, const PagedKv& kv, const PooledKeys& pooled,
                  const ListRule& rule, const int32_t* densities, Arena& arena) {
-  const SeqSpan& span = rows.batch.host_spans[0];
+  TakeLists(to, rows, kv, rule, densities, arena);
   const int d = kv.page.head_dim;
-  to->first_block = span.history / kBlockTokens;
-  to->blocks = span.num_rows / kBlockTokens;
-  to->heads = kv.num_heads;
-  const int densest = *std::max_element(densities, densities + kv.num_heads);
-  to->stride = rule.Length(densest, to->first_block + to->blocks - 1);
-  const int64_t lists = int64_t{to->heads} * to->blocks;
-  to->lengths = static_cast<int32_t*>(arena.Take(sizeof(int32_t) * lists));
-  to->pages = static_cast<int32_t*>(arena.Take(sizeof(int32_t) * lists * to->stride));
   const size_t mark = arena.used(), space_bytes = ChoosingSpace::Bytes(d, pooled.stride);
   char* spaces = static_cast<char*>(arena.Take(space_bytes * device.pool().threads()));
   // The last blocks have the most pages before them: they go first.
-  device.pool().ParallelFor(lists, [&](int64_t i, int thread) {
+  device.pool().ParallelFor(int64_t{to->heads} * to->blocks, [&](int64_t i, int thread) {
     const auto block = static_cast<int>(to->blocks - 1 - i / to->heads), head = static_cast<int>(i % to->heads);
     const int64_t list = to->list(head, block);
     const int before = to->first_block + block, length = rule.Length(densities[head], before);

@@ -124,13 +124,6 @@ __device__ __forceinline__ void LoadStreaming(uint32_t* r, const void* p) {
   }
 }
 
-// Fetches bytes into the L2 without waiting for them; address and size are multiples of 16. Nothing before sm_90.
-__device__ __forceinline__ void PrefetchToL2([[maybe_unused]] const void* p, [[maybe_unused]] uint32_t bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
-#endif
-}
-
 __device__ __forceinline__ float Silu(float x) { return x / (1.0f + expf(-x)); }
 
 __device__ __forceinline__ float WarpMax(float x) {

@@ -17,9 +17,14 @@ std::vector<std::string> KvFormatNames() {
   return names;
 }
 
-std::vector<std::string> WeightFormatNames() {
+std::vector<std::string> WeightTypeNames() {
   std::vector<std::string> names = {"auto"};
   for (const DType type : kWeightTypes) names.emplace_back(Name(type));
+  return names;
+}
+
+std::vector<std::string> WeightFormatNames() {
+  std::vector<std::string> names = WeightTypeNames();
   for (const int group : kInt8Groups) names.push_back(std::string(kInt8GroupPrefix) + std::to_string(group));
   return names;
 }

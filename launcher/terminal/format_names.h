@@ -14,6 +14,7 @@ namespace duo {
 // "auto" first. Weights have int8 in groups besides, "int8:32" and the like.
 std::vector<std::string> KvFormatNames();
 std::vector<std::string> WeightFormatNames();
+std::vector<std::string> WeightTypeNames();  // those without groups: embedding and head have no others
 
 // Nothing for "auto".
 std::optional<KvFormat> KvFormatNamed(std::string_view name);

@@ -104,7 +104,7 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
   command
       .add_option("--weights-head", f.weights_head,
                   "Format of embedding and vocabulary head; auto: as stored, 16 bit on CUDA")
-      ->check(CLI::IsMember(KvFormatNames()))
+      ->check(CLI::IsMember(WeightTypeNames()))
       ->capture_default_str()
       ->group(memory);
   command.add_option("--chunk", f.chunk, "Prompt tokens a step at most (default 16384 on CUDA, 1024 on the CPU)")

@@ -196,13 +196,11 @@ class MassReader::Row {
 
 MassReader::MassReader(const std::vector<ProvenanceHead>& heads, const RankShard& shard, int group, int head_dim)
     : group_(group), head_dim_(head_dim) {
-  double total = 0;
-  for (const ProvenanceHead& h : heads) total += h.weight;
   std::map<std::pair<int, int>, std::vector<float>> chosen;
   for (const ProvenanceHead& h : heads) {
     std::vector<float>& weights = chosen[{h.layer, h.head / group}];
     weights.resize(group);
-    weights[h.head % group] += static_cast<float>(h.weight / total);
+    weights[h.head % group] += static_cast<float>(h.weight);
   }
   for (auto& [where, weights] : chosen) {
     Group g{where.first, where.second, std::move(weights)};

@@ -32,7 +32,7 @@ class MassReader {
   };
 
   MassReader() = default;
-  // heads: query heads of KV heads that keep everything; weights are made to add up to 1.
+  // heads: query heads of KV heads that keep everything; their weights add up to 1.
   MassReader(const std::vector<ProvenanceHead>& heads, const RankShard& shard, int group, int head_dim);
 
   bool empty() const { return groups_.empty(); }

@@ -39,16 +39,22 @@ def chat(duo, model, lines, *more):
 def try_interrupt(checks, duo, model):
     """Ctrl-C in an answer ends the answer, not the conversation."""
     command = [duo, "chat", "--model", model, "--device", "cpu", "--max-new-tokens", "20000", "--max-tokens", "30000"]
+    code, said = interrupted(command, "/quit\n")
+    checks.expect(code == 0 and "stopped" in said, f"Ctrl-C: exit {code}, {said[-500:]!r}")
+
+
+def interrupted(command, then):
+    """A chat whose first answer is stopped by Ctrl-C and that gets these lines then: exit status and stderr."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as talk:
         talk.stdin.write("Question: Who?\n")
         talk.stdin.flush()
         talk.stdout.read(20)  # it is answering
         talk.send_signal(signal.SIGINT)
-        talk.stdin.write("/quit\n")
+        talk.stdin.write(then)
         talk.stdin.close()
         talk.stdout.read()
         said = talk.stderr.read()
-        checks.expect(talk.wait() == 0 and "stopped" in said, f"Ctrl-C: exit {talk.returncode}, {said[-500:]!r}")
+        return talk.wait(), said
 
 
 class Served:
@@ -94,17 +100,8 @@ def try_server(checks, duo, model, document):
         checks.expect(again.stdout.startswith("402113") and "notes" in sessions(), f"it goes on: {again.stdout!r} {again.stderr!r}")
         begun = talk(["/new", second, "/system Be brief.", "/quit"], "--session", "notes")
         checks.expect("402113" not in begun.stdout and "/new" in begun.stderr, f"/new begins again: {begun.stdout!r} {begun.stderr!r}")
-        command = [duo, "chat", "--server", server.address, "--max-new-tokens", "20000"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as stopped:
-            stopped.stdin.write("Question: Who?\n")
-            stopped.stdin.flush()
-            stopped.stdout.read(20)  # it is answering
-            stopped.send_signal(signal.SIGINT)
-            stopped.stdin.write("/undo\n/quit\n")
-            stopped.stdin.close()
-            stopped.stdout.read()
-            said = stopped.stderr.read()
-            checks.expect(stopped.wait() == 0 and "your turn is taken back" in said, f"Ctrl-C: exit {stopped.returncode}, {said!r}")
+        code, said = interrupted([duo, "chat", "--server", server.address, "--max-new-tokens", "20000"], "/undo\n/quit\n")
+        checks.expect(code == 0 and "your turn is taken back" in said, f"Ctrl-C: exit {code}, {said!r}")
     gone = subprocess.run([duo, "chat", "--server", server.address], input="", capture_output=True, text=True, check=False, timeout=60)
     checks.expect(gone.returncode == 1 and gone.stderr.startswith("error: ") and gone.stderr.count("\n") == 1, f"a server that is gone: {gone.stderr!r}")
     for words in ([], ["--server", "x:1", "--model", "y"], ["--model", "y", "--session", "z"]):

@@ -313,16 +313,9 @@ size_t SelectPagesBytes(const Device&, int rows, int, const PagedKv& kv, int64_t
 
 void SelectPages(Device& device, PageLists* to, const StepRows& rows, const PagedKv& kv, const PooledKeys& pooled,
                  const ListRule& rule, const int32_t* densities, Arena& arena) {
-  const SeqSpan& span = rows.batch.host_spans[0];
   const int d = kv.page.head_dim;
-  to->first_block = span.history / kBlockTokens;
-  to->blocks = span.num_rows / kBlockTokens;
-  to->heads = kv.num_heads;
+  TakeLists(to, rows, kv, rule, densities, arena);
   DUO_CHECK_LE(int64_t{to->first_block} + to->blocks, kMostPages);
-  to->stride = rule.Length(*std::max_element(densities, densities + kv.num_heads), to->first_block + to->blocks - 1);
-  const int64_t lists = int64_t{to->heads} * to->blocks;
-  to->lengths = static_cast<int32_t*>(arena.Take(sizeof(int32_t) * lists));
-  to->pages = static_cast<int32_t*>(arena.Take(sizeof(int32_t) * lists * to->stride));
   const size_t mark = arena.used();
   auto* device_densities = static_cast<int32_t*>(arena.Take(sizeof(int32_t) * kv.num_heads));
   device.Upload(device_densities, densities, sizeof(int32_t) * kv.num_heads);

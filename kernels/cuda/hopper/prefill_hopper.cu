@@ -244,9 +244,10 @@ size_t HopperPrefillScratchBytes(const Device& device, int rows, int group, cons
   return bytes;
 }
 
-void HopperPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
-                   const PagedKv& kv, bool own_square, Arena& scratch) {
-  const SeqSpan& span = batch.host_spans[0];
+namespace {
+
+// What dense and listed attention of a span's rows have alike: where queries, own keys and results lie.
+PrefillWork WorkOf(View out, float* lse, View qkv, const HeadShape& shape, const SeqSpan& span, const PagedKv& kv) {
   const int d = shape.head_dim;
   const int64_t first_column = int64_t{kv.first_head} * d;
   PrefillWork w = {};
@@ -260,48 +261,45 @@ void HopperPrefill(Device& device, View out, float* lse, View qkv, const HeadSha
   w.group = shape.group;
   w.scale = kLog2e / sqrtf(static_cast<float>(d));
   w.history = span.history;
-  w.window = kv.window;
-  w.slots = kv.slots;
-  w.first_slot = kv.first_slot;
-  w.num_slots = kv.num_slots;
   const bf16* own = qkv.as<bf16>() + span.first_row * qkv.stride + shape.q_cols() + first_column;
-  w.has_own = own_square;
   w.own_v = shape.kv_cols() / 64;
   w.own = BoxMap(own, w.rows, qkv.stride * sizeof(bf16), w.own_v + kv.num_heads * (d / 64), kTileKeys, d / 64);
   w.pages = w.own;  // never read without pages
+  return w;
+}
 
+void Attend(Device& device, PrefillWork* w, const HeldPages& pages, const PagedKv& kv, int table, Arena& scratch) {
   const size_t mark = scratch.used();
-  const int64_t slot_rows = SlotRows(device, d);
-  w.partial = static_cast<float*>(scratch.Take(slot_rows * d * sizeof(float)));
-  w.partial_lse = static_cast<float*>(scratch.Take(slot_rows * sizeof(float)));
-  w.counter = static_cast<uint32_t*>(scratch.Take(sizeof(uint32_t)));
-  const HeldPages pages = HistoryPages(span, kv);
-  const int table = kv.split ? span.split_table : span.table;
+  const int64_t slot_rows = SlotRows(device, kv.page.head_dim);
+  w->partial = static_cast<float*>(scratch.Take(slot_rows * kv.page.head_dim * sizeof(float)));
+  w->partial_lse = static_cast<float*>(scratch.Take(slot_rows * sizeof(float)));
+  w->counter = static_cast<uint32_t*>(scratch.Take(sizeof(uint32_t)));
   if (kv.page.format == KvFormat::kBF16 || pages.count == 0) {
-    AttendInPlace(device, w, pages, kv, table);
+    AttendInPlace(device, *w, pages, kv, table);
   } else {
-    AttendStaged(device, w, pages, kv, table, scratch);
+    AttendStaged(device, *w, pages, kv, table, scratch);
   }
   scratch.Rewind(mark);
 }
 
+}  // namespace
+
+void HopperPrefill(Device& device, View out, float* lse, View qkv, const HeadShape& shape, const SeqBatch& batch,
+                   const PagedKv& kv, bool own_square, Arena& scratch) {
+  const SeqSpan& span = batch.host_spans[0];
+  PrefillWork w = WorkOf(out, lse, qkv, shape, span, kv);
+  w.window = kv.window;
+  w.slots = kv.slots;
+  w.first_slot = kv.first_slot;
+  w.num_slots = kv.num_slots;
+  w.has_own = own_square;
+  Attend(device, &w, HistoryPages(span, kv), kv, kv.split ? span.split_table : span.table, scratch);
+}
+
 void HopperListedPrefill(Device& device, View out, float* lse, const StepRows& rows, const PagedKv& kv,
                          const PageLists& lists, Arena& scratch) {
-  const HeadShape& shape = rows.shape;
   const SeqSpan& span = rows.batch.host_spans[0];
-  const int d = shape.head_dim;
-  const int64_t first_column = int64_t{kv.first_head} * d;
-  PrefillWork w = {};
-  w.q = rows.qkv.as<bf16>() + first_column * shape.group;
-  w.q_stride = rows.qkv.stride;
-  w.out = out.as<bf16>() + first_column * shape.group;
-  w.out_stride = out.stride;
-  w.lse = lse;
-  w.lse_stride = w.rows = span.num_rows;
-  w.heads = kv.num_heads;
-  w.group = shape.group;
-  w.scale = kLog2e / sqrtf(static_cast<float>(d));
-  w.history = span.history;
+  PrefillWork w = WorkOf(out, lse, rows.qkv, rows.shape, span, kv);
   w.slots = w.num_slots = 1;
   w.list_lengths = lists.lengths;
   w.lists = lists.pages;
@@ -309,23 +307,7 @@ void HopperListedPrefill(Device& device, View out, float* lse, const StepRows& r
   w.first_block = lists.first_block;
   w.blocks = lists.blocks;
   w.own_page = lists.own;
-  const bf16* own = rows.qkv.as<bf16>() + shape.q_cols() + first_column;
-  w.own = BoxMap(own, w.rows, rows.qkv.stride * sizeof(bf16), shape.kv_cols() / 64 + kv.num_heads * (d / 64), kTileKeys,
-                 d / 64);
-  w.pages = w.own;  // never read
-
-  const size_t mark = scratch.used();
-  const int64_t slot_rows = SlotRows(device, d);
-  w.partial = static_cast<float*>(scratch.Take(slot_rows * d * sizeof(float)));
-  w.partial_lse = static_cast<float*>(scratch.Take(slot_rows * sizeof(float)));
-  w.counter = static_cast<uint32_t*>(scratch.Take(sizeof(uint32_t)));
-  const HeldPages pages = {0, (span.history + span.num_rows) / kPageTokens, kPageTokens};
-  if (kv.page.format == KvFormat::kBF16) {
-    AttendInPlace(device, w, pages, kv, span.table);
-  } else {
-    AttendStaged(device, w, pages, kv, span.table, scratch);
-  }
-  scratch.Rewind(mark);
+  Attend(device, &w, {0, (span.history + span.num_rows) / kPageTokens, kPageTokens}, kv, span.table, scratch);
 }
 
 }  // namespace duo::cuda

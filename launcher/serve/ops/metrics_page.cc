@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/seconds.h"
+#include "launcher/serve/ops/socket_ready.h"
 
 namespace duo {
 namespace {
@@ -21,24 +22,12 @@ namespace {
 constexpr size_t kLongestRequest = 8192;
 constexpr std::chrono::seconds kPatience{5};  // for a connection, from accepting it to its last byte
 
-// Waits until `fd` is ready for `events`. False: it is not by the deadline.
-bool Ready(int fd, short events, Clock::time_point deadline) {
-  while (true) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
-    if (left <= 0) return false;
-    pollfd waiting = {fd, events, 0};
-    const int ready = poll(&waiting, 1, static_cast<int>(left));
-    if (ready > 0) return true;
-    if (ready < 0 && errno != EINTR) return false;
-  }
-}
-
 // A request up to its empty line; what is there by the deadline, or too long, as it is.
 std::string ReadRequest(int connection, Clock::time_point deadline) {
   std::string request;
   char buffer[1024];
   while (request.find("\r\n\r\n") == std::string::npos && request.size() < kLongestRequest) {
-    if (!Ready(connection, POLLIN, deadline)) break;
+    if (!SocketReady(connection, POLLIN, deadline)) break;
     const ssize_t n = recv(connection, buffer, sizeof buffer, MSG_DONTWAIT);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n <= 0) break;
@@ -48,7 +37,7 @@ std::string ReadRequest(int connection, Clock::time_point deadline) {
 }
 
 void WriteAnswer(int connection, std::string_view answer, Clock::time_point deadline) {
-  while (!answer.empty() && Ready(connection, POLLOUT, deadline)) {
+  while (!answer.empty() && SocketReady(connection, POLLOUT, deadline)) {
     const ssize_t n = send(connection, answer.data(), answer.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n <= 0) return;

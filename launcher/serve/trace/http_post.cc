@@ -13,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/seconds.h"
+#include "launcher/serve/ops/socket_ready.h"
 
 namespace duo {
 namespace {
@@ -29,18 +30,6 @@ struct Socket {
   }
 };
 
-// Waits until the socket is ready for `events`. False: it is not by the deadline.
-bool Ready(int fd, short events, Clock::time_point deadline) {
-  while (true) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
-    if (left <= 0) return false;
-    pollfd waiting = {fd, events, 0};
-    const int ready = poll(&waiting, 1, static_cast<int>(left));
-    if (ready > 0) return true;
-    if (ready < 0 && errno != EINTR) return false;
-  }
-}
-
 absl::Status Connect(const HttpTarget& target, Clock::time_point deadline, Socket* socket) {
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
@@ -56,7 +45,7 @@ absl::Status Connect(const HttpTarget& target, Clock::time_point deadline, Socke
       error = errno;
       continue;
     }
-    if (!Ready(made.fd, POLLOUT, deadline)) {
+    if (!SocketReady(made.fd, POLLOUT, deadline)) {
       error = ETIMEDOUT;
       continue;
     }
@@ -70,7 +59,7 @@ absl::Status Connect(const HttpTarget& target, Clock::time_point deadline, Socke
 
 absl::Status Write(int fd, std::string_view text, Clock::time_point deadline) {
   while (!text.empty()) {
-    if (!Ready(fd, POLLOUT, deadline)) return absl::UnavailableError("it took no more in time");
+    if (!SocketReady(fd, POLLOUT, deadline)) return absl::UnavailableError("it took no more in time");
     const ssize_t n = send(fd, text.data(), text.size(), MSG_NOSIGNAL);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n <= 0) return absl::UnavailableError(std::strerror(errno));
@@ -84,7 +73,7 @@ absl::StatusOr<int> ReadStatus(int fd, Clock::time_point deadline) {
   std::string head;
   char buffer[1024];
   while (head.find("\r\n") == std::string::npos && head.size() < kLongestHead) {
-    if (!Ready(fd, POLLIN, deadline)) return absl::UnavailableError("it gave no answer in time");
+    if (!SocketReady(fd, POLLIN, deadline)) return absl::UnavailableError("it gave no answer in time");
     const ssize_t n = recv(fd, buffer, sizeof buffer, 0);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n <= 0) return absl::UnavailableError("it ended the connection without an answer");

@@ -12,6 +12,7 @@
 #include "runtime/text/unicode/unicode.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/test_scale.h"
+#include "tests/support/tokenizer_spec.h"
 
 namespace duo {
 namespace {
@@ -37,25 +38,6 @@ json Bytes(const json& normalizer) {
     std::string spelled;
     AppendUtf8(printable ? b : other++, &spelled);
     spec["model"]["vocab"][spelled] = b;
-  }
-  return spec;
-}
-
-// SentencePiece-style: word markers, byte fallback.
-json Marked() {
-  json spec = json::parse(R"({
-    "added_tokens": [{"id": 0, "content": "<unk>", "special": true}, {"id": 1, "content": "<s>", "special": true}],
-    "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
-        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-    "pre_tokenizer": null, "post_processor": null,
-    "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-        {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-    "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
-              "vocab": {"<unk>": 0, "<s>": 1, "▁": 2, "a": 3, "b": 4, "▁a": 5, "ab": 6}, "merges": ["▁ a", "a b"]}})");
-  char name[8];
-  for (int b = 0; b < 256; ++b) {
-    std::snprintf(name, sizeof(name), "<0x%02X>", b);
-    spec["model"]["vocab"][name] = 100 + b;
   }
   return spec;
 }
@@ -91,7 +73,7 @@ std::string RandomText(std::mt19937& rng, bool ill_formed) {
 
 TEST(TokenRanges, AreTheTokensOwnBytesWhereTheTextHasThem) {
   std::mt19937 rng(5);
-  for (const json& spec : {Bytes(nullptr), Marked()}) {
+  for (const json& spec : {Bytes(nullptr), SentencePiece()}) {
     const Tokenizer tokenizer = Make(spec);
     for (int trial = 0; trial < Scaled(300); ++trial) {
       const std::string text = RandomText(rng, false);
@@ -174,7 +156,7 @@ LookedAt Looked(int64_t tokens, const std::vector<int64_t>& at, float mass) {
 TEST(Sources, AreTheBytesOfTheDocumentAsItWasSent) {
   std::mt19937 rng(7);
   int found = 0;
-  for (const json& spec : {Bytes(nullptr), Bytes({{"type", "NFC"}}), Marked()}) {
+  for (const json& spec : {Bytes(nullptr), Bytes({{"type", "NFC"}}), SentencePiece()}) {
     const Tokenizer tokenizer = Make(spec);
     for (int trial = 0; trial < Scaled(200); ++trial) {
       const std::string fact = "The zq is b.";

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/support/test_scale.h"
+#include "tests/support/tokenizer_spec.h"
 
 namespace duo {
 namespace {
@@ -41,24 +42,6 @@ json ByteLevel() {
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "Ġ": 3, "Ã": 4, "©": 5, "ab": 6, "Ġab": 7, "abc": 8, "ï": 12, "¿": 13, "½": 14,
               "<": 15, "s": 16, ">": 17},
               "merges": [["a", "b"], ["Ġ", "ab"], ["ab", "c"]]}})");
-}
-
-// SentencePiece-style: the word marker, byte fallback, no pre-tokenizer.
-json SentencePiece() {
-  json spec = json::parse(R"({
-    "added_tokens": [{"id": 0, "content": "<unk>", "special": true}, {"id": 1, "content": "<s>", "special": true}],
-    "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-    "pre_tokenizer": null, "post_processor": null,
-    "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
-                {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-    "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
-              "vocab": {"<unk>": 0, "<s>": 1, "▁": 2, "a": 3, "b": 4, "▁a": 5, "ab": 6}, "merges": ["▁ a", "a b"]}})");
-  char name[8];
-  for (int b = 0; b < 256; ++b) {
-    std::snprintf(name, sizeof(name), "<0x%02X>", b);
-    spec["model"]["vocab"][name] = 100 + b;
-  }
-  return spec;
 }
 
 TEST(Tokenizer, MergesTheLowestRankFirstAndPutsBosWhereThePostProcessorSays) {
