@@ -302,24 +302,8 @@ class Identification {
                                 {"distillation", trained_.distillation}};
     }
     if (!mass_outside_.empty()) {
-      json["attention_mass_outside_window"] = nlohmann::ordered_json::array();
-      absl::StrAppendFormat(
-          &text,
-          "\nAttention that a window of %d + %d tokens would miss, %% of each KV head's (layers down, "
-          "heads across; * = retrieval head at sparsity %g):\n\n",
-          pattern_.sink, pattern_.recent, chosen.sparsity);
-      absl::StatusOr<HeadPlan> plan = PlanBySparsity(pattern_, chosen.sparsity);
-      for (int l = 0; plan.ok() && l < pattern_.layers; ++l) {
-        absl::StrAppendFormat(&text, "%4d ", l);
-        nlohmann::ordered_json of_layer = nlohmann::ordered_json::array();
-        for (int h = 0; h < pattern_.kv_heads; ++h) {
-          const double mass = mass_outside_[l * pattern_.kv_heads + h];
-          of_layer.push_back(mass);
-          absl::StrAppendFormat(&text, "%6.1f%s", 100 * mass, plan->is_retrieval(l, h) ? "*" : " ");
-        }
-        json["attention_mass_outside_window"].push_back(of_layer);
-        absl::StrAppend(&text, "\n");
-      }
+      json["attention_mass_outside_window"] = MassOutsideJson(pattern_, mass_outside_);
+      absl::StrAppend(&text, "\n", MassOutsideTable(pattern_, chosen.sparsity, mass_outside_));
     }
     const std::string table = text;
     if (flags_.json) {

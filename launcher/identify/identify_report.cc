@@ -181,4 +181,29 @@ std::string ReportSvg(const IdentifyReport& report) {
   return out;
 }
 
+std::string MassOutsideTable(const Pattern& pattern, double sparsity, const std::vector<double>& mass) {
+  std::string text = absl::StrFormat(
+      "Attention that a window of %d + %d tokens would miss, %% of each KV head's (layers down, "
+      "heads across; * = retrieval head at sparsity %g):\n\n",
+      pattern.sink, pattern.recent, sparsity);
+  absl::StatusOr<HeadPlan> plan = PlanBySparsity(pattern, sparsity);
+  for (int l = 0; plan.ok() && l < pattern.layers; ++l) {
+    absl::StrAppendFormat(&text, "%4d ", l);
+    for (int h = 0; h < pattern.kv_heads; ++h) {
+      absl::StrAppendFormat(&text, "%6.1f%s", 100 * mass[l * pattern.kv_heads + h],
+                            plan->is_retrieval(l, h) ? "*" : " ");
+    }
+    absl::StrAppend(&text, "\n");
+  }
+  return text;
+}
+
+nlohmann::ordered_json MassOutsideJson(const Pattern& pattern, const std::vector<double>& mass) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  for (auto layer = mass.begin(); layer != mass.end(); layer += pattern.kv_heads) {
+    json.push_back(std::vector<double>(layer, layer + pattern.kv_heads));
+  }
+  return json;
+}
+
 }  // namespace duo

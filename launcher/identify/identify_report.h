@@ -42,4 +42,8 @@ nlohmann::ordered_json ReportJson(const IdentifyReport& report);
 // Two curves over sparsity: facts found and perplexity.
 std::string ReportSvg(const IdentifyReport& report);
 
+// What a window of the pattern's sizes would miss of each KV head's attention; mass: shares, [layers][kv_heads].
+std::string MassOutsideTable(const Pattern& pattern, double sparsity, const std::vector<double>& mass);
+nlohmann::ordered_json MassOutsideJson(const Pattern& pattern, const std::vector<double>& mass);
+
 }  // namespace duo

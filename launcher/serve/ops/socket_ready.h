@@ -5,7 +5,8 @@
 
 namespace duo {
 
-// Waits until `fd` is ready for `events` (poll's: POLLIN, POLLOUT). False: it is not by the deadline, or cannot be asked.
+// Waits until `fd` is ready for `events` (poll's: POLLIN, POLLOUT). False: it is not by the deadline, or cannot be
+// asked.
 bool SocketReady(int fd, short events, Clock::time_point deadline);
 
 }  // namespace duo
