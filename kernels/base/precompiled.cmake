@@ -6,8 +6,8 @@ set(DUO_COMMON_HEADERS
   <algorithm> <atomic> <chrono> <cmath> <condition_variable> <cstdint> <cstring> <deque> <filesystem> <fstream> <functional>
   <map> <memory> <mutex> <optional> <random> <set> <span> <string> <string_view> <thread> <unordered_map> <utility> <variant>
   <vector>
-  "absl/container/flat_hash_map.h" "absl/status/statusor.h" "absl/strings/str_cat.h" "absl/strings/str_format.h"
-  "absl/strings/str_join.h" "absl/strings/str_split.h")
+  <absl/container/flat_hash_map.h> <absl/status/statusor.h> <absl/strings/str_cat.h> <absl/strings/str_format.h>
+  <absl/strings/str_join.h> <absl/strings/str_split.h>)
 
 # duo_precompiled_headers(NAME HEADER ..): compiles these with the flags that hold here.
 function(duo_precompiled_headers name)
