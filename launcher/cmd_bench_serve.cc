@@ -69,6 +69,7 @@ absl::Status RunLoads(LoadFlags f) {
     absl::StatusOr<LoadResult> result = RunLoad(o);
     if (!result.ok()) return result.status();
     results.push_back(*std::move(result));
+    if (results.back().interrupted) break;
   }
   if (f.json) {
     nlohmann::ordered_json out = {{"bench", "serve"}, {"options", OptionsJson(f)}};
@@ -121,7 +122,8 @@ void AddBenchServe(CLI::App& bench, Launch& launch) {
       "  duo serve --shape llama-3-8b --random-weights --sessions 64 &\n"
       "  duo bench serve --clients 1,8,32 --context 8000 --answer 256 --svg load.svg\n"
       "  duo bench serve --mix ingest --clients 8 --context 8000 --document 120000 --read-alone\n"
-      "Texts are token ids that follow from --seed: no tokenizer is asked, and every length is exact.");
+      "Texts are token ids that follow from --seed: no tokenizer is asked, and every length is exact.\n"
+      "Ctrl-C ends a load early and prints what came until then.");
   c->add_option("--server", o.client.server, "The server")
       ->type_name("HOST:PORT")
       ->check(Address())
@@ -131,7 +133,8 @@ void AddBenchServe(CLI::App& bench, Launch& launch) {
   c->add_option("--token-file", flags->token_file, "Bearer token: the file's first line")->type_name("FILE");
   c->add_option("--mix", flags->mix,
                 "chats: every client asks on a session of its own; document: all on one; ingest: chats beside "
-                "documents that are read, until all are; mixed: chats, documents, forks, cancels and bad calls")
+                "documents that are read, until all are; mixed: chats, documents, forks, cancels, connections that end "
+                "(none with TLS) and bad calls")
       ->check(CLI::IsMember(std::vector<std::string>(std::begin(kMixes), std::end(kMixes))))
       ->capture_default_str();
   c->add_option("--clients", flags->clients, "Clients at once; several, one after the other: a,b,c")

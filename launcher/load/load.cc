@@ -1,5 +1,7 @@
 #include "launcher/load/load.h"
 
+#include <csignal>
+#include <cstdlib>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -7,6 +9,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "launcher/client/channel.h"
+#include "launcher/client/interrupt.h"
 #include "launcher/load/load_client.h"
 
 namespace duo {
@@ -14,11 +17,32 @@ namespace {
 
 using Clients = std::vector<std::unique_ptr<LoadClient>>;
 
+constexpr double kPatience = 30;  // seconds
+
 absl::StatusOr<v1::StatsResponse> StatsOf(const LoadOptions& options, const std::shared_ptr<grpc::Channel>& channel) {
   v1::StatsResponse stats;
   const grpc::Status status = v1::Cluster::NewStub(channel)->Stats(MakeContext(options.client).get(), {}, &stats);
   if (!status.ok()) return FromGrpc(status);
   return stats;
+}
+
+// How much more is held than at `before`, as soon as that is nothing, or after half a minute: answers that were given up
+// end before the next step.
+absl::StatusOr<LeftBehind> LeftSince(const v1::StatsResponse& before, const LoadOptions& options,
+                                     const std::shared_ptr<grpc::Channel>& channel) {
+  const Clock::time_point begin = Clock::now();
+  while (true) {
+    const absl::StatusOr<v1::StatsResponse> now = StatsOf(options, channel);
+    if (!now.ok()) return now.status();
+    const LeftBehind left = {
+        .pages = before.pages_free() + before.split_pages_free() - now->pages_free() - now->split_pages_free(),
+        .rings = before.rings_free() - now->rings_free(),
+        .sessions = now->sessions_open() - before.sessions_open(),
+        .calls = now->requests_running() + now->requests_waiting() - before.requests_running() -
+                 before.requests_waiting()};
+    if (left.nothing() || SecondsSince(begin) > kPatience) return left;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
 }
 
 // A session for each client, or one for all.
@@ -46,8 +70,8 @@ void CloseAll(LoadRun& run, Clients& clients) {
   if (!run.document.empty()) clients.front()->Close(run.document);
 }
 
-// Until the time is over or all is asked, or, in an ingest, until all documents are read.
-void RunClients(LoadRun& run, Clients& clients, Clients& readers) {
+// Until the time is over or all is asked, or, in an ingest, until all documents are read. False: somebody stopped it.
+bool RunClients(LoadRun& run, Clients& clients, Clients& readers) {
   const LoadOptions& o = run.options;
   std::vector<std::thread> asking, reading;
   for (auto& client : clients) asking.emplace_back([&client] { client->Work(); });
@@ -60,17 +84,22 @@ void RunClients(LoadRun& run, Clients& clients, Clients& readers) {
   } else if (o.requests > 0) {
     for (std::thread& thread : std::exchange(asking, {})) thread.join();
   } else {
-    while (run.Now() < o.seconds) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    while (!run.stop && run.Now() < o.seconds) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
-  run.stop = true;
+  const bool stopped = run.stop.exchange(true);
   for (std::thread& thread : asking) thread.join();
   for (std::thread& thread : reading) thread.join();
+  return !stopped;
 }
 
 }  // namespace
 
 absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options) {
   LoadRun run{.options = options, .begin = Clock::now(), .document = ""};
+  Interrupt interrupt;  // before gRPC's threads
+  interrupt.Tell([&run] {
+    if (run.stop.exchange(true)) std::_Exit(128 + SIGINT);  // asked twice
+  });
   const bool reads = options.mix == Mix::kIngest || options.mix == Mix::kMixed;
   Clients clients, readers;
   std::shared_ptr<grpc::Channel> channel;
@@ -80,7 +109,9 @@ absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options) {
     channel = *opened;
     (i < options.clients ? clients : readers).push_back(std::make_unique<LoadClient>(run, channel, i));
   }
-  const absl::Cleanup close = [&] { CloseAll(run, clients); };
+  const absl::StatusOr<v1::StatsResponse> empty = StatsOf(options, channel);
+  if (!empty.ok()) return empty.status();
+  absl::Cleanup close = [&] { CloseAll(run, clients); };
   if (absl::Status s = Prepare(run, clients); !s.ok()) return s;
 
   LoadResult result;
@@ -94,7 +125,7 @@ absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options) {
   const absl::StatusOr<v1::StatsResponse> before = StatsOf(options, channel);
   if (!before.ok()) return before.status();
   run.begin = Clock::now();
-  RunClients(run, clients, readers);
+  result.interrupted = !RunClients(run, clients, readers);
   result.seconds = run.Now();
   const absl::StatusOr<v1::StatsResponse> after = StatsOf(options, channel);
   if (!after.ok()) return after.status();
@@ -102,6 +133,10 @@ absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options) {
   result.busy_seconds = after->busy_seconds() - before->busy_seconds();
   result.prefill_tokens = after->prefill_tokens() - before->prefill_tokens();
   result.decode_tokens = after->decode_tokens() - before->decode_tokens();
+  std::move(close).Invoke();
+  const absl::StatusOr<LeftBehind> left = LeftSince(*empty, options, channel);
+  if (!left.ok()) return left.status();
+  result.left = *left;
   for (Clients* all : {&clients, &readers}) {
     for (auto& client : *all) result.log.Merge(std::move(client->log()));
   }

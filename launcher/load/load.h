@@ -1,5 +1,6 @@
 // A load on a running service: many clients at once, each with calls as its mix has it, and what came of them. gRPC
-// stays behind this header. RunLoad may be called from one thread; it makes one for each client.
+// stays behind this header. RunLoad may be called from one thread; it makes one for each client. Ctrl-C ends a load
+// early, and what came until then is its result; the second ends the program.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@
 namespace duo {
 
 // chats: every client asks on a session of its own. document: all ask on one. ingest: chats beside documents that are
-// read. mixed: chats, documents, forks, answers that are cancelled, and calls that are to be refused.
+// read. mixed: chats, documents, forks, answers that are cancelled or whose connection ends, and calls that are to be
+// refused.
 enum class Mix { kChats, kDocument, kIngest, kMixed };
 
 struct LoadOptions {

@@ -4,9 +4,11 @@
 #include <cmath>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/splitmix64.h"
 #include "launcher/client/channel.h"
+#include "launcher/load/cut_connection.h"
 
 namespace duo {
 namespace {
@@ -15,7 +17,11 @@ constexpr int64_t kPieceTokens = 1 << 18;  // of one message
 constexpr size_t kLongestError = 120;
 
 // Shares of the mixed load, in per cent; the rest are answers that are read to their ends.
-constexpr uint64_t kForks = 10, kCancels = 10, kBad = 5;
+constexpr uint64_t kForks = 10, kBad = 5, kCancels = 10, kCuts = 5;
+constexpr int64_t kGivenUpAfter = 2;  // tokens of an answer that is cancelled, or whose connection ends
+
+// A plain connection of ours can be; where there is TLS, gRPC makes it.
+bool CanBeCut(const ClientOptions& client) { return client.tls_ca.empty() && !absl::StartsWith(client.server, "unix:"); }
 
 }  // namespace
 
@@ -76,13 +82,18 @@ void LoadClient::CountError(const grpc::Status& status) {
   ++log_.errors[absl::StrCat(code, ": ", status.error_message().substr(0, kLongestError))];
 }
 
+v1::AskRequest LoadClient::RequestOf(const std::string& session) {
+  v1::AskRequest request;
+  request.set_session_id(session);
+  AddTokens(run_.options.question.Draw(Random()), request.mutable_tokens());
+  request.set_max_new_tokens(run_.options.answer.Draw(Random()));
+  request.set_ignore_end_tokens(true);
+  return request;
+}
+
 void LoadClient::Ask(const Question& question, double begun) {
   const LoadOptions& o = run_.options;
-  v1::AskRequest request;
-  request.set_session_id(question.session);
-  AddTokens(o.question.Draw(Random()), request.mutable_tokens());
-  request.set_max_new_tokens(o.answer.Draw(Random()));
-  request.set_ignore_end_tokens(true);
+  const v1::AskRequest request = RequestOf(question.session);
   const auto context = Context();
   const auto stream = stub_->Ask(context.get(), request);
   v1::AskResponse response;
@@ -128,6 +139,29 @@ void LoadClient::AskOnFork() {
   Close(fork.id());
 }
 
+// The connection ends while an answer comes over it. Nobody says goodbye: the server has to notice.
+void LoadClient::AskAndVanish() {
+  const absl::StatusOr<std::unique_ptr<CutConnection>> connection = CutConnection::Open(run_.options.client.server);
+  if (!connection.ok()) {
+    ++log_.errors[std::string(connection.status().message())];
+    return;
+  }
+  const auto context = Context();
+  const auto stream = v1::Sessions::NewStub((*connection)->channel())->Ask(context.get(), RequestOf(session_));
+  v1::AskResponse response;
+  int64_t tokens = 0;
+  while (tokens < kGivenUpAfter && stream->Read(&response)) tokens += response.tokens_size();
+  (*connection)->Cut();
+  while (stream->Read(&response)) tokens += response.tokens_size();
+  log_.tokens += tokens;
+  const grpc::Status status = stream->Finish();
+  if (status.ok() || status.error_code() == grpc::StatusCode::UNAVAILABLE) {  // a short answer was whole by then
+    ++log_.intended["disconnected"];
+  } else {
+    CountError(status);
+  }
+}
+
 // A call that must be refused, and nothing more.
 void LoadClient::AskBadly() {
   v1::AskRequest request;
@@ -154,7 +188,8 @@ void LoadClient::OneOfTheMix(double begun) {
     const uint64_t which = Random() % 100;
     if (which < kForks) return AskOnFork();
     if (which < kForks + kBad) return AskBadly();
-    if (which < kForks + kBad + kCancels) question.cancel_after = 2;
+    if (which < kForks + kBad + kCancels) question.cancel_after = kGivenUpAfter;
+    if (which >= 100 - kCuts && CanBeCut(run_.options.client)) return AskAndVanish();
   }
   Ask(question, begun);
 }

@@ -54,8 +54,10 @@ class LoadClient {
   // Valid for any model.
   void AddTokens(int64_t count, google::protobuf::RepeatedField<int32_t>* to);
   absl::Status Append(const std::string& session, int64_t tokens);
+  v1::AskRequest RequestOf(const std::string& session);
   void Ask(const Question& question, double begun);
   void AskOnFork();
+  void AskAndVanish();
   void AskBadly();
   void OneOfTheMix(double begun);
   void CountError(const grpc::Status& status);

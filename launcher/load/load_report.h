@@ -35,6 +35,12 @@ struct LoadLog {
   void Merge(LoadLog other);
 };
 
+// What the server holds more of than before the load, when all its sessions are closed and its calls have ended.
+struct LeftBehind {
+  int64_t pages = 0, rings = 0, sessions = 0, calls = 0;
+  bool nothing() const { return pages == 0 && rings == 0 && sessions == 0 && calls == 0; }
+};
+
 struct LoadResult {
   int clients = 0;
   double seconds = 0;  // from the first call after preparation to the last one's end
@@ -43,6 +49,8 @@ struct LoadResult {
   // The engine's own, meanwhile.
   int64_t steps = 0, prefill_tokens = 0, decode_tokens = 0;
   double busy_seconds = 0;
+  LeftBehind left;
+  bool interrupted = false;  // ended by Ctrl-C before it was over
 
   double read_rate() const { return log.read_seconds > 0 ? log.read_tokens / log.read_seconds : 0; }
 };

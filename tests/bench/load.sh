@@ -3,13 +3,15 @@
 #
 #   tests/bench/load.sh build/duo FOLDER [ROW ..]
 #
-# Rows: one, answers, document, ingest, long, int8, int4; all unless some are named. Each starts a server of its own, with
-# random weights of the Llama-3-8B shape.
+# Rows: one, answers, document, ingest, int8, int4, mixed, callers; all unless some are named. Each starts a server of its
+# own, with random weights of the Llama-3-8B shape. mixed lasts MIXED_SECONDS (600) and also writes mixed.memory: every
+# five seconds the server's resident KiB and, where there is a GPU, its used MiB. PORT is 50951 unless given. A document of
+# a million tokens in company: long_document.py.
 set -u
 duo=$1 out=$2
 shift 2
-rows=${*:-one answers document ingest long int8 int4}
-port=50951
+rows=${*:-one answers document ingest int8 int4 mixed callers}
+port=${PORT:-50951}
 mkdir -p "$out"
 
 serve() { # serve's arguments..; returns when it listens
@@ -42,8 +44,17 @@ for r in json.load(open(sys.argv[1]))["results"]:
           f"p99 {first['p99']:.3f}  step ms {r['engine']['mean_step_seconds']*1e3:.2f}"
           + (f"  read {reads['tokens_per_second']:,.0f} tokens/s" if reads else "")
           + (f", {100*reads['share_of_alone']:.0f} % of alone" if "share_of_alone" in reads else "")
-          + (f"  ERRORS {r['errors']}" if r["errors"] else ""))
+          + (f"  intended {r['intended']}" if r["intended"] else "")
+          + (f"  ERRORS {r['errors']}" if r["errors"] else "")
+          + (f"  LEFT {r['left_behind']}" if any(r["left_behind"].values()) else ""))
 P
+}
+memory() { # of the server, until it is gone
+  while kill -0 "$server" 2>/dev/null; do
+    echo "$(date +%s) $(ps -o rss= -p "$server") $(nvidia-smi --id="${CUDA_VISIBLE_DEVICES:-0}" \
+      --query-gpu=memory.used --format=csv,noheader,nounits 2>/dev/null)"
+    sleep 5
+  done >"$out/mixed.memory"
 }
 
 for row in $rows; do
@@ -66,13 +77,28 @@ for row in $rows; do
       serve --kv bf16 --sessions 16 --questions 16 --max-session-tokens 131072 --kv-tokens 400000 || continue
       load ingest 120 --mix ingest --clients 8 --context 8000 --answer 512 --document 120000 --read-alone
       ;;
-    long)
-      serve --kv int4 --sessions 16 --questions 16 --max-session-tokens 1048576 --kv-tokens 1200000 || continue
-      load long 500 --mix ingest --clients 8 --context 8000 --answer 512 --document 900000
-      ;;
     int8 | int4)
       serve --kv bf16 --weights "$row" --sessions 128 --questions 128 --max-session-tokens 16384 --kv-tokens 600000 || continue
       load "answers_128_$row" 150 --clients 128 --context 4000 --answer 512 --seconds 10
+      ;;
+    mixed)
+      serve --kv bf16 --sessions 192 --questions 64 --max-queue 512 --max-session-tokens 131072 --kv-tokens 900000 || continue
+      memory &
+      load mixed 1200 --mix mixed --clients 64 --context 200-8000 --answer '~128' --document 5000-100000 --readers 2 \
+        --goal-gap 0.06 --seconds "${MIXED_SECONDS:-600}"
+      ;;
+    callers) # one's first token, alone and while another has 100 calls, of which at most 15 run
+      echo a-token-of-the-one >"$out/one" && echo a-token-of-the-other >"$out/other"
+      printf 'a-token-of-the-one one\na-token-of-the-other other\n' >"$out/tokens" && chmod 600 "$out/tokens"
+      serve --kv bf16 --sessions 4 --questions 16 --max-session-tokens 16384 --kv-tokens 200000 --token-file "$out/tokens" || continue
+      set -- --token-file "$out/one" --mix document --clients 1 --context 8000 --question 512 --answer 8 --requests 40
+      load callers_alone 60 "$@"
+      timeout 60 "$duo" bench serve --server "127.0.0.1:$port" --token-file "$out/other" --mix document --clients 100 \
+        --context 8000 --answer 256 --seconds 12 --json >"$out/callers_other.json" &
+      other=$!
+      sleep 4
+      load callers_beside 60 "$@"
+      wait $other
       ;;
   esac
   stop

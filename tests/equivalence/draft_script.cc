@@ -1,6 +1,7 @@
 #include "tests/equivalence/draft_script.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <random>
 #include <utility>
@@ -91,6 +92,7 @@ class Script {
   void Ask(SessionId session, Tokens question, const GenerateParams& params, int64_t stop_after) {
     const size_t place = answers_.size();
     ScriptAnswer& begun = answers_.emplace_back();
+    begun.kept = params.keep;
     begun.asked = absl::StrFormat("answer %d (%d tokens asked behind %d, at most %d, temperature %g, top_p %g%s)",
                                   place, question.size(), engine_.Get(session)->tokens, params.max_new_tokens,
                                   params.temperature, params.top_p, params.keep ? ", kept" : "");
@@ -175,6 +177,29 @@ std::string DifferenceOf(const std::vector<ScriptAnswer>& found, const std::vect
       return absl::StrCat(a.asked, ": other logits at token ", step);
     }
     if (!SameScores(a.scores, b.scores)) return absl::StrCat(a.asked, ": other scores");
+  }
+  return "";
+}
+
+std::string DifferenceWithin(const std::vector<ScriptAnswer>& found, const std::vector<ScriptAnswer>& expected,
+                             float tolerance, int64_t* compared, int* parted) {
+  if (found.size() != expected.size()) return absl::StrCat(found.size(), " answers, expected ", expected.size());
+  for (size_t i = 0; i < found.size(); ++i) {
+    const ScriptAnswer &a = found[i], &b = expected[i];
+    if (a.result.status != b.result.status) return absl::StrCat(a.asked, ": ", a.result.status.ToString());
+    bool parts = a.tokens.size() != b.tokens.size();
+    const size_t steps = std::min({a.tokens.size(), b.tokens.size(), a.logits.size(), b.logits.size()});
+    for (size_t step = 0; step < steps; ++step, ++*compared) {
+      for (size_t id = 0; id < b.logits[step].size(); ++id) {
+        const float apart = std::abs(a.logits[step][id] - b.logits[step][id]);
+        if (apart <= tolerance) continue;  // a NaN does not pass
+        return absl::StrFormat("%s: token %d: logit %d is %g away, %g are allowed", a.asked, step, id, apart, tolerance);
+      }
+      parts = parts || a.tokens[step] != b.tokens[step];
+      if (a.tokens[step] != b.tokens[step]) break;
+    }
+    *parted += parts;
+    if (parts && a.kept) break;
   }
   return "";
 }

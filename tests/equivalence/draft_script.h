@@ -17,6 +17,7 @@ struct ScriptAnswer {
   std::vector<std::vector<float>> logits;  // [tokens][vocab]
   std::vector<TokenScore> scores;
   RequestResult result;
+  bool kept = false;  // the session has the question and the answer from then on
 };
 
 // `calls` calls. Sessions hold at most 500 tokens; of questions at most four run at once. No step that draws has more
@@ -25,5 +26,11 @@ std::vector<ScriptAnswer> RunDraftScript(Engine& engine, uint64_t seed, int call
 
 // Empty where the answers are the same: every token, and every bit of the logits and scores.
 std::string DifferenceOf(const std::vector<ScriptAnswer>& found, const std::vector<ScriptAnswer>& expected);
+
+// For devices on which a row's bits depend on the rows beside it. Empty where all logits are within the tolerance, answer
+// by answer, up to a token that was drawn otherwise; behind a kept answer that parts sessions are not the same any more,
+// and nothing is compared. compared: the tokens whose logits were; parted: the answers that part.
+std::string DifferenceWithin(const std::vector<ScriptAnswer>& found, const std::vector<ScriptAnswer>& expected,
+                             float tolerance, int64_t* compared, int* parted);
 
 }  // namespace duo

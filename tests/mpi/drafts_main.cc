@@ -1,7 +1,8 @@
 // Drafts over ranks, heads split between them: answers with --speculate text are those without, to the bit, at the same
 // number of ranks. Run by ctest as
 //   mpirun -n N drafts_test [--device cuda]
-// On a GPU draws may part at near ties; there it only says how many of the answers are the same.
+// On a GPU a row's bits depend on the rows beside it: there logits are held to a tolerance, up to a draw that parts at a
+// near tie (DifferenceWithin).
 #include <unistd.h>
 
 #include <cstdio>
@@ -13,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "tests/equivalence/draft_script.h"
 #include "tests/golden/golden_model.h"
+#include "tests/mpi/coded_tolerance.h"
 #include "tests/mpi/rank_setup.h"
 #include "tests/support/test_scale.h"
 
@@ -21,6 +23,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr int64_t kFewest = 20;  // tokens
+
 struct Case {
   const Golden* golden = nullptr;
   KvFormat kv = KvFormat::kF32;
@@ -28,8 +32,7 @@ struct Case {
   Speculation speculate = Speculation::kOff;
 };
 
-// Rank 0 gets the answers, or why there are none; the others follow.
-absl::StatusOr<std::vector<ScriptAnswer>> Run(const Case& c, uint64_t seed, Ranks& ranks, int64_t* accepted) {
+EngineOptions OptionsFor(const Case& c, int world) {
   EngineOptions options;
   options.model_dir = c.golden->model_dir;
   options.pattern_dir = c.golden->pattern_dir;
@@ -37,14 +40,19 @@ absl::StatusOr<std::vector<ScriptAnswer>> Run(const Case& c, uint64_t seed, Rank
   options.sink = 3;
   options.recent = 21;
   options.kv = c.kv;
-  options.strategy = Strategy::kSplit;
-  for (int r = 0; c.weighted && r < ranks.comm->size(); ++r) options.rank_weights.push_back(r % 2 == 0 ? 2 : 1);
+  if (world > 1) options.strategy = Strategy::kSplit;
+  for (int r = 0; c.weighted && r < world; ++r) options.rank_weights.push_back(r % 2 == 0 ? 2 : 1);
   options.sessions = 2;
   options.questions = 4;
   options.max_session_tokens = 512;
   options.kv_tokens = 4096;
   options.speculate = c.speculate;
-  const auto engine = Engine::Create(options, *ranks.device, *ranks.comm);
+  return options;
+}
+
+// Rank 0 gets the answers, or why there are none; the others follow.
+absl::StatusOr<std::vector<ScriptAnswer>> Run(const Case& c, uint64_t seed, Ranks& ranks, int64_t* accepted) {
+  const auto engine = Engine::Create(OptionsFor(c, ranks.comm->size()), *ranks.device, *ranks.comm);
   if (!engine.ok()) return engine.status();
   if (!ranks.leader()) {
     (*engine)->Follow();
@@ -55,6 +63,22 @@ absl::StatusOr<std::vector<ScriptAnswer>> Run(const Case& c, uint64_t seed, Rank
   return answers;
 }
 
+// What differs; rank 0 alone.
+std::string Compare(const Case& c, const std::vector<ScriptAnswer>& found, const std::vector<ScriptAnswer>& expected,
+                    Device& device) {
+  if (!device.is_cuda()) return DifferenceOf(found, expected);
+  Case alone = c;
+  alone.weighted = false;
+  alone.speculate = Speculation::kOff;
+  const float tolerance = CodedTolerance(OptionsFor(alone, 1), c.golden->duo, device);
+  int64_t compared = 0;
+  int parted = 0;
+  const std::string wrong = DifferenceWithin(found, expected, tolerance, &compared, &parted);
+  std::printf("%s kv %s: %d tokens of %d answers compared, %d part\n", c.golden->name.c_str(), Name(c.kv),
+              static_cast<int>(compared), static_cast<int>(expected.size()), parted);
+  return wrong.empty() && compared < kFewest ? "the answers part before anything was compared" : wrong;
+}
+
 int RunCases(bool cuda) {
   Ranks ranks = StartRanks(cuda, CommKind::kAuto);
   const fs::path scratch = fs::temp_directory_path() / absl::StrCat("duo_rank_drafts_", getpid());
@@ -63,8 +87,7 @@ int RunCases(bool cuda) {
   for (const char* name : {"llama_mha_untied", "llama_mqa_f16"}) {
     const Golden golden = LoadGolden(name, scratch.string());
     GivePositions(golden, 1024);
-    for (const KvFormat kv : {KvFormat::kF32, KvFormat::kInt4}) {
-      if (cuda && kv == KvFormat::kF32) continue;
+    for (const KvFormat kv : {cuda ? KvFormat::kBF16 : KvFormat::kF32, KvFormat::kInt4}) {
       for (int seed = 0; seed < Scaled(1); ++seed) {
         Case c = {&golden, kv, ranks.comm->size() > 1 && cases % 2 == 1};
         const auto expected = Run(c, static_cast<uint64_t>(seed), ranks, &accepted);
@@ -72,7 +95,7 @@ int RunCases(bool cuda) {
         const auto found = Run(c, static_cast<uint64_t>(seed), ranks, &accepted);
         const absl::Status status = expected.ok() ? found.status() : expected.status();
         std::string wrong = status.ok() ? "" : std::string(status.message());
-        if (status.ok() && ranks.leader()) wrong = DifferenceOf(*found, *expected);
+        if (status.ok() && ranks.leader()) wrong = Compare(c, *found, *expected, *ranks.device);
         ++cases;
         failures += Failed(ranks, absl::StrFormat("%s kv %s seed %d", name, Name(kv), seed), wrong);
       }
@@ -80,8 +103,7 @@ int RunCases(bool cuda) {
   }
   fs::remove_all(scratch);
   failures += Failed(ranks, "all cases", accepted > 0 ? "" : "no draft was right: nothing was tried");
-  const int status = Agreed(ranks, absl::StrFormat("drafts over %d ranks", ranks.comm->size()), cases, failures);
-  return cuda && failures < cases ? 0 : status;
+  return Agreed(ranks, absl::StrFormat("drafts over %d ranks", ranks.comm->size()), cases, failures);
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What users meet when `mpirun duo` ends otherwise than it should: a rank is killed, somebody presses Ctrl-C.
 
-    program_test.py --duo build/duo --mpirun mpirun CASE
+    program_test.py --duo build/duo --mpirun mpirun [--device cuda] [--ranks 3] [--limit 30] CASE
 
-CASE: generate-prefill, generate-decode, serve-idle, serve-prefill, serve-decode: rank 2 of 3 is killed with -9 at that
-moment. Everything must be gone within 30 s, with an exit code other than 0 and exactly one line "error: ", which names
+CASE: generate-prefill, generate-decode, serve-idle, serve-prefill, serve-decode: the last rank is killed with -9 at that
+moment. Everything must be gone within --limit seconds, with an exit code other than 0 and exactly one line "error: ", which names
 the rank. serve-idle also measures that a rank at rest takes at most 2 % of a core. generate-term, generate-int: mpirun is
 told to stop, all ranks go, nothing hangs. hosts: the main job on two hosts of two ranks, over TCP, finds its fact
 (exit code 77, skipped, where network namespaces cannot be made). bound: what ranks say that mpirun bound to one core. Kills are repeated DUO_TEST_SCALE times. Standard library
@@ -26,8 +26,6 @@ MODEL = os.path.join(ROOT, "launcher", "demo", "needle-6m")
 sys.path.insert(0, os.path.join(ROOT, "launcher", "demo"))
 from needle_document import build, read_text  # noqa: E402
 
-RANKS, VICTIM, LIMIT = 3, 2, 30  # LIMIT: seconds
-
 
 class Job:
     """A command under mpirun, its output read line by line. end_all() ends those that a failed test left."""
@@ -35,8 +33,9 @@ class Job:
     started = []
 
     def __init__(self, args, words):
-        command = [args.mpirun, "-n", str(RANKS), "--oversubscribe", "--allow-run-as-root", args.duo, *words, "--model",
-                   MODEL, "--device", "cpu", "--threads", "1"]
+        self.size, self.limit = args.ranks, args.limit
+        command = [args.mpirun, "-n", str(args.ranks), "--oversubscribe", "--allow-run-as-root", args.duo, *words, "--model",
+                   MODEL, "--device", args.device, "--threads", "1"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         Job.started.append(self.process)
         self.lines, self.written, self.readers = [], threading.Event(), []
@@ -88,16 +87,16 @@ class Job:
             for variable in variables:
                 if parent == self.process.pid and variable.startswith(b"OMPI_COMM_WORLD_RANK="):
                     found[int(variable.split(b"=")[1])] = int(pid)
-        assert sorted(found) == list(range(RANKS)), found
+        assert sorted(found) == list(range(self.size)), found
         return found
 
     def end(self, pids, since):
         """Waits for the end of all; the seconds it took."""
         while self.process.poll() is None or any(alive(pid) for pid in pids.values()):
-            if time.time() - since > LIMIT:
+            if time.time() - since > self.limit:
                 left = [rank for rank, pid in pids.items() if alive(pid)]
                 os.killpg(self.process.pid, signal.SIGKILL)
-                raise AssertionError(f"after {LIMIT} s ranks {left} are still there:\n" + "\n".join(self.lines))
+                raise AssertionError(f"after {self.limit} s ranks {left} are still there:\n" + "\n".join(self.lines))
             time.sleep(0.02)
         for reader in self.readers:
             reader.join(5)
@@ -119,14 +118,14 @@ def cpu_seconds(pid):
 
 
 def kill_a_rank(job):
-    pids = job.ranks()
+    pids, victim = job.ranks(), job.size - 1
     since = time.time()
-    os.kill(pids[VICTIM], signal.SIGKILL)
+    os.kill(pids[victim], signal.SIGKILL)
     seconds = job.end(pids, since)
     errors = [line for line in job.lines if line.startswith("error: ")]
     print(f"all gone after {seconds:.2f} s, exit code {job.process.returncode}: {errors}")
     assert job.process.returncode != 0
-    assert len(errors) == 1 and f"rank {VICTIM} " in errors[0], job.lines
+    assert len(errors) == 1 and f"rank {victim} " in errors[0], job.lines
 
 
 def stop(job, number):
@@ -226,6 +225,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--duo", required=True)
     parser.add_argument("--mpirun", default="mpirun")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--ranks", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=30, help="seconds until everything is gone")
     parser.add_argument("case")
     args = parser.parse_args()
     command, _, moment = args.case.partition("-")

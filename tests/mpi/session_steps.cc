@@ -47,6 +47,17 @@ absl::StatusOr<Answer> AskNow(Engine& engine, SessionId session, const std::vect
   return answer;
 }
 
+float LargestDifference(const Answer& answer, const Answer& expected) {
+  float largest = 0;
+  for (size_t step = 0; step < std::min(answer.tokens.size(), expected.tokens.size()); ++step) {
+    for (size_t i = 0; i < expected.logits[step].size(); ++i) {
+      largest = std::max(largest, std::abs(answer.logits[step][i] - expected.logits[step][i]));
+    }
+    if (answer.tokens[step] != expected.tokens[step]) break;
+  }
+  return largest;
+}
+
 std::string Difference(const std::string& where, const Answer& answer, const Answer& expected, float tolerance) {
   if (answer.tokens.size() != expected.tokens.size()) return absl::StrCat(where, ": ", answer.tokens.size(), " tokens");
   for (size_t step = 0; step < expected.tokens.size(); ++step) {

@@ -28,6 +28,9 @@ absl::Status AppendAll(Engine& engine, SessionId session, const std::vector<int3
 absl::StatusOr<Answer> AskNow(Engine& engine, SessionId session, const std::vector<int32_t>& tokens,
                               GenerateParams params);
 
+// Of a logit, up to the first token that differs.
+float LargestDifference(const Answer& answer, const Answer& expected);
+
 // Empty where both agree by the test rule (logits within the tolerance, and the same tokens up to a tie within twice of
 // it), else what differs and `where`.
 std::string Difference(const std::string& where, const Answer& answer, const Answer& expected, float tolerance);

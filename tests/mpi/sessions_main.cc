@@ -16,6 +16,7 @@
 #include "parallel/communicator.h"
 #include "runtime/engine/engine.h"
 #include "tests/golden/golden_model.h"
+#include "tests/mpi/coded_tolerance.h"
 #include "tests/mpi/rank_setup.h"
 #include "tests/mpi/session_steps.h"
 
@@ -45,7 +46,7 @@ struct Case {
   }
 };
 
-absl::StatusOr<std::unique_ptr<Engine>> Open(const Case& c, Device& device, Communicator& comm) {
+EngineOptions OptionsFor(const Case& c, int world) {
   EngineOptions options;
   options.model_dir = c.golden->model_dir;
   options.attention = c.attention;
@@ -54,9 +55,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Open(const Case& c, Device& device, Comm
     options.threshold = 0.5;
   }
   options.kv = c.kv;
-  if (comm.size() > 1) {
+  if (world > 1) {
     options.strategy = Strategy::kSplit;
-    for (int r = 0; c.weighted && r < comm.size(); ++r) {
+    for (int r = 0; c.weighted && r < world; ++r) {
       options.rank_weights.push_back(std::vector<double>{2, 1, 3, 1}[r % 4]);
     }
   }
@@ -64,7 +65,18 @@ absl::StatusOr<std::unique_ptr<Engine>> Open(const Case& c, Device& device, Comm
   options.questions = 1;
   options.max_session_tokens = kRoom;
   options.kv_tokens = 4 * kRoom;
-  return Engine::Create(options, device, comm);
+  return options;
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Open(const Case& c, Device& device, Communicator& comm) {
+  return Engine::Create(OptionsFor(c, comm.size()), device, comm);
+}
+
+// As in ranks_main.cc: f32 on the CPU is held to 2^8 of the tolerance that is derived from bf16. Rank 0 alone.
+float ToleranceOf(const Case& c, Device& device) {
+  const GoldenRun& run = c.attention == AttentionMode::kDuo ? c.golden->duo : c.golden->full;
+  if (device.is_cuda()) return CodedTolerance(OptionsFor(c, 1), run, device);
+  return run.tolerance() / (c.kv == KvFormat::kF32 ? 256 : 1);
 }
 
 Tokens Join(const Tokens& a, int64_t count, const Tokens& b) {
@@ -206,9 +218,7 @@ int RunCases(bool cuda) {
       for (const KvFormat kv : {KvFormat::kF32, KvFormat::kInt4}) {
         if (cuda && kv == KvFormat::kF32) continue;
         Case c = {&golden, attention, kv, cases++ % 2 == 1};
-        // As in ranks_main.cc: f32 on the CPU is held to 2^8 of the tolerance that is derived from bf16.
-        c.tolerance = (attention == AttentionMode::kDuo ? golden.duo : golden.full).tolerance() /
-                      (!cuda && kv == KvFormat::kF32 ? 256 : 1);
+        if (ranks.leader()) c.tolerance = ToleranceOf(c, *ranks.device);
         const std::vector<Answer> expected = ranks.leader() ? ExpectedOf(c, *ranks.device) : std::vector<Answer>();
         failures += Failed(ranks, c.Text(), Run(c, expected, *ranks.device, *ranks.comm));
       }

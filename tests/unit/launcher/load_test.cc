@@ -88,6 +88,15 @@ TEST(LoadReport, SaysRatesAndShares) {
   const std::string table = TableOf({AResult()});
   EXPECT_NE(table.find("50 % of alone"), std::string::npos) << table;
   EXPECT_NE(table.find("3 times INTERNAL"), std::string::npos) << table;
+  EXPECT_EQ(table.find("left behind"), std::string::npos) << table;
+}
+
+TEST(LoadReport, SaysWhatIsLeftBehind) {
+  LoadResult lost = AResult();
+  lost.left.rings = 2;
+  EXPECT_EQ(ToJson(lost)["left_behind"]["rings"], 2);
+  EXPECT_EQ(ToJson(lost)["left_behind"]["pages"], 0);
+  EXPECT_NE(TableOf({lost}).find("left behind: 0 pages, 2 rings"), std::string::npos);
 }
 
 TEST(LoadReport, IsMergedOfAllClients) {
