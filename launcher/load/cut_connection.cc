@@ -17,8 +17,8 @@ namespace {
 
 // A connected socket, or -1 with errno or a resolver's reason in `why`.
 int ConnectedSocket(const std::string& host, const std::string& port, std::string* why) {
-  addrinfo* all = nullptr;
-  const addrinfo stream = {.ai_socktype = SOCK_STREAM};
+  addrinfo stream = {}, *all = nullptr;
+  stream.ai_socktype = SOCK_STREAM;
   if (const int failed = getaddrinfo(host.c_str(), port.c_str(), &stream, &all); failed != 0) {
     *why = gai_strerror(failed);
     return -1;

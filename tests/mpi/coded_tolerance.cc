@@ -48,7 +48,7 @@ float CodedTolerance(const EngineOptions& options, const GoldenRun& run, Device&
   const std::vector<Answer> exact = AnswersOf(options, **cpu), found = AnswersOf(options, device);
   float apart = 0;
   for (size_t i = 0; i < exact.size(); ++i) apart = std::max(apart, LargestDifference(found[i], exact[i]));
-  std::printf("kv %s on one GPU: logits are up to %g away from the CPU's; bf16 moves them by %g\n", Name(options.kv),
+  std::printf("kv %s on one GPU: logits are up to %g away from the CPU's; bf16 moves them by %g\n", Name(*options.kv),
               apart, run.bf16_error);
   return std::max(run.tolerance(), 2 * apart);
 }

@@ -12,8 +12,8 @@
 namespace duo {
 
 // Twice the largest difference of a logit between one rank on `device`, a GPU, and the CPU, over a few documents with
-// greedy answers, as long as these agree; at least the golden's own tolerance. options: of an engine of one rank. Prints
-// what it found. Rank 0 alone.
+// greedy answers, as long as these agree; at least the golden's own tolerance. options: of an engine of one rank, with its
+// KV format and max_session_tokens. Prints what it found. Rank 0 alone.
 float CodedTolerance(const EngineOptions& options, const GoldenRun& run, Device& device);
 
 }  // namespace duo
