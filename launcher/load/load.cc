@@ -134,9 +134,11 @@ absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options) {
   result.prefill_tokens = after->prefill_tokens() - before->prefill_tokens();
   result.decode_tokens = after->decode_tokens() - before->decode_tokens();
   std::move(close).Invoke();
-  const absl::StatusOr<LeftBehind> left = LeftSince(*empty, options, channel);
-  if (!left.ok()) return left.status();
-  result.left = *left;
+  if (options.mix == Mix::kMixed) {
+    const absl::StatusOr<LeftBehind> left = LeftSince(*empty, options, channel);
+    if (!left.ok()) return left.status();
+    result.left = *left;
+  }
   for (Clients* all : {&clients, &readers}) {
     for (auto& client : *all) result.log.Merge(std::move(client->log()));
   }

@@ -74,14 +74,18 @@ nlohmann::ordered_json ToJson(const LoadResult& r) {
       {"within_goal", share(r.log.within_goal, static_cast<int64_t>(r.log.first_tokens.size()))},
       {"intended", r.log.intended},
       {"errors", r.log.errors},
-      {"left_behind",
-       {{"pages", r.left.pages}, {"rings", r.left.rings}, {"sessions", r.left.sessions}, {"calls", r.left.calls}}},
       {"engine",
        {{"steps", r.steps},
         {"busy_seconds", r.busy_seconds},
         {"mean_step_seconds", r.steps > 0 ? r.busy_seconds / static_cast<double>(r.steps) : 0},
         {"prefill_tokens", r.prefill_tokens},
         {"decode_tokens", r.decode_tokens}}}};
+  if (r.left.has_value()) {
+    json["left_behind"] = {{"pages", r.left->pages},
+                           {"rings", r.left->rings},
+                           {"sessions", r.left->sessions},
+                           {"calls", r.left->calls}};
+  }
   if (r.log.reads > 0) {
     json["reads"] = {{"count", r.log.reads}, {"tokens", r.log.read_tokens}, {"tokens_per_second", r.read_rate()}};
   }
@@ -105,9 +109,9 @@ std::string TableOf(const std::vector<LoadResult>& results) {
                           1e3 * gap.p50, 1e3 * gap.p90, 1e3 * gap.p99, 1e3 * gap.worst,
                           r.steps > 0 ? 1e3 * r.busy_seconds / static_cast<double>(r.steps) : 0, reads);
     for (const auto& [what, count] : r.log.errors) absl::StrAppendFormat(&table, "  %d times %s\n", count, what);
-    if (!r.left.nothing()) {
-      absl::StrAppendFormat(&table, "  left behind: %d pages, %d rings, %d sessions, %d calls\n", r.left.pages,
-                            r.left.rings, r.left.sessions, r.left.calls);
+    if (r.left.has_value() && !r.left->nothing()) {
+      absl::StrAppendFormat(&table, "  left behind: %d pages, %d rings, %d sessions, %d calls\n", r.left->pages,
+                            r.left->rings, r.left->sessions, r.left->calls);
     }
   }
   return table;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,7 +50,7 @@ struct LoadResult {
   // The engine's own, meanwhile.
   int64_t steps = 0, prefill_tokens = 0, decode_tokens = 0;
   double busy_seconds = 0;
-  LeftBehind left;
+  std::optional<LeftBehind> left;  // of a mixed load, which has the server for itself
   bool interrupted = false;  // ended by Ctrl-C before it was over
 
   double read_rate() const { return log.read_seconds > 0 ? log.read_tokens / log.read_seconds : 0; }

@@ -46,7 +46,7 @@ for r in json.load(open(sys.argv[1]))["results"]:
           + (f", {100*reads['share_of_alone']:.0f} % of alone" if "share_of_alone" in reads else "")
           + (f"  intended {r['intended']}" if r["intended"] else "")
           + (f"  ERRORS {r['errors']}" if r["errors"] else "")
-          + (f"  LEFT {r['left_behind']}" if any(r["left_behind"].values()) else ""))
+          + (f"  LEFT {r['left_behind']}" if any(r.get("left_behind", {}).values()) else ""))
 P
 }
 memory() { # of the server, until it is gone

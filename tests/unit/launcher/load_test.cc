@@ -93,7 +93,7 @@ TEST(LoadReport, SaysRatesAndShares) {
 
 TEST(LoadReport, SaysWhatIsLeftBehind) {
   LoadResult lost = AResult();
-  lost.left.rings = 2;
+  lost.left = LeftBehind{.rings = 2};
   EXPECT_EQ(ToJson(lost)["left_behind"]["rings"], 2);
   EXPECT_EQ(ToJson(lost)["left_behind"]["pages"], 0);
   EXPECT_NE(TableOf({lost}).find("left behind: 0 pages, 2 rings"), std::string::npos);
