@@ -44,15 +44,16 @@ class Server:
             self.process = subprocess.Popen(words, stderr=log)
         self.grpc, self.http = self.port("listening"), self.port("listening for HTTP")
 
+    def events(self, name):
+        with open(self.log, encoding="utf-8") as log:
+            whole = [json.loads(line) for line in log if line.startswith("{") and line.endswith("}\n")]
+        return [event for event in whole if event["event"] == name]
+
     def port(self, line):
-        while True:
-            with open(self.log, encoding="utf-8") as log:
-                for words in filter(lambda text: text.startswith("{") and text.endswith("}\n"), log):
-                    event = json.loads(words)
-                    if event["event"] == line:
-                        return event["port"]
+        while not (found := self.events(line)):
             assert self.process.poll() is None, open(self.log, encoding="utf-8").read()[-2000:]
             time.sleep(0.1)
+        return found[0]["port"]
 
     def __enter__(self):
         return self
@@ -60,10 +61,6 @@ class Server:
     def __exit__(self, *exc):
         self.process.terminate()
         self.process.wait(60)
-
-    def slow_lines(self):
-        with open(self.log, encoding="utf-8") as log:
-            return sum('"slow"' in line for line in log)
 
     def tokens(self, kind):
         """Run through the model so far: "prefill" or "decode"."""
@@ -117,13 +114,14 @@ def read_beside(args, server, document):
         assert answers.process.poll() is None and short.process.poll() is None
         time.sleep(0.2)
     before = server.tokens("prefill")
+    wall = time.strftime("%H:%M:%S", time.gmtime())
     begun, read = time.perf_counter(), threading.Thread(target=server.complete, args=(document, 1))
     read.start()
     while (done := server.tokens("prefill") - before) < args.beside:
         assert read.is_alive(), "the document was read before it was to be"
         time.sleep(0.1)
     seconds = time.perf_counter() - begun
-    found = {"beside": {"tokens": int(done), "seconds": seconds, "tokens_per_second": done / seconds},
+    found = {"read_begun": wall, "beside": {"tokens": int(done), "seconds": seconds, "tokens_per_second": done / seconds},
              "answers": answers.stop(), "short_questions": short.stop()}
     begun, done = time.perf_counter(), server.tokens("prefill") - before
     read.join()
@@ -169,7 +167,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder, Server(args, folder) as server:
         results.update(read_beside(args, server, document))
         results["hits"] = hits(args, server, document)
-        results["slow_lines"] = server.slow_lines()
+        results["slow"] = server.events("slow")
+        shorts = sorted(server.events("answered"), key=lambda e: -e["first_token_seconds"] if e["new_tokens"] == 2 else 0)
+        results["slowest_short_questions"] = [
+            {name: e[name] for name in ("time", "history_tokens", "queue_seconds", "first_token_seconds")} for e in shorts[:5]]
         record.show(results, args.out)
     if not args.no_alone:
         row = sampled_alone(args)
