@@ -189,12 +189,13 @@ std::string DifferenceWithin(const std::vector<ScriptAnswer>& found, const std::
     if (a.result.status != b.result.status) return absl::StrCat(a.asked, ": ", a.result.status.ToString());
     bool parts = a.tokens.size() != b.tokens.size();
     const size_t steps = std::min({a.tokens.size(), b.tokens.size(), a.logits.size(), b.logits.size()});
-    for (size_t step = 0; step < steps; ++step, ++*compared) {
+    for (size_t step = 0; step < steps; ++step) {
       for (size_t id = 0; id < b.logits[step].size(); ++id) {
         const float apart = std::abs(a.logits[step][id] - b.logits[step][id]);
         if (apart <= tolerance) continue;  // a NaN does not pass
         return absl::StrFormat("%s: token %d: logit %d is %g away, %g are allowed", a.asked, step, id, apart, tolerance);
       }
+      ++*compared;
       parts = parts || a.tokens[step] != b.tokens[step];
       if (a.tokens[step] != b.tokens[step]) break;
     }

@@ -1,5 +1,7 @@
 // Answers with drafts from the text (--speculate text) are those without: the same tokens, logits and scores, to the
 // bit, on the CPU, whatever the codec, the heads and the questions.
+#include <cmath>
+
 #include "runtime/saved/session_store.h"
 #include "tests/equivalence/draft_script.h"
 #include "tests/equivalence/engine_fixture.h"
@@ -56,6 +58,33 @@ TEST_P(DraftsTest, AnswersAreTheSameToTheBit) {
   RecordProperty("accepted", static_cast<int>(accepted));
   EXPECT_GT(accepted, 20);
   EXPECT_GT(drafted, accepted);  // some were wrong, and were taken back
+}
+
+// What answers on GPUs are held to: it finds a logit that is too far away, and stops where texts part.
+TEST(DraftScript, DifferencesBeyondTheToleranceAreFoundUntilTextsPart) {
+  ScriptAnswer first;
+  first.asked = "first";
+  first.tokens = {1, 2};
+  first.logits = {{0, 1}, {2, 3}};
+  ScriptAnswer second = first;
+  second.asked = "second";
+  const auto compare = [&](const std::vector<ScriptAnswer>& found, int64_t compared, int parted) {
+    int64_t tokens = 0;
+    int parts = 0;
+    const std::string wrong = DifferenceWithin(found, {first, second}, 0.1f, &tokens, &parts);
+    EXPECT_EQ(tokens, compared);
+    EXPECT_EQ(parts, parted);
+    return wrong;
+  };
+  ScriptAnswer near = first, far = second, other = first;
+  near.logits[1][0] += 0.05f;
+  EXPECT_EQ(compare({near, second}, 4, 0), "");
+  far.logits[1][1] = NAN;
+  EXPECT_NE(compare({near, far}, 3, 0).find("second: token 1: logit 1"), std::string::npos);
+  other.tokens[0] = 7;
+  EXPECT_NE(compare({other, far}, 2, 1), "");  // what follows is compared still
+  other.kept = true;
+  EXPECT_EQ(compare({other, far}, 1, 1), "");  // the session is another one
 }
 
 // Rings with slack and rings without are saved alike.
