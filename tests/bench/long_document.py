@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """One long document in company: read beside answers that are being written, and sent again whole with every question.
 
-    long_document.py --duo build/duo [--tokens 1000000] [--beside 900000] [--kv int4] [--out FILE]
+    long_document.py --duo build/duo [--tokens 1000000] [--beside 900000] [--seconds N] [--kv int4] [--out FILE]
 
 A server of random weights (a byte is a token) gets the document as the prompt of a completion over HTTP. Until it has
 read --beside tokens, `duo bench serve` has eight answers written on sessions of 8,000 tokens, and a ninth client asks a
 short question a second; then both stop, and the rest is read alone. After that the same document comes again and again
-with a new question behind it: seconds to the first token, and how many tokens were there.
+with a new question behind it: seconds to the first token, and how many tokens were there. After --seconds the reader goes
+away, and what it left is the document from then on.
 
 What the read would take alone is not run but sampled, by `duo bench prefill --sample` on the same machine, which
 times chunks at five histories; --no-alone leaves it out. Standard library only.
@@ -18,6 +19,7 @@ import json
 import os
 import random
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -79,6 +81,7 @@ class Server:
         begun = time.perf_counter()
         connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=3600)
         connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        self.asking = connection.sock
         answer = connection.getresponse()
         assert answer.status == 200, answer.read()
         first = usage = None
@@ -90,6 +93,11 @@ class Server:
                 first = time.perf_counter() - begun
             usage = event.get("usage") or usage
         return first, usage
+
+
+    def go_away(self):
+        """In the middle of the last prompt."""
+        self.asking.shutdown(socket.SHUT_RDWR)
 
 
 class Load:
@@ -105,6 +113,13 @@ class Load:
         return found
 
 
+def read_it(server, document):
+    try:
+        server.complete(document, 1)
+    except (OSError, http.client.HTTPException):
+        pass  # it went away
+
+
 def read_beside(args, server, document):
     """What the read and the answers were while both ran, and what the rest of the read was."""
     answers = Load(args, server, "--clients", str(args.answers), "--context", str(args.context), "--answer", "512")
@@ -115,28 +130,33 @@ def read_beside(args, server, document):
         time.sleep(0.2)
     before = server.tokens("prefill")
     wall = time.strftime("%H:%M:%S", time.gmtime())
-    begun, read = time.perf_counter(), threading.Thread(target=server.complete, args=(document, 1))
+    begun, read = time.perf_counter(), threading.Thread(target=read_it, args=(server, document))
     read.start()
-    while (done := server.tokens("prefill") - before) < args.beside:
+    while (done := server.tokens("prefill") - before) < args.beside and time.perf_counter() - begun < args.seconds:
         assert read.is_alive(), "the document was read before it was to be"
         time.sleep(0.1)
     seconds = time.perf_counter() - begun
     found = {"read_begun": wall, "beside": {"tokens": int(done), "seconds": seconds, "tokens_per_second": done / seconds},
              "answers": answers.stop(), "short_questions": short.stop()}
     begun, done = time.perf_counter(), server.tokens("prefill") - before
+    if found["beside"]["tokens"] < args.beside:
+        server.go_away()
+        read.join()
+        return found
     read.join()
     rest, seconds = args.tokens - done, time.perf_counter() - begun
     found["rest_alone"] = {"tokens": int(rest), "seconds": seconds, "tokens_per_second": rest / seconds}
     return found
 
 
-def hits(args, server, document):
+def hits(args, server, document, read):
+    document = document[:read]
     times, cached = [], []
     for i in range(args.hits):
         first, usage = server.complete(f"{document}\nQuestion {i}: where is number {i * 7919}?")
         times.append(first)
         cached.append(usage["prompt_tokens_details"]["cached_tokens"])
-    return {"first_token_seconds": times, "median_seconds": statistics.median(times), "cached_tokens": cached}
+    return {"tokens": len(document), "first_token_seconds": times, "median_seconds": statistics.median(times), "cached_tokens": cached}
 
 
 def sampled_alone(args):
@@ -154,6 +174,7 @@ def main():
     parser.add_argument("--kv", default="int4")
     parser.add_argument("--tokens", type=int, default=1000000)
     parser.add_argument("--beside", type=int, default=900000)
+    parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--answers", type=int, default=8)
     parser.add_argument("--context", type=int, default=8000)
     parser.add_argument("--hits", type=int, default=11)
@@ -166,7 +187,8 @@ def main():
     results = {"options": {name: getattr(args, name) for name in ("shape", "kv", "tokens", "beside", "answers", "context")}}
     with tempfile.TemporaryDirectory() as folder, Server(args, folder) as server:
         results.update(read_beside(args, server, document))
-        results["hits"] = hits(args, server, document)
+        whole = results["beside"]["tokens"] >= args.beside
+        results["hits"] = hits(args, server, document, args.tokens if whole else results["beside"]["tokens"])
         results["slow"] = server.events("slow")
         shorts = sorted(server.events("answered"), key=lambda e: -e["first_token_seconds"] if e["new_tokens"] == 2 else 0)
         results["slowest_short_questions"] = [
