@@ -15,22 +15,28 @@
 namespace duo {
 namespace {
 
-// The planner's seconds of all layers' busiest ranks, without messages.
+struct BalanceCase {
+  int64_t context = 0;
+  int world = 1;
+};
+
+// The planner's seconds of all layers' busiest ranks on such a device, without messages.
 absl::StatusOr<double> Modelled(const BenchFlags& flags, const ProbeOptions& options, const ModelConfig& config,
-                                const DecodeShare& share, int64_t context, int world) {
+                                const Device& device, const DecodeShare& share, BalanceCase of) {
   PartitionRequest request;
+  request.rates = RatesOfGpu(device.info().name);
   request.shape = ShapeOf(config);
   request.heads = share.heads;
-  request.world = world;
+  request.world = of.world;
   request.rank_weights = flags.runtime.rank_weights;
   request.kv_token_bytes = KvTokenBytes(share.kv, config.head_dim);
   request.weight_bits = Bits(options.weights.value_or(DType::kBF16));
   request.strategy = options.strategy;
   const absl::StatusOr<Partition> partition = MakePartition(request);  // aims where the engine's does
   if (!partition.ok()) return partition.status();
-  request.context = context;
+  request.context = of.context;
   CostModel model = MakeCostModel(request);
-  model.rates.message_seconds = 0;
+  model.rates.message_seconds = model.rates.message_rank_seconds = 0;
   model.rates.link = INFINITY;
   double seconds = 0;
   for (const std::vector<RankHeads>& layer : partition->layers)
@@ -47,7 +53,7 @@ absl::StatusOr<Measurement> BalanceRow(const BenchFlags& flags, const ProbeOptio
     const absl::StatusOr<DecodeShare> share = TimeDecodeShare(flags, options, config, device, context, {rank, world});
     if (!share.ok()) return share.status();
     if (rank == 0) {
-      const absl::StatusOr<double> seconds = Modelled(flags, options, config, *share, context, world);
+      const absl::StatusOr<double> seconds = Modelled(flags, options, config, device, *share, {context, world});
       if (!seconds.ok()) return seconds.status();
       modelled = *seconds;
     }
