@@ -1,5 +1,5 @@
 // Runs a fuzz target without a fuzzer: every file of a corpus folder, then mutations of them from a fixed seed, so that
-// each build's tests take the same short run; DUO_TEST_SCALE multiplies them.
+// each build's tests take the same short run; DUO_TEST_SCALE multiplies them, DUO_TEST_SEED makes others.
 //   NAME_fuzz CORPUS_DIR [--mutations N]
 #include <algorithm>
 #include <cstdint>
@@ -102,7 +102,7 @@ int main(int argc, char** argv) {
   }
   for (const Bytes& seed : corpus) LLVMFuzzerTestOneInput(seed.data(), seed.size());
   duo::InitTestScale();
-  std::mt19937_64 random(1);
+  std::mt19937_64 random(duo::FirstSeed(1));
   for (size_t i = 0; i < mutations * duo::TestScale(); ++i) {
     const Bytes data = Mutate(corpus, random);
     LLVMFuzzerTestOneInput(data.data(), data.size());

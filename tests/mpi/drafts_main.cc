@@ -1,8 +1,8 @@
 // Drafts over ranks, heads split between them: answers with --speculate text are those without, to the bit, at the same
 // number of ranks. Run by ctest as
 //   mpirun -n N drafts_test [--device cuda]
-// On a GPU a row's bits depend on the rows beside it: there logits are held to a tolerance, up to a draw that parts at a
-// near tie (DifferenceWithin).
+// with f32 and int4 KV, and with every format where DUO_TEST_SCALE is more than 1. On a GPU a row's bits depend on the
+// rows beside it: there logits are held to a tolerance, up to a draw that parts at a near tie (DifferenceWithin).
 #include <unistd.h>
 
 #include <cstdio>
@@ -83,19 +83,22 @@ int RunCases(bool cuda) {
   Ranks ranks = StartRanks(cuda, CommKind::kAuto);
   const fs::path scratch = fs::temp_directory_path() / absl::StrCat("duo_rank_drafts_", getpid());
   int cases = 0, failures = 0;
-  int64_t accepted = 0;
+  int64_t asked = 0, accepted = 0;
   for (const char* name : {"llama_mha_untied", "llama_mqa_f16"}) {
     const Golden golden = LoadGolden(name, scratch.string());
     GivePositions(golden, 1024);
-    for (const KvFormat kv : {cuda ? KvFormat::kBF16 : KvFormat::kF32, KvFormat::kInt4}) {
-      for (int seed = 0; seed < Scaled(1); ++seed) {
+    for (const KvFormat kv : kKvFormats) {
+      const bool always = kv == (cuda ? KvFormat::kBF16 : KvFormat::kF32) || kv == KvFormat::kInt4;
+      if ((cuda && kv == KvFormat::kF32) || (!always && TestScale() == 1)) continue;
+      for (uint64_t seed = FirstSeed(0); seed < FirstSeed(0) + Scaled(1); ++seed) {
         Case c = {&golden, kv, ranks.comm->size() > 1 && cases % 2 == 1};
-        const auto expected = Run(c, static_cast<uint64_t>(seed), ranks, &accepted);
+        const auto expected = Run(c, seed, ranks, &accepted);
         c.speculate = Speculation::kText;
-        const auto found = Run(c, static_cast<uint64_t>(seed), ranks, &accepted);
+        const auto found = Run(c, seed, ranks, &accepted);
         const absl::Status status = expected.ok() ? found.status() : expected.status();
         std::string wrong = status.ok() ? "" : std::string(status.message());
         if (status.ok() && ranks.leader()) wrong = Compare(c, *found, *expected, *ranks.device);
+        if (expected.ok()) asked += std::ssize(*expected);
         ++cases;
         failures += Failed(ranks, absl::StrFormat("%s kv %s seed %d", name, Name(kv), seed), wrong);
       }
@@ -103,7 +106,7 @@ int RunCases(bool cuda) {
   }
   fs::remove_all(scratch);
   failures += Failed(ranks, "all cases", accepted > 0 ? "" : "no draft was right: nothing was tried");
-  return Agreed(ranks, absl::StrFormat("drafts over %d ranks", ranks.comm->size()), cases, failures);
+  return Agreed(ranks, absl::StrFormat("%d answers with drafts over %d ranks", asked, ranks.comm->size()), cases, failures);
 }
 
 }  // namespace

@@ -294,7 +294,7 @@ TEST_F(PrefixWalk, EachAnswerIsThatOfAnEmptyServer) {
   const char* only = std::getenv("DUO_WALK_SEED");
   const int walks = only != nullptr || TestScale() == 1 ? 1 : 2 * TestScale();
   for (int i = 0; i < walks && !HasFailure(); ++i) {
-    const uint64_t seed = only != nullptr ? std::strtoull(only, nullptr, 10) : 24 + i;
+    const uint64_t seed = only != nullptr ? std::strtoull(only, nullptr, 10) : FirstSeed(24) + i;
     SCOPED_TRACE("DUO_WALK_SEED=" + std::to_string(seed) + " replays the calls");
     Begin(seed);
     Go(1000);

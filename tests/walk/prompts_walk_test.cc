@@ -103,7 +103,7 @@ TEST_F(PromptsWalk, EachAnswerIsThatOfAnEmptyCache) {
   Engine& engine = *walked.engine;
   const SessionId empty = *engine.CreateSession(1, 0), reference_empty = *reference.engine->CreateSession(1, 0);
   const char* seed = std::getenv("DUO_WALK_SEED");
-  random_ = SplitMix64(seed != nullptr ? std::strtoull(seed, nullptr, 10) : 24);
+  random_ = SplitMix64(seed != nullptr ? std::strtoull(seed, nullptr, 10) : FirstSeed(24));
   const std::string realms[] = {"one", "two", "three"};
   std::vector<std::unique_ptr<Asked>> running;
   std::vector<SessionId> sessions;
