@@ -266,7 +266,10 @@ class Scheduler {
   void CountStarted(const Request& request);
   // Several answers to one question (scheduler_answers.cc).
   void TryFollow(Request& follower);
-  bool HasRead(const Request& r) const { return r.sequence != nullptr && !r.drawing && Remaining(r) == 1; }
+  // All of its question but the last token, and its rings are those of that place: others can fork it.
+  bool HasRead(const Request& r) const {
+    return r.sequence != nullptr && !NeedsRebuild(*r.sequence) && !r.drawing && Remaining(r) == 1;
+  }
   bool StopsBeforeLast(const Request& r) const { return !r.followers.empty() || r.leaves_copy; }
   bool WaitsForFollowers(const Request& r) const { return !r.followers.empty() && HasRead(r); }
   void LetReadersGo();
