@@ -231,7 +231,7 @@ Scheduler::Riding Scheduler::PickRiding(std::vector<Request*> rows, const std::v
 
 void Scheduler::AddChunk(Request& request, const Riding& riding, const std::vector<Request*>& chunks, StepPlan* plan) {
   const int64_t rows = AlignedRows(request, ChunkRows(request, riding)), history = request.sequence->length;
-  Chunk planned = {rows, history, riding.riders, request.id, {}};
+  Chunk planned = {rows, history, riding.riders, request.id, {}, {}};
   for (const Request* other : chunks) {
     if (other->ask == request.ask) planned.waiting.push_back(other->id);
   }

@@ -115,8 +115,9 @@ QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string&
         absl::StrCat("quantization_config with ", groups->size(), " config_groups is not supported; expected 1"));
     return config;
   }
-  const nlohmann::json& group = groups->begin().value();
-  const std::string inside = absl::StrCat("quantization_config.config_groups.", groups->begin().key());
+  const auto first = groups->begin();
+  const nlohmann::json& group = *first;
+  const std::string inside = absl::StrCat("quantization_config.config_groups.", first.key());
   if (!group.is_object()) {
     fields.Fail(absl::StrCat(inside, " must be an object, found ", Shown(group)));
     return config;

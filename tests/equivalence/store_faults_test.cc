@@ -206,7 +206,7 @@ SessionManifest Meta(bool open, std::optional<SavedAppend> append = std::nullopt
 
 TEST_F(StoreFaultsTest, ACheckpointOfAnAppend) {
   const Tokens text = Text(130, 1), more = Text(60, 2), first(more.begin(), more.begin() + 30);
-  const SavedAppend append = {"a", 99, 130, 60, false, more};
+  const SavedAppend append = {"a", 99, 130, 60, false, more, {}};
   Enumerate({[&] {
                Create("doc", text).IgnoreError();
                return Save("doc", Meta(true, append));

@@ -82,7 +82,7 @@ TEST_F(StoreFormatsTest, ASessionThatWasReadSparselySaysSo) {
 TEST_F(StoreFormatsTest, ForgedManifestsAreRefusedByName) {
   const Tokens text = Text(200, 1);
   SessionManifest meta;
-  meta.append = SavedAppend{"a", 5, 150, 100, false, Text(100, 2)};
+  meta.append = SavedAppend{"a", 5, 150, 100, false, Text(100, 2), {}};
   meta.max_tokens = 400;
   meta.durable = meta.open = true;
   ASSERT_TRUE(Create("doc", text).ok());

@@ -150,7 +150,7 @@ TEST_F(StoreRulesTest, ARewindIsSavedWithoutThePages) {
 TEST_F(StoreRulesTest, TokensAreAddedToTheirFilesAndNotWrittenAgain) {
   ASSERT_TRUE(Create("doc", Text(200, 1)).ok());
   SessionManifest meta;
-  meta.append = SavedAppend{"a", 5, 200, 200, false, Text(200, 2)};
+  meta.append = SavedAppend{"a", 5, 200, 200, false, Text(200, 2), {}};
   meta.max_tokens = 500;
   ASSERT_TRUE(Save("doc", meta).ok());
   const Json before = ManifestJson("doc");

@@ -137,6 +137,12 @@ def prefix_joins():
         right(retry, questions[2][1])
         cached, _ = told(retry)
         check(cached >= min(stopped, length) - 1100 and cached > length // 4, f"{cached} tokens of {stopped} that were read")
+        # Of a short prompt nothing is left before its last token: several answers to it wait until its rings are rebuilt.
+        asked = greedy(prompt=text[:1500], max_tokens=12, stop=None)
+        alone = server.post("/v1/completions", asked).json()["choices"][0]["text"]
+        several = server.post("/v1/completions", {**asked, "n": 3})
+        check(told(several)[0] > 100, several)
+        equal([choice["text"] for choice in several.json()["choices"]], 3 * [alone], "three answers to what is cached")
 
 
 @case

@@ -83,7 +83,8 @@ class Shapes : public testing::Test {
   static std::vector<std::string> Types(const std::vector<Json>& events) {
     std::vector<std::string> types;
     for (const Json& event : events) {
-      if (types.empty() || types.back() != event["type"]) types.push_back(event["type"]);
+      const std::string type = event["type"];
+      if (types.empty() || types.back() != type) types.push_back(type);
     }
     return types;
   }

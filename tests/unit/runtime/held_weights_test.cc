@@ -87,8 +87,11 @@ TEST(HeldWeights, OnlyTheFirstRankAddsTheBiasOfWhatIsAddedUp) {
   config.o_bias = true;
   for (const RankShard& shard : ShardsOf(config, 2)) {
     for (const HeldWeight& w : HeldWeights(config, shard)) {
-      if (w.role() == WeightRole::kO) EXPECT_EQ(w.bias, shard.rank == 0);
-      if (w.role() == WeightRole::kQkv) EXPECT_TRUE(w.bias);
+      if (w.role() == WeightRole::kO) {
+        EXPECT_EQ(w.bias, shard.rank == 0);
+      } else if (w.role() == WeightRole::kQkv) {
+        EXPECT_TRUE(w.bias);
+      }
     }
   }
 }
