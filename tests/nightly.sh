@@ -2,10 +2,11 @@
 # What is run once before an issue closes, for it takes hours: everything, with the counts of random tests, walks, kills and
 # parity runs times DUO_TEST_SCALE; all tests under sanitizers; fuzzers; planted faults; another distribution.
 #
-#   tests/nightly.sh [STEP...]       steps: large asan tsan fuzz mutations lm_eval schemas ubuntu; all of them by default
+#   tests/nightly.sh [STEP...]       steps: large asan tsan walks fuzz mutations lm_eval schemas ubuntu; all of them by default
 #
 # DUO_TEST_SCALE     counts of step large, of those of tier ci (10)
-# DUO_FUZZ_SECONDS   for each fuzzer (600)
+# DUO_WALKS          so many of each kind of step walks, side by side (10)
+# DUO_FUZZ_SECONDS   for each fuzzer (600), side by side
 # DUO_UBUNTU         an Ubuntu 24.04 to use, as a root folder (needs root); else one that debootstrap makes, where it can, or
 #                    a container, where docker or podman run. The package is built and tested there, too
 #
@@ -14,6 +15,7 @@
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
+. tests/sanitizers.sh
 results=tests/bench/results/nightly.json
 counts=$(mktemp)
 why=$(mktemp)
@@ -25,22 +27,68 @@ tsan() { DUO_TEST_SCALE=1 tests/run.sh tsan; }
 
 mutations() { tests/mutations.py; }
 
+# side_by_side FOLDER: each line that is read is a name and a command, whose output goes to FOLDER/NAME; as many run at a
+# time as there are cores. Counts them.
+side_by_side() {
+  rm -rf "$1" && mkdir -p "$1" || return 1
+  FOLDER=$1 xargs -d '\n' -P "$(nproc)" -n 1 bash -c 'read -r name command <<<"$0"
+    eval "$command" >"$FOLDER/$name" 2>&1 && echo "$name passed" || echo "$name failed"' | tee "$1.ended"
+  local passed failed
+  passed=$(grep -c ' passed$' "$1.ended") failed=$(grep -c ' failed$' "$1.ended")
+  echo "{\"passed\": $passed, \"failed\": $failed" >"$counts"
+  [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+}
+
+# sum_of WORDS LOG...: of the numbers before these words.
+sum_of() {
+  local words=$1
+  shift
+  grep -hoE "[0-9]+ $words" "$@" | awk '{sum += $1} END {print sum + 0}'
+}
+
+# Random walks and comparisons of drafts: many processes, each with seeds of its own, so that all cores are of use. Of
+# each kind of walk as many are under sanitizers, at the counts of tier ci.
+walks() {
+  local preset seed kind code=0 plain=build-cpu/tests logs=build-cpu/walks
+  cmake --preset cpu -DDUO_TESTS=ON &&
+    cmake --build build-cpu -j "$(nproc)" --target walk_test runtime_test equivalence_test drafts_test || return 1
+  for preset in asan tsan; do
+    cmake --preset $preset -DDUO_TESTS=ON && cmake --build build-$preset -j "$(nproc)" --target walk_test || return 1
+  done
+  for seed in $(seq "${DUO_WALKS:-10}"); do
+    for preset in tsan asan cpu; do
+      for kind in OnTheSmallestModel OnTheSmallestModelWithAThreadForTheDisk; do
+        echo "$preset-$kind-$seed DUO_TEST_SEED=$seed build-$preset/tests/walk/walk_test --gtest_filter=RandomWalk.$kind"
+      done
+    done
+    echo "prefixes-$seed DUO_TEST_SCALE=2 DUO_TEST_SEED=$seed $plain/walk/walk_test --gtest_filter=PrefixWalk.Each*"
+    echo "prompts-$seed DUO_TEST_SEED=$seed $plain/walk/walk_test --gtest_filter=PromptsWalk.*"
+    echo "drafts-$seed DUO_TEST_SCALE=2 DUO_TEST_SEED=$seed $plain/equivalence/equivalence_test --gtest_filter=cpu/DraftsTest.*"
+    echo "scheduler-$seed DUO_TEST_SCALE=10 DUO_TEST_SEED=$seed $plain/runtime_test --gtest_filter=SchedulerDrafts.*"
+    echo "ranks-$seed DUO_TEST_SCALE=2 DUO_TEST_SEED=$seed mpirun -n $((1 + seed % 4)) --oversubscribe --bind-to none" \
+      "$plain/mpi/drafts_test"
+  done | side_by_side "$logs" || code=1
+  echo ", \"calls\": $(sum_of calls, $logs/cpu-*), \"calls_asan\": $(sum_of calls, $logs/asan-*)," \
+    "\"calls_tsan\": $(sum_of calls, $logs/tsan-*), \"requests\": $(sum_of requests, $logs/prefixes-*)," \
+    "\"answers_with_drafts\": $(sum_of 'answers (of|with|compared)' $logs/{drafts,scheduler,ranks}-*)}" >>"$counts"
+  return $code
+}
+
 fuzz() {
   if ! command -v clang++ >/dev/null; then
     echo "clang is not installed" >"$why"
     return 77
   fi
   cmake --preset fuzz -DDUO_TESTS=ON && cmake --build build-fuzz -j "$(nproc)" --target fuzzers || return 1
-  local target name found=0 begun=0
+  local target name code=0
   for target in build-fuzz/tests/fuzz/*_fuzz; do
     name=$(basename "$target" _fuzz)
     mkdir -p "build-fuzz/corpus/$name"  # what it finds; the seeds in the tree stay as they are
-    "$target" -max_total_time="${DUO_FUZZ_SECONDS:-600}" -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
-      -artifact_prefix="build-fuzz/$name-" "build-fuzz/corpus/$name" "tests/fuzz/corpus/$name" || found=$((found + 1))
-    begun=$((begun + 1))
-  done
-  echo "{\"passed\": $((begun - found)), \"failed\": $found, \"seconds_each\": ${DUO_FUZZ_SECONDS:-600}}" >"$counts"
-  [ "$found" = 0 ]
+    echo "$name $target -max_total_time=${DUO_FUZZ_SECONDS:-600} -timeout=20 -rss_limit_mb=4096 -print_final_stats=1" \
+      "-artifact_prefix=build-fuzz/$name- build-fuzz/corpus/$name tests/fuzz/corpus/$name"
+  done | side_by_side build-fuzz/logs || code=1
+  echo ", \"seconds_each\": ${DUO_FUZZ_SECONDS:-600}}" >>"$counts"
+  return $code
 }
 
 # The program, and an environment of its own for a step that needs more than the tests' packages; 77 where it cannot be made.
@@ -110,9 +158,9 @@ ubuntu() {
 }
 
 failed=0
-for step in ${*:-large asan tsan fuzz mutations lm_eval schemas ubuntu}; do
+for step in ${*:-large asan tsan walks fuzz mutations lm_eval schemas ubuntu}; do
   case "$step" in
-    large | asan | tsan | fuzz | mutations | lm_eval | schemas | ubuntu) ;;
+    large | asan | tsan | walks | fuzz | mutations | lm_eval | schemas | ubuntu) ;;
     *)
       sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
       exit 2
