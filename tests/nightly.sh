@@ -75,8 +75,8 @@ walks() {
 }
 
 fuzz() {
-  if ! command -v clang++ >/dev/null; then
-    echo "clang is not installed" >"$why"
+  if ! echo 'int main() {}' | clang++ -fopenmp -x c++ -o /dev/null - 2>/dev/null; then
+    echo "clang is not installed, or its OpenMP (libomp-dev) is not" >"$why"
     return 77
   fi
   cmake --preset fuzz -DDUO_TESTS=ON && cmake --build build-fuzz -j "$(nproc)" --target fuzzers || return 1
