@@ -28,6 +28,10 @@
 
 namespace duo {
 
+// What a sequence's rows do with its page lists (decode_lists.h): nothing; visit them; see everything and make them; or
+// that and measure what the lists before kept.
+enum class ListUse : int32_t { kNone = 0, kVisit = 1, kChoose = 2, kChooseAgain = 3 };
+
 // One sequence's part of a step. Lives in device memory, with a host copy beside it.
 struct SeqSpan {
   int32_t first_row = 0;  // its rows in the step: [first_row, first_row + num_rows)
@@ -38,6 +42,8 @@ struct SeqSpan {
   int32_t ring = 0;         // its ring set
   int32_t ring_begin = 0;   // first position that its rings hold, sinks aside; > 0 while rings are rebuilt
   int32_t keep_pages = 0;   // 1: a re-feed, which reads pages and never writes them
+  ListUse list_use = ListUse::kNone;
+  int32_t list = 0;  // its slot among the page lists, where they are used
 };
 
 struct SeqBatch {
@@ -51,6 +57,8 @@ struct SeqBatch {
   int64_t max_tokens = 0;  // upper bound on history + num_rows of any sequence: sizes the split, never the result
   // May sequences of the step begin with the same pages, as far as the host knows? Chooses among kernels.
   bool may_share = true;
+  // Do some visit their page lists, and do some make them, by their list_use?
+  bool visits_lists = false, makes_lists = false;
   // PlanPages' work, of whole heads and of split ones; null: every AttendPages does it for itself.
   const void* plans[2] = {nullptr, nullptr};
 };

@@ -1,7 +1,7 @@
 // Backend: the table of a device's ops, one function for each op of kernels/ops.h, experts.h, attention.h,
-// attention_mass.h, attention_plain.h, page_lists.h, backward.h, clock.h and random_fill.h. kernels/cpu and
-// kernels/cuda fill one table each. For the doors in kernels/*.cc, which check shapes and then call the device's table,
-// and for the files that define the ops.
+// attention_mass.h, attention_plain.h, page_lists.h, decode_lists.h, backward.h, clock.h and random_fill.h. kernels/cpu
+// and kernels/cuda fill one table each. For the doors in kernels/*.cc, which check shapes and then call the device's
+// table, and for the files that define the ops.
 //
 // An op of a backend has its door's name, signature and contract, in the namespace of the backend; this header declares
 // it from the door, so that a signature is written in one header only. kernels/cpu works synchronously on host memory
@@ -15,6 +15,7 @@
 #include "kernels/attention_plain.h"
 #include "kernels/backward.h"
 #include "kernels/clock.h"
+#include "kernels/decode_lists.h"
 #include "kernels/experts.h"
 #include "kernels/ops.h"
 #include "kernels/page_lists.h"
@@ -60,6 +61,11 @@
   DUO_OP(SelectPages)                      \
   DUO_OP(AttendPageListsScratchBytes)      \
   DUO_OP(AttendPageLists)                  \
+  DUO_OP(HeadMasses)                       \
+  DUO_OP(ChooseListsScratchBytes)          \
+  DUO_OP(ChooseLists)                      \
+  DUO_OP(ListedScratchBytes)               \
+  DUO_OP(AttendListed)                     \
   DUO_OP(StartPrefillPlans)                \
   DUO_OP(WaitForPrefillPlans)              \
   DUO_OP(StreamingScratchBytes)            \

@@ -57,6 +57,11 @@ Backend Measuring(Backend b) {
     TakeAndReturn(scratch,
                   AttendPageListsScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
   };
+  b.AttendListed = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, const DecodeLists& lists,
+                      Arena& scratch) {
+    TakeAndReturn(scratch,
+                  ListedScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, lists, rows.batch.max_tokens));
+  };
   b.AttendStreaming = [](Device& d, const Partial&, const StepRows& rows, const RingKv& kv, Arena& scratch) {
     TakeAndReturn(scratch, StreamingScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv));
   };

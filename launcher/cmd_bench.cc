@@ -92,6 +92,7 @@ void AddStepVerbs(const VerbMaker& verb, BenchFlags* flags) {
       ->delimiter(',')
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
+  AddDecodeSparsityFlag(*decode, flags->runtime);
   decode->add_option("--simulate-rank", flags->simulate, "Time rank r's share of N alone, on this device")
       ->check(CLI::Validator(RankShareRefusal, ""))
       ->type_name("r/N");
@@ -123,6 +124,7 @@ void AddLengthVerbs(const VerbMaker& verb, BenchFlags* flags) {
                            "  duo bench prefill --shape llama-3-8b --context 1000000 --sample");
   AddModelFlags(*prefill, *flags, /*several=*/true);
   AddContexts(*prefill, *flags);
+  AddSparsityFlags(*prefill, flags->runtime);
   prefill->add_flag("--sample", flags->sample,
                     "Time chunks at five histories and integrate, instead of reading it all");
 

@@ -14,6 +14,8 @@
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/outputs.h"
 #include "launcher/terminal/progress.h"
+#include "launcher/terminal/sparse_json.h"
+#include "launcher/terminal/sparse_text.h"
 #include "runtime/text/grammar/matcher.h"
 #include "runtime/text/text_stream.h"
 #include "runtime/text/token_bytes.h"
@@ -245,8 +247,10 @@ class Generation {
         Grouped(texts_.prompt.size()).c_str(), Duration(prefill_seconds_).c_str(),
         Grouped(static_cast<int64_t>(static_cast<double>(texts_.prompt.size()) / std::max(prefill_seconds_, 1e-9)))
             .c_str(),
-        SparseText().c_str(), static_cast<int>(new_tokens_), DecodeRate(),
-        DraftsText(stats.draw_steps, stats.drafted_tokens, stats.accepted_tokens).c_str(),
+        ReadSparselyText(sparse_).c_str(), static_cast<int>(new_tokens_), DecodeRate(),
+        absl::StrCat(DraftsText(stats.draw_steps, stats.drafted_tokens, stats.accepted_tokens),
+                     WrittenSparselyText(stats.decode))
+            .c_str(),
         ByteCount(static_cast<double>(engine_.KvBytes(KvTokens()))).c_str(), Name(engine_.kv_format()),
         ByteCount(static_cast<double>(engine_.KvBytesFull(KvTokens()))).c_str(), heads.retrieval_heads(),
         heads.streaming_heads(), Name(engine_.attention()), runtime_.device->info().name.c_str(), runtime_.comm->size(),
@@ -272,16 +276,6 @@ class Generation {
     for (size_t i = 0; i < tokens && flags_.token_sources; ++i) {
       out["token_provenance"].push_back(SourcesJson(answer.sources->FindToken(i)));
     }
-  }
-
-  // That it was read sparsely, or nothing.
-  std::string SparseText() const {
-    if (!sparse_.sparse()) return "";
-    std::string text = absl::StrCat(", NOT exactly: --prefill-sparsity ", sparse_.setting);
-    if (sparse_.audits == 0) return text;
-    absl::StrAppendFormat(&text, " kept %.2f %% of attention in %d %s", 100 * sparse_.mass, sparse_.audits,
-                          sparse_.audits == 1 ? "audit" : "audits");
-    return text;
   }
 
   // One answer a line on stdout. Where a person reads both streams in one place, each behind its question.
@@ -325,12 +319,9 @@ class Generation {
     out["retrieval_heads"] = engine_.heads().retrieval_heads();
     out["streaming_heads"] = engine_.heads().streaming_heads();
     out["prefill_sparsity"] = Name(engine_.prefill_sparsity());
-    if (sparse_.sparse()) {
-      out["sparse"] = {
-          {"setting", sparse_.setting},       {"audits", sparse_.audits},           {"mass", sparse_.mass},
-          {"least_mass", sparse_.least_mass}, {"least_layer", sparse_.least_layer}, {"least_head", sparse_.least_head},
-          {"error", sparse_.error},           {"density", sparse_.density}};
-    }
+    if (sparse_.sparse()) out["sparse"] = ReadSparselyJson(sparse_);
+    out["decode_sparsity"] = Name(engine_.decode_sparsity());
+    if (engine_.counted().decode.sparse()) out["listed"] = WrittenSparselyJson(engine_.counted().decode);
     out["device"] = runtime_.device->info().name;
     out["world"] = runtime_.comm->size();
     if (flags_.text.asks.empty()) {

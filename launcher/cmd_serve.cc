@@ -239,6 +239,10 @@ int RunServe(ServeFlags flags, const Launch& launch, const Surroundings& surroun
     log.Event("SPARSE READING",
               {{"setting", Name(sparsity)}, {"note", "long texts are not read exactly; prompts share no prefixes"}});
   }
+  if (const DecodeSparsity& decode = model->engine->decode_sparsity(); decode.on()) {
+    log.Event("SPARSE WRITING", {{"setting", Name(decode)},
+                                 {"note", "answers behind long texts are not written exactly, but kept ones are"}});
+  }
   if (flags.random_weights) {
     log.Warn("RANDOM WEIGHTS",
              {{"shape", flags.shape}, {"note", "this server is for measuring load: what it answers means nothing"}});

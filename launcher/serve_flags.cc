@@ -189,6 +189,7 @@ void AddServeFlags(CLI::App* c, ServeFlags* flags) {
       "Questions may ask where their answers looked (`duo client ask --sources`, `sources` over HTTP): the server "
       "keeps what is appended as text, too, and room to read attention; questions that do not ask cost nothing");
   AddSparsityFlags(*c, flags->runtime);
+  AddDecodeSparsityFlag(*c, flags->runtime);
   c->add_option("--shape", flags->shape, absl::StrCat("With --random-weights, the model's sizes: ", ShapeNames()));
   c->add_flag(
       "--random-weights", flags->random_weights,

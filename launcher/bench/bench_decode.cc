@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "launcher/bench/bench.h"
@@ -33,6 +34,24 @@ std::vector<StepCompany> Companies(const BenchFlags& flags) {
   return all;
 }
 
+// Of whole cycles of dense and listed steps, if there is one.
+double MeanOfCycles(const std::vector<double>& seconds) {
+  const auto cycles = static_cast<ptrdiff_t>(seconds.size() / kDenseEvery * kDenseEvery);
+  const auto end = cycles > 0 ? seconds.begin() + cycles : seconds.end();
+  return std::accumulate(seconds.begin(), end, 0.0) / static_cast<double>(end - seconds.begin());
+}
+
+// What lists held. The cache's random codes spread attention evenly, so a target is about the share of pages that it
+// takes: it stands for a density here, and what lists keep says nothing.
+void AddLists(const Engine& engine, const std::vector<double>& seconds, Measurement* row) {
+  const DecodeReport& lists = engine.counted().decode;
+  absl::StrAppend(&row->what, " decode sparsity ", Name(engine.decode_sparsity()));
+  row->details["listed_tokens"] = lists.listed_tokens;
+  row->details["list_choices"] = lists.choices;
+  row->details["list_density"] = lists.density;
+  row->details["listed_step_seconds"] = Median(seconds);
+}
+
 absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, const DecodeCase& c, Device& device) {
   absl::StatusOr<double> error = VerifyEngine(engine);
   if (!error.ok()) return error.status();
@@ -44,7 +63,7 @@ absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, c
   if (c.company.forks > 1) absl::StrAppend(&row.what, " forks ", c.company.forks);
   if (c.company.rows > 1) absl::StrAppend(&row.what, " rows ", c.company.rows);
   row.context = c.context;
-  row.seconds = Median(seconds);
+  row.seconds = flags.runtime.decode_sparsity == "off" ? Median(seconds) : MeanOfCycles(seconds);
   const double kv = static_cast<double>(engine.KvBytes(c.context)) / c.world;
   const auto weights = static_cast<double>(EngineProbe(engine).DecodeWeightBytes());
   row.floor_seconds = (weights + kv) / c.copy_rate;
@@ -56,6 +75,7 @@ absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, c
                  {"streaming_heads", engine.heads().streaming_heads()},
                  {"fastest_seconds", *std::min_element(seconds.begin(), seconds.end())},
                  {"slowest_seconds", *std::max_element(seconds.begin(), seconds.end())}};
+  if (engine.decode_sparsity().on()) AddLists(engine, seconds, &row);
   // On a CPU the free memory is the whole system's: it says nothing of this process.
   if (device.is_cuda()) row.details["driver_gib"] = static_cast<double>(c.free_before - device.FreeMemory()) / 0x1p30;
   return row;

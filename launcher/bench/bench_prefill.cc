@@ -36,11 +36,13 @@ absl::StatusOr<double> TimeAppend(Engine& engine, SessionId session, int64_t tok
   return SecondsSince(start);
 }
 
-absl::StatusOr<double> Whole(Engine& engine, int64_t context, bool quiet) {
+absl::StatusOr<double> Whole(Engine& engine, int64_t context, bool quiet, SparseReport* sparse = nullptr) {
   if (absl::Status s = engine.WarmUp(); !s.ok()) return s;
   absl::StatusOr<SessionId> session = engine.CreateSession(context);
   if (!session.ok()) return session.status();
-  return TimeAppend(engine, *session, context, quiet);
+  absl::StatusOr<double> seconds = TimeAppend(engine, *session, context, quiet);
+  if (sparse != nullptr) *sparse = engine.Get(*session)->sparse;
+  return seconds;
 }
 
 absl::StatusOr<double> Sampled(Engine& engine, int64_t context, int chunk, bool quiet,
@@ -94,8 +96,9 @@ absl::StatusOr<Measurement> PrefillRow(const BenchFlags& flags, Engine& engine, 
   absl::StatusOr<double> error = VerifyEngine(engine);
   if (!error.ok()) return error.status();
   row.details = {{"verified_error", *error}, {"chunk", chunk}};
+  SparseReport sparse;
   absl::StatusOr<double> seconds =
-      flags.sample ? Sampled(engine, context, chunk, false, &row.details) : Whole(engine, context, false);
+      flags.sample ? Sampled(engine, context, chunk, false, &row.details) : Whole(engine, context, false, &sparse);
   if (!seconds.ok()) return seconds.status();
   row.seconds = *seconds;
   const ModelConfig& c = engine.config();
@@ -105,6 +108,11 @@ absl::StatusOr<Measurement> PrefillRow(const BenchFlags& flags, Engine& engine, 
   row.floor_seconds =
       (2 * parameters * n / rates.gemm + 2.0 * c.layers * c.heads * d * n * n * retrieval / rates.attention) / world;
   row.details["tokens_per_second"] = n / *seconds;
+  if (engine.prefill_sparsity().on()) {
+    absl::StrAppend(&row.what, " prefill sparsity ", Name(engine.prefill_sparsity()));
+    row.details["density"] = sparse.density;
+    row.details["audits"] = sparse.audits;
+  }
   row.details["plan_gib"] = static_cast<double>(engine.memory_plan().total()) / 0x1p30;
   return row;
 }

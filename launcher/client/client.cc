@@ -22,6 +22,7 @@
 #include "launcher/terminal/outputs.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/prompt_file.h"
+#include "launcher/terminal/sparse_text.h"
 #include "runtime/text/unicode/unicode.h"
 
 namespace duo {
@@ -364,7 +365,9 @@ class Caller {
                    Grouped(s.history_tokens()).c_str(), static_cast<long long>(s.prompt_tokens()),
                    static_cast<long long>(s.new_tokens()), whole.finish().c_str(), s.first_token_seconds(),
                    s.decode_seconds() > 0 ? s.new_tokens() / s.decode_seconds() : 0.0,
-                   DraftsText(s.draw_steps(), s.drafted_tokens(), s.accepted_tokens()).c_str());
+                   absl::StrCat(DraftsText(s.draw_steps(), s.drafted_tokens(), s.accepted_tokens()),
+                                WrittenSparselyText(ReportOf(s.sparse())))
+                       .c_str());
     });
   }
 

@@ -141,6 +141,20 @@ void PrintPlan(const v1::PlanResponse& p) {
   }
 }
 
+DecodeReport ReportOf(const v1::SparseWriting& written) {
+  DecodeReport report;
+  report.setting = written.setting();
+  report.listed_tokens = written.listed_tokens();
+  report.choices = written.choices();
+  report.audits = written.audits();
+  report.mass = written.mass();
+  report.least_mass = written.least_mass();
+  report.least_layer = written.least_layer();
+  report.least_head = written.least_head();
+  report.density = written.density();
+  return report;
+}
+
 void PrintStats(const v1::StatsResponse& s) {
   auto used = [](int64_t all, int64_t free) {
     return absl::StrCat(Grouped(all - free), " of ", Grouped(all), " in use");
@@ -152,6 +166,13 @@ void PrintStats(const v1::StatsResponse& s) {
                                   Grouped(s.accepted_tokens()),
                                   1 + static_cast<double>(s.accepted_tokens()) /
                                           static_cast<double>(std::max<int64_t>(s.draw_steps(), 1))));
+  }
+  if (s.has_sparse()) {
+    const DecodeReport r = ReportOf(s.sparse());
+    Row("sparse", absl::StrFormat("%s tokens written from %.1f %% of the pages, NOT exactly (--decode-sparsity %s); "
+                                  "%.2f %% of attention kept (%.2f %% in the worst head) in %s",
+                                  Grouped(r.listed_tokens), 100 * r.density, r.setting, 100 * r.mass,
+                                  100 * r.least_mass, Counted(r.audits, "audit")));
   }
   Row("steps", absl::StrFormat("%s, busy %.0f %% of the time", Grouped(s.steps()),
                                s.uptime_seconds() > 0 ? 100 * s.busy_seconds() / s.uptime_seconds() : 0.0));

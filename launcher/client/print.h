@@ -6,11 +6,14 @@
 #include <string>
 
 #include "duo/v1/duo.pb.h"
+#include "runtime/model/decode_sparsity.h"
 
 namespace duo {
 
 // "1 session", "2 sessions", "1,000 sessions".
 std::string Counted(int64_t count, const char* noun);
+
+DecodeReport ReportOf(const v1::SparseWriting& written);
 
 // Where an answer looked, a line a source; on stderr, as what is said about answers.
 void PrintSources(const v1::AskResponse& answer);

@@ -155,6 +155,30 @@ void AddSparsityFlags(CLI::App& command, RuntimeFlags& f) {
       ->capture_default_str();
 }
 
+void AddDecodeSparsityFlag(CLI::App& command, RuntimeFlags& f) {
+  command
+      .add_option(
+          "--decode-sparsity", f.decode_sparsity,
+          "Write answers behind long texts faster, NOT exactly: of 16 tokens of an answer one is drawn from all that "
+          "was "
+          "read, the others from the pages where it looked, by retrieval heads and from layer 2 on. 0.98, or auto: so "
+          "many pages that each head had 0.98 of its attention on them, and 2,048 tokens at least. The dense tokens "
+          "also measure what the pages kept, which is reported. Texts below 4,096 tokens, drafts, answers that become "
+          "part of a session and heads split over ranks stay exact, and so do sessions and prefixes. The same question "
+          "has the same answer only where the same call runs alone")
+      ->check(CLI::Validator(
+          [](const std::string& value) {
+            return DecodeSparsityNamed(value).has_value()
+                       ? std::string()
+                       : absl::StrCat(
+                             "expected off, auto or a share above 0 and below 1 with at most three decimal "
+                             "places, found ",
+                             value);
+          },
+          "off|auto|X"))
+      ->capture_default_str();
+}
+
 void AddDeviceFlags(CLI::App& command, RuntimeFlags& f) {
   command.add_option("--device", f.device, "auto takes CUDA when there is a usable GPU")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
@@ -252,6 +276,7 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   options.max_gap = flags.max_gap;
   options.speculate = *SpeculationNamed(flags.speculate);
   options.prefill_sparsity = *PrefillSparsityNamed(flags.prefill_sparsity);
+  options.decode_sparsity = *DecodeSparsityNamed(flags.decode_sparsity);
   return options;
 }
 

@@ -28,7 +28,7 @@ struct RuntimeFlags {
   int chunk = 0, threads = 0;
   double max_wait = 0.5, max_gap = 0;
   std::string speculate = "off";  // auto where there is a flag for it
-  std::string prefill_sparsity = "off";
+  std::string prefill_sparsity = "off", decode_sparsity = "off";
   std::vector<double> rank_weights;
   // Who gets what there is to say about how the model runs, a line at a time, instead of stderr, and no progress bar.
   std::function<void(const std::string& line)> tell;
@@ -40,6 +40,8 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& flags, bool model_required
 void AddSpeculateFlag(CLI::App& command, RuntimeFlags& flags);
 // --prefill-sparsity, of commands that read texts.
 void AddSparsityFlags(CLI::App& command, RuntimeFlags& flags);
+// --decode-sparsity, of commands that answer.
+void AddDecodeSparsityFlag(CLI::App& command, RuntimeFlags& flags);
 // Those of them that say where a process runs: --device, --comm, --threads.
 void AddDeviceFlags(CLI::App& command, RuntimeFlags& flags);
 

@@ -84,6 +84,7 @@ struct EngineOptions {
   std::vector<ProvenanceHead> provenance_heads;
 
   PrefillSparsity prefill_sparsity;  // not exact; off unless asked for
+  DecodeSparsity decode_sparsity;    // likewise, of answers
 
   // Appends may ask for the logits after each of their tokens (RequestEvents::on_logits). A chunk then has at most 256
   // tokens, whose logits are held at once.
@@ -201,6 +202,7 @@ class Engine {
   const std::vector<ProvenanceHead>& provenance_heads() const;
   Speculation speculation() const;  // kOff or kText
   const PrefillSparsity& prefill_sparsity() const;
+  const DecodeSparsity& decode_sparsity() const;
   int64_t RingBytesPerHead() const;  // of one streaming head's ring of one sequence, slack for drafts included
   // What the user should know about this model in these formats, a sentence each. On rank 0.
   const std::vector<std::string>& notes() const;

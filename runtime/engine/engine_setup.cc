@@ -1,7 +1,6 @@
 // How an engine comes to be: heads, partition, formats, sizes, then memory.
 
 #include <algorithm>
-#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -92,7 +91,8 @@ std::vector<Fact> CommonFacts(const EngineOptions& o) {
           {"--kv-tokens", absl::StrCat(o.kv_tokens)},
           {"--speculate", Name(o.speculate)},
           {"--sources", absl::StrCat(static_cast<int>(o.provenance))},
-          {"--prefill-sparsity", Name(o.prefill_sparsity)}};
+          {"--prefill-sparsity", Name(o.prefill_sparsity)},
+          {"--decode-sparsity", Name(o.decode_sparsity)}};
 }
 
 // Ranks may read folders of their own: the same model must be in them.
@@ -124,9 +124,6 @@ std::string KeyWarning(const KeyRounding& keys) {
       "it more than 3 %% of perplexity (measure it: duo bench perplexity); --kv int8 or bf16 does not",
       keys.logit_noise);
 }
-
-// Of a chunk, so that it holds a whole block wherever it begins.
-constexpr int kLeastSparseChunk = 2 * kBlockTokens;
 
 // EngineOptions::max_gap, in seconds: on a GPU a chunk that short has work enough; on a CPU one much shorter spends its
 // time on reading the weights.
@@ -228,7 +225,9 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
   memory.reserve = device->is_cuda() ? int64_t{256} << 20 : memory.device_free / 32;
   memory.weights = WeightBytes({config, shard, formats});
   memory.rings = sizes.rings * unit.ring;
-  memory.tables = 4 * sizes.tables * (sizes.table_pages + CeilDiv(sizes.table_pages, sizes.slots));
+  sizes.lists = options.decode_sparsity.on() ? std::min(RunningQuestions(options), kMostListedAnswers) : 0;
+  memory.tables =
+      4 * sizes.tables * (sizes.table_pages + CeilDiv(sizes.table_pages, sizes.slots)) + ListBytes(shard, sizes);
   const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
   const absl::StatusOr<int64_t> forward =
       WorkspaceBytes({config, partition, shard, rope, provenance}, formats, heads, sizes, limits, *device);
@@ -288,6 +287,8 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.flop_per_token_pair = 4.0 * d * (config.heads / config.kv_heads) * heads.retrieval_heads() / comm->size();
   s.flop_rate = device->is_cuda() ? 4e14 : 3e10 * device->pool().threads();
   s.sparsity = options.prefill_sparsity;
+  s.decode = options.decode_sparsity;
+  s.lists = sizes.lists;
   s.heads = static_cast<int>(config.layers * config.kv_heads);
   s.kv_heads = static_cast<int>(config.kv_heads);
   if (s.sparsity.mode == PrefillSparsity::Mode::kFixed) s.flop_per_token_pair *= s.sparsity.density / 1000.0;
@@ -295,35 +296,6 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.drafts = sizes.ring_slack;
   s.row_cost = device->is_cuda() ? kGpuRowCost : kCpuRowCost;
   scheduler = std::make_unique<Scheduler>(s, sizes, AnyWhole(partition), AnySplit(partition));
-}
-
-// Whether this model can be read by page lists on this device, where that is wanted.
-absl::Status Engine::State::CheckSparsity() {
-  if (!options.prefill_sparsity.on()) return absl::OkStatus();
-  const auto refused = [](absl::string_view why) {
-    return absl::InvalidArgumentError(absl::StrCat("--prefill-sparsity: ", why, "; leave it off"));
-  };
-  if (config.attention_sinks) return refused("models with learned attention sinks are read densely");
-  if (config.sliding_window > 0) return refused("models with sliding windows are read densely");
-  if (options.chunk > 0 && options.chunk < kLeastSparseChunk) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "--prefill-sparsity needs a --chunk of at least %d, %d is asked for", kLeastSparseChunk, options.chunk));
-  }
-  options.prefixes = 0;  // a prompt's text would depend on what was read before it
-  int split = 0, paged = 0;
-  for (const auto& layer : partition.layers) {
-    std::set<int> heads;
-    for (const RankHeads& rank : layer) {
-      for (const SplitPiece& piece : rank.split) heads.insert(piece.head);
-    }
-    split += static_cast<int>(heads.size());
-  }
-  paged = heads.retrieval_heads();
-  if (split > 0 && comm->rank() == 0) {
-    notes.push_back(absl::StrFormat(
-        "--prefill-sparsity: %d of %d retrieval heads are split over ranks and read densely", split, paged));
-  }
-  return CheckPageLists(*device, config.head_dim, config.heads / config.kv_heads, kv);
 }
 
 // Formats, limits and sizes: everything that is known before memory is taken.
@@ -373,6 +345,7 @@ absl::Status Engine::State::Prepare() {
   limits.max_tokens = options.max_session_tokens > 0 ? options.max_session_tokens : positions;
   limits.prefill_rows = static_cast<int>(std::min<int64_t>(chunk, limits.max_tokens));
   limits.sparse = options.prefill_sparsity.on();
+  limits.lists = options.decode_sparsity.on();
   limits.batch = Worker::Bucket(std::min(Worker::kMaxBatch, options.sessions + RunningQuestions(options)));
   limits.rows = std::max(SchedulerOptions().max_rows, limits.batch) + kMaxDecodeRows;
   limits.samples = options.append_logits ? std::max(chunk, limits.rows) : std::max(kMaxDecodeRows, limits.batch);

@@ -54,6 +54,7 @@ struct Engine::State {
   absl::Status Load();
   absl::Status Decide();
   absl::Status CheckSparsity();
+  void NoteSplitHeads(const std::string& flag);
   absl::StatusOr<KvSizes> Size(const WeightFormats& formats, const StepLimits& limits);
   void MakeScheduler(const KvSizes& sizes, int chunk);
   // Reading and writing of sessions, on every rank; at most one plan at a time.

@@ -14,7 +14,7 @@ struct MemoryPlan {
   int64_t weights = 0;
   int64_t kv_pages = 0;  // whole and split heads
   int64_t rings = 0;
-  int64_t tables = 0;
+  int64_t tables = 0;     // and page lists of answers
   int64_t workspace = 0;  // activations and kernel scratch of the largest step
   int64_t reserve = 0;    // left to the driver, libraries and other programs
   int64_t index = 0;      // of the tokens for drafts, on the CPU; beside a GPU it lies in the host's memory, unplanned

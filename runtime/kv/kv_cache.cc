@@ -1,5 +1,7 @@
 #include "runtime/kv/kv_cache.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/base/math.h"
 
@@ -12,6 +14,18 @@ bool Windowed(const ModelConfig& config, int layer) {
 
 int64_t SplitTablePages(const KvSizes& sizes) { return CeilDiv(sizes.table_pages, sizes.slots); }
 
+int WholeHeads(const std::vector<LocalHead>& layer) {
+  const auto whole = [](const LocalHead& head) { return head.kind == HeadKind::kWhole; };
+  return static_cast<int>(std::count_if(layer.begin(), layer.end(), whole));
+}
+
+// Lists on this rank, of all layers.
+int64_t Lists(const RankShard& shard, const KvSizes& sizes) {
+  int64_t heads = 0;
+  for (size_t l = kDenseLayers; l < shard.layers.size(); ++l) heads += WholeHeads(shard.layers[l]);
+  return heads * sizes.lists;
+}
+
 // Deals out the cache's memory, layer by layer in order.
 struct Places {
   const KvSizes& sizes;
@@ -20,6 +34,8 @@ struct Places {
   int64_t ring_stride;
   const int32_t *tables, *split_tables;
   uint8_t *pages, *split_pages, *rings;  // where the next layer's begin
+  int32_t* list_pages;
+  ListedHead* list_heads;
 
   // The piece of a split head that is the layer's `index`-th head.
   PagedKv Piece(const LocalHead& head, int index, int window) {
@@ -70,16 +86,24 @@ struct Places {
     return ring;
   }
 
-  LayerKv Layer(const std::vector<LocalHead>& local, int group, int window) {
+  DecodeLists ListsOf(int num_heads) {
+    DecodeLists lists = {sizes.lists, num_heads, ListStride(sizes.table_pages), list_pages, list_heads};
+    list_pages += int64_t{lists.slots} * num_heads * lists.stride;
+    list_heads += int64_t{lists.slots} * num_heads;
+    return lists;
+  }
+
+  LayerKv Layer(const std::vector<LocalHead>& local, int group, int window, bool has_lists) {
     LayerKv layer;
-    int whole = 0, streaming = 0;  // heads; a rank's pieces come first, then whole ones, then streaming ones
+    const int whole = WholeHeads(local);
+    int streaming = 0;  // heads; a rank's pieces come first, then whole ones, then streaming ones
     for (int i = 0; i < static_cast<int>(local.size()); ++i) {
       if (local[i].kind == HeadKind::kSplit) layer.paged.push_back(Piece(local[i], i, window));
-      whole += local[i].kind == HeadKind::kWhole;
       streaming += local[i].kind == HeadKind::kStreaming;
     }
     const int pieces = static_cast<int>(layer.paged.size()), paged = pieces + whole;
     if (whole > 0) layer.paged.push_back(Whole(pieces, whole, window));
+    if (has_lists) layer.lists = ListsOf(whole);
     layer.ring = Ring(streaming > 0 ? paged : 0, streaming, window);
     layer.shape = {page.head_dim, group, paged + streaming, KvRotatesKeys(sizes.format) ? paged : 0};
     return layer;
@@ -103,7 +127,12 @@ KvUnitBytes UnitBytes(const ModelConfig& config, const RankShard& shard, const H
   return bytes;
 }
 
-absl::Status KvCache::Allocate(Device& device, const KvUnitBytes& unit) {
+int64_t ListBytes(const RankShard& shard, const KvSizes& sizes) {
+  return Lists(shard, sizes) * static_cast<int64_t>(4 * ListStride(sizes.table_pages) + sizeof(ListedHead));
+}
+
+absl::Status KvCache::Allocate(Device& device, const RankShard& shard, const KvUnitBytes& unit) {
+  const int64_t lists = Lists(shard, sizes_);
   const struct {
     Buffer& buffer;
     int64_t bytes;
@@ -114,6 +143,8 @@ absl::Status KvCache::Allocate(Device& device, const KvUnitBytes& unit) {
       {rings_, unit.ring * sizes_.rings, "the KV cache of the streaming heads"},
       {tables_, 4 * sizes_.tables * sizes_.table_pages, "the page tables"},
       {split_tables_, 4 * sizes_.tables * SplitTablePages(sizes_), "the split page tables"},
+      {list_pages_, 4 * lists * ListStride(sizes_.table_pages), "the page lists of answers"},
+      {list_heads_, static_cast<int64_t>(sizeof(ListedHead)) * lists, "the page lists of answers"},
   };
   for (const auto& [buffer, bytes, what] : wanted) {
     absl::StatusOr<Buffer> got = Buffer::Allocate(device, bytes, what);
@@ -121,7 +152,9 @@ absl::Status KvCache::Allocate(Device& device, const KvUnitBytes& unit) {
     buffer = std::move(*got);
   }
   // Kernels may read a table's unused tail (a graph's padding rows do): ids there must be valid.
-  for (const Buffer* buffer : {&tables_, &split_tables_, &rings_}) device.Fill(buffer->data(), 0, buffer->size());
+  for (const Buffer* buffer : {&tables_, &split_tables_, &rings_, &list_heads_}) {
+    device.Fill(buffer->data(), 0, buffer->size());
+  }
   return absl::OkStatus();
 }
 
@@ -131,7 +164,7 @@ absl::StatusOr<KvCache> KvCache::Create(Device& device, const ModelConfig& confi
   cache.sizes_ = sizes;
   const KvUnitBytes unit = UnitBytes(config, shard, heads, sizes.format, sizes.ring_slack);
   cache.ring_stride_ = unit.ring;
-  if (absl::Status s = cache.Allocate(device, unit); !s.ok()) return s;
+  if (absl::Status s = cache.Allocate(device, shard, unit); !s.ok()) return s;
   Places places{sizes,
                 heads,
                 {sizes.format, config.head_dim},
@@ -140,10 +173,13 @@ absl::StatusOr<KvCache> KvCache::Create(Device& device, const ModelConfig& confi
                 cache.split_tables_.as<int32_t>(),
                 cache.pages_.as<uint8_t>(),
                 cache.split_pages_.as<uint8_t>(),
-                cache.rings_.as<uint8_t>()};
+                cache.rings_.as<uint8_t>(),
+                cache.list_pages_.as<int32_t>(),
+                cache.list_heads_.as<ListedHead>()};
   for (int l = 0; l < config.layers; ++l) {
     const int window = Windowed(config, l) ? static_cast<int>(config.sliding_window) : 0;
-    cache.layers_.push_back(places.Layer(shard.layers[l], config.heads / config.kv_heads, window));
+    cache.layers_.push_back(
+        places.Layer(shard.layers[l], config.heads / config.kv_heads, window, sizes.lists > 0 && l >= kDenseLayers));
   }
   return cache;
 }

@@ -15,6 +15,7 @@
 #include "attn_patterns/head_plan.h"
 #include "kernels/attention.h"
 #include "kernels/base/buffer.h"
+#include "kernels/decode_lists.h"
 #include "parallel/shard.h"
 #include "runtime/weights/config.h"
 
@@ -29,12 +30,16 @@ struct KvSizes {
   int tables = 0;           // sequences that can be in a step's reach at once
   int64_t table_pages = 0;  // pages of the longest sequence
   int ring_slack = 0;       // tokens at the end of a sequence that may be taken back without its rings being rebuilt
+  int lists = 0;            // sequences that have page lists at once (kernels/decode_lists.h)
 };
+
+constexpr int kDenseLayers = 2;  // the first ones, which have no page lists
 
 // What one layer of this rank holds. `paged`: the pieces of split heads first, then the whole heads, if any.
 struct LayerKv {
   std::vector<PagedKv> paged;
-  RingKv ring;  // num_heads may be 0
+  RingKv ring;        // num_heads may be 0
+  DecodeLists lists;  // of the whole heads
   HeadShape shape;
 };
 
@@ -47,6 +52,9 @@ struct KvUnitBytes {
 KvUnitBytes UnitBytes(const ModelConfig& config, const RankShard& shard, const HeadPlan& heads, KvFormat format,
                       int ring_slack = 0);
 
+// Bytes of the page lists on this rank.
+int64_t ListBytes(const RankShard& shard, const KvSizes& sizes);
+
 class KvCache {
  public:
   static absl::StatusOr<KvCache> Create(Device& device, const ModelConfig& config, const RankShard& shard,
@@ -55,7 +63,8 @@ class KvCache {
   const std::vector<LayerKv>& layers() const { return layers_; }
   const KvSizes& sizes() const { return sizes_; }
   int64_t bytes() const {
-    return pages_.size() + split_pages_.size() + rings_.size() + tables_.size() + split_tables_.size();
+    return pages_.size() + split_pages_.size() + rings_.size() + tables_.size() + split_tables_.size() +
+           list_pages_.size() + list_heads_.size();
   }
 
   // Entries [first, first + ids.size()) of a sequence's table.
@@ -68,11 +77,11 @@ class KvCache {
   uint8_t* ring_data(int ring) const { return rings_.as<uint8_t>() + ring * ring_stride_; }
 
  private:
-  absl::Status Allocate(Device& device, const KvUnitBytes& unit);
+  absl::Status Allocate(Device& device, const RankShard& shard, const KvUnitBytes& unit);
 
   KvSizes sizes_;
   std::vector<LayerKv> layers_;
-  Buffer pages_, split_pages_, rings_, tables_, split_tables_;
+  Buffer pages_, split_pages_, rings_, tables_, split_tables_, list_pages_, list_heads_;
   int64_t ring_stride_ = 0;
 };
 

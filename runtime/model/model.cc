@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/attention.h"
+#include "kernels/decode_lists.h"
 #include "kernels/ops.h"
 
 namespace duo {
@@ -158,12 +159,16 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
   const auto rows = [&](int64_t at, const SeqBatch& batch) {
     return StepRows{qkv.Rows(at, batch.num_rows), shape, batch, keep_room ? kv.ring.num_heads * batch.num_seqs : 0};
   };
-  AttendPart(layer, kv, {rows(0, input.batch), out.Rows(0, first), w.lse, w.own_lse, input.prefill, input.sparse},
-             arena);
+  AttendPart(
+      layer, kv,
+      {rows(0, input.batch), out.Rows(0, first), w.lse, w.own_lse, input.prefill, input.sparse, input.list_target},
+      arena);
   if (riders > 0) {
     float* lse = w.lse + comm_->size() * max_entries_ * first;
     float* own_lse = w.own_lse == nullptr ? nullptr : w.own_lse + int64_t{shape.kv_heads} * shape.group * first;
-    AttendPart(layer, kv, {rows(first, input.riders), out.Rows(first, riders), lse, own_lse, false}, arena);
+    AttendPart(layer, kv,
+               {rows(first, input.riders), out.Rows(first, riders), lse, own_lse, false, nullptr, input.list_target},
+               arena);
   }
   return out;
 }
@@ -212,7 +217,13 @@ void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& a
     } else if (part.prefill) {
       AttendPrefill(*device_, {part.out, lse}, rows, heads, own_square, arena);
     } else {
-      AttendPages(*device_, {part.out, lse}, rows, heads, arena);
+      const bool listed = !heads.split && kv.lists.slots > 0;
+      if (listed && rows.batch.visits_lists) {
+        AttendListed(*device_, {part.out, lse}, rows, heads, kv.lists, arena);
+      } else {
+        AttendPages(*device_, {part.out, lse}, rows, heads, arena);
+      }
+      if (listed && rows.batch.makes_lists) ChoosePages(*device_, kv.lists, rows, heads, part.list_target, arena);
       rows.blocks_beside = 0;  // they have had their time
     }
   };

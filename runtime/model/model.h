@@ -35,6 +35,7 @@ struct StepInput {
   // weights and all that is done row by row, and attend by AttendPages. Their spans count rows from their own first.
   SeqBatch riders;
   SparseStep* sparse = nullptr;  // of a prefill: how retrieval heads read it; null: densely
+  int list_target = 0;           // of sequences that make page lists, in thousandths
   int rows() const { return batch.num_rows + riders.num_rows; }
 };
 
@@ -46,6 +47,7 @@ struct StepLimits {
   int samples = 0;
   int64_t max_tokens = 0;  // of one sequence
   bool sparse = false;     // chunks may be read by page lists
+  bool lists = false;      // answers may be written by page lists
 };
 
 // What a model is made from besides its weights.
@@ -70,6 +72,7 @@ class Model {
   View mass_queries() const { return mass_queries_; }
   const ModelWeights& weights() const { return weights_; }
   const ModelConfig& config() const { return config_; }
+  const RankShard& shard() const { return shard_; }
 
  private:
   // The split heads of a layer as the lse exchange needs them; entries = 0 where no head is split.
@@ -101,6 +104,7 @@ class Model {
     float* own_lse;  // [query heads][rows], or null
     bool prefill;    // the former
     SparseStep* sparse = nullptr;
+    int list_target = 0;
   };
   // How the heads of a layer attend: stores the rows' keys and values, and returns what they attended to.
   View Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);

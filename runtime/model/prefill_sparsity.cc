@@ -1,26 +1,15 @@
 #include "runtime/model/prefill_sparsity.h"
 
 #include <algorithm>
-#include <cmath>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/splitmix64.h"
+#include "runtime/model/thousandths.h"
 
 namespace duo {
 namespace {
 
 constexpr int64_t kLeastWindow = 2048, kMostWindow = 32768;
-
-std::string Thousandths(int32_t value) { return absl::StrCat(value / 1000.0); }
-
-std::optional<int32_t> ThousandthsNamed(const std::string& text) {
-  double value = 0;
-  if (!absl::SimpleAtod(text, &value) || !(value > 0) || !(value < 1)) return std::nullopt;
-  const double thousandths = std::round(value * 1000);
-  if (std::abs(value * 1000 - thousandths) > 1e-6 || thousandths < 1) return std::nullopt;
-  return static_cast<int32_t>(thousandths);
-}
 
 }  // namespace
 
@@ -29,9 +18,9 @@ std::string Name(const PrefillSparsity& s) {
     case PrefillSparsity::Mode::kOff:
       return "off";
     case PrefillSparsity::Mode::kFixed:
-      return Thousandths(s.density);
+      return ThousandthsName(s.density);
     case PrefillSparsity::Mode::kAuto:
-      return absl::StrCat("auto:", Thousandths(s.target));
+      return absl::StrCat("auto:", ThousandthsName(s.target));
   }
   return "?";
 }

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/attention.h"
 #include "kernels/ops.h"
+#include "runtime/model/decode_sparsity.h"
 #include "runtime/model/prefill_sparsity.h"
 #include "runtime/model/row_mass.h"
 #include "runtime/model/token_score.h"
@@ -67,7 +68,8 @@ struct StepPlan {
   std::vector<int32_t> positions;  // [rows]
   std::vector<int32_t> row_seq;    // [rows]: index into spans
   std::vector<SeqSpan> spans;
-  SparseRows sparse;  // of the chunk
+  SparseRows sparse;        // of the chunk
+  int32_t list_target = 0;  // of sequences that make page lists: share of attention, in thousandths
 
   // Rows whose next token is drawn, and how.
   std::vector<int32_t> sample_rows;
@@ -87,6 +89,7 @@ struct StepResult {
   std::vector<float> logits;       // [samples][vocab] on rank 0 when the plan wants them
   std::vector<RowMass> masses;     // [mass_samples]
   SparseAudits audits;             // on rank 0, of the blocks that the plan names
+  ChosenLists lists;               // on rank 0, of the sequences that made page lists, in the plan's order
 };
 
 std::string Serialize(const StepPlan& plan);

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "runtime/model/chosen_lists.h"
 #include "runtime/model/sampler.h"
 
 namespace duo {
@@ -27,6 +28,19 @@ std::vector<int32_t> MassRows(const StepPlan& plan) {
   std::vector<int32_t> rows;
   for (const int32_t sample : plan.mass_samples) rows.push_back(plan.sample_rows[sample]);
   return rows;
+}
+
+bool MakesLists(const SeqSpan& span) {
+  return span.list_use == ListUse::kChoose || span.list_use == ListUse::kChooseAgain;
+}
+
+// The slots of the sequences that make lists.
+std::vector<int32_t> MadeLists(const StepPlan& plan) {
+  std::vector<int32_t> slots;
+  for (const SeqSpan& span : plan.spans) {
+    if (MakesLists(span)) slots.push_back(span.list);
+  }
+  return slots;
 }
 
 bool OneRowEach(const StepPlan& plan) {
@@ -118,6 +132,7 @@ StepInput Worker::Upload(const StepPlan& plan) {
   input.mass_rows = reinterpret_cast<const int32_t*>(base + mass_rows);
   input.num_mass_rows = static_cast<int>(plan.mass_samples.size());
   input.prefill = prefill;
+  input.list_target = plan.list_target;
   const auto batch = [&](int first_span, int num_spans, int first_row, int num_rows) {
     SeqBatch b;
     b.spans = reinterpret_cast<const SeqSpan*>(base + device_spans) + first_span;
@@ -129,6 +144,8 @@ StepInput Worker::Upload(const StepPlan& plan) {
     for (int i = first_span; i < first_span + num_spans; ++i) {
       b.max_rows = std::max(b.max_rows, host_spans_[i].num_rows);
       b.max_tokens = std::max<int64_t>(b.max_tokens, host_spans_[i].history + host_spans_[i].num_rows);
+      b.visits_lists |= host_spans_[i].list_use == ListUse::kVisit;
+      b.makes_lists |= MakesLists(host_spans_[i]);
     }
     b.may_share = MayShare(b);
     return b;
@@ -162,7 +179,7 @@ void Worker::RunRecorded(StepInput input) {
   // A recorded step serves every length: it must not look at the host's copy of the lengths.
   input.batch.host_spans = nullptr;
   input.batch.max_tokens = limits_.max_tokens;
-  Graph& graph = graphs_[{input.batch.num_seqs, input.batch.may_share}];
+  Graph& graph = graphs_[{input.batch.num_seqs, input.batch.may_share, input.batch.visits_lists}];
   if (!graph.graph.valid()) {
     // Once directly: libraries choose their algorithms outside the recording. It computes the same step, so nothing is
     // changed by running it again: pages and rings are written with the same values.
@@ -184,6 +201,9 @@ void Worker::RecordGraphs() {
       if (bucket == 1 && may_share) continue;
       StepInput input = Upload(PadToBucket({}, bucket, cache_.sizes().rings - 1));
       input.batch.may_share = may_share;
+      RunRecorded(input);
+      if (!limits_.lists) continue;
+      input.batch.visits_lists = true;
       RunRecorded(input);
     }
   }
@@ -247,13 +267,17 @@ StepResult Worker::Execute(const StepPlan& plan) {
 
   const int wanted = static_cast<int>(plan.sample_rows.size());
   DUO_CHECK_LE(wanted, limits_.samples);
-  if (Records() && OneRowEach(plan) && plan.mass_samples.empty()) {
+  const std::vector<int32_t> lists = MadeLists(plan);
+  if (Records() && OneRowEach(plan) && plan.mass_samples.empty() && lists.empty()) {
     const int bucket = Bucket(static_cast<int>(plan.spans.size()));
     RunRecorded(Upload(PadToBucket(plan, bucket, cache_.sizes().rings - 1)));
   } else {
     RunModel(Upload(plan));
   }
   if (!plan.sparse.audited.empty()) result.audits = GatherAudits(plan);
+  if (!lists.empty()) {
+    result.lists = ReadChosenLists(*device_, *comm_, cache_, model_.shard(), model_.config().kv_heads, lists);
+  }
   if (wanted == 0) {
     device_->Synchronize();
     return result;
@@ -273,6 +297,7 @@ StepResult Worker::Execute(const StepPlan& plan) {
   drawn.logits = std::move(result.logits);
   drawn.masses = std::move(result.masses);
   drawn.audits = std::move(result.audits);
+  drawn.lists = std::move(result.lists);
   return drawn;
 }
 

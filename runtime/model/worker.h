@@ -8,6 +8,7 @@
 
 #include <map>
 #include <memory>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -80,7 +81,7 @@ class Worker {
     DeviceGraph graph;
     View logits;
   };
-  std::map<std::pair<int, bool>, Graph> graphs_;  // by bucket, and whether sequences may share pages
+  std::map<std::tuple<int, bool, bool>, Graph> graphs_;  // by bucket, whether sequences may share pages or visit lists
   Device* device_ = nullptr;
   Communicator* comm_ = nullptr;
 };

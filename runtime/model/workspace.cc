@@ -65,6 +65,11 @@ absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightForm
     input.sparse = &sparse;
     model->Forward(input, *cache, arena);
   }
+  if (limits.lists) {
+    StepInput input = LargestStep(limits, false, masses, &span);
+    input.batch.visits_lists = input.batch.makes_lists = true;
+    model->Forward(input, *cache, arena);
+  }
   if (masses) {
     const int64_t kept = limits.samples * model->mass_reader().columns();
     const size_t reading = Arena::Rounded(Bytes(DType::kF32, limits.samples * parts.shard.vocab.size())) +

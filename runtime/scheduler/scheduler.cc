@@ -13,7 +13,9 @@ Scheduler::Scheduler(const SchedulerOptions& options, const KvSizes& sizes, bool
     : options_(options),
       pool_(sizes, has_whole, has_split),
       chunk_time_({options.flop_per_token, options.flop_per_token_pair, options.flop_rate, options.rider_factor}),
-      step_costs_(options.row_cost) {}
+      step_costs_(options.row_cost) {
+  for (int slot = options.lists - 1; slot >= 0; --slot) list_slots_.push_back(slot);
+}
 
 Scheduler::~Scheduler() = default;
 

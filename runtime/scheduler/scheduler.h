@@ -30,6 +30,7 @@
 #include "runtime/drafts/drafter.h"
 #include "runtime/files/token_chain.h"
 #include "runtime/scheduler/chunk_time.h"
+#include "runtime/scheduler/listed_answer.h"
 #include "runtime/scheduler/request.h"
 #include "runtime/scheduler/sequence.h"
 
@@ -63,6 +64,8 @@ struct SchedulerOptions {
   // each would otherwise depend on what was there before it.
   PrefillSparsity sparsity;
   int heads = 0, kv_heads = 1;  // kv_heads: of a layer
+  DecodeSparsity decode;        // how answers are written
+  int lists = 0;                // answers that have page lists at once
 };
 
 class Scheduler {
@@ -171,6 +174,7 @@ class Scheduler {
     bool leaves_copy = false;     // when all but its last token is fed
     Drafter drafter;
     std::vector<int32_t> drafts;  // that its rows of the planned step check
+    ListedAnswer lists;
     Clock::time_point submitted, started, prompt_done;
   };
   // What rides in a step besides a chunk, in the order in which places are given.
@@ -199,6 +203,7 @@ class Scheduler {
     int rows = 0;
     int samples = 0;     // of the plan's sampled rows
     bool draws = false;  // the last of them is the answer's next token
+    ListUse list_use = ListUse::kNone;
   };
 
   // Page ids.
@@ -214,6 +219,7 @@ class Scheduler {
     Prefix* prefix = nullptr;  // that it is
     SessionId session = 0;     // likewise, of another session
     bool read = false;         // likewise, of a read under way
+    int64_t most = INT64_MAX;  // tokens of it that may be gone on with
     double seconds = 0;        // predicted, to be where the whole prompt is read
   };
 
@@ -237,7 +243,7 @@ class Scheduler {
   bool MakeRoom(const Room& needed, const Origin* origin = nullptr);
   bool DropCheapest(const Prefix* but = nullptr);
   double WorthOf(const Prefix& prefix) const;
-  void TrimPrefix(Prefix& prefix, int64_t tokens);
+  bool CutOff(Sequence& sequence, int64_t tokens);
   // Prefixes (scheduler_prefixes.cc).
   bool Shares(const Request& r) const {
     return r.ask && r.params.prefix.on && !r.params.keep && !options_.sparsity.on();
@@ -305,6 +311,12 @@ class Scheduler {
   void PlanDrafts(bool beside_chunk, Riding* riding);
   void AddDraftRows(Request& request, StepPlan* plan);
   void OnDrafted(Request& request, const StepResult& result, size_t first);
+  // Page lists of answers (scheduler_lists.cc).
+  bool MayBeListed(const Request& r) const;
+  void PlanLists(StepPlan* plan);
+  void PlanChoice(Request& request, SeqSpan* span);
+  void OnListed(Request& request, const Part& part, const ChosenLists& lists, size_t chosen);
+  void GiveBackLists(Request& request);
   void AddRebuild(const Sequence& sequence, Part part, StepPlan* plan);
   static void BeginSteps(Request& request);
   Riding PickRiding(std::vector<Request*> rows, const std::vector<Request*>& refeeds, const Request* chunk);
@@ -357,6 +369,7 @@ class Scheduler {
   double rows_seconds_ = 0;  // of a rows step, as the last ones were
   double rows_base_ = 0;     // of these, what does not follow from the rows' number and history
   EngineStats stats_;
+  std::vector<int> list_slots_;  // that are free
 };
 
 }  // namespace duo

@@ -122,7 +122,8 @@ void Scheduler::Consider(const Request& request, Origin candidate, Origin* best)
     return;
   }
   // The last token is fed in any case: the answer's first one is drawn from its row.
-  candidate.at = std::min(all - 1, CommonTokens(request.tokens, request.chain, sequence.tokens, sequence.chain));
+  candidate.at =
+      std::min({all - 1, candidate.most, CommonTokens(request.tokens, request.chain, sequence.tokens, sequence.chain)});
   if (candidate.at < options_.prefix_least) return;
   candidate.exact = options_.refeed == 0 || (candidate.at == sequence.length && sequence.rings_at == sequence.length);
   candidate.seconds = PredictPrompt(all - candidate.at, candidate.at);
@@ -149,7 +150,8 @@ Scheduler::Origin Scheduler::OriginOf(Request& request) {
   }
   for (auto& [id, other] : running_) {
     if (Shares(*other) && other->params.prefix.realm == realm) {
-      Consider(request, {.sequence = other->sequence, .read = true}, &best);
+      const int64_t most = other->lists.Exact(other->sequence->length);
+      Consider(request, {.sequence = other->sequence, .read = true, .most = most}, &best);
     }
   }
   const auto end = request.tokens.begin() + best.at;
@@ -275,6 +277,7 @@ bool Scheduler::Leave(Request& request) {
     return false;
   }
   if (!status.ok() && !absl::IsCancelled(status)) return false;
+  if (!CutOff(fork, request.lists.Exact(fork.length))) return false;  // others go on with what is exact
   if (Prefix* known = Known(request.params.prefix.realm, fork); known != nullptr) {
     known->age = prefix_age_;
     known->used = Clock::now();

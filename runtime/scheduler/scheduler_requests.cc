@@ -239,6 +239,7 @@ void Scheduler::Finish(Request& request, absl::Status status, duo::Finish finish
   Session& session = *request.session;
   if (request.sequence != nullptr) request.result.sparse = request.sequence->sparse.Report(options_.kv_heads);
   if (request.sequence != nullptr) pool_.Trim(request.sequence);  // it may end among drafts
+  GiveBackLists(request);
   if (ExtendsSession(request)) {
     session.promised -= Unfed(request);
     if (request.sequence != nullptr) {  // what it did not use comes back

@@ -144,10 +144,12 @@ void Scheduler::OnSampled(Request& request, const StepResult& result, size_t sam
 
 void Scheduler::Complete(const StepResult& result, double seconds) {
   CountStep(seconds);
-  size_t sample = 0;
+  size_t sample = 0, lists = 0;
   const std::vector<Part> parts = std::exchange(parts_, {});
   for (const Part& part : parts) {
     const size_t first = std::exchange(sample, sample + part.samples);
+    const bool chose = part.list_use == ListUse::kChoose || part.list_use == ListUse::kChooseAgain;
+    const size_t chosen = std::exchange(lists, lists + (chose ? 1 : 0));
     if (part.rebuilt != 0) {
       if (const auto session = sessions_.find(part.rebuilt); session != sessions_.end()) {
         OnRebuilt(session->second.sequence, part.rows);
@@ -161,6 +163,7 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
       if (OnRebuilt(*request.sequence, part.rows)) LeaveCopy(request);  // where two texts part others will
       continue;
     }
+    if (part.list_use != ListUse::kNone) OnListed(request, part, result.lists, chosen);
     request.result.draw_steps += part.draws;
     stats_.draw_steps += part.draws;
     if (!request.drafts.empty()) {

@@ -61,7 +61,7 @@ bool Scheduler::MakeRoom(const Room& needed, const Origin* origin) {
   while (!RoomNow().holds(needed)) {
     if (DropCheapest(kept)) continue;
     if (kept == nullptr) return false;
-    TrimPrefix(*kept, origin->at);
+    CutOff(kept->sequence, origin->at);
     return RoomNow().holds(needed);
   }
   return true;
@@ -109,14 +109,15 @@ bool Scheduler::DropCheapest(const Prefix* but) {
 }
 
 // The prefix gives back what is behind its first tokens.
-void Scheduler::TrimPrefix(Prefix& prefix, int64_t tokens) {
-  Sequence& s = prefix.sequence;
-  if (tokens >= s.length || !pool_.Shrink(&s, tokens, tokens, &cache_updates_).ok()) return;
+bool Scheduler::CutOff(Sequence& s, int64_t tokens) {
+  if (tokens >= s.length) return true;
+  if (!pool_.Shrink(&s, tokens, tokens, &cache_updates_).ok()) return false;
   s.tokens.resize(tokens);
   FollowTokens(s.tokens, &s.chain);
   s.length = tokens;
   s.rings_at = s.ring_begin = std::max<int64_t>(0, tokens - options_.refeed);
   may_start_ = true;
+  return true;
 }
 
 }  // namespace duo

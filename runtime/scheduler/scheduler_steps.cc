@@ -271,6 +271,7 @@ bool Scheduler::Next(StepPlan* plan) {
     AddRebuild(*request->sequence, {request->id, 0, true, count}, plan);
   }
   mass_samples_ = plan->mass_samples;
+  PlanLists(plan);
   return true;
 }
 

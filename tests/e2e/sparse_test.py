@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reading sparsely as a user does it: what is said of it, what it does not depend on, and that off is as without the flag."""
+"""Reading and writing sparsely as a user does it: what is said of it, what it does not depend on, and that off is as without the flags."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def main():
         dense, said = run()
         checks.expect(dense.get("prefill_sparsity") == "off" and "sparse" not in dense, "without the flag it is off")
         checks.expect("NOT exactly" not in said, "nothing is said of it then")
-        off, _ = run("--prefill-sparsity", "off")
+        off, _ = run("--prefill-sparsity", "off", "--decode-sparsity", "off")
         checks.expect(off.get("token_ids") == dense.get("token_ids"), "off is as without the flag")
 
         sparse, said = run("--prefill-sparsity", "0.1")
@@ -56,6 +56,16 @@ def main():
         auto, _ = run("--prefill-sparsity", "auto")
         checks.expect(auto.get("prefill_sparsity") == "auto:0.98", "auto aims at 0.98")
         checks.expect(auto.get("sparse", {"mass": 1})["mass"] >= 0.97, f"and keeps about that, or reads densely: {auto.get('sparse')}")
+        checks.expect(dense.get("decode_sparsity") == "off" and "listed" not in dense, "answers are exact without the flag")
+        listed, said = run("--decode-sparsity", "0.9")
+        report = listed.get("listed", {})
+        checks.expect(listed.get("decode_sparsity") == "0.9" and report.get("setting") == "0.9", f"what was written how: {report}")
+        checks.expect(report.get("listed_tokens", 0) > 10 and 0 < report.get("density", 1) < 0.9, f"from a part of the pages: {report}")
+        checks.expect("NOT exactly: --decode-sparsity 0.9, " in said, f"the line of statistics says so: {said[-300:]}")
+        again, _ = run("--decode-sparsity", "0.9", "--threads", "1")
+        checks.expect(again.get("token_ids") == listed.get("token_ids") and again.get("listed") == report, "threads change nothing")
+        done = subprocess.run([args.duo, *flags, "--decode-sparsity", "1"], capture_output=True, text=True, check=False)
+        checks.expect(done.returncode == 2, f"--decode-sparsity 1 is a usage error: {done.returncode}")
         for value in ("1", "0", "1.5", "on", "auto:2", "0.12345"):
             done = subprocess.run([args.duo, *flags, "--prefill-sparsity", value], capture_output=True, text=True, check=False)
             checks.expect(done.returncode == 2, f"--prefill-sparsity {value} is a usage error: {done.returncode}")

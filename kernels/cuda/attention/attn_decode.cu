@@ -19,8 +19,9 @@ namespace {
 // Query columns a pass of the decode kernel takes: as few eights as hold a sequence's rows, up to four.
 int ColumnEights(int64_t columns) { return columns <= 8 ? 1 : columns <= 16 ? 2 : 4; }
 
-int64_t Slots(const Device& device, int64_t rows, int group, int heads) {
-  return PageBlocks(device, 0) + heads * rows * CeilDiv(group, 32);
+// Partials of so many rows, in items of at most `columns` columns, which hold more than one row where there is room.
+int64_t Slots(const Device& device, int64_t rows, int group, int heads, int columns) {
+  return PageBlocks(device, 0) + heads * rows * CeilDiv(group, columns);
 }
 
 // Does this step go to the kernel that reads shared pages once? One row alone has nothing to share, and is cut better
@@ -33,29 +34,65 @@ bool ForHopperRows(const Device& device, const SeqBatch& batch, const PagedKv& k
   return batch.may_share && batch.num_seqs >= (int4 ? 4 : 2);
 }
 
-template <KvFormat kFormat, int kHeadDim, int kN>
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed>
 void Launch(Device& device, const DecodeArgs& args, int grid) {
   using Config = DecodeConfig<kFormat, kHeadDim, kN>;
-  const auto kernel = DecodeKernel<kFormat, kHeadDim, kN>;
+  const auto kernel = DecodeKernel<kFormat, kHeadDim, kN, kListed>;
   constexpr size_t kShared = MergeSharedBytes<Config::kWarps, kHeadDim, kN>();
   static_assert(kShared >= size_t{kN} * kHeadDim / 16 * 32 * sizeof(uint2));
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   LaunchOverlapped(device, kernel, dim3(grid), dim3(Config::kThreads), kShared, args);
   // The merge works out its share while the last partials are computed, then waits for them.
-  LaunchOverlapped(device, MergeKernel<kHeadDim>, dim3(args.batch.num_rows, args.kv.num_heads * args.group),
+  LaunchOverlapped(device, MergeKernel<kHeadDim, kListed>, dim3(args.batch.num_rows, args.kv.num_heads * args.group),
                    dim3(32 * kMergeWarps), 0, args, 8 * kN, Config::kUnit, grid);
 }
 
-template <KvFormat kFormat>
-void LaunchFormat(Device& device, const DecodeArgs& args, int eights, int grid) {
-  if (args.kv.page.head_dim == 64) {
-    if (eights == 1) return Launch<kFormat, 64, 1>(device, args, grid);
-    if (eights == 2) return Launch<kFormat, 64, 2>(device, args, grid);
-    return Launch<kFormat, 64, 4>(device, args, grid);
-  }
-  if (eights == 1) return Launch<kFormat, 128, 1>(device, args, grid);
-  if (eights == 2) return Launch<kFormat, 128, 2>(device, args, grid);
-  return Launch<kFormat, 128, 4>(device, args, grid);
+template <KvFormat kFormat, int kHeadDim>
+void LaunchColumns(Device& device, const DecodeArgs& args, int eights, int grid) {
+  if (args.lists.slots > 0) return Launch<kFormat, kHeadDim, 1, true>(device, args, grid);
+  if (eights == 1) return Launch<kFormat, kHeadDim, 1, false>(device, args, grid);
+  if (eights == 2) return Launch<kFormat, kHeadDim, 2, false>(device, args, grid);
+  return Launch<kFormat, kHeadDim, 4, false>(device, args, grid);
+}
+
+// By this file's kernels. lists: slots = 0 where nobody visits any; else the narrowest form, whose rows have few
+// columns.
+void Decode(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, const DecodeLists& lists,
+            Arena& scratch) {
+  const View& qkv = rows.qkv;
+  const HeadShape& shape = rows.shape;
+  const SeqBatch& batch = rows.batch;
+  const size_t mark = scratch.used();
+  const int eights = lists.slots > 0 ? 1 : ColumnEights(int64_t{batch.max_rows} * shape.group);
+  const int64_t slots = Slots(device, batch.num_rows, shape.group, kv.num_heads, lists.slots > 0 ? 8 : 32);
+  const int64_t first_column = int64_t{kv.first_head} * shape.group * shape.head_dim;
+  DecodeArgs args = {};
+  args.q = qkv.as<bf16>() + first_column;
+  args.q_stride = qkv.stride;
+  args.out = to.out.as<bf16>() + first_column;
+  args.out_stride = to.out.stride;
+  args.lse = to.lse;
+  args.group = shape.group;
+  args.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
+  args.batch = batch;
+  args.kv = kv;
+  args.lists = lists;
+  args.partial_out = static_cast<float*>(scratch.Take(slots * 8 * eights * shape.head_dim * sizeof(float)));
+  args.partial_lse = static_cast<float*>(scratch.Take(slots * 8 * eights * sizeof(float)));
+  const int grid = PageBlocks(device, rows.blocks_beside);
+  args.keeps_room = grid < PageBlocks(device, 0);
+  VisitFormat(kv.page.format, [&](auto chosen) {
+    if (kv.page.head_dim == 64) return LaunchColumns<chosen(), 64>(device, args, eights, grid);
+    LaunchColumns<chosen(), 128>(device, args, eights, grid);
+  });
+  scratch.Rewind(mark);
+}
+
+// Scratch of the above, of so many columns a slot at most.
+size_t DecodeBytes(const Device& device, int rows, int group, const PagedKv& kv, int columns) {
+  const int64_t slots = Slots(device, rows, group, kv.num_heads, columns);
+  return Arena::Rounded(slots * columns * kv.page.head_dim * sizeof(float)) +
+         Arena::Rounded(slots * columns * sizeof(float));
 }
 
 }  // namespace
@@ -67,11 +104,8 @@ size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, c
     hopper = HopperRowsScratchBytes(device, max_rows_total, group, kv, max_tokens);
   }
   const bool always = kv.page.format == KvFormat::kBF16 && HopperRowsUsable(device, kv, max_rows_total);
-  const int rows = always ? 1 : max_rows_total;
   // Eight columns a slot for every row in the narrowest form, 32 in the widest.
-  const int64_t slots = Slots(device, rows, group, kv.num_heads);
-  return std::max(hopper, Arena::Rounded(slots * 32 * kv.page.head_dim * sizeof(float)) +
-                              Arena::Rounded(slots * 32 * sizeof(float)));
+  return std::max(hopper, DecodeBytes(device, always ? 1 : max_rows_total, group, kv, 32));
 }
 
 size_t PagesPlanBytes(const Device& device, int max_rows_total, const PagedKv& kv) {
@@ -84,30 +118,18 @@ void PlanPages(Device& device, SeqBatch& batch, int group, const PagedKv& kv, Ar
 }
 
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
-  const View& qkv = rows.qkv;
-  const HeadShape& shape = rows.shape;
-  const SeqBatch& batch = rows.batch;
-  if (ForHopperRows(device, batch, kv)) return HopperRows(device, to, rows, kv, scratch);
-  const size_t mark = scratch.used();
-  const int eights = ColumnEights(int64_t{batch.max_rows} * shape.group);
-  const int64_t slots = Slots(device, batch.num_rows, shape.group, kv.num_heads);
-  const int64_t first_column = int64_t{kv.first_head} * shape.group * shape.head_dim;
-  DecodeArgs args = {};
-  args.q = qkv.as<bf16>() + first_column;
-  args.q_stride = qkv.stride;
-  args.out = to.out.as<bf16>() + first_column;
-  args.out_stride = to.out.stride;
-  args.lse = to.lse;
-  args.group = shape.group;
-  args.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
-  args.batch = batch;
-  args.kv = kv;
-  args.partial_out = static_cast<float*>(scratch.Take(slots * 8 * eights * shape.head_dim * sizeof(float)));
-  args.partial_lse = static_cast<float*>(scratch.Take(slots * 8 * eights * sizeof(float)));
-  const int grid = PageBlocks(device, rows.blocks_beside);
-  args.keeps_room = grid < PageBlocks(device, 0);
-  VisitFormat(kv.page.format, [&](auto chosen) { LaunchFormat<chosen()>(device, args, eights, grid); });
-  scratch.Rewind(mark);
+  if (ForHopperRows(device, rows.batch, kv)) return HopperRows(device, to, rows, kv, scratch);
+  Decode(device, to, rows, kv, {}, scratch);
+}
+
+size_t ListedScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, const DecodeLists&,
+                          int64_t) {
+  return DecodeBytes(device, max_rows_total, group, kv, 8);
+}
+
+void AttendListed(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, const DecodeLists& lists,
+                  Arena& scratch) {
+  Decode(device, to, rows, kv, lists, scratch);
 }
 
 }  // namespace duo::cuda

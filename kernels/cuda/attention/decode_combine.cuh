@@ -10,16 +10,17 @@ namespace duo::cuda {
 struct RowPartials {
   int first_block = 0, count = 0, item = 0, column = 0;
 
-  __device__ __forceinline__ RowPartials(const DecodeArgs& args, const PlanWalker& walker, uint32_t grid) {
+  template <bool kListed>
+  __device__ __forceinline__ RowPartials(const DecodeArgs& args, const PlanWalker<kListed>& walker, uint32_t grid) {
     const DecodePlan plan = walker.Plan(grid);
     const int row = blockIdx.x, head = blockIdx.y / args.group, seq = args.batch.row_seq[row];
     if (seq < 0) return;
-    const PlanWalker::Found found = walker.Find(UINT32_MAX, seq);
+    const auto found = walker.Find(UINT32_MAX, kListed ? seq * args.kv.num_heads + head : seq);
     const SequenceWork work = found.work;
     const int in_seq = row - args.batch.spans[seq].first_row;
     if (in_seq < 0 || in_seq >= args.batch.spans[seq].num_rows || work.units == 0) return;
     const int k = in_seq * args.group + blockIdx.y % args.group;
-    const int local = head * work.column_blocks + k / walker.columns;
+    const int local = (kListed ? 0 : head * work.column_blocks) + k / walker.columns;
     column = k % walker.columns;
     item = found.first_item + local;
     const uint32_t begin = found.first_unit + local * work.units;
@@ -29,9 +30,9 @@ struct RowPartials {
 };
 
 // One block per (row, query head): weighs the partials of the row's item.
-template <int kHeadDim>
+template <int kHeadDim, bool kListed>
 __global__ void __launch_bounds__(32 * kMergeWarps) MergeKernel(DecodeArgs args, int columns, int unit, int grid) {
-  const PlanWalker walker = {args.batch, args.kv, args.group, columns, unit};
+  const PlanWalker<kListed> walker = {args.batch, args.kv, args.lists, args.group, columns, unit};
   const RowPartials of(args, walker, grid);
   const int row = blockIdx.x, head = blockIdx.y;
   WaitForDependency();

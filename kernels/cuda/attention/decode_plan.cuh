@@ -1,13 +1,17 @@
 // How decode attention is dealt out to blocks, computed on the device from the spans: nothing depends on host values
 // that a captured graph would freeze.
 //
+// Where sequences visit page lists (kListed), each of their heads has pages of its own number. The walk is then over
+// (sequence, KV head) instead of sequences, and a head's pages are those of its list and the last ones, laid end to
+// end: positions are shifted by what is left out, which lies before every position that a row could mask.
+//
 // An item is (sequence, KV head, block of query columns); its work is measured in units of kUnit tokens of the pages
 // held here. All items' units, laid end to end, are cut into equal runs, one a block. A run that crosses items makes a
 // partial for each; the partial of block b for item i has slot b + i, which no other (b, i) pair of this order has.
 #pragma once
 
-#include "kernels/attention.h"
 #include "kernels/base/math.h"
+#include "kernels/decode_lists.h"
 
 namespace duo::cuda {
 
@@ -59,6 +63,34 @@ __device__ __forceinline__ SequenceWork WorkOf(const SeqSpan& span, const PagedK
   return w;
 }
 
+// The pages that a head of a sequence visits: `length` of a list, then those from `tail` on.
+struct ListedPages {
+  const int32_t* list = nullptr;
+  int length = 0, tail = 0;
+
+  __device__ __forceinline__ ListedPages() {}
+  __device__ __forceinline__ ListedPages(const DecodeLists& lists, const SeqSpan& span, int head) {
+    if (span.list_use != ListUse::kVisit) return;
+    const int64_t at = lists.at(span.list, head);
+    const ListedHead* listed = lists.heads + at;
+    length = __ldg(&listed->length);
+    tail = __ldg(&listed->tail);
+    list = lists.pages + at * lists.stride;
+  }
+  // What positions are shifted by.
+  __device__ __forceinline__ int left_out() const { return (tail - length) * kPageTokens; }
+};
+
+// What one head asks for, of a whole head without a window.
+__device__ __forceinline__ SequenceWork ListedWorkOf(const SeqSpan& span, const ListedPages& pages, int group,
+                                                     int columns, int unit) {
+  SequenceWork w = {};
+  if (span.num_rows <= 0) return w;
+  w.units = CeilDiv(span.history + span.num_rows - pages.left_out(), unit);
+  w.items = w.column_blocks = CeilDiv(span.num_rows * group, columns);
+  return w;
+}
+
 __device__ __forceinline__ uint32_t PrefixSum(uint32_t x) {  // over the lanes, own included
   const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -69,18 +101,27 @@ __device__ __forceinline__ uint32_t PrefixSum(uint32_t x) {  // over the lanes, 
   return x;
 }
 
-// Walks the sequences 32 at a time; every warp does it for itself, so that no barrier is needed.
+// Walks the sequences, or their heads, 32 at a time; every warp does it for itself, so that no barrier is needed.
+template <bool kListed>
 struct PlanWalker {
   const SeqBatch& batch;
   const PagedKv& kv;
+  const DecodeLists& lists;
   int group, columns, unit;
 
-  __device__ __forceinline__ SequenceWork Work(int seq) const {
-    return seq < batch.num_seqs ? WorkOf(batch.spans[seq], kv, group, columns, unit) : SequenceWork{};
+  __device__ __forceinline__ int entries() const { return kListed ? batch.num_seqs * kv.num_heads : batch.num_seqs; }
+  __device__ __forceinline__ SequenceWork Work(int entry) const {
+    if (entry >= entries()) return SequenceWork{};
+    if constexpr (kListed) {
+      const SeqSpan& span = batch.spans[entry / kv.num_heads];
+      return ListedWorkOf(span, ListedPages(lists, span, entry % kv.num_heads), group, columns, unit);
+    } else {
+      return WorkOf(batch.spans[entry], kv, group, columns, unit);
+    }
   }
   __device__ __forceinline__ DecodePlan Plan(uint32_t grid) const {
     uint32_t total = 0;
-    for (int base = 0; base < batch.num_seqs; base += 32) {
+    for (int base = 0; base < entries(); base += 32) {
       const SequenceWork w = Work(base + threadIdx.x % 32);
       total += __reduce_add_sync(0xffffffffu, w.items * w.units);
     }
@@ -92,13 +133,13 @@ struct PlanWalker {
   }
   struct Found {
     SequenceWork work;
-    int seq;                          // -1: past the end
+    int seq;                          // or entry; -1: past the end
     uint32_t first_unit, first_item;  // of its items, in the order (head, column block, unit)
   };
-  // The sequence that holds unit `at`, or, with at = UINT32_MAX, sequence `wanted`.
+  // The entry that holds unit `at`, or, with at = UINT32_MAX, entry `wanted`.
   __device__ __forceinline__ Found Find(uint32_t at, int wanted) const {
     uint32_t units = 0, items = 0;
-    for (int base = 0; base < batch.num_seqs; base += 32) {
+    for (int base = 0; base < entries(); base += 32) {
       const int seq = base + threadIdx.x % 32;
       const SequenceWork w = Work(seq);
       const uint32_t mine = w.items * w.units, unit_end = units + PrefixSum(mine),
@@ -127,26 +168,35 @@ struct PlanWalker {
 };
 
 // PagedKv's page arithmetic in 32 bits, and without divisions for whole heads: it is on the path of every load.
+template <bool kListed>
 struct PageFinder {
   const uint8_t* head;   // first page of the head
   const int32_t* table;  // of the sequence
   int64_t id_stride, page_bytes;
   uint32_t slots, first_slot, num_slots;
+  ListedPages listed;
 
-  __device__ PageFinder(const PagedKv& kv, int head_index, int table_index)
+  __device__ PageFinder(const PagedKv& kv, int head_index, int table_index, const ListedPages& listed)
       : head(kv.base + head_index * kv.head_stride),
         table(kv.tables + table_index * kv.table_stride),
         id_stride(kv.id_stride()),
         page_bytes(kv.page.page_bytes()),
         slots(kv.slots),
         first_slot(kv.first_slot),
-        num_slots(kv.num_slots) {}
-  // The q-th page held here: its number in the sequence, and where it lies.
+        num_slots(kv.num_slots),
+        listed(listed) {}
+  // The q-th page held here, or visited: its number in the sequence, shifted, and where it lies.
   __device__ __forceinline__ uint32_t Number(uint32_t q) const {
-    return slots == 1 ? q : q / num_slots * slots + first_slot + q % num_slots;
+    return kListed || slots == 1 ? q : q / num_slots * slots + first_slot + q % num_slots;
   }
   __device__ __forceinline__ const uint8_t* At(uint32_t q) const {
-    if (slots == 1) return head + __ldg(table + q) * id_stride;
+    if constexpr (kListed) {
+      const int page = static_cast<int>(q);
+      const int number = page < listed.length ? __ldg(listed.list + page) : page - listed.length + listed.tail;
+      return head + __ldg(table + number) * id_stride;
+    } else {
+      if (slots == 1) return head + __ldg(table + q) * id_stride;
+    }
     return head + __ldg(table + q / num_slots) * id_stride + q % num_slots * page_bytes;
   }
 };

@@ -17,6 +17,7 @@ struct DecodeArgs {
   float scale;  // 1 / sqrt(d) * log2 e
   SeqBatch batch;
   PagedKv kv;
+  DecodeLists lists;
   float* partial_out;  // [slot][columns][head_dim]
   float* partial_lse;  // [slot][columns]
   bool keeps_room;     // multiprocessors are kept for what runs beside
@@ -35,18 +36,27 @@ struct DecodeConfig {
 
 // Units [first, last) of one item, which a block attends to at once. Column k of the item's sequence is (row, query
 // head) = (k / group, k % group); the item's columns start at first_column.
+template <bool kListed>
 struct Segment {
-  SeqSpan span;
+  SeqSpan span;                     // of a listed head with its positions shifted
   int head, first_column, columns;  // columns: those that there are from first_column on
   uint32_t first, last, skipped;    // skipped: held pages before the window, in units
   uint32_t item;
+  ListedPages listed;
 
-  __device__ __forceinline__ Segment(const DecodeArgs& args, const PlanWalker::Found& found, uint32_t at,
-                                     uint32_t run_end, int block_columns) {
+  __device__ __forceinline__ Segment(const DecodeArgs& args, const typename PlanWalker<kListed>::Found& found,
+                                     uint32_t at, uint32_t run_end, int block_columns) {
     const SequenceWork& work = found.work;
     const uint32_t inside = at - found.first_unit, local = inside / work.units;
-    span = args.batch.spans[found.seq];
-    head = local / work.column_blocks;
+    if constexpr (kListed) {
+      span = args.batch.spans[found.seq / args.kv.num_heads];
+      head = found.seq % args.kv.num_heads;
+      listed = ListedPages(args.lists, span, head);
+      span.history -= listed.left_out();
+    } else {
+      span = args.batch.spans[found.seq];
+      head = local / work.column_blocks;
+    }
     first_column = local % work.column_blocks * block_columns;
     columns = span.num_rows * args.group - first_column;
     first = inside - local * work.units;
@@ -59,16 +69,16 @@ struct Segment {
 
 // Where a warp's units lie. Page addresses run one unit ahead of the loads, so that a page-table look-up is never
 // waited for.
-template <int kUnit>
+template <int kUnit, bool kListed>
 struct UnitWalk {
   static constexpr int kPerPage = kPageTokens / kUnit;
-  PageFinder pages;
+  PageFinder<kListed> pages;
   int tokens;        // of the sequence
   uint32_t in_held;  // the unit, from the first page held here on
   int token, page_start, limit;
 
-  __device__ __forceinline__ UnitWalk(const PagedKv& kv, const Segment& at)
-      : pages(kv, at.head, kv.split ? at.span.split_table : at.span.table), tokens(at.tokens()) {}
+  __device__ __forceinline__ UnitWalk(const PagedKv& kv, const Segment<kListed>& at)
+      : pages(kv, at.head, kv.split ? at.span.split_table : at.span.table, at.listed), tokens(at.tokens()) {}
   __device__ __forceinline__ void Go(uint32_t unit_in_held) {
     in_held = unit_in_held;
     token = in_held % kPerPage * kUnit;
@@ -81,9 +91,9 @@ struct UnitWalk {
 };
 
 // Scores of the unit at `position` that a column's row must not see.
-template <int kTiles, int kN>
-__device__ __forceinline__ void HideUnseen(float (&s)[kTiles][kN][4], const DecodeArgs& args, const Segment& at,
-                                           int position) {
+template <int kTiles, int kN, bool kListed>
+__device__ __forceinline__ void HideUnseen(float (&s)[kTiles][kN][4], const DecodeArgs& args,
+                                           const Segment<kListed>& at, int position) {
   const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4, window = args.kv.window;
 #pragma unroll
   for (int n = 0; n < kN; ++n) {
@@ -106,9 +116,9 @@ __device__ __forceinline__ void HideUnseen(float (&s)[kTiles][kN][4], const Deco
 // A block's attention over one segment, to the segment's slot of the partials. waits: nothing has waited yet for the
 // kernels before this one. Keys of earlier steps do not depend on them, so their first codes are fetched meanwhile.
 // ends: the block has no segment behind it.
-template <KvFormat kFormat, int kHeadDim, int kN>
-__device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segment& at, float* shared, bool waits,
-                                              bool ends) {
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed>
+__device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segment<kListed>& at, float* shared,
+                                              bool waits, bool ends) {
   using Config = DecodeConfig<kFormat, kHeadDim, kN>;
   constexpr int kTiles = Config::kTiles, kUnit = Config::kUnit, kWarps = Config::kWarps, kCols = 8 * kN;
   constexpr int kSteps = kHeadDim / 16;
@@ -143,7 +153,7 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
   // No column of this block masks the keys below.
   const int sees_all_below = at.span.history + at.first_column / args.group + 1;
   const PagedKv& kv = args.kv;
-  UnitWalk<kUnit> walk(kv, at);
+  UnitWalk<kUnit, kListed> walk(kv, at);
   RawTile<kFormat, kHeadDim, kTiles> raw;
   const uint32_t last = at.last;
   uint32_t unit = at.first + w;
@@ -211,24 +221,26 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
       [&](int col, float lse) { slot_lse[col] = lse; });
 }
 
-template <KvFormat kFormat, int kHeadDim, int kN>
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed>
 __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads, 1) DecodeKernel(DecodeArgs args) {
   constexpr int kCols = 8 * kN;
   extern __shared__ float shared[];
   if (!args.keeps_room) LetDependentsStart();
-  const PlanWalker walker = {args.batch, args.kv, args.group, kCols, DecodeConfig<kFormat, kHeadDim, kN>::kUnit};
+  using Walker = PlanWalker<kListed>;
+  const Walker walker = {args.batch, args.kv, args.lists,
+                         args.group, kCols,   DecodeConfig<kFormat, kHeadDim, kN>::kUnit};
   const DecodePlan plan = walker.Plan(gridDim.x);
   // Lengths, page tables and the keys of earlier steps were there before the step's first kernel, which overlaps with
   // nothing before it; queries and the step's own keys were not.
   if (blockIdx.x >= plan.blocks) return WaitForDependency();
   bool waits = true;
   const uint32_t run_end = plan.Begin(blockIdx.x + 1);
-  PlanWalker::Found found = {};
+  typename Walker::Found found = {};
   for (uint32_t at = plan.Begin(blockIdx.x); at < run_end;) {
     if (at >= found.first_unit + found.work.units * found.work.items) found = walker.Find(at, 0);
-    const Segment segment(args, found, at, run_end, kCols);
+    const Segment<kListed> segment(args, found, at, run_end, kCols);
     at += segment.last - segment.first;
-    AttendSegment<kFormat, kHeadDim, kN>(args, segment, shared, waits, at >= run_end);
+    AttendSegment<kFormat, kHeadDim, kN, kListed>(args, segment, shared, waits, at >= run_end);
     waits = false;
   }
   if (waits) WaitForDependency();  // nothing to attend to here: later kernels still count on all before this one

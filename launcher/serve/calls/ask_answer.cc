@@ -83,7 +83,8 @@ absl::Status AskAnswer::OnDone(const RequestResult& result, int64_t history) {
                     result.decode_seconds,
                     result.draw_steps,
                     result.drafted_tokens,
-                    result.accepted_tokens};
+                    result.accepted_tokens,
+                    result.decode};
     return true;
   });
   return absl::OkStatus();

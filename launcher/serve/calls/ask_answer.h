@@ -12,6 +12,7 @@
 
 #include "launcher/serve/calls/call_stream.h"
 #include "launcher/serve/sessions/session_view.h"
+#include "runtime/model/decode_sparsity.h"
 #include "runtime/model/token_score.h"
 #include "runtime/provenance/sources.h"
 #include "runtime/text/grammar/matcher.h"
@@ -23,6 +24,7 @@ struct AskStats {
   int64_t history_tokens = 0, prompt_tokens = 0, new_tokens = 0;
   double queue_seconds = 0, prefill_seconds = 0, first_token_seconds = 0, decode_seconds = 0;
   int64_t draw_steps = 0, drafted_tokens = 0, accepted_tokens = 0;  // as RequestResult has them
+  DecodeReport decode;                                              // likewise
 };
 
 // What the answer grew by since the last message.

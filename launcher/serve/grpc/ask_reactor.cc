@@ -104,6 +104,7 @@ void Fill(const AskUpdate& update, pb::AskResponse* out) {
   stats->set_draw_steps(update.stats.draw_steps);
   stats->set_drafted_tokens(update.stats.drafted_tokens);
   stats->set_accepted_tokens(update.stats.accepted_tokens);
+  if (update.stats.decode.sparse()) Fill(update.stats.decode, stats->mutable_sparse());
 }
 
 // Lives until gRPC is done with it, which is after the job's last word.

@@ -30,6 +30,18 @@ static void Fill(const ClusterPlan& plan, pb::PlanResponse* out) {
   }
 }
 
+void Fill(const DecodeReport& written, pb::SparseWriting* out) {
+  out->set_setting(written.setting);
+  out->set_listed_tokens(written.listed_tokens);
+  out->set_choices(written.choices);
+  out->set_audits(written.audits);
+  out->set_mass(written.mass);
+  out->set_least_mass(written.least_mass);
+  out->set_least_layer(written.least_layer);
+  out->set_least_head(written.least_head);
+  out->set_density(written.density);
+}
+
 static void Fill(const ClusterStats& stats, pb::StatsResponse* out) {
   const EngineStats& e = stats.engine;
   const SessionsStats& s = stats.sessions;
@@ -59,6 +71,7 @@ static void Fill(const ClusterStats& stats, pb::StatsResponse* out) {
   out->set_draw_steps(e.draw_steps);
   out->set_drafted_tokens(e.drafted_tokens);
   out->set_accepted_tokens(e.accepted_tokens);
+  if (e.decode.sparse()) Fill(e.decode, out->mutable_sparse());
 }
 
 static void Fill(const DrainResult& result, pb::DrainResponse* out) {

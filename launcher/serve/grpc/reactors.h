@@ -24,6 +24,7 @@ inline grpc::Status ToGrpc(const absl::Status& status) {
 Caller CallerOf(grpc::CallbackServerContext& rpc);
 
 void Fill(const SessionView& view, pb::Session* out);
+void Fill(const DecodeReport& written, pb::SparseWriting* out);
 
 // One unary call: lives until gRPC is done with it. An answer is put into the response by Fill(answer, response).
 template <typename Answer, typename Response>

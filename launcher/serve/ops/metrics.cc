@@ -67,6 +67,12 @@ struct Metrics::State {
       Counter("duo_drafts_total", "Drafts of answers' tokens, by what their check said", {{"draft", "right"}});
   prometheus::Counter& refused =
       Counter("duo_drafts_total", "Drafts of answers' tokens, by what their check said", {{"draft", "wrong"}});
+  prometheus::Counter& listed =
+      Counter("duo_listed_tokens_total", "Answers' tokens that were not drawn from all pages (--decode-sparsity)");
+  prometheus::Counter& list_audits =
+      Counter("duo_list_audits_total", "Answers' tokens that were, and measured what the pages before them kept");
+  prometheus::Counter& list_mass = Counter(
+      "duo_list_mass_total", "The share of attention that they kept, the mean over heads, added up over audits");
   prometheus::Counter& busy = Counter("duo_busy_seconds_total", "Time spent in steps");
   prometheus::Counter& checkpoints = Counter("duo_checkpoints_total", "Durable checkpoints of appends");
   prometheus::Counter& saved = Counter("duo_saved_bytes_total", "Bytes written by saves");
@@ -194,6 +200,10 @@ void Metrics::Update(const MetricsSnapshot& s) {
   State::RaiseTo(m.draw_steps, static_cast<double>(s.engine.draw_steps));
   State::RaiseTo(m.accepted, static_cast<double>(s.engine.accepted_tokens));
   State::RaiseTo(m.refused, static_cast<double>(s.engine.drafted_tokens - s.engine.accepted_tokens));
+  const DecodeReport& lists = s.engine.decode;
+  State::RaiseTo(m.listed, static_cast<double>(lists.listed_tokens));
+  State::RaiseTo(m.list_audits, static_cast<double>(lists.audits));
+  State::RaiseTo(m.list_mass, lists.mass * static_cast<double>(lists.audits));
   State::RaiseTo(m.checkpoints, static_cast<double>(s.sessions.checkpoints));
   State::RaiseTo(m.saved, static_cast<double>(s.sessions.saved_bytes));
   State::RaiseTo(m.restored, static_cast<double>(s.sessions.restored_bytes));

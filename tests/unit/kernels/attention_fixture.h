@@ -77,7 +77,7 @@ class AttentionState {
   const PagedKv& pages() const { return pages_; }
   const RingKv& rings() const { return rings_; }
 
- private:
+ protected:
   float* Key(int seq, int head, int64_t position) { return Kv(keys_, seq, head, position); }
   float* Value(int seq, int head, int64_t position) { return Kv(values_, seq, head, position); }
   float* Kv(std::vector<std::vector<float>>& all, int seq, int head, int64_t position) {

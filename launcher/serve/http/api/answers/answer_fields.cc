@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/read_file.h"
 #include "launcher/serve/http/api/answers/guide_fields.h"
+#include "launcher/terminal/sparse_json.h"
 
 namespace duo::http {
 namespace {
@@ -209,7 +210,12 @@ void AddUsage(const std::vector<Choice>& choices, Json* json) {
                       {"source", cached.source},
                       {"restored_bytes", cached.restored_bytes},
                       {"refed_tokens", cached.refed_tokens}};
-    return;
+    break;
+  }
+  for (const Choice& choice : choices) {  // likewise
+    if (!choice.stats.decode.sparse()) continue;
+    (*json)["duo"]["sparse"] = WrittenSparselyJson(choice.stats.decode);
+    break;
   }
 }
 

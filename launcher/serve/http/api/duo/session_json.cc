@@ -1,5 +1,7 @@
 #include "launcher/serve/http/api/duo/session_json.h"
 
+#include "launcher/terminal/sparse_json.h"
+
 namespace duo::http {
 namespace {
 
@@ -36,12 +38,7 @@ Json SessionJson(const SessionView& view) {
     json["append"] = {{"append_id", a.id},  {"received_bytes", a.received_bytes}, {"received_all", a.received_all},
                       {"tokens", a.tokens}, {"total_tokens", a.total_tokens},     {"done", a.done}};
   }
-  if (view.sparse.sparse()) {
-    const SparseReport& r = view.sparse;
-    json["sparse"] = {{"setting", r.setting},       {"audits", r.audits},           {"mass", r.mass},
-                      {"least_mass", r.least_mass}, {"least_layer", r.least_layer}, {"least_head", r.least_head},
-                      {"error", r.error},           {"density", r.density}};
-  }
+  if (view.sparse.sparse()) json["sparse"] = ReadSparselyJson(view.sparse);
   if (!view.unusable.empty()) json["unusable"] = view.unusable;
   if (!view.held_by.empty()) json["held_by"] = view.held_by;
   return json;

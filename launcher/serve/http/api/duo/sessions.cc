@@ -4,6 +4,7 @@
 #include "launcher/serve/http/api/answers/answer.h"
 #include "launcher/serve/http/api/base/compute.h"
 #include "launcher/serve/http/api/duo/session_json.h"
+#include "launcher/terminal/sparse_json.h"
 #include "runtime/text/unicode/unicode.h"
 
 namespace duo::http {
@@ -137,11 +138,13 @@ void Restore(Service& service, const ExchangePtr& e) {
 }
 
 Json StatsJson(const AskStats& stats) {
-  return {{"history_tokens", stats.history_tokens},   {"prompt_tokens", stats.prompt_tokens},
-          {"new_tokens", stats.new_tokens},           {"queue_seconds", stats.queue_seconds},
-          {"prefill_seconds", stats.prefill_seconds}, {"first_token_seconds", stats.first_token_seconds},
-          {"decode_seconds", stats.decode_seconds},   {"draw_steps", stats.draw_steps},
-          {"drafted_tokens", stats.drafted_tokens},   {"accepted_tokens", stats.accepted_tokens}};
+  Json json = {{"history_tokens", stats.history_tokens},   {"prompt_tokens", stats.prompt_tokens},
+               {"new_tokens", stats.new_tokens},           {"queue_seconds", stats.queue_seconds},
+               {"prefill_seconds", stats.prefill_seconds}, {"first_token_seconds", stats.first_token_seconds},
+               {"decode_seconds", stats.decode_seconds},   {"draw_steps", stats.draw_steps},
+               {"drafted_tokens", stats.drafted_tokens},   {"accepted_tokens", stats.accepted_tokens}};
+  if (stats.decode.sparse()) json["sparse"] = WrittenSparselyJson(stats.decode);
+  return json;
 }
 
 Json SourcesJson(const std::vector<Source>& sources) {

@@ -4,6 +4,7 @@
 #include "launcher/serve/calls/server_view.h"
 #include "launcher/serve/http/api/base/compute.h"
 #include "launcher/serve/http/api/duo/session_json.h"
+#include "launcher/terminal/sparse_json.h"
 #include "launcher/terminal/version.h"
 
 namespace duo::http {
@@ -37,20 +38,22 @@ Json PlanJson(const ServerView& view) {
 
 Json EngineJson(const ClusterStats& stats) {
   const EngineStats& engine = stats.engine;
-  return {{"running", engine.running},
-          {"waiting", engine.waiting},
-          {"calls", stats.sessions.calls},
-          {"steps", engine.steps},
-          {"prefill_tokens", engine.prefill_tokens},
-          {"decode_tokens", engine.decode_tokens},
-          {"draw_steps", engine.draw_steps},
-          {"drafted_tokens", engine.drafted_tokens},
-          {"accepted_tokens", engine.accepted_tokens},
-          {"busy_seconds", engine.busy_seconds},
-          {"wait_seconds", engine.predicted_wait},
-          {"pages", engine.pages},
-          {"pages_free", engine.pages_free},
-          {"pages_available", engine.pages_available}};
+  Json json = {{"running", engine.running},
+               {"waiting", engine.waiting},
+               {"calls", stats.sessions.calls},
+               {"steps", engine.steps},
+               {"prefill_tokens", engine.prefill_tokens},
+               {"decode_tokens", engine.decode_tokens},
+               {"draw_steps", engine.draw_steps},
+               {"drafted_tokens", engine.drafted_tokens},
+               {"accepted_tokens", engine.accepted_tokens},
+               {"busy_seconds", engine.busy_seconds},
+               {"wait_seconds", engine.predicted_wait},
+               {"pages", engine.pages},
+               {"pages_free", engine.pages_free},
+               {"pages_available", engine.pages_available}};
+  if (engine.decode.sparse()) json["sparse"] = WrittenSparselyJson(engine.decode);
+  return json;
 }
 
 // Of prompts without a session: what they did not have to read, by where it was.

@@ -1,0 +1,82 @@
+// Answers that are written by page lists (runtime/model/decode_sparsity.h): which rows of a step visit their lists,
+// which make them, and what that found.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "runtime/scheduler/scheduler.h"
+
+namespace duo {
+
+// What a kept answer leaves in its session is read by whoever asks next: it is as exact as the rest.
+bool Scheduler::MayBeListed(const Request& r) const { return r.drawing && !ExtendsSession(r); }
+
+// In the order of the plan's sequences. A row that is due sees everything, and makes lists. Those that have lists visit
+// them where that is fewer pages than the step would read without: rows of sequences that begin with the same pages
+// read these together when they see everything.
+void Scheduler::PlanLists(StepPlan* plan) {
+  if (!options_.decode.on()) return;
+  std::map<int32_t, int64_t> read_together;  // by first page: of the longest of those that begin with it
+  double listed = 0;
+  bool some = false;
+  for (size_t i = plan->kind == StepKind::kPrefill ? 1 : 0; i < parts_.size(); ++i) {
+    SeqSpan& span = plan->spans[i];
+    const int64_t position = span.history, pages = (position + span.num_rows - 1) / kPageTokens + 1;
+    const auto found = requests_.find(parts_[i].request);
+    Request* request = found == requests_.end() || parts_[i].refeeds ? nullptr : &found->second;
+    const Sequence* sequence = request != nullptr ? request->sequence : nullptr;
+    const int32_t first = sequence == nullptr || sequence->pages.empty() ? -1 - span.table : sequence->pages[0];
+    read_together[first] = std::max(read_together[first], pages);
+    const bool may = request != nullptr && MayBeListed(*request);
+    if (may && request->lists.Due(position)) PlanChoice(*request, &span);
+    if (may && span.num_rows == 1 && request->lists.Serves(position)) {
+      span.list_use = ListUse::kVisit;
+      span.list = request->lists.slot;
+      listed += request->lists.Pages(position);
+      some = true;
+    } else {
+      listed += static_cast<double>(pages);
+    }
+  }
+  plan->list_target = options_.decode.target;
+  int64_t dense = 0;
+  for (const auto& [first, pages] : read_together) dense += pages;
+  const bool visits = some && listed < static_cast<double>(dense);
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    SeqSpan& span = plan->spans[i];
+    if (span.list_use == ListUse::kVisit && !visits) span.list_use = ListUse::kNone;
+    parts_[i].list_use = span.list_use;
+  }
+}
+
+void Scheduler::PlanChoice(Request& request, SeqSpan* span) {
+  ListedAnswer& lists = request.lists;
+  if (lists.slot < 0) {
+    if (list_slots_.empty()) return;
+    lists.slot = list_slots_.back();
+    list_slots_.pop_back();
+  }
+  span->list_use = lists.made() ? ListUse::kChooseAgain : ListUse::kChoose;
+  span->list = lists.slot;
+}
+
+// What the part's row did with its lists; chosen: sequences before it in the step that made some.
+void Scheduler::OnListed(Request& request, const Part& part, const ChosenLists& lists, size_t chosen) {
+  const int64_t position = request.sequence->length;
+  if (part.list_use == ListUse::kVisit) {
+    request.lists.Visited(position);
+    ++stats_.decode.listed_tokens;
+    stats_.decode.setting = Name(options_.decode);
+  } else if (chosen < lists.slots.size()) {
+    const ListsFound found = FoundBy(&lists.heads[chosen * options_.heads], options_.heads, options_.kv_heads);
+    request.lists.Made(position, found);
+    stats_.decode.Add(found);
+  }
+}
+
+void Scheduler::GiveBackLists(Request& request) {
+  request.result.decode = request.lists.Report(options_.decode);
+  if (request.lists.slot >= 0) list_slots_.push_back(std::exchange(request.lists.slot, -1));
+}
+
+}  // namespace duo
