@@ -1,7 +1,7 @@
 // Backend: the table of a device's ops, one function for each op of kernels/ops.h, experts.h, attention.h,
-// attention_mass.h, attention_plain.h, page_lists.h, decode_lists.h, backward.h, clock.h and random_fill.h. kernels/cpu
-// and kernels/cuda fill one table each. For the doors in kernels/*.cc, which check shapes and then call the device's
-// table, and for the files that define the ops.
+// attention_mass.h, attention_plain.h, page_lists.h, decode_lists.h, list_choice.h, backward.h, clock.h and
+// random_fill.h. kernels/cpu and kernels/cuda fill one table each. For the doors in kernels/*.cc, which check shapes
+// and then call the device's table, and for the files that define the ops.
 //
 // An op of a backend has its door's name, signature and contract, in the namespace of the backend; this header declares
 // it from the door, so that a signature is written in one header only. kernels/cpu works synchronously on host memory
@@ -17,6 +17,7 @@
 #include "kernels/clock.h"
 #include "kernels/decode_lists.h"
 #include "kernels/experts.h"
+#include "kernels/list_choice.h"
 #include "kernels/ops.h"
 #include "kernels/page_lists.h"
 #include "kernels/random_fill.h"
@@ -61,7 +62,7 @@
   DUO_OP(SelectPages)                      \
   DUO_OP(AttendPageListsScratchBytes)      \
   DUO_OP(AttendPageLists)                  \
-  DUO_OP(HeadMasses)                       \
+  DUO_OP(PageMassOfHeads)                  \
   DUO_OP(ChooseListsScratchBytes)          \
   DUO_OP(ChooseLists)                      \
   DUO_OP(ListedScratchBytes)               \

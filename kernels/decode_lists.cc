@@ -56,7 +56,7 @@ void ChoosePages(Device& device, const DecodeLists& lists, const StepRows& rows,
     auto* logs = static_cast<float*>(scratch.Take(LogBytes(group, lists, choice.pages)));
     const int64_t first = span.first_row * rows.qkv.stride + int64_t{kv.first_head} * group * d;
     const MassRow row = {rows.qkv.as<uint8_t>() + first * element, group, 0, span.table, span.history};
-    BackendOf(device).HeadMasses(device, logs, row, kv, choice.pages);
+    BackendOf(device).PageMassOfHeads(device, logs, row, kv, choice.pages);
     BackendOf(device).ChooseLists(device, lists, choice, logs, scratch);
     scratch.Rewind(mark);
   }
@@ -78,8 +78,8 @@ void AttendListed(Device& device, const Partial& to, const StepRows& rows, const
   BackendOf(device).AttendListed(device, to, rows, kv, lists, scratch);
 }
 
-void HeadMasses(Device& device, float* logs, const MassRow& row, const PagedKv& kv, int64_t pages) {
-  BackendOf(device).HeadMasses(device, logs, row, kv, pages);
+void PageMassOfHeads(Device& device, float* logs, const MassRow& row, const PagedKv& kv, int64_t pages) {
+  BackendOf(device).PageMassOfHeads(device, logs, row, kv, pages);
 }
 
 size_t ChooseListsScratchBytes(const Device& device, const DecodeLists& lists, int64_t max_tokens) {

@@ -172,7 +172,7 @@ class ListedItems {
 
 }  // namespace
 
-void HeadMasses(Device& device, float* logs, const MassRow& row, const PagedKv& kv, int64_t pages) {
+void PageMassOfHeads(Device& device, float* logs, const MassRow& row, const PagedKv& kv, int64_t pages) {
   MassRow of = row;
   for (of.head = 0; of.head < kv.num_heads; ++of.head) {
     of.q = static_cast<const float*>(row.q) + int64_t{of.head} * row.group * kv.page.head_dim;

@@ -119,7 +119,7 @@ void Launch(Device& device, const MassArgs& args) {
 
 }  // namespace
 
-void HeadMasses(Device& device, float* logs, const MassRow& row, const PagedKv& kv, int64_t pages) {
+void PageMassOfHeads(Device& device, float* logs, const MassRow& row, const PagedKv& kv, int64_t pages) {
   MassArgs args = {};
   args.logs = logs;
   args.q = static_cast<const bf16*>(row.q);
