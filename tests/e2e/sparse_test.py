@@ -57,12 +57,15 @@ def main():
         checks.expect(auto.get("prefill_sparsity") == "auto:0.98", "auto aims at 0.98")
         checks.expect(auto.get("sparse", {"mass": 1})["mass"] >= 0.97, f"and keeps about that, or reads densely: {auto.get('sparse')}")
         checks.expect(dense.get("decode_sparsity") == "off" and "listed" not in dense, "answers are exact without the flag")
-        listed, said = run("--decode-sparsity", "0.9")
+        # One answer: several at once read their document together where their lists would be longer.
+        del flags[len(flags) - 2 * (len(asked) - 1):]
+        flags += ["--speculate", "off"]
+        listed, said = run("--decode-sparsity", "0.3")
         report = listed.get("listed", {})
-        checks.expect(listed.get("decode_sparsity") == "0.9" and report.get("setting") == "0.9", f"what was written how: {report}")
-        checks.expect(report.get("listed_tokens", 0) > 10 and 0 < report.get("density", 1) < 0.9, f"from a part of the pages: {report}")
-        checks.expect("NOT exactly: --decode-sparsity 0.9, " in said, f"the line of statistics says so: {said[-300:]}")
-        again, _ = run("--decode-sparsity", "0.9", "--threads", "1")
+        checks.expect(listed.get("decode_sparsity") == "0.3" and report.get("setting") == "0.3", f"what was written how: {report}")
+        checks.expect(report.get("listed_tokens", 0) >= 3 and 0 < report.get("density", 1) < 0.95, f"from a part of the pages: {report}")
+        checks.expect("NOT exactly: --decode-sparsity 0.3, " in said, f"the line of statistics says so: {said[-300:]}")
+        again, _ = run("--decode-sparsity", "0.3", "--threads", "1")
         checks.expect(again.get("token_ids") == listed.get("token_ids") and again.get("listed") == report, "threads change nothing")
         done = subprocess.run([args.duo, *flags, "--decode-sparsity", "1"], capture_output=True, text=True, check=False)
         checks.expect(done.returncode == 2, f"--decode-sparsity 1 is a usage error: {done.returncode}")
