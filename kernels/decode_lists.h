@@ -46,21 +46,9 @@ struct DecodeLists {
 constexpr int64_t ListStride(int64_t pages) { return pages / 2 + 1; }
 
 struct DecodeListRule {
-  static constexpr int kSinkPages = 1;                  // the first
-  static constexpr int kLastPages = 4;                  // the last when a list is made, the one being filled among them
-  static constexpr int kLeastPages = 16;                // visited at least: 2,048 tokens
-  static constexpr int kBins = 2048, kBinsPerNat = 32;  // of shares
-  static constexpr uint64_t kWhole = uint64_t{1} << 32;
-
-  // A share and the bin that it falls in, from its logarithm.
-  DUO_HD static uint64_t Share(float log_share) {
-    const float share = expf(log_share);
-    return share >= 1 ? kWhole : share > 0 ? static_cast<uint64_t>(share * 4294967296.0f) : 0;
-  }
-  DUO_HD static int Bin(float log_share) {
-    const float bin = -kBinsPerNat * log_share;
-    return bin >= kBins - 1 ? kBins - 1 : bin > 0 ? static_cast<int>(bin) : 0;
-  }
+  static constexpr int kSinkPages = 1;    // the first
+  static constexpr int kLastPages = 4;    // the last when a list is made, the one being filled among them
+  static constexpr int kLeastPages = 16;  // visited at least: 2,048 tokens
   DUO_HD static bool Always(int32_t page) { return page < kSinkPages; }
   // The first page of those visited whatever a list says, of a sequence of so many.
   DUO_HD static int32_t Tail(int32_t pages) { return pages > kLastPages ? pages - kLastPages : 0; }

@@ -9,6 +9,25 @@
 
 namespace duo {
 
+// How shares of attention are told apart and added up.
+struct ListShare {
+  static constexpr int kBins = 2048, kBinsPerNat = 32;
+  static constexpr uint32_t kWhole = uint32_t{1}
+                                     << 31;  // a share of 1; all of a row's shares add up to less than twice it
+
+  // From a share's logarithm: the share, and the bin that it falls in, larger ones first.
+  DUO_HD static uint32_t Of(float log_share) {
+    const float share = expf(log_share);
+    return share >= 1 ? kWhole : share > 0 ? static_cast<uint32_t>(share * 2147483648.0f) : 0;
+  }
+  DUO_HD static int Bin(float log_share) {
+    const float bin = -kBinsPerNat * log_share;
+    return bin >= kBins - 1 ? kBins - 1 : bin > 0 ? static_cast<int>(bin) : 0;
+  }
+  // What a target in thousandths asks for.
+  DUO_HD static uint32_t Wanted(int target) { return kWhole / 1000 * target; }
+};
+
 // PageMass of all heads of kv: row.q has those of all query heads, row.head is not looked at. logs [num_heads][group]
 // [pages]. On CUDA the scores are rounded as decode attention's are.
 void PageMassOfHeads(Device& device, float* logs, const MassRow& row, const PagedKv& kv, int64_t pages);

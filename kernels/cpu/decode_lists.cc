@@ -38,11 +38,11 @@ struct HeadLogs {
     }
   }
   float LogShare(int g, int32_t page) const { return logs[int64_t{g} * pages + page] - lse[g]; }
-  uint64_t Share(int g, int32_t page) const { return Rule::Share(LogShare(g, page)); }
+  uint32_t Share(int g, int32_t page) const { return ListShare::Of(LogShare(g, page)); }
   int Bin(int32_t page) const {
     float largest = LogShare(0, page);
     for (int g = 1; g < group; ++g) largest = std::max(largest, LogShare(g, page));
-    return Rule::Bin(largest);
+    return ListShare::Bin(largest);
   }
 };
 
@@ -50,10 +50,10 @@ struct HeadLogs {
 void Measure(const HeadLogs& of, const int32_t* list, ListedHead* head) {
   double sum = 0, least = 1;
   for (int g = 0; g < of.group; ++g) {
-    uint64_t kept = 0;
+    uint32_t kept = 0;
     for (int32_t i = 0; i < head->length; ++i) kept += of.Share(g, list[i]);
     for (int32_t j = head->tail; j < of.pages; ++j) kept += of.Share(g, j);
-    const double share = std::min(1.0, static_cast<double>(kept) / Rule::kWhole);
+    const double share = std::min(1.0, static_cast<double>(kept) / ListShare::kWhole);
     sum += share;
     least = std::min(least, share);
   }
@@ -64,24 +64,24 @@ void Measure(const HeadLogs& of, const int32_t* list, ListedHead* head) {
 // The last bin whose pages have to be visited, so that every query head has its target and there are enough pages.
 int LastBin(const HeadLogs& of, int target) {
   const int32_t tail = Rule::Tail(of.pages);
-  const uint64_t wanted = Rule::kWhole / 1000 * target;
+  const uint32_t wanted = ListShare::Wanted(target);
   std::vector<int> bins(tail);
-  std::array<int32_t, Rule::kBins> counts = {};
+  std::array<int32_t, ListShare::kBins> counts = {};
   int32_t visited = of.pages - tail;
   for (int32_t j = 0; j < tail; ++j) {
     bins[j] = of.Bin(j);
     ++(Rule::Always(j) ? visited : counts[bins[j]]);
   }
   int last = 0;
-  for (visited += counts[0]; visited < Rule::kLeastPages && last < Rule::kBins - 1;) visited += counts[++last];
+  for (visited += counts[0]; visited < Rule::kLeastPages && last < ListShare::kBins - 1;) visited += counts[++last];
   for (int g = 0; g < of.group; ++g) {
-    std::array<uint64_t, Rule::kBins> mass = {};
-    uint64_t kept = 0;
+    std::array<uint32_t, ListShare::kBins> mass = {};
+    uint32_t kept = 0;
     for (int32_t j = 0; j < of.pages; ++j) {
       (j >= tail || Rule::Always(j) ? kept : mass[bins[j]]) += of.Share(g, j);
     }
     int bin = 0;
-    for (kept += mass[0]; kept < wanted && bin < Rule::kBins - 1;) kept += mass[++bin];
+    for (kept += mass[0]; kept < wanted && bin < ListShare::kBins - 1;) kept += mass[++bin];
     last = std::max(last, bin);
   }
   return last;

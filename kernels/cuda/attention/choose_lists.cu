@@ -20,12 +20,11 @@ struct Choosing {
 };
 
 struct Shared {
-  unsigned long long mass[Rule::kBins];
-  int counts[Rule::kBins];
+  uint32_t mass[ListShare::kBins];
+  uint32_t counts[ListShare::kBins];
   float lse[kMostGroup];
   float floats[kWarps];
-  int ints[kWarps];
-  unsigned long long kept;
+  uint32_t totals[kWarps];
   int result;
 };
 
@@ -48,33 +47,29 @@ __device__ float BlockSum(Shared& s, float x) {
   for (int w = 0; w < kWarps; ++w) x += s.floats[w];
   return x;
 }
-__device__ unsigned long long BlockTotal(Shared& s, unsigned long long x) {
-  __syncthreads();
-  if (threadIdx.x == 0) s.kept = 0;
-  __syncthreads();
-  for (int mask = 16; mask > 0; mask /= 2) x += __shfl_xor_sync(0xffffffffu, x, mask);
-  if (threadIdx.x % 32 == 0) atomicAdd(&s.kept, x);
-  __syncthreads();
-  return s.kept;
-}
 // The sum of what the threads before this one have; `total` becomes that of all.
-__device__ int BlockBefore(Shared& s, int x, int* total) {
+__device__ uint32_t BlockBefore(Shared& s, uint32_t x, uint32_t* total) {
   const int lane = threadIdx.x % 32;
-  int sum = x;
+  uint32_t sum = x;
   for (int d = 1; d < 32; d *= 2) {
-    const int below = __shfl_up_sync(0xffffffffu, sum, d);
+    const uint32_t below = __shfl_up_sync(0xffffffffu, sum, d);
     if (lane >= d) sum += below;
   }
   __syncthreads();
-  if (lane == 31) s.ints[threadIdx.x / 32] = sum;
+  if (lane == 31) s.totals[threadIdx.x / 32] = sum;
   __syncthreads();
-  int before = 0;
+  uint32_t before = 0;
   *total = 0;
   for (int w = 0; w < kWarps; ++w) {
-    if (w < static_cast<int>(threadIdx.x) / 32) before += s.ints[w];
-    *total += s.ints[w];
+    if (w < static_cast<int>(threadIdx.x) / 32) before += s.totals[w];
+    *total += s.totals[w];
   }
   return before + sum - x;
+}
+__device__ uint32_t BlockTotal(Shared& s, uint32_t x) {
+  uint32_t total = 0;
+  BlockBefore(s, x, &total);
+  return total;
 }
 
 // One KV head of the choosing row.
@@ -85,7 +80,7 @@ struct HeadShares {
   Shared& s;
 
   __device__ float LogShare(int g, int page) const { return logs[int64_t{g} * pages + page] - s.lse[g]; }
-  __device__ unsigned long long Share(int g, int page) const { return Rule::Share(LogShare(g, page)); }
+  __device__ uint32_t Share(int g, int page) const { return ListShare::Of(LogShare(g, page)); }
 
   __device__ void FindLse() const {
     for (int g = 0; g < group; ++g) {
@@ -103,7 +98,7 @@ struct HeadShares {
     for (int j = threadIdx.x; j < tail; j += kThreads) {
       float largest = -INFINITY;
       for (int g = 0; g < group; ++g) largest = fmaxf(largest, LogShare(g, j));
-      bins[j] = static_cast<uint16_t>(Rule::Bin(largest));
+      bins[j] = static_cast<uint16_t>(ListShare::Bin(largest));
     }
     __syncthreads();
   }
@@ -111,33 +106,42 @@ struct HeadShares {
   __device__ void Measure(const int32_t* list, ListedHead* head) const {
     float sum = 0, least = 1;
     for (int g = 0; g < group; ++g) {
-      unsigned long long mine = 0;
+      uint32_t mine = 0;
       for (int i = threadIdx.x; i < head->length; i += kThreads) mine += Share(g, list[i]);
       for (int j = head->tail + static_cast<int>(threadIdx.x); j < pages; j += kThreads) mine += Share(g, j);
-      const float kept = fminf(1.0f, static_cast<float>(BlockTotal(s, mine)) / 4294967296.0f);
+      const float kept = fminf(1.0f, static_cast<float>(BlockTotal(s, mine)) / ListShare::kWhole);
       sum += kept;
       least = fminf(least, kept);
     }
     head->kept = sum / group;
     head->least = least;
   }
-  // The first bin at which `first` and the values of the bins up to it reach `wanted`. One thread.
-  template <typename T>
-  __device__ static int Reach(const T* values, T first, T wanted) {
-    int bin = 0;
-    for (first += values[0]; first < wanted && bin < Rule::kBins - 1;) first += values[++bin];
-    return bin;
+  // The first bin at which `first` and the values of the bins up to it reach `wanted`, or the last bin.
+  __device__ int Reach(const uint32_t* values, uint32_t first, uint32_t wanted) const {
+    constexpr int kEach = ListShare::kBins / kThreads;
+    const int begin = threadIdx.x * kEach;
+    uint32_t mine = 0, total = 0;
+    for (int i = 0; i < kEach; ++i) mine += values[begin + i];
+    uint32_t sum = first + BlockBefore(s, mine, &total);
+    if (threadIdx.x == 0) s.result = ListShare::kBins - 1;
+    __syncthreads();
+    if ((begin == 0 || sum < wanted) && sum + mine >= wanted) {
+      int bin = begin;
+      for (sum += values[bin]; sum < wanted;) sum += values[++bin];
+      s.result = bin;
+    }
+    __syncthreads();
+    return s.result;
   }
   __device__ int LastBin(int tail, int target) const {
-    const unsigned long long wanted = Rule::kWhole / 1000 * target;
     int last = 0;
     for (int g = 0; g < group; ++g) {
       __syncthreads();
-      for (int b = threadIdx.x; b < Rule::kBins; b += kThreads) s.mass[b] = s.counts[b] = 0;
+      for (int b = threadIdx.x; b < ListShare::kBins; b += kThreads) s.mass[b] = s.counts[b] = 0;
       __syncthreads();
-      unsigned long long always = 0;
+      uint32_t always = 0;
       for (int j = threadIdx.x; j < pages; j += kThreads) {
-        const unsigned long long share = Share(g, j);
+        const uint32_t share = Share(g, j);
         if (j >= tail || Rule::Always(j)) {
           always += share;
           continue;
@@ -146,15 +150,10 @@ struct HeadShares {
         if (g == 0) atomicAdd(&s.counts[bins[j]], 1);
       }
       always = BlockTotal(s, always);
-      if (threadIdx.x == 0) {
-        s.result = Reach(s.mass, always, wanted);
-        if (g == 0) {
-          const int visited = pages - tail + min(tail, Rule::kSinkPages);
-          s.result = max(s.result, Reach(s.counts, visited, int{Rule::kLeastPages}));
-        }
-      }
-      __syncthreads();
-      last = max(last, s.result);
+      last = max(last, Reach(s.mass, always, ListShare::Wanted(target)));
+      if (g > 0) continue;
+      const uint32_t visited = pages - tail + min(tail, Rule::kSinkPages);
+      last = max(last, Reach(s.counts, visited, Rule::kLeastPages));
     }
     return last;
   }
@@ -178,17 +177,15 @@ __global__ void __launch_bounds__(kThreads) ChooseKernel(Choosing c) {
   of.FindBins(made.tail);
   const int last = of.LastBin(made.tail, c.choice.target);
   const auto listed = [&](int j) { return j < made.tail && (Rule::Always(j) || of.bins[j] <= last); };
-  int mine = 0;
+  uint32_t mine = 0, total = 0;
   for (int j = threadIdx.x; j < made.tail; j += kThreads) mine += listed(j);
-  int total = 0;
-  BlockBefore(s, mine, &total);
-  made.length = total;
-  if (Rule::TooMany(total + pages - made.tail, pages)) made.length = made.tail = 0;
-  int next = 0;
+  made.length = static_cast<int32_t>(BlockTotal(s, mine));
+  if (Rule::TooMany(made.length + pages - made.tail, pages)) made.length = made.tail = 0;
+  uint32_t next = 0;
   for (int base = 0; base < made.tail; base += kThreads) {  // ascending
     const int j = base + threadIdx.x;
     const bool take = listed(j);
-    const int place = next + BlockBefore(s, take ? 1 : 0, &total);
+    const uint32_t place = next + BlockBefore(s, take ? 1 : 0, &total);
     if (take) list[place] = j;
     next += total;
   }

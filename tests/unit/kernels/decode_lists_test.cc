@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "attention_fixture.h"
+#include "kernels/list_choice.h"
 
 namespace duo {
 namespace {
@@ -134,7 +135,7 @@ double KeyOf(const std::vector<std::vector<double>>& shares, int page) {
 void ExpectFollows(const std::vector<std::vector<double>>& shares, const ListedHead& head,
                    const std::vector<int32_t>& list, int target) {
   constexpr double kSlack = 1e-4;  // of f32 logarithms of masses
-  const double wanted = target / 1000.0, bin = 1.0 / Rule::kBinsPerNat + 1e-3;
+  const double wanted = target / 1000.0, bin = 1.0 / ListShare::kBinsPerNat + 1e-3;
   const auto pages = static_cast<int>(shares[0].size());
   EXPECT_EQ(head.pages, pages);
   if (head.tail == 0) {  // it would have been too long: the shortest prefix by falling share that reaches the target
