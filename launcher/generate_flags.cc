@@ -12,12 +12,13 @@ void AddGenerateFlags(CLI::App& command, GenerateFlags& flags) {
   prompt->excludes(file);
   auto* messages = AddMessagesFlag(command, flags.text);
   messages->excludes(prompt)->excludes(file);
-  command.add_option("--ask", flags.text.asks, "A question, put after the prompt on a fork; repeat for more")
-      ->type_name("TEXT")
-      ->excludes(messages)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->expected(1)
-      ->allow_extra_args(false);
+  auto* ask =
+      command.add_option("--ask", flags.text.asks, "A question, put after the prompt on a fork; repeat for more")
+          ->type_name("TEXT")
+          ->excludes(messages)
+          ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+          ->expected(1)
+          ->allow_extra_args(false);
   command.add_option("--max-tokens", flags.text.max_tokens, "Cut a prompt of more tokens (default: none is cut)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->excludes(messages);
@@ -67,6 +68,15 @@ void AddGenerateFlags(CLI::App& command, GenerateFlags& flags) {
   command.add_flag("--token-sources", flags.token_sources, "With --sources and --json: those of each token, too")
       ->needs(sources)
       ->needs(json);
+  command
+      .add_option(
+          "--replay", flags.replay,
+          "Ask each --ask behind a copy of the so many sentences of the prompt that it looks at most when it is read "
+          "alone: another question, which may find what lies far back more surely, or be led astray")
+      ->type_name("N")
+      ->check(CLI::Range(1, 64))
+      ->needs(ask)
+      ->excludes(messages);
 }
 
 }  // namespace duo

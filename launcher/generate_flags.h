@@ -22,6 +22,7 @@ struct GenerateFlags {
   SamplingFlags sampling;
   int sources = 0;             // of an answer; 0: it does not look for them
   bool token_sources = false;  // of each token, too
+  int replay = 0;              // sentences that each question is asked behind; 0: none
   bool json = false;
 };
 

@@ -150,7 +150,22 @@ absl::StatusOr<size_t> BytesOfTokens(const Tokenizer& tokenizer, std::string_vie
   return CertainUtf8Prefix(text.substr(0, low));
 }
 
+// texts.sent is the prompt.
+absl::Status Encode(const std::string& model, const TextFlags& flags, Texts* texts) {
+  const bool chat = flags.chat || !flags.messages_file.empty();
+  return chat ? EncodeChat(model, flags, texts->sent, texts) : EncodePlain(flags, texts->sent, texts);
+}
+
 }  // namespace
+
+absl::Status AskOtherwise(const std::string& model, const TextFlags& flags, Texts* texts) {
+  Texts other;
+  other.tokenizer = texts->tokenizer;
+  other.sent = texts->sent;
+  if (absl::Status s = Encode(model, flags, &other); !s.ok()) return s;
+  texts->asks = std::move(other.asks);
+  return absl::OkStatus();
+}
 
 absl::StatusOr<Texts> EncodeTexts(const std::string& model, const TextFlags& flags) {
   Texts texts;
@@ -174,9 +189,7 @@ absl::StatusOr<Texts> EncodeTexts(const std::string& model, const TextFlags& fla
     prompt->resize(*kept);
   }
   texts.sent = *prompt;
-  absl::Status encoded = flags.chat || !flags.messages_file.empty() ? EncodeChat(model, flags, *prompt, &texts)
-                                                                    : EncodePlain(flags, *prompt, &texts);
-  if (!encoded.ok()) return encoded;
+  if (absl::Status s = Encode(model, flags, &texts); !s.ok()) return s;
   if (texts.read.empty()) texts.read = texts.rendered;
   absl::StatusOr<std::vector<int>> stops = StopTokens(model, *config);
   if (!stops.ok()) return stops.status();

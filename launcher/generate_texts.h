@@ -38,4 +38,7 @@ struct Texts {
 // model at `model` does not have.
 absl::StatusOr<Texts> EncodeTexts(const std::string& model, const TextFlags& flags);
 
+// The same prompt with flags.asks instead of the questions that it has.
+absl::Status AskOtherwise(const std::string& model, const TextFlags& flags, Texts* texts);
+
 }  // namespace duo

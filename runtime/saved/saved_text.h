@@ -3,7 +3,8 @@
 //   tail_special     [[begin, end], ..]: the bytes of it in which special tokens' text becomes those tokens
 //   tail_continues   it goes on with the tokens' text; otherwise it begins anew
 //   chat             it is a conversation, and chat_state says where it stands: {system, in_turn, answered, said,
-//                    newlines, opening_hex}
+//                    newlines, opening_hex, turn}; turn: the last one, as text: {at, tail, tail_hex, tail_special,
+//                    tail_continues, answer_hex}
 // What is as in an empty text is left out. Private to this folder. Any thread.
 #pragma once
 

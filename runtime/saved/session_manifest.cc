@@ -339,6 +339,7 @@ absl::StatusOr<SessionManifest> ParseManifest(std::string_view text, const std::
     m.owner = fields.String("owner", "");
     m.reserved_tokens = fields.Int("reserved_tokens", 0, kMostTokens, 0);
     m.text = ReadSavedText(file, fields);
+    if (m.text.turn.has_value() && m.text.turn->at > m.tokens) m.text.turn.reset();
     m.hash_chain = ReadChain(fields, m.tokens);
     m.prefix = fields.Bool("prefix", false);
     m.pinned = fields.Bool("pinned", false);

@@ -41,15 +41,31 @@ absl::Status Changes(const ChatTemplate& chat) {
                    "comes"));
 }
 
+absl::StatusOr<Segments> RenderTurns(const ChatTemplate& chat, const std::string& system,
+                                     const std::vector<Message>& turns) {
+  std::vector<Message> messages;
+  if (!system.empty()) messages.push_back({"system", system});
+  messages.insert(messages.end(), turns.begin(), turns.end());
+  return chat.Render(messages, /*add_generation_prompt=*/true);
+}
+
 }  // namespace
 
+absl::StatusOr<std::vector<TextSegment>> PastAnswer(const ChatTemplate& chat, const std::string& system,
+                                                    const std::string& answer) {
+  std::string next = kAskedNext;
+  while (answer.find(next) != answer.npos) next += '?';
+  const absl::StatusOr<Segments> all =
+      RenderTurns(chat, system, {{"user", kAsked}, {"assistant", answer}, {"user", next}});
+  if (!all.ok()) return all.status();
+  const std::optional<CutAt> first = Cut(*all, kAsked);
+  std::optional<CutAt> second = first.has_value() ? Cut(first->behind, next) : std::nullopt;
+  if (!second.has_value()) return Changes(chat);
+  return std::move(second->before);
+}
+
 absl::StatusOr<ChatFrame> FrameOf(const ChatTemplate& chat, const std::string& system) {
-  const auto render = [&](const std::vector<Message>& turns) -> absl::StatusOr<Segments> {
-    std::vector<Message> messages;
-    if (!system.empty()) messages.push_back({"system", system});
-    messages.insert(messages.end(), turns.begin(), turns.end());
-    return chat.Render(messages, /*add_generation_prompt=*/true);
-  };
+  const auto render = [&](const std::vector<Message>& turns) { return RenderTurns(chat, system, turns); };
   const absl::StatusOr<Segments> one = render({{"user", kAsked}});
   if (!one.ok()) return one.status();
   std::optional<CutAt> first = Cut(*one, kAsked);

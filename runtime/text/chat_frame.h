@@ -24,4 +24,9 @@ struct ChatFrame {
 // changes what users write.
 absl::StatusOr<ChatFrame> FrameOf(const ChatTemplate& chat, const std::string& system);
 
+// What the template writes from the end of a user's text to the next user's, with this answer between, when more
+// follows: as when the conversation is sent whole, where it may drop what was thought, or white space.
+absl::StatusOr<std::vector<TextSegment>> PastAnswer(const ChatTemplate& chat, const std::string& system,
+                                                    const std::string& answer);
+
 }  // namespace duo

@@ -90,21 +90,50 @@ absl::Status AddDocument(const ChatFrame* frame, std::string_view text, bool spe
   return absl::OkStatus();
 }
 
-absl::Status AddQuestion(const ChatFrame* frame, std::string_view text, bool special, SessionText* to) {
+absl::Status AddQuestion(const ChatFrame* frame, std::string_view text, bool special, SessionText* to, bool as_is) {
   if (!to->chat) {
     AddText(text, special, to);
     return absl::OkStatus();
   }
   const std::string repaired = ReplaceInvalidUtf8(text);  // a look for white space at its end takes it for valid
-  const std::string_view question = TrimmedText(repaired);
+  const bool trims = !as_is || frame->trims;
+  const std::string_view question = trims ? TrimmedText(repaired) : std::string_view(repaired);
   if (question.empty()) return absl::InvalidArgumentError("the question is empty");
   if (absl::Status begun = BeginTurn(*frame, to); !begun.ok()) return begun;
   AddSaid(std::exchange(to->opening, ""), special, to);
   if (to->said) AddText(std::string_view("\n\n").substr(static_cast<size_t>(to->newlines)), special, to);
   AddText(question, special, to);
-  AddSegments(frame->after, to);
   to->in_turn = false;
   return absl::OkStatus();
+}
+
+void BeginAnswer(const ChatFrame& frame, SessionText* to) {
+  if (to->chat) AddSegments(frame.after, to);
+}
+
+std::optional<int64_t> TakeTurn(const ChatTemplate& chat, SessionText* text) {
+  if (!text->turn.has_value()) return std::nullopt;
+  const absl::StatusOr<std::vector<TextSegment>> past = PastAnswer(chat, text->system, text->turn->answer);
+  if (!past.ok()) return std::nullopt;
+  const PastTurn turn = *std::exchange(text->turn, std::nullopt);
+  text->tail.clear();
+  AddSegments(turn.said, text);
+  AddSegments(*past, text);
+  text->continues = turn.continues;
+  text->in_turn = true;  // the next user's
+  text->said = false;
+  text->newlines = 0;
+  return turn.at;
+}
+
+absl::StatusOr<PastTurn> TurnOf(const Tokenizer& tokenizer, const SessionText& text) {
+  const absl::StatusOr<StableTokens> stable = tokenizer.EncodeStable(text.tail, text.continues);
+  if (!stable.ok()) return stable.status();
+  PastTurn turn;
+  turn.at = static_cast<int64_t>(stable->ids.size());
+  turn.continues = text.continues || stable->bytes > 0;
+  turn.said = Behind(text.tail, stable->bytes);
+  return turn;
 }
 
 absl::StatusOr<TextRead> ReadStable(const Tokenizer& tokenizer, SessionText text) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Whether `--sources` names the sentence that an answer needs, and how other ways of choosing one compare.
 
-    provenance.py --duo build/duo [--tokens 32000] [--documents 10] [--facts 10] [--rows NAME,..] [--out FILE.json]
+    provenance.py --duo build/duo [--tokens 32000] [--documents 10] [--facts 10] [--rows NAME,..] [--replay 2] [--out FILE.json]
     provenance.py --duo build/duo --model SMOLLM2 --pattern attn_patterns/SmolLM2-135M-Instruct --chat --tokens 2000 ..
 
 needle-6m, which is in the tree, or another model answers from documents with --facts facts that are asked for and as many
@@ -14,6 +14,8 @@ asked for. A row is a way of choosing spans:
     random    as many of these heads as the pattern names, drawn at random for each document, alike
     window    what a streaming head sees, the last 256 tokens: no choice, only whether the sentence lies there
     bm25      BM25 (Okapi, k1 1.5, b 0.75) of the question over the document's lines
+    replay    the pattern's heads again, each question asked behind the --replay sentences that it looks at (any of these
+              counts, not which is first); only where named
 
 Counted are all answers, and those that are right and wrong apart: whether the first span, and whether any of the first
 three, is the asked key's sentence; with 95 % intervals of Wilson. Every reported span must be the document's bytes at its
@@ -134,7 +136,7 @@ def head_sets(options, every, number):
     return {"pattern": named, "equal": None, "shuffled": shuffled, "random": drawn}
 
 
-def ask(options, pattern, text, asked, work):
+def ask(options, pattern, text, asked, work, replay=0):
     path = os.path.join(work, "document.txt")
     with open(path, "w", encoding="utf-8", newline="") as file:
         file.write(text)
@@ -145,6 +147,8 @@ def ask(options, pattern, text, asked, work):
         command.append("--chat")
     if options.kv:
         command += ["--kv", options.kv]
+    if replay > 0:
+        command += ["--replay", str(replay)]
     for fact in asked:
         command += ["--ask", fact["ask"]]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -175,9 +179,10 @@ def measure(options, text):
             raw = d["document"]
             for name, row in rows.items():
                 right = [False] * len(d["asked"])
-                if name in patterns:
-                    answers = ask(options, patterns[name], raw, d["asked"], work)
-                    found = [[s["text"] for s in a["provenance"]] for a in answers]
+                if name in patterns or name == "replay":
+                    named = patterns["pattern" if name == "replay" else name]
+                    answers = ask(options, named, raw, d["asked"], work, options.replay if name == "replay" else 0)
+                    found = [[s["text"] for s in a["replayed" if name == "replay" else "provenance"]] for a in answers]
                     right = [f["answer"] in a["text"] for f, a in zip(d["asked"], answers)]
                 elif name == "bm25":
                     found = [bm25(raw, f["ask"], 3) for f in d["asked"]]
@@ -190,14 +195,18 @@ def measure(options, text):
                     row["right"] += good
                     row["first_of_right" if good else "first_of_wrong"] += any(hit[:1])
                     row["first"] += any(hit[:1])
-                    row["any_of_three"] += any(hit[:3])
+                    row["any_of_three"] += any(hit if name == "replay" else hit[:3])
             print(f"document {number + 1} of {len(documents)}: " +
                   ", ".join(f"{n} {r['first']}/{r['answers']}" for n, r in rows.items()), file=sys.stderr)
     for name, row in rows.items():
+        row["right_95"] = wilson(row["right"], row["answers"])
         row["first_95"] = wilson(row["first"], row["answers"])
         row["any_of_three_95"] = wilson(row["any_of_three"], row["answers"])
         if name in ("bm25", "window"):
-            for key in ("right", "first_of_right", "first_of_wrong"):
+            for key in ("right", "right_95", "first_of_right", "first_of_wrong"):
+                del row[key]
+        elif name == "replay":
+            for key in ("first", "first_95", "first_of_right", "first_of_wrong"):
                 del row[key]
         else:
             row["first_of_right_95"] = wilson(row["first_of_right"], row["right"])
@@ -221,6 +230,7 @@ def main():
     parser.add_argument("--kv", default="")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rows", default="pattern,equal,shuffled,random,window,bm25", type=lambda s: s.split(","))
+    parser.add_argument("--replay", type=int, default=2, help="sentences, in row replay")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out")
     options = parser.parse_args()
@@ -228,14 +238,14 @@ def main():
     rows = measure(options, text)
     print(f"{'':10} answers  right  first span  any of three; first of right, of wrong answers")
     for name, row in rows.items():
-        print(f"{name:10} {row['answers']:7} {row.get('right', '-'):>6} {row['first']:6} {row['first_95']}"
+        print(f"{name:10} {row['answers']:7} {row.get('right', '-'):>6} {row.get('first', '-'):>6} {row.get('first_95', '-')}"
               f" {row['any_of_three']:6} {row['any_of_three_95']} {row.get('first_of_right', '-'):>4}"
               f" {row.get('first_of_wrong', '-'):>4}")
     version = subprocess.run([options.duo, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")
     record.show({"version": version[0], "commit": version[1] if len(version) > 1 else "", "device": options.device,
                  "model": os.path.basename(os.path.normpath(options.model)), "chat": options.chat, "tokens": options.tokens, "documents": options.documents, "facts": options.facts,
                  "distractors": options.facts if options.distractors is None else options.distractors,
-                 "sparsity": options.sparsity, "kv": options.kv or "auto", "seed": options.seed,
+                 "sparsity": options.sparsity, "replay": options.replay, "kv": options.kv or "auto", "seed": options.seed,
                  "rows": rows}, options.out)
 
 

@@ -4,7 +4,10 @@ apt, the commands of launcher/package/README.md are run, the unit's ExecStart se
 upgrade keeps what was saved, and removal leaves nothing but state. Then the Containerfile's image is made there, by its own
 lines, and serves.
 
-    deb_test.py --build BUILD_DIR [--source DIR]
+    deb_test.py --build BUILD_DIR [--source DIR] [--whole]
+
+With --whole, or a DUO_TEST_SCALE above 1, the README's first commands are run, too: a clone of the tree is built and packed in the
+root folder, as its commit is. A compiler cache that CCACHE_DIR names is used there.
 
 Skipped, with the reason, without root, debootstrap, or a way to the distribution's archive. Standard library only.
 """
@@ -28,8 +31,10 @@ from checks import Checks, arguments, demo_model
 from containerfile import Image
 
 # Of the README: what a chroot cannot do, and what is done already where this test runs.
-NOT_RUN = {"systemctl": "no service manager in the root folder", "launcher/install_deps.sh": "the build is there already",
-           "cmake": "the build is there already", "(cd": "the package is made by this test, outside of the root folder"}
+NOT_RUN = {"systemctl": "no service manager in the root folder"}
+BUILT = {"launcher/install_deps.sh": "the build is there already", "cmake": "the build is there already",
+         "(cd": "the package is made by this test, outside of the root folder"}
+CLONE = "/tmp/wt/clone"  # where the tree is in the root folder
 SERVICE_USER = "61184"  # of the range that systemd takes for DynamicUser
 
 
@@ -74,12 +79,24 @@ class Root:
         return "http://archive.ubuntu.com/ubuntu" if release["ID"] == "ubuntu" else "http://deb.debian.org/debian"
 
     def command(self, *words):
-        mounts = 'mount --bind /proc "$0/proc" && mount --bind /dev "$0/dev" && exec chroot "$0" "$@"'
-        return ["unshare", "--mount", "sh", "-c", mounts, self.path, *words]
+        mounts = 'mount --bind /proc "$0/proc" && mount --bind /dev "$0/dev" && '
+        cache = os.environ.get("CCACHE_DIR")
+        if cache is not None and os.path.isdir(self.path + cache):
+            mounts += f'mount --bind "{cache}" "$0{cache}" && '
+        return ["unshare", "--mount", "sh", "-c", mounts + 'exec chroot "$0" "$@"', self.path, *words]
+
+    def clone(self, source):
+        """The tree as it is committed, and the machine's compiler cache, if there is one."""
+        os.makedirs(os.path.dirname(self.path + CLONE))
+        run("git", "clone", "-q", "--no-hardlinks", "file://" + os.path.abspath(source), self.path + CLONE)
+        if "CCACHE_DIR" in os.environ:
+            os.makedirs(self.path + os.environ["CCACHE_DIR"])
+            self.run("apt-get", "install", "-y", "-q", "ccache")
 
     def run(self, *words, **options):
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "USER": "root",
-               **{name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}}
+               **{name: value for name, value in os.environ.items()
+                  if name.lower().endswith("_proxy") or name.startswith(("CCACHE_", "CMAKE_"))}}
         return run(*self.command(*words), env=env, **options)
 
     def read(self, path):
@@ -162,13 +179,18 @@ def readme_commands(source):
     return [line for line in lines if line.strip()]
 
 
-def run_readme(root, checks, commands):
-    """The commands between apt and systemctl; those that are not run are named. Returns the last, which asks the server."""
+def run_readme(root, checks, commands, whole):
+    """The commands before systemctl; those that are not run are named. Returns the last, which asks the server."""
     checks.expect(len(commands) == 10, f"{len(commands)} commands")
+    left_out = NOT_RUN if whole else {**NOT_RUN, **BUILT}
     for command in commands[:-1]:
-        reason = next((reason for word, reason in NOT_RUN.items() if command.startswith(word)), None)
+        reason = next((reason for word, reason in left_out.items() if command.startswith(word)), None)
         if reason is not None:
             print(f"not run: {command} ({reason})")
+        elif whole:
+            begun = time.time()
+            root.run("sh", "-c", f"cd {CLONE} && {command}", timeout=7200)
+            print(f"{time.time() - begun:.0f} s: {command[:60]}", flush=True)
         elif command.startswith("apt-get install"):
             root.run("sh", "-c", command.replace("./build-cpu/duo_*.deb", "/tmp/duo.deb"))
         else:
@@ -234,7 +256,10 @@ def http_status(host, port, path):
 
 
 def main():
-    args = arguments(__doc__, "--build").parse_args()
+    parser = arguments(__doc__, "--build")
+    parser.add_argument("--whole", action="store_true")
+    args = parser.parse_args()
+    whole = args.whole or int(os.environ.get("DUO_TEST_SCALE", "1")) > 1
     if os.geteuid() != 0:
         skip("not root: no root folder can be made")
     for tool in ("debootstrap", "dpkg-shlibdeps", "unshare", "setpriv"):
@@ -242,14 +267,19 @@ def main():
             skip(f"{tool} is not installed")
     checks = Checks()
     with tempfile.TemporaryDirectory() as folder:
-        run("cpack", "-G", "DEB", "-B", folder, cwd=args.build)
-        debs = glob.glob(os.path.join(folder, "*.deb"))
-        checks.expect(len(debs) == 1, f"packages: {debs}")
         root = Root(os.path.join(folder, "root"))
         root.run("apt-get", "update", "-q")
-        root.run("apt-get", "install", "-y", "-q", "curl", "openssl")
-        shutil.copy(debs[0], root.path + "/tmp/duo.deb")
-        last = run_readme(root, checks, readme_commands(args.source))
+        if whole:
+            root.clone(args.source)
+            last = run_readme(root, checks, readme_commands(args.source), whole)
+            debs = glob.glob(root.path + CLONE + "/build-cpu/*.deb")
+        else:
+            run("cpack", "-G", "DEB", "-B", folder, cwd=args.build)
+            debs = glob.glob(os.path.join(folder, "*.deb"))
+            root.run("apt-get", "install", "-y", "-q", "curl", "openssl")
+            shutil.copy(debs[0], root.path + "/tmp/duo.deb")
+            last = run_readme(root, checks, readme_commands(args.source), whole)
+        checks.expect(len(debs) == 1, f"packages: {debs}")
         for words in (["duo", "--version"], ["sh", "-c", "test -s /usr/share/man/man1/duo-serve.1*"],
                       ["bash", "-n", "/usr/share/bash-completion/completions/duo"]):
             root.run(*words)

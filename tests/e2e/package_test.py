@@ -86,6 +86,15 @@ def check_unit(tools, checks, package, duo, folder):
         file.write(unit)
     tools.judge("the unit", "systemd-analyze", "verify", "--man=no", path)
     tools.judge("the unit's security", "systemd-analyze", "security", "--offline=true", "--threshold=25", path)
+    os.mkdir(path + ".d")
+    with open(os.path.join(package, "systemd", "mpi.conf"), encoding="utf-8") as file:
+        several = file.read()
+    for line in ("NotifyAccess=all", "KillMode=mixed"):
+        checks.expect(line in several.splitlines(), f"mpi.conf: {line}")
+    script = os.path.join(os.path.abspath(package), "..", "mpi", "serve.sh")
+    with open(os.path.join(path + ".d", "mpi.conf"), "w", encoding="utf-8") as file:
+        file.write(several.replace("/usr/share/duo/mpi/serve.sh", os.path.normpath(script)))
+    tools.judge("the unit of several ranks", "systemd-analyze", "verify", "--man=no", path)
     with open(os.path.join(package, "systemd", "serve.toml.in"), encoding="utf-8") as file:
         settings = installed(file.read())
     for text in (settings, re.sub(r"(?m)^#([a-z-]+ = )", r"\1", settings)):  # as it is, and with everything that it proposes

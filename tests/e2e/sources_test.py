@@ -50,7 +50,7 @@ def main():
             file.write(raw)
         asks = [f"\nQuestion: What is the passcode for the {key}?\nAnswer: " for key, _ in facts]
 
-        def generate(*flags, launch=(), sources=("--sources", "3")):
+        def generate(*flags, launch=(), sources=("--sources", "3"), asks=asks):
             command = [*launch, options.duo, "generate", "--model", model, "--prompt-file", path, "--stop", "\n",
                        "--max-new-tokens", "10", "--device", "cpu", *sources, *flags]
             for ask in asks:
@@ -83,6 +83,14 @@ def main():
         test.expect(len(printed.stdout.splitlines()) == len(facts), "stdout has more than the answers")
         test.expect(printed.stderr.count("where the model looked") == len(facts), "a list of each answer on stderr")
         test.expect(f"{path}:" in printed.stderr, "lines are of the file")
+        again = json.loads(generate("--json", "--replay", "2").stdout)["answers"]
+        for (key, sentence), answer in zip(facts, again):
+            test.expect(sentence[-7:-1] in answer["text"], f"{key}, behind its sources: {answer['text']!r}")
+            test.expect(len(answer["replayed"]) == 2 and any(sentence in s["text"] for s in answer["replayed"]),
+                        f"{key}: asked behind {answer['replayed']}")
+        by_hand = [f"\n{''.join(s['text'].strip() + chr(10) for s in a['replayed'])}{ask}" for a, ask in zip(again, asks)]
+        told = [a["token_ids"] for a in json.loads(generate("--json", sources=(), asks=by_hand).stdout)["answers"]]
+        test.expect([a["token_ids"] for a in again] == told, f"asked by hand behind them: {told}")
         same = {"chunks of 100": generate("--json", "--chunk", "100"), "int4": generate("--json", "--kv", "int4"),
                 "full attention": generate("--json", "--attention", "full")}
         if options.mpirun:

@@ -139,6 +139,7 @@ Ids InPieces(const duo::Tokenizer& tokenizer, const duo::ChatTemplate* chat, boo
     session = std::move(read.rest);
   }
   DUO_CHECK(duo::AddQuestion(&frame, texts.back(), special, &session).ok());
+  duo::BeginAnswer(frame, &session);
   const Ids rest = duo::ReadAll(tokenizer, session).value();
   ids.insert(ids.end(), rest.begin(), rest.end());
   return ids;

@@ -148,10 +148,26 @@ def try_questions(browser, made):
     browser.press((CONTROL, RETURN))
     browser.wait("an answer", lambda: browser.text("#answer-note"), timeout=60)
     check(question["answer"] in browser.text("#answer"), f"the answer: {browser.text('#answer')!r}")
+    check_sources(browser, question["answer"])
     browser.run("document.querySelector('#ask-tokens').max = ''; document.querySelector('#ask-tokens').value = 99999999")
     browser.click("#ask-go")
     browser.wait("a refusal in the answer's place", lambda: "max_new_tokens" in browser.text("#answer"))
     browser.run("document.querySelector('#ask-tokens').value = 64")
+
+
+def check_sources(browser, fact):
+    """The answer's text is marked with the number of the sentence that holds the fact, which stands below with its line."""
+    marks = browser.run("return [...document.querySelectorAll('#answer mark')].map((mark) => "
+                        "[mark.firstChild.textContent, mark.querySelector('a').hash])")
+    check(any(text.strip() and text.strip() in fact for text, _ in marks), f"{fact} is marked: {marks}")
+    for target in {target for _, target in marks}:
+        check("line " in browser.text(target), f"{target} is listed")
+    target = next(target for text, target in marks if text.strip() and text.strip() in fact)
+    check(fact in browser.text(target), f"{target}: {browser.text(target)!r}")
+    browser.wait("the heads' shares of attention", lambda: browser.text("#heads-shares"))
+    known = browser.run("return [...document.querySelectorAll('#heads .known')].map((head) => "
+                        "[head.querySelector('title').textContent, Number(head.querySelector('.share').getAttribute('height'))])")
+    check(known and all("of its attention on the text" in words and 0 < height <= 12 for words, height in known), known)
 
 
 def try_pin(browser):
@@ -173,7 +189,7 @@ def page():
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         flags = ["--token-file", token_file(folder), "--save-dir", os.path.join(folder, "saved"), "--http", f"127.0.0.1:{port}",
-                 "--max-session-tokens", "400000", "--admin", "--chunk", "256"]
+                 "--max-session-tokens", "400000", "--admin", "--sources", "--chunk", "256"]
         with Browser() as browser:
             with Server(*flags) as server:
                 put(server, "book", made["document"], **bearer(ALICE))
@@ -213,7 +229,8 @@ def page():
 def check_markup(browser):
     """The page's own functions, given names and sentences that hold markup: it is shown, and makes no element."""
     script = """const [markup, done] = arguments;
-        Promise.all([import('/page/work.js'), import('/page/sessions.js')]).then(([work, sessions]) => {
+        const modules = ['work', 'sessions', 'sources'].map((name) => import(`/page/${name}.js`));
+        Promise.all(modules).then(([work, sessions, sources]) => {
           const session = {id: markup, owner: markup, tokens: 1, max_tokens: 2, kv_bytes: 1, residence: markup, held_by: markup,
                            unusable: markup, idle_seconds: 1, pending_calls: 0};
           const state = {caller: {everybody: true, role: 'admin'}, server: {admin: true}, sessions: [session], calls: [], engine: {running: 0, waiting: 0, calls: 0},
@@ -223,11 +240,14 @@ def check_markup(browser):
           work.showRefused(state);
           work.showCalls(state);
           sessions.showSessions(state);
+          const looked = [{start: 0, end: 1, line: 1, score: 1, text: markup}];
+          sources.markSources(document.querySelector('#answer'), [[markup, 1]], {provenance: looked, token_provenance: [looked]});
+          document.querySelector('#answer').hidden = false;
           done([document.querySelectorAll('img').length, document.body.textContent.split(markup).length - 1]);
         });"""
     images, shown = browser.send("POST", "/execute/async", {"script": script, "args": [MARKUP]})
     equal(images, 0, "elements made by markup")
-    check(shown >= 10, f"markup is shown as text {shown} times")
+    check(shown >= 12, f"markup is shown as text {shown} times")
 
 
 def try_put(server, session, text):
@@ -244,7 +264,7 @@ def check_keyboard(browser):
     for _ in range(14):
         browser.press(TAB)
         reached.append(browser.run("return document.activeElement.id || document.activeElement.textContent"))
-    for wanted in ("To the sessions", "drain", "token-open", "Ask", "ask-session", "ask-text", "ask-tokens", "ask-go"):
+    for wanted in ("To the sessions", "drain", "token-open", "Ask", "ask-session", "ask-text", "ask-tokens", "ask-sources", "ask-go"):
         check(wanted in reached, f"{wanted} is reached by Tab: {reached}")
     equal(browser.run("return getComputedStyle(document.activeElement).outlineStyle !== 'none' || document.activeElement === document.body"),
           True, "what has the focus shows it")

@@ -6,12 +6,14 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import threading
 import time
 
 import grpc
 import harness
 from cases import ARGS, case, check, equal, serve
 from harness import code_of, needles
+from http_harness import Server, request_bytes
 
 SMALL = ("--max-session-tokens", "2000", "--sessions", "3")
 
@@ -105,6 +107,89 @@ def signals():
             check('"session dropped", "session": "book"' in log.replace('":"', '": "').replace('","', '", "')
                   and f"{held}" in log, f"the session that is gone is named: {log[-600:]}")
             check('"drained"' not in log, "nothing was drained")
+
+
+class Running:
+    """An answer and an append by gRPC and the same over HTTP, the appends half sent; and the server's events."""
+
+    WORDS, TOKENS = b"some words of a book. " * 40, 1500
+
+    def __init__(self, server, token):
+        self.client, self.half, self.told = server.client(token=token), threading.Event(), {}
+        self.client.Create(id="book")
+        self.client.append("book", self.WORDS)
+        for name in ("grpc", "http"):
+            self.client.Create(id=name)
+        self.threads = [threading.Thread(target=run, daemon=True) for run in (self.ask, self.append)]
+        for thread in self.threads:
+            thread.start()
+        allowed = {"authorization": f"Bearer {token}"}
+        self.asked, self.put, self.events = (server.raw() for _ in range(3))
+        self.asked.send_request("POST", "/duo/v1/sessions/book/ask", {
+            "text": "And then?", "max_new_tokens": self.TOKENS, "ignore_end_tokens": True}, **allowed)
+        request = request_bytes("PUT", "/duo/v1/sessions/http/text", self.WORDS, **{**allowed, "content_type": "text/plain"})
+        self.put.send(request[:-len(self.WORDS) // 2])
+        self.events.send_request("GET", "/duo/v1/events", **allowed)
+        equal(self.events.head()[0], 200, "the server's events")
+        self.event = self.events.chunks()
+
+    def ask(self):
+        for self.told["asked"] in self.client.Ask(session_id="book", text="And then?", max_new_tokens=self.TOKENS,
+                                                  ignore_end_tokens=True):
+            pass
+
+    def append(self):
+        def pieces():
+            middle = len(self.WORDS) // 2
+            yield self.client.message("Append", session_id="grpc", text=self.WORDS[:middle])
+            self.half.wait(60 * harness.patience)
+            yield self.client.message("Append", offset=middle, text=self.WORDS[middle:])
+        for self.told["appended"] in self.client.call("Append", pieces()):
+            pass
+
+    def end(self):
+        """The other half of the appends; what all four ended with."""
+        self.half.set()
+        self.put.send(self.WORDS[len(self.WORDS) // 2:])
+        for thread in self.threads:
+            thread.join(60 * harness.patience)
+        put, asked, told = self.put.answer(), self.asked.answer(), self.told["asked"]
+        equal((put.status, put.json()["received_bytes"]), (200, len(self.WORDS)), "the append over HTTP")
+        equal((self.told["appended"].done, self.told["appended"].received_bytes), (True, len(self.WORDS)), "that by gRPC")
+        equal((asked.status, asked.json()["finish"], len(asked.json()["tokens"])), (200, "length", self.TOKENS), "the answer over HTTP")
+        equal((told.done, told.finish, told.stats.new_tokens), (True, "length", self.TOKENS), "that by gRPC")
+
+
+@case
+def reload_beside_calls():
+    """HUP with new tokens while calls run: an old token is refused from then on, and what it began goes on to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = os.path.join(folder, "tokens")
+
+        def write(text):
+            with open(tokens, "w", encoding="utf-8") as f:
+                f.write(text)
+            os.chmod(tokens, 0o600)
+        write("the-old-token-of-anna anna\n")
+        with Server(*SMALL, "--token-file", tokens, device=ARGS.device) as server:
+            running = Running(server, "the-old-token-of-anna")
+            old, new = ({"authorization": f"Bearer the-{age}-token-of-anna"} for age in ("old", "new"))
+
+            def calls(token):
+                return sorted(call["method"] for call in server.get("/duo/v1/state", **token).json()["calls"])
+            every = ["Append", "Append", "Ask", "Ask"]
+            server.wait_until("four calls run", lambda: calls(old) == every)
+            write("the-new-token-of-anna anna\n")
+            server.signal(signal.SIGHUP)
+            server.wait_for("reloaded")
+            equal(calls(new), every, "what goes on")
+            equal(code_of(lambda: running.client.List())[0], grpc.StatusCode.UNAUTHENTICATED, "the old token by gRPC")
+            for method, path, body in (("GET", "/duo/v1/sessions", None), ("POST", "/v1/completions", {"prompt": "x"})):
+                equal(server.request(method, path, body, **old).status, 401, f"the old token, {path}")
+            check(any(b"invalid_api_key" in event for event in running.event), "the events end with a refusal")
+            running.end()
+            equal(server.client(token="the-new-token-of-anna").Get(session_id="grpc").tokens,
+                  server.get("/duo/v1/sessions/http", **new).json()["tokens"], "what was appended")
 
 
 @case

@@ -81,6 +81,8 @@ def ranks():
                     return result
                 restored = client.Restore(session_id=names, new_id=save_as or "")
                 print(f"{count} ranks: {restored.bytes_read} B read in {restored.seconds:.2f} s")
+                server.signal(signal.SIGHUP)  # under mpirun to the script, which makes it rank 0's
+                server.wait_for("reloaded")
                 result = ask_all(client, save_as or names, questions)
                 if save_as:
                     client.Save(session_id=save_as)

@@ -56,6 +56,13 @@ class Activity {
     if (answered_.size() > kAnswers) answered_.pop_front();
   }
 
+  // An answer named its sources: each provenance head's share of attention on its session's text, as RowMass has it.
+  void Looked(std::vector<float> heads) {
+    std::lock_guard lock(mutex_);
+    looked_.push_back(std::move(heads));
+    if (looked_.size() > kAnswers) looked_.pop_front();
+  }
+
   std::vector<CallNow> calls() const {  // the oldest first
     std::lock_guard lock(mutex_);
     std::vector<CallNow> list;
@@ -71,6 +78,11 @@ class Activity {
   std::vector<AnswerTimes> answered() const {  // the oldest first
     std::lock_guard lock(mutex_);
     return {answered_.begin(), answered_.end()};
+  }
+
+  std::vector<std::vector<float>> looked() const {  // likewise
+    std::lock_guard lock(mutex_);
+    return {looked_.begin(), looked_.end()};
   }
 
  private:
@@ -92,6 +104,7 @@ class Activity {
   std::map<uint64_t, Entry<CallNow>> now_;
   std::deque<Entry<RefusedCall>> refused_;
   std::deque<AnswerTimes> answered_;
+  std::deque<std::vector<float>> looked_;
 };
 
 }  // namespace duo

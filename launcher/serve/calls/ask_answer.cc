@@ -48,6 +48,11 @@ void AskAnswer::ExpectSources(const Tokenizer* tokenizer, const SourceMap::Optio
   of_tokens_ = of_tokens;
 }
 
+void AskAnswer::OnMass(const RowMass& mass) {
+  masses_.push_back(WhatCounts(mass));
+  if (!mass.ranges.empty()) looked_ = mass.ranges;
+}
+
 void AskAnswer::FindSources() {
   const SourceMap map(*tokenizer_, session_->sent, session_->tokens);
   const std::span<const LookedAt> all(masses_);
@@ -61,13 +66,18 @@ void AskAnswer::FindSources() {
   masses_.clear();
 }
 
+std::string AskAnswer::Said() {
+  if (!last_text_.has_value()) last_text_ = text_->Flush();
+  return text_->text();
+}
+
 absl::Status AskAnswer::OnDone(const RequestResult& result, int64_t history) {
   if (!result.status.ok()) return result.status;
   if (!broken_.ok()) return broken_;
-  const std::string text = text_->Flush();
+  if (!last_text_.has_value()) last_text_ = text_->Flush();
   finish_ = text_->stopped() ? "stop" : Name(result.finish);
   stream_.Update([&](AskUpdate& update) {
-    update.text += text;
+    update.text += *last_text_;
     AddTokens(update);
     update.done = true;
     update.finish = finish_;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -63,10 +64,13 @@ class AskAnswer {
   // Where it looked, if that is wanted: what of, before the rows; then FindSources, on any thread, before OnDone.
   void ExpectSources(const Tokenizer* tokenizer, const SourceMap::Options& options, bool of_tokens);
   void OnSent(std::shared_ptr<const SentSession> session) { session_ = std::move(session); }
-  void OnMass(const RowMass& mass) { masses_.push_back(WhatCounts(mass)); }
+  void OnMass(const RowMass& mass);
   bool wants_sources() const { return session_ != nullptr && !masses_.empty(); }
   size_t sent_bytes() const { return session_->sent.text.size(); }
+  const std::vector<float>& looked() const { return looked_; }  // RowMass::ranges of its first token; empty: unknown
   void FindSources();
+  // It has ended: all of its text. What of it was not given out goes with the last message.
+  std::string Said();
   // What the answer ended with, its last message on its way where that is OK.
   absl::Status OnDone(const RequestResult& result, int64_t history);
   // The client has not taken for so long what was sent that the answer should not go on.
@@ -92,6 +96,7 @@ class AskAnswer {
   std::unique_ptr<GrammarMatcher> matcher_;
   absl::Status broken_;  // the matcher could not follow
   std::unique_ptr<TextStream> text_;
+  std::optional<std::string> last_text_;  // that Said took from it
   std::vector<int32_t> ends_;
   CachedText cached_;
   double first_token_ = 0;
@@ -103,6 +108,7 @@ class AskAnswer {
   bool of_tokens_ = false;
   std::shared_ptr<const SentSession> session_;
   std::vector<LookedAt> masses_;  // of drawn_
+  std::vector<float> looked_;
   std::vector<Source> sources_;
   std::vector<std::vector<Source>> token_sources_;
   int64_t sent_ = 0;

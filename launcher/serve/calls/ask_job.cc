@@ -62,6 +62,7 @@ void AskJob::Start(const Caller& caller, const AskRequest& request) {
   if (!who.ok()) return End(who.status());
   who_ = *who;
   session_ = request.session_id;
+  cache_key_ = request.cache_key;
   activity_ = c_.activity.Begin("Ask", request.session_id, who_.owner);
   const bool posted =
       c_.workers->Post(request.text.size(), [self = shared_from_this(), request] { self->Begin(request); });
@@ -130,6 +131,7 @@ AskEvents AskJob::Events(size_t i, const AskRequest& request) {
     events.on_mass = [self, answer](const RowMass& mass) { answer->OnMass(mass); };
     events.on_sent = [self, answer](std::shared_ptr<const SentSession> sent) { answer->OnSent(std::move(sent)); };
   }
+  if (request.keep) events.said = [self, answer] { return answer->Said(); };
   events.on_start = [self, answer](const CachedText& cached) { answer->OnStart(cached); };
   events.on_score = [self, answer](const TokenScore& score) { answer->OnScore(score); };
   events.on_prompt_score = [self, answer](const TokenScore& score) { answer->OnPromptScore(score); };
@@ -169,7 +171,7 @@ absl::Status AskJob::Read(const AskRequest& r, GenerateParams* params, QuestionI
   if (!r.ignore_end_tokens) params->end_tokens = c_.end_tokens;
   params->end_tokens.insert(params->end_tokens.end(), r.end_tokens.begin(), r.end_tokens.end());
   if (absl::Status s = c_.CheckTokens(r.tokens); !s.ok()) return s;
-  *question = {.tokens = r.tokens, .text = r.text, .special = r.special, .seam = r.seam};
+  *question = {r.tokens, r.text, r.special, r.seam, r.turn, r.fits};
   if (r.alone && !r.text.empty()) {
     absl::StatusOr<std::vector<int32_t>> read = c_.Encode(r.text, r.special);
     if (!read.ok()) return read.status();
@@ -204,6 +206,7 @@ void AskJob::Ended(size_t i, const RequestResult& result, int64_t history) {
       c_.activity.Answered({answer.first_token_seconds(), gap});
     }
     if (gap > 0) c_.metrics->ObserveToken(gap);
+    if (!answer.looked().empty()) c_.activity.Looked(answer.looked());
     LogAnswer(answer, result, history);
     Trace(answer, result, history);
   } else {
@@ -223,6 +226,7 @@ void AskJob::LogAnswer(const AskAnswer& answer, const RequestResult& result, int
                              {"owner", who_.owner},
                              {"request", caller_.request_id},
                              {"trace", caller_.trace},
+                             {"prompt_cache_key", cache_key_},
                              {"history_tokens", history},
                              {"prompt_tokens", result.prompt_tokens},
                              {"new_tokens", answer.sent()},

@@ -37,7 +37,10 @@ struct AskRequest {
   bool token_sources = false;  // of each of its tokens, too
   // An answer whose client does not read waits, its place taken; for transports that drop such clients in the end.
   bool waits_for_reader = false;
+  bool turn = false;            // as QuestionInput has it
+  bool fits = false;            // likewise
   int32_t priority = 0;         // among the caller's calls: lower ones come first
+  std::string cache_key = {};   // for the log: by which its client groups prompts
   std::string cache_salt = {};  // of one that is alone: what is in the cache counts only where it has the same
 };
 
@@ -75,7 +78,7 @@ class AskJob : public std::enable_shared_from_this<AskJob> {
 
   Identity who_;   // of the caller
   Caller caller_;  // by which the call is named
-  std::string session_;
+  std::string session_, cache_key_;
   uint64_t activity_ = 0;  // its number there; 0: it has not begun
 
   // On the engine's thread once the question is there.

@@ -1,5 +1,8 @@
 #include "launcher/serve/calls/server_view.h"
 
+#include <map>
+#include <utility>
+
 namespace duo {
 namespace {
 
@@ -17,6 +20,31 @@ std::vector<std::vector<HeadPlace>> PlacesOf(const HeadPlan& heads, const Partit
     }
   }
   return places;
+}
+
+std::vector<HeadAttention> AttentionOf(const Engine& engine, const std::vector<std::vector<float>>& looked) {
+  std::map<std::pair<int, int>, HeadAttention> known;
+  const auto head_of = [&](int layer, int head) -> HeadAttention& {
+    HeadAttention& one = known[{layer, head}];
+    one.layer = layer;
+    one.head = head;
+    return one;
+  };
+  const int kv_heads = engine.heads().kv_heads, group = engine.config().heads / kv_heads;
+  const std::vector<ProvenanceHead>& provenance = engine.provenance_heads();
+  for (size_t h = 0; h < provenance.size(); ++h) {
+    HeadAttention& one = head_of(provenance[h].layer, provenance[h].head / group);
+    one.weight = one.weight.value_or(0) + provenance[h].weight;
+    double text = 0;  // of one query head; a KV head has the mean of its own, by their weights
+    for (const std::vector<float>& answer : looked) text += answer[h] / static_cast<double>(looked.size());
+    if (!looked.empty()) one.text = one.text.value_or(0) + provenance[h].weight * text;
+  }
+  for (auto& [where, one] : known) {
+    if (one.text.has_value()) *one.text /= *one.weight;
+  }
+  std::vector<HeadAttention> list;
+  for (const auto& [where, one] : known) list.push_back(one);
+  return list;
 }
 
 // Bytes of every class over all ranks, and of every rank over all classes.
@@ -44,6 +72,7 @@ ServerView ViewOf(CallContext& context, const Identity& who, bool with_heads) {
   view.stats = StatsOf(context);
   AddMemory(*context.engine, view.stats.engine, view);
   if (with_heads) view.heads = PlacesOf(context.engine->heads(), context.engine->partition());
+  view.attention = AttentionOf(*context.engine, context.activity.looked());
   view.answered = context.activity.answered();
   if (!Has(who.role, Right::kSessions)) return view;
   view.sessions = context.sessions->List();

@@ -2,6 +2,7 @@
 // caller: sessions, calls, refusals. As unary_call.h says.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,14 @@ namespace duo {
 struct HeadPlace {
   bool retrieval = false;
   std::vector<std::pair<int, double>> ranks;  // rank, its share; one entry unless the head is split
+};
+
+// What is known of where a KV head looks: shares of attention, 0 to 1.
+struct HeadAttention {
+  int layer = 0, head = 0;
+  std::optional<double> weight;  // its part among the heads that answers' sources are read from
+  std::optional<double> text;    // on the session's text when an answer begins: the mean of the last ones with sources
+  std::optional<double> kept;  // of what dense reading would see, by audits of the open sessions that are read sparsely
 };
 
 struct MemoryClass {
@@ -32,6 +41,7 @@ struct ServerView {
   std::vector<RefusedCall> refused;
   std::vector<AnswerTimes> answered;          // of everybody: times alone
   std::vector<std::vector<HeadPlace>> heads;  // [layer][KV head]; only where asked for
+  std::vector<HeadAttention> attention;       // of heads of which something is known, in order
 };
 
 // A caller of role metrics sees numbers alone, a user what is theirs, an admin everything.

@@ -19,9 +19,15 @@ void Sessions::AskText(const CallPtr& call, const std::string& id, QuestionInput
                        AskEvents events) {
   absl::StatusOr<NamedSession*> found = Find(id);
   absl::Status status = found.ok() ? Admit((*found)->owner) : found.status();
+  if (status.ok() && question.turn && !(*found)->text.chat) {
+    status = absl::FailedPreconditionError(
+        absl::StrCat("session ", id,
+                     " is no conversation, which takes turns: ask it by /v1/completions, or make one "
+                     "with \"chat\": true"));
+  }
   if (!status.ok()) return Refuse(events, status);
   const Turn turn = params.keep ? Turn::kChanges : Turn::kReads;
-  const Asked asked{id, params, Clock::now(), std::move(events)};
+  const Asked asked{id, params, Clock::now(), std::move(events), question.fits};
   WhenFree(**found, call, turn, [=, this, question = std::move(question)](const absl::Status& free) mutable {
     if (!free.ok()) return Refuse(asked.events, free);
     PrepareQuestion(call, std::move(question), asked);
@@ -38,13 +44,13 @@ void Sessions::AskNow(const CallPtr& call, TextRead read, const Asked& asked) {
   if (history == 0 && !session.text.chat) {
     tokens.insert(tokens.begin(), options_.begin_tokens.begin(), options_.begin_tokens.end());
   }
-  const int64_t most = history + static_cast<int64_t>(tokens.size()) + asked.params.max_new_tokens;
+  const GenerateParams params = ParamsOf(asked, session, static_cast<int64_t>(tokens.size()));
+  const int64_t most = history + static_cast<int64_t>(tokens.size()) + params.max_new_tokens;
   if (most > options_.max_session_tokens) {  // it would wait for room for ever
-    return Refuse(events,
-                  absl::ResourceExhaustedError(absl::StrFormat(
-                      "session %s holds %d tokens; with the question's %d and an answer of %d that is %d, and "
-                      "this server's sequences have at most %d",
-                      id, history, tokens.size(), asked.params.max_new_tokens, most, options_.max_session_tokens)));
+    return Refuse(events, absl::ResourceExhaustedError(absl::StrFormat(
+                              "session %s holds %d tokens; with the question's %d and an answer of %d that is %d, and "
+                              "this server's sequences have at most %d",
+                              id, history, tokens.size(), params.max_new_tokens, most, options_.max_session_tokens)));
   }
   if (asked.params.keep) {
     const absl::Status s = CheckCallersTokens(session.owner, most - history);
@@ -64,16 +70,36 @@ void Sessions::AskNow(const CallPtr& call, TextRead read, const Asked& asked) {
     if (NamedSession* still = Lookup(id); still != nullptr) {
       std::erase_if(still->questions, [&](const Question& question) { return question.request == *own; });
       still->used = Clock::now();
-      if (keep) OnKept(*still, {history, asks, result.status.ok()}, rest);
+      if (keep) {
+        KeptQuestion kept{history, asks, result.status.ok(), std::nullopt};
+        if (kept.ok && asked.events.said) kept.answer = asked.events.said();
+        OnKept(*still, kept, rest);
+      }
       Later([this, id] { RunWaiting(id); });
     }
     asked.events.on_done(result, history);
   };
-  absl::StatusOr<RequestId> started = engine_.Ask(session.session, std::move(tokens), asked.params, std::move(request));
+  absl::StatusOr<RequestId> started = engine_.Ask(session.session, std::move(tokens), params, std::move(request));
   if (!started.ok()) return Refuse(events, OfSession(id, started.status()));
   *own = *started;
   session.questions.push_back({*started, keep});
   call->cancel = [this, request_id = *started] { engine_.Cancel(request_id).IgnoreError(); };
+}
+
+// What was asked for, as the session is now; tokens: the question's.
+GenerateParams Sessions::ParamsOf(const Asked& asked, const NamedSession& session, int64_t tokens) const {
+  GenerateParams params = asked.params;
+  const int64_t history = Tokens(session), sinks = engine_.heads().sink;
+  if (asked.fits) {
+    const int64_t longest = params.keep ? session.max_tokens : options_.max_session_tokens;
+    const int64_t room = std::min(longest - history, engine_.stats().pages_available * kPageTokens) - tokens;
+    params.max_new_tokens = std::clamp<int64_t>(room, 1, params.max_new_tokens);
+  }
+  // Of the row of the first token also each head's share on the session's text, the sinks left out.
+  if (params.mass && history > sinks) {
+    params.mass_ranges = {{{static_cast<int32_t>(sinks), static_cast<int32_t>(history)}}, {}};
+  }
+  return params;
 }
 
 // The session's text as it was sent, or, where that is not known (it was restored), as its tokens say it.
@@ -103,25 +129,38 @@ void Sessions::OnKept(NamedSession& session, const KeptQuestion& kept, const Ses
   if (more > 0) session.sent.tail = 0;  // the question took what was left of it
   if (kept.ok || more >= kept.tokens) {
     session.text = rest;
+    if (!kept.answer.has_value()) session.text.turn.reset();  // its tokens are all that is known of it
+    if (session.text.turn.has_value()) session.text.turn->answer = *kept.answer;
   } else if (more > 0 && (!session.text.tail.empty() || session.text.chat)) {
-    UndoQuestion(session, kept.history, Turn::kRewinds);
+    UndoQuestion(session, kept.history);
   } else if (more > 0) {
     session.text = BehindTokens(session.text, false);
   }
 }
 
-void Sessions::UndoQuestion(NamedSession& session, int64_t history, Turn turn) {
-  session.waiting.push_front(
-      {nullptr, turn, [this, id = session.id, history, turn](const absl::Status& free) {
-         if (!free.ok()) return;
-         NamedSession& still = *Lookup(id);
-         if (absl::Status undone = engine_.Rewind(still.session, history); !undone.ok()) {
-           if (turn != Turn::kAlone) return UndoQuestion(still, history, Turn::kAlone);  // others hold its pages
-           return log_.Warn("question not undone", {{"session", id}, {"status", std::string(undone.message())}});
-         }
-         still.durable_tokens = std::min(still.durable_tokens, history);
-         if (store_ != nullptr) store_->Do([s = store_, id, history] { s->Rewound(id, history); });
-       }});
+void Sessions::UndoQuestion(NamedSession& session, int64_t history) {
+  CutLater(session, nullptr, {history, Turn::kRewinds}, [this, id = session.id](const absl::Status& cut) {
+    if (!cut.ok()) log_.Warn("question not undone", {{"session", id}, {"status", std::string(cut.message())}});
+  });
+}
+
+// The session is cut before anything else is done with it, as soon as that can be.
+void Sessions::CutLater(NamedSession& session, const CallPtr& call, Cut cut,
+                        std::function<void(const absl::Status&)> then) {
+  session.waiting.push_front({call, cut.turn, [=, this, id = session.id](const absl::Status& free) {
+                                if (!free.ok()) return then(free);
+                                NamedSession& still = *Lookup(id);
+                                if (absl::Status done = engine_.Rewind(still.session, cut.tokens); !done.ok()) {
+                                  if (cut.turn == Turn::kAlone) return then(done);
+                                  // Others hold its pages.
+                                  return CutLater(still, call, {cut.tokens, Turn::kAlone}, then);
+                                }
+                                still.durable_tokens = std::min(still.durable_tokens, cut.tokens);
+                                if (store_ != nullptr) {
+                                  store_->Do([s = store_, id, to = cut.tokens] { s->Rewound(id, to); });
+                                }
+                                then(absl::OkStatus());
+                              }});
 }
 
 }  // namespace duo

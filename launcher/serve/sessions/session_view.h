@@ -115,6 +115,8 @@ struct QuestionInput {
   std::vector<int32_t> tokens = {};
   std::string text = {};
   bool special = false, seam = false;  // as in duo.proto
+  bool turn = false;                   // a conversation's, which alone takes it: as it is, as in a chat sent whole
+  bool fits = false;                   // its answer is no longer than there is room for
 };
 
 struct AppendProgress {
@@ -152,6 +154,7 @@ struct AskEvents {  // the engine's (RequestEvents)
   std::function<void(const RowMass&)> on_mass = nullptr;
   // With params.mass, before anything else of it: what its sources are named by.
   std::function<void(std::shared_ptr<const SentSession>)> on_sent = nullptr;
+  std::function<std::string()> said = nullptr;  // of one that is kept: all of its answer's text, once it has ended
   std::function<void(const CachedText&)> on_start = nullptr;           // of one without a session: it has its place
   std::function<void(const RequestResult&, int64_t history)> on_done;  // once
 

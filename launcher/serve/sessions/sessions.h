@@ -194,6 +194,7 @@ class Sessions {
   using MakeTokens = std::function<absl::StatusOr<TextRead>()>;
   using TokensMade = std::function<void(absl::StatusOr<TextRead>)>;
   void Tokenise(NamedSession& session, const CallPtr& call, size_t bytes, MakeTokens make, TokensMade then);
+  void MatchText(const CallPtr& call, const std::string& id, absl::StatusOr<TextRead> text, TokensMade then);
   absl::Status CheckChat(const std::string& system) const;
   void PrepareAppend(const CallPtr& call, AppendInput input, AppendEvents events);
   struct Asked {
@@ -201,16 +202,24 @@ class Sessions {
     GenerateParams params;
     Clock::time_point since;
     AskEvents events;
+    bool fits = false;  // the answer is no longer than there is room for
   };
   void PrepareQuestion(const CallPtr& call, QuestionInput question, const Asked& asked);
   void AskNow(const CallPtr& call, TextRead read, const Asked& asked);
   struct KeptQuestion {
     int64_t history = 0, tokens = 0;  // of the session before it; its own
     bool ok = false;
+    std::optional<std::string> answer;  // as it was told; nothing where it broke off
   };
+  GenerateParams ParamsOf(const Asked& asked, const NamedSession& session, int64_t tokens) const;
   std::shared_ptr<const SentSession> SentOf(const NamedSession& session, const std::vector<int32_t>& question) const;
   void OnKept(NamedSession& session, const KeptQuestion& kept, const SessionText& rest);
-  void UndoQuestion(NamedSession& session, int64_t history, Turn turn);
+  void UndoQuestion(NamedSession& session, int64_t history);
+  struct Cut {
+    int64_t tokens = 0;  // that are left
+    Turn turn = Turn::kRewinds;
+  };
+  void CutLater(NamedSession& session, const CallPtr& call, Cut cut, std::function<void(const absl::Status&)> then);
 
   absl::StatusOr<SessionId> EmptySession();
   void StartPrompt(const PromptPtr& prompt);

@@ -51,20 +51,34 @@ struct Reader {
     if (in.text.empty() || in.seam) return BehindSeam(before, in.tokens, in.text, in.special, false);
     const absl::StatusOr<ChatFrame> frame = Frame(before);
     if (!frame.ok()) return frame.status();
-    const auto tail = static_cast<size_t>(before.tail_bytes());
+    const std::optional<int64_t> at = LastTurn(&before);
+    const auto tail = at.has_value() ? 0 : static_cast<size_t>(before.tail_bytes());
     if (absl::Status s = AddDocument(&*frame, in.text, in.special, &before); !s.ok()) return s;
     if (!in.sent.empty()) in.frame = FrameBefore(before, tail, in.text);
     in.text = {};
-    return ReadStable(*tokenizer, std::move(before));
+    absl::StatusOr<TextRead> read = ReadStable(*tokenizer, std::move(before));
+    if (read.ok()) read->at = at;
+    return read;
+  }
+  std::optional<int64_t> LastTurn(SessionText* before) const {
+    return before->chat ? TakeTurn(**chat, before) : std::nullopt;
   }
   absl::StatusOr<TextRead> Question(SessionText before, const QuestionInput& in) const {
     if (in.text.empty() || in.seam) return BehindSeam(before, in.tokens, in.text, in.special, true);
     const absl::StatusOr<ChatFrame> frame = Frame(before);
     if (!frame.ok()) return frame.status();
-    if (absl::Status s = AddQuestion(&*frame, in.text, in.special, &before); !s.ok()) return s;
+    const std::optional<int64_t> at = LastTurn(&before);
+    if (absl::Status s = AddQuestion(&*frame, in.text, in.special, &before, in.turn); !s.ok()) return s;
+    SessionText behind = BehindAnswer(before);
+    if (before.chat) {
+      absl::StatusOr<PastTurn> turn = TurnOf(*tokenizer, before);
+      if (!turn.ok()) return turn.status();
+      behind.turn = *std::move(turn);
+    }
+    BeginAnswer(*frame, &before);
     absl::StatusOr<std::vector<int32_t>> tokens = ReadAll(*tokenizer, before);
     if (!tokens.ok()) return tokens.status();
-    return TextRead{*std::move(tokens), BehindAnswer(before), 0};
+    return TextRead{*std::move(tokens), std::move(behind), 0, at};
   }
 };
 
@@ -137,15 +151,18 @@ void Sessions::PrepareAppend(const CallPtr& call, AppendInput input, AppendEvent
   const Reader reader{options_.tokenizer, options_.chat};
   Tokenise(
       session, call, bytes, [reader, before = std::move(before), in] { return reader.Append(before, *in); },
-      [this, call, id, in, events = std::move(events)](absl::StatusOr<TextRead> read) {
-        if (!read.ok()) {
-          if (!absl::IsCancelled(read.status())) DropUpload(id, in->append_id);
-          return RefuseAppend(id, events, read.status());
-        }
-        in->tokens = std::move(read->tokens);
-        in->rest = std::move(read->rest);
-        in->rest_tokens = read->rest_tokens;
-        BeginAppend(call, std::move(*in), events);
+      [this, call, id, in, events = std::move(events)](absl::StatusOr<TextRead> text) {
+        MatchText(call, id, std::move(text), [this, call, id, in, events](absl::StatusOr<TextRead> read) {
+          if (!read.ok()) {
+            if (!absl::IsCancelled(read.status())) DropUpload(id, in->append_id);
+            return RefuseAppend(id, events, read.status());
+          }
+          in->tokens = std::move(read->tokens);
+          in->rest = std::move(read->rest);
+          in->rest_tokens = read->rest_tokens;
+          if (!in->frame.empty()) in->frame.erase(0, std::min(in->frame.size(), read->matched_bytes));
+          BeginAppend(call, std::move(*in), events);
+        });
       });
 }
 
@@ -160,12 +177,41 @@ void Sessions::PrepareQuestion(const CallPtr& call, QuestionInput question, cons
   Tokenise(
       session, call, bytes,
       [reader, before, question = std::move(question)] { return reader.Question(before, question); },
-      [this, call, asked](absl::StatusOr<TextRead> read) {
-        if (read.ok()) return AskNow(call, *std::move(read), asked);
-        RequestResult result;
-        result.status = read.status();
-        asked.events.on_done(result, 0);
+      [this, call, asked](absl::StatusOr<TextRead> text) {
+        MatchText(call, asked.id, std::move(text), [this, call, asked](absl::StatusOr<TextRead> read) {
+          if (read.ok()) return AskNow(call, *std::move(read), asked);
+          RequestResult result;
+          result.status = read.status();
+          asked.events.on_done(result, 0);
+        });
       });
+}
+
+// What was read from a place before the session's end on: tokens that are there already need not be fed again, and
+// those that are other ones, of an answer mostly, are cut off. Then `then` has the turn still.
+void Sessions::MatchText(const CallPtr& call, const std::string& id, absl::StatusOr<TextRead> text, TokensMade then) {
+  if (!text.ok()) return then(text.status());
+  TextRead read = *std::move(text);
+  NamedSession& session = *Lookup(id);
+  const int64_t has = Tokens(session), at = read.at.value_or(has);
+  if (read.rest.turn.has_value()) read.rest.turn->at += at;
+  if (!read.at.has_value()) return then(std::move(read));
+  const absl::StatusOr<std::vector<int32_t>> all = engine_.Tokens(session.session);
+  if (!all.ok()) return then(all.status());
+  if (at > has) return then(absl::InternalError(absl::StrCat("session ", id, " has lost tokens of its last turn")));
+  const bool asks = read.rest.turn.has_value();  // a question needs a token to be fed
+  const int64_t most = std::min<int64_t>(has - at, std::ssize(read.tokens) - (asks ? 1 : 0));
+  const auto differs = std::mismatch(read.tokens.begin(), read.tokens.begin() + most, all->begin() + at).first;
+  const int64_t end = at + (differs - read.tokens.begin());
+  if (options_.sources) {
+    read.matched_bytes = options_.tokenizer->Decode(std::span(read.tokens).first(end - at)).size();
+  }
+  read.tokens.erase(read.tokens.begin(), differs);
+  if (end == has) return then(std::move(read));
+  CutLater(session, call, {end, Turn::kRewinds}, [read = std::move(read), then](const absl::Status& cut) {
+    if (cut.ok()) return then(read);
+    then(cut);
+  });
 }
 
 }  // namespace duo

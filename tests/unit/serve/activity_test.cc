@@ -27,6 +27,7 @@ TEST(Activity, KeepsTheLastRefusalsAndAnswers) {
   for (int i = 0; i < 1000; ++i) {
     activity.Refused({0, "Ask", "NOT_FOUND", std::to_string(i), "alice"});
     activity.Answered({static_cast<double>(i), 0.1});
+    activity.Looked({static_cast<float>(i), 0.5f});
   }
   const std::vector<RefusedCall> refused = activity.refused();
   EXPECT_EQ(refused.size(), 50u);
@@ -35,6 +36,8 @@ TEST(Activity, KeepsTheLastRefusalsAndAnswers) {
   const std::vector<AnswerTimes> answered = activity.answered();
   EXPECT_EQ(answered.size(), 120u);
   EXPECT_EQ(answered.back().first_token, 999);
+  EXPECT_EQ(activity.looked().size(), 120u);
+  EXPECT_EQ(activity.looked().back()[0], 999);
 }
 
 TEST(Activity, AnyThreadMayUseIt) {

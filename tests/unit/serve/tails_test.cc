@@ -67,6 +67,7 @@ class Tails : public SessionsByHand {
   absl::Status Keep(const std::string& id, QuestionInput question, CallPtr call = std::make_shared<Call>()) {
     absl::Status status = absl::UnknownError("not done");
     AskEvents events;
+    if (said_.has_value()) events.said = [this] { return *said_; };
     events.on_token = [](int32_t) { return true; };
     events.on_done = [&](const RequestResult& result, int64_t) { status = result.status; };
     GenerateParams params;
@@ -89,6 +90,10 @@ class Tails : public SessionsByHand {
     Run();
     return restored;
   }
+  Ids WholeChat(const std::vector<Message>& messages) const {
+    return *tokenizer_.EncodeSegments(*chat_->Render(messages, true));
+  }
+  std::optional<std::string> said_;  // what kept answers tell as their texts
   Ids Whole(const std::string& text) const { return *tokenizer_.Encode(text, {.add_special_tokens = false}); }
   SessionView View(const std::string& id = "doc") const { return *sessions_->Get(id); }
 };
@@ -324,6 +329,68 @@ TEST_F(Tails, AConversationHasTheTokensOfItsTurnsInOnePiece) {
     EXPECT_EQ(TokensWith("Whose?", "talk"), first) << "from the beginning, with its system turn";
     ASSERT_TRUE(CloseNow("talk", true).ok());
   }
+}
+
+// Whatever tokens an answer was drawn as, and whatever the template does with its text once more follows.
+TEST_F(Tails, BehindAKeptAnswerTheTokensAreThoseOfTheWholeConversation) {
+  for (const std::string said : {"a cat", " spaced \n", "</think>its 1", ""}) {
+    said_ = said;
+    Create("talk", false, true, "Be brief.");
+    Add("A read letter.", "talk");
+    ASSERT_TRUE(Keep("talk", {.text = "Whose?"}).ok());
+    std::vector<Message> messages = {
+        {"system", "Be brief."}, {"user", "A read letter.\n\nWhose?"}, {"assistant", said}, {"user", "When?"}};
+    EXPECT_EQ(TokensWith("When?", "talk"), WholeChat(messages)) << said;
+    ASSERT_TRUE(CloseNow("talk").ok());
+    absl::Status restored = absl::UnknownError("not done");
+    sessions_->Restore(std::make_shared<Call>(), "talk", "", 0, [&](const SaveDone& done) { restored = done.status; });
+    Run();
+    ASSERT_TRUE(restored.ok()) << restored;
+    EXPECT_EQ(TokensWith("When?", "talk"), WholeChat(messages)) << said << ", restored";
+    ASSERT_TRUE(Keep("talk", {.text = "When?"}).ok());
+    messages.insert(messages.end(), {{"assistant", said}, {"user", "More of it.\n\nWhy?"}});
+    Add("More", "talk");
+    Add(" of it.", "talk");
+    EXPECT_EQ(TokensWith("Why?", "talk"), WholeChat(messages)) << said << ", behind a document";
+    ASSERT_TRUE(CloseNow("talk", true).ok());
+  }
+}
+
+// A question that is not kept cuts what differs once, while another one runs on those pages.
+TEST_F(Tails, TokensOfAKeptAnswerAreCutBesideQuestionsThatRun) {
+  said_ = "another text than the token that was drawn";
+  Create("talk", false, true);
+  ASSERT_TRUE(Keep("talk", {.text = "Whose?"}).ok());
+  const int64_t kept = View("talk").tokens;
+  Asked beside;
+  Ask("talk", 400, &beside);
+  for (int i = 0; i < 20; ++i) {
+    sessions_->Tick();
+    engine_->Step();
+  }
+  ASSERT_FALSE(beside.ended.has_value());
+  EXPECT_EQ(TokensWith("When?", "talk"),
+            WholeChat({{"user", "Whose?"}, {"assistant", *said_}, {"user", "When?"}}));
+  EXPECT_EQ(View("talk").tokens, kept) << "TokensWith asks a fork";
+  said_.reset();
+  Asked reads;
+  QuestionInput question{.text = "When?"};
+  AskEvents events;
+  events.on_token = [](int32_t) { return true; };
+  events.on_done = [&](const RequestResult& result, int64_t history) {
+    reads.ended = result.status;
+    reads.history = history;
+  };
+  GenerateParams params;
+  params.max_new_tokens = 1;
+  sessions_->AskText(reads.call, "talk", question, params, events);
+  Run();
+  ASSERT_TRUE(reads.ended.has_value());
+  EXPECT_TRUE(reads.ended->ok()) << *reads.ended;
+  EXPECT_LT(reads.history, kept);
+  EXPECT_EQ(View("talk").tokens, reads.history);
+  ASSERT_TRUE(beside.ended.has_value());
+  EXPECT_TRUE(beside.ended->ok()) << *beside.ended;
 }
 
 TEST_F(Tails, WhatCannotBeAConversationIsRefused) {

@@ -1,6 +1,7 @@
 // A question to a session, its answer as it is written.
 import * as api from './api.js';
 import {$, count, duration, el, keep, setText, show} from './dom.js';
+import {forgetSources, markSources} from './sources.js';
 
 let running = null;  // stops the answer that is being written
 
@@ -16,6 +17,7 @@ export function showAnswerBox(state) {
   if (chosen !== '' && $('ask-session').value !== chosen && state.sessions.some((session) => session.id === chosen)) {
     $('ask-session').value = chosen;
   }
+  show($('ask-sources-row'), state.server.sources);
   $('ask-go').disabled = running === null && state.sessions.length === 0;
 }
 
@@ -24,6 +26,7 @@ function begin() {
   show($('answer-note'), false);
   $('answer').className = 'answer';
   setText($('answer'), '');
+  forgetSources();
   setText($('ask-go'), 'Stop');
 }
 
@@ -48,11 +51,17 @@ async function run(event) {
   begin();
   const fields = {text: $('ask-text').value, max_new_tokens: Number($('ask-tokens').value)};
   if ($('ask-line').checked) fields.stop = ['\n'];
+  const sources = $('ask-sources-row').hidden ? 0 : Number($('ask-sources').value);
+  if (sources > 0) Object.assign(fields, {sources, token_sources: true});
   let note = '';
+  const pieces = [];
   try {
     for await (const piece of api.ask($('ask-session').value, fields, running.signal)) {
       $('answer').append(piece.text);
-      if (piece.done) note = noteOf(piece);
+      pieces.push([piece.text, piece.tokens.length]);
+      if (!piece.done) continue;
+      note = noteOf(piece);
+      markSources($('answer'), pieces, piece);
     }
   } catch (error) {
     if (error.name === 'AbortError') {

@@ -1,7 +1,12 @@
 // The heads map: a column a layer, a row a KV head; what each keeps, and which ranks hold it.
-import {$, el, svg} from './dom.js';
+import {$, el, setText, show, svg} from './dom.js';
 
 const kCell = 12, kGap = 2, kLeft = 18, kTop = 12;
+const cells = new Map();  // "layer,head" to its group, words and kind
+let shown = '';           // of which attention the cells tell
+
+const shareOf = (known) => known.text ?? known.kept;
+const percent = (share) => `${Math.round(100 * share)} %`;
 
 function wordsOf(layer, head, place) {
   const split = place.ranks.length > 1;
@@ -12,7 +17,8 @@ function wordsOf(layer, head, place) {
 
 function cell(layer, head, place, world) {
   const x = kLeft + layer * (kCell + kGap), y = kTop + head * (kCell + kGap);
-  const group = svg('g', {}, svg('title', {}, wordsOf(layer, head, place)));
+  const words = wordsOf(layer, head, place), group = svg('g', {}, svg('title', {}, words));
+  cells.set(`${layer},${head}`, {group, words, x, y, kind: place.ranks.length > 1 ? 'split' : 'retrieval'});
   let from = 0;
   for (const [, share] of place.ranks) {
     const kind = place.retrieval ? (place.ranks.length > 1 ? 'split' : 'retrieval') : 'streaming';
@@ -36,11 +42,13 @@ export function showHeads(state) {
   for (let layer = 0; layer < plan.layers; layer += plan.layers > 40 ? 8 : 4) {
     map.append(svg('text', {x: kLeft + layer * (kCell + kGap), y: 9}, String(layer)));
   }
+  cells.clear();
   heads.forEach((row, layer) => row.forEach((place, head) => map.append(cell(layer, head, place, plan.world))));
   for (let head = 0; head < plan.kv_heads; ++head) {
     map.append(svg('text', {x: 2, y: kTop + head * (kCell + kGap) + 9}, String(head)));
   }
   $('heads').replaceChildren(map);
+  shown = '';
   map.style.maxWidth = `${Math.max(240, 2 * width)}px`;
   const split = heads.flat().filter((place) => place.ranks.length > 1).length;
   const key = (kind, text) => [el('span', {class: `key ${kind}`}), text];
@@ -49,4 +57,39 @@ export function showHeads(state) {
       ...key('retrieval', `${plan.retrieval_heads - split} keep every token`),
       ...(split > 0 ? key('split', `${split} do, split over ranks`) : []),
       ...key('streaming', `${plan.streaming_heads} keep the first ${plan.sink} and the last ${plan.recent}`));
+}
+
+function fillCell({group, words, x, y, kind}, known) {
+  const said = [words], share = shareOf(known);
+  if (known.weight !== undefined) said.push(`${percent(known.weight)} of what sources are read from`);
+  if (known.text !== undefined) said.push(`${percent(known.text)} of its attention on the text when an answer begins`);
+  if (known.kept !== undefined) said.push(`sparse reading kept ${percent(known.kept)} of its attention`);
+  group.querySelector('title').textContent = said.join('; ');
+  group.querySelector('.share')?.remove();
+  group.setAttribute('class', share === undefined ? '' : 'known');
+  if (share === undefined) return;
+  const height = kCell * Math.min(1, share);
+  group.insertBefore(svg('rect', {x, y: y + kCell - height, width: kCell, height, rx: 1.5, class: `${kind} share`}),
+                     group.querySelector('text'));
+}
+
+function sayMost(list, of, words) {
+  const known = list.filter((one) => one[of] !== undefined);
+  if (known.length === 0) return '';
+  const by = (better) => known.reduce((a, b) => (better(b[of], a[of]) ? b : a));
+  const end = (one) => `layer ${one.layer}, head ${one.head} with ${percent(one[of])}`;
+  return `${words} Most has ${end(by((a, b) => a > b))}, least ${end(by((a, b) => a < b))}.`;
+}
+
+// Shares of attention, where something is known of them: cells are filled by them, and the ends are said.
+export function showAttention(state) {
+  const text = JSON.stringify(state.attention);
+  if (text === shown || cells.size === 0) return;
+  shown = text;
+  const known = new Map(state.attention.map((one) => [`${one.layer},${one.head}`, one]));
+  for (const [where, cell] of cells) fillCell(cell, known.get(where) ?? {});
+  const said = [sayMost(state.attention, 'text', 'Filled by the share of attention on the session\u2019s text when an answer with sources begins.'),
+                sayMost(state.attention, 'kept', 'Of attention, sparse reading of the open sessions kept:')];
+  setText($('heads-shares'), said.filter((one) => one !== '').join(' '));
+  show($('heads-shares'), said.some((one) => one !== ''));
 }

@@ -4,7 +4,7 @@ import {showAnswerBox} from './ask.js';
 import {showCache} from './cache.js';
 import {showCharts} from './charts.js';
 import {$, count, duration, facts, setText, show} from './dom.js';
-import {showHeads} from './heads.js';
+import {showAttention, showHeads} from './heads.js';
 import {showMemory, showRanks} from './memory.js';
 import {showSessions} from './sessions.js';
 import {showCalls, showRefused} from './work.js';
@@ -47,6 +47,7 @@ function showState(state) {
   showCache(state);
   showRanks(state);
   showRefused(state);
+  showAttention(state);
 }
 
 function sayWhatIsWrong(error) {
@@ -76,8 +77,8 @@ async function follow() {
   while (!ending.aborted) {
     try {
       const state = await api.readState(ending);
-      showState(state);
       showHeads(state);
+      showState(state);
       for await (const event of api.readEvents(ending)) showState(event);
       pill('no answer', 'bad');  // it ended: the server stops
     } catch (error) {

@@ -11,6 +11,13 @@ namespace duo::http {
 namespace {
 
 constexpr char kEvents[] = "text/event-stream", kJson[] = "application/json";
+// The session's text is part of the prompt, and was not read for it.
+void AddHistory(const std::string& session, Choice& choice) {
+  choice.cached_tokens = choice.stats.history_tokens;
+  choice.prompt_tokens = choice.stats.history_tokens + choice.stats.prompt_tokens;
+  choice.cached = {.tokens = choice.cached_tokens, .source = "open", .session = session};
+}
+
 constexpr double kSilence = 30;  // seconds before an answer that is not streamed is kept alive, its code then given
 
 }  // namespace
@@ -111,6 +118,7 @@ void Answer::OnUpdate(size_t index, AskUpdate update) {
     choice.stop = update.stop;
     choice.finish = update.finish == "length" ? "length" : "stop";
     choice.stats = update.stats;
+    if (request_.on_session) AddHistory(request_.ask.session_id, choice);
     choice.sources = std::move(update.sources);
     choice.token_sources = std::move(update.token_sources);
   }

@@ -54,6 +54,7 @@ struct AnswerRequest {
   AskRequest ask;                             // of each, without tokens
   int n = 1;                                  // answers to each prompt, which is read once; each with a seed of its own
   bool echo = false;                          // choices keep their prompts
+  bool on_session = false;                    // ask.session_id's text is the prompt's beginning, as usage tells
   bool stream = false;
 };
 

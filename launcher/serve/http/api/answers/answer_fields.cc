@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/read_file.h"
 #include "launcher/serve/http/api/answers/guide_fields.h"
+#include "launcher/serve/http/api/answers/session_fields.h"
 #include "launcher/terminal/sparse_json.h"
 
 namespace duo::http {
@@ -16,7 +17,7 @@ namespace {
 
 constexpr int64_t kMostTokens = int64_t{1} << 31;
 constexpr int64_t kMostAnswers = 128;
-constexpr size_t kMostStops = 16, kLongestStop = 256, kMostConfigBytes = 1 << 20, kLongestSalt = 1024;
+constexpr size_t kMostStops = 16, kLongestStop = 256, kMostConfigBytes = 1 << 20, kLongestSalt = 1024, kLongestKey = 64;
 
 // Told apart from other answers of temperature above 0 where the request names none.
 uint64_t RandomSeed() {
@@ -110,15 +111,24 @@ AnswerFields ReadAnswerFields(const Service& service, Body& body) {
   if (ask.cache_salt.size() > kLongestSalt) {
     body.Fail("cache_salt", absl::StrCat("cache_salt has at most ", kLongestSalt, " bytes"));
   }
+  ask.cache_key = body.String("prompt_cache_key").value_or("").substr(0, kLongestKey);
+  ReadSession(body, fields);
   fields.n = static_cast<int>(body.Int("n", 1, std::min<int64_t>(kMostAnswers, service.limits.queue)).value_or(1));
   fields.max_tokens = body.Int("max_tokens", 1, kMostTokens);
   if (const std::optional<int64_t> most = body.Int("max_completion_tokens", 1, kMostTokens)) fields.max_tokens = most;
   ReadStream(body, fields);
   RefuseWhatIsNotThere(body);
-  body.Ignore({"user", "safety_identifier", "store", "metadata", "service_tier", "request_id", "prompt_cache_key",
-               "prompt_cache_retention", "session_id", "spaces_between_special_tokens", "parallel_tool_calls",
-               "verbosity", "reasoning_effort", "prediction"});
+  body.Ignore({"user", "safety_identifier", "store", "metadata", "service_tier", "request_id", "prompt_cache_retention",
+               "session_id", "spaces_between_special_tokens", "parallel_tool_calls", "verbosity", "reasoning_effort",
+               "prediction"});
   return fields;
+}
+
+absl::Status CheckNewTokens(const Service& service, int64_t asked) {
+  if (asked <= service.limits.new_tokens) return absl::OkStatus();
+  return FieldError("max_tokens", absl::StrFormat("an answer on this server has at most %d tokens (--max-new-tokens), "
+                                                  "%d were asked for",
+                                                  service.limits.new_tokens, asked));
 }
 
 absl::StatusOr<int64_t> NewTokens(const Service& service, int64_t prompt_tokens, const AnswerFields& fields,
@@ -143,12 +153,7 @@ absl::StatusOr<int64_t> NewTokens(const Service& service, int64_t prompt_tokens,
                         limits.window, prompt_tokens + asked, prompt_tokens, param, asked),
         "context_length_exceeded");
   }
-  if (asked > limits.new_tokens) {
-    return FieldError("max_tokens",
-                      absl::StrFormat("an answer on this server has at most %d tokens (--max-new-tokens), "
-                                      "%d were asked for",
-                                      limits.new_tokens, asked));
-  }
+  if (absl::Status s = CheckNewTokens(service, asked); !s.ok()) return s;
   if (prompt_tokens + std::max<int64_t>(asked, 1) > limits.kv_tokens) {  // no waiting would help
     return absl::ResourceExhaustedError(
         absl::StrFormat("the %s has %d tokens and its answer up to %d, and this server's cache holds %d", param,

@@ -25,6 +25,9 @@ std::vector<std::string> ReadStops(Body& body, const char* name);
 absl::StatusOr<int64_t> NewTokens(const Service& service, int64_t prompt_tokens, const AnswerFields& fields,
                                   int64_t fallback, const char* param);
 
+// Refused: more tokens than an answer on this server has.
+absl::Status CheckNewTokens(const Service& service, int64_t asked);
+
 // What of the model's generation_config.json is a default here.
 SamplingDefaults ReadSamplingDefaults(const std::string& model_dir);
 

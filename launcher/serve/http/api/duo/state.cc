@@ -82,6 +82,19 @@ Json HeadsJson(const std::vector<std::vector<HeadPlace>>& heads) {
   return layers;
 }
 
+// What is not known is left out.
+Json AttentionJson(const std::vector<HeadAttention>& heads) {
+  Json list = Json::array();
+  for (const HeadAttention& head : heads) {
+    Json json = {{"layer", head.layer}, {"head", head.head}};
+    if (head.weight.has_value()) json["weight"] = *head.weight;
+    if (head.text.has_value()) json["text"] = *head.text;
+    if (head.kept.has_value()) json["kept"] = *head.kept;
+    list.push_back(std::move(json));
+  }
+  return list;
+}
+
 Json MemoryJson(const std::vector<MemoryClass>& classes) {
   Json list = Json::array();
   for (const MemoryClass& one : classes) list.push_back({{"class", one.name}, {"used", one.used}, {"room", one.room}});
@@ -132,6 +145,7 @@ Json StateJson(const Service& service, const ServerView& view) {
                  {"device", view.plan.device},
                  {"uptime_seconds", stats.uptime_seconds},
                  {"tokens", service.calls.load()->bearer_tokens->on()},
+                 {"sources", service.calls.load()->sources.known},
                  {"admin", service.admin}}},
                {"caller", {{"owner", view.who.owner}, {"role", Name(view.who.role)}, {"everybody", view.everybody}}},
                {"plan", PlanJson(view)},
@@ -147,7 +161,8 @@ Json StateJson(const Service& service, const ServerView& view) {
                {"sessions", std::move(sessions)},
                {"calls", CallsJson(view.calls)},
                {"refused", RefusedJson(view.refused)},
-               {"answers", std::move(answers)}};
+               {"answers", std::move(answers)},
+               {"attention", AttentionJson(view.attention)}};
   if (!view.heads.empty()) json["heads"] = HeadsJson(view.heads);
   return json;
 }

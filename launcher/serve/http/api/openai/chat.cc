@@ -4,7 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "launcher/serve/http/api/answers/logprob_json.h"
+#include "launcher/serve/http/api/answers/session_fields.h"
 #include "launcher/serve/http/api/answers/tool_fields.h"
+#include "runtime/text/chat_frame.h"
 
 namespace duo::http {
 namespace {
@@ -173,6 +175,7 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const Service& service, Json mes
 
 absl::StatusOr<AnswerRequest> ChatRequest(const Service& service, std::vector<int32_t> tokens,
                                           const AnswerFields& fields) {
+  if (absl::Status s = NoSessionHere(fields); !s.ok()) return s;
   const absl::StatusOr<int64_t> most = NewTokens(service, static_cast<int64_t>(tokens.size()), fields, 0, "messages");
   if (!most.ok()) return most.status();
   AnswerRequest request;
@@ -185,6 +188,29 @@ absl::StatusOr<AnswerRequest> ChatRequest(const Service& service, std::vector<in
   request.prompts.push_back(std::move(tokens));
   return request;
 }
+
+namespace {
+
+// What of a chat belongs to the conversation's beginning, which a session has behind it.
+absl::Status CheckTurn(const ToolFields& tools, const Json* arguments, bool generation) {
+  if (!tools.tools.empty()) return FieldError("tools", "a session's conversation has no tools");
+  if (arguments != nullptr) {
+    return FieldError("chat_template_kwargs", "a session's conversation goes on as it began, without other arguments");
+  }
+  if (!generation) return FieldError("add_generation_prompt", "a turn on a session is answered");
+  return absl::OkStatus();
+}
+
+// Whether the template begins an answer with its thoughts.
+bool BeginsThinking(const Service& service) {
+  if (!service.chat.ok()) return false;
+  const absl::StatusOr<ChatFrame> frame = FrameOf(*service.chat, "");
+  const Tokenizer& tokenizer = *service.calls.load()->tokenizer;
+  const auto tokens = frame.ok() ? tokenizer.EncodeSegments(frame->after) : frame.status();
+  return tokens.ok() && EndsThinking(tokenizer, *tokens);
+}
+
+}  // namespace
 
 absl::StatusOr<Prepared> PrepareChat(Service& service, Body& body) {
   AnswerFields fields = ReadAnswerFields(service, body);
@@ -208,6 +234,13 @@ absl::StatusOr<Prepared> PrepareChat(Service& service, Body& body) {
   const Json* messages = body.Find("messages");
   if (messages == nullptr) body.Fail("messages", "messages is missing");
   if (!body.status().ok()) return body.status();
+  if (!fields.ask.session_id.empty()) {
+    if (absl::Status s = CheckTurn(tools, arguments, generation); !s.ok()) return s;
+    absl::StatusOr<AnswerRequest> turn = TurnOnSession(service, fields, *messages);
+    if (!turn.ok()) return turn.status();
+    own.form.begins_thinking = own.form.reasoning && BeginsThinking(service);
+    return Prepared{*std::move(turn), ChatShape(service, fields, own)};
+  }
   absl::StatusOr<std::vector<int32_t>> tokens = EncodeChat(service, *messages, tools.tools, arguments, generation);
   if (!tokens.ok()) return tokens.status();
   absl::StatusOr<AnswerRequest> request = ChatRequest(service, *std::move(tokens), fields);

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "launcher/serve/http/api/answers/answer_fields.h"
 #include "launcher/serve/http/api/answers/logprob_json.h"
+#include "launcher/serve/http/api/answers/session_fields.h"
 
 namespace duo::http {
 namespace {
@@ -126,6 +127,12 @@ absl::StatusOr<Prepared> PrepareCompletion(Service& service, Body& body) {
   body.NotThere("suffix");
   body.NotThere("top_logprobs", {0});
   if (!body.status().ok()) return body.status();
+  if (!fields.ask.session_id.empty()) {
+    if (own.echo) return FieldError("echo", "a session's text is not repeated: echo must be false with duo.session_id");
+    absl::StatusOr<AnswerRequest> request = PromptOnSession(service, fields, body.Find("prompt"), kDefaultNewTokens);
+    if (!request.ok()) return request.status();
+    return Prepared{*std::move(request), CompletionShape(service, fields, own)};
+  }
   absl::StatusOr<std::vector<std::vector<int32_t>>> prompts = ReadPrompts(context, body);
   if (!prompts.ok()) return prompts.status();
   Prepared prepared;
