@@ -108,7 +108,7 @@ bool Scheduler::DropCheapest(const Prefix* but) {
   return true;
 }
 
-// The prefix gives back what is behind its first tokens.
+// The sequence gives back what is behind its first tokens, and its rings are to be rebuilt. False: it cannot.
 bool Scheduler::CutOff(Sequence& s, int64_t tokens) {
   if (tokens >= s.length) return true;
   if (!pool_.Shrink(&s, tokens, tokens, &cache_updates_).ok()) return false;
