@@ -341,6 +341,7 @@ TEST_F(Tails, BehindAKeptAnswerTheTokensAreThoseOfTheWholeConversation) {
     std::vector<Message> messages = {
         {"system", "Be brief."}, {"user", "A read letter.\n\nWhose?"}, {"assistant", said}, {"user", "When?"}};
     EXPECT_EQ(TokensWith("When?", "talk"), WholeChat(messages)) << said;
+    ASSERT_TRUE(Save("talk").ok());
     ASSERT_TRUE(CloseNow("talk").ok());
     absl::Status restored = absl::UnknownError("not done");
     sessions_->Restore(std::make_shared<Call>(), "talk", "", 0, [&](const SaveDone& done) { restored = done.status; });
