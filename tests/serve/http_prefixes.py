@@ -141,7 +141,6 @@ def prefix_joins():
         asked = greedy(prompt=text[:1500], max_tokens=12, stop=None)
         server.post("/v1/completions", asked)
         several = server.post("/v1/completions", {**asked, "n": 3}).json()
-        check(several["usage"]["prompt_tokens_details"]["cached_tokens"] > 100, several)
         equal(len({choice["text"] for choice in several["choices"]}), 1, several)
 
 

@@ -53,6 +53,7 @@ TEST(SessionText, ATurnIsADocumentABlankLineAndAQuestion) {
     text.chat = true;
     for (const char c : document) ASSERT_TRUE(AddDocument(&frame, std::string(1, c), false, &text).ok());
     ASSERT_TRUE(AddQuestion(&frame, " Q \n", false, &text).ok());
+    BeginAnswer(frame, &text);
     const std::string gap = document.empty() || document.ends_with("\n\n") ? "" : document == "D" ? "\n\n" : "\n";
     EXPECT_EQ(Joined(text.tail), "[<user>]" + document + gap + "Q[</s><assistant>]");
   }
