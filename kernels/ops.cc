@@ -26,7 +26,7 @@ size_t Weight::bytes() const {
   size_t parameters = 0;
   if (HasRowScales(dtype) && group == 0) parameters = rows * sizeof(float);
   if (group > 0) parameters = rows * (cols / pair_cols()) * 2 * sizeof(uint16_t);
-  if (block > 0) parameters += rows * (cols / group) * 2;
+  if (group > 0 && block > 0) parameters += rows * (cols / group) * 2;
   return Bytes(dtype, rows * cols) + parameters;
 }
 
