@@ -10,9 +10,11 @@ Skipped where clang-tidy is not installed. Standard library only.
 import json
 import multiprocessing.dummy
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 from checks import Checks, arguments
 
@@ -25,6 +27,17 @@ def compiled(build, source):
     with open(os.path.join(build, "compile_commands.json"), encoding="utf-8") as file:
         names = [os.path.relpath(os.path.join(entry["directory"], entry["file"]), source) for entry in json.load(file)]
     return sorted({name for name in names if name.split(os.sep)[0] in FOLDERS and name.endswith(".cc")})
+
+
+def without_precompiled(build, folder):
+    """The build's commands, in a folder of their own, without headers that another compiler has compiled."""
+    with open(os.path.join(build, "compile_commands.json"), encoding="utf-8") as file:
+        entries = json.load(file)
+    for entry in entries:
+        entry["command"] = re.sub(r" -Winvalid-pch| -include \S*cmake_pch\.hxx", "", entry["command"])
+    with open(os.path.join(folder, "compile_commands.json"), "w", encoding="utf-8") as file:
+        json.dump(entries, file)
+    return folder
 
 
 def main():
@@ -44,11 +57,12 @@ def main():
         files = FEW
 
     def judge(name):
-        done = subprocess.run(["clang-tidy", "-p", args.build, "--quiet", os.path.join(source, name)],
+        done = subprocess.run(["clang-tidy", "-p", commands, "--quiet", os.path.join(source, name)],
                               capture_output=True, text=True, check=False)
         return name, done.returncode, done.stdout
 
-    with multiprocessing.dummy.Pool(os.cpu_count()) as pool:
+    with tempfile.TemporaryDirectory() as folder, multiprocessing.dummy.Pool(os.cpu_count()) as pool:
+        commands = without_precompiled(args.build, folder)
         for name, code, said in pool.imap_unordered(judge, files):
             checks.expect(code == 0, f"{name}:\n{said[-3000:]}")
     print(f"{len(files)} files")
