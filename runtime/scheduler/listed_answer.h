@@ -35,7 +35,8 @@ class ListedAnswer {
   int64_t Exact(int64_t length) const { return first_visit_ < 0 || first_visit_ > length ? length : first_visit_; }
   // Pages that a head visits at `position`, the mean over heads.
   double Pages(int64_t position) const {
-    return found_.visited + static_cast<double>(position / kPageTokens - made_at_ / kPageTokens);
+    const int64_t begun_since = position / kPageTokens - made_at_ / kPageTokens;
+    return found_.visited + static_cast<double>(begun_since);
   }
   DecodeReport Report(const DecodeSparsity& setting) const {
     DecodeReport report = report_;

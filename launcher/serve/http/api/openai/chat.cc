@@ -96,7 +96,7 @@ AnswerShape ChatShape(const Service& service, const AnswerFields& fields, const 
     for (size_t i = 0; i < deltas.size(); ++i) {
       Json delta = first && i == 0 ? Json{{"role", "assistant"}} : Json::object();
       delta.update(deltas[i]);
-      events += chunk(choice, std::move(delta), i == 0 ? std::move(logprobs) : Json(), nullptr);
+      events += chunk(choice, std::move(delta), std::exchange(logprobs, Json()), nullptr);
     }
     if (last) events += chunk(choice, Json::object(), nullptr, FinishOf(choice, telling.calls > 0));
     return events;
