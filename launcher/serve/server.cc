@@ -1,12 +1,8 @@
 #include "launcher/serve/server.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <condition_variable>
-#include <filesystem>
 #include <mutex>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +10,7 @@
 #include "launcher/serve/ops/metrics.h"
 #include "launcher/serve/sessions/engine_thread.h"
 #include "launcher/serve/sessions/sessions.h"
+#include "launcher/serve/start_checks.h"
 #include "launcher/serve/trace/span_sender.h"
 #include "launcher/terminal/version.h"
 #include "parallel/communicator.h"
@@ -31,28 +28,6 @@ int64_t MostBytesOfAToken(const Tokenizer& tokenizer) {
   size_t longest = 1;
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) longest = std::max(longest, tokenizer.TextOf(id).size());
   return 4 * static_cast<int64_t>(longest);
-}
-
-absl::Status CheckAddresses(const ServerOptions& options) {
-  const ListenOptions& grpc = options.grpc;
-  const bool tokens = !options.token_file.empty();
-  if (absl::Status s = CheckExposure("--listen", grpc.address, grpc.tls.on(), tokens, options.insecure); !s.ok())
-    return s;
-  if (options.metrics.empty() || IsLoopback(options.metrics) || options.insecure) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "--metrics ", options.metrics, " can be reached from other machines without protection; --insecure allows it"));
-}
-
-// A directory that can be made, or is there and can be written to.
-absl::Status CheckDirectory(const std::string& dir) {
-  std::error_code error;
-  std::filesystem::path there = std::filesystem::absolute(dir, error);
-  while (!error && !std::filesystem::exists(there, error) && there.has_parent_path()) there = there.parent_path();
-  if (error) return absl::InvalidArgumentError(absl::StrCat("--save-dir ", dir, ": ", error.message()));
-  const bool writable = std::filesystem::is_directory(there, error) && access(there.c_str(), W_OK | X_OK) == 0;
-  if (writable) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("--save-dir ", dir, ": ", there.string(), " is no directory that this user may write to"));
 }
 
 // What of a drain is not on disk; OK where everything is.
@@ -383,13 +358,6 @@ absl::Status Server::Wait() {
   std::unique_lock lock(state_->mutex);
   state_->done.wait(lock, [this] { return state_->drained; });
   return state_->result.status;
-}
-
-absl::Status Server::Check(const ServerOptions& options) {
-  if (absl::Status s = TokenFile::Open(options.token_file).status(); !s.ok()) return s;
-  if (absl::Status s = CheckAddresses(options); !s.ok()) return s;
-  if (absl::Status s = Metrics::Check(options.metrics); !s.ok()) return s;
-  return options.save_dir.empty() ? absl::OkStatus() : CheckDirectory(options.save_dir);
 }
 
 Server::~Server() {
