@@ -26,6 +26,15 @@ sys.path.insert(0, os.path.join(SOURCE, "launcher", "demo"))
 patience = 1.0  # waits that a case sets no time of its own for are given up after so many times theirs
 
 
+def write_tokens(text, *path):
+    """A file of secrets, which nobody else may read; its path."""
+    path = os.path.join(*path)
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+    os.chmod(path, 0o600)
+    return path
+
+
 def available():
     return grpc is not None
 

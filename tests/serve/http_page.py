@@ -21,10 +21,8 @@ def bearer(token):
 
 
 def token_file(folder, *more):
-    path = os.path.join(folder, "tokens")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(f"{ADMIN} root admin\n{ALICE} alice\n{BOB} bob\n{NUMBERS} numbers metrics\n" + "".join(more))
-    os.chmod(path, 0o600)
+    text = f"{ADMIN} root admin\n{ALICE} alice\n{BOB} bob\n{NUMBERS} numbers metrics\n" + "".join(more)
+    path = harness.write_tokens(text, folder, "tokens")
     return path
 
 

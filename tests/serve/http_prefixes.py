@@ -42,10 +42,7 @@ def prefixes():
     """A document with five questions is read once; an edit is read from where it is; salts and callers are kept apart."""
     text, questions = document()
     with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, "tokens")
-        with open(file, "w", encoding="ascii") as out:
-            out.write("a-token-that-is-mine me\na-token-that-is-yours you\n")
-        os.chmod(file, 0o600)
+        file = harness.write_tokens("a-token-that-is-mine me\na-token-that-is-yours you\n", folder, "tokens")
         with Server("--token-file", file, "--kv-tokens", "100000") as server:
             def post(prompt, token="a-token-that-is-mine", **more):
                 return server.post("/v1/completions", greedy(prompt=prompt, **more), authorization="Bearer " + token)

@@ -1,7 +1,6 @@
 """duo's own routes: sessions over REST."""
 
 import json
-import os
 import tempfile
 
 import harness
@@ -70,10 +69,7 @@ def session_questions():
     """duo.session_id in a completion: the answer of Ask on that session, its text not sent again; what cannot be is refused."""
     document, questions = harness.needles(1500, facts=2, seed=4)
     with tempfile.TemporaryDirectory() as folder:
-        tokens = os.path.join(folder, "tokens")
-        with open(tokens, "w", encoding="ascii") as file:
-            file.write("a-token-that-is-mine me\na-token-that-is-yours you\n")
-        os.chmod(tokens, 0o600)
+        tokens = harness.write_tokens("a-token-that-is-mine me\na-token-that-is-yours you\n", folder, "tokens")
         with ChatModel() as model, Server("--token-file", tokens, "--max-session-tokens", "4000", model=model) as server:
             mine = {"authorization": "Bearer a-token-that-is-mine"}
             put = server.request("PUT", "/duo/v1/sessions/book/text?create=true", document, content_type="text/plain", **mine)

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 
+from harness import write_tokens
 from http_harness import ARGS, Raw, Server, case, check, equal, events_of, request_bytes
 
 
@@ -124,10 +125,7 @@ def strangers():
 def tokens():
     """A bearer token is asked for on every path but health, before a byte of the body is read."""
     with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, "tokens")
-        with open(file, "w", encoding="ascii") as out:
-            out.write("correct-horse-battery\n")
-        os.chmod(file, 0o600)
+        file = write_tokens("correct-horse-battery\n", folder, "tokens")
         with Server("--token-file", file) as server:
             for path in ("/health", "/ready", "/live"):
                 equal(server.get(path).status, 200, path)

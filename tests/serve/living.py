@@ -12,7 +12,7 @@ import time
 import grpc
 import harness
 from cases import ARGS, case, check, equal, serve
-from harness import code_of, needles
+from harness import code_of, needles, write_tokens
 from http_harness import Server, request_bytes
 
 SMALL = ("--max-session-tokens", "2000", "--sessions", "3")
@@ -52,10 +52,7 @@ def starting():
         check("model loaded" not in ended.stderr, f"{more}: the model was loaded before")
     with tempfile.TemporaryDirectory() as folder:
         def file(name, text):
-            with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
-                f.write(text)
-            os.chmod(f.name, 0o600)
-            return f.name
+            return write_tokens(text, folder, name)
         free = ("--listen", "127.0.0.1:0")
         refused(2, ["--kv-tokens 5", "500"], "--kv-tokens", "5", "--max-session-tokens", "500")
         refused(2, ["--save-dir"], "--idle-out", "5")
@@ -80,23 +77,17 @@ def starting():
 def signals():
     """HUP reads the tokens again and ends nobody; TERM without a save directory says which sessions are gone."""
     with tempfile.TemporaryDirectory() as folder:
-        tokens = os.path.join(folder, "tokens")
-
-        def write(text):
-            with open(tokens, "w", encoding="utf-8") as f:
-                f.write(text)
-            os.chmod(tokens, 0o600)
-        write("the-old-token-of-anna anna\n")
+        tokens = write_tokens("the-old-token-of-anna anna\n", folder, "tokens")
         with serve(*SMALL, "--token-file", tokens) as server:
             old, new = server.client(token="the-old-token-of-anna"), server.client(token="the-new-token-of-anna")
             old.Create(id="book")
             old.append("book", b"some words of a book")
             equal(code_of(lambda: old.Drain())[0], grpc.StatusCode.PERMISSION_DENIED, "a drain by a user")
-            write("")
+            write_tokens("", tokens)
             server.signal(signal.SIGHUP)
             check("holds no token" in server.wait_for("not reloaded")["status"], "an empty file is refused")
             held = old.Get(session_id="book").tokens
-            write("the-new-token-of-anna anna\n")
+            write_tokens("the-new-token-of-anna anna\n", tokens)
             server.signal(signal.SIGHUP)
             equal(server.wait_for("reloaded")["tokens"], 1, "tokens that were read")
             equal(code_of(lambda: old.List())[0], grpc.StatusCode.UNAUTHENTICATED, "the old token")
@@ -164,13 +155,7 @@ class Running:
 def reload_beside_calls():
     """HUP with new tokens while calls run: an old token is refused from then on, and what it began goes on to its end."""
     with tempfile.TemporaryDirectory() as folder:
-        tokens = os.path.join(folder, "tokens")
-
-        def write(text):
-            with open(tokens, "w", encoding="utf-8") as f:
-                f.write(text)
-            os.chmod(tokens, 0o600)
-        write("the-old-token-of-anna anna\n")
+        tokens = write_tokens("the-old-token-of-anna anna\n", folder, "tokens")
         with Server(*SMALL, "--token-file", tokens, device=ARGS.device) as server:
             running = Running(server, "the-old-token-of-anna")
             old, new = ({"authorization": f"Bearer the-{age}-token-of-anna"} for age in ("old", "new"))
@@ -179,7 +164,7 @@ def reload_beside_calls():
                 return sorted(call["method"] for call in server.get("/duo/v1/state", **token).json()["calls"])
             every = ["Append", "Append", "Ask", "Ask"]
             server.wait_until("four calls run", lambda: calls(old) == every)
-            write("the-new-token-of-anna anna\n")
+            write_tokens("the-new-token-of-anna anna\n", tokens)
             server.signal(signal.SIGHUP)
             server.wait_for("reloaded")
             equal(calls(new), every, "what goes on")
