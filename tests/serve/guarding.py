@@ -10,7 +10,7 @@ import time
 
 import grpc
 import harness
-from cases import ARGS, ask_all, case, check, equal, free_counters, serve
+from cases import ARGS, case, check, equal, free_counters, serve
 from harness import Client, Server, code_of, needles
 
 

@@ -1,7 +1,6 @@
 """OpenAI's routes on raw bytes: completions and chats, whole and as streams."""
 
 import json
-import time
 
 from http_harness import ChatModel, Server, all_input, case, check, counts, equal
 

@@ -6,7 +6,6 @@ import random
 import socket
 import subprocess
 import tempfile
-import time
 
 from harness import write_tokens
 from http_harness import ARGS, Raw, Server, case, check, equal, events_of, request_bytes

@@ -11,7 +11,7 @@ import threading
 import time
 
 import grpc
-from cases import ARGS, ask_all, case, check, equal, free_counters, serve
+from cases import ARGS, ask_all, case, check, equal, serve
 from harness import MODEL, code_of, needles
 
 

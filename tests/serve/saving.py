@@ -9,7 +9,6 @@ import tempfile
 import time
 
 import grpc
-import harness
 from cases import ARGS, ask_all, case, check, equal, free_counters, serve
 from harness import code_of, needles
 
