@@ -189,7 +189,16 @@ absl::Status Serve(const ServeFlags& flags, const ServerOptions& options, Model&
   return (*server)->Wait();
 }
 
+// One budget for all that arrives, by whichever transport.
+void LimitUploads(ServeFlags& flags) {
+  ServerOptions& s = flags.server;
+  s.uploads = flags.http.uploads = std::make_shared<UploadBudget>(s.max_upload_bytes);
+  s.grpc.messages_bytes = s.max_upload_bytes / 4;
+  s.grpc.message_seconds = std::min(s.grpc.message_seconds, s.upload_seconds);
+}
+
 int RunServe(ServeFlags flags, const Launch& launch, const Surroundings& surroundings) {
+  LimitUploads(flags);
   StopSignals::Block();
   signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is a write error like a full disk, not the end
   // Followers leave the signals to rank 0, which ends them when it has drained.

@@ -145,11 +145,16 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 36))
       ->group(limits)
       ->capture_default_str();
-  c->add_option("--max-upload-bytes", s.max_upload_bytes, "Text of all appends at most that are arriving at once")
+  c->add_option("--max-upload-bytes", s.max_upload_bytes,
+                "What all uploads together may hold: texts of appends that are arriving and bodies of HTTP requests; "
+                "gRPC messages on their way may have a quarter of it beside")
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 40))
       ->group(limits)
       ->capture_default_str();
-  c->add_option("--upload-idle", s.upload_seconds, "Seconds after which an append that sends nothing is given up")
+  c->add_option(
+       "--upload-idle", s.upload_seconds,
+       "Seconds after which an append that sends nothing is given up; a single gRPC message that is not whole by "
+       "then, or after 30 seconds, too")
       ->check(CLI::Range(0.1, 1e9))
       ->group(limits)
       ->capture_default_str();

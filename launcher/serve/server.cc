@@ -240,6 +240,7 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   so.caller = o.caller;
   so.checkpoint_tokens = o.checkpoint_tokens;
   so.max_upload_bytes = o.max_upload_bytes;
+  so.uploads = o.uploads;
   so.upload_seconds = o.upload_seconds;
   so.idle_seconds = o.idle_seconds;
   so.prefixes = o.prefix_cache;
@@ -284,7 +285,7 @@ void Server::State::MakeContext(std::vector<int32_t> end_tokens) {
   c.metrics = metrics.get();
   c.log = log;
   c.spans = spans.get();
-  c.limits = {options.max_append_bytes, options.max_new_tokens};
+  c.limits = {options.max_append_bytes, options.max_new_tokens, options.grpc.max_message_bytes};
   c.sources = {options.sources, engine->heads().sink};
   c.end_tokens = std::move(end_tokens);
   c.begin_tokens = sessions->options().begin_tokens;

@@ -33,7 +33,8 @@ struct ServerOptions {
   std::string token_file;  // empty: everyone may call
   int64_t max_session_tokens = 0;
   int64_t max_append_bytes = int64_t{256} << 20;
-  int64_t max_upload_bytes = int64_t{1} << 30;  // of all appends that are arriving
+  int64_t max_upload_bytes = int64_t{1} << 30;  // of all that is arriving
+  std::shared_ptr<UploadBudget> uploads;        // of them, shared with who else takes them; null: one of its own
   double upload_seconds = 300;                  // that an upload may be silent
   int64_t max_new_tokens = 65536;
   int max_queue = 256;

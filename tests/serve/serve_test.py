@@ -30,6 +30,7 @@ def main():
     import saving  # noqa: F401
     import sources  # noqa: F401
     import tails  # noqa: F401
+    import unfinished  # noqa: F401
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])

@@ -127,11 +127,7 @@ absl::StatusOr<int64_t> AppendJob::Keep(const AppendPiece& piece) {
   const std::vector<int32_t> fresh(bytes ? piece.tokens.end() : piece.tokens.begin() + known, piece.tokens.end());
   if (absl::Status s = c_.CheckTokens(fresh); !s.ok()) return s;
   const int64_t added = (size - known) * (bytes ? 1 : 4);
-  if (!t.budget->Take(added)) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("all uploads together hold %d bytes of at most %d (--max-upload-bytes); try again later",
-                        t.budget->used(), t.budget->limit()));
-  }
+  if (!t.budget->Take(added)) return t.budget->Full();
   if (bytes) {
     t.text.append(piece.text, known);
   } else {
@@ -190,6 +186,14 @@ void AppendJob::TakeEnd() {
     self->c_.sessions->ReadAppend(self->call_, std::move(input), std::move(events));
   });
   if (!posted) Finish(QueueFull());
+}
+
+void AppendJob::Refuse(const absl::Status& why) {
+  if (text_ != nullptr && absl::IsResourceExhausted(why)) {
+    c_.thread->Urgent(
+        [self = shared_from_this()] { self->c_.sessions->DropUpload(self->session_id_, self->append_id_); });
+  }
+  Finish(why);
 }
 
 void AppendJob::Cancel() {

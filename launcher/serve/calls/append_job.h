@@ -63,7 +63,8 @@ class AppendJob : public std::enable_shared_from_this<AppendJob> {
   void Take(AppendPiece piece);  // what the transport was asked to read
   void TakeEnd();                // instead: the client has sent everything
   void Written(bool ok) { stream_.Written(ok); }
-  void Cancel();  // the client is gone or its deadline is over; also after the end
+  void Refuse(const absl::Status& why);  // instead: the transport cannot take the piece
+  void Cancel();                         // the client is gone or its deadline is over; also after the end
 
  private:
   void Open(AppendPiece first);

@@ -34,6 +34,7 @@ namespace duo {
 struct CallLimits {
   int64_t append_bytes = int64_t{256} << 20;
   int64_t new_tokens = 65536;
+  int64_t message_bytes = 4 << 20;  // of a message of a transport that takes it whole
 };
 
 // Who calls, as the transport has it from the call's header.

@@ -1,4 +1,5 @@
 #include "launcher/serve/calls/append_job.h"
+#include "launcher/serve/grpc/pieces.h"
 #include "launcher/serve/grpc/reactors.h"
 
 namespace duo {
@@ -36,11 +37,14 @@ void Fill(const AppendUpdate& update, pb::AppendProgress* out) {
 // Lives until gRPC is done with it, which is after the job's last word.
 class AppendReactor final : public grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress> {
  public:
-  AppendReactor(CallContext& context, grpc::CallbackServerContext* rpc)
-      : rpc_(rpc), job_(std::make_shared<AppendJob>(context, Transport())) {}
+  AppendReactor(MessageGate& gate, CallContext& context, grpc::CallbackServerContext* rpc)
+      : rpc_(rpc),
+        job_(std::make_shared<AppendJob>(context, Transport())),
+        pieces_(gate, context, *rpc, /*idle=*/true) {}
 
   void Start() { job_->Start(CallerOf(*rpc_)); }
   void OnReadDone(bool ok) override {
+    pieces_.Done();
     if (ok) return job_->Take(FromProto(in_));
     if (!rpc_->IsCancelled()) job_->TakeEnd();  // otherwise OnCancel ends the call
   }
@@ -54,24 +58,28 @@ class AppendReactor final : public grpc::ServerBidiReactor<pb::AppendRequest, pb
               Fill(update, &out_);
               StartWrite(&out_);
             },
-            [this](const absl::Status& status) { Finish(ToGrpc(status)); },
+            [this](const absl::Status& status) {
+              pieces_.Done();
+              Finish(ToGrpc(status));
+            },
             [this] {
               in_.Clear();
-              StartRead(&in_);
+              pieces_.Ask([this] { StartRead(&in_); }, [job = job_](const absl::Status& why) { job->Refuse(why); });
             }};
   }
 
   grpc::CallbackServerContext* rpc_;
   const std::shared_ptr<AppendJob> job_;
+  Pieces pieces_;
   pb::AppendRequest in_;
   pb::AppendProgress out_;
 };
 
 }  // namespace
 
-grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>* StartAppend(CallContext& context,
+grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>* StartAppend(MessageGate& gate, CallContext& context,
                                                                             grpc::CallbackServerContext* rpc) {
-  auto* reactor = new AppendReactor(context, rpc);
+  auto* reactor = new AppendReactor(gate, context, rpc);
   reactor->Start();
   return reactor;
 }

@@ -107,34 +107,31 @@ void Fill(const AskUpdate& update, pb::AskResponse* out) {
   if (update.stats.decode.sparse()) Fill(update.stats.decode, stats->mutable_sparse());
 }
 
-// Lives until gRPC is done with it, which is after the job's last word.
-class AskReactor final : public grpc::ServerWriteReactor<pb::AskResponse> {
+class AskReactor final : public CallReactor<pb::AskRequest, pb::AskResponse> {
  public:
-  explicit AskReactor(CallContext& context)
-      : job_(std::make_shared<AskJob>(
+  AskReactor(MessageGate& gate, CallContext& context, const Caller& caller)
+      : CallReactor(gate, context, "Ask", caller),
+        job_(std::make_shared<AskJob>(
             context, CallTransport<AskUpdate>{[this](const AskUpdate& update) {
                                                 Fill(update, &out_);
                                                 StartWrite(&out_);
                                               },
                                               [this](const absl::Status& status) { Finish(ToGrpc(status)); }})) {}
 
-  void Start(const Caller& caller, const AskRequest& request) { job_->Start(caller, request); }
   void OnWriteDone(bool ok) override { job_->Written(ok); }
-  void OnCancel() override { job_->Cancel(); }
-  void OnDone() override { delete this; }
 
  private:
+  void OnMessage(const pb::AskRequest& request) override { job_->Start(caller_, FromProto(request)); }
+  void OnGone() override { job_->Cancel(); }
+
   const std::shared_ptr<AskJob> job_;
   pb::AskResponse out_;
 };
 
 }  // namespace
 
-grpc::ServerWriteReactor<pb::AskResponse>* StartAsk(CallContext& context, grpc::CallbackServerContext* rpc,
-                                                    const pb::AskRequest* request) {
-  auto* reactor = new AskReactor(context);
-  reactor->Start(CallerOf(*rpc), FromProto(*request));
-  return reactor;
+OneMessage<pb::AskRequest, pb::AskResponse>* MakeAsk(MessageGate& gate, CallContext& context, const Caller& caller) {
+  return new AskReactor(gate, context, caller);
 }
 
 }  // namespace duo

@@ -83,36 +83,26 @@ static void Fill(const DrainResult& result, pb::DrainResponse* out) {
 
 namespace {
 
-class ClusterService final : public pb::Cluster::CallbackService {
+class ClusterService final : public CallsService {
  public:
-  explicit ClusterService(const Behind& behind) : behind_(behind) {}
-  using Context = grpc::CallbackServerContext;
-  using Reactor = grpc::ServerUnaryReactor;
-
-  Reactor* Plan(Context* rpc, const pb::PlanRequest*, pb::PlanResponse* out) override {
-    return Unary<ClusterPlan>(behind_, rpc, out, [&](CallContext& c, Answered<ClusterPlan> finish) {
-      return StartPlan(c, CallerOf(*rpc), std::move(finish));
-    });
+  explicit ClusterService(Behind& behind) : CallsService(behind, "duo.v1.Cluster") {
+    AddUnary<ClusterPlan, pb::PlanRequest, pb::PlanResponse>(
+        "Plan", [](CallContext& c, const Caller& caller, const pb::PlanRequest&, Answered<ClusterPlan> finish) {
+          return StartPlan(c, caller, std::move(finish));
+        });
+    AddUnary<ClusterStats, pb::StatsRequest, pb::StatsResponse>(
+        "Stats", [](CallContext& c, const Caller& caller, const pb::StatsRequest&, Answered<ClusterStats> finish) {
+          return StartStats(c, caller, std::move(finish));
+        });
+    AddUnary<DrainResult, pb::DrainRequest, pb::DrainResponse>(
+        "Drain", [](CallContext& c, const Caller& caller, const pb::DrainRequest& r, Answered<DrainResult> finish) {
+          return StartDrain(c, caller, {r.grace_seconds()}, std::move(finish));
+        });
   }
-  Reactor* Stats(Context* rpc, const pb::StatsRequest*, pb::StatsResponse* out) override {
-    return Unary<ClusterStats>(behind_, rpc, out, [&](CallContext& c, Answered<ClusterStats> finish) {
-      return StartStats(c, CallerOf(*rpc), std::move(finish));
-    });
-  }
-  Reactor* Drain(Context* rpc, const pb::DrainRequest* r, pb::DrainResponse* out) override {
-    return Unary<DrainResult>(behind_, rpc, out, [&](CallContext& c, Answered<DrainResult> finish) {
-      return StartDrain(c, CallerOf(*rpc), {r->grace_seconds()}, std::move(finish));
-    });
-  }
-
- private:
-  const Behind& behind_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeClusterService(const Behind& behind) {
-  return std::make_unique<ClusterService>(behind);
-}
+std::unique_ptr<grpc::Service> MakeClusterService(Behind& behind) { return std::make_unique<ClusterService>(behind); }
 
 }  // namespace duo

@@ -29,7 +29,7 @@ class GrpcListener {
   int port() const;  // 0 for unix sockets
 
  private:
-  GrpcListener();
+  explicit GrpcListener(const ListenOptions& options);
   struct State;
   std::unique_ptr<State> state_;
 };

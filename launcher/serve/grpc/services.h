@@ -12,7 +12,7 @@ class Service;
 
 namespace duo {
 
-std::unique_ptr<grpc::Service> MakeSessionsService(const Behind& behind);
-std::unique_ptr<grpc::Service> MakeClusterService(const Behind& behind);
+std::unique_ptr<grpc::Service> MakeSessionsService(Behind& behind);
+std::unique_ptr<grpc::Service> MakeClusterService(Behind& behind);
 
 }  // namespace duo

@@ -34,92 +34,75 @@ static void Fill(const SaveDone& done, pb::RestoreResponse* out) {
 
 namespace {
 
-class SessionsService final : public pb::Sessions::CallbackService {
+using Tokens = std::vector<int32_t>;
+
+class SessionsService final : public CallsService {
  public:
-  explicit SessionsService(const Behind& behind) : behind_(behind) {}
-  using Context = grpc::CallbackServerContext;
-  using Reactor = grpc::ServerUnaryReactor;
-
-  Reactor* Create(Context* rpc, const pb::CreateRequest* r, pb::Session* out) override {
-    return Unary<SessionView>(behind_, rpc, out, [&](CallContext& c, Answered<SessionView> finish) {
-      return StartCreate(c, CallerOf(*rpc),
-                         {r->id(), r->max_tokens(), r->durable(), r->reserved_tokens(), r->chat(), r->system()},
-                         std::move(finish));
-    });
-  }
-  Reactor* Fork(Context* rpc, const pb::ForkRequest* r, pb::Session* out) override {
-    return Unary<SessionView>(behind_, rpc, out, [&](CallContext& c, Answered<SessionView> finish) {
-      return StartFork(c, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens(), r->reserved_tokens()},
-                       std::move(finish));
-    });
-  }
-  Reactor* Rewind(Context* rpc, const pb::RewindRequest* r, pb::Session* out) override {
-    return Unary<SessionView>(behind_, rpc, out, [&](CallContext& c, Answered<SessionView> finish) {
-      return StartRewind(c, CallerOf(*rpc), {r->session_id(), r->tokens()}, std::move(finish));
-    });
-  }
-  Reactor* Save(Context* rpc, const pb::SaveRequest* r, pb::SaveResponse* out) override {
-    return Unary<SaveDone>(behind_, rpc, out, [&](CallContext& c, Answered<SaveDone> finish) {
-      return StartSave(c, CallerOf(*rpc), {r->session_id()}, std::move(finish));
-    });
-  }
-  Reactor* Restore(Context* rpc, const pb::RestoreRequest* r, pb::RestoreResponse* out) override {
-    return Unary<SaveDone>(behind_, rpc, out, [&](CallContext& c, Answered<SaveDone> finish) {
-      return StartRestore(c, CallerOf(*rpc), {r->session_id(), r->new_id(), r->max_tokens(), r->reread()},
-                          std::move(finish));
-    });
-  }
-  Reactor* List(Context* rpc, const pb::ListRequest*, pb::ListResponse* out) override {
-    using Views = std::vector<SessionView>;
-    return Unary<Views>(behind_, rpc, out, [&](CallContext& c, Answered<Views> finish) {
-      return StartList(c, CallerOf(*rpc), std::move(finish));
-    });
-  }
-  Reactor* Get(Context* rpc, const pb::GetRequest* r, pb::Session* out) override {
-    return Unary<SessionView>(behind_, rpc, out, [&](CallContext& c, Answered<SessionView> finish) {
-      return StartGet(c, CallerOf(*rpc), {r->session_id()}, std::move(finish));
-    });
-  }
-  Reactor* Pin(Context* rpc, const pb::PinRequest* r, pb::Session* out) override {
-    return Unary<SessionView>(behind_, rpc, out, [&](CallContext& c, Answered<SessionView> finish) {
-      return StartPin(c, CallerOf(*rpc), {r->session_id(), r->pinned()}, std::move(finish));
-    });
-  }
-  Reactor* Close(Context* rpc, const pb::CloseRequest* r, pb::CloseResponse* out) override {
-    return Unary<CloseAnswer>(behind_, rpc, out, [&](CallContext& c, Answered<CloseAnswer> finish) {
-      return StartClose(c, CallerOf(*rpc), {r->session_id(), r->delete_saved()}, std::move(finish));
-    });
-  }
-  Reactor* Tokenize(Context* rpc, const pb::TokenizeRequest* r, pb::TokenizeResponse* out) override {
-    Reactor* reactor = rpc->DefaultReactor();
-    CallContext* context = behind_.context;
-    if (context == nullptr) {
-      reactor->Finish(ToGrpc(behind_.Loading()));
-      return reactor;
-    }
-    duo::StartTokenize(*context, CallerOf(*rpc), {r->text(), r->special(), r->begin_of_text()},
-                       [out, reactor](const absl::StatusOr<std::vector<int32_t>>& tokens) {
-                         if (tokens.ok()) out->mutable_tokens()->Add(tokens->begin(), tokens->end());
-                         reactor->Finish(ToGrpc(tokens.status()));
-                       });
-    return reactor;
-  }
-
-  grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>* Append(Context* rpc) override {
-    if (CallContext* context = behind_.context) return StartAppend(*context, rpc);
-    return new RefusedStream<grpc::ServerBidiReactor<pb::AppendRequest, pb::AppendProgress>>(behind_.Loading());
-  }
-  grpc::ServerBidiReactor<pb::TokenizePiece, pb::TokenizeResponse>* TokenizeText(Context* rpc) override {
-    if (CallContext* context = behind_.context) return StartTokenizeText(*context, rpc);
-    return new RefusedStream<grpc::ServerBidiReactor<pb::TokenizePiece, pb::TokenizeResponse>>(behind_.Loading());
-  }
-  grpc::ServerWriteReactor<pb::AskResponse>* Ask(Context* rpc, const pb::AskRequest* request) override {
-    if (CallContext* context = behind_.context) return StartAsk(*context, rpc, request);
-    return new RefusedStream<grpc::ServerWriteReactor<pb::AskResponse>>(behind_.Loading());
+  explicit SessionsService(Behind& behind) : CallsService(behind, "duo.v1.Sessions") {
+    AddViews();
+    AddMoves();
+    AddOne<pb::AskRequest, pb::AskResponse>(
+        "Ask", [&behind](CallContext& c, const Caller& caller) { return MakeAsk(behind.messages, c, caller); });
+    AddStream<pb::AppendRequest, pb::AppendProgress>(
+        "Append",
+        [&behind](CallContext& c, grpc::CallbackServerContext* rpc) { return StartAppend(behind.messages, c, rpc); });
+    AddStream<pb::TokenizePiece, pb::TokenizeResponse>("TokenizeText",
+                                                       [&behind](CallContext& c, grpc::CallbackServerContext* rpc) {
+                                                         return StartTokenizeText(behind.messages, c, rpc);
+                                                       });
+    AddUnary<Tokens, pb::TokenizeRequest, pb::TokenizeResponse>(
+        "Tokenize", [](CallContext& c, const Caller& caller, const pb::TokenizeRequest& r, Answered<Tokens> finish) {
+          StartTokenize(c, caller, {r.text(), r.special(), r.begin_of_text()}, std::move(finish));
+          return UnaryCallPtr();
+        });
   }
 
  private:
-  const Behind& behind_;
+  using Done = Answered<SessionView>;
+
+  // Calls that answer with a session.
+  void AddViews() {
+    AddUnary<SessionView, pb::CreateRequest, pb::Session>("Create", [](CallContext& c, const Caller& caller,
+                                                                       const pb::CreateRequest& r, Done finish) {
+      return StartCreate(c, caller, {r.id(), r.max_tokens(), r.durable(), r.reserved_tokens(), r.chat(), r.system()},
+                         std::move(finish));
+    });
+    AddUnary<SessionView, pb::ForkRequest, pb::Session>("Fork", [](CallContext& c, const Caller& caller,
+                                                                   const pb::ForkRequest& r, Done finish) {
+      return StartFork(c, caller, {r.session_id(), r.new_id(), r.max_tokens(), r.reserved_tokens()}, std::move(finish));
+    });
+    AddUnary<SessionView, pb::RewindRequest, pb::Session>(
+        "Rewind", [](CallContext& c, const Caller& caller, const pb::RewindRequest& r, Done finish) {
+          return StartRewind(c, caller, {r.session_id(), r.tokens()}, std::move(finish));
+        });
+    AddUnary<SessionView, pb::GetRequest, pb::Session>(
+        "Get", [](CallContext& c, const Caller& caller, const pb::GetRequest& r, Done finish) {
+          return StartGet(c, caller, {r.session_id()}, std::move(finish));
+        });
+    AddUnary<SessionView, pb::PinRequest, pb::Session>(
+        "Pin", [](CallContext& c, const Caller& caller, const pb::PinRequest& r, Done finish) {
+          return StartPin(c, caller, {r.session_id(), r.pinned()}, std::move(finish));
+        });
+  }
+  void AddMoves() {
+    using Views = std::vector<SessionView>;
+    AddUnary<SaveDone, pb::SaveRequest, pb::SaveResponse>(
+        "Save", [](CallContext& c, const Caller& caller, const pb::SaveRequest& r, Answered<SaveDone> finish) {
+          return StartSave(c, caller, {r.session_id()}, std::move(finish));
+        });
+    AddUnary<SaveDone, pb::RestoreRequest, pb::RestoreResponse>(
+        "Restore", [](CallContext& c, const Caller& caller, const pb::RestoreRequest& r, Answered<SaveDone> finish) {
+          return StartRestore(c, caller, {r.session_id(), r.new_id(), r.max_tokens(), r.reread()}, std::move(finish));
+        });
+    AddUnary<Views, pb::ListRequest, pb::ListResponse>(
+        "List", [](CallContext& c, const Caller& caller, const pb::ListRequest&, Answered<Views> finish) {
+          return StartList(c, caller, std::move(finish));
+        });
+    AddUnary<CloseAnswer, pb::CloseRequest, pb::CloseResponse>(
+        "Close", [](CallContext& c, const Caller& caller, const pb::CloseRequest& r, Answered<CloseAnswer> finish) {
+          return StartClose(c, caller, {r.session_id(), r.delete_saved()}, std::move(finish));
+        });
+  }
 };
 
 }  // namespace
@@ -179,8 +162,10 @@ void Fill(const SessionView& view, pb::Session* out) {
   append->set_done(view.append->done);
 }
 
-std::unique_ptr<grpc::Service> MakeSessionsService(const Behind& behind) {
-  return std::make_unique<SessionsService>(behind);
+void Fill(const std::vector<int32_t>& tokens, pb::TokenizeResponse* out) {
+  out->mutable_tokens()->Add(tokens.begin(), tokens.end());
 }
+
+std::unique_ptr<grpc::Service> MakeSessionsService(Behind& behind) { return std::make_unique<SessionsService>(behind); }
 
 }  // namespace duo

@@ -60,7 +60,13 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Listen(const HttpOptions& 
   wire.origins = options.origins;
   wire.max_body = options.max_body;
   wire.send_buffer = kSendBuffer;
-  wire.max_bodies = std::max<int64_t>(wire.max_bodies, 2 * options.max_body);
+  const std::shared_ptr<UploadBudget> uploads =
+      options.uploads != nullptr ? options.uploads : std::make_shared<UploadBudget>(int64_t{1} << 30);
+  wire.take_body = [uploads](int64_t bytes) -> std::optional<http::Refusal> {
+    if (uploads->Take(bytes)) return std::nullopt;
+    return http::Refusal{503, std::string(uploads->Full().message()), "uploads_full"};
+  };
+  wire.give_body = [uploads](int64_t bytes) { uploads->Give(bytes); };
   wire.authenticate = [&service](const http::Request& request) { return service.Authenticate(request); };
   wire.error_body = [](const http::Refusal& refusal) { return http::ErrorBody(refusal); };
   if (options.access_log != nullptr) {

@@ -17,14 +17,15 @@ namespace duo {
 struct HttpOptions {
   std::string address = "127.0.0.1:8000";  // HOST:PORT; port 0: any
   TlsFiles tls;
-  std::vector<std::string> origins;  // of pages that may call; "*": all
-  int64_t max_body = 64 << 20;       // bytes of a request
-  double comment_seconds = 5;        // between comments of a stream that has nothing to say yet; 0: none
-  std::string model_name;            // in answers; empty: the folder's
-  bool generation_config = true;     // the model's generation_config.json says what requests leave out
-  std::string commit;                // that the program was built from; empty: not known
-  const Log* access_log = nullptr;   // a line for every request, but for probes; null: none. Outlives the front
-  bool admin = false;                // the page has buttons for the server's life
+  std::vector<std::string> origins;       // of pages that may call; "*": all
+  int64_t max_body = 64 << 20;            // bytes of a request
+  std::shared_ptr<UploadBudget> uploads;  // what bodies may hold, with other uploads; null: a budget of its own
+  double comment_seconds = 5;             // between comments of a stream that has nothing to say yet; 0: none
+  std::string model_name;                 // in answers; empty: the folder's
+  bool generation_config = true;          // the model's generation_config.json says what requests leave out
+  std::string commit;                     // that the program was built from; empty: not known
+  const Log* access_log = nullptr;        // a line for every request, but for probes; null: none. Outlives the front
+  bool admin = false;                     // the page has buttons for the server's life
 };
 
 class HttpFront {

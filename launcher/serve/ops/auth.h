@@ -81,7 +81,9 @@ struct ListenOptions {
   std::string address = "127.0.0.1:50051";  // HOST:PORT (port 0: any), [V6]:PORT, unix:PATH
   TlsFiles tls;
   int64_t max_message_bytes = 4 << 20;
-  int max_streams = 100;  // of one connection
+  int max_streams = 100;                        // of one connection
+  int64_t messages_bytes = int64_t{256} << 20;  // of messages on their way, over all connections
+  double message_seconds = 30;                  // that one may take to come
 };
 
 // HOST:PORT, [V6]:PORT or unix:PATH. Does it reach this machine only?

@@ -46,7 +46,8 @@ Sessions::Sessions(const SessionsOptions& options, Engine& engine, SessionStore*
       engine_(engine),
       store_(store),
       log_(log),
-      uploads_(std::make_shared<UploadBudget>(options.max_upload_bytes)) {
+      uploads_(options.uploads != nullptr ? options.uploads
+                                          : std::make_shared<UploadBudget>(options.max_upload_bytes)) {
   std::random_device random;  // ids of different runs must differ: saved sessions outlive them
   next_id_ = uint64_t{random()} << 32 | random();
 }

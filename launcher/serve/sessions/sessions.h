@@ -51,7 +51,8 @@ struct SessionsOptions {
   int max_waiting = 256;  // calls that wait or run at once
   CallerLimits caller;
   int64_t checkpoint_tokens = 32768;                   // of durable appends
-  int64_t max_upload_bytes = int64_t{1} << 30;         // of all texts that are arriving
+  int64_t max_upload_bytes = int64_t{1} << 30;         // of all that is arriving
+  std::shared_ptr<UploadBudget> uploads = nullptr;     // instead, where others take from it, too
   double upload_seconds = 300;                         // an upload that nothing came of for so long is given up
   double idle_seconds = 0;                             // a session that nobody used for so long is moved out; 0: never
   bool prefixes = false;                               // prompts without a session go on where others agree with them

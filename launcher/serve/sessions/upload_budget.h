@@ -1,9 +1,13 @@
-// UploadBudget: how much text all uploads together may hold that no session has read yet. Shared by the texts that
-// count against it; thread-safe.
+// UploadBudget: what all uploads together may hold, over all connections, owners and transports: texts that no session
+// has read yet, bodies of HTTP requests, pieces on their way over gRPC. Counted as bytes arrive. Shared by what counts
+// against it; thread-safe.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 
 namespace duo {
 
@@ -18,6 +22,11 @@ class UploadBudget {
     return false;
   }
   void Give(int64_t bytes) { used_ -= bytes; }
+  // What something is refused with that would not fit.
+  absl::Status Full() const {
+    return absl::ResourceExhaustedError(absl::StrCat("all uploads together hold ", used(), " bytes of at most ", limit_,
+                                                     " (--max-upload-bytes); try again later"));
+  }
   int64_t used() const { return used_; }
   int64_t limit() const { return limit_; }
 

@@ -107,6 +107,50 @@ TEST(HttpListener, BodiesComeInAnyPieces) {
   EXPECT_NE(large.All().find(body), std::string::npos);
 }
 
+// All bodies together hold what they may, counted as it comes: who announces and sends nothing holds nothing.
+TEST(HttpListener, BodiesHoldNoMoreThanTheyMay) {
+  Router router;
+  router.Add({"POST", "/echo", [](const ExchangePtr& e) { e->Answer(200, "text/plain", "thanks"); }});
+  ListenerOptions options = Options(std::move(router));
+  std::atomic<int64_t> held{0};
+  constexpr int64_t kMost = 100000;
+  options.take_body = [&](int64_t bytes) -> std::optional<Refusal> {
+    if ((held += bytes) <= kMost) return std::nullopt;
+    held -= bytes;
+    return Refusal{503, "no room for bodies", "full"};
+  };
+  options.give_body = [&](int64_t bytes) { held -= bytes; };
+  auto listener = Listener::Listen(std::move(options));
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  const auto begin = [&](Client& client, int64_t announced, int64_t sent) {
+    client.Send(
+        Ask("POST /echo", "Content-Type: application/json\r\nContent-Length: " + std::to_string(announced) + "\r\n") +
+        std::string(sent, 'b'));
+  };
+  const auto wait_for = [&](int64_t bytes) {
+    for (int i = 0; i < 500 && held != bytes; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    EXPECT_EQ(held, bytes);
+  };
+  const int port = (*listener)->port();
+  Client silent(port), half(port), announces(port), grows(port), fits(port);
+  begin(silent, 90000, 0);
+  begin(half, 90000, 60000);
+  wait_for(60000);
+  begin(announces, 90000, 0);
+  const std::string refused = announces.All();
+  EXPECT_NE(refused.find(" 503 "), std::string::npos) << refused;
+  EXPECT_NE(refused.find("Retry-After"), std::string::npos);
+  grows.Send(Ask("POST /echo", "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n") + "EA60\r\n" +
+             std::string(60000, 'b'));
+  EXPECT_NE(grows.All().find(" 503 "), std::string::npos) << "one that says nothing of its length";
+  wait_for(60000);
+  begin(fits, 30000, 30000);
+  EXPECT_NE(fits.All().find("thanks"), std::string::npos);
+  half.Close();
+  silent.Close();
+  wait_for(0);
+}
+
 TEST(HttpListener, AnUploadIsReadAsItsHandlerAsks) {
   std::promise<std::string> all;
   Router router;

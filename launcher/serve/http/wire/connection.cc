@@ -206,7 +206,7 @@ void Connection::Linger() {
 }
 
 void Connection::ReleaseBody() {
-  shared_->body_bytes -= held_;
+  if (shared_->options.give_body) shared_->options.give_body(held_);
   held_ = 0;
 }
 

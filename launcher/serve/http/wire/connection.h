@@ -29,7 +29,6 @@ namespace duo::http {
 struct Shared {
   ListenerOptions options;
   std::function<void(std::function<void()>)> post;  // to the I/O thread; keeps its loop running while it is held
-  int64_t body_bytes = 0;                           // held by all requests together
   bool stopping = false;
 };
 
@@ -71,6 +70,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Write(std::string bytes, Written written);
   void WriteOn();
   void Linger();
+  std::optional<Refusal> HoldBody(int64_t bytes);
   void ReleaseBody();
 
   const std::shared_ptr<Shared> shared_;
@@ -88,7 +88,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Fields fields_;
   const Route* route_ = nullptr;
   std::string body_;
-  int64_t held_ = 0;  // of shared_->body_bytes
+  int64_t held_ = 0;  // of what bodies may hold
   int64_t body_read_ = 0;
 
   // The one that is being answered.

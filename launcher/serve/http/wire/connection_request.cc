@@ -97,11 +97,11 @@ std::optional<Refusal> Connection::Judge(const Header& header, Request& request,
                    absl::StrCat("the body has ", length, " bytes; at most ", o.max_body, " are taken (--max-body)"),
                    "body_too_large"};
   }
-  if (!route_->upload && shared_->body_bytes + length > o.max_bodies) {
-    fields.emplace_back("Retry-After", "5");
-    return Refusal{503, "requests that are being read take all the memory that they may have; try again later"};
-  }
-  return std::nullopt;
+  if (route_->upload || !o.take_body) return std::nullopt;
+  std::optional<Refusal> full = o.take_body(length);  // what could not fit now is not waited for
+  if (!full.has_value()) o.give_body(length);
+  if (full.has_value()) fields.emplace_back("Retry-After", "5");
+  return full;
 }
 
 void Connection::OnHeader() {
@@ -121,10 +121,6 @@ void Connection::OnHeader() {
   state_ = State::kBody;
   read_deadline_ = In(shared_->options.body_seconds);
   parser_->eager(true);
-  if (!route_->upload) {
-    held_ = request_.content_length.value_or(0);
-    shared_->body_bytes += held_;
-  }
   if (request_.expects_continue && request_.has_body()) Write("HTTP/1.1 100 Continue\r\n\r\n", nullptr);
   if (!route_->upload) return;
   exchange_ = MakeExchange(std::move(request_), std::move(fields_));
@@ -182,15 +178,19 @@ void Connection::TakeBody(std::string piece) {
                    absl::StrCat("the body has more than ", o.max_body, " bytes, the most that are taken (--max-body)"),
                    "body_too_large"});
   }
-  if (body_read_ > held_) {
-    shared_->body_bytes += body_read_ - held_;
-    held_ = body_read_;
-    if (shared_->body_bytes > o.max_bodies) {
-      fields_.emplace_back("Retry-After", "5");
-      return Refuse({503, "requests that are being read take all the memory that they may have; try again later"});
-    }
+  if (std::optional<Refusal> full = HoldBody(static_cast<int64_t>(piece.size()))) {
+    fields_.emplace_back("Retry-After", "5");
+    return Refuse(*full);
   }
   body_ += piece;
+}
+
+// Counted as it comes: who announces much and sends nothing holds nothing.
+std::optional<Refusal> Connection::HoldBody(int64_t bytes) {
+  if (!shared_->options.take_body || bytes == 0) return std::nullopt;
+  std::optional<Refusal> full = shared_->options.take_body(bytes);
+  if (!full.has_value()) held_ += bytes;
+  return full;
 }
 
 }  // namespace duo::http

@@ -30,7 +30,11 @@ struct ListenerOptions {
   std::function<void(const Request&, int status, double seconds)> on_ended = nullptr;
 
   size_t max_header = 16 << 10;
-  int64_t max_body = 64 << 20, max_bodies = 1 << 30;  // of one request; of all together
+  int64_t max_body = 64 << 20;  // of one request
+  // Bytes of a body that have come: what they are refused with where all bodies together may hold no more. give_body:
+  // they are held no longer. Null: no such limit.
+  std::function<std::optional<Refusal>(int64_t bytes)> take_body = nullptr;
+  std::function<void(int64_t bytes)> give_body = nullptr;
   int max_connections = 4096;
   double header_seconds = 30, idle_seconds = 75, body_seconds = 30, write_seconds = 30;
   int send_buffer = 0;  // of the sockets, bytes; 0: the system's. Tests of slow readers make it small
