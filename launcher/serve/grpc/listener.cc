@@ -19,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "launcher/serve/grpc/health_service.h"
+#include "launcher/serve/grpc/reflection_calls.h"
 #include "launcher/serve/grpc/services.h"
 #include "launcher/serve/grpc/tls_credentials.h"
 
@@ -75,7 +76,9 @@ void TakeLine(gpr_log_func_args* line) {
 
 struct GrpcListener::State {
   explicit State(const ListenOptions& options)
-      : behind(GateLimits(options, kMostMessages), GateLimits(options, kMostProbes)), health(behind.probes) {}
+      : behind(GateLimits(options, kMostMessages), GateLimits(options, kMostProbes)),
+        health(behind.probes),
+        reflections(options.message_seconds) {}
 
   void Sweep() {
     std::unique_lock lock(mutex);
@@ -83,6 +86,7 @@ struct GrpcListener::State {
       lock.unlock();
       behind.messages.Sweep();
       behind.probes.Sweep();
+      reflections.Sweep();
       lock.lock();
     }
   }
@@ -90,6 +94,7 @@ struct GrpcListener::State {
   Certificates certificates;
   Behind behind;
   HealthService health;
+  ReflectionCalls reflections;
   std::unique_ptr<grpc::Service> sessions, cluster;
   std::unique_ptr<grpc::Server> server;  // destroyed first: its calls use the services
   int port = 0;
@@ -124,6 +129,9 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Listen(const ListenO
   quota.SetMaxThreads(kReflectionThreads);
   builder.SetResourceQuota(quota);
   builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(s.reflections.Factory());
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);  // notices clients that vanished
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
