@@ -51,6 +51,7 @@ MessageGate::Limits GateLimits(const ListenOptions& options, int most) {
   limits.at_once = static_cast<int>(std::clamp<int64_t>(
       options.messages_bytes / std::max<int64_t>(options.max_message_bytes, 1), kFewestMessages, most));
   limits.of_connection = limits.at_once / 4;
+  limits.waiting = std::max(limits.waiting, 2 * options.max_streams);  // one connection's calls do not fill it
   limits.read_seconds = std::min(limits.read_seconds, options.message_seconds);
   limits.wait_seconds = std::min(limits.wait_seconds, limits.read_seconds);
   return limits;
