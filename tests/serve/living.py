@@ -206,3 +206,32 @@ def certificates():
             server.signal(signal.SIGHUP)
             server.wait_for("reloaded")
             seen("two")
+
+
+@case
+def forced_end():
+    """TERM where a session cannot be saved: it says which and serves on; a second TERM ends with exit code 1, naming it."""
+    with tempfile.TemporaryDirectory() as folder, serve(*SMALL, "--save-dir", folder) as server:
+        client = server.client()
+        for name in ("held", "fine"):
+            client.Create(id=name)
+            client.append(name, b"some words of a book")
+        with open(os.path.join(folder, "held"), "wb"):  # where its folder would be
+            pass
+        told = subprocess.run([ARGS.duo, "client", "drain", "--server", server.address], capture_output=True, text=True,
+                              timeout=60 * harness.patience, check=False)
+        check(told.returncode == 1 and "held (" in told.stderr and "saved" not in told.stdout, f"a client that drains: {told}")
+        check("held (" in server.wait_for("drain failed")["status"], "the log names what could not be saved")
+        server.signal(signal.SIGTERM)
+        server.wait_for("drain failed")
+        check(server.process.poll() is None, "it serves on")
+        equal((client.health(), client.Stats().draining), (1, False), "health, and whether it drains")
+        client.ask("held", "And then?", max_new_tokens=2, stop=[])
+        server.signal(signal.SIGTERM)
+        equal(server.process.wait(60 * harness.patience), 1, "exit code of an end that loses a session")
+        server.reader.join(5)
+        check("error: " in server.lines[-1] and "held (" in server.lines[-1], f"its last line: {server.lines[-1]}")
+    with tempfile.TemporaryDirectory() as folder:  # nothing to lose: as ever
+        with serve(*SMALL, "--save-dir", folder) as server:
+            server.client().Create(id="empty")
+            equal(server.stop(), 0, "exit code")
