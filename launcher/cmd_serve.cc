@@ -97,6 +97,7 @@ absl::StatusOr<std::unique_ptr<HttpFront>> ListenHttp(const ServeFlags& flags, c
   if (options.address == kNone) return std::unique_ptr<HttpFront>();
   options.tls = flags.server.grpc.tls;
   options.commit = commit;
+  options.saves = !flags.server.save_dir.empty();
   if (flags.access_log) options.access_log = &log;
   if (options.model_name.empty()) options.model_name = NameOf(ModelOf(flags));
   const bool tokens = !flags.server.token_file.empty();

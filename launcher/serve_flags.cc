@@ -223,7 +223,7 @@ void AddServeFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::IsMember({"auto", kNone}))
       ->default_str("auto");
   c->add_flag("--admin", flags->http.admin,
-              "The page at / of the HTTP port also has a button that drains the server, for tokens of role admin");
+              "The page at / of the HTTP port has buttons that drain the server and pin sessions, for tokens of role admin");
   c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")
       ->type_name("HOST:PORT")
       ->check(Address());

@@ -1,6 +1,7 @@
 #include "launcher/client/server_flags.h"
 
 #include <fstream>
+#include <sstream>
 
 #include "launcher/terminal/checks.h"
 
@@ -18,15 +19,18 @@ void AddServerFlags(CLI::App& command, ServerFlags& flags) {
   auto* key = command.add_option("--tls-key", o.tls_key, "Its private key, PEM")->type_name("FILE");
   cert->needs(ca)->needs(key);
   key->needs(cert);
-  command.add_option("--token-file", flags.token_file, "Bearer token: the file's first line")->type_name("FILE");
+  command.add_option("--token-file", flags.token_file, "Bearer token: the first word of the file's first line; a server's token file will do")->type_name("FILE");
 }
 
 absl::StatusOr<ClientOptions> OptionsOf(const ServerFlags& flags) {
   ClientOptions options = flags.options;
   if (flags.token_file.empty()) return options;
   std::ifstream in(flags.token_file);
-  if (std::getline(in, options.token)) return options;
-  return absl::NotFoundError(flags.token_file + ": cannot read a token from its first line");
+  for (std::string line; std::getline(in, line);) {  // as the server reads its own file: TOKEN [NAME [ROLE]]
+    std::istringstream words(line);
+    if (words >> options.token && options.token[0] != '#') return options;
+  }
+  return absl::NotFoundError(flags.token_file + ": cannot read a token from it");
 }
 
 }  // namespace duo

@@ -4,10 +4,11 @@ apt, the commands of launcher/package/README.md are run, the unit's ExecStart se
 upgrade keeps what was saved, and removal leaves nothing but state. Then the Containerfile's image is made there, by its own
 lines, and serves.
 
-    deb_test.py --build BUILD_DIR [--source DIR] [--whole]
+    deb_test.py --build BUILD_DIR [--source DIR] [--whole] [--distribution NAME]
 
 With --whole, or a DUO_TEST_SCALE above 1, the README's first commands are run, too: a clone of the tree is built and packed in the
-root folder, as its commit is. A compiler cache that CCACHE_DIR names is used there.
+root folder, as its commit is. A compiler cache that CCACHE_DIR names is used there. --distribution noble does all of this in an
+Ubuntu 24.04, whatever this machine has.
 
 Skipped, with the reason, without root, debootstrap, or a way to the distribution's archive. Standard library only.
 """
@@ -34,6 +35,8 @@ from containerfile import Image
 NOT_RUN = {"systemctl": "no service manager in the root folder"}
 BUILT = {"launcher/install_deps.sh": "the build is there already", "cmake": "the build is there already",
          "(cd": "the package is made by this test, outside of the root folder"}
+ARCHIVES = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.ubuntu.com/ubuntu"}
+UBUNTU = ("noble",)  # names of what is no Debian
 CLONE = "/tmp/wt/clone"  # where the tree is in the root folder
 SERVICE_USER = "61184"  # of the range that systemd takes for DynamicUser
 
@@ -51,17 +54,34 @@ def run(*command, **options):
         raise AssertionError(f"{command}: exit {error.returncode}\n{error.stdout[-2000:]}\n{error.stderr[-2000:]}") from None
 
 
-class Root:
-    """A root folder, and what is run in it: with its own /proc, /dev, and the machine's network."""
+def here():
+    """The name of this machine's distribution."""
+    with open("/etc/os-release", encoding="utf-8") as file:
+        return re.search(r'^VERSION_CODENAME="?(\w+)', file.read(), re.M).group(1)
 
-    def __init__(self, path):
+
+class Root:
+    """A root folder of a distribution, and what is run in it: with its own /proc, /dev, and the machine's network."""
+
+    def __init__(self, path, distribution):
         self.path = path
-        release = dict(re.findall(r'^(\w+)="?([^"\n]*)', open("/etc/os-release", encoding="utf-8").read(), re.M))
-        made = run("debootstrap", "--variant=minbase", "--include=ca-certificates", release["VERSION_CODENAME"], path, self.mirror(release),
-                   check=False)
+        archive, more = ARCHIVES["debian"], []
+        if distribution in UBUNTU:
+            archive = ARCHIVES["ubuntu"]
+            more = ["gutsy"]  # the script by which debootstrap makes all of Ubuntu's, also those that it does not know
+        checked = []
+        if distribution != here() and not os.path.exists("/usr/share/keyrings/ubuntu-archive-keyring.gpg"):
+            checked = ["--no-check-gpg"]  # Debian 12 has no package of these keys, and what is made is thrown away
+        made = run("debootstrap", "--variant=minbase", "--include=ca-certificates", *checked, distribution, path, archive, *more, check=False)
         if made.returncode != 0:
             skip(f"debootstrap could not make a root folder: {made.stdout[-300:]}{made.stderr[-300:]}")
-        for name in ("/etc/resolv.conf", *glob.glob("/etc/apt/apt.conf.d/*proxy*"), *glob.glob("/etc/apt/sources.list*")):
+        copied = ["/etc/resolv.conf", *glob.glob("/etc/apt/apt.conf.d/*proxy*")]
+        if distribution == here():
+            copied += glob.glob("/etc/apt/sources.list*")
+        else:
+            with open(path + "/etc/apt/sources.list", "w", encoding="ascii") as file:
+                file.writelines(f"deb {archive} {suite} main universe\n" for suite in (distribution, distribution + "-updates"))
+        for name in copied:
             if os.path.isdir(name):
                 shutil.copytree(name, path + name, dirs_exist_ok=True)
             elif os.path.exists(name):
@@ -73,10 +93,6 @@ class Root:
         with open(path + "/usr/sbin/policy-rc.d", "w", encoding="ascii") as file:
             file.write("#!/bin/sh\nexit 101\n")
         os.chmod(path + "/usr/sbin/policy-rc.d", 0o755)
-
-    @staticmethod
-    def mirror(release):
-        return "http://archive.ubuntu.com/ubuntu" if release["ID"] == "ubuntu" else "http://deb.debian.org/debian"
 
     def command(self, *words):
         mounts = 'mount --bind /proc "$0/proc" && mount --bind /dev "$0/dev" && '
@@ -94,7 +110,7 @@ class Root:
             self.run("apt-get", "install", "-y", "-q", "ccache")
 
     def run(self, *words, **options):
-        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "USER": "root",
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8",
                **{name: value for name, value in os.environ.items()
                   if name.lower().endswith("_proxy") or name.startswith(("CCACHE_", "CMAKE_"))}}
         return run(*self.command(*words), env=env, **options)
@@ -258,8 +274,9 @@ def http_status(host, port, path):
 def main():
     parser = arguments(__doc__, "--build")
     parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--distribution", choices=sorted({here(), *UBUNTU}), default=here())
     args = parser.parse_args()
-    whole = args.whole or int(os.environ.get("DUO_TEST_SCALE", "1")) > 1
+    whole = args.whole or args.distribution != here() or int(os.environ.get("DUO_TEST_SCALE", "1")) > 1
     if os.geteuid() != 0:
         skip("not root: no root folder can be made")
     for tool in ("debootstrap", "dpkg-shlibdeps", "unshare", "setpriv"):
@@ -267,7 +284,7 @@ def main():
             skip(f"{tool} is not installed")
     checks = Checks()
     with tempfile.TemporaryDirectory() as folder:
-        root = Root(os.path.join(folder, "root"))
+        root = Root(os.path.join(folder, "root"), args.distribution)
         root.run("apt-get", "update", "-q")
         if whole:
             root.clone(args.source)
@@ -288,9 +305,8 @@ def main():
         checks.expect("needle-6m" in root.run("sh", "-c", last).stdout, f"{last} names the model")
         client = ["duo", "client", "--server", "localhost:50051", "--tls-ca", "/etc/duo/secrets/server.pem", "--token-file",
                   "/etc/duo/secrets/tokens"]
-        with open(root.path + "/tmp/token", "w", encoding="ascii") as file:
-            file.write(token + "\n")
-        client[-1] = "/tmp/token"
+        caller = json.loads(get("/duo/v1/state", token)[1])["caller"]
+        checks.expect((caller["owner"], caller["role"]) == ("root", "admin"), f"whose token the README makes: {caller}")
         root.run(*client[:2], "create", "book", *client[2:], "--max-tokens", "2000")
         root.run(*client[:2], "append", "book", *client[2:], "--text", "The passcode for the rapid tower is 499748.\n")
         tokens = json.loads(get("/duo/v1/sessions/book", token)[1])["tokens"]

@@ -252,6 +252,9 @@ def auth():
                     equal(code_of(call)[0], grpc.StatusCode.UNAUTHENTICATED, f"with token {token!r:.30}")
                 equal(c.health(), 1, "health, which needs no token")
             server.client(token="secret-token-number-two").List()
+            listed = subprocess.run([ARGS.duo, "client", "list", "--server", server.address, "--token-file", tokens],
+                                    capture_output=True, text=True, check=False)
+            equal((listed.returncode, listed.stderr), (0, ""), "duo client with the server's own token file")
         if shutil.which("openssl") is None:
             print("    TLS is not tested: there is no openssl to make certificates with")
             return

@@ -143,14 +143,14 @@ def try_questions(browser, made):
     question = made["questions"][0]
     browser.run("document.querySelector('#ask-session').value = 'book'")
     browser.type("#ask-text", question["ask"])
-    browser.press((CONTROL, RETURN))
-    browser.wait("an answer", lambda: browser.text("#answer-note"), timeout=60)
-    check(question["answer"] in browser.text("#answer"), f"the answer: {browser.text('#answer')!r}")
-    check_sources(browser, question["answer"])
     browser.run("document.querySelector('#ask-tokens').max = ''; document.querySelector('#ask-tokens').value = 99999999")
     browser.click("#ask-go")
     browser.wait("a refusal in the answer's place", lambda: "max_new_tokens" in browser.text("#answer"))
     browser.run("document.querySelector('#ask-tokens').value = 64")
+    browser.press((CONTROL, RETURN))
+    browser.wait("an answer", lambda: browser.text("#answer-note"), timeout=60)
+    check(question["answer"] in browser.text("#answer"), f"the answer: {browser.text('#answer')!r}")
+    check_sources(browser, question["answer"])
 
 
 def check_sources(browser, fact):
@@ -175,6 +175,20 @@ def try_pin(browser):
         browser.click('[data-key="book"] button[aria-pressed]')
         browser.wait(f"pressed is {state}", lambda: browser.run(pressed) == state)
         browser.wait("its words", lambda: ("pinned" in browser.text('[data-key="book"] .more')) == (state == "true"))
+
+
+def try_drain(browser, server):
+    """Two presses end the server; what came of them stands there still when the page has missed it."""
+    put(server, "short", "Some text.", **bearer(ALICE))
+    browser.wait("its session", lambda: widths(browser, "short"))
+    browser.click("#drain")
+    equal(browser.text("#drain"), "Save all and stop?", "what the second press does")
+    browser.click("#drain")
+    equal(server.process.wait(60), 0, "the server's end")
+    browser.wait("the server is missed", lambda: "does not answer" in browser.text("#notice"))
+    equal(browser.text("#said-text"), "Drained: one session is on disk. The server has ended.", "what came of it")
+    browser.click("#said-close")
+    check(browser.run("return document.querySelector('#said').hidden"), "it is closed")
 
 
 @case
@@ -218,9 +232,10 @@ def page():
                 check_keyboard(browser)
                 server.kill()
             browser.wait("the server is missed", lambda: browser.text("#state") == "no answer")
-            with Server(*flags):
+            with Server(*flags) as server:
                 browser.wait("it is found again", lambda: browser.text("#state") == "serving", timeout=60)
                 browser.wait("a session that was saved or is gone", lambda: browser.text("#work") != "")
+                try_drain(browser, server)
                 equal(browser.errors(), [], "errors in the console")
 
 

@@ -54,6 +54,7 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Listen(const HttpOptions& 
   front->state_->generation_config = options.generation_config;
   service.commit = options.commit;
   service.admin = options.admin;
+  service.saves = options.saves;
   http::ListenerOptions wire;
   wire.address = options.address;
   wire.tls = options.tls;

@@ -26,6 +26,7 @@ struct HttpOptions {
   std::string commit;                     // that the program was built from; empty: not known
   const Log* access_log = nullptr;        // a line for every request, but for probes; null: none. Outlives the front
   bool admin = false;                     // the page has buttons for the server's life
+  bool saves = false;                      // sessions outlive the server, which the page says before it ends it
 };
 
 class HttpFront {

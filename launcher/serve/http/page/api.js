@@ -2,8 +2,9 @@
 // header, and is in no URL, cookie or storage.
 
 let token = '';
+// A whole line of the token file will do: the token is its first word.
 export function useToken(text) {
-  token = text.trim();
+  token = text.trim().split(/\s+/)[0];
 }
 
 // What the server refused: its sentence, its code, and the HTTP status.

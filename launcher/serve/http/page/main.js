@@ -6,16 +6,13 @@ import {showCharts} from './charts.js';
 import {$, count, duration, facts, setText, show} from './dom.js';
 import {showAttention, showHeads} from './heads.js';
 import {showMemory, showRanks} from './memory.js';
+import {notice, say, sayError} from './notice.js';
 import {showSessions} from './sessions.js';
 import {showCalls, showRefused} from './work.js';
 
 let following = null;  // ends the stream that is followed
 let confirming = 0;    // until when a second press drains
-
-function notice(text) {
-  setText($('notice'), text);
-  show($('notice'), text !== '');
-}
+let saves = false;     // sessions outlive the server
 
 function pill(text, kind) {
   setText($('state'), text);
@@ -31,6 +28,7 @@ function showServer(state) {
     ...(server.tokens ? [['you', `${caller.owner} (${caller.role})`]] : []),
   ]);
   pill(server.state, server.state === 'serving' ? 'good' : 'warn');
+  saves = server.saves;
   show($('drain'), server.admin && caller.role === 'admin');
   $('drain').disabled = server.state !== 'serving';
   show($('token-open'), server.tokens);
@@ -99,13 +97,15 @@ function useToken(event) {
   follow();
 }
 
+const sessions = (n) => (n === 1 ? 'one session is' : `${count(n)} sessions are`);
+
 // The first press asks, the second within five seconds does it.
 async function drain() {
   const button = $('drain');
   if (Date.now() > confirming) {
     confirming = Date.now() + 5000;
     button.className = 'danger';
-    setText(button, 'Save all and stop?');
+    setText(button, saves ? 'Save all and stop?' : 'Stop without saving?');
     setTimeout(() => {
       button.className = 'quiet';
       setText(button, 'Drain');
@@ -113,11 +113,12 @@ async function drain() {
     return;
   }
   confirming = 0;
+  say('');
   try {
-    const done = await api.drain();
-    notice(`Drained: ${count(done.saved)} sessions are on disk. The server has ended.`);
+    const {saved, dropped} = await api.drain();
+    say(saves ? `Drained: ${sessions(saved)} on disk. The server has ended.` : `The server has ended, and ${sessions(dropped)} gone.`);
   } catch (error) {
-    notice(error.message);
+    sayError(error);
   }
 }
 

@@ -2,6 +2,7 @@
 import * as api from './api.js';
 import {chooseSession} from './ask.js';
 import {$, bytes, count, drawBar, duration, el, keep, makeBar, percent, setText, show} from './dom.js';
+import {say, sayError} from './notice.js';
 
 const kWindow = 20;             // seconds over which a rate is taken
 const marks = new Map();        // session to [[seconds, tokens], ..]: what its append had read when
@@ -55,10 +56,11 @@ function makePin(session) {
   const button = el('button', {class: 'quiet', type: 'button'}, 'Pin');
   button.addEventListener('click', async () => {
     button.disabled = true;
+    say('');
     try {
       await api.pin(session.id, button.getAttribute('aria-pressed') !== 'true');
     } catch (error) {
-      button.title = error.message;
+      sayError(error);
     }
     button.disabled = false;
   });

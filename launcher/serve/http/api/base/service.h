@@ -36,6 +36,7 @@ struct Service {
   double comment_seconds = 5;  // between comments of a stream that has nothing to say; 0: none
   std::string commit;          // that the program was built from; empty: not known
   bool admin = false;          // the page has buttons for the server's life
+  bool saves = false;          // sessions outlive the server
 
   // Set before `calls`.
   ServiceLimits limits;
