@@ -208,7 +208,9 @@ def page():
                 reading = threading.Thread(target=lambda: try_put(server, "long", document(120000)["document"]), daemon=True)
                 reading.start()
                 browser.open(f"http://127.0.0.1:{port}/")
-                log_in(browser, ADMIN)
+                log_in(browser, "a-token-that-nobody-gave")
+                browser.wait("a word on the wrong token", lambda: not browser.run("return document.querySelector('#token-failed').hidden"))
+                log_in(browser, f"{ADMIN} root admin")  # a whole line of the token file will do
                 browser.wait("two sessions", lambda: len(widths(browser, "book")) == 1 and len(widths(browser, "long")) > 1)
                 begun = widths(browser, "long")[0]
                 browser.wait("the bar moves", lambda: widths(browser, "long")[0] != begun)

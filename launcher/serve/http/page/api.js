@@ -2,6 +2,7 @@
 // header, and is in no URL, cookie or storage.
 
 let token = '';
+export const hasToken = () => token !== '';
 // A whole line of the token file will do: the token is its first word.
 export function useToken(text) {
   token = text.trim().split(/\s+/)[0];

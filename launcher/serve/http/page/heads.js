@@ -77,8 +77,10 @@ function sayMost(list, of, words) {
   const known = list.filter((one) => one[of] !== undefined);
   if (known.length === 0) return '';
   const by = (better) => known.reduce((a, b) => (better(b[of], a[of]) ? b : a));
+  const most = by((a, b) => a > b), least = by((a, b) => a < b);
   const end = (one) => `layer ${one.layer}, head ${one.head} with ${percent(one[of])}`;
-  return `${words} Most has ${end(by((a, b) => a > b))}, least ${end(by((a, b) => a < b))}.`;
+  if (percent(most[of]) === percent(least[of])) return `${words} All have ${percent(most[of])}.`;
+  return `${words} Most has ${end(most)}, least ${end(least)}.`;
 }
 
 // Shares of attention, where something is known of them: cells are filled by them, and the ends are said.
@@ -88,7 +90,7 @@ export function showAttention(state) {
   shown = text;
   const known = new Map(state.attention.map((one) => [`${one.layer},${one.head}`, one]));
   for (const [where, cell] of cells) fillCell(cell, known.get(where) ?? {});
-  const said = [sayMost(state.attention, 'text', 'Filled by the share of attention on the session\u2019s text when an answer with sources begins.'),
+  const said = [sayMost(state.attention, 'text', 'Outlined heads are filled by the share of attention that they have on the session\u2019s text when an answer with sources begins.'),
                 sayMost(state.attention, 'kept', 'Of attention, sparse reading of the open sessions kept:')];
   setText($('heads-shares'), said.filter((one) => one !== '').join(' '));
   show($('heads-shares'), said.some((one) => one !== ''));

@@ -49,10 +49,12 @@ function showState(state) {
 }
 
 function sayWhatIsWrong(error) {
+  $('drain').disabled = true;
   if (error.status === 401) {
     pill('a token is wanted', 'warn');
     show($('token-open'), true);
     notice('This server answers whoever has a token.');
+    show($('token-failed'), api.hasToken());
     if (!$('token-dialog').open) $('token-dialog').showModal();
     return;
   }
@@ -123,7 +125,10 @@ async function drain() {
 }
 
 $('token-form').addEventListener('submit', useToken);
-$('token-open').addEventListener('click', () => $('token-dialog').showModal());
+$('token-open').addEventListener('click', () => {
+  show($('token-failed'), false);
+  $('token-dialog').showModal();
+});
 $('token-close').addEventListener('click', () => $('token-dialog').close());
 $('drain').addEventListener('click', drain);
 follow();
