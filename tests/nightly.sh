@@ -158,7 +158,8 @@ ubuntu() {
 }
 
 failed=0
-for step in ${*:-large asan tsan walks fuzz mutations lm_eval schemas ubuntu}; do
+[ $# -gt 0 ] || set -- large asan tsan walks fuzz mutations lm_eval schemas ubuntu
+for step in "$@"; do
   case "$step" in
     large | asan | tsan | walks | fuzz | mutations | lm_eval | schemas | ubuntu) ;;
     *)

@@ -10,7 +10,7 @@ export LSAN_OPTIONS="${LSAN_OPTIONS:-print_suppressions=0}" UBSAN_OPTIONS="${UBS
 # ThreadSanitizer sees only part of what libraries without it do: it is to judge calls from instrumented code alone.
 export TSAN_OPTIONS="${TSAN_OPTIONS:-halt_on_error=1:ignore_noninstrumented_modules=1}"
 for tool in lsan tsan ubsan; do
-  file=$root/tests/$tool.supp
+  file=${root:?}/tests/$tool.supp
   if [ -f "$file" ]; then
     variable=$(echo "$tool" | tr a-z A-Z)_OPTIONS
     eval "export $variable=\"\${$variable:+\$$variable:}suppressions=$file\""

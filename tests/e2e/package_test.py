@@ -157,8 +157,10 @@ def main():
         check_unit(tools, checks, package, args.duo, folder)
         check_monitoring(tools, checks, package, args.source)
         check_manifests(checks, package)
-    scripts = glob.glob(os.path.join(package, "debian", "*")) + glob.glob(os.path.join(args.source, "launcher", "mpi", "*.sh"))
-    tools.judge("scripts", "shellcheck", "-S", "warning", *scripts)
+    scripts = glob.glob(os.path.join(package, "debian", "*")) + [os.path.join(args.source, ".ci", "run")]
+    for folder in ("launcher", "tests"):
+        scripts += glob.glob(os.path.join(args.source, folder, "**", "*.sh"), recursive=True)
+    tools.judge("scripts", "shellcheck", "-x", "-P", args.source, "-S", "warning", *scripts)
     if tools.missing:
         print(f"not judged, because not installed: {', '.join(sorted(tools.missing))}")
     return checks.exit_code()

@@ -13,7 +13,7 @@ if [ $code -eq 0 ] || [ $SECONDS -ge 30 ]; then
   echo "expected a non-zero exit within 30 s, found code $code after $SECONDS s"
   exit 1
 fi
-if [ "$(grep -c 'error: ' "$log")" -ne 1 ] || ! grep -q "^error: .*rank $rank[ :]" "$log"; then
+if [ "$(grep -c 'error: ' "$log")" -ne 1 ] || ! grep -q "^error: .*rank ${rank}[ :]" "$log"; then
   echo "expected exactly one 'error: ' line, naming rank $rank"
   exit 1
 fi

@@ -11,6 +11,7 @@ tag=duo$$
 agent=$(mktemp)
 # A host goes with all that runs on it: mpirun's daemons outlive an mpirun that was killed.
 remove() {
+  # shellcheck disable=SC2046  # as many words as there are processes
   kill -9 $(ip netns pids "$1" 2>/dev/null) 2>/dev/null
   ip netns del "$1" 2>/dev/null
 }
