@@ -23,6 +23,7 @@ Weight ExpertRows(const Weight& bank, int experts, int expert) {
   part.data = static_cast<const uint8_t*>(bank.data) + Bytes(bank.dtype, first * bank.cols);
   if (bank.scales != nullptr) part.scales = bank.scales + first;
   if (bank.groups != nullptr) part.groups = bank.groups + first * (bank.cols / bank.pair_cols()) * 2;
+  if (bank.exponents != nullptr) part.exponents = bank.exponents + first * (bank.cols / bank.group);
   if (bank.subs != nullptr) part.subs = bank.subs + first * (bank.cols / bank.group) * 2;
   if (bank.bias != nullptr) part.bias = bank.bias + first;
   return part;

@@ -5,10 +5,14 @@
 namespace duo {
 namespace {
 
-void CheckWeight(const Weight& w) {
+void CheckWeight(const Device& device, const Weight& w) {
   DUO_CHECK(w.data != nullptr);
+  DUO_CHECK(w.table == CodeTable::kNone || (w.dtype == DType::kI4 && !device.is_cuda()));
   DUO_CHECK_MSG(w.dtype != DType::kI32, Name(w.dtype));
-  if (HasGroups(w.dtype) || (w.dtype == DType::kI8 && w.group > 0)) {
+  if (w.table == CodeTable::kE2M1) {
+    DUO_CHECK(w.exponents != nullptr);
+    DUO_CHECK(w.group == 32 && w.block == 0 && w.cols % 32 == 0);
+  } else if (HasGroups(w.dtype) || (w.dtype == DType::kI8 && w.group > 0)) {
     DUO_CHECK(w.groups != nullptr);
     DUO_CHECK(w.group == 32 || w.group == 64 || w.group == 128 || (w.group == 16 && w.dtype == DType::kI8));
     DUO_CHECK_EQ(w.cols % w.pair_cols(), 0);
@@ -25,7 +29,7 @@ void CheckWeight(const Weight& w) {
 size_t Weight::bytes() const {
   size_t parameters = 0;
   if (HasRowScales(dtype) && group == 0) parameters = rows * sizeof(float);
-  if (group > 0) parameters = rows * (cols / pair_cols()) * 2 * sizeof(uint16_t);
+  if (group > 0) parameters = rows * (cols / pair_cols()) * (exponents != nullptr ? 1 : 2 * sizeof(uint16_t));
   if (group > 0 && block > 0) parameters += rows * (cols / group) * 2;
   return Bytes(dtype, rows * cols) + parameters;
 }
@@ -35,7 +39,7 @@ size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weig
 }
 
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
-  CheckWeight(weight);
+  CheckWeight(device, weight);
   DUO_CHECK_EQ(x.cols, weight.cols);
   DUO_CHECK_EQ(out.cols, weight.rows);
   DUO_CHECK_EQ(out.rows, x.rows);
@@ -46,7 +50,7 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
 }
 
 void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch) {
-  CheckWeight(weight);
+  CheckWeight(device, weight);
   DUO_CHECK_EQ(x.cols, weight.cols);
   DUO_CHECK_EQ(gate_up.cols, weight.rows);
   DUO_CHECK_EQ(2 * out.cols, weight.rows);
@@ -58,7 +62,7 @@ void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& 
 }
 
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id) {
-  CheckWeight(table);
+  CheckWeight(device, table);
   DUO_CHECK(residual.dtype == DType::kF32);
   DUO_CHECK_EQ(residual.cols, table.cols);
   if (residual.empty()) return;

@@ -31,7 +31,9 @@ constexpr bool IsCoded(DType type) { return HasRowScales(type) || HasGroups(type
 // Two int4 codes share a byte, the even column's in the low nibble. Groups may have two levels: a pair of f16 for a
 // block of groups and a pair of small whole numbers for each of its groups,
 //   scale[r][g] = groups[r][b].scale * subs[r][g].scale, min likewise, b = c / block,
-// which are exact in f32, unlike in f16.
+// which are exact in f32, unlike in f16. int4 codes may stand for the numbers of a table, value = table[code] * scale;
+// of kE2M1 (OCP Microscaling 1.0's MXFP4) the scale is a power of two, for which f16 has too few. The CPU has tables.
+enum class CodeTable : uint8_t { kNone, kIq4, kE2M1 };
 struct Weight {
   DType dtype = DType::kBF16;
   int64_t rows = 0;
@@ -43,7 +45,9 @@ struct Weight {
   const float* bias = nullptr;       // [rows] or null
   const int8_t* subs = nullptr;      // two levels: [rows][cols / group] pairs (scale, min); null: one
   int block = 0;                     // two levels: columns per pair of `groups`, up to 256; 0: one level
-  size_t bytes() const;              // codes and parameters
+  CodeTable table = CodeTable::kNone;
+  const uint8_t* exponents = nullptr;  // kE2M1, instead of groups: [rows][cols / 32], scale = 2^(exponent - 127)
+  size_t bytes() const;                // codes and parameters
   int pair_cols() const { return block > 0 ? block : group; }  // columns per pair of `groups`
 };
 

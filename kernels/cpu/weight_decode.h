@@ -8,7 +8,7 @@
 
 namespace duo::cpu {
 
-Code CodeOf(DType type);
+Code CodeOf(const Weight& weight);
 
 // out [count] = value(row, first .. first + count); for int4 first is even.
 void DecodeWeightRow(const Weight& weight, int64_t row, int64_t first, int64_t count, float* out);

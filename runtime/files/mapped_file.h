@@ -27,4 +27,7 @@ class MappedFile {
   size_t size_;
 };
 
+// Gives back the memory of what was touched between these bytes of a mapping: they come in again when they are touched.
+void DropPages(const void* data, size_t bytes);
+
 }  // namespace duo

@@ -10,6 +10,10 @@
 namespace duo {
 namespace {
 
+constexpr int8_t kIq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+// e2m1 values, doubled; the scale is halved for it.
+constexpr int8_t kE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
 // In the order of GgufType.
 constexpr GgufTypeInfo kTypes[] = {
     {GgufType::kF32, 0, "F32", 1, 4, 0, 0, false, false},
@@ -23,9 +27,9 @@ constexpr GgufTypeInfo kTypes[] = {
     {GgufType::kQ4K, 12, "Q4_K", 256, 144, 32, 4, true, true},
     {GgufType::kQ5K, 13, "Q5_K", 256, 176, 32, 8, true, true},
     {GgufType::kQ6K, 14, "Q6_K", 256, 210, 16, 8, false, true},
-    {GgufType::kIQ4NL, 20, "IQ4_NL", 32, 18, 32, 8, false, false},
-    {GgufType::kIQ4XS, 23, "IQ4_XS", 256, 136, 32, 8, false, true},
-    {GgufType::kMXFP4, 39, "MXFP4", 32, 17, 32, 8, false, false},
+    {GgufType::kIQ4NL, 20, "IQ4_NL", 32, 18, 32, 4, false, false, kIq4},
+    {GgufType::kIQ4XS, 23, "IQ4_XS", 256, 136, 32, 4, false, true, kIq4},
+    {GgufType::kMXFP4, 39, "MXFP4", 32, 17, 32, 4, false, false, kE2M1},
 };
 
 // Types that files may have and that are refused by name.
@@ -38,10 +42,6 @@ constexpr OtherType kOthers[] = {
     {19, "IQ1_S"}, {21, "IQ3_S"}, {22, "IQ2_S"}, {24, "I8"},    {25, "I16"},     {26, "I32"},    {27, "I64"},
     {28, "F64"},   {29, "IQ1_M"}, {34, "TQ1_0"}, {35, "TQ2_0"}, {40, "NVFP4"},
 };
-
-constexpr int8_t kIq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-// e2m1 values, doubled; the scale is halved for it.
-constexpr int8_t kE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 float HalfAt(const uint8_t* p) {
   f16 half;
@@ -122,7 +122,7 @@ void UnpackIq4Xs(const uint8_t* block, GgufBlock* out) {
     const int low = block[4 + g / 2] >> 4 * (g % 2) & 15;
     out->sub_scale[g] = static_cast<int8_t>((low | (high >> 2 * g & 3) << 4) - 32);
     Nibbles16(
-        block + 8 + 16 * g, [](int q, int) { return kIq4[q]; }, out->codes + 32 * g);
+        block + 8 + 16 * g, [](int q, int) { return static_cast<int8_t>(q); }, out->codes + 32 * g);
   }
 }
 
@@ -179,16 +179,16 @@ void UnpackBlock(GgufType type, const uint8_t* block, GgufBlock* out) {
       return UnpackK45(type == GgufType::kQ5K, block, out);
     case GgufType::kQ6K:
       return UnpackQ6K(block, out);
-    case GgufType::kIQ4NL:
-      out->scale = HalfAt(block);
-      return Nibbles16(
-          block + 2, [](int q, int) { return kIq4[q]; }, out->codes);
     case GgufType::kIQ4XS:
       return UnpackIq4Xs(block, out);
-    case GgufType::kMXFP4:
-      out->scale = HalfE8M0(block[0]);
+    case GgufType::kIQ4NL:
+    case GgufType::kMXFP4: {
+      const bool mxfp4 = type == GgufType::kMXFP4;
+      out->exponent = mxfp4 ? block[0] : 0;
+      out->scale = mxfp4 ? HalfE8M0(block[0]) : HalfAt(block);
       return Nibbles16(
-          block + 1, [](int q, int) { return kE2M1[q]; }, out->codes);
+          block + (mxfp4 ? 1 : 2), [](int q, int) { return static_cast<int8_t>(q); }, out->codes);
+    }
     default:
       DUO_CHECK_MSG(false, info.name);
   }
@@ -202,7 +202,8 @@ void BlockValues(GgufType type, const uint8_t* row, int64_t first, int64_t count
     UnpackBlock(type, row + index * info.bytes, &block);
     for (; at < stop; ++at) {
       const auto i = static_cast<int>(at - index * info.elements), g = i / info.group;
-      const float value = static_cast<float>(block.codes[i]) * (block.scale * static_cast<float>(block.sub_scale[g]));
+      const int8_t number = info.table == nullptr ? block.codes[i] : info.table[block.codes[i]];
+      const float value = static_cast<float>(number) * (block.scale * static_cast<float>(block.sub_scale[g]));
       *out++ = info.has_min ? value + block.min * static_cast<float>(block.sub_min[g]) : value;
     }
   }

@@ -5,8 +5,8 @@
 //
 // with scale and min of the block, and sub_scale and sub_min of a group of 16 or 32 elements within it. Types of one
 // level have sub codes of 1, symmetric types no min. The codes are as stored, but that types without a minimum have
-// their zero point taken off (q - 8, q - 16, q - 32), and that of the types whose codes are numbers of a table (IQ4_NL,
-// IQ4_XS, MXFP4) the table's entry stands. All products are exact in f32, so every order of evaluation gives the same.
+// their zero point taken off (q - 8, q - 16, q - 32). Of IQ4_NL, IQ4_XS and MXFP4 a code is the place of a number in a
+// table. All products are exact in f32, so every order of evaluation gives the same.
 //
 // Constant data and pure functions, any thread. Block bytes need no alignment.
 #pragma once
@@ -46,6 +46,7 @@ struct GgufTypeInfo {
   int bits;      // that a code takes as the form above has it: 4 where all are from 0 to 15, else 8
   bool has_min;
   bool two_levels;
+  const int8_t* table = nullptr;  // [16], what the codes stand for; null: themselves
 };
 
 const GgufTypeInfo& Info(GgufType type);
@@ -62,6 +63,7 @@ constexpr int kMaxGroups = 16;  // of a block
 // A block taken apart.
 struct GgufBlock {
   float scale = 0, min = 0;  // what f16 holds, but for MXFP4's powers of two
+  uint8_t exponent = 0;      // of these: scale = 2^(exponent - 128), for the table has the doubles of e2m1's numbers
   int8_t sub_scale[kMaxGroups], sub_min[kMaxGroups];
   int8_t codes[kMaxBlock];
 };

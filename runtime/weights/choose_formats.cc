@@ -21,19 +21,24 @@ std::vector<HeldWeight> AllWeights(const ModelConfig& config) {
 }
 
 // What CUDA's kernels of a few rows multiply with as it is (kernels/cuda/linear/linear_small.cu); the rest becomes bf16
-// there. They read 128 columns of int4 and 64 of int8 at a time, which must lie within a block of groups: int4 of
-// smaller blocks, as where columns are cut into heads of 64, is widened.
+// there, and so do e2m1's codes; those of another table become its numbers. They read 128 columns of int4 and 64 of
+// int8 at a time, which must lie within a block of groups: int4 of smaller blocks, as where columns are cut into heads
+// of 64, is widened.
 CodeFormat OnCuda(CodeFormat format) {
   constexpr CodeFormat kWide = {DType::kBF16, 0, 0};
-  if (format.group == 0) return kWide;
+  if (format.group == 0 || format.table == CodeTable::kE2M1) return kWide;
+  if (format.table != CodeTable::kNone) {
+    format.type = DType::kI8;
+    format.table = CodeTable::kNone;
+  }
   if (format.block == 0) return format.type == DType::kI4 || format.group == 32 ? format : kWide;
   if (format.group > 32) return kWide;
   if (format.type == DType::kI4 && (format.group != 32 || format.block % 128 != 0)) format.type = DType::kI8;
   return format.type == DType::kI4 || format.block % 64 == 0 ? format : kWide;
 }
 
-// The matrices of a GGUF file, each in the format that holds what its tensors store, or the nearest that the device
-// has. layers, outer: which of the model's weights.
+// The matrices of a GGUF file, or of one whose experts are MXFP4, each in the format that holds what its tensors store,
+// or the nearest that the device has. layers, outer: which of the model's weights.
 absl::Status KeepBlocks(const SafetensorsModel& files, const ModelConfig& config, bool on_cuda, bool layers, bool outer,
                         WeightFormats& formats) {
   std::set<std::string> expanded, as;
@@ -42,14 +47,14 @@ absl::Status KeepBlocks(const SafetensorsModel& files, const ModelConfig& config
     std::optional<CodeFormat> joined;
     std::set<std::string> coded;  // types of its tensors
     for (const TensorSlice& slice : held.tensors) {
-      absl::StatusOr<StoredMatrix> matrix =
-          StoredMatrix::Find(files, config.quantization, slice.name, slice.rows, slice.cols);
+      absl::StatusOr<StoredMatrix> matrix = FindStored(files, config.quantization, slice);
       if (!matrix.ok()) return matrix.status();
       joined = joined.has_value() ? Join(*joined, matrix->block_format()) : matrix->block_format();
-      if (matrix->in_blocks()) coded.insert(TypeName(*files.Find(slice.name)));
+      if (matrix->in_blocks()) coded.insert(matrix->type_name());
     }
     const std::optional<CodeFormat> fitted = FitTo(*joined, held.unit);
     CodeFormat format = fitted.value_or(CodeFormat{DType::kF32, 0, 0});
+    if (held.record->never_coded && IsQuantized(format.type)) format = {DType::kF32, 0, 0};
     if (on_cuda) format = OnCuda(format);
     if (!IsQuantized(format.type) && !coded.empty()) {
       expanded.insert(coded.begin(), coded.end());
@@ -90,10 +95,11 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
       formats.int8_group = on_cuda ? 32 : std::min<int>(128, GroupUnit(stored->group()));
     }
     const bool own = config.quantization.kind == QuantizationKind::kGguf && !wanted.has_value();
-    if (config.quantization.kind == QuantizationKind::kMxfp4 && out == &formats.matrices) {
-      formats.note =
-          absl::StrCat("the checkpoint's experts (", Describe(config.quantization), ") are held as ", Name(*out),
-                       wanted.has_value() ? ", as asked" : "; duo has no format that holds them as they are");
+    if (config.quantization.kind == QuantizationKind::kMxfp4) {
+      if (wanted.has_value() && out == &formats.matrices) {
+        formats.note = absl::StrCat("the checkpoint's experts (", Describe(config.quantization), ") are held as ",
+                                    Name(*out), ", as asked");
+      }
     } else if (config.quantization.kind != QuantizationKind::kNone && !own && !grouped && out == &formats.matrices &&
                native != *out) {
       formats.note = absl::StrCat(
@@ -105,7 +111,8 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
           absl::StrCat(Name(*out), " weights run on the CPU only; on CUDA use --weights bf16, fp8, int8 or int4"));
     }
   }
-  if (config.quantization.kind != QuantizationKind::kGguf) return formats;
+  if (config.quantization.kind != QuantizationKind::kGguf && config.quantization.kind != QuantizationKind::kMxfp4)
+    return formats;
   absl::Status kept =
       KeepBlocks(files, config, on_cuda, !asked.matrices.has_value(), !asked.vocabulary.has_value(), formats);
   if (!kept.ok()) return kept;

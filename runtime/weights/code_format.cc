@@ -2,18 +2,25 @@
 
 #include <algorithm>
 
-#include "kernels/ops.h"
-
 namespace duo {
+
+namespace {
+
+constexpr CodeFormat kWideE2M1 = {DType::kBF16, 0, 0};
+
+}  // namespace
 
 CodeFormat Join(const CodeFormat& a, const CodeFormat& b) {
   if (a == b) return a;
+  if (a.table == CodeTable::kE2M1) return Join(kWideE2M1, b);
+  if (b.table == CodeTable::kE2M1) return Join(a, kWideE2M1);
   if (a.group == 0 || b.group == 0) {
     // bf16 and f16 hold what the other does not.
     return {DType::kF32, 0, 0};
   }
   CodeFormat both;
-  both.type = a.type == DType::kI4 && b.type == DType::kI4 ? DType::kI4 : DType::kI8;
+  both.type = a.type == DType::kI4 && b.type == DType::kI4 && a.table == b.table ? DType::kI4 : DType::kI8;
+  if (both.type == DType::kI4) both.table = a.table;
   both.group = std::min(a.group, b.group);
   // A format of one level has a pair of its own for each of its groups.
   if (a.block > 0 || b.block > 0)
@@ -23,6 +30,11 @@ CodeFormat Join(const CodeFormat& a, const CodeFormat& b) {
 
 std::optional<CodeFormat> FitTo(CodeFormat format, int64_t unit) {
   if (format.group == 0) return format;
+  if (format.table != CodeTable::kNone && unit % 32 != 0) {
+    if (format.table == CodeTable::kE2M1) return kWideE2M1;
+    format.type = DType::kI8;
+    format.table = CodeTable::kNone;
+  }
   const int least = format.type == DType::kI4 ? 32 : 16;
   while (format.group > least && unit % format.group != 0) format.group /= 2;
   if (unit % format.group != 0) return std::nullopt;

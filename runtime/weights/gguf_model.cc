@@ -49,9 +49,28 @@ absl::Status ReadRopeDivisors(const GgufFile& file, ModelConfig* config) {
 // Every weight of a file goes into the model, or the model would be another one than the file's.
 absl::Status CheckName(const GgufTensor& tensor, const ModelConfig& config) {
   const bool norm = absl::StrContains(tensor.name, "attn_q_norm") || absl::StrContains(tensor.name, "attn_k_norm");
-  if (!FolderTensorName(tensor.name).empty() && (!norm || config.qk_norm)) return absl::OkStatus();
+  const char* type = Spec(config.family).model_type;
+  if (!FolderTensorOf(tensor.name, type).name.empty() && (!norm || config.qk_norm)) return absl::OkStatus();
   return absl::UnimplementedError(absl::StrCat(tensor.file, ": tensor ", Printable(tensor.name), " is none that a ",
-                                               Spec(config.family).model_type, " model has; it is not supported"));
+                                               type, " model has; it is not supported"));
+}
+
+// One tensor for each expert of one that holds them all, [experts, ..].
+absl::Status AddExperts(const GgufTensor& from, const TensorInfo& all, int64_t experts,
+                        std::vector<TensorInfo>* tensors) {
+  if (all.shape.size() < 2 || all.shape[0] != experts)
+    return Bad(from, absl::StrCat("expected the weights of ", experts, " experts one after the other"));
+  const size_t at = all.name.find("{}"), bytes = all.bytes / experts;
+  const std::string before = all.name.substr(0, at), behind = all.name.substr(at + 2);
+  TensorInfo one = all;
+  one.shape.erase(one.shape.begin());
+  one.bytes = bytes;
+  for (int64_t expert = 0; expert < experts; ++expert) {
+    one.name = absl::StrCat(before, expert, behind);
+    one.data = all.data + bytes * expert;
+    tensors->push_back(one);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -82,14 +101,17 @@ absl::StatusOr<std::vector<TensorInfo>> GgufTensors(const GgufFile& file) {
   GgufFields fields(file);
   const std::string architecture = fields.String("general.architecture");
   const bool paired = HasPairedRows(file);
+  const std::string type = GgufModelType(file);
+  const int64_t experts = fields.Int(architecture + ".expert_count", 0, 1 << 20, 0);
   const int64_t heads = fields.Int(architecture + ".attention.head_count", 1, 4096);
   const int64_t kv_heads = fields.Int(architecture + ".attention.head_count_kv", 1, 4096, heads);
   if (!fields.ok()) return fields.status();
   std::vector<TensorInfo> tensors;
   for (const GgufTensor& from : file.tensors()) {
     TensorInfo tensor;
-    tensor.name = FolderTensorName(from.name);
-    if (tensor.name.empty()) continue;
+    const FolderTensor folder = FolderTensorOf(from.name, type);
+    if (folder.name.empty()) continue;
+    tensor.name = folder.name;
     tensor.dtype = StoredTypeOf(from.type);
     tensor.shape = from.shape;
     tensor.data = from.data;
@@ -102,7 +124,13 @@ absl::StatusOr<std::vector<TensorInfo>> GgufTensors(const GgufFile& file) {
       if (from.shape.empty() || from.shape[0] % (2 * tensor.paired_heads) != 0)
         return Bad(from, absl::StrCat("expected rows of ", tensor.paired_heads, " heads in pairs"));
     }
-    tensors.push_back(std::move(tensor));
+    // A folder's row of one output, as the gate of a shared expert is, has two dimensions.
+    if (from.shape.size() == 1 && absl::StrContains(from.name, "ffn_gate_inp_shexp")) tensor.shape = {1, from.shape[0]};
+    if (!folder.each_expert) {
+      tensors.push_back(std::move(tensor));
+    } else if (absl::Status s = AddExperts(from, tensor, experts, &tensors); !s.ok()) {
+      return s;
+    }
   }
   return tensors;
 }

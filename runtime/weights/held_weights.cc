@@ -146,6 +146,13 @@ int64_t Count(const ModelConfig& config, int experts) {
 
 }  // namespace
 
+absl::StatusOr<StoredMatrix> FindStored(const SafetensorsModel& files, const QuantizationConfig& quantization,
+                                        const TensorSlice& slice) {
+  if (slice.stacked.experts > 0)
+    return StoredMatrix::FindStacked(files, slice.name, slice.stacked, slice.rows, slice.cols);
+  return StoredMatrix::Find(files, quantization, slice.name, slice.rows, slice.cols);
+}
+
 std::vector<HeldWeight> HeldWeights(const ModelConfig& config, const RankShard& shard) {
   std::vector<HeldWeight> held;
   EachWeight(config,

@@ -24,6 +24,10 @@ struct TensorSlice {
   StackedRows stacked;        // of experts that share a tensor
 };
 
+// The whole tensor that a slice is cut from, or the expert's part of it.
+absl::StatusOr<StoredMatrix> FindStored(const SafetensorsModel& files, const QuantizationConfig& quantization,
+                                        const TensorSlice& slice);
+
 struct HeldWeight {
   const WeightRecord* record = nullptr;
   int layer = -1;  // -1: the model's

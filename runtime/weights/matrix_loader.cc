@@ -15,8 +15,10 @@ constexpr int64_t kBlockBytes = int64_t{32} << 20;  // of values, that are conve
 bool RowScaled(const Weight& w) { return HasRowScales(w.dtype) && w.group == 0; }
 int64_t RowBytes(const Weight& w) { return Bytes(w.dtype, w.cols); }
 // Pairs of scale and minimum, and of what they are multiplied with.
-int64_t RowPairs(const Weight& w) { return w.group > 0 ? w.cols / w.pair_cols() : 0; }
+int64_t RowExponents(const Weight& w) { return w.table == CodeTable::kE2M1 ? w.cols / w.group : 0; }
+int64_t RowPairs(const Weight& w) { return w.group > 0 && RowExponents(w) == 0 ? w.cols / w.pair_cols() : 0; }
 int64_t RowSubs(const Weight& w) { return w.block > 0 ? w.cols / w.group : 0; }
+CodeFormat FormatOf(const Weight& w) { return {w.dtype, w.group, w.block, w.table}; }
 
 void GatherRow(const MatrixPart& part, int64_t row, float* out) {
   for (size_t i = 0; i < part.cols.size(); ++i) {
@@ -32,7 +34,7 @@ void GatherRow(const MatrixPart& part, int64_t row, float* out) {
 
 // A row whose stored codes are this format's: the codes and parameters as they are.
 void CopyRow(const MatrixPart& part, int64_t row, const Weight& w, const RowCodes& out) {
-  auto [codes, scale, groups, subs] = out;
+  auto [codes, scale, groups, subs, exponents] = out;
   for (size_t i = 0; i < part.cols.size(); ++i) {
     const Range& piece = part.cols[i];
     if (w.group == 0) {
@@ -59,11 +61,12 @@ void CopyRow(const MatrixPart& part, int64_t row, const Weight& w, const RowCode
 
 // The same of a GGUF file's blocks. False if one has a minimum beyond f16.
 bool CopyBlocks(const MatrixPart& part, int64_t row, const Weight& w, RowCodes out) {
-  const CodeFormat format = {w.dtype, w.group, w.block};
+  const CodeFormat format = FormatOf(w);
   bool fits = true;
   for (size_t i = 0; i < part.cols.size(); ++i) {
     const Range& piece = part.cols[i];
-    const int64_t bytes = Bytes(w.dtype, piece.size()), pairs = piece.size() / w.pair_cols();
+    const int64_t bytes = Bytes(w.dtype, piece.size()), exponents = RowExponents(w) > 0 ? piece.size() / w.group : 0;
+    const int64_t pairs = exponents > 0 ? 0 : piece.size() / w.pair_cols();
     const int64_t subs = w.block > 0 ? piece.size() / w.group : 0;
     if (part.present[i]) {
       fits = part.matrix.Blocks(row, piece.begin, piece.size(), format, out) && fits;
@@ -71,10 +74,12 @@ bool CopyBlocks(const MatrixPart& part, int64_t row, const Weight& w, RowCodes o
       std::fill(out.codes, out.codes + bytes, uint8_t{0});
       std::fill(out.groups, out.groups + 2 * pairs, uint16_t{0});
       std::fill(out.subs, out.subs + 2 * subs, int8_t{0});
+      std::fill(out.exponents, out.exponents + exponents, uint8_t{0});
     }
     out.codes += bytes;
     out.groups += 2 * pairs;
     out.subs += 2 * subs;
+    out.exponents += exponents;
   }
   return fits;
 }
@@ -83,8 +88,10 @@ bool CopyBlocks(const MatrixPart& part, int64_t row, const Weight& w, RowCodes o
 // FormatsAsStored saw to, and the format is one that holds them.
 bool KeepsBlocks(const MatrixPart& part, const Weight& w) {
   if (!part.matrix.in_blocks() || w.group == 0) return false;
-  const CodeFormat stored = part.matrix.block_format(), format = {w.dtype, w.group, w.block};
-  if (stored.group == 0 || w.group > stored.group || (stored.type == DType::kI8 && w.dtype == DType::kI4)) return false;
+  const CodeFormat stored = part.matrix.block_format(), format = FormatOf(w);
+  if (stored.group == 0 || w.group > stored.group) return false;
+  if (w.dtype == DType::kI4 && (stored.type != DType::kI4 || stored.table != w.table)) return false;
+  if (stored.table == CodeTable::kE2M1 && w.table != stored.table) return false;
   if (stored.block > 0 && w.block == 0) return false;
   if (w.pair_cols() > (stored.block > 0 ? stored.block : stored.group)) return false;
   for (const Range& piece : part.cols) {
@@ -95,7 +102,7 @@ bool KeepsBlocks(const MatrixPart& part, const Weight& w) {
 
 // Whether the stored codes can be kept: groups must lie within the stored ones, wherever the columns are cut.
 bool Keeps(const MatrixPart& part, const Weight& w) {
-  if (!IsQuantized(w.dtype) || w.block > 0) return false;
+  if (!IsQuantized(w.dtype) || w.block > 0 || w.table != CodeTable::kNone) return false;
   const bool grouped_int8 = w.dtype == DType::kI8 && w.group > 0;
   if (grouped_int8 ? !part.matrix.grouped_int8() : part.matrix.native() != w.dtype) return false;
   if (w.group == 0) return true;
@@ -132,17 +139,19 @@ std::vector<float> MatrixLoader::SharedMaxima(const MatrixPart& part, const Weig
 bool MatrixLoader::Encode(const Weight& w, const MatrixPart& part, int64_t first, int64_t count,
                           const std::vector<float>& maxima) {
   const bool keeps = Keeps(part, w), blocks = KeepsBlocks(part, w);
-  const int64_t row_bytes = RowBytes(w), row_pairs = RowPairs(w), row_subs = RowSubs(w);
+  const int64_t row_bytes = RowBytes(w), row_pairs = RowPairs(w), row_subs = RowSubs(w),
+                row_exponents = RowExponents(w);
   codes_.resize(count * row_bytes);
   scales_.resize(count);
   groups_.resize(count * row_pairs * 2);
   subs_.resize(count * row_subs * 2);
+  exponents_.resize(count * row_exponents);
   std::atomic<bool> fits = true;
   device_.pool().ParallelFor(CeilDiv(count, 16), [&](int64_t block, int) {
     std::vector<float> row(w.cols);
     for (int64_t r = block * 16; r < std::min(count, block * 16 + 16); ++r) {
       const RowCodes out = {codes_.data() + r * row_bytes, &scales_[r], groups_.data() + r * row_pairs * 2,
-                            subs_.data() + r * row_subs * 2};
+                            subs_.data() + r * row_subs * 2, exponents_.data() + r * row_exponents};
       if (blocks) {
         if (!CopyBlocks(part, first + r, w, out)) fits = false;
         continue;
@@ -169,6 +178,8 @@ void MatrixLoader::Upload(const Weight& w, int64_t out_row, int64_t count) {
     device_.Upload(const_cast<uint16_t*>(w.groups) + out_row * pairs * 2, groups_.data(), 2 * groups_.size());
   if (const int64_t subs = RowSubs(w); subs > 0)
     device_.Upload(const_cast<int8_t*>(w.subs) + out_row * subs * 2, subs_.data(), subs_.size());
+  if (const int64_t exponents = RowExponents(w); exponents > 0)
+    device_.Upload(const_cast<uint8_t*>(w.exponents) + out_row * exponents, exponents_.data(), exponents_.size());
 }
 
 absl::Status MatrixLoader::FillPart(const Weight& w, const MatrixPart& part, const std::vector<float>& maxima,
@@ -183,6 +194,7 @@ absl::Status MatrixLoader::FillPart(const Weight& w, const MatrixPart& part, con
                                                      "--weights bf16"));
     }
     Upload(w, out_row, count);
+    part.matrix.DropPages();  // else the file would stand in memory beside what is made of it
     out_row += count;
     done_ += count * RowBytes(w);
     if (progress_) progress_(done_, total_);

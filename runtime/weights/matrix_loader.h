@@ -48,6 +48,7 @@ class MatrixLoader {
   std::vector<float> scales_;
   std::vector<uint16_t> groups_;
   std::vector<int8_t> subs_;
+  std::vector<uint8_t> exponents_;
 };
 
 }  // namespace duo

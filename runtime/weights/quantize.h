@@ -24,10 +24,11 @@ float AbsMax(const float* row, int64_t cols);
 
 // Where a row's codes and parameters go.
 struct RowCodes {
-  uint8_t* codes = nullptr;    // Bytes(dtype, cols) bytes; f32, f16 and bf16 are plain conversions
-  float* scale = nullptr;      // of fp8, and int8 without groups
-  uint16_t* groups = nullptr;  // of int4 and int8 with groups: [cols / group] pairs of f16
-  int8_t* subs = nullptr;      // of codes kept with two levels; values are never made into these
+  uint8_t* codes = nullptr;      // Bytes(dtype, cols) bytes; f32, f16 and bf16 are plain conversions
+  float* scale = nullptr;        // of fp8, and int8 without groups
+  uint16_t* groups = nullptr;    // of int4 and int8 with groups: [cols / group] pairs of f16
+  int8_t* subs = nullptr;        // of codes kept with two levels; values are never made into these
+  uint8_t* exponents = nullptr;  // of e2m1's codes that are kept, likewise
 };
 // group: 0 where the type has no groups.
 void QuantizeRow(DType dtype, const float* row, int64_t cols, float absmax, int group, const RowCodes& out);

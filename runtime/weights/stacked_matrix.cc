@@ -1,6 +1,7 @@
 // StoredMatrix of experts that share a tensor.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/weights/stored_matrix.h"
@@ -13,8 +14,14 @@ constexpr float kE2m1[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};  // bit 3 is the sign
 
 }  // namespace
 
+std::string StackedPartName(const std::string& name, const StackedRows& stacked) {
+  return absl::StrCat(name, ".", stacked.expert, ".", stacked.first);
+}
+
 absl::StatusOr<StoredMatrix> StoredMatrix::FindStacked(const SafetensorsModel& files, const std::string& name,
                                                        const StackedRows& stacked, int64_t rows, int64_t cols) {
+  if (const std::string part = StackedPartName(name, stacked); files.Find(part) != nullptr)
+    return Find(files, QuantizationConfig(), part, rows, cols);
   StoredMatrix matrix;
   matrix.name_ = name;
   matrix.rows_ = rows;
@@ -51,6 +58,13 @@ absl::StatusOr<StoredMatrix> StoredMatrix::FindStacked(const SafetensorsModel& f
 
 int64_t StoredMatrix::StackedRow(int64_t row) const {
   return stacked_.expert * rows_ * stacked_.every + stacked_.first + row * stacked_.every;
+}
+
+// The tensor has them as duo does, the even column's code in the low half of a byte.
+void StoredMatrix::Mxfp4Codes(int64_t row, int64_t first, int64_t count, const RowCodes& out) const {
+  const int64_t group = StackedRow(row) * groups_ + first / kMxfp4Group;
+  std::memcpy(out.codes, codes_.data + group * 16, count / 2);
+  std::memcpy(out.exponents, scales_.data + group, count / kMxfp4Group);
 }
 
 void StoredMatrix::StackedValues(int64_t row, int64_t first, int64_t count, float* out) const {

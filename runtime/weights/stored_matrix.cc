@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/math.h"
+#include "runtime/files/mapped_file.h"
 
 namespace duo {
 namespace {
@@ -267,6 +268,12 @@ float StoredMatrix::RowScale(int64_t row) const {
   return FloatAt(scales_, scales_.bytes / (Bits(scales_.dtype) / 8) > 1 ? row : 0);
 }
 
+void StoredMatrix::DropPages() const {
+  for (const TensorInfo* tensor : {&codes_, &scales_, &zeros_, &order_}) {
+    if (tensor->data != nullptr) duo::DropPages(tensor->data, tensor->bytes);
+  }
+}
+
 void StoredMatrix::Codes(int64_t row, int64_t first, int64_t count, uint8_t* out) const {
   std::memcpy(out, codes_.data + row * cols_ + first, count);
 }
@@ -286,17 +293,26 @@ void StoredMatrix::Group(int64_t row, int64_t first, int64_t count, uint8_t* cod
 
 CodeFormat StoredMatrix::block_format() const {
   if (!in_blocks()) return {ToDType(codes_.dtype).value_or(DType::kF32), 0, 0};
-  if (codes_.blocks == GgufType::kMXFP4) return {DType::kBF16, 0, 0};
+  if (layout_ == Layout::kMxfp4) return {DType::kI4, 32, 0, CodeTable::kE2M1};
   const GgufTypeInfo& info = Info(codes_.blocks);
-  return {info.bits == 4 ? DType::kI4 : DType::kI8, info.group, info.two_levels ? info.elements : 0};
+  const CodeTable table = info.table == nullptr               ? CodeTable::kNone
+                          : codes_.blocks == GgufType::kMXFP4 ? CodeTable::kE2M1
+                                                              : CodeTable::kIq4;
+  return {info.bits == 4 ? DType::kI4 : DType::kI8, info.group, info.two_levels ? info.elements : 0, table};
 }
 
 bool StoredMatrix::Blocks(int64_t row, int64_t first, int64_t count, const CodeFormat& format,
                           const RowCodes& out) const {
+  if (layout_ == Layout::kMxfp4) {
+    Mxfp4Codes(row, first, count, out);
+    return true;
+  }
   const GgufTypeInfo& info = Info(codes_.blocks);
   const uint8_t* stored = codes_.data + StoredRow(codes_, row) * (static_cast<int64_t>(codes_.bytes) / rows_);
   const int pair_cols = format.block > 0 ? format.block : format.group;
-  auto [codes, scale, groups, subs] = out;
+  auto [codes, scale, groups, subs, exponents] = out;
+  const bool powers = format.table == CodeTable::kE2M1;
+  const int8_t* table = format.table == CodeTable::kNone ? info.table : nullptr;  // of numbers to write for codes
   GgufBlock block;
   int64_t unpacked = -1;
   bool fits = true;
@@ -306,6 +322,7 @@ bool StoredMatrix::Blocks(int64_t row, int64_t first, int64_t count, const CodeF
       UnpackBlock(codes_.blocks, stored + unpacked * info.bytes, &block);
       const f16 min = ToF16(block.min);
       fits = fits && (min.bits & 0x7fff) < 0x7c00;
+      for (int i = 0; table != nullptr && i < info.elements; ++i) block.codes[i] = table[block.codes[i]];
     }
     const auto at = static_cast<int>(c % info.elements);
     const int8_t* from = block.codes + at;
@@ -315,7 +332,9 @@ bool StoredMatrix::Blocks(int64_t row, int64_t first, int64_t count, const CodeF
       for (int i = 0; i < format.group; i += 2) codes[i / 2] = static_cast<uint8_t>(from[i] | from[i + 1] << 4);
     }
     codes += Bytes(format.type, format.group);
-    if ((c - first) % pair_cols == 0) {
+    if (powers) {
+      *exponents++ = block.exponent;
+    } else if ((c - first) % pair_cols == 0) {
       *groups++ = ToF16(block.scale).bits;
       *groups++ = ToF16(block.min).bits;
     }

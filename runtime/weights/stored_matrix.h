@@ -39,6 +39,8 @@ struct StackedRows {
   int64_t expert = 0;            // this one
   int64_t every = 1, first = 0;  // row r of the matrix is row first + r * every of the expert's
 };
+// A GGUF file's experts, and their biases, are tensors of their own: "NAME.3.1" is expert 3's rows from the first 1 on.
+std::string StackedPartName(const std::string& name, const StackedRows& stacked);
 
 class StoredMatrix {
  public:
@@ -48,19 +50,21 @@ class StoredMatrix {
                                            const std::string& name, int64_t rows, int64_t cols);
 
   // Of one expert. NAME_blocks u8 [experts, rows * every, cols / 32, 16] (two codes a byte, the even column's in the
-  // low half) with NAME_scales u8 [experts, rows * every, cols / 32], or a plain NAME [experts, cols, rows * every].
+  // low half) with NAME_scales u8 [experts, rows * every, cols / 32], or a plain NAME [experts, cols, rows * every], or
+  // a GGUF file's part of it.
   static absl::StatusOr<StoredMatrix> FindStacked(const SafetensorsModel& files, const std::string& name,
                                                   const StackedRows& stacked, int64_t rows, int64_t cols);
 
   const std::string& file() const { return file_; }
   const std::string& name() const { return name_; }
+  const char* type_name() const { return layout_ == Layout::kMxfp4 ? "MXFP4" : TypeName(codes_); }  // "BF16", "Q4_K"
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
 
-  // The format that holds a GGUF file's tensor exactly: its codes, or the float type for what is no codes (MXFP4's
-  // values fit bf16). Not for other checkpoints.
+  // The format that holds a GGUF file's tensor, or MXFP4's, exactly: its codes, or the float type for what is no codes.
+  // Not for checkpoints of other codes.
   CodeFormat block_format() const;
-  bool in_blocks() const { return layout_ == Layout::kBlocks; }
+  bool in_blocks() const { return layout_ == Layout::kBlocks || layout_ == Layout::kMxfp4; }
   // Columns [first, first + count) of an in_blocks() row in a format that holds block_format()'s values (Join, FitTo):
   // codes, pairs of groups and of subs. False if a minimum is beyond f16.
   bool Blocks(int64_t row, int64_t first, int64_t count, const CodeFormat& format, const RowCodes& out) const;
@@ -82,6 +86,9 @@ class StoredMatrix {
   // of it holds, as int4 does those of 4 bits.
   bool grouped_int8() const;
 
+  // Gives back the memory of what was read of its file.
+  void DropPages() const;
+
   // native() int4 or grouped_int8(), columns within one stored group: two codes a byte, or signed codes, and scale and
   // minimum in f16.
   void Group(int64_t row, int64_t first, int64_t count, uint8_t* codes, uint16_t* scale_and_min) const;
@@ -100,6 +107,7 @@ class StoredMatrix {
   float ScaleAt(int64_t row, int64_t group) const;
   int64_t StackedRow(int64_t row) const;  // among the rows of all experts
   void StackedValues(int64_t row, int64_t first, int64_t count, float* out) const;
+  void Mxfp4Codes(int64_t row, int64_t first, int64_t count, const RowCodes& out) const;
   int ZeroAt(int64_t row, int64_t group) const;  // of the unsigned codes
 
   Layout layout_ = Layout::kPlain;

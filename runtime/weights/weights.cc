@@ -30,9 +30,7 @@ absl::Status FillMatrix(const SafetensorsModel& files, const QuantizationConfig&
                         const Weight& w, MatrixLoader& loader) {
   std::vector<MatrixPart> parts;
   for (const TensorSlice& slice : held.tensors) {
-    absl::StatusOr<StoredMatrix> matrix =
-        slice.stacked.experts > 0 ? StoredMatrix::FindStacked(files, slice.name, slice.stacked, slice.rows, slice.cols)
-                                  : StoredMatrix::Find(files, quantization, slice.name, slice.rows, slice.cols);
+    absl::StatusOr<StoredMatrix> matrix = FindStored(files, quantization, slice);
     if (!matrix.ok()) return matrix.status();
     for (const Range& rows : slice.row_pieces) parts.push_back({*matrix, rows, slice.col_pieces, slice.present});
   }
@@ -43,6 +41,8 @@ absl::Status FillMatrix(const SafetensorsModel& files, const QuantizationConfig&
 absl::Status FillStackedBias(const SafetensorsModel& files, const TensorSlice& slice, Device& device,
                              const float* out) {
   const StackedRows& stacked = slice.stacked;
+  if (const std::string part = StackedPartName(slice.name + "_bias", stacked); files.Find(part) != nullptr)
+    return FillVector(files, part, slice.rows, slice.row_pieces, device, out);
   const int64_t stored_rows = slice.rows * stacked.every;
   absl::StatusOr<TensorInfo> tensor = files.Require(
       slice.name + "_bias", {StoredDType::kF32, StoredDType::kF16, StoredDType::kBF16}, {stacked.experts, stored_rows});

@@ -28,7 +28,12 @@ class Layout {
     w.group = format.group;
     w.block = format.block;
     if (HasRowScales(w.dtype) && w.group == 0) w.scales = Floats(w.rows);
-    if (w.group > 0) w.groups = reinterpret_cast<const uint16_t*>(Take(w.rows * (w.cols / w.pair_cols()) * 4));
+    w.table = format.table;
+    if (w.table == CodeTable::kE2M1) {
+      w.exponents = Take(w.rows * (w.cols / w.group));
+    } else if (w.group > 0) {
+      w.groups = reinterpret_cast<const uint16_t*>(Take(w.rows * (w.cols / w.pair_cols()) * 4));
+    }
     if (w.block > 0) w.subs = reinterpret_cast<const int8_t*>(Take(w.rows * (w.cols / w.group) * 2));
     if (held.bias) w.bias = Floats(w.rows);
     return w;

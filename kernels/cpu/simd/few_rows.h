@@ -13,7 +13,7 @@ namespace {
 template <Code code>
 DUO_INLINE void LoadPair(const uint8_t* p, F scale, F min, F pair[2]) {
   if constexpr (code == Code::kU4) {
-    LoadNibbleValues(p, scale, min, pair);
+    LoadNibbleValues<code>(p, scale, min, pair);
   } else {
     pair[0] = LoadValues<code>(p, scale, min);
     pair[1] = LoadValues<code>(p + kLanes * CodeBits(code) / 8, scale, min);

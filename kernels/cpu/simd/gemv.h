@@ -6,13 +6,13 @@
 namespace duo::cpu {
 namespace {
 
-// Columns in the order of the code vectors: for kU4, each run of 2 * kLanes columns as its even ones, then its odd
+// Columns in the order of the code vectors: for nibbles, each run of 2 * kLanes columns as its even ones, then its odd
 // ones.
 void GemvPrepare(Code code, const float* x, int64_t cols, float* out) {
   const int64_t padded = (cols + kColumnBlock - 1) / kColumnBlock * kColumnBlock;
   for (int64_t c = 0; c < padded; ++c) {
     int64_t from = c;
-    if (code == Code::kU4) {
+    if (IsNibbles(code)) {
       const int64_t run = c / (2 * kLanes) * (2 * kLanes), i = c - run;
       from = run + (i < kLanes ? 2 * i : 2 * (i - kLanes) + 1);
     }
@@ -68,6 +68,15 @@ constexpr int kGroupsAtOnce = 32;
 // params: room for kGroupsAtOnce.
 DUO_INLINE void GroupParams(const GemvWork& w, int64_t out, int64_t g0, int count, float* params) {
   const int64_t groups = w.cols / w.group;
+  if (w.exponents != nullptr) {
+    const uint8_t* exponents = w.exponents + out * groups + g0;
+    for (int g = 0; g < count; ++g) {
+      const uint32_t bits = exponents[g] == 0 ? 0x400000u : (uint32_t)exponents[g] << 23;  // 2^-127 is subnormal
+      __builtin_memcpy(params + 2 * g, &bits, 4);
+      params[2 * g + 1] = 0.0f;
+    }
+    return;
+  }
   if (w.subs == nullptr) {
     DecodeAll<Code::kF16>((const uint8_t*)(w.groups + 2 * (out * groups + g0)), 1.0f, 0.0f, 2 * count, params);
     return;
@@ -88,7 +97,7 @@ DUO_INLINE void GroupParams(const GemvWork& w, int64_t out, int64_t g0, int coun
 // groups: they are shared by all weight rows of the block, and cheap beside them.
 template <Code code, int kRows, int kOuts>
 DUO_INLINE void GemvGroupBlock(const GemvWork& w, int64_t first) {
-  constexpr int kStep = code == Code::kU4 ? 2 * kLanes : kLanes;  // columns
+  constexpr int kStep = IsNibbles(code) ? 2 * kLanes : kLanes;  // columns
   const int64_t groups = w.cols / w.group;
   F sums[kOuts][kRows] = {};
   for (int64_t g0 = 0; g0 < groups; g0 += kGroupsAtOnce) {
@@ -103,12 +112,12 @@ DUO_INLINE void GemvGroupBlock(const GemvWork& w, int64_t first) {
         __builtin_prefetch(w.codes + (first + kOuts + o) * w.row_bytes + (g0 + g) * w.group * CodeBits(code) / 8);
       }
       for (int64_t c = (g0 + g) * w.group, end = c + w.group; c < end; c += kStep) {
-        F x[kStep / kLanes][kRows];  // kU4: the even columns, then the odd ones
+        F x[kStep / kLanes][kRows];  // nibbles: the even columns, then the odd ones
 
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           x[0][r] = Load(w.x + r * w.x_stride + c);
-          if constexpr (code == Code::kU4) {
+          if constexpr (IsNibbles(code)) {
             x[1][r] = Load(w.x + r * w.x_stride + c + kLanes);
             x_sums[r] += x[0][r] + x[1][r];
           } else {
@@ -119,8 +128,8 @@ DUO_INLINE void GemvGroupBlock(const GemvWork& w, int64_t first) {
 #pragma GCC unroll 8
         for (int o = 0; o < kOuts; ++o) {
           const uint8_t* at = w.codes + (first + o) * w.row_bytes + c * CodeBits(code) / 8;
-          if constexpr (code == Code::kU4) {
-            const Nibbles n = LoadNibbles(at);
+          if constexpr (IsNibbles(code)) {
+            const Nibbles n = LoadNibbles<code>(at);
 
 #pragma GCC unroll 8
             for (int r = 0; r < kRows; ++r) {
@@ -161,11 +170,11 @@ void GemvGroups(const GemvWork& w) {
 template <Code code, int kRows>
 void GemvAll(const GemvWork& w) {
   constexpr int kOuts = kOutsAtOnce<kRows>;
-  if constexpr (code == Code::kU4) return GemvGroups<code, kRows>(w);
+  if constexpr (IsNibbles(code)) return GemvGroups<code, kRows>(w);
   if constexpr (code == Code::kI8) {
     if (w.group > 0) return GemvGroups<code, kRows>(w);
   }
-  if constexpr (code != Code::kU4) {
+  if constexpr (!IsNibbles(code)) {
     int64_t o = 0;
     for (; o + kOuts <= w.outs; o += kOuts) GemvBlock<code, kRows, kOuts>(w, o);
     for (; o < w.outs; ++o) GemvBlock<code, kRows, 1>(w, o);
@@ -202,6 +211,10 @@ void Gemv(const GemvWork& w) {
       return GemvRows<Code::kI8>(w);
     case Code::kU4:
       return GemvRows<Code::kU4>(w);
+    case Code::kIq4:
+      return GemvRows<Code::kIq4>(w);
+    case Code::kE2M1:
+      return GemvRows<Code::kE2M1>(w);
     case Code::kU8:
       __builtin_trap();  // not a weight format
   }

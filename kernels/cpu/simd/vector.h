@@ -153,6 +153,21 @@ DUO_INLINE F FromF16(H h) {
 #endif
 }
 
+// table[i], 0 <= i < 16.
+DUO_INLINE F LookUp(const float table[16], I i) {
+#if DUO_LANES == 16
+  return (F)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)i, (__m512)Load(table));
+#elif DUO_LANES == 8
+  const F low = (F)_mm256_permutevar8x32_ps((__m256)Load(table), (__m256i)i);
+  const F high = (F)_mm256_permutevar8x32_ps((__m256)Load(table + 8), (__m256i)i);
+  return i > 7 ? high : low;
+#else
+  F values;
+  for (int lane = 0; lane < kLanes; ++lane) values[lane] = table[i[lane]];
+  return values;
+#endif
+}
+
 // exp(x) to about one unit in the last place, for x <= 88; 0 below -87. x = n ln 2 + r, |r| <= ln 2 / 2, and exp(r) by
 // its Taylor polynomial of degree 7, whose error there is below 2^-27.
 DUO_INLINE F Exp(F x) {

@@ -61,6 +61,15 @@ TEST(Simd, CodesBytesAsTheScalarFunctions) {
       for (int i = 0; i < count; ++i) {
         ASSERT_EQ(got[i], KvDecode(KvFormat::kInt4, codes[i / 2] >> i % 2 * 4 & 15, p)) << simd->name;
       }
+      simd->decode(Code::kIq4, codes.data(), 0.5f, 0, count, got.data());
+      constexpr int kIq4[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+      for (int i = 0; i < count; ++i) ASSERT_EQ(got[i], 0.5f * kIq4[codes[i / 2] >> i % 2 * 4 & 15]) << simd->name;
+      simd->decode(Code::kE2M1, codes.data(), 4.0f, 0, count, got.data());
+      for (int i = 0; i < count; ++i) {
+        const int code = codes[i / 2] >> i % 2 * 4 & 15, exponent = code >> 1 & 3, mantissa = code & 1;
+        const float size = exponent == 0 ? 0.5f * mantissa : std::ldexp(2.0f + mantissa, exponent - 2);
+        ASSERT_EQ(got[i], 4.0f * (code > 7 ? -size : size)) << simd->name << " " << code;
+      }
       simd->decode(Code::kF8, codes.data(), scale, 0, count, got.data());
       for (int i = 0; i < count; ++i) {
         const float expected = F8ToFloat(codes[i]) * scale;
@@ -272,31 +281,39 @@ TEST(Simd, SoftmaxFollowsTheRunningMaximumToAFewUnitsInTheLastPlace) {
 TEST(Simd, GemvMatchesForEveryCodeAndNumberOfRows) {
   std::mt19937 rng(6);
   for (const SimdKernels* simd : Tables()) {
-    for (Code code : {Code::kF32, Code::kF16, Code::kBF16, Code::kF8, Code::kI8, Code::kU4}) {
+    for (Code code : {Code::kF32, Code::kF16, Code::kBF16, Code::kF8, Code::kI8, Code::kU4, Code::kIq4, Code::kE2M1}) {
+      const bool powers = code == Code::kE2M1, grouped = code == Code::kU4 || code == Code::kIq4 || powers;
       for (int64_t cols : {32, 96, 129, 1000}) {
-        if (code == Code::kU4 && cols % 32 != 0) continue;
+        if (grouped && cols % 32 != 0) continue;
         const int64_t outs = 7, padded = (cols + kColumnBlock - 1) / kColumnBlock * kColumnBlock;
         const int64_t row_bytes = code == Code::kF32                          ? 4 * cols
                                   : code == Code::kF16 || code == Code::kBF16 ? 2 * cols
-                                  : code == Code::kU4                         ? cols / 2
+                                  : grouped                                   ? cols / 2
                                                                               : cols;
         std::vector<uint8_t> codes(outs * row_bytes);
         for (uint8_t& c : codes) c = static_cast<uint8_t>(rng() % 120);  // finite in every format
         std::vector<uint16_t> groups(outs * cols / 32 * 2);
         for (uint16_t& g : groups) g = ToF16(static_cast<float>(rng() % 100) / 50 - 1).bits;
+        std::vector<uint8_t> exponents(outs * cols / 32);
+        for (size_t i = 0; i < exponents.size(); ++i) {
+          exponents[i] = static_cast<uint8_t>(120 + rng() % 8);
+          if (!powers) continue;  // else what the reference decodes by
+          groups[2 * i] = ToF16(std::ldexp(1.0f, exponents[i] - 127)).bits;
+          groups[2 * i + 1] = 0;
+        }
         const std::vector<float> scales = Normal(rng, outs), x = Normal(rng, 8 * cols);
         for (int rows : {1, 2, 4, 8}) {
           std::vector<float> prepared(rows * padded), y(rows * 10, NAN);
           for (int r = 0; r < rows; ++r) simd->gemv_prepare(code, &x[r * cols], cols, &prepared[r * padded]);
-          const bool grouped = code == Code::kU4;
           simd->gemv({.code = code,
                       .codes = codes.data(),
                       .row_bytes = row_bytes,
                       .outs = outs,
                       .cols = cols,
                       .scales = grouped ? nullptr : scales.data(),
-                      .groups = grouped ? groups.data() : nullptr,
+                      .groups = grouped && !powers ? groups.data() : nullptr,
                       .subs = nullptr,
+                      .exponents = powers ? exponents.data() : nullptr,
                       .group = grouped ? 32 : 0,
                       .block = grouped ? 32 : 0,
                       .rows = rows,
@@ -306,7 +323,7 @@ TEST(Simd, GemvMatchesForEveryCodeAndNumberOfRows) {
                       .y_stride = 10});
           for (int64_t o = 0; o < outs; ++o) {
             std::vector<float> value(cols);
-            if (code == Code::kU4) {
+            if (grouped) {
               for (int64_t g = 0; g < cols / 32; ++g) {
                 const uint16_t* p = &groups[2 * (o * (cols / 32) + g)];
                 kGenericKernels.decode(code, &codes[o * row_bytes + g * 16], ToFloat(f16{p[0]}), ToFloat(f16{p[1]}), 32,
@@ -321,9 +338,9 @@ TEST(Simd, GemvMatchesForEveryCodeAndNumberOfRows) {
                 sum += double{value[c]} * x[r * cols + c];
                 size += std::abs(double{value[c]} * x[r * cols + c]);
               }
-              const double scale = code == Code::kU4 ? 1.0 : scales[o];
+              const double scale = grouped ? 1.0 : scales[o];
               // Sums of codes cancel against sums of minima: size bounds neither alone, 16 |x| does.
-              if (code == Code::kU4) size += 32.0 * cols;
+              if (grouped) size += 32.0 * cols;
               ASSERT_NEAR(y[r * 10 + o], sum * scale, 1e-6 * size * std::abs(scale) + 1e-6)
                   << simd->name << " code " << static_cast<int>(code) << " cols " << cols << " rows " << rows;
             }

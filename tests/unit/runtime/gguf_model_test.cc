@@ -189,16 +189,23 @@ TEST(GgufModel, RefusalsNameTheKeyOrTensor) {
     const std::string found(LoadConfig(WriteModel("refused.gguf", tiny.builder)).status().message());
     EXPECT_NE(found.find(why), std::string::npos) << found;
   };
-  Tiny moe, rotary, scaling, window, alien;
-  moe.builder.U32("llama.expert_count", 8);
-  refused(moe, "llama.expert_count");
+  Tiny moe("qwen3"), scaled, unchosen, rotary, scaling, window, alien;
+  moe.builder.U32("qwen3.expert_count", 8);
+  refused(moe, "qwen3.expert_count");
+  scaled.builder.U32("llama.expert_count", 8).U32("llama.expert_used_count", 2).F32("llama.expert_weights_scale", 2.5f);
+  refused(scaled, "llama.expert_weights_scale");
+  unchosen.builder.U32("llama.expert_count", 8).U32("llama.expert_used_count", 9);
+  refused(unchosen, "llama.expert_used_count");
+  refused(Tiny("qwen3moe"), "qwen3moe.expert_count");
   rotary.builder.U32("llama.rope.dimension_count", 4);
   refused(rotary, "llama.rope.dimension_count");
   scaling.builder.String("llama.rope.scaling.type", "longrope");
   refused(scaling, "longrope");
   alien.builder.Floats("blk.0.attn_sinks.weight", {4}, {0, 0, 0, 0});
   refused(alien, "tensor blk.0.attn_sinks.weight");
-  refused(Tiny("gpt-oss"), "general.architecture \"gpt-oss\" is not supported; supported are llama, qwen2, qwen3");
+  refused(Tiny("gemma3"),
+          "general.architecture \"gemma3\" is not supported; supported are llama, qwen2, qwen3, qwen2moe, qwen3moe, "
+          "gpt-oss");
   refused(Tiny("llama", "token_embd.weight"), "token_embd.weight");
 }
 

@@ -50,20 +50,52 @@ std::string Blocks(GgufType type, int64_t elements, std::mt19937& random) {
   return bytes;
 }
 
-// types(name): of a matrix.
-std::string WriteModel(const std::string& name, const std::function<GgufType(std::string_view)>& types) {
+constexpr int kExperts = 3, kExpertFfn = 96;
+
+// types(name): of a matrix. architecture: llama; or qwen3moe, whose first layer is dense, or gpt-oss, with kExperts.
+std::string WriteModel(const std::string& name, const std::function<GgufType(std::string_view)>& types,
+                       const std::string& architecture = "llama") {
+  const bool experts = architecture != "llama", gpt_oss = architecture == "gpt-oss";
+  const auto key = [&](const char* of) { return architecture + "." + of; };
   GgufBuilder builder;
   std::mt19937 random(7);
-  builder.String("general.architecture", "llama").U32("llama.block_count", 2).U32("llama.context_length", 512);
-  builder.U32("llama.embedding_length", kHidden).U32("llama.feed_forward_length", kFfn);
-  builder.U32("llama.attention.head_count", kHeads).U32("llama.attention.head_count_kv", kKvHeads);
-  builder.F32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
-  const auto matrix = [&](const std::string& tensor, uint64_t rows, uint64_t cols) {
+  builder.String("general.architecture", architecture).U32(key("block_count"), 2).U32(key("context_length"), 512);
+  builder.U32(key("embedding_length"), kHidden).U32(key("feed_forward_length"), kFfn);
+  builder.U32(key("attention.head_count"), kHeads).U32(key("attention.head_count_kv"), kKvHeads);
+  builder.F32(key("attention.layer_norm_rms_epsilon"), 1e-5f);
+  if (experts) {
+    builder.U32(key("expert_count"), kExperts).U32(key("expert_used_count"), 2);
+    builder.U32(key("expert_feed_forward_length"), kExpertFfn).U32(key("attention.sliding_window"), gpt_oss ? 128 : 0);
+  }
+  const auto matrix = [&](const std::string& tensor, uint64_t rows, uint64_t cols, uint64_t of = 1) {
     const GgufType type = types(tensor);
-    builder.Tensor(tensor, {cols, rows}, Info(type).number, Blocks(type, static_cast<int64_t>(rows * cols), random));
+    const std::vector<uint64_t> dims =
+        of == 1 ? std::vector<uint64_t>{cols, rows} : std::vector<uint64_t>{cols, rows, of};
+    builder.Tensor(tensor, dims, Info(type).number, Blocks(type, static_cast<int64_t>(of * rows * cols), random));
   };
-  const auto norm = [&](const std::string& tensor) {
-    builder.Floats(tensor, {kHidden}, std::vector<float>(kHidden, 1.0f));
+  const auto ones = [&](const std::string& tensor, uint64_t count) {
+    builder.Floats(tensor, {count}, std::vector<float>(count, 1.0f));
+  };
+  const auto norm = [&](const std::string& tensor) { ones(tensor, kHidden); };
+  const auto moe = [&](const std::string& block) {
+    builder.Floats(block + "ffn_gate_inp.weight", {kHidden, kExperts}, std::vector<float>(kHidden * kExperts, 0.5f));
+    matrix(block + "ffn_gate_exps.weight", kExpertFfn, kHidden, kExperts);
+    matrix(block + "ffn_up_exps.weight", kExpertFfn, kHidden, kExperts);
+    matrix(block + "ffn_down_exps.weight", kHidden, kExpertFfn, kExperts);
+    if (!gpt_oss) return;
+    ones(block + "ffn_gate_inp.bias", kExperts);
+    for (const auto& [bias, rows] :
+         {std::pair("ffn_gate_exps.bias", kExpertFfn), std::pair("ffn_up_exps.bias", kExpertFfn),
+          std::pair("ffn_down_exps.bias", kHidden)}) {
+      std::vector<float> values(rows * kExperts);
+      for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i) + (bias[4] == 'u' ? 0.5f : 0.0f);
+      builder.Floats(block + bias, {static_cast<uint64_t>(rows), kExperts}, values);
+    }
+    for (const auto& [bias, rows] :
+         {std::pair("attn_q.bias", kHeads * kHeadDim), std::pair("attn_k.bias", kKvHeads * kHeadDim),
+          std::pair("attn_v.bias", kKvHeads * kHeadDim), std::pair("attn_output.bias", kHidden),
+          std::pair("attn_sinks.weight", kHeads)})
+      ones(block + bias, rows);
   };
   matrix("token_embd.weight", kVocab, kHidden);
   matrix("output.weight", kVocab, kHidden);
@@ -71,11 +103,19 @@ std::string WriteModel(const std::string& name, const std::function<GgufType(std
   for (int layer = 0; layer < 2; ++layer) {
     const std::string block = "blk." + std::to_string(layer) + ".";
     norm(block + "attn_norm.weight");
-    norm(block + "ffn_norm.weight");
+    norm(block + (gpt_oss ? "post_attention_norm.weight" : "ffn_norm.weight"));
+    if (architecture == "qwen3moe") {
+      ones(block + "attn_q_norm.weight", kHeadDim);
+      ones(block + "attn_k_norm.weight", kHeadDim);
+    }
     matrix(block + "attn_q.weight", kHeads * kHeadDim, kHidden);
     matrix(block + "attn_k.weight", kKvHeads * kHeadDim, kHidden);
     matrix(block + "attn_v.weight", kKvHeads * kHeadDim, kHidden);
     matrix(block + "attn_output.weight", kHidden, kHeads * kHeadDim);
+    if (gpt_oss || (experts && layer > 0)) {
+      moe(block);
+      continue;
+    }
     matrix(block + "ffn_gate.weight", kFfn, kHidden);
     matrix(block + "ffn_up.weight", kFfn, kHidden);
     matrix(block + "ffn_down.weight", kHidden, kFfn);
@@ -91,8 +131,7 @@ std::string WriteModel(const std::string& name, const std::function<GgufType(std
 std::vector<float> Expected(const SafetensorsModel& files, const ModelConfig& config, const HeldWeight& held) {
   std::vector<float> values;
   for (const TensorSlice& slice : held.tensors) {
-    const absl::StatusOr<StoredMatrix> stored =
-        StoredMatrix::Find(files, config.quantization, slice.name, slice.rows, slice.cols);
+    const absl::StatusOr<StoredMatrix> stored = FindStored(files, config.quantization, slice);
     EXPECT_TRUE(stored.ok()) << stored.status();
     for (const Range& rows : slice.row_pieces) {
       for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -134,7 +173,8 @@ Loaded LoadAndCompare(const std::string& path, int world) {
   const std::unique_ptr<Device> device = Device::Cpu(1);
   const std::unique_ptr<Communicator> comm = MakeSelfCommunicator();
   for (int rank = 0; rank < world && partition.ok(); ++rank) {
-    const RankShard shard = MakeShard(*partition, request.shape, rank, GroupUnit(config->intermediate), 1);
+    const RankShard shard = MakeShard(*partition, request.shape, rank, GroupUnit(config->intermediate), 1,
+                                      {config->experts.count > 0 ? GroupUnit(config->experts.intermediate) : 1, 1});
     const WeightShare share = {*config, shard, *formats};
     const absl::StatusOr<ModelWeights> weights = LoadWeights(*files, share, *device, *comm, nullptr);
     EXPECT_TRUE(weights.ok()) << weights.status();
@@ -152,6 +192,21 @@ Loaded LoadAndCompare(const std::string& path, int world) {
   return loaded;
 }
 
+// All of the model, for one rank.
+RankShard WholeModel(const ModelConfig& config) {
+  PartitionRequest request;
+  request.shape = ShapeOf(config);
+  request.heads = FullPlan(config.layers, config.kv_heads);
+  request.world = 1;
+  return MakeShard(*MakePartition(request), request.shape, 0, 1, 1);
+}
+
+absl::StatusOr<ModelWeights> Load(const SafetensorsModel& files, const WeightShare& share) {
+  static const std::unique_ptr<Device> device = Device::Cpu(1);  // outlives the weights, whose memory it gave
+  const std::unique_ptr<Communicator> comm = MakeSelfCommunicator();
+  return LoadWeights(files, share, *device, *comm, nullptr);
+}
+
 TEST(GgufWeights, EveryTypeIsHeldExactly) {
   for (uint32_t number = 0; number < 48; ++number) {
     const std::optional<GgufType> type = GgufTypeOf(number);
@@ -161,13 +216,62 @@ TEST(GgufWeights, EveryTypeIsHeldExactly) {
     const Loaded loaded = LoadAndCompare(path, 1);
     const CodeFormat gate = loaded.formats.kept.at({0, WeightRole::kGateUp});
     const GgufTypeInfo& info = Info(*type);
-    const bool coded = info.group > 0 && *type != GgufType::kMXFP4;
+    const bool coded = info.group > 0, iq4 = *type == GgufType::kIQ4NL || *type == GgufType::kIQ4XS;
     EXPECT_EQ(gate.group > 0, coded);
     if (coded) {
-      EXPECT_EQ(gate, (CodeFormat{info.bits == 4 ? DType::kI4 : DType::kI8, info.group, info.two_levels ? 256 : 0}));
+      const CodeTable table = iq4 ? CodeTable::kIq4 : *type == GgufType::kMXFP4 ? CodeTable::kE2M1 : CodeTable::kNone;
+      EXPECT_EQ(gate,
+                (CodeFormat{info.bits == 4 ? DType::kI4 : DType::kI8, info.group, info.two_levels ? 256 : 0, table}));
     }
-    EXPECT_EQ(loaded.formats.note.empty(), *type != GgufType::kMXFP4) << loaded.formats.note;
+    EXPECT_TRUE(loaded.formats.note.empty()) << loaded.formats.note;
     LoadAndCompare(path, 2);
+  }
+}
+
+// Experts come three in a tensor; each has its own rows and biases, whatever type they have.
+TEST(GgufWeights, ExpertsAreHeldExactly) {
+  for (const auto& [architecture, type] :
+       {std::pair("qwen3moe", GgufType::kQ8_0), std::pair("qwen3moe", GgufType::kIQ4NL),
+        std::pair("gpt-oss", GgufType::kMXFP4), std::pair("gpt-oss", GgufType::kBF16)}) {
+    SCOPED_TRACE(std::string(architecture) + " " + Name(type));
+    const std::string path = WriteModel(
+        "experts.gguf",
+        [&, type = type](std::string_view name) { return name.find("_exps") != name.npos ? type : GgufType::kQ8_0; },
+        architecture);
+    const Loaded loaded = LoadAndCompare(path, 1);
+    ASSERT_EQ(loaded.config.experts.count, kExperts);
+    EXPECT_EQ(loaded.config.experts.in(0), architecture == std::string_view("gpt-oss"));
+    EXPECT_EQ(loaded.formats.kept.at({1, WeightRole::kExpertDown}).table, type == GgufType::kMXFP4 ? CodeTable::kE2M1
+                                                                          : type == GgufType::kIQ4NL
+                                                                              ? CodeTable::kIq4
+                                                                              : CodeTable::kNone);
+    EXPECT_EQ(loaded.formats.kept.at({1, WeightRole::kRouter}), (CodeFormat{DType::kF32, 0, 0}));
+    LoadAndCompare(path, 3);  // 32 columns of an expert each
+
+    // Row 5 of expert 2's up projection is that of the file's own tensor.
+    const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(path);
+    const absl::StatusOr<GgufFile> file = GgufFile::Open(path);
+    ASSERT_TRUE(files.ok() && file.ok());
+    const RankShard shard = WholeModel(loaded.config);
+    const absl::StatusOr<ModelWeights> weights = Load(*files, {loaded.config, shard, loaded.formats});
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    const Weight& w = weights->layers[1][WeightRole::kExpertGateUp];
+    const int64_t row = (2 * 2 + 1) * kExpertFfn + 5;
+    std::vector<float> held(kHidden), expected(kHidden);
+    cpu::DecodeWeightRow(w, row, 0, kHidden, held.data());
+    const GgufTensor& up = *file->FindTensor("blk.1.ffn_up_exps.weight");
+    const uint8_t* stored = up.data + up.bytes / (kExperts * kExpertFfn) * (2 * kExpertFfn + 5);
+    if (type != GgufType::kBF16) BlockValues(type, stored, 0, kHidden, expected.data());
+    for (int i = 0; type == GgufType::kBF16 && i < kHidden; ++i) {
+      bf16 value;
+      std::memcpy(&value.bits, stored + 2 * i, 2);
+      expected[i] = ToFloat(value);
+    }
+    EXPECT_EQ(held, expected);
+    if (w.bias != nullptr) {
+      EXPECT_EQ(w.bias[row], static_cast<float>(2 * kExpertFfn + 5) + 0.5f);
+    }
+    EXPECT_EQ(w.bias != nullptr, architecture == std::string_view("gpt-oss"));
   }
 }
 
@@ -193,21 +297,6 @@ TEST(GgufWeights, MixturesComeTogetherExactly) {
     EXPECT_EQ(kept.at({-1, WeightRole::kEmbedding}), (CodeFormat{DType::kI8, 32, 0}));
     EXPECT_NE(loaded.formats.note.find("Q4_K are held as f32"), std::string::npos) << loaded.formats.note;
   }
-}
-
-// All of the model, for one rank.
-RankShard WholeModel(const ModelConfig& config) {
-  PartitionRequest request;
-  request.shape = ShapeOf(config);
-  request.heads = FullPlan(config.layers, config.kv_heads);
-  request.world = 1;
-  return MakeShard(*MakePartition(request), request.shape, 0, 1, 1);
-}
-
-absl::StatusOr<ModelWeights> Load(const SafetensorsModel& files, const WeightShare& share) {
-  static const std::unique_ptr<Device> device = Device::Cpu(1);  // outlives the weights, whose memory it gave
-  const std::unique_ptr<Communicator> comm = MakeSelfCommunicator();
-  return LoadWeights(files, share, *device, *comm, nullptr);
 }
 
 TEST(GgufWeights, WhatIsAskedForIsMade) {
@@ -273,6 +362,17 @@ TEST(CodeFormats, JoinAndFit) {
   EXPECT_EQ(FitTo(q6k, 48), (CodeFormat{DType::kI8, 16, 16}));
   EXPECT_EQ(FitTo(q4k, 48), std::nullopt);
   EXPECT_EQ(FitTo(q8, 24), std::nullopt);
+  const CodeFormat iq4{DType::kI4, 32, 256, CodeTable::kIq4}, e2m1{DType::kI4, 32, 0, CodeTable::kE2M1};
+  const CodeFormat bf16{DType::kBF16, 0, 0};
+  EXPECT_EQ(Join(iq4, {DType::kI4, 32, 0, CodeTable::kIq4}), (CodeFormat{DType::kI4, 32, 32, CodeTable::kIq4}));
+  EXPECT_EQ(Join(iq4, q4k), (CodeFormat{DType::kI8, 32, 256}));
+  EXPECT_EQ(Join(e2m1, e2m1), e2m1);
+  EXPECT_EQ(Join(e2m1, bf16), bf16);
+  EXPECT_EQ(Join(iq4, e2m1), f32);
+  EXPECT_EQ(FitTo(iq4, 64), (CodeFormat{DType::kI4, 32, 64, CodeTable::kIq4}));
+  EXPECT_EQ(FitTo(iq4, 16), (CodeFormat{DType::kI8, 16, 16}));
+  EXPECT_EQ(FitTo(e2m1, 96), e2m1);
+  EXPECT_EQ(FitTo(e2m1, 48), bf16);
   EXPECT_EQ(GroupUnit(1536), 256);
   EXPECT_EQ(GroupUnit(1376), 32);
 }
