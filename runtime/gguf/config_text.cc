@@ -21,6 +21,7 @@ struct Architecture {
   const char* model_type;
   bool paired_rows = false;
   const char* experts_type = nullptr;  // the model type where there are experts; null: none may be
+  bool only_experts() const { return experts_type != nullptr && std::string_view(experts_type) == model_type; }
 };
 constexpr Architecture kArchitectures[] = {{"llama", "llama", true, "mixtral"},
                                            {"qwen2", "qwen2"},
@@ -168,7 +169,7 @@ class ConfigWriter {
   // gating function that no model here has.
   void Experts() {
     if (experts_ == 0) {
-      if (architecture_.experts_type == std::string_view(architecture_.model_type))
+      if (architecture_.only_experts())
         in_.Fail(absl::StrCat(Key("expert_count"), ": expected 1 or more experts"));
       return;
     }

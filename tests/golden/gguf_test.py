@@ -173,7 +173,9 @@ def folder_experts(architecture, plain):
     for name, values in plain.items():
         block, kind, ending = name.rsplit(".", 2) if name.startswith("blk.") else ("", "", "")
         prefix = f"model.layers.{block[4:]}."
-        if kind == "attn_sinks":
+        if kind in ("attn_q_norm", "attn_k_norm"):
+            out[f"{prefix}self_attn.{kind[5:]}.weight"] = values
+        elif kind == "attn_sinks":
             out[prefix + "self_attn.sinks"] = values
         elif kind == "post_attention_norm":
             out[prefix + "post_attention_layernorm.weight"] = values
@@ -257,8 +259,8 @@ def write_folder(folder, architecture, tensors, more=None):
         "torch_dtype": "float32", **(more or {})})
 
 
-def logits_of(args, model):
-    return np.array([float(x) for x in run([args.logits, model], PROMPT).split()])
+def logits_of(args, model, prompt=PROMPT):
+    return np.array([float(x) for x in run([args.logits, model], prompt).split()])
 
 
 def random_model(kinds, seed):
@@ -280,8 +282,8 @@ def mixture(name):
     return T.Q4_K
 
 
-def same_logits(args, failures, label, file, folder):
-    ours, theirs = logits_of(args, file), logits_of(args, folder)
+def same_logits(args, failures, label, file, folder, prompt=PROMPT):
+    ours, theirs = logits_of(args, file, prompt), logits_of(args, folder, prompt)
     error, size = np.abs(ours - theirs).max(), np.abs(theirs).max()
     failures.expect(np.isfinite(size) and size > 0.5 and error <= 2e-5 * size, f"{label}: logits up to {size:.2f} differ by {error:.1e}")
 
@@ -306,7 +308,8 @@ def types_part(args, failures):
             path, folder = os.path.join(work, "e.gguf"), os.path.join(work, "experts")
             write_file(path, architecture, tensors, keys=keys)
             write_folder(folder, architecture, tensors, config)
-            same_logits(args, failures, f"{EXPERTS} experts of {kind.name}, {architecture}", path, folder)
+            for prompt in (PROMPT, "7 11"):  # by many rows and by few, which other kernels multiply
+                same_logits(args, failures, f"{EXPERTS} experts of {kind.name}, {architecture}", path, folder, prompt)
 
 
 def smollm2_part(args, failures):
