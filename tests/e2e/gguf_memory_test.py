@@ -100,7 +100,7 @@ def main():
             planned.append(plan["memory"]["weights"] + plan["memory"]["kv"])
             sizes.append(os.path.getsize(path))
         more, allowed = peaks[1] - peaks[0], planned[1] - planned[0] + SLACK
-        good = more <= allowed and planned[1] <= 1.1 * sizes[1]
+        good = more <= allowed and planned[1] <= 1.12 * sizes[1]  # sub-scales take a byte each, in the file 6 bits
         print(f"{'ok' if good else 'FAILED'} {(sizes[1] - sizes[0]) / 1e6:.0f} MB more of file: {more / 1e6:.0f} MB more of memory at the "
               f"peak, {(planned[1] - planned[0]) / 1e6:.0f} MB in the plan")
     return 0 if good else 1
