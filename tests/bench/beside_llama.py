@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Decode on the CPU beside llama.cpp's, on the same GGUF file, by processor time on one thread.
 
-    llama_cpp.py --duo build/duo [--model FILE.gguf] [--context 1000,6000] [--rounds 3] [--steps 64] [--out FILE.json]
+    beside_llama.py --duo build/duo [--model FILE.gguf] [--context 1000,6000] [--rounds 3] [--steps 64] [--out FILE.json]
 
 The two take turns, so that both meet the same machine; counted is the processor time of their processes, which others on
 the machine change less than the clock's. duo: `bench decode` with many steps less the same with few, so that loading and
