@@ -210,14 +210,19 @@ int RunServe(ServeFlags flags, const Launch& launch, const Surroundings& surroun
     GrpcListener::LogTo(&log);
   }
   const absl::Cleanup unheard = [] { GrpcListener::LogTo(nullptr); };
+  // Other ranks end, too, and then mpirun signals this one, which has said already why.
+  const auto fail = [&signals](const absl::Status& status, bool leader = true) {
+    if (signals != nullptr) signals->NothingFromNowOn();
+    return Fail(status, leader);
+  };
   const ServiceManager manager(launch.rank == 0 ? surroundings.notify_socket : "");
   manager.Status("loading the model");
   Fronts fronts;
   if (launch.rank == 0) {  // what is wrong without a model is said before one is loaded
-    if (absl::Status s = fronts.Listen(flags, surroundings.commit, log); !s.ok()) return Fail(s);
+    if (absl::Status s = fronts.Listen(flags, surroundings.commit, log); !s.ok()) return fail(s);
   }
   absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
-  if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
+  if (!runtime.ok()) return fail(runtime.status(), launch.rank == 0);
   const auto on_load = [&fronts, &log, last = Clock::now()](int64_t done, int64_t total) mutable {
     if (fronts.grpc == nullptr || total <= 0) return;
     fronts.grpc->Loaded(static_cast<double>(done) / static_cast<double>(total));
@@ -226,7 +231,7 @@ int RunServe(ServeFlags flags, const Launch& launch, const Surroundings& surroun
     log.Event("loading weights", {{"bytes", done}, {"of", total}});
   };
   absl::StatusOr<Model> model = LoadModel(flags, launch, *runtime, on_load);
-  if (!model.ok()) return Fail(model.status(), runtime->leader());
+  if (!model.ok()) return fail(model.status(), runtime->leader());
   if (!runtime->leader()) {
     model->engine->Follow();
     return 0;
@@ -259,7 +264,7 @@ int RunServe(ServeFlags flags, const Launch& launch, const Surroundings& surroun
   }
   const Life life = {*signals, log, manager, surroundings.settings};
   const absl::Status ended = Serve(flags, options, *model, fronts, life);
-  return ended.ok() ? 0 : Fail(ended);
+  return ended.ok() ? 0 : fail(ended);
 }
 
 }  // namespace

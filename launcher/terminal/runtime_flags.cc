@@ -233,10 +233,7 @@ void Tell(const RuntimeFlags& flags, const std::string& line) {
   std::fprintf(stderr, "%s\n", line.c_str());
 }
 
-}  // namespace
-
-absl::StatusOr<Runtime> OpenRuntime(const RuntimeFlags& flags, const Launch& launch) {
-  Runtime runtime;
+absl::Status OpenParts(const RuntimeFlags& flags, const Launch& launch, Runtime& runtime) {
   if (launch.under_mpirun) runtime.mpi = MpiSession::Start();
   const int bound = BoundCores();
   const int cores = CoresWithinQuota(bound);
@@ -252,7 +249,20 @@ absl::StatusOr<Runtime> OpenRuntime(const RuntimeFlags& flags, const Launch& lau
   absl::StatusOr<std::unique_ptr<Communicator>> comm = MakeCommunicator(*kind, runtime.mpi.get(), *runtime.device);
   if (!comm.ok()) return comm.status();
   runtime.comm = std::move(*comm);
-  return runtime;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Runtime> OpenRuntime(const RuntimeFlags& flags, const Launch& launch) {
+  Runtime runtime;
+  const absl::Status opened = OpenParts(flags, launch, runtime);
+  if (opened.ok()) return runtime;
+  // Of a run that comes to nothing MPI ends with the process, when rank 0 has said why: it ends on all ranks together,
+  // and mpirun kills the others as soon as one has left.
+  static std::unique_ptr<MpiSession> ending;
+  ending = std::move(runtime.mpi);
+  return opened;
 }
 
 EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch) {

@@ -60,12 +60,26 @@ def model(work, name, change):
     return folder
 
 
-def run(args, first, second):
-    """Rank 0 with the words `first`, rank 1 with `second`: exit code and lines of stderr."""
+def another_build(work, duo):
+    """The program with another build id."""
+    path = os.path.join(work, "duo")
+    with open(duo, "rb") as file:
+        data = bytearray(file.read())
+    note = struct.pack("<III4s", 4, 20, 3, b"GNU")  # a name of 4 bytes, an id of 20, which is a build id
+    assert data.count(note) == 1, data.count(note)
+    data[data.index(note) + len(note)] ^= 0xFF
+    with open(path, "wb") as file:
+        file.write(data)
+    os.chmod(path, 0o755)
+    return path
+
+
+def run(args, first, second, program=None):
+    """Rank 0 with the words `first`, rank 1 with `second`, of another program perhaps: exit code and lines of stderr."""
     common = ["generate", "--prompt", "hello", "--max-new-tokens", "4", "--threads", "1", "--pattern",
               os.path.join(ROOT, "attn_patterns", "needle-6m")]
     mpirun = [args.mpirun, "--oversubscribe", "--allow-run-as-root"]
-    command = [*mpirun, "-n", "1", args.duo, *common, *first, ":", "-n", "1", args.duo, *common, *second]
+    command = [*mpirun, "-n", "1", args.duo, *common, *first, ":", "-n", "1", program or args.duo, *common, *second]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL)
     return done.returncode, done.stderr.splitlines()
 
@@ -92,11 +106,13 @@ def main():
             ("--strategy", base, [*base, "--strategy", "split"], ["--strategy", rank1, "has split"]),
             ("config.json", base, ["--model", model(work, "config", another_config), *cpu], ["config.json", rank1]),
             ("weights", base, ["--model", model(work, "weights", another_fine_tune), *cpu], ["weights", rank1]),
+            ("the plan of heads", base, [*base, "--threshold", "0.9"], [rank1]),
+            ("the program", base, base, ["build id", rank1], another_build(work, args.duo)),
         ]
         failures = 0
-        for what, first, second, wanted in cases:
+        for what, first, second, wanted, *program in cases:
             try:
-                code, lines = run(args, first, second)
+                code, lines = run(args, first, second, *program)
             except subprocess.TimeoutExpired:
                 code, lines = "none", [f"still running after {LIMIT} s"]
             errors = [line for line in lines if line.startswith("error: ")]

@@ -14,6 +14,7 @@ only.
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -221,6 +222,21 @@ def bound(args):
         assert told.count("bound this rank to one core") == said and told.count("--bind-to none") == said, (way, told)
 
 
+def memory(args):
+    """Ranks of one host plan with a share of its memory each, and say in one sentence what does not fit into that."""
+    free = []
+    for ranks in (1, 4):
+        done = subprocess.run(
+            [args.mpirun, "-n", str(ranks), "--oversubscribe", "--allow-run-as-root", args.duo, "serve", "--model", MODEL,
+             "--device", "cpu", "--threads", "1", "--listen", "127.0.0.1:0", "--http", "none", "--kv-tokens", "1000000000"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        errors = [line for line in done.stderr.decode(errors="replace").splitlines() if line.startswith("error: ")]
+        assert done.returncode == 1 and len(errors) == 1, (done.returncode, errors)
+        free.append(float(re.search(r"([0-9.]+) GiB free", errors[0])[1]))
+    print(f"{free[0]} GiB for one rank, {free[1]} for each of four")
+    assert 3 < free[0] / free[1] < 5.5, free  # others use the machine meanwhile
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--duo", required=True)
@@ -237,6 +253,8 @@ def main():
                 hosts(args, folder)
             elif command == "bound":
                 bound(args)
+            elif command == "memory":
+                memory(args)
             elif moment in ("term", "int"):
                 stop(generate(args, folder, "prefill"), signal.SIGTERM if moment == "term" else signal.SIGINT)
             else:
