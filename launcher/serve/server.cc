@@ -124,18 +124,18 @@ void Server::State::DrainOn() {
   result.saved = sessions->saved_all().saved;
   result.status = Unsaved(sessions->saved_all());
   const bool over = result.status.ok() || forced;
+  phase = over ? Phase::kDone : Phase::kServing;
+  if (!over) {  // before a line says so
+    context.state.draining = false;
+    sessions->StopDraining();
+    for (auto& tell : serve_tells) tell();
+  }
   if (over && store == nullptr) {
     LogDropped();
   } else if (result.status.ok()) {
     log->Event("drained", {{"saved", result.saved}, {"cancelled", result.cancelled}, {"seconds", result.seconds}});
   } else {
     log->Warn("drain failed", {{"saved", result.saved}, {"status", std::string(result.status.message())}});
-  }
-  phase = over ? Phase::kDone : Phase::kServing;
-  if (!over) {
-    context.state.draining = false;
-    sessions->StopDraining();
-    for (auto& tell : serve_tells) tell();
   }
   for (auto& wait : std::exchange(drain_waits, {})) wait(result);
   if (!over) return;

@@ -1,5 +1,6 @@
 """How a server begins and ends: what start-up refuses, signals, drains, and what room sessions take."""
 
+import os
 import signal
 import socket
 import ssl

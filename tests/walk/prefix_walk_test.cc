@@ -61,9 +61,9 @@ class PrefixWalk : public PrefixServer {
   // One of the texts so far: as it is, cut at any byte, edited, or as a conversation that goes on; or a new one.
   Text NextText() {
     Text text;
-    if (!shelf_.empty() && Chance(45)) {
+    if (!shelf_.empty() && Chance(64)) {
       text = std::next(shelf_.begin(), static_cast<std::ptrdiff_t>(Draw(shelf_.size())))->second;
-    } else if (!texts_.empty() && !Chance(8)) {
+    } else if (!texts_.empty() && !Chance(12)) {
       text = texts_[Draw(texts_.size())];
     }
     const uint64_t what = Draw(10);
@@ -126,7 +126,7 @@ class PrefixWalk : public PrefixServer {
     Remember(text);
     const std::string owner = Chance(15) ? kOwners[Draw(3)] : text.owner, salt = Chance(6) ? "pepper" : "";
     Ask(text, owner, salt);
-    if (!Chance(45)) return;
+    if (!Chance(70)) return;
     Text other = text;  // another one with it
     other.behind.clear();
     if (other.bytes.size() > 300) other.bytes.resize(other.bytes.size() - Draw(100));
@@ -253,18 +253,18 @@ class PrefixWalk : public PrefixServer {
         one.cancelled = true;
         ++cancelled_;
         sessions_->Cancel(one.call);
-      } else if (what < 350) {
+      } else if (what < 375) {
         OneSession();
-      } else if (what < 430) {
+      } else if (what < 445) {
         sessions_->MoveOutIdle(0);
-      } else if (what < 450) {
+      } else if (what < 530) {
         engine_->DropPrefixes();
-      } else if (what < 454) {
+      } else if (what < 535) {
         Finish();
         CheckAnswers();
         CheckBounds();
         if (Chance(60)) Kill();
-      } else if (what == 454) {
+      } else if (what == 535) {
         Kill();  // in the middle of everything
       } else {
         SomeSteps();
@@ -277,7 +277,14 @@ class PrefixWalk : public PrefixServer {
     CheckBounds();
     EXPECT_TRUE(running_.empty());
   }
+  bool EachSourceHasItsShare() {
+    for (const char* source : kSources) {
+      if (20 * hits_[source] < answers_) return false;
+    }
+    return 20 * refed_ >= answers_ && 20 * exact_ >= answers_ && 200 * kills_ >= asked_;
+  }
   static constexpr const char* kOwners[] = {"ann", "bob", "cy"};
+  static constexpr const char* kSources[] = {"open", "read", "moved_out", "saved"};
   uint64_t random_ = 0;
   std::vector<Text> texts_;
   std::map<std::string, Text> shelf_;  // of named sessions
@@ -298,6 +305,8 @@ TEST_F(PrefixWalk, EachAnswerIsThatOfAnEmptyServer) {
     SCOPED_TRACE("DUO_WALK_SEED=" + std::to_string(seed) + " replays the calls");
     Begin(seed);
     Go(1000);
+    // What serves a prompt is chosen by measured times, so shares vary: a walk that lacks one goes on for a while.
+    for (int more = 0; more < 5 && !HasFailure() && !EachSourceHasItsShare(); ++more) Go(100);
     if (!HasFailure()) ExpectAllBack();
   }
   std::vector<std::string> sources;
@@ -308,7 +317,7 @@ TEST_F(PrefixWalk, EachAnswerIsThatOfAnEmptyServer) {
       static_cast<long long>(asked_), static_cast<long long>(answers_), absl::StrJoin(sources, ", ").c_str(),
       static_cast<long long>(refed_), static_cast<long long>(exact_), static_cast<long long>(refused_),
       static_cast<long long>(cancelled_), static_cast<long long>(kills_), static_cast<long long>(most_disk_));
-  for (const char* source : {"open", "read", "moved_out", "saved"}) EXPECT_GE(20 * hits_[source], answers_) << source;
+  for (const char* source : kSources) EXPECT_GE(20 * hits_[source], answers_) << source;
   EXPECT_GE(20 * refed_, answers_);
   EXPECT_GE(20 * exact_, answers_);
   EXPECT_LE(20 * refused_, answers_);
