@@ -44,7 +44,8 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Map(const std::string& f
 MappedFile::~MappedFile() { munmap(data_, size_); }
 
 void DropPages(const void* data, size_t bytes) {
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), begin = reinterpret_cast<uintptr_t>(data) / page * page;
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)),
+             begin = reinterpret_cast<uintptr_t>(data) / page * page;
   const uintptr_t end = reinterpret_cast<uintptr_t>(data) + bytes;
   // Whole pages of a mapping that nobody writes to; where the kernel refuses, they stay.
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);

@@ -169,8 +169,7 @@ class ConfigWriter {
   // gating function that no model here has.
   void Experts() {
     if (experts_ == 0) {
-      if (architecture_.only_experts())
-        in_.Fail(absl::StrCat(Key("expert_count"), ": expected 1 or more experts"));
+      if (architecture_.only_experts()) in_.Fail(absl::StrCat(Key("expert_count"), ": expected 1 or more experts"));
       return;
     }
     if (architecture_.experts_type == nullptr) {
