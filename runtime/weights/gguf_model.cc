@@ -58,7 +58,7 @@ absl::Status CheckName(const GgufTensor& tensor, const ModelConfig& config) {
 // One tensor for each expert of one that holds them all, [experts, ..].
 absl::Status AddExperts(const GgufTensor& from, const TensorInfo& all, int64_t experts,
                         std::vector<TensorInfo>* tensors) {
-  if (all.shape.size() < 2 || all.shape[0] != experts)
+  if (experts < 1 || all.shape.size() < 2 || all.shape[0] != experts)
     return Bad(from, absl::StrCat("expected the weights of ", experts, " experts one after the other"));
   const size_t at = all.name.find("{}"), bytes = all.bytes / experts;
   const std::string before = all.name.substr(0, at), behind = all.name.substr(at + 2);
@@ -102,7 +102,7 @@ absl::StatusOr<std::vector<TensorInfo>> GgufTensors(const GgufFile& file) {
   const std::string architecture = fields.String("general.architecture");
   const bool paired = HasPairedRows(file);
   const std::string type = GgufModelType(file);
-  const int64_t experts = fields.Int(architecture + ".expert_count", 0, 1 << 20, 0);
+  const int64_t experts = fields.Int(architecture + ".expert_count", 0, 1024, 0);  // what kernels take
   const int64_t heads = fields.Int(architecture + ".attention.head_count", 1, 4096);
   const int64_t kv_heads = fields.Int(architecture + ".attention.head_count_kv", 1, 4096, heads);
   if (!fields.ok()) return fields.status();

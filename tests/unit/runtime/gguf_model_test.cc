@@ -6,6 +6,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "kernels/base/read_file.h"
@@ -207,6 +210,27 @@ TEST(GgufModel, RefusalsNameTheKeyOrTensor) {
           "general.architecture \"gemma3\" is not supported; supported are llama, qwen2, qwen3, qwen2moe, qwen3moe, "
           "gpt-oss");
   refused(Tiny("llama", "token_embd.weight"), "token_embd.weight");
+}
+
+// A tensor of experts has as many as the key says, and no file has so many that their list alone fills the memory.
+TEST(GgufModel, ExpertsAreAsManyAsTheKeySays) {
+  for (const auto& [key, dims, good] :
+       {std::tuple(4u, std::vector<uint64_t>{32, 2, 4}, true), std::tuple(3u, std::vector<uint64_t>{32, 2, 4}, false),
+        std::tuple(4u, std::vector<uint64_t>{32}, false), std::tuple(0u, std::vector<uint64_t>{32, 2, 4}, false),
+        std::tuple(2000u, std::vector<uint64_t>{1, 1, 2000}, false)}) {
+    Tiny tiny("gpt-oss");
+    uint64_t count = 1;
+    for (uint64_t dim : dims) count *= dim;
+    tiny.builder.U32("gpt-oss.expert_count", key);
+    tiny.builder.Floats("blk.0.ffn_up_exps.weight", dims, std::vector<float>(count));
+    const auto files = SafetensorsModel::Open(WriteModel("experts.gguf", tiny.builder));
+    EXPECT_EQ(files.ok(), good) << key << " " << files.status();
+    if (good) {
+      EXPECT_NE(files->Find("model.layers.0.mlp.experts.gate_up_proj.3.1"), nullptr);
+    } else if (dims.size() == 3 && key != 2000) {
+      EXPECT_NE(files.status().message().find("blk.0.ffn_up_exps.weight"), absl::string_view::npos) << files.status();
+    }
+  }
 }
 
 TEST(GgufModel, ByteLevelTokenizerIsThatOfTheKeys) {
