@@ -67,6 +67,7 @@ absl::StatusOr<Model> LoadModel(const ServeFlags& flags, const Launch& launch, R
   options.questions = flags.questions;
   if (flags.http.address != kNone && flags.server.prefix_cache) options.prefixes = flags.prefix_nodes;
   options.provenance = flags.server.sources;
+  options.measured = flags.server.measured;
   options.kv_tokens = flags.kv_tokens;
   options.max_session_tokens = flags.server.max_session_tokens;
   Model model;

@@ -73,6 +73,13 @@ void AddKeepFlags(CLI::App* c, ServeFlags* flags) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 60))
       ->group(kept)
       ->capture_default_str();
+  c->add_option_function<std::string>(
+       "--step-times", [flags](const std::string& value) { flags->server.measured = value == "measured"; },
+       "How long steps and disks take, by which it is chosen where a prompt goes on and how much is read at once: as "
+       "measured, or guessed once, so that the same calls in the same order are served in the same way each time")
+      ->check(CLI::IsMember({"measured", "guessed"}))
+      ->group(kept)
+      ->default_str("measured");
   c->add_flag("--share-prefixes", s.share_prefixes,
               "Prompts also go on where other callers' agree with them. Who measures how fast an answer comes can then "
               "find out what others have sent; cache_salt in a request keeps it apart")
@@ -155,6 +162,11 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
        "--upload-idle", s.upload_seconds,
        "Seconds after which an append that sends nothing is given up; a single gRPC message that is not whole by "
        "then, or after 30 seconds, too")
+      ->check(CLI::Range(0.1, 1e9))
+      ->group(limits)
+      ->capture_default_str();
+  c->add_option("--reader-idle", flags->http.reader_seconds,
+                "Seconds after which a client that takes nothing of its answer over HTTP is dropped")
       ->check(CLI::Range(0.1, 1e9))
       ->group(limits)
       ->capture_default_str();

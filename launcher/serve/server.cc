@@ -246,6 +246,7 @@ absl::Status Server::State::Open(const ServerOptions& o) {
   so.prefixes = o.prefix_cache;
   so.share_prefixes = o.share_prefixes;
   so.prefix_disk = o.prefix_disk;
+  if (!o.measured) so.disk_rate = Sessions::kDiskRate;
   so.sources = o.sources;
   absl::StatusOr<std::vector<int32_t>> begin_tokens = tokenizer.Encode("", EncodeOptions{});
   if (!begin_tokens.ok()) return begin_tokens.status();

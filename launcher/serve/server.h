@@ -41,6 +41,7 @@ struct ServerOptions {
   CallerLimits caller;
   bool prefix_cache = true, share_prefixes = false;  // of prompts without a session; as SessionsOptions has them
   int64_t prefix_disk = 0;                           // bytes of saved prefixes
+  bool measured = true;                              // false: how fast disks and steps are stays a guess
   bool sources = false;                              // answers may ask where they looked: the engine must read it
   int64_t checkpoint_tokens = 32768;
   double idle_seconds = 0;

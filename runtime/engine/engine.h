@@ -66,6 +66,7 @@ struct EngineOptions {
   int chunk = 0;          // tokens of a prefill step at most; 0: chosen for the device
   double max_wait = 0.5;  // seconds that a prefill step may take while other sessions are open
   double max_gap = 0;     // seconds that one may take while answers are being written; 0: chosen for the device
+  bool measured = true;   // false: what steps take is never measured, and what is chosen by it follows from the calls
 
   // What the KV cache is made for. sessions and questions bound the ring sets, max_session_tokens the page tables.
   int sessions = 1;                // open at once

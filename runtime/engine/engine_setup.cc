@@ -293,6 +293,7 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.kv_heads = static_cast<int>(config.kv_heads);
   if (s.sparsity.mode == PrefillSparsity::Mode::kFixed) s.flop_per_token_pair *= s.sparsity.density / 1000.0;
   s.rider_factor = device->is_cuda() ? 16 : 2;
+  s.measured = options.measured;
   s.drafts = sizes.ring_slack;
   s.row_cost = device->is_cuda() ? kGpuRowCost : kCpuRowCost;
   scheduler = std::make_unique<Scheduler>(s, sizes, AnyWhole(partition), AnySplit(partition));

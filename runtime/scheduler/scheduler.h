@@ -57,6 +57,7 @@ struct SchedulerOptions {
   double flop_per_token_pair = 0;  // attention of one row to one token of history
   double flop_rate = 1e11;         // FLOP/s, a guess
   double rider_factor = 1;         // ChunkTime::Rates has it
+  bool measured = true;            // false: what steps take stays a guess, and choices follow from the calls alone
   // Drafts of an answer in a step, at most, as many as its rings have slack for; 0: none. row_cost: StepCosts has it.
   int drafts = 0;
   double row_cost = 0.15;

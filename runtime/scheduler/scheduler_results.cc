@@ -22,6 +22,7 @@ void Scheduler::CountStep(double seconds) {
   stats_.max_gap = options_.max_gap;
   if (parts_.empty()) return;  // of cache updates alone
   if (chunk_.rows > 0) return CountChunk(seconds);
+  if (!options_.measured) return;
   const auto follow = [](double* value, double now) { *value += (*value == 0 ? 1 : 0.1) * (now - *value); };
   follow(&rows_seconds_, seconds);
   follow(&rows_base_, std::max(0.0, seconds - chunk_time_.Predict(0, 0, riders_)));
@@ -30,7 +31,7 @@ void Scheduler::CountStep(double seconds) {
 }
 
 void Scheduler::CountChunk(double seconds) {
-  chunk_time_.Measured(chunk_.rows, chunk_.history, seconds, chunk_.riders);
+  if (options_.measured) chunk_time_.Measured(chunk_.rows, chunk_.history, seconds, chunk_.riders);
   for (RequestId id : chunk_.waiting) {
     const auto found = requests_.find(id);
     if (found == requests_.end()) continue;

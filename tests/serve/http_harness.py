@@ -55,9 +55,11 @@ class Server(harness.Server):
         lines = self.get("/metrics").body.decode().splitlines()
         return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if not line.startswith("#")}
 
-    def wait_until(self, what, condition, timeout=20):
+    def wait_until(self, what, condition, timeout=240):
+        """Fails as soon as the server has ended without it; the time is for one that hangs, on however busy a machine."""
         deadline = time.time() + timeout * harness.patience
         while not condition():
+            check(self.process.poll() is None, f"the server ended before: {what}")
             check(time.time() < deadline, f"{timeout} s without: {what}")
             time.sleep(0.02)
 
@@ -79,7 +81,7 @@ class Answer:
 class Raw:
     """One TCP connection."""
 
-    def __init__(self, port, timeout=60, receive_buffer=0):
+    def __init__(self, port, timeout=240, receive_buffer=0):
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

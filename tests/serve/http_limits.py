@@ -148,9 +148,11 @@ def slow_readers():
     """A client that does not read pauses its own answer, whose place it keeps, and no other; when it reads, nothing is lost.
     One that never reads is dropped."""
     asked = {"prompt": "x", "max_tokens": 1000, "temperature": 5, "seed": 3, "ignore_eos": True, "logprobs": 20}
-    with Server("--questions", "2") as server:
-        def running():
-            return server.metrics()['duo_requests{state="running"}']
+
+    def running():
+        return server.metrics()['duo_requests{state="running"}']
+
+    with Server("--questions", "2", "--reader-idle", "600") as server:  # so that the late one is late however long others take
         late = server.raw(receive_buffer=4096)
         late.send_request("POST", "/v1/completions", {**asked, "stream": True})
         server.wait_until("the answer is written", lambda: running() == 1)
@@ -161,11 +163,17 @@ def slow_readers():
         body = late.answer("POST").body
         events = [json.loads(event) for event in events_of(body)[:-1]]
         equal("".join(event["choices"][0]["text"] for event in events), whole["choices"][0]["text"], "a late reader's text")
-        if ARGS.full:
-            never = server.raw(receive_buffer=4096)
-            never.send_request("POST", "/v1/completions", {**asked, "stream": True})
-            server.wait_until("it is written", lambda: running() == 1)
-            server.wait_until("it is dropped", lambda: running() == 0, 90)
+    with Server("--questions", "1", *(() if ARGS.full else ("--reader-idle", "1"))) as server:
+        never = server.raw(receive_buffer=4096)
+        never.send_request("POST", "/v1/completions", {**asked, "stream": True})
+        never.until(b"data: ")
+
+        def dropped():  # begun, as the same page tells, and not there any more
+            told = server.metrics()
+            return told['duo_tokens_total{kind="decode"}'] > 0 and told['duo_requests{state="running"}'] == 0
+        server.wait_until("it is dropped", dropped)
+        never.ended()
+        check(b"[DONE]" not in never.buffer, "it was cut off")
 
 
 @case

@@ -68,6 +68,7 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Listen(const HttpOptions& 
     return http::Refusal{503, std::string(uploads->Full().message()), "uploads_full"};
   };
   wire.give_body = [uploads](int64_t bytes) { uploads->Give(bytes); };
+  wire.write_seconds = options.reader_seconds;
   wire.authenticate = [&service](const http::Request& request) { return service.Authenticate(request); };
   wire.error_body = [](const http::Refusal& refusal) { return http::ErrorBody(refusal); };
   if (options.access_log != nullptr) {

@@ -21,12 +21,13 @@ struct HttpOptions {
   int64_t max_body = 64 << 20;            // bytes of a request
   std::shared_ptr<UploadBudget> uploads;  // what bodies may hold, with other uploads; null: a budget of its own
   double comment_seconds = 5;             // between comments of a stream that has nothing to say yet; 0: none
+  double reader_seconds = 30;             // a client that takes nothing of its answer for so long is dropped
   std::string model_name;                 // in answers; empty: the folder's
   bool generation_config = true;          // the model's generation_config.json says what requests leave out
   std::string commit;                     // that the program was built from; empty: not known
   const Log* access_log = nullptr;        // a line for every request, but for probes; null: none. Outlives the front
   bool admin = false;                     // the page has buttons for the server's life
-  bool saves = false;                      // sessions outlive the server, which the page says before it ends it
+  bool saves = false;                     // sessions outlive the server, which the page says before it ends it
 };
 
 class HttpFront {

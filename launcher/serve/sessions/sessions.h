@@ -66,11 +66,13 @@ struct SessionsOptions {
   std::function<bool(size_t bytes, std::function<void()> work, std::function<void()> back)> beside;
   double job_seconds = 0.1;  // that saves and restores get between two steps, at most
   StateWatch watch;          // for tests
-  double disk_rate = 0;      // likewise: bytes a second that the disk is taken to give; 0: as it is found to
+  double disk_rate = 0;      // bytes a second that the disk is taken to give; 0: as it is found to
 };
 
 class Sessions {
  public:
+  static constexpr double kDiskRate = 5e8;  // bytes a second, a guess until something was restored
+
   Sessions(const SessionsOptions& options, Engine& engine, SessionStore* store, const Log& log);
   ~Sessions();
 
@@ -290,7 +292,6 @@ class Sessions {
   std::map<std::string, std::vector<PromptPtr>> restoring_;  // prompts that wait for a saved text, by its name
   std::set<std::string> unrestored_;                         // could not be
   bool saving_prefix_ = false;
-  static constexpr double kDiskRate = 5e8;  // bytes a second, a guess until something was restored
   double disk_rate_ = kDiskRate;
   std::deque<StoreJob> jobs_;
   struct Closing {

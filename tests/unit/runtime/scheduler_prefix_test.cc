@@ -1,6 +1,7 @@
 // Prompts that begin alike: what is read again, who waits for whom, and that what prompts leave is in nobody's way.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -345,6 +346,44 @@ TEST_F(SchedulerPrefix, NothingIsLostWhateverHappens) {
   EXPECT_GT(20 * joins, done);
   EXPECT_GT(20 * refed, done);
   ExpectAllBack();
+}
+
+// Tokens that each of a row of prompts finds, where steps take any time from a tenth of a millisecond to a second.
+std::vector<int64_t> FoundWhereStepsTakeAnyTime(SchedulerOptions options, const KvSizes& sizes, bool measured,
+                                                uint64_t seed) {
+  options.measured = measured;
+  Scheduler scheduler(options, sizes, true, true);
+  const SessionId empty = *scheduler.CreateSession(1, 0);
+  std::vector<int32_t> text;
+  std::vector<int64_t> found;
+  for (uint64_t turn = 0; turn < 60; ++turn) {
+    // Each goes on behind the one before, less its end, so that far places with rings compete with near ones without.
+    text.resize(text.size() - std::min(text.size(), SplitMix64(turn) % 120));
+    if (text.size() > 3000) text.resize(200);
+    for (uint64_t i = 0; i < 150; ++i) text.push_back(static_cast<int32_t>(SplitMix64(turn * 1000 + i) % 1000));
+    GenerateParams params;
+    params.max_new_tokens = 3;
+    params.prefix = {true, "me"};
+    RequestEvents events;
+    events.on_start = [&found](const CachedPrefix& cached) { found.push_back(cached.tokens); };
+    EXPECT_TRUE(scheduler.Ask(empty, text, params, std::move(events)).ok());
+    while (RunStep(scheduler, [&seed](const StepPlan&) {
+      seed = SplitMix64(seed + 1);
+      return 1e-4 * std::pow(10.0, static_cast<double>(seed % 1000) / 250);
+    })) {
+    }
+  }
+  EXPECT_EQ(found.size(), 60);
+  return found;
+}
+
+TEST_F(SchedulerPrefix, WherePromptsGoOnFollowsFromTheCallsAloneWhereTimesAreGuessed) {
+  const auto found = [](bool measured, uint64_t seed) {
+    return FoundWhereStepsTakeAnyTime(Options(), Sizes(), measured, seed);
+  };
+  const std::vector<int64_t> guessed = found(false, 1);
+  for (uint64_t seed = 2; seed < 6; ++seed) EXPECT_EQ(found(false, seed), guessed) << "seed " << seed;
+  EXPECT_NE(found(true, 1), found(true, 2)) << "the prompts are such that it matters";
 }
 
 }  // namespace
