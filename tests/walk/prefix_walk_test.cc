@@ -126,7 +126,7 @@ class PrefixWalk : public PrefixServer {
     Remember(text);
     const std::string owner = Chance(15) ? kOwners[Draw(3)] : text.owner, salt = Chance(6) ? "pepper" : "";
     Ask(text, owner, salt);
-    if (!Chance(70)) return;
+    if (!Chance(85)) return;
     Text other = text;  // another one with it
     other.behind.clear();
     if (other.bytes.size() > 300) other.bytes.resize(other.bytes.size() - Draw(100));
@@ -259,12 +259,12 @@ class PrefixWalk : public PrefixServer {
         sessions_->MoveOutIdle(0);
       } else if (what < 530) {
         engine_->DropPrefixes();
-      } else if (what < 535) {
+      } else if (what < 538) {
         Finish();
         CheckAnswers();
         CheckBounds();
         if (Chance(60)) Kill();
-      } else if (what == 535) {
+      } else if (what == 538) {
         Kill();  // in the middle of everything
       } else {
         SomeSteps();
