@@ -1,5 +1,7 @@
 // `duo generate`: reads a prompt once and continues it, or answers each --ask on a fork of it.
 
+#include <time.h>
+
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
@@ -26,6 +28,12 @@ struct Room {
   int64_t max_new_tokens = 0;
   int32_t questions = 1;
 };
+
+double ProcessorSeconds() {
+  timespec now;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
 
 absl::StatusOr<Room> Plan(const GenerateFlags& flags, const Texts& texts) {
   absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
@@ -162,7 +170,12 @@ class Generation {
       ends.insert(ends.end(), out_.rules.stop_tokens.begin(), out_.rules.stop_tokens.end());
       events.allow = [&answer, ends](std::vector<uint32_t>* mask) { return answer.matcher->Mask(ends, mask); };
     }
-    events.on_token = [&answer, show](int32_t token) {
+    events.on_token = [this, &answer, show](int32_t token) {
+      if (answer.tokens.empty()) {
+        out_.processor_seconds = ProcessorSeconds();
+        out_.processor_tokens = -1;
+      }
+      ++out_.processor_tokens;
       answer.tokens.push_back(token);
       show(answer.stream->Push(token));
       if (answer.matcher != nullptr) answer.broken = answer.matcher->Accept(token);
@@ -183,6 +196,7 @@ class Generation {
   absl::Status RunSteps() {
     while (engine_.Step()) {
     }
+    out_.processor_seconds = ProcessorSeconds() - out_.processor_seconds;
     for (const GeneratedAnswer& answer : out_.answers) {
       if (!answer.done) return absl::ResourceExhaustedError("the question needs more KV memory than this run has");
       if (!answer.result.status.ok()) return answer.result.status;

@@ -136,9 +136,12 @@ class Report {
     out["new_tokens"] = out_.new_tokens;
     out["prefill_seconds"] = out_.prefill_seconds;
     out["decode_tokens_per_second"] = DecodeRate();
+    out["decode_processor_tokens"] = out_.processor_tokens;
+    out["decode_processor_seconds"] = out_.processor_seconds;
     out["draw_steps"] = engine_.counted().draw_steps;
     out["drafted_tokens"] = engine_.counted().drafted_tokens;
     out["accepted_tokens"] = engine_.counted().accepted_tokens;
+    out["guess_steps"] = engine_.counted().guess_steps;
     out["total_seconds"] = out_.seconds;
     out["kv_bytes"] = engine_.KvBytes(KvTokens());
     out["kv_bytes_full"] = engine_.KvBytesFull(KvTokens());

@@ -35,6 +35,10 @@ struct Generated {
   std::vector<std::vector<Source>> replayed;  // of each question, where that is asked for
   int64_t new_tokens = 0;
   double prefill_seconds = 0, seconds = 0;
+  // Since all answers had begun: tokens drawn, and processor seconds of this process, which others on the machine do
+  // not change as they do its time.
+  int64_t processor_tokens = 0;
+  double processor_seconds = 0;
   SparseReport sparse;  // how the prompt was read
 };
 

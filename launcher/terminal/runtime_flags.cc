@@ -28,7 +28,7 @@ std::optional<AttentionMode> AttentionNamed(const std::string& name) {
 }
 
 std::optional<Speculation> SpeculationNamed(const std::string& name) {
-  for (Speculation s : {Speculation::kAuto, Speculation::kOff, Speculation::kText}) {
+  for (Speculation s : {Speculation::kAuto, Speculation::kOff, Speculation::kText, Speculation::kSelf}) {
     if (name == Name(s)) return s;
   }
   return std::nullopt;
@@ -126,11 +126,13 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
 void AddSpeculateFlag(CLI::App& command, RuntimeFlags& f) {
   f.speculate = Name(Speculation::kAuto);
   command
-      .add_option("--speculate", f.speculate,
-                  "text: an answer's step also checks tokens that followed in the document, the question or the answer "
-                  "where they went on like this before, so that quoting takes few steps; the answer stays the same. "
-                  "off: a token a step. auto: text on the CPU, off on a GPU")
-      ->check(CLI::IsMember({"auto", "off", "text"}))
+      .add_option(
+          "--speculate", f.speculate,
+          "text: an answer's step also checks tokens that followed in the document, the question or the answer "
+          "where they went on like this before, so that quoting takes few steps; the answer stays the same. "
+          "self: and, behind long texts, tokens that the model guesses from the pages where it looked, while that "
+          "pays. off: a token a step. auto: text on the CPU, off on a GPU")
+      ->check(CLI::IsMember({"auto", "off", "text", "self"}))
       ->capture_default_str();
 }
 

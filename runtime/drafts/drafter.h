@@ -38,6 +38,7 @@ class StepCosts {
   explicit StepCosts(double per_row);
   double Of(int rows) const { return ratios_[Kind(rows)]; }
   void Measured(int rows, double seconds);
+  double one() const { return one_; }  // seconds of a step of one row; 0: not measured yet
 
  private:
   static constexpr int kKinds = 5;  // up to 1, 2, 4, 8, 16 rows: as the kernels take them

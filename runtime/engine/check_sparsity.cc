@@ -18,7 +18,14 @@ constexpr int kLeastSparseChunk = 2 * kBlockTokens;
 // Whether this model can be read and answered from by page lists on this device, where that is wanted.
 absl::Status Engine::State::CheckSparsity() {
   const std::pair<bool, std::string> flags[] = {{options.prefill_sparsity.on(), "--prefill-sparsity"},
-                                                {options.decode_sparsity.on(), "--decode-sparsity"}};
+                                                {options.decode_sparsity.on(), "--decode-sparsity"},
+                                                {options.speculate == Speculation::kSelf, "--speculate self"}};
+  if (options.decode_sparsity.on() && options.speculate == Speculation::kSelf) {
+    return absl::InvalidArgumentError(
+        "--speculate self guesses from page lists and keeps answers exact, with --decode-sparsity they are written "
+        "from "
+        "lists: only one of them can be on");
+  }
   for (const auto& [on, flag] : flags) {
     if (!on) continue;
     if (config.attention_sinks || config.sliding_window > 0) {

@@ -33,6 +33,8 @@ const char* Name(Speculation speculation) {
       return "off";
     case Speculation::kText:
       return "text";
+    case Speculation::kSelf:
+      return "self";
   }
   return "?";
 }

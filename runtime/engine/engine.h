@@ -43,9 +43,10 @@ enum class AttentionMode { kAuto, kDuo, kFull, kStreaming };
 const char* Name(AttentionMode mode);  // "auto", "duo", "full", "streaming"
 
 // Several tokens of an answer in one step, where a text that was read has them (runtime/drafts); answers are the same.
-// kAuto: where it was measured to pay, which is on the CPU.
-enum class Speculation { kAuto, kOff, kText };
-const char* Name(Speculation speculation);  // "auto", "off", "text"
+// kSelf: where none has, also what the model guesses from the pages where it looked. kAuto: where it was measured to
+// pay, which is kText on the CPU.
+enum class Speculation { kAuto, kOff, kText, kSelf };
+const char* Name(Speculation speculation);  // "auto", "off", "text", "self"
 
 struct EngineOptions {
   std::string model_dir;
@@ -78,6 +79,7 @@ struct EngineOptions {
   std::optional<HeadPlan> heads;  // these instead of a pattern's
 
   Speculation speculate = Speculation::kOff;
+  int guess_target = 900;  // of kSelf: the share of attention, in thousandths, that guesses see
 
   // Answers may ask where they looked (GenerateParams::mass). It is read from the pattern's provenance heads, as far as
   // they keep everything here; where there are none from all query heads of retrieval heads alike; or from these.
@@ -201,7 +203,7 @@ class Engine {
   KvFormat kv_format() const;
   // Whose attention answers may ask for, weights adding up to 1; empty without EngineOptions::provenance. On rank 0.
   const std::vector<ProvenanceHead>& provenance_heads() const;
-  Speculation speculation() const;  // kOff or kText
+  Speculation speculation() const;  // never kAuto
   const PrefillSparsity& prefill_sparsity() const;
   const DecodeSparsity& decode_sparsity() const;
   int64_t RingBytesPerHead() const;  // of one streaming head's ring of one sequence, slack for drafts included

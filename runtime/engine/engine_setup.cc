@@ -214,7 +214,7 @@ absl::Status Engine::State::Decide() {
 
 absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const StepLimits& limits) {
   KvSizes sizes;
-  sizes.ring_slack = options.speculate == Speculation::kText ? kMostDrafts : 0;
+  sizes.ring_slack = options.speculate == Speculation::kOff ? 0 : kMostDrafts;
   const KvUnitBytes unit = UnitBytes(config, shard, heads, kv, sizes.ring_slack);
   sizes.format = kv;
   sizes.slots = SplitSlots(partition);
@@ -225,7 +225,7 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
   memory.reserve = device->is_cuda() ? int64_t{256} << 20 : memory.device_free / 32;
   memory.weights = WeightBytes({config, shard, formats});
   memory.rings = sizes.rings * unit.ring;
-  sizes.lists = options.decode_sparsity.on() ? std::min(RunningQuestions(options), kMostListedAnswers) : 0;
+  sizes.lists = limits.lists ? std::min(RunningQuestions(options), kMostListedAnswers) : 0;
   memory.tables =
       4 * sizes.tables * (sizes.table_pages + CeilDiv(sizes.table_pages, sizes.slots)) + ListBytes(shard, sizes);
   const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
@@ -287,7 +287,8 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.flop_per_token_pair = 4.0 * d * (config.heads / config.kv_heads) * heads.retrieval_heads() / comm->size();
   s.flop_rate = device->is_cuda() ? 4e14 : 3e10 * device->pool().threads();
   s.sparsity = options.prefill_sparsity;
-  s.decode = options.decode_sparsity;
+  s.guesses = options.speculate == Speculation::kSelf;
+  s.decode = s.guesses ? DecodeSparsity{options.guess_target} : options.decode_sparsity;
   s.lists = sizes.lists;
   s.heads = static_cast<int>(config.layers * config.kv_heads);
   s.kv_heads = static_cast<int>(config.kv_heads);
@@ -346,7 +347,7 @@ absl::Status Engine::State::Prepare() {
   limits.max_tokens = options.max_session_tokens > 0 ? options.max_session_tokens : positions;
   limits.prefill_rows = static_cast<int>(std::min<int64_t>(chunk, limits.max_tokens));
   limits.sparse = options.prefill_sparsity.on();
-  limits.lists = options.decode_sparsity.on();
+  limits.lists = options.decode_sparsity.on() || options.speculate == Speculation::kSelf;
   limits.batch = Worker::Bucket(std::min(Worker::kMaxBatch, options.sessions + RunningQuestions(options)));
   limits.rows = std::max(SchedulerOptions().max_rows, limits.batch) + kMaxDecodeRows;
   limits.samples = options.append_logits ? std::max(chunk, limits.rows) : std::max(kMaxDecodeRows, limits.batch);

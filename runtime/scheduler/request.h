@@ -59,8 +59,9 @@ struct RequestResult {
   // Of its answer: the steps that tokens were drawn in, the drafts that were checked in them, and those that were
   // right. Where there are no drafts a step gives one token.
   int64_t draw_steps = 0, drafted_tokens = 0, accepted_tokens = 0;
-  SparseReport sparse;  // of all of its sequence, how it was read
-  DecodeReport decode;  // how its answer was written
+  int64_t guess_steps = 0;  // steps beside these, that drew drafts
+  SparseReport sparse;      // of all of its sequence, how it was read
+  DecodeReport decode;      // how its answer was written
 };
 
 struct RequestEvents {
@@ -96,7 +97,8 @@ struct SessionInfo {
 struct EngineStats {
   int64_t steps = 0, prefill_tokens = 0, decode_tokens = 0;
   int64_t draw_steps = 0, drafted_tokens = 0, accepted_tokens = 0;  // of all answers, as RequestResult has them
-  DecodeReport decode;                                              // of all answers
+  int64_t guess_steps = 0;
+  DecodeReport decode;                                     // of all answers
   int64_t pages = 0, pages_free = 0, pages_available = 0;  // whole-head page ids; available = neither used nor promised
   int64_t split_pages = 0, split_pages_free = 0;
   int rings = 0, rings_free = 0;

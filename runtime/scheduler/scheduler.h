@@ -28,6 +28,7 @@
 
 #include "kernels/base/seconds.h"
 #include "runtime/drafts/drafter.h"
+#include "runtime/drafts/self_drafts.h"
 #include "runtime/files/token_chain.h"
 #include "runtime/scheduler/chunk_time.h"
 #include "runtime/scheduler/listed_answer.h"
@@ -61,12 +62,15 @@ struct SchedulerOptions {
   // Drafts of an answer in a step, at most, as many as its rings have slack for; 0: none. row_cost: StepCosts has it.
   int drafts = 0;
   double row_cost = 0.15;
+  bool guesses =
+      false;  // they also come from rows that visit the lists of `decode`, which no answer is written by then
   // How long texts are read, and how many heads a model has: layers * KV heads. Where it is on, prompts share nothing:
   // each would otherwise depend on what was there before it.
   PrefillSparsity sparsity;
-  int heads = 0, kv_heads = 1;  // kv_heads: of a layer
-  DecodeSparsity decode;        // how answers are written
-  int lists = 0;                // answers that have page lists at once
+  int heads = 0, kv_heads = 1;                    // kv_heads: of a layer
+  DecodeSparsity decode;                          // how answers are written
+  int lists = 0;                                  // answers that have page lists at once
+  int list_pages = DecodeListRule::kFewestPages;  // shorter sequences have none
 };
 
 class Scheduler {
@@ -175,6 +179,12 @@ class Scheduler {
     bool leaves_copy = false;     // when all but its last token is fed
     Drafter drafter;
     std::vector<int32_t> drafts;  // that its rows of the planned step check
+    // The model's own: drawn from rows that visited lists, and not checked yet; wanted: so many are to be; guessing:
+    // its row of the planned step is for the next one.
+    std::vector<int32_t> guesses;
+    int guesses_wanted = 0;
+    bool guessing = false;
+    SelfDrafts self;
     ListedAnswer lists;
     Clock::time_point submitted, started, prompt_done;
   };
@@ -204,6 +214,7 @@ class Scheduler {
     int rows = 0;
     int samples = 0;     // of the plan's sampled rows
     bool draws = false;  // the last of them is the answer's next token
+    bool guesses = false;
     ListUse list_use = ListUse::kNone;
   };
 
@@ -298,7 +309,8 @@ class Scheduler {
   bool IsLong(const Request& r) const { return MostRows(r) > kMaxDecodeRows; }
   void AddSpan(const Sequence& sequence, int64_t first, const int32_t* tokens, int rows, bool refeed, StepPlan* plan);
   void AddRows(Request& request, int rows, StepPlan* plan);
-  void AddDraw(const Request& request, int row, int before, const std::vector<uint32_t>& mask, StepPlan* plan);
+  void AddDraw(const Request& request, int row, int before, const std::vector<uint32_t>& mask, StepPlan* plan,
+               bool guess = false);
   int AddSamples(Request& request, int rows, bool draws, const std::vector<uint32_t>& mask, StepPlan* plan);
   // Sparse reading (scheduler_sparse.cc).
   bool ReadsSparsely(const Request& request) const;
@@ -311,6 +323,11 @@ class Scheduler {
   static bool MayDraft(const Request& r);
   void PlanDrafts(bool beside_chunk, Riding* riding);
   void AddDraftRows(Request& request, StepPlan* plan);
+  // The model's own (scheduler_guesses.cc).
+  bool MayGuess(const Request& r) const { return options_.guesses && MayDraft(r) && r.self.on(); }
+  void PlanGuess(Request& request, int most, Riding* riding);
+  void AddGuessRow(Request& request, StepPlan* plan);
+  void OnGuessed(Request& request, int32_t token);
   void OnDrafted(Request& request, const StepResult& result, size_t first);
   // Page lists of answers (scheduler_lists.cc).
   bool MayBeListed(const Request& r) const;
@@ -367,6 +384,7 @@ class Scheduler {
   ChunkTime chunk_time_;
   DraftOdds draft_odds_;
   StepCosts step_costs_;
+  GuessCost guess_cost_;
   double rows_seconds_ = 0;  // of a rows step, as the last ones were
   double rows_base_ = 0;     // of these, what does not follow from the rows' number and history
   EngineStats stats_;

@@ -27,13 +27,20 @@ bool Scheduler::MayDraft(const Request& r) {
 // riding: of a step; what its rows leave room for is given to those of its answers where it is expected to pay.
 void Scheduler::PlanDrafts(bool beside_chunk, Riding* riding) {
   if (options_.drafts == 0) return;
+  for (const auto& [request, rows] : riding->requests) request->guessing = false;
   for (auto& [id, request] : running_) {
     Session& session = *request->session;
     session.index.Extend(session.sequence.tokens, kIndexedAtOnce);
     if (request->ask) request->drafter.Read(request->tokens);
   }
   const int most_rows = std::min({kExactRows, options_.max_rows, options_.max_samples});
-  if (beside_chunk || riding->rows >= most_rows) return;
+  if (beside_chunk || riding->rows >= most_rows) {
+    for (const auto& [request, rows] : riding->requests) {  // whose next tokens are drawn now
+      request->guesses.clear();
+      request->guesses_wanted = 0;
+    }
+    return;
+  }
   int left = 0;
   PlannedStep step;
   step.rows = riding->rows;
@@ -46,6 +53,11 @@ void Scheduler::PlanDrafts(bool beside_chunk, Riding* riding) {
     const int room = (most_rows - step.rows) / left--;
     const int64_t answer = request->params.max_new_tokens - request->result.new_tokens - 1;
     const int most = static_cast<int>(std::min<int64_t>({answer, room, options_.drafts}));
+    if (!request->guesses.empty()) {
+      PlanGuess(*request, most, riding);
+      step.rows = riding->rows;
+      continue;
+    }
     const QuotableText document{request->session->sequence.tokens, &request->session->index};
     const std::span<const int32_t> drafts =
         request->drafter.Propose(request->tokens, {&document, 1}, most, step_costs_, &draft_odds_, &step);
@@ -53,6 +65,7 @@ void Scheduler::PlanDrafts(bool beside_chunk, Riding* riding) {
     const auto count = static_cast<int>(drafts.size());
     riding->Add(request->sequence->length + 1, count);
     riding->samples += count;
+    if (count == 0) PlanGuess(*request, most, riding);
   }
 }
 
@@ -75,6 +88,9 @@ void Scheduler::OnDrafted(Request& request, const StepResult& result, size_t fir
   const auto count = static_cast<int64_t>(drafts.size());
   request.result.drafted_tokens += count;
   stats_.drafted_tokens += count;
+  const bool guessed = std::exchange(request.guesses_wanted, 0) > 0;
+  const auto equal = std::mismatch(drafts.begin(), drafts.end(), result.tokens.begin() + static_cast<int64_t>(first));
+  if (guessed) request.self.Learn(static_cast<int>(count), static_cast<int>(equal.first - drafts.begin()));
   for (size_t row = 0; row <= drafts.size(); ++row) {
     const int32_t token = result.tokens[first + row];
     const bool right = row < drafts.size() && token == drafts[row];

@@ -8,8 +8,11 @@
 
 namespace duo {
 
-// What a kept answer leaves in its session is read by whoever asks next: it is as exact as the rest.
-bool Scheduler::MayBeListed(const Request& r) const { return r.drawing && !ExtendsSession(r); }
+// What a kept answer leaves in its session is read by whoever asks next: it is as exact as the rest. What is guessed is
+// checked, and nobody reads it.
+bool Scheduler::MayBeListed(const Request& r) const {
+  return options_.guesses ? MayGuess(r) : r.drawing && !ExtendsSession(r);
+}
 
 // In the order of the plan's sequences. A row that is due sees everything, and makes lists. Those that have lists visit
 // them where that is fewer pages than the step would read without: rows of sequences that begin with the same pages
@@ -28,8 +31,8 @@ void Scheduler::PlanLists(StepPlan* plan) {
     const int32_t first = sequence == nullptr || sequence->pages.empty() ? -1 - span.table : sequence->pages[0];
     read_together[first] = std::max(read_together[first], pages);
     const bool may = request != nullptr && MayBeListed(*request);
-    if (may && request->lists.Due(position)) PlanChoice(*request, &span);
-    if (may && span.num_rows == 1 && request->lists.Serves(position)) {
+    if (may && request->lists.Due(position, options_.list_pages) && !parts_[i].guesses) PlanChoice(*request, &span);
+    if (may && parts_[i].guesses == options_.guesses && span.num_rows == 1 && request->lists.Serves(position)) {
       span.list_use = ListUse::kVisit;
       span.list = request->lists.slot;
       listed += request->lists.Pages(position);

@@ -23,6 +23,11 @@ void Scheduler::CountStep(double seconds) {
   if (parts_.empty()) return;  // of cache updates alone
   if (chunk_.rows > 0) return CountChunk(seconds);
   if (!options_.measured) return;
+  const auto guesses = std::count_if(parts_.begin(), parts_.end(), [](const Part& p) { return p.guesses; });
+  if (guesses > 0) {
+    if (guesses == std::ssize(parts_)) guess_cost_.Measured(seconds, step_costs_.one());
+    return;
+  }
   const auto follow = [](double* value, double now) { *value += (*value == 0 ? 1 : 0.1) * (now - *value); };
   follow(&rows_seconds_, seconds);
   follow(&rows_base_, std::max(0.0, seconds - chunk_time_.Predict(0, 0, riders_)));
@@ -134,6 +139,7 @@ void Scheduler::OnSampled(Request& request, const StepResult& result, size_t sam
   }
   const bool go_on = !request.events.on_token || request.events.on_token(token);
   request.tokens.push_back(token);
+  request.self.Drawn(1);
   if (go_on && request.result.new_tokens < request.params.max_new_tokens) return;
   request.result.finish = go_on ? Finish::kLength : Finish::kStop;
   if (request.params.keep) {
@@ -162,6 +168,10 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
     Request& request = found->second;
     if (part.refeeds) {
       if (OnRebuilt(*request.sequence, part.rows)) LeaveCopy(request);  // where two texts part others will
+      continue;
+    }
+    if (part.guesses) {
+      OnGuessed(request, result.tokens[first]);
       continue;
     }
     if (part.list_use != ListUse::kNone) OnListed(request, part, result.lists, chosen);

@@ -99,8 +99,9 @@ void Scheduler::AddSpan(const Sequence& sequence, int64_t first, const int32_t* 
 }
 
 // A draw from a row of the plan, behind `before` more tokens than the sequence has.
-void Scheduler::AddDraw(const Request& request, int row, int before, const std::vector<uint32_t>& mask,
-                        StepPlan* plan) {
+// guess: nobody is told what else there is to say of it.
+void Scheduler::AddDraw(const Request& request, int row, int before, const std::vector<uint32_t>& mask, StepPlan* plan,
+                        bool guess) {
   const SamplingRules& rules = request.params.rules;
   plan->sample_rows.push_back(row);
   plan->samples.push_back(
@@ -112,6 +113,7 @@ void Scheduler::AddDraw(const Request& request, int row, int before, const std::
     banned.insert(banned.end(), rules.stop_tokens.begin(), rules.stop_tokens.end());
   }
   AddRule(rules, request.counts, banned, mask, plan);
+  if (guess) return;
   if (request.params.want_logits) plan->want_logits = 1;
   if (!request.params.mass) return;
   plan->mass_samples.push_back(static_cast<int32_t>(plan->samples.size()) - 1);
@@ -151,6 +153,7 @@ int Scheduler::AddSamples(Request& request, int rows, bool draws, const std::vec
 
 void Scheduler::AddRows(Request& request, int rows, StepPlan* plan) {
   if (!request.drafts.empty()) return AddDraftRows(request, plan);
+  if (request.guessing) return AddGuessRow(request, plan);
   Sequence& sequence = *request.sequence;
   const bool draws = request.ask && !request.closing && rows == Remaining(request) && request.params.max_new_tokens > 0;
   std::vector<uint32_t> mask;

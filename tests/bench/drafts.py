@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""What drafts from the text bring: tokens a second and tokens a step with `--speculate off` and `text`, by kind of work.
+"""What drafts bring: tokens a second and tokens a step with `--speculate off`, `text` and `self`, by kind of work.
 
-    drafts.py --duo build/duo --smollm2 DIR [--text FILE] [--rounds 3] [--answers 4] [--device cpu] [--out FILE.json]
+    drafts.py --duo build/duo --smollm2 DIR [--only KIND].. [--rounds 3] [--answers 4] [--device cpu] [--out FILE.json]
 
-DIR is what launcher/demo/unpack_smollm2.py makes. Four kinds of work: SmolLM2 repeats a passage, answers questions about a
-text, and tells a story at temperature 0.8; needle-6m, which is in the tree, answers questions on 32,000 tokens. Off and text
-take turns, so that both meet the same machine, and their answers must be the same to the last token: exits with 1 where
-they are not. Of the passages only those count that were repeated word for word; answers that end in a loop are counted as
-work of their own.
+DIR is what launcher/demo/unpack_smollm2.py makes. Kinds of work: SmolLM2 repeats a passage (quote), answers questions about a
+text (question), also one behind a text that is long enough for page lists (long), and continues prose at temperature 0.8
+(prose); needle-6m, which is in the tree, answers questions on 32,000 tokens (needle). The modes take turns, so that all meet
+the same machine, and their answers must be the same to the last token: exits with 1 where they are not. On a CPU rates are by
+processor time, so that others on the machine count for little. Of the passages only those count that were repeated word for
+word; answers that end in a loop are counted as work of their own. With --out a kind that is not run stays as it was.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +28,12 @@ import needle_document  # noqa: E402
 
 QUESTIONS = ["Does this license offer a warranty?", "Who may copy this license document?", "What is source code?",
              "What must be done to convey object code?"]
-STORIES = ["a lighthouse keeper", "a lost dog", "two brothers and a boat", "the last train of the day"]
+PROSE = ["The lighthouse keeper had not spoken to anyone for eleven days when the boat came.",
+         "When the two brothers sold their father's house, neither of them told the other about the letters.",
+         "The last train of the day was late again, and on the platform stood only a woman with a blue suitcase.",
+         "In the village they said that the old miller could hear the river change its mind."]
+KINDS = ["quote", "question", "long", "prose", "needle"]
+MODES = ("off", "text", "self")
 
 
 def generate(options, mode, arguments):
@@ -45,44 +52,70 @@ def loops(tokens):
                for period in range(1, 33))
 
 
-def passages(text, count):
-    """`count` runs of about 700 bytes, from one empty line to another."""
-    parts = [" ".join(part.split()) for part in text.split("\n\n")]
-    found, passage = [], ""
-    for part in parts:
-        passage = f"{passage} {part}".strip()
-        if len(passage) > 700:
-            found.append(passage[:700].rsplit(" ", 1)[0])
-            passage = ""
-    step = max(1, len(found) // count)
-    return found[::step][:count]
+def passages(text, size):
+    """Runs of about `size` bytes that begin and end with a sentence, each from another place."""
+    found = []
+    for part in text.split("\n\n"):
+        words, passage = " ".join(part.split()), ""
+        for sentence in words.split(". "):
+            passage += sentence.rstrip(".") + ". "
+            if len(passage) >= size:
+                break
+        if size <= len(passage) < 2 * size:
+            found.append(passage.strip())
+    return found
 
 
-def works(options, folder):
-    """(kind, arguments, what an answer must be to count, or None)"""
+def quotes(options, text):
+    """Passages that SmolLM2 repeats word for word, as many as are asked for; how many were tried."""
+    exact, tried = [], 0
+    for passage in passages(text, options.quote_bytes):
+        if len(exact) == options.answers or tried == 12 * options.answers:
+            break
+        tried += 1
+        if " ".join(generate(options, "text", quoting(options, passage))["text"].split()) == passage:
+            exact.append(passage)
+    return exact, tried
+
+
+def quoting(options, passage):
+    return ["--model", options.smollm2, "--chat", "--max-new-tokens", "250", "--prompt",
+            f"Repeat this text word for word, and write nothing else.\n\n{passage}"]
+
+
+def works(options, folder, notes):
+    """(kind, arguments) of each answer"""
     with open(options.text, encoding="utf-8", errors="replace") as file:
         text = file.read()
-    smollm2 = ["--model", options.smollm2, "--chat"]
-    for passage in passages(text, options.answers):
-        prompt = f"Repeat this text word for word, and write nothing else.\n\n{passage}"
-        yield "quote a passage", smollm2 + ["--prompt", prompt, "--max-new-tokens", "200"], passage
-    document = os.path.join(folder, "text.txt")
-    with open(document, "w", encoding="utf-8") as file:
-        file.write(text[:9000])
-    for question in QUESTIONS[:options.answers]:
-        yield ("answer a question", smollm2 + ["--prompt-file", document, "--ask", question, "--max-new-tokens", "120"], None)
-    for seed, hero in enumerate(STORIES[:options.answers]):
-        yield ("tell a story", smollm2 + ["--prompt", f"Write a story about {hero}.", "--max-new-tokens", "200",
-                                          "--temperature", "0.8", "--seed", str(seed)], None)
-    made, facts = os.path.join(folder, "doc.txt"), os.path.join(folder, "facts.json")
-    subprocess.run([sys.executable, os.path.join(DEMO, "needle_document.py"), options.text, "--tokens",
-                    str(options.needle_tokens), "--facts", "8", "--out", made, "--json", facts], check=True,
-                   stdout=subprocess.DEVNULL)
-    with open(facts, encoding="utf-8") as file:
-        questions = json.load(file)["questions"]
-    asks = [word for question in questions for word in ("--ask", question["ask"])]
-    yield ("needle-6m's answers", ["--model", os.path.join(DEMO, "needle-6m"), "--sparsity", "0.75", "--prompt-file", made,
-                                   "--max-new-tokens", "8"] + asks, None)
+    smollm2 = ["--model", options.smollm2]
+
+    def about(name, size):
+        document = os.path.join(folder, name)
+        with open(document, "w", encoding="utf-8") as file:
+            file.write(text[:size])
+        return smollm2 + ["--chat", "--prompt-file", document, "--max-new-tokens", "120", "--ask"]
+    if "quote" in options.only:
+        exact, notes["passages tried"] = quotes(options, text)
+        for passage in exact:
+            yield "quote", quoting(options, passage)
+    if "question" in options.only:
+        for question in QUESTIONS[:options.answers]:
+            yield "question", about("text.txt", 9000) + [question]
+    if "long" in options.only:
+        yield "long", about("long.txt", options.long_bytes) + [QUESTIONS[0]]
+    if "prose" in options.only:
+        for seed, opening in enumerate(PROSE[:options.answers]):
+            yield "prose", smollm2 + ["--prompt", opening, "--max-new-tokens", "200", "--temperature", "0.8", "--seed", str(seed)]
+    if "needle" in options.only:
+        made, facts = os.path.join(folder, "doc.txt"), os.path.join(folder, "facts.json")
+        subprocess.run([sys.executable, os.path.join(DEMO, "needle_document.py"), options.text, "--tokens",
+                        str(options.needle_tokens), "--facts", "8", "--out", made, "--json", facts], check=True,
+                       stdout=subprocess.DEVNULL)
+        with open(facts, encoding="utf-8") as file:
+            questions = json.load(file)["questions"]
+        asks = [word for question in questions for word in ("--ask", question["ask"])]
+        yield "needle", ["--model", os.path.join(DEMO, "needle-6m"), "--sparsity", "0.75", "--prompt-file", made,
+                         "--max-new-tokens", "8"] + asks
 
 
 class Kind:
@@ -90,26 +123,40 @@ class Kind:
 
     def __init__(self):
         self.answers = 0
-        self.tokens, self.seconds = {}, {}
-        self.steps = self.drafted = self.accepted = 0
+        self.tokens, self.seconds, self.counts, self.pairs = {}, {}, {}, {}
 
     def add(self, mode, answer):
-        rate = answer["decode_tokens_per_second"]
-        tokens = answer["new_tokens"] - 1
+        """Returns tokens a second."""
+        tokens, seconds = answer["decode_processor_tokens"], answer["decode_processor_seconds"]
+        if answer["device"].lower().find("nvidia") >= 0 or answer["world"] > 1:  # a processor that waits says nothing
+            tokens, seconds = answer["new_tokens"] - 1, (answer["new_tokens"] - 1) / answer["decode_tokens_per_second"]
         self.tokens[mode] = self.tokens.get(mode, 0) + tokens
-        self.seconds[mode] = self.seconds.get(mode, 0) + (tokens / rate if rate > 0 else 0)
-        if mode == "text":
-            self.steps += answer["draw_steps"]
-            self.drafted += answer["drafted_tokens"]
-            self.accepted += answer["accepted_tokens"]
+        self.seconds[mode] = self.seconds.get(mode, 0) + seconds
+        counts = self.counts.setdefault(mode, {})
+        for name in ("draw_steps", "drafted_tokens", "accepted_tokens", "guess_steps"):
+            counts[name] = counts.get(name, 0) + answer[name]
+        return tokens / max(seconds, 1e-9)
+
+    def turn(self, rates):
+        """The modes' rates of one answer in one turn."""
+        for mode in rates:
+            if mode != "off":
+                self.pairs.setdefault(mode, []).append(rates[mode] / rates["off"])
 
     def found(self):
-        rates = {mode: self.tokens[mode] / self.seconds[mode] for mode in self.tokens if self.seconds[mode] > 0}
-        return {"answers": self.answers, "off_tokens_per_second": round(rates.get("off", 0), 2),
-                "text_tokens_per_second": round(rates.get("text", 0), 2),
-                "ratio": round(rates["text"] / rates["off"], 3) if len(rates) == 2 else None,
-                "tokens_a_step": round(1 + self.accepted / max(self.steps, 1), 3),
-                "drafted": self.drafted, "right": self.accepted}
+        found = {"answers": self.answers, "tokens": self.tokens["off"]}
+        for mode, counts in self.counts.items():
+            found[mode] = {"tokens_per_second": round(self.tokens[mode] / self.seconds[mode], 2)}
+            if mode == "off":
+                continue
+            pairs = sorted(self.pairs[mode])
+            found[mode].update({
+                "ratio": round(self.tokens[mode] / self.seconds[mode] * self.seconds["off"] / self.tokens["off"], 3),
+                "ratio_of_pairs": round(statistics.median(pairs), 3), "least_and_most_of_pairs": [round(pairs[0], 3), round(pairs[-1], 3)],
+                "tokens_a_step": round(1 + counts["accepted_tokens"] / max(counts["draw_steps"], 1), 3),
+                "drafted": counts["drafted_tokens"] // len(pairs) * self.answers, "right": counts["accepted_tokens"] // len(pairs) * self.answers,
+                "guess_steps": counts["guess_steps"] // len(pairs) * self.answers})
+        return found
 
 
 def main():
@@ -119,35 +166,46 @@ def main():
     parser.add_argument("--text", default="/usr/share/common-licenses/GPL-3")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--answers", type=int, default=4, help="of each kind of SmolLM2's work")
+    parser.add_argument("--only", action="append", choices=KINDS)
+    parser.add_argument("--quote-bytes", type=int, default=300)
+    parser.add_argument("--long-bytes", type=int, default=22000)
     parser.add_argument("--needle-tokens", type=int, default=32000)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out")
     options = parser.parse_args()
-    kinds, differ, device = {}, [], ""
+    options.only = options.only or KINDS
+    kinds, differ, device, notes = {}, [], "", {}
     with tempfile.TemporaryDirectory() as folder:
-        for kind, arguments, wanted in works(options, folder):
+        for kind, arguments in works(options, folder, notes):
             first = None
             for turn in range(options.rounds):
-                for mode in ("off", "text") if turn % 2 == 0 else ("text", "off"):
+                rates = {}
+                for at in range(len(MODES)):
+                    mode = MODES[(turn + at) % len(MODES)]
                     answer = generate(options, mode, arguments)
                     device = answer["device"]
                     first = first or answer
                     if answer["token_ids"] != first["token_ids"]:
-                        differ.append(f"{kind}: {arguments}")
-                    name = kind
-                    if wanted is not None and " ".join(first["text"].split()) != wanted:
-                        name += ", not as asked"
-                    if loops(first["token_ids"]):
-                        name += ", in a loop"
+                        differ.append(f"{kind} {mode}: {arguments}")
+                    name = kind + (", in a loop" if loops(first["token_ids"]) else "")
                     of = kinds.setdefault(name, Kind())
-                    of.answers += 1 if turn == 0 and mode == "off" else 0
-                    of.add(mode, answer)
+                    rates[mode] = of.add(mode, answer)
+                of.turn(rates)
+            of.answers += 1
             print(f"{name}: {of.found()}", file=sys.stderr, flush=True)
     version = subprocess.run([options.duo, "--version"], capture_output=True, text=True, check=True).stdout.split("\n")
-    record.show({"device": device, "version": version[0], "commit": version[1], "rounds": options.rounds,
-                 "needle_tokens": options.needle_tokens, "kinds": {name: kind.found() for name, kind in kinds.items()},
-                 "answers_that_differ": differ}, options.out)
+    results = {"kinds": {}}
+    if options.out and os.path.exists(options.out):
+        with open(options.out, encoding="utf-8") as file:
+            results = json.load(file)
+    made = {"version": version[0], "commit": version[1], "device": device, "threads": options.threads, "rounds": options.rounds,
+            "rates": "tokens over processor seconds from the first token on, medians and sums of modes in turns"}
+    for name, kind in kinds.items():
+        results["kinds"][name] = {**kind.found(), **made, **(notes if name.startswith("quote") else {}),
+                                  **({"needle_tokens": options.needle_tokens} if name == "needle" else {})}
+    results["answers_that_differ"] = differ
+    record.show(results, options.out)
     if differ:
         sys.exit("error: answers with drafts differ from those without")
 

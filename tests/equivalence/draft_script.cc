@@ -19,7 +19,8 @@ constexpr int64_t kRoom = 500;
 
 class Script {
  public:
-  Script(Engine& engine, uint64_t seed) : engine_(engine), rng_(static_cast<unsigned>(seed)) {
+  Script(Engine& engine, uint64_t seed, int before)
+      : engine_(engine), rng_(static_cast<unsigned>(seed)), before_(before), room_(before + kRoom) {
     const int words = 6 + static_cast<int>(rng_() % 40);
     for (int i = 0; i < words; ++i) words_.push_back(static_cast<int32_t>(rng_() % engine.config().vocab));
   }
@@ -27,6 +28,7 @@ class Script {
   std::vector<ScriptAnswer> Run(int calls) {
     for (int call = 0; call < calls; ++call) Call();
     if (session_ != 0) DUO_CHECK(engine_.CloseSession(session_).ok());
+    if (begun_ != 0) DUO_CHECK(engine_.CloseSession(begun_).ok());
     return std::move(answers_);
   }
 
@@ -57,9 +59,14 @@ class Script {
     RunAll();
   }
   void Open() {
-    const absl::StatusOr<SessionId> session = engine_.CreateSession(kRoom);
+    const absl::StatusOr<SessionId> session = begun_ != 0 ? engine_.Fork(begun_, room_) : engine_.CreateSession(room_);
     DUO_CHECK_MSG(session.ok(), std::string(session.status().message()));
     session_ = *session;
+    if (before_ > 0 && begun_ == 0) {  // is read once
+      Append(before_);
+      begun_ = session_;
+      return Open();
+    }
     Append(60 + static_cast<int>(rng_() % 180));
   }
   Tokens Question(int most) {
@@ -110,13 +117,13 @@ class Script {
   int64_t StopAfter() { return rng_() % 4 == 0 ? 1 + static_cast<int64_t>(rng_() % 20) : 0; }
 
   void Call() {
-    if (session_ != 0 && Length() > kRoom - 120) {
+    if (session_ != 0 && Length() > room_ - 120) {
       DUO_CHECK(engine_.CloseSession(std::exchange(session_, 0)).ok());
     }
     if (session_ == 0) Open();
     const int kind = static_cast<int>(rng_() % 10);
     if (kind == 0) {
-      DUO_CHECK(engine_.Rewind(session_, static_cast<int64_t>(rng_() % (Length() + 1))).ok());
+      DUO_CHECK(engine_.Rewind(session_, before_ + static_cast<int64_t>(rng_() % (Length() - before_ + 1))).ok());
     } else if (kind == 1) {
       Append(1 + static_cast<int>(rng_() % 40));
     } else if (kind <= 3) {
@@ -124,7 +131,7 @@ class Script {
       params.keep = true;
       Ask(session_, Question(20), params, StopAfter());
     } else if (kind == 4) {
-      const absl::StatusOr<SessionId> fork = engine_.Fork(session_, kRoom);
+      const absl::StatusOr<SessionId> fork = engine_.Fork(session_, room_);
       DUO_CHECK_MSG(fork.ok(), std::string(fork.status().message()));
       Ask(*fork, Question(20), Params(), StopAfter());
       RunAll();
@@ -141,8 +148,10 @@ class Script {
 
   Engine& engine_;
   std::mt19937 rng_;
+  int before_;
+  int64_t room_;
   Tokens words_;
-  SessionId session_ = 0;
+  SessionId session_ = 0, begun_ = 0;  // begun_: the first `before_` tokens, of which the others are forks
   std::vector<ScriptAnswer> answers_;
 };
 
@@ -157,8 +166,8 @@ bool SameScores(const std::vector<TokenScore>& a, const std::vector<TokenScore>&
 
 }  // namespace
 
-std::vector<ScriptAnswer> RunDraftScript(Engine& engine, uint64_t seed, int calls) {
-  return Script(engine, seed).Run(calls);
+std::vector<ScriptAnswer> RunDraftScript(Engine& engine, uint64_t seed, int calls, int before) {
+  return Script(engine, seed, before).Run(calls);
 }
 
 std::string DifferenceOf(const std::vector<ScriptAnswer>& found, const std::vector<ScriptAnswer>& expected) {
@@ -193,7 +202,8 @@ std::string DifferenceWithin(const std::vector<ScriptAnswer>& found, const std::
       for (size_t id = 0; id < b.logits[step].size(); ++id) {
         const float apart = std::abs(a.logits[step][id] - b.logits[step][id]);
         if (apart <= tolerance) continue;  // a NaN does not pass
-        return absl::StrFormat("%s: token %d: logit %d is %g away, %g are allowed", a.asked, step, id, apart, tolerance);
+        return absl::StrFormat("%s: token %d: logit %d is %g away, %g are allowed", a.asked, step, id, apart,
+                               tolerance);
       }
       ++*compared;
       parts = parts || a.tokens[step] != b.tokens[step];

@@ -20,16 +20,17 @@ struct ScriptAnswer {
   bool kept = false;  // the session has the question and the answer from then on
 };
 
-// `calls` calls. Sessions hold at most 500 tokens; of questions at most four run at once. No step that draws has more
-// than kExactRows rows, but for the first tokens of long questions, which are asked alone.
-std::vector<ScriptAnswer> RunDraftScript(Engine& engine, uint64_t seed, int calls);
+// `calls` calls. Sessions hold at most 500 tokens behind the first `before`, which are random words; of questions at
+// most four run at once. No step that draws has more than kExactRows rows, but for the first tokens of long questions,
+// which are asked alone.
+std::vector<ScriptAnswer> RunDraftScript(Engine& engine, uint64_t seed, int calls, int before = 0);
 
 // Empty where the answers are the same: every token, and every bit of the logits and scores.
 std::string DifferenceOf(const std::vector<ScriptAnswer>& found, const std::vector<ScriptAnswer>& expected);
 
-// For devices on which a row's bits depend on the rows beside it. Empty where all logits are within the tolerance, answer
-// by answer, up to a token that was drawn otherwise; behind a kept answer that parts sessions are not the same any more,
-// and nothing is compared. compared: the tokens whose logits were; parted: the answers that part.
+// For devices on which a row's bits depend on the rows beside it. Empty where all logits are within the tolerance,
+// answer by answer, up to a token that was drawn otherwise; behind a kept answer that parts sessions are not the same
+// any more, and nothing is compared. compared: the tokens whose logits were; parted: the answers that part.
 std::string DifferenceWithin(const std::vector<ScriptAnswer>& found, const std::vector<ScriptAnswer>& expected,
                              float tolerance, int64_t* compared, int* parted);
 

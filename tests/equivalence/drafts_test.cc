@@ -53,10 +53,69 @@ TEST_P(DraftsTest, AnswersAreTheSameToTheBit) {
     drafted += drafting.engine->stats().drafted_tokens;
     accepted += drafting.engine->stats().accepted_tokens;
   }
-  std::printf("%d answers of %lld tokens compared; %lld drafted, %lld accepted\n", asked, static_cast<long long>(tokens),
-              static_cast<long long>(drafted), static_cast<long long>(accepted));
+  std::printf("%d answers of %lld tokens compared; %lld drafted, %lld accepted\n", asked,
+              static_cast<long long>(tokens), static_cast<long long>(drafted), static_cast<long long>(accepted));
   EXPECT_GT(accepted, 20);
   EXPECT_GT(drafted, accepted);  // some were wrong, and were taken back
+}
+
+// Behind texts that are long enough for page lists, drafts are the model's own guesses, too (--speculate self).
+class GuessesTest : public EngineFixture {
+ protected:
+  static constexpr int kBefore = 4200;  // tokens
+
+  void SetUp() override {
+    EngineFixture::SetUp();
+    golden_ =
+        LoadGolden("llama_mqa_f16", scratch_.string());  // which has a layer that may have lists, and one of rings
+    GivePositions(golden_, 8192);
+  }
+  EngineOptions With(Speculation speculate, KvFormat kv) const {
+    EngineOptions options = Options();
+    options.kv = kv;
+    options.max_session_tokens = kBefore + 600;
+    options.kv_tokens = 16'000;
+    options.sessions = 3;
+    options.speculate = speculate;
+    options.guess_target = 300;  // its attention is spread evenly
+    options.measured = false;    // guesses are worth it, whatever they take here
+    options.sink = 3;
+    options.recent = 21;
+    return options;
+  }
+};
+
+TEST_F(GuessesTest, AnswersAreTheSameToTheBit) {
+  int asked = 0;
+  int64_t guessed = 0;
+  for (const KvFormat kv : kKvFormats) {
+    if (TestScale() == 1 && kv != KvFormat::kF32 && kv != KvFormat::kInt4) continue;
+    Bench plain = Open(With(Speculation::kOff, kv)), guessing = Open(With(Speculation::kSelf, kv), 1);
+    ASSERT_TRUE(plain.engine != nullptr && guessing.engine != nullptr);
+    for (uint64_t seed = FirstSeed(0); seed < FirstSeed(0) + Scaled(1); ++seed) {
+      const std::vector<ScriptAnswer> expected = RunDraftScript(*plain.engine, seed, 10, kBefore);
+      const std::vector<ScriptAnswer> found = RunDraftScript(*guessing.engine, seed, 10, kBefore);
+      ASSERT_EQ(DifferenceOf(found, expected), "") << "seed " << seed << " kv " << Name(kv);
+      asked += static_cast<int>(expected.size());
+      for (const ScriptAnswer& answer : found) EXPECT_FALSE(answer.result.decode.sparse());
+    }
+    const EngineStats stats = guessing.engine->stats();
+    guessed += stats.guess_steps;
+    EXPECT_GT(stats.guess_steps, 20) << Name(kv);
+    EXPECT_GT(stats.drafted_tokens, stats.accepted_tokens);
+    EXPECT_GT(stats.accepted_tokens, 0);
+  }
+  std::printf("%d answers compared, %lld tokens guessed\n", asked, static_cast<long long>(guessed));
+}
+
+TEST_F(GuessesTest, AreNotForAnswersThatAreWrittenByLists) {
+  EngineOptions both = With(Speculation::kSelf, KvFormat::kF32);
+  both.decode_sparsity = *DecodeSparsityNamed("auto");
+  const auto device = Device::Cpu(1);
+  const auto comm = MakeSelfCommunicator();
+  const auto engine = Engine::Create(both, *device, *comm);
+  ASSERT_FALSE(engine.ok());
+  EXPECT_NE(engine.status().message().find("--speculate self"), std::string::npos) << engine.status();
 }
 
 // What answers on GPUs are held to: it finds a logit that is too far away, and stops where texts part.

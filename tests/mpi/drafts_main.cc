@@ -1,5 +1,5 @@
 // Drafts over ranks, heads split between them: answers with --speculate text are those without, to the bit, at the same
-// number of ranks. Run by ctest as
+// number of ranks; so are those with --speculate self, where each head is one rank's. Run by ctest as
 //   mpirun -n N drafts_test [--device cuda]
 // with f32 and int4 KV, and with every format where DUO_TEST_SCALE is more than 1. On a GPU a row's bits depend on the
 // rows beside it: there logits are held to a tolerance, up to a draw that parts at a near tie (DifferenceWithin).
@@ -24,12 +24,14 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kFewest = 20;  // tokens
+constexpr int kLong = 4200;      // tokens: enough for page lists
 
 struct Case {
   const Golden* golden = nullptr;
   KvFormat kv = KvFormat::kF32;
   bool weighted = false;
   Speculation speculate = Speculation::kOff;
+  int before = 0;  // tokens that sessions begin with
 };
 
 EngineOptions OptionsFor(const Case& c, int world) {
@@ -40,26 +42,29 @@ EngineOptions OptionsFor(const Case& c, int world) {
   options.sink = 3;
   options.recent = 21;
   options.kv = c.kv;
-  if (world > 1) options.strategy = Strategy::kSplit;
+  if (world > 1) options.strategy = c.before > 0 ? Strategy::kHeads : Strategy::kSplit;
   for (int r = 0; c.weighted && r < world; ++r) options.rank_weights.push_back(r % 2 == 0 ? 2 : 1);
-  options.sessions = 2;
+  options.sessions = 3;
   options.questions = 4;
-  options.max_session_tokens = 512;
-  options.kv_tokens = 4096;
+  options.max_session_tokens = c.before + 512;
+  options.kv_tokens = 4 * (c.before + 1024);
   options.speculate = c.speculate;
+  options.guess_target = 300;  // attention is spread evenly
+  options.measured = false;    // so that guesses are tried, whatever they take
   return options;
 }
 
 // Rank 0 gets the answers, or why there are none; the others follow.
-absl::StatusOr<std::vector<ScriptAnswer>> Run(const Case& c, uint64_t seed, Ranks& ranks, int64_t* accepted) {
+absl::StatusOr<std::vector<ScriptAnswer>> Run(const Case& c, uint64_t seed, Ranks& ranks, EngineStats* all) {
   const auto engine = Engine::Create(OptionsFor(c, ranks.comm->size()), *ranks.device, *ranks.comm);
   if (!engine.ok()) return engine.status();
   if (!ranks.leader()) {
     (*engine)->Follow();
     return std::vector<ScriptAnswer>();
   }
-  std::vector<ScriptAnswer> answers = RunDraftScript(**engine, seed, 8);
-  *accepted += (*engine)->stats().accepted_tokens;
+  std::vector<ScriptAnswer> answers = RunDraftScript(**engine, seed, 8, c.before);
+  all->accepted_tokens += (*engine)->stats().accepted_tokens;
+  all->guess_steps += (*engine)->stats().guess_steps;
   return answers;
 }
 
@@ -83,30 +88,39 @@ int RunCases(bool cuda) {
   Ranks ranks = StartRanks(cuda, CommKind::kAuto);
   const fs::path scratch = fs::temp_directory_path() / absl::StrCat("duo_rank_drafts_", getpid());
   int cases = 0, failures = 0;
-  int64_t asked = 0, accepted = 0;
+  int64_t asked = 0;
+  EngineStats all;
+  const auto compare = [&](Case c, Speculation speculate, uint64_t seed) {
+    const auto expected = Run(c, seed, ranks, &all);
+    c.speculate = speculate;
+    const auto found = Run(c, seed, ranks, &all);
+    const absl::Status status = expected.ok() ? found.status() : expected.status();
+    std::string wrong = status.ok() ? "" : std::string(status.message());
+    if (status.ok() && ranks.leader()) wrong = Compare(c, *found, *expected, *ranks.device);
+    if (expected.ok()) asked += std::ssize(*expected);
+    ++cases;
+    failures +=
+        Failed(ranks, absl::StrFormat("%s %s kv %s seed %d", c.golden->name, Name(speculate), Name(c.kv), seed), wrong);
+  };
   for (const char* name : {"llama_mha_untied", "llama_mqa_f16"}) {
     const Golden golden = LoadGolden(name, scratch.string());
-    GivePositions(golden, 1024);
+    GivePositions(golden, 2 * kLong);
+    const bool lists = golden.name == "llama_mqa_f16";  // a layer may have some
     for (const KvFormat kv : kKvFormats) {
       const bool always = kv == (cuda ? KvFormat::kBF16 : KvFormat::kF32) || kv == KvFormat::kInt4;
       if ((cuda && kv == KvFormat::kF32) || (!always && TestScale() == 1)) continue;
       for (uint64_t seed = FirstSeed(0); seed < FirstSeed(0) + Scaled(1); ++seed) {
-        Case c = {&golden, kv, ranks.comm->size() > 1 && cases % 2 == 1};
-        const auto expected = Run(c, seed, ranks, &accepted);
-        c.speculate = Speculation::kText;
-        const auto found = Run(c, seed, ranks, &accepted);
-        const absl::Status status = expected.ok() ? found.status() : expected.status();
-        std::string wrong = status.ok() ? "" : std::string(status.message());
-        if (status.ok() && ranks.leader()) wrong = Compare(c, *found, *expected, *ranks.device);
-        if (expected.ok()) asked += std::ssize(*expected);
-        ++cases;
-        failures += Failed(ranks, absl::StrFormat("%s kv %s seed %d", name, Name(kv), seed), wrong);
+        compare({&golden, kv, ranks.comm->size() > 1 && cases % 2 == 1}, Speculation::kText, seed);
+        if (!lists || (TestScale() == 1 && kv != KvFormat::kInt4)) continue;
+        compare({.golden = &golden, .kv = kv, .before = kLong}, Speculation::kSelf, seed);
       }
     }
   }
   fs::remove_all(scratch);
-  failures += Failed(ranks, "all cases", accepted > 0 ? "" : "no draft was right: nothing was tried");
-  return Agreed(ranks, absl::StrFormat("%d answers with drafts over %d ranks", asked, ranks.comm->size()), cases, failures);
+  failures += Failed(ranks, "all cases", all.accepted_tokens > 0 ? "" : "no draft was right: nothing was tried");
+  failures += Failed(ranks, "all cases", all.guess_steps > 0 ? "" : "the model guessed nothing");
+  return Agreed(ranks, absl::StrFormat("%d answers with drafts over %d ranks", asked, ranks.comm->size()), cases,
+                failures);
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 
 #include <random>
 
+#include "runtime/drafts/self_drafts.h"
+
 namespace duo {
 namespace {
 
@@ -94,6 +96,41 @@ TEST(StepCosts, FollowWhatIsMeasuredWhateverTheContextCosts) {
   EXPECT_NEAR(costs.Of(8), 1.4, 0.1);
   costs.Measured(8, 100 * one);  // something else took the machine
   EXPECT_LT(costs.Of(8), 1.7);
+}
+
+// Tokens for each second of an answer whose guesses are right so often, where a guess takes `guess` of a plain step.
+double RateWithGuesses(double guess, double right, int tokens) {
+  StepCosts costs(0.06);
+  GuessCost cost;
+  SelfDrafts self;
+  std::mt19937 rng(1);
+  double seconds = 0;
+  int drawn = 0;
+  for (; drawn < tokens;) {
+    const int count = self.Choose(kMostDrafts, costs, cost);
+    EXPECT_LE(count, kMostDrafts);
+    for (int i = 0; i < count; ++i) cost.Measured(guess, 1);
+    int accepted = 0;
+    while (accepted < count && static_cast<double>(rng() % 1000) < 1000 * right) ++accepted;
+    seconds += count * guess + costs.Of(count + 1);
+    self.Learn(count, accepted);
+    self.Drawn(accepted + 1);
+    drawn += accepted + 1;
+  }
+  return drawn / seconds;
+}
+
+TEST(SelfDrafts, AreMadeWhileTheyPay) {
+  EXPECT_GT(RateWithGuesses(0.3, 0.95, 3000), 1.6);
+  EXPECT_GT(RateWithGuesses(0.15, 0.95, 3000), 2.3);
+  EXPECT_GT(RateWithGuesses(0.3, 0.95, 3000), RateWithGuesses(0.3, 0.7, 3000));
+}
+
+// Too dear, or wrong: the answer keeps its pace.
+TEST(SelfDrafts, RestWhereTheyDoNotPay) {
+  EXPECT_GT(RateWithGuesses(1, 1, 5000), 0.98);
+  EXPECT_GT(RateWithGuesses(0.9, 0.8, 5000), 0.98);
+  EXPECT_GT(RateWithGuesses(0.4, 0.2, 5000), 0.98);
 }
 
 }  // namespace
