@@ -37,6 +37,7 @@ def ranks(count, program):
 
 STORE_FAULTS = gtest(EQUIVALENCE, "StoreFaults*.*")
 FORKS = gtest(EQUIVALENCE, "cpu/EngineSessions.*Fork*")
+SHARED = gtest(EQUIVALENCE, "StoreFaults*.*:StoreRules*.*:SharedStore*.*")
 REWINDS = gtest(EQUIVALENCE, "cpu/EngineSessions.*Rewind*")
 
 # name: test, then (file, text, replacement)...
@@ -93,6 +94,8 @@ FAULTS = {
     "rewind-not-written": (gtest("tests/serve_test", "*ARewindOfADurable*"),
                            ("launcher/serve/sessions/sessions.cc", "*saved = s->RewindSaved(id, tokens, meta);",
                             "*saved = absl::OkStatus();")),
+    "messages-without-a-bound": (gtest("tests/serve_test", "MessageGate.*"),
+                                 ("launcher/serve/calls/message_gate.cc", "  if (reading_ >= limits_.at_once) return false;\n", "")),
     # Syncs.
     "file-not-synced": (STORE_FAULTS, ("runtime/saved/session_files.cc", "return file->Sync();", "return absl::OkStatus();")),
     "tokens-not-synced": (gtest(EQUIVALENCE, "StoreFaults*.ALaterSaveOfTheSameServer"), ("runtime/saved/session_files.cc",
@@ -101,6 +104,19 @@ FAULTS = {
     "rename-not-synced": (STORE_FAULTS, ("runtime/saved/session_files.cc", "*committed = true;\n  return SyncDir(files, dir);",
                                          "*committed = true;\n  return absl::OkStatus();")),
     "names-not-synced": (STORE_FAULTS, ("runtime/saved/session_commit.cc", "if (new_names) {", "if (new_names && number < 0) {")),
+    "marker-not-synced": (SHARED, ("runtime/saved/session_commit.cc",
+                                   "    if (absl::Status s = SyncDir(*files_, dir); !s.ok()) return s;\n    if (absl::Status s = SyncDir(*files_, dir_)",
+                                   "    if (absl::Status s = SyncDir(*files_, dir_)")),
+    "session-not-synced": (SHARED, ("runtime/saved/session_commit.cc",
+                                    "    if (absl::Status s = SyncDir(*files_, dir_); !s.ok()) return s;\n", "")),
+    "commit-of-before-not-synced": (SHARED, ("runtime/saved/session_commit.cc",
+                                             "  if (absl::Status s = SyncDir(*files_, DirOf(id)); !s.ok()) return s;\n", "")),
+    "deletion-not-synced": (SHARED, ("runtime/saved/session_commit.cc",
+                                     "it is gone\n  if (absl::Status s = SyncDir(*files_, dir); !s.ok()) return s;\n", "it is gone\n")),
+    "removal-not-synced": (SHARED, ("runtime/saved/session_commit.cc", "!SyncDir(*files_, dir).ok()) return;", "false) return;")),
+    "save-dir-not-synced": (SHARED, ("runtime/saved/session_files.cc", "SyncDir(files, above); !s.ok()", "absl::OkStatus(); !s.ok()")),
+    "sign-of-life-not-synced": (SHARED, ("runtime/saved/server_lease.cc",
+                                         "  if (absl::Status s = file_.Sync(); !s.ok()) return s;\n", "")),
 }
 
 

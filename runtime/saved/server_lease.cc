@@ -86,6 +86,9 @@ absl::Status ServerLease::WriteFile() {
   file->Lock(true).IgnoreError();
   const std::string text = self_.Text();
   if (absl::Status s = file->Write(text.data(), text.size(), 0); !s.ok()) return s;
+  if (network_) {  // other hosts see what is synced, and the file stays open
+    if (absl::Status s = file->Sync(); !s.ok()) return s;
+  }
   file_ = std::move(*file);
   beaten_ = now;
   return absl::OkStatus();

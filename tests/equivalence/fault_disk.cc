@@ -87,7 +87,7 @@ void FaultDisk::Restart(int way) {
     for (const NameChange& change : inode.unsynced_names) {
       if (cut == Cut::kBytesLost || (cut == Cut::kSome && SplitMix64(random++) % 2 == 0)) Apply(inode, change, true);
     }
-    inode.now = inode.disk;
+    inode.now = inode.shown = inode.disk;
     inode.names_now = inode.names_disk;
     inode.unsynced.clear();
     inode.unsynced_names.clear();
@@ -97,6 +97,16 @@ void FaultDisk::Restart(int way) {
 void FaultDisk::KillHost(int host) {
   std::lock_guard lock(mutex_);
   std::erase_if(opened_, [host](const auto& entry) { return entry.second.host == host; });
+}
+
+const std::string& FaultDisk::Seen(const Opened& opened) const {
+  const Inode& inode = state.inodes.at(opened.inode);
+  return network && inode.writer != opened.host ? inode.shown : inode.now;
+}
+
+void FaultDisk::Show(const Opened& opened) {
+  Inode& inode = state.inodes[opened.inode];
+  if (network && inode.writer == opened.host) inode.shown = inode.now;
 }
 
 FileSystem FaultDisk::Files(int host) {
@@ -135,13 +145,17 @@ void FaultDisk::AddBytes(FileSystem& files, int host) {
   };
   files.close = [this](int fd) {
     std::lock_guard lock(mutex_);
-    return opened_.erase(fd) == 1 ? 0 : -EBADF;
+    const auto opened = opened_.find(fd);
+    if (opened == opened_.end()) return -EBADF;
+    Show(opened->second);
+    opened_.erase(opened);
+    return 0;
   };
   files.read = [this](int fd, void* data, int64_t bytes, int64_t offset) -> int64_t {
     std::lock_guard lock(mutex_);
     const auto opened = opened_.find(fd);
     if (opened == opened_.end()) return -EBADF;
-    const std::string& text = state.inodes[opened->second.inode].now;
+    const std::string& text = Seen(opened->second);
     const int64_t n = std::clamp<int64_t>(static_cast<int64_t>(text.size()) - offset, 0, bytes);
     if (n > 0) std::memcpy(data, text.data() + offset, n);
     return n;
@@ -155,6 +169,7 @@ void FaultDisk::AddBytes(FileSystem& files, int host) {
     inode.unsynced.push_back({offset, std::string(static_cast<const char*>(data), bytes), false});
     Apply(&inode.now, inode.unsynced.back());
     inode.changed = state.time;
+    inode.writer = opened->second.host;
     return bytes;
   };
   files.expect = [](int, int64_t, int64_t) {};
@@ -169,6 +184,7 @@ void FaultDisk::AddBytes(FileSystem& files, int host) {
       for (const Change& change : inode.unsynced) Apply(&inode.disk, change);
       for (const NameChange& change : inode.unsynced_names) Apply(inode, change, true);
       inode.unsynced_names.clear();
+      Show(opened->second);
     }
     // A failed sync takes what it was to write with it: the next one says that all is well.
     if (!forget) inode.unsynced.clear();
@@ -182,8 +198,8 @@ void FaultDisk::AddLocks(FileSystem& files) {
     const auto opened = opened_.find(fd);
     if (opened == opened_.end()) return -EBADF;
     const Inode& inode = state.inodes[opened->second.inode];
-    *info = {static_cast<int64_t>(inode.now.size()), static_cast<uint64_t>(opened->second.inode), inode.changed,
-             inode.directory};
+    *info = {static_cast<int64_t>(Seen(opened->second).size()), static_cast<uint64_t>(opened->second.inode),
+             inode.changed, inode.directory};
     return 0;
   };
   files.lock = [this](int fd, bool alone) {

@@ -48,6 +48,9 @@ class FaultDisk {
     std::map<std::string, int> names_now, names_disk;
     std::vector<NameChange> unsynced_names;
     int64_t changed = 0;
+    // On a network disk: who wrote last, and what the other hosts see of it, which is what was synced or closed.
+    int writer = 0;
+    std::string shown;
   };
   struct State {
     std::map<int, Inode> inodes;
@@ -96,6 +99,8 @@ class FaultDisk {
   std::optional<int> Find(const std::string& name);
   std::optional<int> Parent(const std::string& name, std::string* last);
   int Called(const char* what, const std::string& name);  // 0, or the error to give
+  const std::string& Seen(const Opened& opened) const;    // of a file, by the host that has opened it
+  void Show(const Opened& opened);
   void Apply(Inode& inode, const NameChange& change, bool disk);
   static void Apply(std::string* text, const Change& change);
 

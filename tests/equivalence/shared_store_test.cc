@@ -167,7 +167,8 @@ TEST_F(SharedStoreTest, TakeOverNeedNotWait) {
   const auto a = Server(0, files_);
   const SessionId session = Filled(Text(200, 1));
   ASSERT_TRUE(SaveIn(*a, "doc", session).ok());
-  EXPECT_FALSE(Server(1, b_files)->Hold("doc").ok());
+  const absl::Status held = Server(1, b_files)->Hold("doc");
+  EXPECT_TRUE(absl::StrContains(held.message(), "host host0, process 100")) << held;
   const auto b = Server(1, b_files, true);
   ASSERT_TRUE(b->Hold("doc").ok());
   const absl::Status late = SaveIn(*a, "doc", session);

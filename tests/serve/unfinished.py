@@ -20,7 +20,7 @@ class Wire:
 
     def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
-        self.received, self.windows, self.first_window, self.room = b"", {}, 65535, 65535
+        self.received, self.windows, self.first_window, self.room, self.most = b"", {}, 65535, 65535, None
         self.ended, self.said, self.next = set(), {}, 1
         self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + self.frame(SETTINGS, 0, 0, b""))
 
@@ -51,6 +51,7 @@ class Wire:
             self.ended.add(stream)
         if kind == SETTINGS and not flags & 1:
             for name, value in struct.iter_unpack(">HI", payload):
+                self.most = value if name == 3 else self.most  # streams at once
                 if name == 4:
                     self.windows = {s: room + value - self.first_window for s, room in self.windows.items()}
                     self.first_window = value
@@ -118,6 +119,7 @@ def unfinished():
             wire = Wire(server.port)
             for path in paths:
                 wire.flood(path, 25, 2 * MB)
+            equal(wire.most, 100, "streams that a connection may have at once")
             wire.wait(100, "without a token")
             check(held(server) < before + 40, f"{before:.0f} MB, and {held(server):.0f} MB after streams without a token")
             check(all(b"grpc-status\x0216" in wire.said[s] for s in wire.ended), f"UNAUTHENTICATED: {wire.said[1]}")
