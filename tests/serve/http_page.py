@@ -217,6 +217,7 @@ def page():
                 browser.wait("rate and time left", lambda: "left" in browser.text('[data-key="long"]'))
                 equal(server.get("/duo/v1/sessions/none", **bearer(ALICE)).status, 404, "a session that is not there")
                 browser.wait("a refusal with its sentence", lambda: "there is no session none" in browser.text("#refused"))
+                check_units(browser)
                 check_markup(browser)
                 try_questions(browser, made)
                 try_pin(browser)
@@ -239,6 +240,16 @@ def page():
                 browser.wait("a session that was saved or is gone", lambda: browser.text("#work") != "")
                 try_drain(browser, server)
                 equal(browser.errors(), [], "errors in the console")
+
+
+def check_units(browser):
+    """Rounding never shows a whole unit of the next one."""
+    script = """const [seconds, sizes, done] = arguments;
+        import('/page/dom.js').then((dom) => done([seconds.map(dom.duration), sizes.map(dom.bytes)]));"""
+    seconds = {0: "0 s", 0.9996: "1.0 s", 9.96: "10 s", 59.7: "1 min 0 s", 119.7: "2 min 0 s", 3599.8: "1 h 0 min", 86399.9: "1 d 0 h"}
+    sizes = {999: "999 B", 999600: "1.0 MB", 99960: "100 kB", 63300000: "63.3 MB"}
+    equal(browser.send("POST", "/execute/async", {"script": script, "args": [list(seconds), list(sizes)]}),
+          [list(seconds.values()), list(sizes.values())], "durations and sizes")
 
 
 def check_markup(browser):

@@ -73,18 +73,22 @@ export const count = (n) => Math.round(n).toLocaleString('en-US');
 export function bytes(n) {
   const units = ['B', 'kB', 'MB', 'GB', 'TB'];
   let unit = 0;
-  while (n >= 1000 && unit + 1 < units.length) {
+  while (n >= 999.5 && unit + 1 < units.length) {
     n /= 1000;
     ++unit;
   }
-  return `${n >= 100 || unit === 0 ? Math.round(n) : n.toFixed(1)} ${units[unit]}`;
+  return `${n >= 99.95 || unit === 0 ? Math.round(n) : n.toFixed(1)} ${units[unit]}`;
 }
+// Rounded first and then cut into units, or a minute would have 60 s.
 export function duration(seconds) {
-  if (seconds < 0.001) return '0 s';
-  if (seconds < 1) return `${Math.round(1000 * seconds)} ms`;
-  if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
-  return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
+  const milliseconds = Math.round(1000 * seconds);
+  if (milliseconds < 1) return '0 s';
+  if (milliseconds < 1000) return `${milliseconds} ms`;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
 }
 export const percent = (part, whole) => (whole > 0 ? `${Math.round((100 * part) / whole)} %` : '0 %');
