@@ -82,11 +82,23 @@ struct Tiles {
   }
   Tiles(float* at, const Cut& cut, int group) {
     const auto take = [&](size_t floats) { return std::exchange(at, at + floats); };
-    for (float** x : {&k, &k_columns, &v, &v_columns, &dk, &dv}) *x = take(size_t{kTile} * cut.width);
-    for (float** x : {&p, &ds, &p_columns, &ds_columns}) *x = take(kTile * kTile);
+    const size_t keys = size_t{kTile} * cut.width, square = size_t{kTile} * kTile;
+    const size_t group_rows = size_t(group) * cut.chunk, queries = group_rows * cut.width;
+    k = take(keys);
+    k_columns = take(keys);
+    v = take(keys);
+    v_columns = take(keys);
+    dk = take(keys);
+    dv = take(keys);
+    p = take(square);
+    ds = take(square);
+    p_columns = take(square);
+    ds_columns = take(square);
     ones = take(kTile);
-    delta = take(group * cut.chunk);
-    for (float** x : {&q, &dout, &dq}) *x = take(group * cut.chunk * cut.width);
+    delta = take(group_rows);
+    q = take(queries);
+    dout = take(queries);
+    dq = take(queries);
     std::fill_n(ones, kTile, 1.0f);
   }
 };
