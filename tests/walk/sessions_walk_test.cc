@@ -50,6 +50,7 @@ class RandomWalk : public testing::Test {
     for (int done = 0; done < calls && !HasFailure(); done += kCallsOfAWalk) {
       const uint64_t seed = only != nullptr ? std::strtoull(only, nullptr, 10) : first_seed + done / kCallsOfAWalk;
       SCOPED_TRACE("DUO_WALK_SEED=" + std::to_string(seed) + " replays it");
+      disk_.state = FaultDisk().state;  // or what a power cut leaves would follow from the walks before
       SessionsWalk(options, {*engine_, disk_, model_dir_, log_}, seed, &counts_).Go(kCallsOfAWalk);
       if (only != nullptr) break;
     }

@@ -146,6 +146,7 @@ void SessionsWalk::Fork(const std::string& id) {
     Doc& doc = docs_[fork];
     doc.open = true;
     doc.now = now;
+    doc.states = {now};  // a save that was committed before it failed leaves it on disk
     ExpectLength(fork, "a fork");
   });
 }
