@@ -78,6 +78,8 @@ FAULTS = {
                                                                                "ring.slack = 0;")),
     "wrong-draft-kept": (gtest(EQUIVALENCE, "cpu/DraftsTest.*"), ("runtime/scheduler/scheduler_drafts.cc", "if (!right || request.closing) break;",
                                                                  "if (request.closing) break;")),
+    "unchecked-rows-visit-lists": (gtest("tests/runtime_test", "SchedulerDrafts.*"),
+                                   ("runtime/scheduler/scheduler_lists.cc", "parts_[i].guesses == options_.guesses && ", "")),
     "stale-rings-after-rewind": (gtest(EQUIVALENCE, "SessionStore*.*:StoreRules*.*"),
                                  ("runtime/saved/session_commit.cc", "    m->rings_valid = false;\n", "")),
     # Offsets.
