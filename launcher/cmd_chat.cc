@@ -191,9 +191,9 @@ int RunServedChat(const ChatFlags& flags) {
   Interrupt interrupt;  // before gRPC's threads are made
   absl::StatusOr<ClientOptions> server = OptionsOf(flags.server);
   if (!server.ok()) return Fail(server.status());
-  ServedChat session(*std::move(server), flags.session, flags.chat);
+  ServedChat session(*server, flags.session, flags.chat);
   session.SetSystem(flags.system);
-  if (absl::Status s = session.Open(); !s.ok()) return Fail(s);
+  if (absl::Status s = session.Open(); !s.ok()) return Fail(WithAdvice(s, *server));
   return Chat(session, interrupt).Run(flags.document);
 }
 

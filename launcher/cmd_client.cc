@@ -20,14 +20,9 @@ struct ClientFlags {
 int RunVerb(const ClientFlags& flags) {
   const absl::StatusOr<ClientOptions> options = OptionsOf(flags.server);
   if (!options.ok()) return Fail(options.status());
-  const absl::Status status = RunClient(*options, flags.verb);
+  const absl::Status status = WithAdvice(RunClient(*options, flags.verb), *options);
   if (status.ok()) return 0;
-  std::string sentence = absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
-  if (absl::IsUnavailable(status)) {  // as one that drains is
-    absl::StrAppend(&sentence, "; is a `duo serve` running there? --server HOST:PORT names another than ",
-                    options->server);
-  }
-  return Fail(absl::Status(status.code(), sentence));
+  return Fail(absl::Status(status.code(), absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message())));
 }
 
 // What every verb has: the server, who calls, and what becomes of its answer.

@@ -13,7 +13,9 @@ namespace {
 
 constexpr size_t kShownBytes = 100;  // of a source's text
 
-std::string Size(int64_t bytes) { return ByteCount(static_cast<double>(bytes)); }
+std::string Size(int64_t bytes) {
+  return bytes < 1000 ? Counted(bytes, "byte") : ByteCount(static_cast<double>(bytes));
+}
 
 const char* Where(const v1::Session& s) {
   static constexpr const char* kWhere[] = {"?", "open", "moved out", "saved"};

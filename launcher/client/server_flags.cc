@@ -3,6 +3,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "absl/strings/str_cat.h"
 #include "launcher/terminal/checks.h"
 
 namespace duo {
@@ -31,6 +32,17 @@ absl::StatusOr<ClientOptions> OptionsOf(const ServerFlags& flags) {
     if (words >> options.token && options.token[0] != '#') return options;
   }
   return absl::NotFoundError(flags.token_file + ": cannot read a token from it");
+}
+
+absl::Status WithAdvice(const absl::Status& status, const ClientOptions& options) {
+  std::string sentence(status.message());
+  if (absl::IsUnavailable(status)) {  // as one that drains is
+    absl::StrAppend(&sentence, "; is a `duo serve` running there? --server HOST:PORT names another than ", options.server);
+    if (options.tls_ca.empty()) absl::StrAppend(&sentence, ", and --tls-ca FILE is for one that speaks TLS");
+  } else if (absl::IsUnauthenticated(status) && options.token.empty()) {
+    absl::StrAppend(&sentence, "; --token-file FILE sends one");
+  }
+  return absl::Status(status.code(), sentence);
 }
 
 }  // namespace duo

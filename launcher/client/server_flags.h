@@ -20,4 +20,7 @@ void AddServerFlags(CLI::App& command, ServerFlags& flags);
 // With the token that the file has. NOT_FOUND: it has none.
 absl::StatusOr<ClientOptions> OptionsOf(const ServerFlags& flags);
 
+// What was refused, and which of these flags may be missing or another.
+absl::Status WithAdvice(const absl::Status& status, const ClientOptions& options);
+
 }  // namespace duo

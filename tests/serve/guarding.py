@@ -229,6 +229,10 @@ def auth():
         bad = subprocess.run([ARGS.duo, "serve", "--model", harness.MODEL, "--device", ARGS.device, "--max-session-tokens",
                               "2000", "--kv-tokens", "4000", *more], capture_output=True, text=True, timeout=120, check=False)
         check(bad.returncode == 1 and option in bad.stderr, f"{more}: {bad.returncode}: {bad.stderr[-300:]}")
+    def listed(server, *more):
+        """What duo client says on stderr."""
+        return subprocess.run([ARGS.duo, "client", "list", "--server", server.address, *more], capture_output=True, text=True,
+                              timeout=60, check=False).stderr
     refused("--tls-cert", "--listen", "0.0.0.0:0")
     refused("--insecure", "--listen", "127.0.0.1:0", "--metrics", "0.0.0.0:0")
     small = ("--max-session-tokens", "2000")
@@ -252,9 +256,8 @@ def auth():
                     equal(code_of(call)[0], grpc.StatusCode.UNAUTHENTICATED, f"with token {token!r:.30}")
                 equal(c.health(), 1, "health, which needs no token")
             server.client(token="secret-token-number-two").List()
-            listed = subprocess.run([ARGS.duo, "client", "list", "--server", server.address, "--token-file", tokens],
-                                    capture_output=True, text=True, check=False)
-            equal((listed.returncode, listed.stderr), (0, ""), "duo client with the server's own token file")
+            equal(listed(server, "--token-file", tokens), "", "duo client with the server's own token file")
+            check("--token-file FILE" in listed(server), "a client without a token is told of the flag")
         if shutil.which("openssl") is None:
             print("    TLS is not tested: there is no openssl to make certificates with")
             return
@@ -274,6 +277,7 @@ def auth():
         with serve(*small, *tls) as server:
             server.client(credentials=grpc.ssl_channel_credentials(made.read("server.pem"))).List()
             kept_out(server, None, "a client without TLS")
+            check("--tls-ca FILE" in listed(server), "duo client without TLS is told of the flag")
             kept_out(server, grpc.ssl_channel_credentials(made.read("stranger.pem")), "a client that expects another server")
         with serve(*small, *tls, "--tls-client-ca", f"{folder}/client.pem") as server:
             good = grpc.ssl_channel_credentials(made.read("server.pem"), made.read("client.key"), made.read("client.pem"))
