@@ -37,7 +37,7 @@ BUILT = {"launcher/install_deps.sh": "the build is there already", "cmake": "the
          "(cd": "the package is made by this test, outside of the root folder"}
 ARCHIVES = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.ubuntu.com/ubuntu"}
 UBUNTU = ("noble",)  # names of what is no Debian
-CLONE = "/tmp/wt/clone"  # where the tree is in the root folder
+CLONE = "/srv/duo"  # where the tree is in the root folder
 SERVICE_USER = "61184"  # of the range that systemd takes for DynamicUser
 
 
