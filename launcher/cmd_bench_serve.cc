@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "launcher/client/server_flags.h"
 #include "launcher/load/load.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
@@ -15,8 +16,9 @@ namespace duo {
 namespace {
 
 struct LoadFlags {
+  ServerFlags server;
   LoadOptions load;
-  std::string mix = "chats", token_file, svg;
+  std::string mix = "chats", svg;
   std::string context = "1000", question = "16", answer = "128", document = "20000";
   std::vector<int> clients = {8};
   bool json = false;
@@ -56,12 +58,6 @@ absl::Status RunLoads(LoadFlags f) {
   for (size_t i = 0; i < std::size(kMixes); ++i) {
     if (f.mix == kMixes[i]) o.mix = static_cast<Mix>(i);
   }
-  if (!f.token_file.empty()) {
-    std::ifstream in(f.token_file);
-    if (!std::getline(in, o.client.token)) {
-      return absl::NotFoundError(f.token_file + ": cannot read a token from its first line");
-    }
-  }
   std::vector<LoadResult> results;
   for (int clients : f.clients) {
     o.clients = clients;
@@ -85,15 +81,17 @@ absl::Status RunLoads(LoadFlags f) {
   return svg.flush() ? absl::OkStatus() : absl::PermissionDeniedError(f.svg + ": cannot be written");
 }
 
-int RunBenchServe(const LoadFlags& flags) {
+int RunBenchServe(LoadFlags flags) {
+  const absl::StatusOr<ClientOptions> server = OptionsOf(flags.server);
+  if (!server.ok()) return Fail(server.status());
+  flags.load.client = *server;
   const absl::Status status = RunLoads(flags);
   if (status.ok()) return 0;
-  std::string sentence(status.message());
-  if (absl::IsUnavailable(status)) {
-    absl::StrAppend(&sentence, "; is a `duo serve` running there? --server HOST:PORT names another than ",
-                    flags.load.client.server, "; duo serve --shape llama-3-8b --random-weights needs no checkpoint");
-  }
-  return Fail(absl::Status(status.code(), sentence));
+  const absl::Status advised = WithAdvice(status, *server);
+  if (!absl::IsUnavailable(status)) return Fail(advised);
+  return Fail(absl::Status(
+      status.code(),
+      absl::StrCat(advised.message(), "; duo serve --shape llama-3-8b --random-weights needs no checkpoint")));
 }
 
 void AddLengths(CLI::App& c, LoadFlags& f) {
@@ -124,13 +122,7 @@ void AddBenchServe(CLI::App& bench, Launch& launch) {
       "  duo bench serve --mix ingest --clients 8 --context 8000 --document 120000 --read-alone\n"
       "Texts are token ids that follow from --seed: no tokenizer is asked, and every length is exact.\n"
       "Ctrl-C ends a load early and prints what came until then.");
-  c->add_option("--server", o.client.server, "The server")
-      ->type_name("HOST:PORT")
-      ->check(Address())
-      ->capture_default_str();
-  c->add_option("--tls-ca", o.client.tls_ca, "Use TLS; the server's certificate is signed by these, PEM")
-      ->type_name("FILE");
-  c->add_option("--token-file", flags->token_file, "Bearer token: the file's first line")->type_name("FILE");
+  AddServerFlags(*c, flags->server);
   c->add_option("--mix", flags->mix,
                 "chats: every client asks on a session of its own; document: all on one; ingest: chats beside "
                 "documents that are read, until all are; mixed: chats, documents, forks, cancels, connections that end "

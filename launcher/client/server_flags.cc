@@ -20,7 +20,10 @@ void AddServerFlags(CLI::App& command, ServerFlags& flags) {
   auto* key = command.add_option("--tls-key", o.tls_key, "Its private key, PEM")->type_name("FILE");
   cert->needs(ca)->needs(key);
   key->needs(cert);
-  command.add_option("--token-file", flags.token_file, "Bearer token: the first word of the file's first line; a server's token file will do")->type_name("FILE");
+  command
+      .add_option("--token-file", flags.token_file,
+                  "Bearer token: the first word of the file's first line; a server's token file will do")
+      ->type_name("FILE");
 }
 
 absl::StatusOr<ClientOptions> OptionsOf(const ServerFlags& flags) {
@@ -37,7 +40,8 @@ absl::StatusOr<ClientOptions> OptionsOf(const ServerFlags& flags) {
 absl::Status WithAdvice(const absl::Status& status, const ClientOptions& options) {
   std::string sentence(status.message());
   if (absl::IsUnavailable(status)) {  // as one that drains is
-    absl::StrAppend(&sentence, "; is a `duo serve` running there? --server HOST:PORT names another than ", options.server);
+    absl::StrAppend(&sentence, "; is a `duo serve` running there? --server HOST:PORT names another than ",
+                    options.server);
     if (options.tls_ca.empty()) absl::StrAppend(&sentence, ", and --tls-ca FILE is for one that speaks TLS");
   } else if (absl::IsUnauthenticated(status) && options.token.empty()) {
     absl::StrAppend(&sentence, "; --token-file FILE sends one");

@@ -1,6 +1,7 @@
 """Who and what is refused, and that nothing is lost by it."""
 
 import concurrent.futures
+import json
 import os
 import random
 import shutil
@@ -258,6 +259,10 @@ def auth():
             server.client(token="secret-token-number-two").List()
             equal(listed(server, "--token-file", tokens), "", "duo client with the server's own token file")
             check("--token-file FILE" in listed(server), "a client without a token is told of the flag")
+            load = subprocess.run([ARGS.duo, "bench", "serve", "--server", server.address, "--token-file", tokens, "--clients", "1",
+                                   "--requests", "1", "--context", "50", "--answer", "2", "--json"], capture_output=True, text=True,
+                                  timeout=120, check=False)
+            check(load.returncode == 0 and not json.loads(load.stdout)["results"][0]["errors"], f"a load with that file: {load}")
         if shutil.which("openssl") is None:
             print("    TLS is not tested: there is no openssl to make certificates with")
             return
