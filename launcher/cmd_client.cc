@@ -22,7 +22,8 @@ int RunVerb(const ClientFlags& flags) {
   if (!options.ok()) return Fail(options.status());
   const absl::Status status = WithAdvice(RunClient(*options, flags.verb), *options);
   if (status.ok()) return 0;
-  return Fail(absl::Status(status.code(), absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message())));
+  return Fail(
+      absl::Status(status.code(), absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message())));
 }
 
 // What every verb has: the server, who calls, and what becomes of its answer.

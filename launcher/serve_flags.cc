@@ -234,8 +234,9 @@ void AddServeFlags(CLI::App* c, ServeFlags* flags) {
        "What requests over HTTP leave out is drawn as the model's generation_config.json says; none: at temperature 1")
       ->check(CLI::IsMember({"auto", kNone}))
       ->default_str("auto");
-  c->add_flag("--admin", flags->http.admin,
-              "The page at / of the HTTP port has buttons that drain the server and pin sessions, for tokens of role admin");
+  c->add_flag(
+      "--admin", flags->http.admin,
+      "The page at / of the HTTP port has buttons that drain the server and pin sessions, for tokens of role admin");
   c->add_option("--metrics", s.metrics, "Serve metrics for Prometheus here, at /metrics")
       ->type_name("HOST:PORT")
       ->check(Address());

@@ -73,8 +73,7 @@ TEST_F(Conversations, TokensOfAKeptAnswerAreCutBesideQuestionsThatRun) {
     engine_->Step();
   }
   ASSERT_FALSE(beside.ended.has_value());
-  EXPECT_EQ(TokensWith("When?", "talk"),
-            WholeChat({{"user", "Whose?"}, {"assistant", *said_}, {"user", "When?"}}));
+  EXPECT_EQ(TokensWith("When?", "talk"), WholeChat({{"user", "Whose?"}, {"assistant", *said_}, {"user", "When?"}}));
   EXPECT_EQ(View("talk").tokens, kept) << "TokensWith asks a fork";
   said_.reset();
   Asked reads;

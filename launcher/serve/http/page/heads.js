@@ -90,8 +90,12 @@ export function showAttention(state) {
   shown = text;
   const known = new Map(state.attention.map((one) => [`${one.layer},${one.head}`, one]));
   for (const [where, cell] of cells) fillCell(cell, known.get(where) ?? {});
-  const said = [sayMost(state.attention, 'text', 'Outlined heads are filled by the share of attention that they have on the session\u2019s text when an answer with sources begins.'),
-                sayMost(state.attention, 'kept', 'Of attention, sparse reading of the open sessions kept:')];
+  const said = [
+    sayMost(
+        state.attention, 'text',
+        'Outlined heads are filled by the share of attention that they have on the session\u2019s text when an answer with sources begins.'),
+    sayMost(state.attention, 'kept', 'Of attention, sparse reading of the open sessions kept:')
+  ];
   setText($('heads-shares'), said.filter((one) => one !== '').join(' '));
   show($('heads-shares'), said.some((one) => one !== ''));
 }

@@ -118,7 +118,8 @@ async function drain() {
   say('');
   try {
     const {saved, dropped} = await api.drain();
-    say(saves ? `Drained: ${sessions(saved)} on disk. The server has ended.` : `The server has ended, and ${sessions(dropped)} gone.`);
+    say(saves ? `Drained: ${sessions(saved)} on disk. The server has ended.` :
+                `The server has ended, and ${sessions(dropped)} gone.`);
   } catch (error) {
     sayError(error);
   }

@@ -1,5 +1,5 @@
-// What stands above the page: how the connection is, which each event says anew, and what came of a button, which stays until
-// it is read.
+// What stands above the page: how the connection is, which each event says anew, and what came of a button, which stays
+// until it is read.
 import {Refused} from './api.js';
 import {$, setText, show} from './dom.js';
 
