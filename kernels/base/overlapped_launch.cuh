@@ -9,20 +9,28 @@
 
 namespace duo::cuda {
 
+// In clusters of `cluster` blocks along x, which share their memory (sm_90).
 template <typename... Parameters, typename... Arguments>
-void LaunchOverlapped(const Device& device, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
-                      Arguments... arguments) {
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+void LaunchClusters(const Device& device, void (*kernel)(Parameters...), dim3 grid, unsigned cluster, dim3 block,
+                    size_t shared, Arguments... arguments) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {cluster, 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = static_cast<cudaStream_t>(device.stream());
-  config.attrs = &overlap;
-  config.numAttrs = device.info().capability >= 90 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = device.info().capability < 90 ? 0 : cluster > 1 ? 2 : 1;
   DUO_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+template <typename... Parameters, typename... Arguments>
+void LaunchOverlapped(const Device& device, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+                      Arguments... arguments) {
+  LaunchClusters(device, kernel, grid, 1, block, shared, arguments...);
 }
 
 // Lets the next kernel start early; the next kernel waits for all of this one.

@@ -98,13 +98,28 @@ void TimePrefill(KernelTimes& times) {
   add(8, 8192, 131072, KvFormat::kInt4, head_dim);
 }
 
-// Decode's matrices of the Llama-3-8B shape: gate and up, down, qkv.
+// The matrices of a step of the Llama-3-8B shape, gate and up, down, qkv: of one answer, and of many. Last GGUF's Q4_K and
+// Q6_K, whose codes have scales of two levels.
 void TimeLinear(KernelTimes& times) {
   if (!times.cuda()) return;
-  for (DType type : {DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4}) {
+  for (int64_t rows : {1, 64, 128, 256}) {
+    for (DType type : {DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4}) {
+      for (auto [outputs, inputs] : {std::pair(28672, 4096), std::pair(4096, 14336), std::pair(6144, 4096)}) {
+        LinearBench b;
+        b.type = type;
+        b.rows = rows;
+        b.outputs = outputs;
+        b.inputs = inputs;
+        times.Add(BenchLinear(times.device, b, times.rates));
+      }
+    }
+  }
+  for (auto [type, group] : {std::pair(DType::kI4, 32), std::pair(DType::kI8, 16)}) {
     for (auto [outputs, inputs] : {std::pair(28672, 4096), std::pair(4096, 14336), std::pair(6144, 4096)}) {
       LinearBench b;
       b.type = type;
+      b.group = group;
+      b.block = 256;
       b.outputs = outputs;
       b.inputs = inputs;
       times.Add(BenchLinear(times.device, b, times.rates));

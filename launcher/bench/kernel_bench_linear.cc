@@ -19,7 +19,11 @@ struct RandomRows {
   std::vector<uint8_t> codes;  // [rows][row bytes]
   std::vector<float> dense;    // [rows][inputs]
 };
-const uint16_t kPair[] = {ToF16(0.01f).bits, ToF16(-0.07f).bits};  // of each int4 group: scale and minimum
+const uint16_t kPair[] = {ToF16(0.01f).bits, ToF16(-0.07f).bits};  // of each group of int4: scale and minimum
+const uint16_t kPair8[] = {ToF16(0.001f).bits, 0};                 // of int8
+constexpr uint8_t kSubs[] = {1, 1};                                // of each group of two levels
+
+const uint16_t* PairOf(DType type) { return type == DType::kI4 ? kPair : kPair8; }
 
 bool Floating(DType type) { return type == DType::kBF16 || type == DType::kF16; }
 
@@ -64,17 +68,23 @@ absl::StatusOr<BenchRow> BenchLinear(Device& device, const LinearBench& b, const
   weight.dtype = b.type;
   weight.rows = b.outputs;
   weight.cols = b.inputs;
-  weight.group = b.type == DType::kI4 ? 128 : 0;
+  weight.group = b.group > 0 ? b.group : b.type == DType::kI4 ? 128 : 0;
+  weight.block = b.block;
   const int64_t bytes = Bytes(b.type, b.outputs * b.inputs);
   const int rounds = static_cast<int>(std::max<int64_t>(1, kRotation / bytes));
   const RandomRows random = MakeRows(b, rng);
   auto* codes = static_cast<uint8_t*>(memory.Take(device, rounds * bytes));
   std::vector<float> scales(b.outputs, 0.001f);
-  const int64_t groups = b.type == DType::kI4 ? b.outputs * (b.inputs / weight.group) : 0;
+  const int64_t pair_count = weight.group > 0 ? b.outputs * (b.inputs / weight.pair_cols()) : 0;
   std::vector<uint16_t> pairs;
-  for (int64_t i = 0; i < groups; ++i) pairs.insert(pairs.end(), std::begin(kPair), std::end(kPair));
+  for (int64_t i = 0; i < pair_count; ++i) pairs.insert(pairs.end(), PairOf(b.type), PairOf(b.type) + 2);
+  std::vector<uint8_t> subs;
+  for (int64_t i = 0; b.block > 0 && i < b.outputs * (b.inputs / weight.group); ++i) {
+    subs.insert(subs.end(), std::begin(kSubs), std::end(kSubs));
+  }
   void* device_scales = memory.Take(device, scales.size() * 4);
-  void* device_pairs = memory.Take(device, pairs.size() * 2);
+  void* device_pairs = memory.Take(device, std::max<size_t>(1, pairs.size() * 2));
+  void* device_subs = memory.Take(device, std::max<size_t>(1, subs.size()));
   std::vector<float> values = Normal(rng, b.rows * b.inputs);
   const std::vector<uint8_t> x_bytes = ToActivations(type, values);
   const size_t out_bytes = Bytes(type, b.rows * b.outputs);
@@ -90,10 +100,12 @@ absl::StatusOr<BenchRow> BenchLinear(Device& device, const LinearBench& b, const
   for (int i = 1; i < rounds; ++i) device.Copy(codes + i * bytes, codes, bytes);
   device.Upload(device_scales, scales.data(), scales.size() * 4);
   device.Upload(device_pairs, pairs.data(), pairs.size() * 2);
+  device.Upload(device_subs, subs.data(), subs.size());
   device.Upload(x_data, x_bytes.data(), x_bytes.size());
   device.Fill(out_data, 0xff, out_bytes);
-  if (!Floating(b.type) && b.type != DType::kI4) weight.scales = static_cast<const float*>(device_scales);
-  if (b.type == DType::kI4) weight.groups = static_cast<const uint16_t*>(device_pairs);
+  if (HasRowScales(b.type) && weight.group == 0) weight.scales = static_cast<const float*>(device_scales);
+  if (weight.group > 0) weight.groups = static_cast<const uint16_t*>(device_pairs);
+  if (b.block > 0) weight.subs = static_cast<const int8_t*>(device_subs);
   const View x(x_data, type, b.rows, b.inputs), out(out_data, type, b.rows, b.outputs);
   auto call = [&](int i) {
     Weight w = weight;
@@ -102,7 +114,8 @@ absl::StatusOr<BenchRow> BenchLinear(Device& device, const LinearBench& b, const
   };
   BenchRow row;
   row.what = "linear";
-  row.shape = absl::StrCat(Name(b.type), " rows ", b.rows, " outputs ", b.outputs, " inputs ", b.inputs);
+  row.shape = absl::StrCat(Name(b.type), b.group > 0 ? absl::StrCat(":", b.group) : "",
+                           b.block > 0 ? absl::StrCat("/", b.block) : "", " rows ", b.rows, " outputs ", b.outputs, " inputs ", b.inputs);
   call(0);
   std::vector<uint8_t> got(out_bytes);
   device.Download(got.data(), out_data, out_bytes);
@@ -119,7 +132,7 @@ absl::StatusOr<BenchRow> BenchLinear(Device& device, const LinearBench& b, const
   }
   row.error = worst / largest;
   row.verified = row.error < kAllowed;
-  row.floor = std::max((bytes + groups * 4.0) / rates.copy, 2.0 * b.rows * b.outputs * b.inputs / rates.gemm);
+  row.floor = std::max((bytes + pair_count * 4.0 + subs.size()) / rates.copy, 2.0 * b.rows * b.outputs * b.inputs / rates.gemm);
   row.seconds = Time(device, std::max(rounds, Calls(row.floor)), true, call);
   return row;
 }

@@ -16,26 +16,45 @@ namespace {
 constexpr int64_t kFewRows = 256;  // as many as a recorded step has at most
 constexpr int64_t kPadded = 16;    // an expert's rows are rounded up to these: fewer shapes to choose products for
 
-// One block: a thread an expert counts its slots, then writes them behind those of the experts before it.
-__global__ void __launch_bounds__(kMostExperts)
-    SortSlotsKernel(SlotLists lists, const int32_t* chosen, int slots, int experts) {
-  StartOverlapped();
-  __shared__ int32_t begin[kMostExperts + 1];
-  const int expert = threadIdx.x;
-  int32_t count = 0;
-  for (int s = 0; s < slots; ++s) count += chosen[s] == expert;
-  begin[expert + 1] = count;
-  if (expert == 0) begin[0] = 0;
-  __syncthreads();
-  if (expert == 0) {
-    for (int e = 0; e < experts; ++e) begin[e + 1] += begin[e];
+// Of each thread of a block of whole warps: the sum of x over the threads before it, and over all in *all.
+__device__ int SumBefore(int x, int* of_warps, int* all) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  int sum = x;
+#pragma unroll
+  for (int lanes = 1; lanes < 32; lanes *= 2) {
+    const int before = __shfl_up_sync(0xffffffffu, sum, lanes);
+    if (lane >= lanes) sum += before;
   }
+  if (lane == 31) of_warps[warp] = sum;
   __syncthreads();
-  if (expert >= experts) return;
-  lists.begin[expert] = begin[expert];
-  if (expert + 1 == experts) lists.begin[experts] = begin[experts];
-  int32_t at = begin[expert];
-  for (int s = 0; s < slots && at < begin[expert + 1]; ++s) {
+  int before = 0;
+  *all = 0;
+  for (int w = 0; w < warps; ++w) {
+    if (w < warp) before += of_warps[w];
+    *all += of_warps[w];
+  }
+  return before + sum - x;
+}
+
+// One block: a thread an expert counts its slots, then writes them behind those of the experts before it.
+__global__ void __launch_bounds__(kMostExperts) SortSlotsKernel(SlotLists lists, const int32_t* chosen, int slots) {
+  StartOverlapped();
+  __shared__ int of_warps[2][32];
+  const int expert = threadIdx.x;
+  int count = 0;
+  for (int s = 0; s < slots; ++s) count += chosen[s] == expert;
+  int all_slots, all_chosen;
+  const int begin = SumBefore(count, of_warps[0], &all_slots);
+  const int place = SumBefore(count > 0 ? 1 : 0, of_warps[1], &all_chosen);
+  if (expert == 0) {
+    *lists.count = all_chosen;
+    lists.begin[all_chosen] = all_slots;
+  }
+  if (count == 0) return;
+  lists.chosen[place] = expert;
+  lists.begin[place] = begin;
+  int at = begin;
+  for (int s = 0; s < slots && at < begin + count; ++s) {
     if (chosen[s] == expert) lists.slots[at++] = s;
   }
 }
@@ -72,21 +91,31 @@ __global__ void GatherSlotsKernel(bf16* out, const bf16* x, int64_t stride, cons
 
 int ThreadsFor(int64_t cols) { return static_cast<int>(std::clamp<int64_t>(RoundUp(cols, 32), 32, 512)); }
 
-// Groups of two levels, and int8 in groups, are read value by value.
-bool InEights(const ExpertProduct& p) {
+// Columns of a piece: whether a product's weights can be read in pieces. Groups of two levels, and int8 in groups, are
+// read value by value.
+bool InPieces(const ExpertProduct& p, int columns) {
   const bool plain_groups = p.bank.block == 0 && (p.bank.dtype != DType::kI8 || p.bank.group == 0);
-  return plain_groups && p.bank.cols % 8 == 0 && p.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.x) % 16 == 0 &&
-         reinterpret_cast<uintptr_t>(p.bank.data) % 16 == 0;
+  return plain_groups && p.bank.cols % columns == 0 && p.x_stride % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && reinterpret_cast<uintptr_t>(p.bank.data) % 16 == 0;
 }
 
-// launch(type, each) for the product's kind, as constants.
+constexpr int kSlots = 4;  // that a warp takes at once, of more than one row
+
+// launch(type, in pieces, slots at once) for the product's kind, as constants.
 template <typename Launch>
-void ForKind(const ExpertProduct& p, const Launch& launch) {
-  auto of_type = [&](auto type) {
-    if (InEights(p)) {
-      launch(type, std::integral_constant<int, 8>());
+void ForKind(const ExpertProduct& p, int64_t rows, const Launch& launch) {
+  auto of_pieces = [&](auto type, auto pieces) {
+    if (rows == 1) {
+      launch(type, pieces, std::integral_constant<int, 1>());
     } else {
-      launch(type, std::integral_constant<int, 1>());
+      launch(type, pieces, std::integral_constant<int, kSlots>());
+    }
+  };
+  auto of_type = [&](auto type) {
+    if (InPieces(p, PieceColumns<type()>())) {
+      of_pieces(type, std::true_type());
+    } else {
+      of_pieces(type, std::false_type());
     }
   };
   switch (p.bank.dtype) {
@@ -104,31 +133,42 @@ void ForKind(const ExpertProduct& p, const Launch& launch) {
   }
 }
 
-dim3 GridOf(int64_t columns, int experts) {
-  return dim3(static_cast<unsigned>(CeilDiv<int64_t>(columns, kExpertWarps)), static_cast<unsigned>(experts));
+// Of a warp so many columns; of rows that have so many slots at most as many experts.
+dim3 GridOf(int64_t columns, int of_warp, int experts, int slots) {
+  return dim3(static_cast<unsigned>(CeilDiv<int64_t>(columns, kExpertWarps * of_warp)),
+              static_cast<unsigned>(std::min(experts, slots)));
+}
+
+SlotLists TakeLists(Arena& scratch, int experts, int slots) {
+  SlotLists lists;
+  lists.count = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * (2 * (experts + 1))));
+  lists.chosen = lists.count + 1;
+  lists.begin = lists.chosen + experts;
+  lists.slots = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * slots));
+  return lists;
+}
+size_t ListBytes(int experts, int64_t slots) {
+  return Arena::Rounded(sizeof(int32_t) * (2 * (experts + 1))) + Arena::Rounded(sizeof(int32_t) * slots);
 }
 
 void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
   const int slots = static_cast<int>(x.rows) * routing.chosen;
   const int64_t n = bank.down.cols;
-  SlotLists lists;
-  lists.begin = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * (bank.experts + 1)));
-  lists.slots = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * slots));
+  const SlotLists lists = TakeLists(scratch, bank.experts, slots);
   auto* product = static_cast<bf16*>(scratch.Take(sizeof(bf16) * slots * n));
   auto* y = static_cast<float*>(scratch.Take(sizeof(float) * slots * x.cols));
-  LaunchOverlapped(device, SortSlotsKernel, dim3(1), dim3(RoundUp(bank.experts, 32)), 0, lists, routing.experts, slots,
-                   bank.experts);
+  LaunchOverlapped(device, SortSlotsKernel, dim3(1), dim3(RoundUp(bank.experts, 32)), 0, lists, routing.experts, slots);
   const ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, lists};
   if (n > 0) {
-    ForKind(up, [&](auto type, auto each) {
-      LaunchOverlapped(device, GateUpKernel<type(), each()>, GridOf(n, bank.experts), dim3(32 * kExpertWarps), 0,
-                       product, up, Gating{bank.limit, bank.alpha});
+    ForKind(up, x.rows, [&](auto type, auto pieces, auto at_once) {
+      LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once()>, GridOf(n, kUpColumns, bank.experts, slots),
+                       dim3(32 * kExpertWarps), 0, product, up, Gating{bank.limit, bank.alpha});
     });
   }
   const ExpertProduct down = {product, n, 1, bank.down, bank.experts, lists};
-  ForKind(down, [&](auto type, auto each) {
-    LaunchOverlapped(device, DownKernel<type(), each()>, GridOf(x.cols, bank.experts), dim3(32 * kExpertWarps), 0, y,
-                     down);
+  ForKind(down, x.rows, [&](auto type, auto pieces, auto at_once) {
+    LaunchOverlapped(device, DownKernel<type(), pieces(), at_once()>, GridOf(x.cols, kDownColumns, bank.experts, slots),
+                     dim3(32 * kExpertWarps), 0, y, down);
   });
   LaunchOverlapped(device, CombineKernel, dim3(x.rows), dim3(ThreadsFor(x.cols)), 0, out.as<bf16>(), out.stride, y,
                    routing, static_cast<const int32_t*>(nullptr), x.cols);
@@ -204,8 +244,7 @@ void ManyRows(Device& device, View out, View x, const ExpertBank& bank, const Ro
 size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBank& bank, int chosen) {
   const int64_t dim = bank.gate_up.cols, n = bank.down.cols;
   const int64_t few = rows * chosen;  // a recorded step of any length has no host to ask
-  const size_t lists = Arena::Rounded(sizeof(int32_t) * (bank.experts + 1)) + Arena::Rounded(sizeof(int32_t) * few);
-  size_t bytes = lists + Arena::Rounded(sizeof(bf16) * few * n) + Arena::Rounded(sizeof(float) * few * dim);
+  size_t bytes = ListBytes(bank.experts, few) + Arena::Rounded(sizeof(bf16) * few * n) + Arena::Rounded(sizeof(float) * few * dim);
   if (rows <= kFewRows || n == 0) return bytes;
   const int64_t slots = rows * chosen, places = MostPlaces(slots, bank.experts);
   size_t many = Arena::Rounded(sizeof(int32_t) * (places + slots));

@@ -1,7 +1,7 @@
 // Experts of few rows: which experts are chosen is read on the device, so that launches have one shape and can be
-// recorded. A block has columns of one expert's output; where no row chose the expert it ends at once and reads no
-// weight. A warp reads a row of weights once for up to kSlots rows of x. A slot is a row's j-th expert: row * chosen +
-// j.
+// recorded. A block has columns of one chosen expert's output; blocks past the last chosen expert end at once. A warp
+// reads a row of weights once for up to kSlots rows of x, one row alone where there is but one. A slot is a row's j-th expert:
+// row * chosen + j.
 #pragma once
 
 #include "kernels/base/overlapped_launch.cuh"
@@ -12,68 +12,66 @@
 namespace duo::cuda {
 
 constexpr int kExpertWarps = 8;
-constexpr int kSlots = 4;
 
-// The slots of each expert, ascending.
+// The experts that some row chose, ascending, and the slots of each, ascending. Of many experts few are chosen: one row of
+// 128 experts chooses 8, and blocks for the other 120 took longer to end than the products.
 struct SlotLists {
-  int32_t* begin;  // [experts + 1]
-  int32_t* slots;  // [rows * chosen]
+  int32_t* count;   // chosen experts
+  int32_t* chosen;  // [count] experts
+  int32_t* begin;   // [count + 1] into slots
+  int32_t* slots;   // [rows * chosen]
 };
 
-// kEach consecutive values of a row of weights from column `col` on, which is a multiple of kEach; of codes with a
-// scale a row without it (RowScale). kEach 8: pieces of the row are aligned to their size. kEach 1: any shape.
-template <DType kType, int kEach>
-__device__ __forceinline__ void WeightValues(const Weight& w, int64_t row, int64_t col, float (&v)[kEach]) {
-  if constexpr (kEach == 1) {
-    v[0] = WeightValue(w, row, col);
-  } else {
-    static_assert(kEach == 8);
-    const int64_t at = row * w.cols + col;
-    const auto* data = static_cast<const uint8_t*>(w.data);
-    if constexpr (kType == DType::kBF16 || kType == DType::kF16) {
-      uint32_t r[4];
-      LoadStreaming<16>(r, data + 2 * at);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        v[2 * i] = kType == DType::kBF16 ? LowBf16(r[i]) : F16Value(r[i]);
-        v[2 * i + 1] = kType == DType::kBF16 ? HighBf16(r[i]) : F16Value(r[i] >> 16);
-      }
-    } else if constexpr (kType == DType::kF8E4M3 || kType == DType::kI8) {
-      uint32_t r[2];
-      LoadStreaming<8>(r, data + at);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const uint8_t code = r[i / 4] >> (8 * (i % 4));
-        v[i] = kType == DType::kI8 ? static_cast<float>(static_cast<int8_t>(code)) : F8ToFloat(code);
-      }
-    } else {
-      uint32_t r[1];
-      LoadStreaming<4>(r, data + at / 2);
-      const uint32_t pair =
-          __ldg(reinterpret_cast<const uint32_t*>(w.groups) + row * (w.cols / w.group) + col / w.group);
-      const float scale = F16Value(pair), min = F16Value(pair >> 16);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) v[i] = fmaf(static_cast<float>(r[0] >> (4 * i) & 15), scale, min);
+// Whole pieces of 16 bytes of a row of weights: so many columns. Where kPieces is false weights are read value by value,
+// which any shape allows.
+template <DType kType>
+constexpr int PieceColumns() {
+  return kType == DType::kI4 ? 32 : kType == DType::kBF16 || kType == DType::kF16 ? 8 : 16;
+}
+// A piece, and of int4 the scale and the minimum of its group, in which it lies whole.
+template <DType kType>
+struct WeightPiece {
+  uint32_t words[4];
+  uint32_t pair = 0;
+
+  __device__ __forceinline__ void Load(const Weight& w, int64_t row, int64_t col) {
+    constexpr int kBytes = 16;
+    LoadStreaming<kBytes>(words, static_cast<const uint8_t*>(w.data) + (row * w.cols + col) / PieceColumns<kType>() * kBytes);
+    if constexpr (kType == DType::kI4) {
+      pair = __ldg(reinterpret_cast<const uint32_t*>(w.groups) + row * (w.cols / w.group) + col / w.group);
     }
   }
-}
-template <DType kType, int kEach>
+  // Eight values from column 8 * `eighth` of the piece on; of codes without their scale.
+  __device__ __forceinline__ void Eight(int eighth, float (&v)[8]) const {
+    constexpr uint32_t kUnit = 0x4b000000;  // 2^23, whose last bit counts 1
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if constexpr (kType == DType::kI4) {
+        v[i] = __uint_as_float((words[eighth] >> (4 * i) & 15) | kUnit) - 0x1p23f;
+      } else if constexpr (kType == DType::kI8) {
+        const uint32_t from0 = words[2 * eighth + i / 4] ^ 0x80808080u;
+        v[i] = __uint_as_float(__byte_perm(from0, kUnit, 0x7540 + i % 4)) - (0x1p23f + 128);
+      } else if constexpr (kType == DType::kF8E4M3) {
+        v[i] = F8ToFloat(static_cast<uint8_t>(words[2 * eighth + i / 4] >> (8 * (i % 4))));
+      } else {
+        const uint32_t two = words[i / 2];
+        v[i] = kType == DType::kBF16 ? (i % 2 == 0 ? LowBf16(two) : HighBf16(two)) : F16Value(two >> (16 * (i % 2)));
+      }
+    }
+  }
+};
+template <DType kType, bool kPieces>
 __device__ __forceinline__ float RowScale(const Weight& w, int64_t row) {
-  return kEach == 8 && HasRowScales(kType) ? w.scales[row] : 1.0f;
+  return kPieces && HasRowScales(kType) ? w.scales[row] : 1.0f;
 }
 
-template <int kEach>
-__device__ __forceinline__ void LoadX(const bf16* x, float (&v)[kEach]) {
-  if constexpr (kEach == 1) {
-    v[0] = ToFloat(*x);
-  } else {
-    const uint4 r = *reinterpret_cast<const uint4*>(x);
-    const uint32_t words[4] = {r.x, r.y, r.z, r.w};
+__device__ __forceinline__ void LoadEight(const bf16* x, float (&v)[8]) {
+  const uint4 r = *reinterpret_cast<const uint4*>(x);
+  const uint32_t words[4] = {r.x, r.y, r.z, r.w};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      v[2 * i] = LowBf16(words[i]);
-      v[2 * i + 1] = HighBf16(words[i]);
-    }
+  for (int i = 0; i < 4; ++i) {
+    v[2 * i] = LowBf16(words[i]);
+    v[2 * i + 1] = HighBf16(words[i]);
   }
 }
 
@@ -88,7 +86,7 @@ struct ExpertProduct {
 };
 
 // Sums [kRows][kSlots] of kRows weight rows times the x of up to kSlots slots; the same on all lanes.
-template <DType kType, int kEach, int kRows>
+template <DType kType, bool kPieces, int kRows, int kSlots>
 __device__ __forceinline__ void WarpProducts(const ExpertProduct& p, const int64_t (&rows)[kRows], int first, int count,
                                              float (&sums)[kRows][kSlots]) {
   const int lane = threadIdx.x % 32;
@@ -99,26 +97,61 @@ __device__ __forceinline__ void WarpProducts(const ExpertProduct& p, const int64
 #pragma unroll
     for (int r = 0; r < kRows; ++r) sums[r][s] = 0;
   }
+  if constexpr (kPieces) {
+    constexpr int kColumns = PieceColumns<kType>();
 #pragma unroll 2
-  for (int64_t col = lane * kEach; col < p.bank.cols; col += 32 * kEach) {
-    float w[kRows][kEach];
+    for (int64_t col = lane * kColumns; col < p.bank.cols; col += 32 * kColumns) {
+      WeightPiece<kType> pieces[kRows];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) WeightValues<kType, kEach>(p.bank, rows[r], col, w[r]);
+      for (int r = 0; r < kRows; ++r) pieces[r].Load(p.bank, rows[r], col);
+      float codes[kRows][kSlots] = {}, x_sums[kSlots] = {};  // int4: of the group
 #pragma unroll
-    for (int s = 0; s < kSlots; ++s) {
-      if (s >= count) break;
-      float v[kEach];
-      LoadX<kEach>(x[s] + col, v);
+      for (int e = 0; e < kColumns / 8; ++e) {
+        float w[kRows][8];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
+        for (int r = 0; r < kRows; ++r) pieces[r].Eight(e, w[r]);
 #pragma unroll
-        for (int i = 0; i < kEach; ++i) sums[r][s] = fmaf(w[r][i], v[i], sums[r][s]);
+        for (int s = 0; s < kSlots; ++s) {
+          if (s >= count) break;
+          float v[8];
+          LoadEight(x[s] + col + 8 * e, v);
+#pragma unroll
+          for (int i = 0; i < 8; ++i) {
+            if constexpr (kType == DType::kI4) x_sums[s] += v[i];
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+              float& sum = kType == DType::kI4 ? codes[r][s] : sums[r][s];
+              sum = fmaf(w[r][i], v[i], sum);
+            }
+          }
+        }
+      }
+      if constexpr (kType == DType::kI4) {
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+          const float scale = F16Value(pieces[r].pair), min = F16Value(pieces[r].pair >> 16);
+#pragma unroll
+          for (int s = 0; s < kSlots; ++s) sums[r][s] += fmaf(scale, codes[r][s], min * x_sums[s]);
+        }
+      }
+    }
+  } else {
+    for (int64_t col = lane; col < p.bank.cols; col += 32) {
+      float w[kRows];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) w[r] = WeightValue(p.bank, rows[r], col);
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) {
+        if (s >= count) break;
+        const float v = ToFloat(x[s][col]);
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) sums[r][s] = fmaf(w[r], v, sums[r][s]);
       }
     }
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    const float scale = RowScale<kType, kEach>(p.bank, rows[r]);
+    const float scale = RowScale<kType, kPieces>(p.bank, rows[r]);
     const float bias = p.bank.bias != nullptr ? p.bank.bias[rows[r]] : 0.0f;
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) sums[r][s] = WarpSum(sums[r][s]) * scale + bias;
@@ -133,44 +166,73 @@ struct Gating {
   }
 };
 
-// product [slots][n] = gate and up by `gating`, halves rounded first. Grid: blocks of columns, experts.
-template <DType kType, int kEach>
+// The chosen expert that a block works for, and its slots. Without one there is nothing to do.
+struct ChosenExpert {
+  bool exists;
+  int expert, begin, end;
+  __device__ __forceinline__ explicit ChosenExpert(const SlotLists& lists) : exists(blockIdx.y < *lists.count) {
+    if (!exists) return;
+    expert = lists.chosen[blockIdx.y];
+    begin = lists.begin[blockIdx.y];
+    end = lists.begin[blockIdx.y + 1];
+  }
+};
+
+// A warp has so many columns of an output.
+constexpr int kUpColumns = 2, kDownColumns = 4;
+
+// product [slots][n] = gate and up by `gating`, halves rounded first. Grid: blocks of columns, chosen experts.
+template <DType kType, bool kPieces, int kSlots>
 __global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product, ExpertProduct p, Gating gating) {
   StartOverlapped();
-  const int expert = blockIdx.y, begin = p.lists.begin[expert], end = p.lists.begin[expert + 1];
-  const int64_t n = p.bank.rows / p.experts / 2, column = blockIdx.x * kExpertWarps + threadIdx.x / 32;
-  if (begin == end || column >= n) return;
-  const int64_t rows[2] = {expert * 2 * n + column, (expert * 2 + 1) * n + column};
-  for (int first = begin; first < end; first += kSlots) {
-    const int count = min(kSlots, end - first);
-    float sums[2][kSlots];
-    WarpProducts<kType, kEach>(p, rows, first, count, sums);
+  const ChosenExpert of(p.lists);
+  const int64_t n = p.bank.rows / p.experts / 2, column = (blockIdx.x * kExpertWarps + threadIdx.x / 32) * kUpColumns;
+  if (!of.exists || column >= n) return;
+  int64_t rows[2 * kUpColumns];
+#pragma unroll
+  for (int i = 0; i < kUpColumns; ++i) {
+    rows[2 * i] = of.expert * 2 * n + min(column + i, n - 1);
+    rows[2 * i + 1] = rows[2 * i] + n;
+  }
+  for (int first = of.begin; first < of.end; first += kSlots) {
+    const int count = min(kSlots, of.end - first);
+    float sums[2 * kUpColumns][kSlots];
+    WarpProducts<kType, kPieces>(p, rows, first, count, sums);
     if (threadIdx.x % 32 != 0) continue;
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       if (s >= count) break;
-      const float gate = ToFloat(ToBf16(sums[0][s])), up = ToFloat(ToBf16(sums[1][s]));
-      product[p.lists.slots[first + s] * n + column] = ToBf16(gating.Of(gate, up));
+#pragma unroll
+      for (int i = 0; i < kUpColumns; ++i) {
+        const float gate = ToFloat(ToBf16(sums[2 * i][s])), up = ToFloat(ToBf16(sums[2 * i + 1][s]));
+        if (column + i < n) product[p.lists.slots[first + s] * n + column + i] = ToBf16(gating.Of(gate, up));
+      }
     }
   }
 }
 
-// y [slots][dim] f32. Grid: blocks of columns, experts.
-template <DType kType, int kEach>
+// y [slots][dim] f32. Grid: blocks of columns, chosen experts.
+template <DType kType, bool kPieces, int kSlots>
 __global__ void __launch_bounds__(32 * kExpertWarps) DownKernel(float* y, ExpertProduct p) {
   StartOverlapped();
-  const int expert = blockIdx.y, begin = p.lists.begin[expert], end = p.lists.begin[expert + 1];
-  const int64_t dim = p.bank.rows / p.experts, column = blockIdx.x * kExpertWarps + threadIdx.x / 32;
-  if (begin == end || column >= dim) return;
-  const int64_t rows[1] = {expert * dim + column};
-  for (int first = begin; first < end; first += kSlots) {
-    const int count = min(kSlots, end - first);
-    float sums[1][kSlots];
-    WarpProducts<kType, kEach>(p, rows, first, count, sums);
+  const ChosenExpert of(p.lists);
+  const int64_t dim = p.bank.rows / p.experts, column = (blockIdx.x * kExpertWarps + threadIdx.x / 32) * kDownColumns;
+  if (!of.exists || column >= dim) return;
+  int64_t rows[kDownColumns];
+#pragma unroll
+  for (int i = 0; i < kDownColumns; ++i) rows[i] = of.expert * dim + min(column + i, dim - 1);
+  for (int first = of.begin; first < of.end; first += kSlots) {
+    const int count = min(kSlots, of.end - first);
+    float sums[kDownColumns][kSlots];
+    WarpProducts<kType, kPieces>(p, rows, first, count, sums);
     if (threadIdx.x % 32 != 0) continue;
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
-      if (s < count) y[p.lists.slots[first + s] * dim + column] = sums[0][s];
+      if (s >= count) break;
+#pragma unroll
+      for (int i = 0; i < kDownColumns; ++i) {
+        if (column + i < dim) y[p.lists.slots[first + s] * dim + column + i] = sums[i][s];
+      }
     }
   }
 }

@@ -63,6 +63,14 @@ __device__ __forceinline__ void CopyBox3(uint32_t shared, const CUtensorMap* map
       "l"(reinterpret_cast<uint64_t>(map)), "r"(x), "r"(y), "r"(z), "r"(barrier)
       : "memory");
 }
+// A box of a matrix likewise.
+__device__ __forceinline__ void CopyBox2(uint32_t shared, const CUtensorMap* map, int x, int y, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          shared),
+      "l"(reinterpret_cast<uint64_t>(map)), "r"(x), "r"(y), "r"(barrier)
+      : "memory");
+}
 // Contiguous bytes, a multiple of 16, 16-byte aligned.
 __device__ __forceinline__ void CopyBytes(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
@@ -97,6 +105,29 @@ __device__ __forceinline__ uint4 LoadShared16(uint32_t at) {
 }
 __device__ __forceinline__ void StoreShared16(uint32_t at, const uint4& x) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+
+// ---- A cluster's blocks ----
+
+__device__ __forceinline__ int ClusterRank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+// Waits for every thread of the cluster that has not ended; what they wrote to shared memory is seen.
+__device__ __forceinline__ void ClusterSync() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+// Four floats of the shared memory of the cluster's block `rank`, at this block's address `at`.
+__device__ __forceinline__ float4 LoadOfBlock(uint32_t at, int rank) {
+  uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+  float4 x;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "r"(there)
+               : "memory");
+  return x;
 }
 
 // ---- Products of a warp group ----
@@ -174,22 +205,24 @@ __device__ __forceinline__ void WgmmaShared(float (&c)[64], uint64_t a, uint64_t
   }
 }
 
-// c [64 x 2 * kCount] += a [64 x 16] * b [16 x 2 * kCount], a in registers, rows of b along n in shared memory.
+// c [64 x 2 * kCount] += a [64 x 16] * b, a in registers; rows of b lie in shared memory along n,
+// as values do, or along k, as keys do.
+enum class RowsAlong { kN, kK };
 #define DUO_WGMMA_REGISTERS_64(type)                                                    \
   asm volatile(                                                                         \
       "{ .reg .pred add; setp.eq.b32 add, 0, 0; "                                       \
       "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " " DUO_REGISTERS_64 \
-      ", {%64, %65, %66, %67}, %68, add, 1, 1, 1; }"                                    \
+      ", {%64, %65, %66, %67}, %68, add, 1, 1, %69; }"                                  \
       : DUO_F32(c, 0), DUO_F32(c, 32)                                                   \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAlong == RowsAlong::kN ? 1 : 0))
 #define DUO_WGMMA_REGISTERS_32(type)                                                   \
   asm volatile(                                                                        \
       "{ .reg .pred add; setp.eq.b32 add, 0, 0; "                                      \
       "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " " DUO_REGISTERS_32 \
-      ", {%32, %33, %34, %35}, %36, add, 1, 1, 1; }"                                   \
+      ", {%32, %33, %34, %35}, %36, add, 1, 1, %37; }"                                 \
       : DUO_F32(c, 0)                                                                  \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-template <Half16 kType = Half16::kBF16>
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAlong == RowsAlong::kN ? 1 : 0))
+template <Half16 kType = Half16::kBF16, RowsAlong kAlong = RowsAlong::kN>
 __device__ __forceinline__ void WgmmaRegisters(float (&c)[64], const uint32_t* a, uint64_t b) {
   if constexpr (kType == Half16::kBF16) {
     DUO_WGMMA_REGISTERS_64("bf16");
@@ -197,7 +230,7 @@ __device__ __forceinline__ void WgmmaRegisters(float (&c)[64], const uint32_t* a
     DUO_WGMMA_REGISTERS_64("f16");
   }
 }
-template <Half16 kType = Half16::kBF16>
+template <Half16 kType = Half16::kBF16, RowsAlong kAlong = RowsAlong::kN>
 __device__ __forceinline__ void WgmmaRegisters(float (&c)[32], const uint32_t* a, uint64_t b) {
   if constexpr (kType == Half16::kBF16) {
     DUO_WGMMA_REGISTERS_32("bf16");

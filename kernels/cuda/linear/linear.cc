@@ -1,12 +1,13 @@
-// Linear: kernels of our own for a few rows (memory-bound), cuBLASLt for many. Weights that are not bf16 are turned to
-// bf16 a slice of outputs at a time: activations stay 16-bit, so that prefill and decode round alike, and at a
-// thousand rows and more the detour costs a few per cent of the product.
+// Linear: kernels of our own for a few rows (memory-bound), and on Hopper for codes and some hundred rows; cuBLASLt for
+// many. Weights that are not bf16 are turned to bf16 a slice of outputs at a time: activations stay 16-bit, so that
+// prefill and decode round alike, and at a thousand rows and more the detour costs a few per cent of the product.
 #include <algorithm>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/linear/dequantize.h"
 #include "kernels/cuda/linear/gemm.h"
 #include "kernels/cuda/linear/linear_small.h"
+#include "kernels/cuda/linear/linear_tiles.h"
 
 namespace duo::cuda {
 namespace {
@@ -20,9 +21,15 @@ constexpr int64_t kCodedRows = 3 * kSmallRows;
 int64_t SliceRows(const Weight& weight) {
   return std::min(weight.rows, std::max<int64_t>(16, kSliceBytes / (2 * weight.cols) / 16 * 16));
 }
+// More rows than these at least fill the tensor cores after the detour.
+constexpr int64_t kTiledRows = 2 * kTileRows;
+
 bool UsesSmall(int64_t rows, const Weight& weight) {
   const int64_t most = weight.dtype == DType::kBF16 ? kBf16Rows : IsCoded(weight.dtype) ? kCodedRows : kSmallRows;
   return rows <= most && SmallLinearFits(weight);
+}
+bool UsesTiles(const Device& device, int64_t rows, const Weight& weight) {
+  return rows > kSmallRows && rows <= kTiledRows && !UsesSmall(rows, weight) && TiledLinearFits(device, weight);
 }
 
 }  // namespace
@@ -33,7 +40,8 @@ size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weig
   if (SmallLinearFits(weight)) {
     bytes = SmallLinearScratchBytes(device, std::min<int64_t>(rows, kSmallRows), weight);
   }
-  if (weight.dtype != DType::kBF16 && !UsesSmall(rows, weight)) {
+  if (rows > kSmallRows && TiledLinearFits(device, weight)) bytes = std::max(bytes, TiledLinearScratchBytes(rows, weight));
+  if (weight.dtype != DType::kBF16 && !UsesSmall(rows, weight) && !UsesTiles(device, rows, weight)) {
     bytes = std::max(bytes, Arena::Rounded(SliceRows(weight) * weight.cols * sizeof(bf16)));
   }
   return bytes;
@@ -44,6 +52,13 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
     for (int64_t row = 0; row < x.rows; row += kSmallRows) {
       const int64_t count = std::min<int64_t>(kSmallRows, x.rows - row);
       SmallLinear(device, out.Rows(row, count), x.Rows(row, count), weight, scratch);
+    }
+    return;
+  }
+  if (UsesTiles(device, x.rows, weight)) {
+    for (int64_t row = 0; row < x.rows; row += kTileRows) {
+      const int64_t count = std::min<int64_t>(kTileRows, x.rows - row);
+      TiledLinear(device, out.Rows(row, count), x.Rows(row, count), weight, scratch);
     }
     return;
   }

@@ -62,7 +62,7 @@ INSTANTIATE_ON_DEVICES(Linears);
 
 TEST_P(Linears, MatchForEveryFormatAndNumberOfRows) {
   for (DType dtype : kWeightTypes) {
-    for (int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 33, 129})
+    for (int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 33, 49, 64, 100, 129, 256, 300})
       Run(dtype, rows, 136, 256, 64, rows % 2 == 0, activation());
   }
 }
@@ -161,7 +161,7 @@ TEST_P(Linears, MatchForUglySizes) {
 
 TEST_P(Linears, MatchForEveryInt4Group) {
   for (int group : {32, 64, 128}) {
-    for (int64_t rows : {1, 4, 6, 11, 40}) Run(DType::kI4, rows, 72, 384, group, true, activation());
+    for (int64_t rows : {1, 4, 6, 11, 40, 61, 128, 200}) Run(DType::kI4, rows, 72, 384, group, true, activation());
   }
 }
 
@@ -174,7 +174,7 @@ TEST_P(Linears, CodesInGroupsOfOneAndTwoLevels) {
       if (dtype == DType::kI4 && group == 16) continue;
       for (int block : {0, group, 128, 256}) {
         if (block > 0 && block < group) continue;
-        for (int64_t rows : {1, 3, 7, 13, 60}) {
+        for (int64_t rows : {1, 3, 7, 13, 60, 150}) {
           SCOPED_TRACE(testing::Message()
                        << Name(dtype) << " groups of " << group << " blocks of " << block << " rows " << rows);
           RunWith(MakeGroupedWeight(device(), dtype, 37, 768, group, block, rng), rows, activation(), rng);
@@ -201,6 +201,8 @@ TEST_P(Linears, MatchWhenPanelsAreCutInEveryDirection) {
   for (DType dtype : kWeightTypes) {
     Run(dtype, 1, 520, 4224, 128, true, DType::kF32);
     Run(dtype, 20, 264, 4224, 128, true, DType::kF32);
+    Run(dtype, 100, 264, 4224, 128, true, DType::kF32);
+    Run(dtype, 230, 1032, 4224, 128, false, activation());
   }
   Run(DType::kBF16, 1100, 136, 64, 0, false, DType::kF32);
 }

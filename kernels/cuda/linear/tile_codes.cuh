@@ -1,0 +1,92 @@
+// linear_tiles.cuh: which column of x meets which code, and codes -> bf16 pairs in the registers of a product.
+//
+// A k-block is 64 bytes of codes of an output: 64 columns of 8 bits or 128 of 4. Lane quarter c of a warp holds 16 of the
+// bytes, so kLaneColumns consecutive columns, and meets four of them in each step of 16: two in each half of the
+// step's columns (2 c and the next, 8 + 2 c and the next). x is laid out alike (ColumnOf), so codes need no moving.
+#pragma once
+
+#include "kernels/cuda/linear/weight_value.cuh"
+#include "kernels/cuda/primitives.cuh"
+
+namespace duo::cuda {
+
+// kGrouped: scales and minima of groups of columns; otherwise a scale a row, which is left to the end.
+template <DType kType, bool kGroupedCodes>
+struct TileCodes {
+  static constexpr bool kGrouped = kGroupedCodes;
+  static constexpr bool kNibbles = kType == DType::kI4;
+  static constexpr int kSubs = kNibbles ? 2 : 1;  // blocks of 64 columns in a k-block
+  static constexpr int kColumns = 64 * kSubs, kSteps = kColumns / 16;
+  static constexpr int kLaneColumns = kColumns / 4;
+  // fp8 codes become their value times 2^-120 (F8HighBytes): half of that is taken from x, half from the result.
+  static constexpr float kXFactor = kType == DType::kF8E4M3 ? 0x1p64f : 1.0f;
+  static constexpr float kOutFactor = kType == DType::kF8E4M3 ? 0x1p56f : 1.0f;
+
+  // Of the four columns that a lane meets in a step: the number of column `j` of half `half`.
+  __host__ __device__ static constexpr int InFour(int half, int j) { return kNibbles ? 2 * half + j : 2 * j + half; }
+
+  // A lane's group of one output.
+  struct Group {
+    float scale = 1, min = 0;
+  };
+
+  // The pairs of both halves of step `step`, of a lane's 16 bytes of codes.
+  __device__ static __forceinline__ void Pairs(const uint4& codes, int step, const Group& group, uint32_t& first,
+                                               uint32_t& second) {
+    const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+    constexpr uint32_t kUnit = 0x4b000000;  // 2^23, whose last bit counts 1
+    if constexpr (kNibbles) {
+      const uint32_t four = words[step / 2] >> (step % 2 * 16);
+      // Each nibble where it lies is its value times a power of 16, exactly.
+      const float scales[4] = {group.scale, group.scale * 0x1p-4f, group.scale * 0x1p-8f, group.scale * 0x1p-12f};
+      float v[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        v[i] = fmaf(__uint_as_float((four & (0xfu << (4 * i))) | kUnit) - 0x1p23f, scales[i], group.min);
+      }
+      first = PackBf16(v[0], v[1]);
+      second = PackBf16(v[2], v[3]);
+    } else if constexpr (kType == DType::kF8E4M3) {
+      first = F8HighBytes(words[step] << 8);
+      second = F8HighBytes(words[step]);
+    } else {
+      const uint32_t from0 = words[step] ^ 0x80808080u;  // code + 128
+      if constexpr (kGrouped) {
+        float v[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float code = __uint_as_float(__byte_perm(from0, kUnit, 0x7540 + i)) - (0x1p23f + 128);
+          v[i] = fmaf(code, group.scale, group.min);
+        }
+        first = PackBf16(v[0], v[2]);
+        second = PackBf16(v[1], v[3]);
+      } else {
+        first = BytesMinus128(from0);
+        second = BytesMinus128(from0 >> 8);
+      }
+    }
+  }
+};
+
+// A lane's groups of one output as they lie in memory: one k-block ahead of their use.
+struct RawGroup {
+  uint32_t pair = 0;  // of f16
+  uint32_t subs = 0;  // two levels: of bytes
+
+  __device__ __forceinline__ void Load(const Weight& w, int64_t row, int64_t column) {
+    const int64_t pair_columns = w.block > 0 ? w.block : w.group;
+    pair = __ldg(reinterpret_cast<const uint32_t*>(w.groups) + row * (w.cols / pair_columns) + column / pair_columns);
+    if (w.block > 0) subs = __ldg(reinterpret_cast<const uint16_t*>(w.subs) + row * (w.cols / w.group) + column / w.group);
+  }
+  template <typename Group>
+  __device__ __forceinline__ Group Value(bool two_levels) const {
+    Group of = {F16Value(pair), F16Value(pair >> 16)};
+    if (two_levels) {
+      of.scale *= static_cast<float>(static_cast<int8_t>(subs));
+      of.min *= static_cast<float>(static_cast<int8_t>(subs >> 8));
+    }
+    return of;
+  }
+};
+
+}  // namespace duo::cuda
