@@ -1,7 +1,7 @@
 // rows_work.cuh: the two warp groups that attend.
 #pragma once
 
-#include "kernels/cuda/hopper/rows_work.cuh"
+#include "kernels/cuda/hopper/rows_decode.cuh"
 
 namespace duo::cuda {
 
@@ -47,8 +47,7 @@ __device__ __forceinline__ float LseOf(float top, float sum, float scale, float 
 // The results of a group that computed its pairs alone.
 template <KvFormat kFormat, int kHeadDim>
 __device__ __forceinline__ void StoreRows(const RowsWork& w, const RowsItem& item, const RowsPairs& pairs,
-                                          const ScoreRows<kHeadDim>& rows) {
-  constexpr float kLift = RowsShape<kFormat, kHeadDim>::kLift;
+                                          const ScoreRows<kHeadDim>& rows, float lift) {
   const int c = threadIdx.x % 4;
   float sum[2];
   SumOfRows(rows, sum);
@@ -57,7 +56,7 @@ __device__ __forceinline__ void StoreRows(const RowsWork& w, const RowsItem& ite
     if (pairs.pair[r] >= item.pairs) continue;
     const int64_t at = pairs.PlaceOf(w, item, r);
     const float inverse = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
-    if (c == 0) w.partial_lse[at] = LseOf(rows.top[r], sum[r], w.scale, kLift);
+    if (c == 0) w.partial_lse[at] = LseOf(rows.top[r], sum[r], w.scale, lift);
     float* to = w.partial + at * kHeadDim;
 #pragma unroll
     for (int j = 0; j < kHeadDim / 8; ++j) {
@@ -71,8 +70,8 @@ __device__ __forceinline__ void StoreRows(const RowsWork& w, const RowsItem& ite
 // 64 channels at a time, in the place of the queries.
 template <KvFormat kFormat, int kHeadDim>
 __device__ __forceinline__ void StoreTogether(const RowsWork& w, const RowsItem& item, const RowsPairs& pairs,
-                                              const ScoreRows<kHeadDim>& rows, int consumer, float* exchange) {
-  constexpr float kLift = RowsShape<kFormat, kHeadDim>::kLift;
+                                              const ScoreRows<kHeadDim>& rows, float lift, int consumer,
+                                              float* exchange) {
   constexpr int kTogether = 1;  // the barrier of both computing groups
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, warp = threadIdx.x / 32 % 4;
   float sum[2], mine[2] = {1, 1}, other[2] = {};
@@ -114,7 +113,7 @@ __device__ __forceinline__ void StoreTogether(const RowsWork& w, const RowsItem&
           const float inverse = total > 0 ? 1.0f / total : 0.0f;
           mine[r] *= inverse;
           other[r] *= inverse;
-          if (valid && c == 0) w.partial_lse[at] = LseOf(highest, total, w.scale, kLift);
+          if (valid && c == 0) w.partial_lse[at] = LseOf(highest, total, w.scale, lift);
           continue;
         }
         if (!valid) continue;
@@ -131,15 +130,17 @@ __device__ __forceinline__ void StoreTogether(const RowsWork& w, const RowsItem&
   }
 }
 
-template <KvFormat kFormat, int kHeadDim>
-__device__ __forceinline__ void ComputeRows(const RowsWork& w, const RowsBarriers<kFormat, kHeadDim>& barriers,
+template <KvFormat kFormat, int kHeadDim, typename Shape>
+__device__ __forceinline__ void ComputeRows(const RowsWork& w, const RowsBarriers<Shape>& barriers,
                                             const RowsShared& shared, int consumer) {
-  using Shape = RowsShape<kFormat, kHeadDim>;
+  constexpr int kPairs = Shape::kQRows;
   constexpr uint32_t kHalfQ = Shape::kQRows * 128, kHalfTile = kTileKeys * 128;
   constexpr Half16 kType = Shape::kType;
+  constexpr int kMine = 2;  // the barriers of one computing group each
   const int lane = threadIdx.x % 32, c = lane % 4;
   Ring<Shape::kKStages> k_ring;
   Ring<Shape::kVStages> v_ring;
+  Ring<Shape::kRawStages> raw_ring;
   Ring<2> item_ring;
   uint32_t q_phase = 0;
   ScoreRows<kHeadDim> rows;
@@ -163,7 +164,7 @@ __device__ __forceinline__ void ComputeRows(const RowsWork& w, const RowsBarrier
     release(barriers.ItemEmpty(item_ring.stage));
     item_ring.Next();
     if (item.done()) return;
-    const bool apart = item.apart(w.block_pairs);
+    const bool apart = item.template apart<kPairs>();
     const RowsPairs pairs(w, item, item.first_row + (apart ? consumer * 64 : 0));
     const uint64_t q_operand = Operand(shared.q + (apart ? consumer * 64 * 128 : 0), 1024, 16);
     // Begin products with the tiles at which the rings stand.
@@ -186,9 +187,11 @@ __device__ __forceinline__ void ComputeRows(const RowsWork& w, const RowsBarrier
     q_phase ^= 1;
     for (int t = 0; t < item.tiles; ++t) {
       const bool others = !apart && t % 2 != consumer;
-      if (others && w.block_pairs == 64) {
+      if (others && kPairs == 64) {
         k_ring.Next();
         v_ring.Next();
+        raw_ring.Next();
+        raw_ring.Next();
         continue;
       }
       wait_for_k();
@@ -199,6 +202,14 @@ __device__ __forceinline__ void ComputeRows(const RowsWork& w, const RowsBarrier
         continue;
       }
       scores();
+      if constexpr (Shape::kOwnValues) {
+        NamedSync(kMine + consumer, 128);  // the group's last product has read the tile
+        raw_ring.Next();
+        const bool valid = PositionOf(w.kv, item.first_page + t) + static_cast<int>(threadIdx.x % 128) < item.tokens;
+        DecodeStage<kFormat, kHeadDim>(barriers, shared, raw_ring, shared.v + v_ring.stage * Shape::kTileBytes, valid,
+                                       threadIdx.x % 128);
+        raw_ring.Next();
+      }
       WgmmaWait<0>();
       Pin(rows.s);
       release_k();
@@ -214,17 +225,25 @@ __device__ __forceinline__ void ComputeRows(const RowsWork& w, const RowsBarrier
         rows.template Pack<kType>();
         rows.Rescale(factor);
       }
-      wait_for_v();
+      if constexpr (Shape::kOwnValues) {
+        NamedSync(kMine + consumer, 128);  // the tile is whole
+      } else {
+        wait_for_v();
+      }
       values();
       WgmmaWait<0>();
       Pin(rows.o);
-      release_v();
+      if constexpr (Shape::kOwnValues) {
+        v_ring.Next();
+      } else {
+        release_v();
+      }
     }
     if (apart) {
-      StoreRows<kFormat, kHeadDim>(w, item, pairs, rows);
+      StoreRows<kFormat, kHeadDim>(w, item, pairs, rows, Shape::kLift);
     } else {
       float* exchange = reinterpret_cast<float*>(__cvta_shared_to_generic(shared.q));
-      StoreTogether<kFormat, kHeadDim>(w, item, pairs, rows, consumer, exchange);
+      StoreTogether<kFormat, kHeadDim>(w, item, pairs, rows, Shape::kLift, consumer, exchange);
     }
     __syncwarp();
     release(barriers.QEmpty());

@@ -74,50 +74,60 @@ __device__ __forceinline__ void DecodeVector(uint32_t codes, uint32_t params_at,
   static_assert(kChunks <= 8);
   // Neighbours begin with different chunks, so that eight lanes meet all banks, with codes and with values.
   const int turn = key % 8 / (8 / kChunks), swizzle = key % 8;
-  uint4 raw[kChunks];
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i) raw[i] = LoadShared16(codes + key * kBytes + (i + turn) % kChunks * 16);
+  constexpr int kAtOnce = kChunks < 4 ? kChunks : 4;  // chunks in registers
   const CodeValues<kFormat> values(LoadShared<KvParamBytes(kFormat)>(params_at + key * KvParamBytes(kFormat)));
 #pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    const int chunk = (i + turn) % kChunks;
-    const uint32_t words[4] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
+  for (int first = 0; first < kChunks; first += kAtOnce) {
+    uint4 raw[kAtOnce];
 #pragma unroll
-    for (int j = 0; j < kPieces; ++j) {
-      const int piece = chunk * kPieces + j;
-      StoreShared16(to + piece / 8 * (kTileKeys * 128) + key * 128 + ((piece % 8) ^ swizzle) * 16,
-                    values.Eight(words + j * kWords));
+    for (int i = 0; i < kAtOnce; ++i) {
+      raw[i] = LoadShared16(codes + key * kBytes + (first + i + turn) % kChunks * 16);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int chunk = (first + i + turn) % kChunks;
+      const uint32_t words[4] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
+#pragma unroll
+      for (int j = 0; j < kPieces; ++j) {
+        const int piece = chunk * kPieces + j;
+        StoreShared16(to + piece / 8 * (kTileKeys * 128) + key * 128 + ((piece % 8) ^ swizzle) * 16,
+                      values.Eight(words + j * kWords));
+      }
     }
   }
 }
 
+// Vector `thread` of 128 of the stage at which `ring` stands -> the tile at `to`; gives the stage back. 0 * NaN is not 0:
+// vectors past the end (valid is false) become zeros.
+template <KvFormat kFormat, int kHeadDim, typename Shape>
+__device__ __forceinline__ void DecodeStage(const RowsBarriers<Shape>& barriers, const RowsShared& shared,
+                                            const Ring<Shape::kRawStages>& ring, uint32_t to, bool valid, int thread) {
+  const uint32_t from = shared.raw + ring.stage * Shape::kRawBytes;
+  BarrierWait(barriers.RawFull(ring.stage), ring.phase);
+  if (valid) {
+    DecodeVector<kFormat, kHeadDim>(from, from + Shape::kCodeBytes, to, thread);
+  } else {
+    for (int i = 0; i < kHeadDim / 8; ++i) {
+      StoreShared16(to + i / 8 * (kTileKeys * 128) + thread * 128 + i % 8 * 16, {});
+    }
+  }
+  SharedStoresFence();
+  __syncwarp();
+  if (thread % 32 == 0) BarrierArrive(barriers.RawEmpty(ring.stage));
+}
+
 // `thread` of 128, one a key.
-template <KvFormat kFormat, int kHeadDim>
-__device__ __forceinline__ void DecodeRowsTiles(const RowsWork& w, const RowsBarriers<kFormat, kHeadDim>& barriers,
+template <KvFormat kFormat, int kHeadDim, typename Shape>
+__device__ __forceinline__ void DecodeRowsTiles(const RowsWork& w, const RowsBarriers<Shape>& barriers,
                                                 const RowsShared& shared, int thread) {
-  using Shape = RowsShape<kFormat, kHeadDim>;
   const int lane = thread % 32;
   Ring<Shape::kKStages> k_ring;
   Ring<Shape::kVStages> v_ring;
   Ring<Shape::kRawStages> raw_ring;
   Ring<2> item_ring;
-  // 0 * NaN is not 0: values past the end are zeros.
   auto decode = [&](uint32_t to, bool valid, uint32_t full) {
-    const uint32_t from = shared.raw + raw_ring.stage * Shape::kRawBytes;
-    BarrierWait(barriers.RawFull(raw_ring.stage), raw_ring.phase);
-    if (valid) {
-      DecodeVector<kFormat, kHeadDim>(from, from + Shape::kCodeBytes, to, thread);
-    } else {
-      for (int i = 0; i < kHeadDim / 8; ++i) {
-        StoreShared16(to + i / 8 * (kTileKeys * 128) + thread * 128 + i % 8 * 16, {});
-      }
-    }
-    SharedStoresFence();
-    __syncwarp();
-    if (lane == 0) {
-      BarrierArrive(full);
-      BarrierArrive(barriers.RawEmpty(raw_ring.stage));
-    }
+    DecodeStage<kFormat, kHeadDim>(barriers, shared, raw_ring, to, valid, thread);
+    if (lane == 0) BarrierArrive(full);
     raw_ring.Next();
   };
   while (true) {
@@ -131,6 +141,10 @@ __device__ __forceinline__ void DecodeRowsTiles(const RowsWork& w, const RowsBar
       BarrierWait(barriers.KEmpty(k_ring.stage), k_ring.phase ^ 1);
       decode(shared.k + k_ring.stage * Shape::kTileBytes, true, barriers.KFull(k_ring.stage));
       k_ring.Next();
+      if constexpr (Shape::kOwnValues) {
+        raw_ring.Next();
+        continue;
+      }
       const bool valid = PositionOf(w.kv, item.first_page + t) + thread < item.tokens;
       BarrierWait(barriers.VEmpty(v_ring.stage), v_ring.phase ^ 1);
       decode(shared.v + v_ring.stage * Shape::kTileBytes, valid, barriers.VFull(v_ring.stage));

@@ -10,16 +10,17 @@ namespace duo::cuda {
 // Draws items for a warp, and tells what each is.
 struct RowsDraw {
   const RowsWork& w;
-  int lane, segments, total;
+  int lane, block_pairs, segments, total;
   bool few;        // segments: a lane keeps one's first item, so that finding an item's segment asks memory for nothing
   int first_item;  // of the lane's segment
   int index;
   bool first_draw = true;
   const int32_t* table = nullptr;  // of the last item
 
-  __device__ __forceinline__ explicit RowsDraw(const RowsWork& w)
+  __device__ __forceinline__ RowsDraw(const RowsWork& w, int block_pairs)
       : w(w),
         lane(threadIdx.x % 32),
+        block_pairs(block_pairs),
         segments(2 * w.num_seqs),
         total(__ldg(w.plan.first_item + segments) * w.heads),
         few(segments <= 32),
@@ -62,7 +63,7 @@ struct RowsDraw {
     const int range = segment.ranges - 1 - rest / w.heads;
     item.head = rest % w.heads;
     item.first_in_list = segment.first_in_list;
-    item.first_row = block * w.block_pairs;
+    item.first_row = block * block_pairs;
     item.pairs = segment.rows * w.group;
     item.slot = segment.first_slot + range * segment.rows;
     item.tokens = segment.tokens;
@@ -81,10 +82,9 @@ struct RowsDraw {
   }
 };
 
-template <KvFormat kFormat, int kHeadDim>
-__device__ __forceinline__ void FetchRowsTiles(const RowsWork& w, const RowsBarriers<kFormat, kHeadDim>& barriers,
+template <int kHeadDim, typename Shape>
+__device__ __forceinline__ void FetchRowsTiles(const RowsWork& w, const RowsBarriers<Shape>& barriers,
                                                const RowsShared& shared) {
-  using Shape = RowsShape<kFormat, kHeadDim>;
   const int lane = threadIdx.x % 32;
   Ring<Shape::kKStages> k_ring;
   Ring<Shape::kVStages> v_ring;
@@ -132,7 +132,7 @@ __device__ __forceinline__ void FetchRowsTiles(const RowsWork& w, const RowsBarr
     }
     raw_ring.Next();
   };
-  for (RowsDraw draw(w);;) {
+  for (RowsDraw draw(w, Shape::kQRows);;) {
     BarrierWait(barriers.ItemEmpty(item_ring.stage), item_ring.phase ^ 1);
     const RowsItem item = draw.Next();
     if (lane == 0) {
@@ -171,10 +171,9 @@ __device__ __forceinline__ uint4 QueryPiece(const uint4& x) {
 }
 
 // `thread` of 96.
-template <KvFormat kFormat, int kHeadDim>
-__device__ __forceinline__ void FetchRowsQueries(const RowsWork& w, const RowsBarriers<kFormat, kHeadDim>& barriers,
+template <KvFormat kFormat, int kHeadDim, typename Shape>
+__device__ __forceinline__ void FetchRowsQueries(const RowsWork& w, const RowsBarriers<Shape>& barriers,
                                                  const RowsShared& shared, int thread) {
-  using Shape = RowsShape<kFormat, kHeadDim>;
   constexpr int kPieces = kHeadDim / 8;
   Ring<2> item_ring;
   uint32_t q_phase = 1;
@@ -188,7 +187,7 @@ __device__ __forceinline__ void FetchRowsQueries(const RowsWork& w, const RowsBa
     BarrierWait(barriers.QEmpty(), q_phase);
     q_phase ^= 1;
 #pragma unroll 4
-    for (int i = thread; i < w.block_pairs * kPieces; i += 96) {
+    for (int i = thread; i < Shape::kQRows * kPieces; i += 96) {
       const int row = i / kPieces, piece = i % kPieces, pair = item.first_row + row;
       const bool valid = pair < item.pairs;
       const bf16* from = w.q;

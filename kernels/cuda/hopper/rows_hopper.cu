@@ -15,11 +15,11 @@
 namespace duo::cuda {
 namespace {
 
-template <KvFormat kFormat, int kHeadDim>
-__global__ void __launch_bounds__(RowsShape<kFormat, kHeadDim>::kThreads, 1)
+template <KvFormat kFormat, int kHeadDim, int kPairs>
+__global__ void __launch_bounds__(RowsShape<kFormat, kHeadDim, kPairs>::kThreads, 1)
     RowsKernel(const __grid_constant__ RowsWork w) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using Shape = RowsShape<kFormat, kHeadDim>;
+  using Shape = RowsShape<kFormat, kHeadDim, kPairs>;
   extern __shared__ uint8_t memory[];
   RowsShared shared;
   shared.q = (SharedAddress(memory) + 1023) / 1024 * 1024;
@@ -28,18 +28,18 @@ __global__ void __launch_bounds__(RowsShape<kFormat, kHeadDim>::kThreads, 1)
   shared.raw = shared.v + Shape::kVStages * Shape::kTileBytes;
   const uint32_t end = shared.raw + (Shape::kCoded ? Shape::kRawStages * Shape::kRawBytes : 0);
   shared.items = reinterpret_cast<RowsItem*>(memory + (end - SharedAddress(memory)));
-  using Barriers = RowsBarriers<kFormat, kHeadDim>;
+  using Barriers = RowsBarriers<Shape>;
   static_assert(2 * sizeof(RowsItem) + Barriers::kBytes <= Shape::kTailBytes);
   const Barriers barriers = {end + static_cast<uint32_t>(2 * sizeof(RowsItem))};
   LetDependentsStart();
-  if (threadIdx.x == 0) barriers.Init(w.block_pairs);
+  if (threadIdx.x == 0) barriers.Init();
   __syncthreads();
   WaitForDependency();
   const int group = Uniform(threadIdx.x / 128);
   if (group == 0) {
     ShrinkRegisters<Shape::kFetchRegisters>();
     if (threadIdx.x < 32) {
-      FetchRowsTiles<kFormat, kHeadDim>(w, barriers, shared);
+      FetchRowsTiles<kHeadDim>(w, barriers, shared);
     } else {
       FetchRowsQueries<kFormat, kHeadDim>(w, barriers, shared, threadIdx.x - 32);
     }
@@ -97,10 +97,10 @@ size_t PartialBytes(int64_t slots, int q_heads, int head_dim) {
   return Arena::Rounded(slots * q_heads * head_dim * sizeof(float)) + Arena::Rounded(slots * q_heads * sizeof(float));
 }
 
-template <KvFormat kFormat, int kHeadDim>
+template <KvFormat kFormat, int kHeadDim, int kPairs>
 void Launch(Device& device, const RowsWork& w) {
-  using Shape = RowsShape<kFormat, kHeadDim>;
-  const auto kernel = RowsKernel<kFormat, kHeadDim>;
+  using Shape = RowsShape<kFormat, kHeadDim, kPairs>;
+  const auto kernel = RowsKernel<kFormat, kHeadDim, kPairs>;
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
   LaunchOverlapped(device, kernel, dim3(device.info().multiprocessors), dim3(Shape::kThreads), Shape::kSharedBytes, w);
   LaunchOverlapped(device, MergeRows<kHeadDim>, dim3(w.num_rows, w.heads * w.group), dim3(32 * kMergeWarps), 0, w);
@@ -159,7 +159,6 @@ void HopperRows(Device& device, const Partial& to, const StepRows& rows, const P
     DUO_CHECK_LE(rows, int64_t{INT32_MAX});
     w.pages = BoxMap(reinterpret_cast<const bf16*>(kv.base), rows, row_bytes, d / 64, kTileKeys, d / 64);
   }
-  w.block_pairs = BlockPairs(batch.num_rows);
   w.cuts = CutsFor(batch.num_rows, batch.max_tokens);
   const void* plan = batch.plans[kv.split];
   if (plan == nullptr) plan = PlanHopperRows(device, batch, shape.group, kv, scratch);
@@ -168,10 +167,17 @@ void HopperRows(Device& device, const Partial& to, const StepRows& rows, const P
   w.partial = static_cast<float*>(scratch.Take(slots * d * sizeof(float)));
   w.partial_lse = static_cast<float*>(scratch.Take(slots * sizeof(float)));
   VisitFormat(kv.page.format, [&](auto format) {
-    if (d == 64) {
-      Launch<format(), 64>(device, w);
+    auto of_pairs = [&](auto pairs) {
+      if (d == 64) {
+        Launch<format(), 64, pairs()>(device, w);
+      } else {
+        Launch<format(), 128, pairs()>(device, w);
+      }
+    };
+    if (BlockPairs(batch.num_rows) == 64) {
+      of_pairs(std::integral_constant<int, 64>());
     } else {
-      Launch<format(), 128>(device, w);
+      of_pairs(std::integral_constant<int, 128>());
     }
   });
   scratch.Rewind(mark);

@@ -5,6 +5,10 @@
 // A block has one warp group that fetches, two that compute and, where pages are coded, one that decodes. Of a block of
 // up to 64 (row, query head) pairs the two compute every other page of a range each and are added up, in that order; of
 // up to 128 pairs each computes 64, over all pages. While one waits for a product, the other takes exponentials.
+//
+// Decoding takes most instructions. With 128 pairs they fit beside the products of two groups. With up to 64 the computing
+// groups have less to do, so each decodes the values of its own pages, while its scores are computed, and the decoding
+// group has the keys alone.
 #pragma once
 
 #include "kernels/cuda/hopper/rows_plan.cuh"
@@ -20,7 +24,6 @@ struct RowsWork {
   int64_t out_stride;
   float* lse;  // [heads * group][num_rows] or null
   int num_rows, num_seqs, heads, group;
-  int block_pairs;  // 64 or 128
   float scale;      // 1 / sqrt(head_dim) * log2 e
   const int32_t* positions;
   PagedKv kv;
@@ -30,16 +33,19 @@ struct RowsWork {
   float* partial_lse;  // [slot][heads * group]
 };
 
-template <KvFormat kFormat, int kHeadDim>
+// kPairs: the most (row, query head) pairs of a block, 64 or 128.
+template <KvFormat kFormat, int kHeadDim, int kPairs>
 struct RowsShape {
   static constexpr bool kCoded = kFormat != KvFormat::kBF16;
+  static constexpr bool kOwnValues = kCoded && kPairs == 64;  // do the computing groups decode values?
   // Codes become f16, whose products with a vector's f16 parameters take half the instructions that bf16 would, and
   // which keeps three bits more. Probabilities are lifted by 2^14, so that small ones are not lost.
   static constexpr Half16 kType = kCoded ? Half16::kF16 : Half16::kBF16;
   static constexpr float kLift = kCoded ? 14 : 0;
   static constexpr int kHalves = kHeadDim / 64;
-  static constexpr int kQRows = 128;
-  static constexpr int kQBytes = kQRows * kHeadDim * 2;  // also what one computing group tells the other: [64][64] f32
+  static constexpr int kQRows = kPairs;
+  // Also what one computing group tells the other: [64][64] f32.
+  static constexpr int kQBytes = kQRows * kHeadDim * 2 > 64 * 64 * 4 ? kQRows * kHeadDim * 2 : 64 * 64 * 4;
   static constexpr int kTileBytes = kTileKeys * kHeadDim * 2;
   // Even, so that where the computing groups take every other tile a stage belongs to one of them: a group that saw
   // only every other phase of a barrier would mistake an old one for its own. K leaves early, V late.
@@ -51,12 +57,14 @@ struct RowsShape {
   static constexpr int kTailBytes = 512;  // items and barriers
   static constexpr int kBeside = 1024 + kQBytes + (kKStages + kVStages) * kTileBytes + kTailBytes;
   static constexpr int kMostShared = 227 * 1024, kRawRoom = (kMostShared - kBeside) / kRawBytes;
-  static constexpr int kRawStages = !kCoded ? 1 : kRawRoom > 8 ? 8 : kRawRoom;
+  // Keys and values in turn: where the computing groups take the values of every other page, a multiple of four, so that
+  // a stage is always the same group's.
+  static constexpr int kRawStages = !kCoded ? 1 : kRawRoom >= 8 ? 8 : kOwnValues ? kRawRoom / 4 * 4 : kRawRoom;
   static_assert(kRawStages >= 3 || !kCoded);
   static constexpr int kSharedBytes = kBeside + (kCoded ? kRawStages * kRawBytes : 0);
   static constexpr int kThreads = kCoded ? 512 : 384;
-  static constexpr int kFetchRegisters = kCoded ? 40 : 56, kDecodeRegisters = 72,
-                       kComputeRegisters = kCoded ? 200 : 224;
+  static constexpr int kFetchRegisters = kCoded ? 40 : 56, kDecodeRegisters = kOwnValues ? 56 : 72,
+                       kComputeRegisters = kOwnValues ? 208 : kCoded ? 200 : 224;
 };
 
 // What the fetching warp tells the others about an item. Tile t, 0 <= t < tiles, has the positions from
@@ -72,15 +80,17 @@ struct RowsItem {
   int tokens;         // of the segment: none from here on
 
   __device__ __forceinline__ bool done() const { return tiles < 0; }
-  // Has each computing group pairs of its own?
-  __device__ __forceinline__ bool apart(int block_pairs) const { return block_pairs > 64 && pairs - first_row > 64; }
+  // Has each computing group pairs of its own, in a block of up to kPairs?
+  template <int kPairs>
+  __device__ __forceinline__ bool apart() const {
+    return kPairs > 64 && pairs - first_row > 64;
+  }
 };
 
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-template <KvFormat kFormat, int kHeadDim>
+template <typename Shape>
 struct RowsBarriers : BlockBarriers {
-  using Shape = RowsShape<kFormat, kHeadDim>;
   static constexpr int kK = Shape::kKStages, kV = Shape::kVStages;
   __device__ uint32_t KFull(int s) const { return Tile(s); }
   __device__ uint32_t KEmpty(int s) const { return Tile(kK + s); }
@@ -90,10 +100,9 @@ struct RowsBarriers : BlockBarriers {
   __device__ uint32_t RawEmpty(int s) const { return RawFull(Shape::kRawStages + s); }
   static constexpr int kBytes = 56 + 8 * 2 * (kK + kV + Shape::kRawStages);
 
-  // A tile is given back by both computing groups, or, in launches whose groups never share one, by the one that has
-  // it.
-  __device__ __forceinline__ void Init(int block_pairs) const {
-    const uint32_t users = block_pairs > 64 ? 8 : 4;
+  // A tile is given back by both computing groups, or, where they never share one, by the one that has it.
+  __device__ __forceinline__ void Init() const {
+    constexpr uint32_t users = Shape::kQRows > 64 ? 8 : 4;
     constexpr int kDecoders = Shape::kCoded ? 4 : 0, kFilled = Shape::kCoded ? 4 : 1;
     BarrierInit(QFull(), 96);
     BarrierInit(QEmpty(), 8);
