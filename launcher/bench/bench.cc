@@ -28,6 +28,7 @@ constexpr Shape kShapes[] = {
     {"llama-3.2-1b", 16, 2048, 8192, 32, 8, 64, 128256, true},
     {"mixtral-8x7b", 32, 4096, 14336, 32, 8, 128, 32000, false, 8, 2},
     {"qwen3-30b-a3b", 48, 2048, 768, 32, 4, 128, 151936, false, 128, 8},
+    {"gpt-oss-20b", 24, 2880, 2880, 64, 8, 64, 201088, false, 32, 4},
     {"smollm2-135m", 30, 576, 1536, 9, 3, 64, 49152, true},
     {"needle-6m", 6, 256, 704, 8, 4, 64, 4096, true},
 };
@@ -104,6 +105,17 @@ std::string ShapeNames() {
   return names;
 }
 
+// Biases, learned sinks, clamped gates, and a window of 128 tokens in every other layer.
+void BecomeGptOss(ModelConfig& config) {
+  config.family = Family::kGptOss;
+  config.attention_bias = config.o_bias = config.expert_bias = config.attention_sinks = true;
+  config.sliding_window = 128;
+  config.window_layers.resize(config.layers);
+  for (int layer = 0; layer < config.layers; ++layer) config.window_layers[layer] = layer % 2 == 0;
+  config.experts.gate_limit = 7;
+  config.experts.gate_alpha = 1.702;
+}
+
 absl::StatusOr<ModelConfig> ShapeNamed(const std::string& name) {
   for (const Shape& s : kShapes) {
     if (name != s.name) continue;
@@ -127,6 +139,7 @@ absl::StatusOr<ModelConfig> ShapeNamed(const std::string& name) {
       experts.intermediate = s.intermediate;
       experts.normalised = true;
       experts.layers.assign(s.layers, 1);
+      if (name == "gpt-oss-20b") BecomeGptOss(config);
     }
     return config;
   }

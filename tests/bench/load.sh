@@ -3,14 +3,14 @@
 #
 #   tests/bench/load.sh build/duo FOLDER [ROW ..]
 #
-# Rows: one, answers, document, ingest, int8, int4, mixed, callers; all unless some are named. Each starts a server of its
+# Rows: one, answers, document, ingest, million, int8, int4, mixed, callers; all unless some are named. Each starts a server of its
 # own, with random weights of the Llama-3-8B shape. mixed lasts MIXED_SECONDS (600) and also writes mixed.memory: every
 # five seconds the server's resident KiB and, where there is a GPU, its used MiB. PORT is 50951 unless given. A document of
 # a million tokens in company: long_document.py.
 set -u
 duo=$1 out=$2
 shift 2
-rows=${*:-one answers document ingest int8 int4 mixed callers}
+rows=${*:-one answers document ingest million int8 int4 mixed callers}
 port=${PORT:-50951}
 mkdir -p "$out"
 
@@ -76,6 +76,12 @@ for row in $rows; do
     ingest)
       serve --kv bf16 --sessions 16 --questions 16 --max-session-tokens 131072 --kv-tokens 400000 || continue
       load ingest 120 --mix ingest --clients 8 --context 8000 --answer 512 --document 120000 --read-alone
+      ;;
+    million) # 900,000 tokens read beside eight answers, as long as the read takes; its rate alone by bench prefill
+      timeout 90 "$duo" bench prefill --shape llama-3-8b --kv int4 --context 900000 --chunk 32768 --attention duo --sample --json \
+        >"$out/million_alone.json" 2>"$out/million_alone.err"
+      serve --kv int4 --sessions 16 --questions 16 --max-session-tokens 1048576 --kv-tokens 1100000 || continue
+      load million 560 --mix ingest --clients 8 --context 8000 --answer 512 --document 900000
       ;;
     int8 | int4)
       serve --kv bf16 --weights "$row" --sessions 128 --questions 128 --max-session-tokens 16384 --kv-tokens 600000 || continue
