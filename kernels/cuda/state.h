@@ -40,6 +40,10 @@ struct Device::CudaState {
   void* partials = nullptr;
   static constexpr size_t kPartialBytes = size_t{1} << 20;
 
+  // By their number of blocks: how many clusters of blocks that fill a multiprocessor run at once; 0: not asked for yet
+  // (linear/linear_tiles.cu).
+  std::array<int, 9> clusters_at_once = {};
+
   // Which experts the rows of a long step chose (experts/experts.cu); grows to the largest.
   std::vector<int32_t> host_slots;
 

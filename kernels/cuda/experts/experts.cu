@@ -36,8 +36,9 @@ __device__ int SumBefore(int x, int* of_warps, int* all) {
   return before + sum - x;
 }
 
-// One block: a thread an expert counts its slots, then writes them behind those of the experts before it.
-__global__ void __launch_bounds__(kMostExperts) SortSlotsKernel(SlotLists lists, const int32_t* chosen, int slots) {
+// One block: a thread an expert counts its slots, then writes them behind those of the experts before it. places: of
+// lists.chosen.
+__global__ void __launch_bounds__(kMostExperts) SortSlotsKernel(SlotLists lists, const int32_t* chosen, int slots, int places) {
   StartOverlapped();
   __shared__ int of_warps[2][32];
   const int expert = threadIdx.x;
@@ -46,32 +47,34 @@ __global__ void __launch_bounds__(kMostExperts) SortSlotsKernel(SlotLists lists,
   int all_slots, all_chosen;
   const int begin = SumBefore(count, of_warps[0], &all_slots);
   const int place = SumBefore(count > 0 ? 1 : 0, of_warps[1], &all_chosen);
-  if (expert == 0) {
-    *lists.count = all_chosen;
-    lists.begin[all_chosen] = all_slots;
-  }
+  for (int none = all_chosen + expert; none < places; none += blockDim.x) lists.chosen[none].expert = -1;
   if (count == 0) return;
-  lists.chosen[place] = expert;
-  lists.begin[place] = begin;
-  int at = begin;
+  int at = begin, first = 0;
   for (int s = 0; s < slots && at < begin + count; ++s) {
-    if (chosen[s] == expert) lists.slots[at++] = s;
+    if (chosen[s] != expert) continue;
+    if (at == begin) first = s;
+    lists.slots[at++] = s;
   }
+  lists.chosen[place] = {expert, begin, begin + count, first};
 }
 
-// out [rows, dim] = sum over a row's slots of weight * y. places: where a slot's y is; null: at the slot.
+constexpr int kCombined = 128;  // columns of a block
+
+// out [rows, dim] = sum over a row's slots of weight * y. places: where a slot's y is; null: at the slot. Grid: rows, blocks
+// of columns.
 __global__ void CombineKernel(bf16* out, int64_t stride, const float* y, Routing routing, const int32_t* places,
                               int dim) {
   StartOverlapped();
   const int64_t first = int64_t{blockIdx.x} * routing.chosen;
-  for (int c = threadIdx.x; c < dim; c += blockDim.x) {
-    float sum = 0;
-    for (int j = 0; j < routing.chosen; ++j) {
-      const int64_t place = places == nullptr ? first + j : places[first + j];
-      sum = fmaf(routing.weights[first + j], y[place * dim + c], sum);
-    }
-    out[blockIdx.x * stride + c] = ToBf16(sum);
+  const int c = blockIdx.y * kCombined + threadIdx.x;
+  if (c >= dim) return;
+  float sum = 0;
+#pragma unroll 4
+  for (int j = 0; j < routing.chosen; ++j) {
+    const int64_t place = places == nullptr ? first + j : places[first + j];
+    sum = fmaf(routing.weights[first + j], y[place * dim + c], sum);
   }
+  out[blockIdx.x * stride + c] = ToBf16(sum);
 }
 
 __global__ void GateKernel(bf16* out, const bf16* gate_up, Gating gating, int n) {
@@ -99,16 +102,16 @@ bool InPieces(const ExpertProduct& p, int columns) {
          reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && reinterpret_cast<uintptr_t>(p.bank.data) % 16 == 0;
 }
 
-constexpr int kSlots = 4;  // that a warp takes at once, of more than one row
-
-// launch(type, in pieces, slots at once) for the product's kind, as constants.
+// launch(type, in pieces, slots that a warp takes at once) for the product's kind, as constants.
 template <typename Launch>
-void ForKind(const ExpertProduct& p, int64_t rows, const Launch& launch) {
+void ForKind(const ExpertProduct& p, int64_t slots, int64_t rows, const Launch& launch) {
   auto of_pieces = [&](auto type, auto pieces) {
     if (rows == 1) {
       launch(type, pieces, std::integral_constant<int, 1>());
+    } else if (slots <= 2 * p.experts) {
+      launch(type, pieces, std::integral_constant<int, 2>());
     } else {
-      launch(type, pieces, std::integral_constant<int, kSlots>());
+      launch(type, pieces, std::integral_constant<int, 4>());
     }
   };
   auto of_type = [&](auto type) {
@@ -133,44 +136,39 @@ void ForKind(const ExpertProduct& p, int64_t rows, const Launch& launch) {
   }
 }
 
-// Of a warp so many columns; of rows that have so many slots at most as many experts.
-dim3 GridOf(int64_t columns, int of_warp, int experts, int slots) {
-  return dim3(static_cast<unsigned>(CeilDiv<int64_t>(columns, kExpertWarps * of_warp)),
-              static_cast<unsigned>(std::min(experts, slots)));
-}
-
-SlotLists TakeLists(Arena& scratch, int experts, int slots) {
-  SlotLists lists;
-  lists.count = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * (2 * (experts + 1))));
-  lists.chosen = lists.count + 1;
-  lists.begin = lists.chosen + experts;
-  lists.slots = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * slots));
-  return lists;
-}
-size_t ListBytes(int experts, int64_t slots) {
-  return Arena::Rounded(sizeof(int32_t) * (2 * (experts + 1))) + Arena::Rounded(sizeof(int32_t) * slots);
+// Of a warp so many columns, of so many experts.
+dim3 GridOf(int64_t columns, int of_warp, int experts) {
+  return dim3(static_cast<unsigned>(CeilDiv<int64_t>(columns, kExpertWarps * of_warp)), static_cast<unsigned>(experts));
 }
 
 void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
   const int slots = static_cast<int>(x.rows) * routing.chosen;
   const int64_t n = bank.down.cols;
-  const SlotLists lists = TakeLists(scratch, bank.experts, slots);
+  const int chosen = std::min(bank.experts, slots);  // at most
+  SlotLists lists = {};
+  if (x.rows == 1) {
+    lists.of_one_row = routing.experts;
+  } else {
+    lists.chosen = static_cast<ChosenExpert*>(scratch.Take(sizeof(ChosenExpert) * chosen));
+    lists.slots = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * slots));
+    LaunchOverlapped(device, SortSlotsKernel, dim3(1), dim3(RoundUp(bank.experts, 32)), 0, lists, routing.experts,
+                     slots, chosen);
+  }
   auto* product = static_cast<bf16*>(scratch.Take(sizeof(bf16) * slots * n));
   auto* y = static_cast<float*>(scratch.Take(sizeof(float) * slots * x.cols));
-  LaunchOverlapped(device, SortSlotsKernel, dim3(1), dim3(RoundUp(bank.experts, 32)), 0, lists, routing.experts, slots);
   const ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, lists};
   if (n > 0) {
-    ForKind(up, x.rows, [&](auto type, auto pieces, auto at_once) {
-      LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once()>, GridOf(n, kUpColumns, bank.experts, slots),
+    ForKind(up, slots, x.rows, [&](auto type, auto pieces, auto at_once) {
+      LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once()>, GridOf(n, kUpColumns, chosen),
                        dim3(32 * kExpertWarps), 0, product, up, Gating{bank.limit, bank.alpha});
     });
   }
   const ExpertProduct down = {product, n, 1, bank.down, bank.experts, lists};
-  ForKind(down, x.rows, [&](auto type, auto pieces, auto at_once) {
-    LaunchOverlapped(device, DownKernel<type(), pieces(), at_once()>, GridOf(x.cols, kDownColumns, bank.experts, slots),
+  ForKind(down, slots, x.rows, [&](auto type, auto pieces, auto at_once) {
+    LaunchOverlapped(device, DownKernel<type(), pieces(), at_once()>, GridOf(x.cols, kDownColumns, chosen),
                      dim3(32 * kExpertWarps), 0, y, down);
   });
-  LaunchOverlapped(device, CombineKernel, dim3(x.rows), dim3(ThreadsFor(x.cols)), 0, out.as<bf16>(), out.stride, y,
+  LaunchOverlapped(device, CombineKernel, dim3(x.rows, CeilDiv(x.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(), out.stride, y,
                    routing, static_cast<const int32_t*>(nullptr), x.cols);
 }
 
@@ -235,7 +233,7 @@ void ManyRows(Device& device, View out, View x, const ExpertBank& bank, const Ro
     DUO_CUDA_CHECK(cudaGetLastError());
   }
   each_expert(bank.down, y, product);
-  LaunchOverlapped(device, CombineKernel, dim3(x.rows), dim3(ThreadsFor(x.cols)), 0, out.as<bf16>(), out.stride,
+  LaunchOverlapped(device, CombineKernel, dim3(x.rows, CeilDiv(x.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(), out.stride,
                    y.as<float>(), routing, lists + places, x.cols);
 }
 
@@ -244,7 +242,9 @@ void ManyRows(Device& device, View out, View x, const ExpertBank& bank, const Ro
 size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBank& bank, int chosen) {
   const int64_t dim = bank.gate_up.cols, n = bank.down.cols;
   const int64_t few = rows * chosen;  // a recorded step of any length has no host to ask
-  size_t bytes = ListBytes(bank.experts, few) + Arena::Rounded(sizeof(bf16) * few * n) + Arena::Rounded(sizeof(float) * few * dim);
+  const size_t lists = Arena::Rounded(sizeof(ChosenExpert) * std::min<int64_t>(bank.experts, few)) +
+                       Arena::Rounded(sizeof(int32_t) * few);
+  size_t bytes = lists + Arena::Rounded(sizeof(bf16) * few * n) + Arena::Rounded(sizeof(float) * few * dim);
   if (rows <= kFewRows || n == 0) return bytes;
   const int64_t slots = rows * chosen, places = MostPlaces(slots, bank.experts);
   size_t many = Arena::Rounded(sizeof(int32_t) * (places + slots));

@@ -13,13 +13,16 @@ namespace duo::cuda {
 
 constexpr int kExpertWarps = 8;
 
-// The experts that some row chose, ascending, and the slots of each, ascending. Of many experts few are chosen: one row of
-// 128 experts chooses 8, and blocks for the other 120 took longer to end than the products.
+// An expert that some row chose: its slots are lists' [begin, end), the first of them is first_slot. expert -1: none.
+struct ChosenExpert {
+  int expert, begin, end, first_slot;
+};
+// The chosen experts, ascending, and the slots of each, ascending. Of many experts few are chosen: one row of 128 experts
+// chooses 8, and blocks for the other 120 took longer to end than the products.
 struct SlotLists {
-  int32_t* count;   // chosen experts
-  int32_t* chosen;  // [count] experts
-  int32_t* begin;   // [count + 1] into slots
-  int32_t* slots;   // [rows * chosen]
+  ChosenExpert* chosen;      // [experts or slots, whichever is fewer]
+  int32_t* slots;            // [rows * chosen]
+  const int32_t* of_one_row;  // its experts; then there are no lists: its slots are these, an expert each
 };
 
 // Whole pieces of 16 bytes of a row of weights: so many columns. Where kPieces is false weights are read value by value,
@@ -87,23 +90,28 @@ struct ExpertProduct {
 
 // Sums [kRows][kSlots] of kRows weight rows times the x of up to kSlots slots; the same on all lanes.
 template <DType kType, bool kPieces, int kRows, int kSlots>
-__device__ __forceinline__ void WarpProducts(const ExpertProduct& p, const int64_t (&rows)[kRows], int first, int count,
-                                             float (&sums)[kRows][kSlots]) {
+__device__ __forceinline__ void WarpProducts(const ExpertProduct& p, const int64_t (&rows)[kRows],
+                                             const int (&slots)[kSlots], int count, float (&sums)[kRows][kSlots]) {
   const int lane = threadIdx.x % 32;
   const bf16* x[kSlots];
 #pragma unroll
   for (int s = 0; s < kSlots; ++s) {
-    x[s] = p.x + p.lists.slots[first + (s < count ? s : 0)] / p.slots_a_row * p.x_stride;
+    x[s] = p.x + slots[s] / p.slots_a_row * p.x_stride;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) sums[r][s] = 0;
   }
   if constexpr (kPieces) {
     constexpr int kColumns = PieceColumns<kType>();
-#pragma unroll 2
-    for (int64_t col = lane * kColumns; col < p.bank.cols; col += 32 * kColumns) {
-      WeightPiece<kType> pieces[kRows];
+    WeightPiece<kType> pieces[kRows], next[kRows];
+    auto fetch = [&](int64_t col) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) pieces[r].Load(p.bank, rows[r], col);
+      for (int r = 0; r < kRows; ++r) next[r].Load(p.bank, rows[r], col);
+    };
+    if (lane * kColumns < p.bank.cols) fetch(lane * kColumns);
+    for (int64_t col = lane * kColumns; col < p.bank.cols; col += 32 * kColumns) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) pieces[r] = next[r];
+      if (col + 32 * kColumns < p.bank.cols) fetch(col + 32 * kColumns);
       float codes[kRows][kSlots] = {}, x_sums[kSlots] = {};  // int4: of the group
 #pragma unroll
       for (int e = 0; e < kColumns / 8; ++e) {
@@ -112,7 +120,7 @@ __device__ __forceinline__ void WarpProducts(const ExpertProduct& p, const int64
         for (int r = 0; r < kRows; ++r) pieces[r].Eight(e, w[r]);
 #pragma unroll
         for (int s = 0; s < kSlots; ++s) {
-          if (s >= count) break;
+          if (kSlots > 1 && s >= count) break;  // without a branch the compiler asks for all of x at once
           float v[8];
           LoadEight(x[s] + col + 8 * e, v);
 #pragma unroll
@@ -166,17 +174,23 @@ struct Gating {
   }
 };
 
-// The chosen expert that a block works for, and its slots. Without one there is nothing to do.
-struct ChosenExpert {
-  bool exists;
-  int expert, begin, end;
-  __device__ __forceinline__ explicit ChosenExpert(const SlotLists& lists) : exists(blockIdx.y < *lists.count) {
-    if (!exists) return;
-    expert = lists.chosen[blockIdx.y];
-    begin = lists.begin[blockIdx.y];
-    end = lists.begin[blockIdx.y + 1];
+// The chosen expert that a block works for: one load, for everything else waits for it.
+__device__ __forceinline__ ChosenExpert ExpertOfBlock(const SlotLists& lists) {
+  const int i = blockIdx.y;
+  if (lists.of_one_row != nullptr) return {lists.of_one_row[i], i, i + 1, i};
+  const int4 of = __ldcg(reinterpret_cast<const int4*>(lists.chosen) + i);
+  return {of.x, of.y, of.z, of.w};
+}
+// The next kSlots slots of an expert, from its `first` on; past the last one, its first.
+template <int kSlots>
+__device__ __forceinline__ void NextSlots(const SlotLists& lists, const ChosenExpert& of, int first,
+                                          int (&slots)[kSlots]) {
+#pragma unroll
+  for (int s = 0; s < kSlots; ++s) {
+    slots[s] = of.first_slot;
+    if (first + s > of.begin && first + s < of.end) slots[s] = lists.slots[first + s];
   }
-};
+}
 
 // A warp has so many columns of an output.
 constexpr int kUpColumns = 2, kDownColumns = 4;
@@ -185,19 +199,21 @@ constexpr int kUpColumns = 2, kDownColumns = 4;
 template <DType kType, bool kPieces, int kSlots>
 __global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product, ExpertProduct p, Gating gating) {
   StartOverlapped();
-  const ChosenExpert of(p.lists);
+  const ChosenExpert of = ExpertOfBlock(p.lists);
   const int64_t n = p.bank.rows / p.experts / 2, column = (blockIdx.x * kExpertWarps + threadIdx.x / 32) * kUpColumns;
-  if (!of.exists || column >= n) return;
+  if (of.expert < 0 || column >= n) return;
   int64_t rows[2 * kUpColumns];
 #pragma unroll
   for (int i = 0; i < kUpColumns; ++i) {
-    rows[2 * i] = of.expert * 2 * n + min(column + i, n - 1);
+    rows[2 * i] = int64_t{of.expert} * 2 * n + min(column + i, n - 1);
     rows[2 * i + 1] = rows[2 * i] + n;
   }
   for (int first = of.begin; first < of.end; first += kSlots) {
     const int count = min(kSlots, of.end - first);
+    int slots[kSlots];
+    NextSlots(p.lists, of, first, slots);
     float sums[2 * kUpColumns][kSlots];
-    WarpProducts<kType, kPieces>(p, rows, first, count, sums);
+    WarpProducts<kType, kPieces>(p, rows, slots, count, sums);
     if (threadIdx.x % 32 != 0) continue;
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
@@ -205,7 +221,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product,
 #pragma unroll
       for (int i = 0; i < kUpColumns; ++i) {
         const float gate = ToFloat(ToBf16(sums[2 * i][s])), up = ToFloat(ToBf16(sums[2 * i + 1][s]));
-        if (column + i < n) product[p.lists.slots[first + s] * n + column + i] = ToBf16(gating.Of(gate, up));
+        if (column + i < n) product[slots[s] * n + column + i] = ToBf16(gating.Of(gate, up));
       }
     }
   }
@@ -215,23 +231,25 @@ __global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product,
 template <DType kType, bool kPieces, int kSlots>
 __global__ void __launch_bounds__(32 * kExpertWarps) DownKernel(float* y, ExpertProduct p) {
   StartOverlapped();
-  const ChosenExpert of(p.lists);
+  const ChosenExpert of = ExpertOfBlock(p.lists);
   const int64_t dim = p.bank.rows / p.experts, column = (blockIdx.x * kExpertWarps + threadIdx.x / 32) * kDownColumns;
-  if (!of.exists || column >= dim) return;
+  if (of.expert < 0 || column >= dim) return;
   int64_t rows[kDownColumns];
 #pragma unroll
-  for (int i = 0; i < kDownColumns; ++i) rows[i] = of.expert * dim + min(column + i, dim - 1);
+  for (int i = 0; i < kDownColumns; ++i) rows[i] = int64_t{of.expert} * dim + min(column + i, dim - 1);
   for (int first = of.begin; first < of.end; first += kSlots) {
     const int count = min(kSlots, of.end - first);
+    int slots[kSlots];
+    NextSlots(p.lists, of, first, slots);
     float sums[kDownColumns][kSlots];
-    WarpProducts<kType, kPieces>(p, rows, first, count, sums);
+    WarpProducts<kType, kPieces>(p, rows, slots, count, sums);
     if (threadIdx.x % 32 != 0) continue;
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       if (s >= count) break;
 #pragma unroll
       for (int i = 0; i < kDownColumns; ++i) {
-        if (column + i < dim) y[p.lists.slots[first + s] * dim + column + i] = sums[i][s];
+        if (column + i < dim) y[slots[s] * dim + column + i] = sums[i][s];
       }
     }
   }

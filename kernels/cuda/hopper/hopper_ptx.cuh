@@ -205,25 +205,25 @@ __device__ __forceinline__ void WgmmaShared(float (&c)[64], uint64_t a, uint64_t
   }
 }
 
-// c [64 x 2 * kCount] += a [64 x 16] * b, a in registers; rows of b lie in shared memory along n,
+// c [64 x 2 * kCount] += a [64 x 16] * b (add 0: =), a in registers; rows of b lie in shared memory along n,
 // as values do, or along k, as keys do.
 enum class RowsAlong { kN, kK };
 #define DUO_WGMMA_REGISTERS_64(type)                                                    \
   asm volatile(                                                                         \
-      "{ .reg .pred add; setp.eq.b32 add, 0, 0; "                                       \
+      "{ .reg .pred add; setp.ne.b32 add, %70, 0; "                                     \
       "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " " DUO_REGISTERS_64 \
       ", {%64, %65, %66, %67}, %68, add, 1, 1, %69; }"                                  \
       : DUO_F32(c, 0), DUO_F32(c, 32)                                                   \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAlong == RowsAlong::kN ? 1 : 0))
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAlong == RowsAlong::kN ? 1 : 0), "r"(add))
 #define DUO_WGMMA_REGISTERS_32(type)                                                   \
   asm volatile(                                                                        \
-      "{ .reg .pred add; setp.eq.b32 add, 0, 0; "                                      \
+      "{ .reg .pred add; setp.ne.b32 add, %38, 0; "                                    \
       "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " " DUO_REGISTERS_32 \
       ", {%32, %33, %34, %35}, %36, add, 1, 1, %37; }"                                 \
       : DUO_F32(c, 0)                                                                  \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAlong == RowsAlong::kN ? 1 : 0))
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAlong == RowsAlong::kN ? 1 : 0), "r"(add))
 template <Half16 kType = Half16::kBF16, RowsAlong kAlong = RowsAlong::kN>
-__device__ __forceinline__ void WgmmaRegisters(float (&c)[64], const uint32_t* a, uint64_t b) {
+__device__ __forceinline__ void WgmmaRegisters(float (&c)[64], const uint32_t* a, uint64_t b, int add = 1) {
   if constexpr (kType == Half16::kBF16) {
     DUO_WGMMA_REGISTERS_64("bf16");
   } else {
@@ -231,7 +231,7 @@ __device__ __forceinline__ void WgmmaRegisters(float (&c)[64], const uint32_t* a
   }
 }
 template <Half16 kType = Half16::kBF16, RowsAlong kAlong = RowsAlong::kN>
-__device__ __forceinline__ void WgmmaRegisters(float (&c)[32], const uint32_t* a, uint64_t b) {
+__device__ __forceinline__ void WgmmaRegisters(float (&c)[32], const uint32_t* a, uint64_t b, int add = 1) {
   if constexpr (kType == Half16::kBF16) {
     DUO_WGMMA_REGISTERS_32("bf16");
   } else {

@@ -15,21 +15,22 @@ namespace {
 constexpr int64_t kSliceBytes = int64_t{64} << 20;
 // bf16 up to here: cuBLASLt takes as long for 16 rows as for one, the small kernel 8 % less for one and 1 % more for 8.
 constexpr int64_t kBf16Rows = 4;
-// Codes read three times by the small kernel cost no more than once dequantised (read 1, write 2, read 2 bytes).
+// Where there is no kernel between: codes read three times by the small kernel cost no more than once dequantised (read
+// 1, write 2, read 2 bytes).
 constexpr int64_t kCodedRows = 3 * kSmallRows;
 
 int64_t SliceRows(const Weight& weight) {
   return std::min(weight.rows, std::max<int64_t>(16, kSliceBytes / (2 * weight.cols) / 16 * 16));
 }
-// More rows than these at least fill the tensor cores after the detour.
-constexpr int64_t kTiledRows = 2 * kTileRows;
+// More rows than these are worth the detour.
+constexpr int64_t kTiledRows = kTileRows;
 
-bool UsesSmall(int64_t rows, const Weight& weight) {
-  const int64_t most = weight.dtype == DType::kBF16 ? kBf16Rows : IsCoded(weight.dtype) ? kCodedRows : kSmallRows;
-  return rows <= most && SmallLinearFits(weight);
-}
 bool UsesTiles(const Device& device, int64_t rows, const Weight& weight) {
-  return rows > kSmallRows && rows <= kTiledRows && !UsesSmall(rows, weight) && TiledLinearFits(device, weight);
+  return rows > kSmallRows && rows <= kTiledRows && TiledLinearFits(device, weight);
+}
+bool UsesSmall(const Device& device, int64_t rows, const Weight& weight) {
+  const int64_t most = weight.dtype == DType::kBF16 ? kBf16Rows : IsCoded(weight.dtype) ? kCodedRows : kSmallRows;
+  return rows <= most && SmallLinearFits(weight) && !UsesTiles(device, rows, weight);
 }
 
 }  // namespace
@@ -40,15 +41,15 @@ size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weig
   if (SmallLinearFits(weight)) {
     bytes = SmallLinearScratchBytes(device, std::min<int64_t>(rows, kSmallRows), weight);
   }
-  if (rows > kSmallRows && TiledLinearFits(device, weight)) bytes = std::max(bytes, TiledLinearScratchBytes(rows, weight));
-  if (weight.dtype != DType::kBF16 && !UsesSmall(rows, weight) && !UsesTiles(device, rows, weight)) {
+  if (UsesTiles(device, std::min(rows, kTiledRows), weight)) bytes = std::max(bytes, TiledLinearScratchBytes(rows, weight));
+  if (weight.dtype != DType::kBF16 && !UsesSmall(device, rows, weight) && !UsesTiles(device, rows, weight)) {
     bytes = std::max(bytes, Arena::Rounded(SliceRows(weight) * weight.cols * sizeof(bf16)));
   }
   return bytes;
 }
 
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
-  if (UsesSmall(x.rows, weight)) {
+  if (UsesSmall(device, x.rows, weight)) {
     for (int64_t row = 0; row < x.rows; row += kSmallRows) {
       const int64_t count = std::min<int64_t>(kSmallRows, x.rows - row);
       SmallLinear(device, out.Rows(row, count), x.Rows(row, count), weight, scratch);
@@ -56,10 +57,7 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
     return;
   }
   if (UsesTiles(device, x.rows, weight)) {
-    for (int64_t row = 0; row < x.rows; row += kTileRows) {
-      const int64_t count = std::min<int64_t>(kTileRows, x.rows - row);
-      TiledLinear(device, out.Rows(row, count), x.Rows(row, count), weight, scratch);
-    }
+    TiledLinear(device, out, x, weight, scratch);
     return;
   }
   const size_t mark = scratch.used();
@@ -79,7 +77,7 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
 }
 
 void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch) {
-  if (x.rows <= kSmallRows && UsesSmall(x.rows, weight)) return SmallLinearGated(device, out, x, weight, scratch);
+  if (x.rows <= kSmallRows && UsesSmall(device, x.rows, weight)) return SmallLinearGated(device, out, x, weight, scratch);
   cuda::Linear(device, gate_up, x, weight, scratch);
   cuda::SwiGlu(device, out, gate_up);
 }

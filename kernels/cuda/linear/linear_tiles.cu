@@ -2,6 +2,7 @@
 #include "kernels/cuda/linear/linear_tiles.cuh"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
@@ -18,29 +19,62 @@ constexpr int kMostParts = 8;  // blocks of a cluster that every Hopper GPU gran
 int KBlockColumns(DType type) { return type == DType::kI4 ? 128 : 64; }
 int PackedRows(int64_t rows) { return rows <= 64 ? 64 : rows <= 128 ? 128 : kTileRows; }
 
+// Sums of more do not fit the registers, and scales of 8 bits' groups take those of a second tile.
+constexpr int MostTiles(DType type, int group, int packed_rows) {
+  return packed_rows > 128 || (type == DType::kI8 && group > 0) ? 1 : 2;
+}
+
 struct TilesPlan {
   int tiles;  // of 64 outputs, of a warp group
   int parts;  // of k
 };
 
+template <typename Codes, int kTiles, int kN>
+void SetShared() {
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(LinearTiles<Codes, kTiles, kN>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      TilesShape<Codes, kTiles, kN>::kSharedBytes));
+}
+
+// A cluster's blocks are neighbours, which leaves some multiprocessors over: 30 clusters of 4, say, on 132.
+int ClustersAtOnce(Device& device, int parts) {
+  int& known = State(device).clusters_at_once[parts];
+  if (parts == 1) return device.info().multiprocessors;
+  if (known > 0) return known;
+  using Codes = TileCodes<DType::kI8, 0>;  // all kernels fill a multiprocessor
+  SetShared<Codes, 1, 64>();
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(parts), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(parts, 1);
+  config.blockDim = dim3(TilesShape<Codes, 1, 64>::kThreads);
+  config.dynamicSmemBytes = TilesShape<Codes, 1, 64>::kSharedBytes;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  int clusters = 0;
+  DUO_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&clusters, LinearTiles<Codes, 1, 64>, &config));
+  return known = std::max(1, clusters);
+}
+
 // What a cut takes by its bytes and products, as measured on an H200: how fast a multiprocessor multiplies, how fast it is
 // fed from the L2 and how fast all are from memory, and what a block costs before its first and after its last k-block.
-TilesPlan PlanTiles(const Device& device, const Weight& weight, int packed_rows) {
-  constexpr double kCyclesPerSecond = 1.6e9, kProductShare = 0.75, kL2BytesPerSecond = 5e12, kBytesPerSecond = 3.4e12;
-  constexpr double kBlockSeconds = 3.5e-6, kPartSeconds = 0.15e-6;
-  const int multiprocessors = device.info().multiprocessors, subs = KBlockColumns(weight.dtype) / 64;
+TilesPlan PlanTiles(Device& device, const Weight& weight, int packed_rows) {
+  constexpr double kCyclesPerSecond = 1.8e9, kProductShare = 0.85, kL2BytesPerSecond = 5e12, kBytesPerSecond = 3.4e12;
+  constexpr double kBlockSeconds = 4e-6, kPartSeconds = 0.2e-6;
+  const int subs = KBlockColumns(weight.dtype) / 64;
   const int64_t blocks = weight.cols / KBlockColumns(weight.dtype);
   TilesPlan best = {1, 1};
   double best_time = 0;
-  for (int tiles = 1; tiles <= (packed_rows <= 128 ? 2 : 1); ++tiles) {
-    for (int parts = 1; parts <= kMostParts && parts <= blocks; parts *= 2) {
-      const int64_t grid = CeilDiv(weight.rows, 128 * tiles) * parts;
-      const double at_once = static_cast<double>(std::min<int64_t>(grid, multiprocessors));
+  const int most_tiles = MostTiles(weight.dtype, weight.group, packed_rows);
+  for (int tiles = 1; tiles <= most_tiles; ++tiles) {
+    for (int parts = 1; parts <= kMostParts && parts <= blocks; ++parts) {
+      const int64_t clusters = CeilDiv(weight.rows, 128 * tiles), at_once = ClustersAtOnce(device, parts);
+      const double running = static_cast<double>(std::min(clusters, at_once) * parts);
       const double codes = 128.0 * tiles * 64, x = 128.0 * subs * packed_rows;
       const double products = 2.0 * 4 * subs * tiles * (packed_rows / 2.0) / (kCyclesPerSecond * kProductShare);
       const double k_block =
-          std::max({products, (codes + x) * at_once / kL2BytesPerSecond, codes * at_once / kBytesPerSecond});
-      const double rounds = static_cast<double>(CeilDiv(grid, int64_t{multiprocessors}));
+          std::max({products, (codes + x) * running / kL2BytesPerSecond, codes * running / kBytesPerSecond});
+      const double rounds = static_cast<double>(CeilDiv(clusters, at_once));
       const double time = rounds * (CeilDiv(blocks, int64_t{parts}) * k_block + kBlockSeconds + parts * kPartSeconds);
       if (best_time == 0 || time < best_time) best = {tiles, parts}, best_time = time;
     }
@@ -52,26 +86,31 @@ template <typename Codes, int kTiles, int kN>
 void LaunchTiles(Device& device, TilesWork& work, View x, bf16* packed, int parts) {
   using Shape = TilesShape<Codes, kTiles, kN>;
   const Weight& weight = work.weight;
-  work.blocks = static_cast<int>(weight.cols / Codes::kColumns);
-  work.codes = ByteBoxMap(weight.data, weight.rows, int64_t{work.blocks} * 64, Shape::kOutputs);
+  const int64_t cols = weight.cols, blocks = cols / Codes::kColumns;
+  work.blocks = static_cast<int>(RoundUp(blocks, Shape::kAtOnce));
+  work.codes = ByteBoxMap(weight.data, weight.rows, blocks * 64, Shape::kOutputs);
   LaunchOverlapped(device, PackRows<Codes, kN>, dim3(CeilDiv(kN * work.blocks * Codes::kSteps, 256)), dim3(256), 0,
-                   packed, x.as<bf16>(), x.stride, work.rows, work.blocks);
-  const auto kernel = LinearTiles<Codes, kTiles, kN>;
-  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
+                   packed, x.as<bf16>(), x.stride, work.rows, static_cast<int>(cols), work.blocks);
+  SetShared<Codes, kTiles, kN>();
   const unsigned tiles = static_cast<unsigned>(CeilDiv(weight.rows, Shape::kOutputs));
-  LaunchClusters(device, kernel, dim3(parts, tiles), parts, dim3(Shape::kThreads), Shape::kSharedBytes, work);
+  LaunchClusters(device, LinearTiles<Codes, kTiles, kN>, dim3(parts, tiles), parts, dim3(Shape::kThreads), Shape::kSharedBytes, work);
+}
+template <typename Codes, int kN>
+void LaunchPacked(Device& device, TilesWork& work, View x, bf16* packed, const TilesPlan& plan) {
+  if constexpr (MostTiles(Codes::kType, Codes::kLevels, kN) == 2) {
+    if (plan.tiles == 2) return LaunchTiles<Codes, 2, kN>(device, work, x, packed, plan.parts);
+  }
+  LaunchTiles<Codes, 1, kN>(device, work, x, packed, plan.parts);
 }
 template <typename Codes>
 void LaunchCodes(Device& device, TilesWork& work, View x, bf16* packed, const TilesPlan& plan) {
   switch (PackedRows(work.rows)) {
     case 64:
-      if (plan.tiles == 1) return LaunchTiles<Codes, 1, 64>(device, work, x, packed, plan.parts);
-      return LaunchTiles<Codes, 2, 64>(device, work, x, packed, plan.parts);
+      return LaunchPacked<Codes, 64>(device, work, x, packed, plan);
     case 128:
-      if (plan.tiles == 1) return LaunchTiles<Codes, 1, 128>(device, work, x, packed, plan.parts);
-      return LaunchTiles<Codes, 2, 128>(device, work, x, packed, plan.parts);
+      return LaunchPacked<Codes, 128>(device, work, x, packed, plan);
     default:
-      return LaunchTiles<Codes, 1, kTileRows>(device, work, x, packed, plan.parts);
+      return LaunchPacked<Codes, kTileRows>(device, work, x, packed, plan);
   }
 }
 
@@ -80,12 +119,16 @@ void LaunchCodes(Device& device, TilesWork& work, View x, bf16* packed, const Ti
 bool TiledLinearFits(const Device& device, const Weight& weight) {
   if (!IsHopper(device) || !IsCoded(weight.dtype) || weight.table != CodeTable::kNone) return false;
   const int lane_columns = KBlockColumns(weight.dtype) / 4;  // of one group
+  for (const int columns : {weight.group, weight.block}) {
+    if (columns > 0 && !std::has_single_bit(static_cast<unsigned>(columns))) return false;
+  }
   return weight.cols % KBlockColumns(weight.dtype) == 0 && (weight.group == 0 || weight.group % lane_columns == 0) &&
-         weight.rows <= int64_t{65535} * 128 && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
+         weight.rows <= int64_t{65535} * 128 && weight.rows * weight.cols < int64_t{1} << 35 && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
 }
 
 size_t TiledLinearScratchBytes(int64_t rows, const Weight& weight) {
-  return Arena::Rounded(PackedRows(std::min<int64_t>(rows, kTileRows)) * weight.cols * sizeof(bf16));
+  const int64_t columns = RoundUp(weight.cols, 128);  // two k-blocks of 8 bits, one of 4
+  return Arena::Rounded(PackedRows(std::min<int64_t>(rows, kTileRows)) * columns * sizeof(bf16));
 }
 
 void TiledLinear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
@@ -101,15 +144,26 @@ void TiledLinear(Device& device, View out, View x, const Weight& weight, Arena& 
   work.by_fours =
       out.stride % 4 == 0 && weight.rows % 4 == 0 && reinterpret_cast<uintptr_t>(out.data) % (work.out_float ? 16 : 8) == 0;
   work.rows = static_cast<int>(x.rows);
+  if (weight.group > 0) {
+    work.pair_shift = std::countr_zero(static_cast<unsigned>(weight.pair_cols()));
+    work.group_shift = std::countr_zero(static_cast<unsigned>(weight.group));
+  }
   const TilesPlan plan = PlanTiles(device, weight, PackedRows(x.rows));
+  const bool two = weight.block > 0;
   if (weight.dtype == DType::kI4) {
-    LaunchCodes<TileCodes<DType::kI4, true>>(device, work, x, packed, plan);
+    if (two) {
+      LaunchCodes<TileCodes<DType::kI4, 2>>(device, work, x, packed, plan);
+    } else {
+      LaunchCodes<TileCodes<DType::kI4, 1>>(device, work, x, packed, plan);
+    }
   } else if (weight.dtype == DType::kF8E4M3) {
-    LaunchCodes<TileCodes<DType::kF8E4M3, false>>(device, work, x, packed, plan);
-  } else if (weight.group > 0) {
-    LaunchCodes<TileCodes<DType::kI8, true>>(device, work, x, packed, plan);
+    LaunchCodes<TileCodes<DType::kF8E4M3, 0>>(device, work, x, packed, plan);
+  } else if (weight.group == 0) {
+    LaunchCodes<TileCodes<DType::kI8, 0>>(device, work, x, packed, plan);
+  } else if (two) {
+    LaunchCodes<TileCodes<DType::kI8, 2>>(device, work, x, packed, plan);
   } else {
-    LaunchCodes<TileCodes<DType::kI8, false>>(device, work, x, packed, plan);
+    LaunchCodes<TileCodes<DType::kI8, 1>>(device, work, x, packed, plan);
   }
   scratch.Rewind(mark);
 }

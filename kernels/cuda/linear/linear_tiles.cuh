@@ -3,7 +3,7 @@
 //
 // A block has kOutputs outputs and a part of k; all rows at once, so that a code is decoded once. One thread fetches
 // stages of a k-block, codes by the tensor copy engine and x in the layout that PackRows made; two warp groups decode and
-// multiply, one's decoding beside the other's products. The parts of k are a cluster's blocks: each leaves its sums in
+// multiply, each decoding 64 columns while its products of the 64 before are under way. The parts of k are a cluster's blocks: each leaves its sums in
 // its shared memory, and each adds up, in the order of the parts, the rows that are its own.
 #pragma once
 
@@ -20,7 +20,8 @@ struct TilesWork {
   void* out;
   int64_t out_stride;
   bool out_float, by_fours;  // by_fours: four outputs of a row can be stored at once
-  int rows, blocks;          // of x; k-blocks
+  int rows, blocks;          // of x; k-blocks, whole pairs of them where codes have 8 bits: past the end all are zeros
+  int pair_shift, group_shift;  // groups: log2 of the columns that have a pair of f16, and of a group's
 };
 
 template <typename Codes, int kTiles, int kN>
@@ -35,18 +36,24 @@ struct TilesShape {
   static constexpr int kBufferBytes = kStages * kStageBytes > kSumBytes ? kStages * kStageBytes : kSumBytes;
   static constexpr int kSharedBytes = 1024 + kBufferBytes + 16 * kStages;
   static constexpr int kThreads = 384;
+  static constexpr int kAtOnce = 2 / Codes::kSubs;  // k-blocks of two sets of decoded codes
+
+  // The first k-block of a part.
+  __device__ __forceinline__ static int Begin(const TilesWork& w, int part, int parts) {
+    return static_cast<int>(int64_t{w.blocks / kAtOnce} * part / parts) * kAtOnce;
+  }
 };
 
 // x [rows][cols] -> [k-block][64 columns][kN rows][64], columns in the order in which codes meet them, pieces of 16 bytes
-// swizzled as the products read them; rows past the end are zeros. A thread has one step's 16 columns of a row.
+// swizzled as the products read them; rows and columns past the end are zeros. A thread has one step's 16 columns of a row.
 template <typename Codes, int kN>
-__global__ void PackRows(bf16* packed, const bf16* x, int64_t stride, int rows, int blocks) {
+__global__ void PackRows(bf16* packed, const bf16* x, int64_t stride, int rows, int cols, int blocks) {
   StartOverlapped();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   const int step = i % Codes::kSteps, block = i / Codes::kSteps % blocks, row = i / Codes::kSteps / blocks;
   if (row >= kN) return;
   uint32_t out[2][4] = {};
-  if (row < rows) {
+  if (row < rows && block * Codes::kColumns < cols) {
     const bf16* from = x + row * stride + int64_t{block} * Codes::kColumns + 4 * step;
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
@@ -111,83 +118,106 @@ __device__ __forceinline__ void MultiplyStages(const TilesWork& w, uint32_t shar
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, warp = threadIdx.x / 32;
   // Of the warp's first output in the block; tile t's are 64 further on, and lane g has outputs g and g + 8.
   const int in_block = warp / 4 * (64 * kTiles) + warp % 4 * 16;
-  const bool two_levels = Codes::kGrouped && w.weight.block > 0;
-  RawGroup raw[kTiles][2];
-  auto load_groups = [&](int block) {
-    if constexpr (Codes::kGrouped) {
-      const int64_t column = int64_t{block} * Codes::kColumns + c * Codes::kLaneColumns;
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int64_t output = int64_t{blockIdx.y} * Shape::kOutputs + in_block + 64 * t + g + 8 * h;
-          raw[t][h].Load(w.weight, output < w.weight.rows ? output : w.weight.rows - 1, column);
-        }
-      }
-    }
-  };
-#pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-    for (int p = 0; p < Sums::kParts; ++p) {
-#pragma unroll
-      for (int i = 0; i < Sums::kWide / 2; ++i) sums.c[t][p][i] = 0;
-    }
-  }
-  load_groups(begin);
-  Ring<Shape::kStages> ring;
-  uint32_t pairs[kTiles][4][4];
-  for (int block = begin; block < end; ++block) {
-    BarrierWait(full + 8 * ring.stage, ring.phase);
-    const uint32_t x_at = shared + ring.stage * Shape::kStageBytes;
-    uint4 codes[kTiles][2];
-    Group groups[kTiles][2];
+  GroupReader<Codes::kLevels> readers[kTiles][2];
+  auto each_output = [&](auto&& what) {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        codes[t][h] = LoadShared16(x_at + Shape::kXBytes + (in_block + 64 * t + g + 8 * h) * 64 + c * 16);
-        if constexpr (Codes::kGrouped) groups[t][h] = raw[t][h].template Value<Group>(two_levels);
-      }
+      for (int h = 0; h < 2; ++h) what(t, h);
     }
-    if (block + 1 < end) load_groups(block + 1);
-#pragma unroll
-    for (int sub = 0; sub < Codes::kSubs; ++sub) {
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            Codes::Pairs(codes[t][h], 4 * sub + step, groups[t][h], pairs[t][step][h], pairs[t][step][2 + h]);
-          }
-          Pin(pairs[t][step]);
-        }
-      }
-      const uint64_t x = Operand(x_at + sub * (kN * 128), 1024, 16);
-      WgmmaFence();
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-#pragma unroll
-          for (int p = 0; p < Sums::kParts; ++p) {
-            WgmmaRegisters<Half16::kBF16, RowsAlong::kK>(sums.c[t][p], pairs[t][step],
-                                                         Ahead(x, p * (Sums::kWide * 128) + step * 32));
-          }
-        }
-      }
-      WgmmaCommit();
-      WgmmaWait<0>();
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-        for (int p = 0; p < Sums::kParts; ++p) Pin(sums.c[t][p]);
-      }
+  };
+  auto load_groups = [&](int block) {
+    if constexpr (Codes::kGrouped) {
+      const int column = min(block * Codes::kColumns + c * Codes::kLaneColumns, static_cast<int>(w.weight.cols) - 1);
+      each_output([&](int t, int h) { readers[t][h].Load(w.weight, column, w.pair_shift, w.group_shift); });
     }
-    if (lane == 0) BarrierArrive(empty + 8 * ring.stage);
-    ring.Next();
+  };
+  if constexpr (Codes::kGrouped) {
+    each_output([&](int t, int h) {
+      const int64_t output = int64_t{blockIdx.y} * Shape::kOutputs + in_block + 64 * t + g + 8 * h;
+      readers[t][h].Start(w.weight, output < w.weight.rows ? output : w.weight.rows - 1);
+    });
   }
+  load_groups(begin);
+  Ring<Shape::kStages> ring;
+  // Two sets of decoded codes: while the products of one are under way, the other is made. `before`: the barriers of the
+  // last stages that products read.
+  uint32_t pairs[2][kTiles][4][4];
+  uint32_t before[Shape::kAtOnce] = {};
+  uint4 codes[Shape::kAtOnce][kTiles][2];
+  Group groups[Shape::kAtOnce][kTiles][2];
+  auto pin_sums = [&] {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int p = 0; p < Sums::kParts; ++p) Pin(sums.c[t][p]);
+    }
+  };
+  // Decodes 64 columns and begins their products.
+  auto multiply = [&](uint32_t (&set)[kTiles][4][4], int i, uint32_t x_at, int sub, int add) {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          Codes::Pairs(codes[i][t][h], 4 * sub + step, groups[i][t][h], set[t][step][h], set[t][step][2 + h]);
+        }
+        Pin(set[t][step]);
+      }
+    }
+    const uint64_t x = Operand(x_at + sub * (kN * 128), 1024, 16);
+    WgmmaFence();
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+#pragma unroll
+        for (int p = 0; p < Sums::kParts; ++p) {
+          WgmmaRegisters<Half16::kBF16, RowsAlong::kK>(sums.c[t][p], set[t][step],
+                                                       Ahead(x, p * (Sums::kWide * 128) + step * 32),
+                                                       step > 0 ? 1 : add);
+        }
+      }
+    }
+    WgmmaCommit();
+  };
+  // Takes a stage's codes to registers; returns where its x lies.
+  auto take = [&](int block, int i) {
+    BarrierWait(full + 8 * ring.stage, ring.phase);
+    const uint32_t x_at = shared + ring.stage * Shape::kStageBytes;
+    each_output([&](int t, int h) {
+      codes[i][t][h] = LoadShared16(x_at + Shape::kXBytes + (in_block + 64 * t + g + 8 * h) * 64 + c * 16);
+      if constexpr (Codes::kGrouped) groups[i][t][h] = readers[t][h].template Value<Group>();
+    });
+    if (block + 1 < end) load_groups(block + 1);
+    return x_at;
+  };
+  auto release = [&](uint32_t barrier) {
+    if (lane == 0) BarrierArrive(barrier);
+  };
+#pragma unroll 1
+  for (int block = begin; block < end; block += Shape::kAtOnce) {
+    uint32_t x_at[Shape::kAtOnce], barriers[Shape::kAtOnce];
+#pragma unroll
+    for (int i = 0; i < Shape::kAtOnce; ++i) {
+      x_at[i] = take(block + i, i);
+      barriers[i] = empty + 8 * ring.stage;
+      ring.Next();
+    }
+    const int add = block > begin ? 1 : 0;
+#pragma unroll
+    for (int set = 0; set < 2; ++set) {
+      // The products but the last 64 columns' are done: this set may be written, and what those read be filled again.
+      WgmmaWait<1>();
+      if (add != 0 && set >= Codes::kSubs - 1) release(before[set % Shape::kAtOnce]);
+      multiply(pairs[set], set / Codes::kSubs, x_at[set / Codes::kSubs], set % Codes::kSubs, set > 0 ? 1 : add);
+    }
+#pragma unroll
+    for (int i = 0; i < Shape::kAtOnce; ++i) before[i] = barriers[i];
+  }
+  WgmmaWait<0>();
+  pin_sums();
 }
 
 // The sums -> shared memory, [row][output] with Shape::kSumStride.
@@ -264,8 +294,7 @@ __global__ void __launch_bounds__(384, 1) LinearTiles(const __grid_constant__ Ti
   const uint32_t shared = (SharedAddress(raw_shared) + 1023) & ~1023u;
   const uint32_t full = shared + Shape::kBufferBytes, empty = full + 8 * Shape::kStages;
   const int parts = gridDim.x, part = parts == 1 ? 0 : ClusterRank();
-  const int begin = static_cast<int>(int64_t{w.blocks} * part / parts);
-  const int end = static_cast<int>(int64_t{w.blocks} * (part + 1) / parts);
+  const int begin = Shape::Begin(w, part, parts), end = Shape::Begin(w, part + 1, parts);
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shape::kStages; ++i) {
       BarrierInit(full + 8 * i, 1);

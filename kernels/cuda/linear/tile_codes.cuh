@@ -10,10 +10,13 @@
 
 namespace duo::cuda {
 
-// kGrouped: scales and minima of groups of columns; otherwise a scale a row, which is left to the end.
-template <DType kType, bool kGroupedCodes>
+// kLevels: of scale. 0: a scale a row, which is left to the end; 1: scales and minima of groups of columns; 2: of these,
+// too, and of blocks of groups.
+template <DType kOfType, int kScaleLevels>
 struct TileCodes {
-  static constexpr bool kGrouped = kGroupedCodes;
+  static constexpr DType kType = kOfType;
+  static constexpr int kLevels = kScaleLevels;
+  static constexpr bool kGrouped = kLevels > 0;
   static constexpr bool kNibbles = kType == DType::kI4;
   static constexpr int kSubs = kNibbles ? 2 : 1;  // blocks of 64 columns in a k-block
   static constexpr int kColumns = 64 * kSubs, kSteps = kColumns / 16;
@@ -68,22 +71,29 @@ struct TileCodes {
   }
 };
 
-// A lane's groups of one output as they lie in memory: one k-block ahead of their use.
-struct RawGroup {
-  uint32_t pair = 0;  // of f16
-  uint32_t subs = 0;  // two levels: of bytes
+// The groups of one output that a lane meets: where they begin, and the next of them, fetched a k-block ahead of its use.
+template <int kLevels>
+struct GroupReader {
+  uint32_t first_pair, first_sub = 0;  // of the output
+  uint32_t pair = 0, sub = 0;
 
-  __device__ __forceinline__ void Load(const Weight& w, int64_t row, int64_t column) {
-    const int64_t pair_columns = w.block > 0 ? w.block : w.group;
-    pair = __ldg(reinterpret_cast<const uint32_t*>(w.groups) + row * (w.cols / pair_columns) + column / pair_columns);
-    if (w.block > 0) subs = __ldg(reinterpret_cast<const uint16_t*>(w.subs) + row * (w.cols / w.group) + column / w.group);
+  __device__ __forceinline__ void Start(const Weight& w, int64_t output) {
+    first_pair = static_cast<uint32_t>(output * (w.cols / (kLevels == 2 ? w.block : w.group)));
+    if constexpr (kLevels == 2) first_sub = static_cast<uint32_t>(output * (w.cols / w.group));
+  }
+  // pair_shift, group_shift: log2 of the columns of a pair and of a group.
+  __device__ __forceinline__ void Load(const Weight& w, int column, int pair_shift, int group_shift) {
+    pair = __ldg(reinterpret_cast<const uint32_t*>(w.groups) + (first_pair + (column >> pair_shift)));
+    if constexpr (kLevels == 2) {
+      sub = __ldg(reinterpret_cast<const uint16_t*>(w.subs) + (first_sub + (column >> group_shift)));
+    }
   }
   template <typename Group>
-  __device__ __forceinline__ Group Value(bool two_levels) const {
+  __device__ __forceinline__ Group Value() const {
     Group of = {F16Value(pair), F16Value(pair >> 16)};
-    if (two_levels) {
-      of.scale *= static_cast<float>(static_cast<int8_t>(subs));
-      of.min *= static_cast<float>(static_cast<int8_t>(subs >> 8));
+    if constexpr (kLevels == 2) {
+      of.scale *= static_cast<float>(static_cast<int8_t>(sub));
+      of.min *= static_cast<float>(static_cast<int8_t>(sub >> 8));
     }
     return of;
   }
