@@ -53,6 +53,10 @@
   DUO_OP(AttendPlain)                      \
   DUO_OP(PageMass)                         \
   DUO_OP(KeyScores)                        \
+  DUO_OP(MassParts)                        \
+  DUO_OP(AttendPagesWithMass)              \
+  DUO_OP(LogSums)                          \
+  DUO_OP(SumShares)                        \
   DUO_OP(PrefillScratchBytes)              \
   DUO_OP(AttendPrefill)                    \
   DUO_OP(CheckPageLists)                   \
@@ -62,7 +66,6 @@
   DUO_OP(SelectPages)                      \
   DUO_OP(AttendPageListsScratchBytes)      \
   DUO_OP(AttendPageLists)                  \
-  DUO_OP(PageMassOfHeads)                  \
   DUO_OP(ChooseListsScratchBytes)          \
   DUO_OP(ChooseLists)                      \
   DUO_OP(ListedScratchBytes)               \

@@ -1,6 +1,7 @@
 #include "kernels/decode_lists.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/base/math.h"
@@ -56,7 +57,7 @@ void ChoosePages(Device& device, const DecodeLists& lists, const StepRows& rows,
     auto* logs = static_cast<float*>(scratch.Take(LogBytes(group, lists, choice.pages)));
     const int64_t first = span.first_row * rows.qkv.stride + int64_t{kv.first_head} * group * d;
     const MassRow row = {rows.qkv.as<uint8_t>() + first * element, group, 0, span.table, span.history};
-    BackendOf(device).PageMassOfHeads(device, logs, row, kv, choice.pages);
+    PageMassOfHeads(device, logs, row, kv, choice.pages);
     BackendOf(device).ChooseLists(device, lists, choice, logs, scratch);
     scratch.Rewind(mark);
   }
@@ -79,7 +80,13 @@ void AttendListed(Device& device, const Partial& to, const StepRows& rows, const
 }
 
 void PageMassOfHeads(Device& device, float* logs, const MassRow& row, const PagedKv& kv, int64_t pages) {
-  BackendOf(device).PageMassOfHeads(device, logs, row, kv, pages);
+  std::vector<MassHead> heads(kv.num_heads, {row, kv});
+  const size_t q_bytes = Bytes(ActivationType(device), int64_t{row.group} * kv.page.head_dim);
+  for (int h = 0; h < kv.num_heads; ++h) {
+    heads[h].row.head = h;
+    heads[h].row.q = static_cast<const uint8_t*>(row.q) + h * q_bytes;
+  }
+  PageMass(device, logs, heads, pages);
 }
 
 size_t ChooseListsScratchBytes(const Device& device, const DecodeLists& lists, int64_t max_tokens) {

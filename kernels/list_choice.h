@@ -29,7 +29,7 @@ struct ListShare {
 };
 
 // PageMass of all heads of kv: row.q has those of all query heads, row.head is not looked at. logs [num_heads][group]
-// [pages]. On CUDA the scores are rounded as decode attention's are.
+// [pages].
 void PageMassOfHeads(Device& device, float* logs, const MassRow& row, const PagedKv& kv, int64_t pages);
 // Lists from the log masses of one sequence's pages.
 struct ListChoice {

@@ -41,6 +41,10 @@ Backend Measuring(Backend b) {
   b.AttendPages = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
     TakeAndReturn(scratch, DecodeScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
   };
+  b.AttendPagesWithMass = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, const MassOut&,
+                             Arena& scratch) {
+    TakeAndReturn(scratch, DecodeScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
+  };
   b.AttendPrefill = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, bool, Arena& scratch) {
     TakeAndReturn(scratch, PrefillScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
   };

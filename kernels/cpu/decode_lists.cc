@@ -172,14 +172,6 @@ class ListedItems {
 
 }  // namespace
 
-void PageMassOfHeads(Device& device, float* logs, const MassRow& row, const PagedKv& kv, int64_t pages) {
-  MassRow of = row;
-  for (of.head = 0; of.head < kv.num_heads; ++of.head) {
-    of.q = static_cast<const float*>(row.q) + int64_t{of.head} * row.group * kv.page.head_dim;
-    cpu::PageMass(device, logs + int64_t{of.head} * row.group * pages, of, kv, pages);
-  }
-}
-
 size_t ChooseListsScratchBytes(const Device&, const DecodeLists&, int64_t) { return 0; }
 
 void ChooseLists(Device& device, const DecodeLists& lists, const ListChoice& choice, const float* logs, Arena&) {

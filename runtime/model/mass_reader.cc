@@ -7,7 +7,6 @@
 #include <span>
 #include <utility>
 
-#include "kernels/attention_mass.h"
 #include "kernels/ops.h"
 
 namespace duo {
@@ -36,7 +35,7 @@ std::pair<const PagedKv*, int> PagesOf(const LayerKv& layer, int local) {
 
 }  // namespace
 
-// One row, and what reading it needs.
+// One row, and what reading it needs. What is as long as the sequence stays on the device.
 class MassReader::Row {
  public:
   struct Where {
@@ -47,19 +46,28 @@ class MassReader::Row {
     const SeqSpan& span;
     int64_t position;
     View queries;  // [1, columns]
+    const KeptMass& kept;
   };
 
   Row(const MassReader& reader, const Where& where)
-      : reader_(reader), at_(where), pages_(where.position / kPageTokens + 1) {
-    logs_ = EachGroup(
-        pages_, [&](const MassRow& row, const PagedKv& kv, float* out) { PageMass(at_.device, out, row, kv, pages_); });
-    FindLse();
+      : reader_(reader), at_(where), pages_(where.position / kPageTokens + 1), here_(reader.RowsHere()) {
+    lse_ = TakeFloats(here_);
+    weights_ = TakeFloats(here_);
+    if (here_ > 0) at_.device.Upload(weights_, reader_.weights_.data(), sizeof(float) * here_);
+    logs_ = LogMasses{at_.kept.logs, here_, pages_, at_.kept.parts};
+    if (at_.kept.logs == nullptr) {
+      float* logs = TakeFloats(here_ * pages_);
+      PageMass(at_.device, logs, Heads(), pages_);
+      logs_ = LogMasses{logs, here_, pages_, 1};
+    }
+    LogSums(at_.device, lse_, logs_);
+    if (at_.comm.size() > 1) ShareLse();
   }
 
   RowMass Read(std::span<const MassRange> ranges) const {
     RowMass row;
     row.position = at_.position;
-    const std::vector<double> mass = Weigh(logs_, pages_);
+    const std::vector<double> mass = Weigh(logs_);
     row.pages.assign(mass.begin(), mass.end());
     row.best.resize(pages_);
     std::iota(row.best.begin(), row.best.end(), 0);
@@ -67,63 +75,54 @@ class MassReader::Row {
     std::partial_sort(row.best.begin(), best, row.best.end(),
                       [&](int32_t a, int32_t b) { return mass[a] != mass[b] ? mass[a] > mass[b] : a < b; });
     row.best.erase(best, row.best.end());
-    const std::vector<double> keys = Weigh(Scores(row.best), static_cast<int64_t>(row.best.size()) * kPageTokens);
+    const size_t mark = at_.arena.used();
+    const std::vector<double> keys = Weigh(Scores(row.best));
+    at_.arena.Rewind(mark);
     row.keys.assign(keys.begin(), keys.end());
+    if (ranges.empty()) return row;
+    const std::vector<float> lse = Host(lse_, here_), logs = Host(logs_.logs, here_ * pages_ * logs_.parts);
     for (const MassRange& range : ranges) {
-      const std::vector<double> heads = InRange(range.tokens);
+      const std::vector<double> heads = InRange(range.tokens, logs, lse);
       row.ranges.insert(row.ranges.end(), heads.begin(), heads.end());
     }
     return row;
   }
 
  private:
-  // What run(MassRow, pages, out) gives for each group that is here, `count` floats for each query head.
-  template <typename Run>
-  std::vector<float> EachGroup(int64_t count, const Run& run) const {
-    const size_t mark = at_.arena.used();
-    const int64_t each = count * reader_.group_;
-    std::vector<float> host(each * reader_.LocalGroups());
-    auto* out = static_cast<float*>(at_.arena.Take(sizeof(float) * host.size()));
-    float* next = out;
-    for (const Group& g : reader_.groups_) {
-      if (g.local < 0) continue;
+  float* TakeFloats(int64_t count) const { return static_cast<float*>(at_.arena.Take(sizeof(float) * count)); }
+  std::vector<float> Host(const float* from, int64_t count) const {
+    std::vector<float> host(count);
+    if (count > 0) at_.device.Download(host.data(), from, sizeof(float) * count);
+    return host;
+  }
+
+  // The groups that are here, in their places.
+  std::vector<MassHead> Heads() const {
+    std::vector<MassHead> heads;
+    for (const int number : reader_.here_) {
+      const Group& g = reader_.groups_[number];
       const auto [kv, head] = PagesOf(at_.cache.layers()[g.layer], g.local);
       DUO_CHECK(kv != nullptr);
       const View q = at_.queries.Cols(g.column, int64_t{reader_.group_} * reader_.head_dim_);
       const int table = kv->split ? at_.span.split_table : at_.span.table;
-      run(MassRow{q.data, reader_.group_, head, table, at_.position}, *kv, next);
-      next += each;
+      heads.push_back({{q.data, reader_.group_, head, table, at_.position}, *kv});
     }
-    if (!host.empty()) at_.device.Download(host.data(), out, sizeof(float) * host.size());
-    at_.arena.Rewind(mark);
-    return host;
+    return heads;
   }
 
-  // Of each of the groups that are here: visit(query head of all groups, its weight, its first value).
-  template <typename Visit>
-  void ForHeads(const std::vector<float>& values, int64_t count, const Visit& visit) const {
-    const float* next = values.data();
-    for (size_t g = 0; g < reader_.groups_.size(); ++g) {
-      if (reader_.groups_[g].local < 0) continue;
-      for (int i = 0; i < reader_.group_; ++i, next += count) {
-        visit(static_cast<int>(g) * reader_.group_ + i, reader_.groups_[g].weights[i], next);
-      }
-    }
-  }
-
-  int heads() const { return static_cast<int>(reader_.groups_.size()) * reader_.group_; }
-
-  // lse_ of each query head: over this rank's pages, then over all ranks'.
-  void FindLse() {
-    std::vector<float> own(heads(), -INFINITY), all(static_cast<size_t>(heads()) * at_.comm.size());
-    ForHeads(logs_, pages_,
-             [&](int head, float, const float* logs) { own[head] = static_cast<float>(LogSum(logs, pages_)); });
+  // lse_ of each query head here becomes that over all ranks' pages.
+  void ShareLse() {
+    const int heads = static_cast<int>(reader_.groups_.size()) * reader_.group_;
+    std::vector<float> own(heads, -INFINITY), all(static_cast<size_t>(heads) * at_.comm.size());
+    std::vector<float> here = Host(lse_, here_);
+    for (int row = 0; row < here_; ++row) own[reader_.OfAll(row)] = here[row];
     at_.comm.AllGatherHost(all.data(), own.data(), sizeof(float) * own.size());
-    for (int h = 0; h < heads(); ++h) {
-      std::vector<float> of(at_.comm.size());
-      for (int r = 0; r < at_.comm.size(); ++r) of[r] = all[static_cast<size_t>(r) * heads() + h];
-      lse_.push_back(LogSum(of.data(), at_.comm.size()));
+    for (int row = 0; row < here_; ++row) {
+      std::vector<float> ranks(at_.comm.size());
+      for (int r = 0; r < at_.comm.size(); ++r) ranks[r] = all[static_cast<size_t>(r) * heads + reader_.OfAll(row)];
+      here[row] = static_cast<float>(LogSum(ranks.data(), at_.comm.size()));
     }
+    if (here_ > 0) at_.device.Upload(lse_, here.data(), sizeof(float) * here_);
   }
 
   // Added in rank order, so that all ranks have the same.
@@ -137,49 +136,55 @@ class MassReader::Row {
     return sum;
   }
 
-  double Share(int head, float log) const { return log - lse_[head] > kNothing ? std::exp(log - lse_[head]) : 0; }
-
   // The weighted mean of shares over the heads.
-  std::vector<double> Weigh(const std::vector<float>& values, int64_t count) const {
-    std::vector<double> mass(count);
-    ForHeads(values, count, [&](int head, float weight, const float* logs) {
-      if (weight == 0) return;
-      for (int64_t k = 0; k < count; ++k) mass[k] += weight * Share(head, logs[k]);
-    });
+  std::vector<double> Weigh(const LogMasses& of) const {
+    std::vector<double> mass(of.count);
+    if (here_ > 0) {
+      const size_t mark = at_.arena.used();
+      float* out = TakeFloats(of.count);
+      SumShares(at_.device, out, of, lse_, weights_);
+      const std::vector<float> host = Host(out, of.count);
+      at_.arena.Rewind(mark);
+      mass.assign(host.begin(), host.end());
+    }
     return SumOverRanks(mass);
   }
 
-  // [query heads here][pages][kPageTokens]
-  std::vector<float> Scores(const std::vector<int32_t>& pages) const {
-    const size_t mark = at_.arena.used();
+  // Of each key of the pages. Stays in the arena.
+  LogMasses Scores(const std::vector<int32_t>& pages) const {
     const auto count = static_cast<int>(pages.size());
     DUO_CHECK_LE(count, kBestPages);
     auto* wanted = static_cast<int32_t*>(at_.arena.Take(sizeof(int32_t) * kBestPages));
     at_.device.Upload(wanted, pages.data(), sizeof(int32_t) * pages.size());
-    std::vector<float> scores = EachGroup(
-        int64_t{count} * kPageTokens,
-        [&](const MassRow& row, const PagedKv& kv, float* out) { KeyScores(at_.device, out, row, kv, wanted, count); });
-    at_.arena.Rewind(mark);
-    return scores;
+    const int64_t keys = int64_t{count} * kPageTokens;
+    float* scores = TakeFloats(here_ * keys);
+    KeyScores(at_.device, scores, Heads(), wanted, count);
+    return {scores, here_, keys, 1};
   }
 
   // Each provenance head's own mass in the range: of whole pages as they are, of its first and last by their keys.
-  std::vector<double> InRange(TokenRange range) const {
+  std::vector<double> InRange(TokenRange range, const std::vector<float>& logs, const std::vector<float>& lse) const {
     range.last = static_cast<int32_t>(std::min<int64_t>(range.last, at_.position + 1));
-    std::vector<double> mass(heads());
+    std::vector<double> mass(reader_.groups_.size() * reader_.group_);
     if (range.first < range.last) {
       std::vector<int32_t> ends = {range.first / kPageTokens};
       if (const int32_t last = (range.last - 1) / kPageTokens; last != ends[0]) ends.push_back(last);
-      const auto keys = static_cast<int64_t>(ends.size()) * kPageTokens;
-      ForHeads(Scores(ends), keys, [&](int head, float, const float* scores) {
-        for (int64_t k = 0; k < keys; ++k) {
+      const size_t mark = at_.arena.used();
+      const LogMasses of = Scores(ends);
+      const std::vector<float> scores = Host(of.logs, of.rows * of.count);
+      at_.arena.Rewind(mark);
+      for (int row = 0; row < here_; ++row) {
+        const auto share = [&](float log) { return log - lse[row] > kNothing ? std::exp(double{log} - lse[row]) : 0; };
+        double& sum = mass[reader_.OfAll(row)];
+        for (int64_t k = 0; k < of.count; ++k) {
           const int64_t token = int64_t{ends[k / kPageTokens]} * kPageTokens + k % kPageTokens;
-          if (token >= range.first && token < range.last) mass[head] += Share(head, scores[k]);
+          if (token >= range.first && token < range.last) sum += share(scores[row * of.count + k]);
         }
-      });
-      ForHeads(logs_, pages_, [&](int head, float, const float* logs) {
-        for (int32_t p = ends.front() + 1; p < ends.back(); ++p) mass[head] += Share(head, logs[p]);
-      });
+        const float* own = logs.data() + row * pages_ * logs_.parts;
+        for (int64_t i = (int64_t{ends.front()} + 1) * logs_.parts; i < int64_t{ends.back()} * logs_.parts; ++i) {
+          sum += share(own[i]);
+        }
+      }
     }
     mass = SumOverRanks(mass);
     std::vector<double> listed;
@@ -190,8 +195,9 @@ class MassReader::Row {
   const MassReader& reader_;
   const Where at_;
   int64_t pages_;
-  std::vector<float> logs_;  // [query heads here][pages]
-  std::vector<double> lse_;  // [query heads of all groups]
+  int here_;  // query heads here
+  LogMasses logs_;
+  float *lse_, *weights_;  // device [query heads here]
 };
 
 MassReader::MassReader(const std::vector<ProvenanceHead>& heads, const RankShard& shard, int group, int head_dim)
@@ -213,6 +219,16 @@ MassReader::MassReader(const std::vector<ProvenanceHead>& heads, const RankShard
     }
     groups_.push_back(std::move(g));
   }
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    if (groups_[i].local >= 0) here_.push_back(static_cast<int>(i));
+  }
+  const auto order = [&](int i) { return std::pair(groups_[i].layer, groups_[i].local); };
+  std::sort(here_.begin(), here_.end(), [&](int a, int b) { return order(a) < order(b); });
+  for (size_t place = 0; place < here_.size(); ++place) {
+    Group& g = groups_[here_[place]];
+    g.place = static_cast<int>(place);
+    weights_.insert(weights_.end(), g.weights.begin(), g.weights.end());
+  }
   for (const ProvenanceHead& h : heads) {
     const auto of = [&](const Group& g) { return g.layer == h.layer && g.kv_head == h.head / group; };
     const auto found = std::find_if(groups_.begin(), groups_.end(), of);
@@ -220,8 +236,29 @@ MassReader::MassReader(const std::vector<ProvenanceHead>& heads, const RankShard
   }
 }
 
-int MassReader::LocalGroups() const {
-  return static_cast<int>(std::count_if(groups_.begin(), groups_.end(), [](const Group& g) { return g.local >= 0; }));
+int MassReader::KeptParts(const Device& device, const KvCache& cache) const {
+  int parts = 0;
+  for (const int number : here_) {
+    const PagedKv* kv = PagesOf(cache.layers()[groups_[number].layer], groups_[number].local).first;
+    DUO_CHECK(kv != nullptr);
+    const int own = MassParts(device, group_, *kv);
+    if (own == 0 || (parts != 0 && own != parts)) return 0;
+    parts = own;
+  }
+  return parts;
+}
+
+MassOut MassReader::Leaves(int layer, const PagedKv& kv, const KeptMass& kept) const {
+  MassOut out;
+  if (kept.logs == nullptr) return out;
+  out.pages = kept.pages;
+  for (const int number : here_) {
+    const Group& g = groups_[number];
+    if (g.layer != layer || g.local < kv.first_head || g.local >= kv.first_head + kv.num_heads) continue;
+    if (out.heads == 0) out.logs = kept.logs + g.place * kept.pages * kept.parts * group_;
+    out.heads |= uint64_t{1} << (g.local - kv.first_head);
+  }
+  return out;
 }
 
 void MassReader::Keep(Device& device, int layer, View qkv, const HeadShape& shape, const int32_t* rows, int count,
@@ -236,13 +273,15 @@ void MassReader::Keep(Device& device, int layer, View qkv, const HeadShape& shap
 
 size_t MassReader::ScratchBytes(int64_t max_tokens) const {
   const int64_t pages = max_tokens / kPageTokens + 1, keys = int64_t{kBestPages} * kPageTokens;
-  const int64_t heads = int64_t{group_} * LocalGroups();
-  return Arena::Rounded(sizeof(float) * heads * std::max(pages, keys)) + Arena::Rounded(sizeof(int32_t) * kBestPages);
+  const auto floats = [](int64_t count) { return Arena::Rounded(sizeof(float) * count); };
+  return floats(RowsHere() * pages) + floats(RowsHere() * keys) + floats(std::max(pages, keys)) +
+         2 * floats(RowsHere()) + Arena::Rounded(sizeof(int32_t) * kBestPages);
 }
 
 std::vector<RowMass> MassReader::Read(Device& device, Communicator& comm, const KvCache& cache, View queries,
-                                      const StepPlan& plan, Arena& arena) const {
+                                      const KeptMass& kept, const StepPlan& plan, Arena& arena) const {
   std::vector<RowMass> rows;
+  const size_t mark = arena.used();
   for (size_t i = 0; i < plan.mass_samples.size(); ++i) {
     const int32_t row = plan.sample_rows[plan.mass_samples[i]];
     const SeqSpan& span = plan.spans[plan.row_seq[row]];
@@ -250,7 +289,8 @@ std::vector<RowMass> MassReader::Read(Device& device, Communicator& comm, const 
     const auto of = [&](const MassRange& range) { return range.row == static_cast<int32_t>(i); };
     const auto first = std::find_if(ranges.begin(), ranges.end(), of), last = std::find_if_not(first, ranges.end(), of);
     const View own = queries.Rows(static_cast<int64_t>(i), 1);
-    rows.push_back(Row(*this, {device, comm, cache, arena, span, plan.positions[row], own}).Read({first, last}));
+    rows.push_back(Row(*this, {device, comm, cache, arena, span, plan.positions[row], own, kept}).Read({first, last}));
+    arena.Rewind(mark);
   }
   return rows;
 }

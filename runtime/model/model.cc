@@ -88,7 +88,21 @@ absl::StatusOr<Model> Model::Create(const ModelParts& parts, ModelWeights weight
   return model;
 }
 
-Model::Workspace Model::Allocate(Arena& arena, const StepInput& input) const {
+// A row alone that sees everything leaves where it looked; of others the keys are read once more.
+KeptMass Model::TakeKeptMass(Arena& arena, const StepInput& input, const KvCache& cache) const {
+  const SeqBatch& batch = input.batch;
+  if (input.num_mass_rows != 1 || input.rows() != 1 || input.prefill || batch.visits_lists) return {};
+  DUO_CHECK(batch.host_spans != nullptr);
+  const int64_t last = device_->measuring() ? batch.max_tokens : batch.host_spans[0].history;
+  KeptMass kept;
+  kept.pages = last / kPageTokens + 1;
+  kept.parts = mass_reader_.KeptParts(*device_, cache);
+  if (kept.parts == 0) return {};
+  kept.logs = static_cast<float*>(arena.Take(sizeof(float) * mass_reader_.KeptFloats(kept.pages, kept.parts)));
+  return kept;
+}
+
+Model::Workspace Model::Allocate(Arena& arena, const StepInput& input, const KvCache& cache) const {
   const int rows = input.rows();
   const DType t = ActivationType(*device_);
   const int64_t d = config_.head_dim, group = config_.heads / config_.kv_heads, heads = MaxHeads(shard_);
@@ -97,6 +111,8 @@ Model::Workspace Model::Allocate(Arena& arena, const StepInput& input) const {
   // First: what is behind these can be rewound.
   w.logits = arena.Matrix(DType::kF32, input.num_samples, shard_.vocab.size());
   if (input.num_mass_rows > 0) w.queries = arena.Matrix(t, input.num_mass_rows, mass_reader_.columns());
+  w.kept = TakeKeptMass(arena, input, cache);
+  w.kept_end = arena.used();
   Activations& a = w.a;
   a.residual = arena.Matrix(DType::kF32, rows, config_.hidden);
   a.normed = arena.Matrix(t, rows, config_.hidden);
@@ -114,8 +130,10 @@ Model::Workspace Model::Allocate(Arena& arena, const StepInput& input) const {
 
 View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) {
   arena.Rewind(0);
-  const Workspace w = Allocate(arena, input);
+  const Workspace w = Allocate(arena, input, cache);
   mass_queries_ = w.queries;
+  kept_mass_ = w.kept;
+  mass_end_ = w.kept_end;
   const Activations& a = w.a;
   RopeAngles(*device_, a.cos_sin, input.batch.positions, frequencies_, rope_factor_);
   StepInput planned = input;
@@ -159,10 +177,10 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
   const auto rows = [&](int64_t at, const SeqBatch& batch) {
     return StepRows{qkv.Rows(at, batch.num_rows), shape, batch, keep_room ? kv.ring.num_heads * batch.num_seqs : 0};
   };
-  AttendPart(
-      layer, kv,
-      {rows(0, input.batch), out.Rows(0, first), w.lse, w.own_lse, input.prefill, input.sparse, input.list_target},
-      arena);
+  AttendPart(layer, kv,
+             {rows(0, input.batch), out.Rows(0, first), w.lse, w.own_lse, input.prefill, input.sparse,
+              input.list_target, w.kept},
+             arena);
   if (riders > 0) {
     float* lse = w.lse + comm_->size() * max_entries_ * first;
     float* own_lse = w.own_lse == nullptr ? nullptr : w.own_lse + int64_t{shape.kv_heads} * shape.group * first;
@@ -220,6 +238,8 @@ void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& a
       const bool listed = !heads.split && kv.lists.slots > 0;
       if (listed && rows.batch.visits_lists) {
         AttendListed(*device_, {part.out, lse}, rows, heads, kv.lists, arena);
+      } else if (const MassOut mass = mass_reader_.Leaves(layer, heads, part.kept); mass.heads != 0) {
+        AttendPagesWithMass(*device_, {part.out, lse}, rows, heads, mass, arena);
       } else {
         AttendPages(*device_, {part.out, lse}, rows, heads, arena);
       }

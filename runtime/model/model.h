@@ -70,6 +70,9 @@ class Model {
   const MassReader& mass_reader() const { return mass_reader_; }
   // Of the last Forward: [num_mass_rows, mass_reader().columns()], behind the logits and before all scratch.
   View mass_queries() const { return mass_queries_; }
+  // And what it left of its one row, behind these; whoever reads both takes scratch behind mass_end().
+  const KeptMass& kept_mass() const { return kept_mass_; }
+  size_t mass_end() const { return mass_end_; }
   const ModelWeights& weights() const { return weights_; }
   const ModelConfig& config() const { return config_; }
   const RankShard& shard() const { return shard_; }
@@ -86,6 +89,8 @@ class Model {
   struct Workspace {
     View logits;
     View queries;  // T [mass rows, columns]: those that are kept
+    KeptMass kept;
+    size_t kept_end = 0;  // of the arena, behind these
     Activations a;
     View attended;         // T [rows, q columns of the layer with the most heads]
     float* lse = nullptr;  // [ranks][entries][rows]
@@ -94,7 +99,8 @@ class Model {
   };
 
   Model() = default;
-  Workspace Allocate(Arena& arena, const StepInput& input) const;
+  Workspace Allocate(Arena& arena, const StepInput& input, const KvCache& cache) const;
+  KeptMass TakeKeptMass(Arena& arena, const StepInput& input, const KvCache& cache) const;
   void PlanStep(SeqBatch& batch, const KvCache& cache, Arena& arena);
   // Rows of a step that attend alike: of one long sequence, or few of each of several.
   struct Part {
@@ -105,6 +111,7 @@ class Model {
     bool prefill;    // the former
     SparseStep* sparse = nullptr;
     int list_target = 0;
+    KeptMass kept = {};  // where its one row leaves where it looks
   };
   // How the heads of a layer attend: stores the rows' keys and values, and returns what they attended to.
   View Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);
@@ -124,6 +131,8 @@ class Model {
   double rope_factor_ = 1;
   MassReader mass_reader_;
   View mass_queries_;
+  KeptMass kept_mass_;
+  size_t mass_end_ = 0;
   Device* device_ = nullptr;
   Communicator* comm_ = nullptr;
 };

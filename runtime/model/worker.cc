@@ -285,12 +285,12 @@ StepResult Worker::Execute(const StepPlan& plan) {
   std::vector<ShardSample> shards(wanted);
   device_->Download(shards.data(), samples_.data(), shards.size() * sizeof(ShardSample));
   if (plan.want_logits != 0) result.logits = GatherLogits(wanted);
-  // Logits lie at the arena's start, and behind them the queries that were kept.
+  // Logits lie at the arena's start, and behind them what was kept of where rows looked.
   const size_t drawn_from = Arena::Rounded(Bytes(DType::kF32, logits_.rows * logits_.cols));
   if (!plan.mass_samples.empty()) {
     const View queries = model_.mass_queries();
-    arena_.Rewind(drawn_from + Arena::Rounded(Bytes(queries.dtype, queries.rows * queries.cols)));
-    result.masses = model_.mass_reader().Read(*device_, *comm_, cache_, queries, plan, arena_);
+    arena_.Rewind(model_.mass_end());
+    result.masses = model_.mass_reader().Read(*device_, *comm_, cache_, queries, model_.kept_mass(), plan, arena_);
   }
   arena_.Rewind(drawn_from);
   StepResult drawn = DrawTokens(*device_, *comm_, shards, {logits_, model_.weights().first_id}, plan, arena_);

@@ -71,10 +71,14 @@ absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightForm
     model->Forward(input, *cache, arena);
   }
   if (masses) {
-    const int64_t kept = limits.samples * model->mass_reader().columns();
-    const size_t reading = Arena::Rounded(Bytes(DType::kF32, limits.samples * parts.shard.vocab.size())) +
-                           Arena::Rounded(Bytes(ActivationType(device), kept)) +
-                           model->mass_reader().ScratchBytes(limits.max_tokens);
+    // A row alone leaves where it looked; reading follows behind that, or behind the queries of many rows.
+    StepInput alone = LargestStep(limits, false, true, &span);
+    alone.batch.num_rows = alone.batch.max_rows = alone.batch.num_seqs = alone.num_samples = alone.num_mass_rows = 1;
+    model->Forward(alone, *cache, arena);
+    const int64_t queries = limits.samples * model->mass_reader().columns();
+    const size_t many = Arena::Rounded(Bytes(DType::kF32, limits.samples * parts.shard.vocab.size())) +
+                        Arena::Rounded(Bytes(ActivationType(device), queries));
+    const size_t reading = std::max(many, model->mass_end()) + model->mass_reader().ScratchBytes(limits.max_tokens);
     return static_cast<int64_t>(std::max(arena.peak(), reading) + 64 * Arena::kAlignment);
   }
   // An op may take its scratch in several pieces, each rounded up: a little air.

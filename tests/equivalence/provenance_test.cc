@@ -57,8 +57,9 @@ class ProvenanceTest : public EngineFixture {
     bench.Append(session, Text(kDocument, 1));
     return AskNow(bench, session, Text(9, 2), mass);
   }
-  // Every row's mass is a whole softmax, and its pages are the sums of their keys.
-  static void ExpectWhole(const Looked& looked) {
+  // Every row's mass is a whole softmax, and its pages are the sums of their keys, which on a GPU come by other
+  // kernels.
+  void ExpectWhole(const Looked& looked) const {
     ASSERT_EQ(looked.rows.size(), looked.reply.tokens.size());
     for (size_t i = 0; i < looked.rows.size(); ++i) {
       const RowMass& row = looked.rows[i];
@@ -68,7 +69,7 @@ class ProvenanceTest : public EngineFixture {
       EXPECT_NEAR(std::accumulate(row.pages.begin(), row.pages.end(), 0.0), 1, 1e-5);
       for (size_t b = 0; b < row.best.size(); ++b) {
         const auto keys = row.keys.begin() + static_cast<int64_t>(b * kPageTokens);
-        EXPECT_NEAR(std::accumulate(keys, keys + kPageTokens, 0.0), row.pages[row.best[b]], 1e-5);
+        EXPECT_NEAR(std::accumulate(keys, keys + kPageTokens, 0.0), row.pages[row.best[b]], cuda() ? 2e-3 : 1e-5);
         if (b > 0) {
           EXPECT_GE(row.pages[row.best[b - 1]], row.pages[row.best[b]]);
         }
@@ -90,10 +91,13 @@ class ProvenanceTest : public EngineFixture {
   static void ExpectSameRows(const Looked& a, const Looked& b, double tolerance = 1e-4) {
     ASSERT_EQ(a.reply.tokens, b.reply.tokens);
     ASSERT_EQ(a.rows.size(), b.rows.size());
-    for (size_t i = 0; i < a.rows.size(); ++i) {
-      const std::vector<double> x = ByToken(a.rows[i]), y = ByToken(b.rows[i]);
-      ASSERT_EQ(x.size(), y.size());
-      for (size_t t = 0; t < x.size(); ++t) ASSERT_NEAR(x[t], y[t], tolerance) << "row " << i << ", token " << t;
+    for (size_t i = 0; i < a.rows.size(); ++i) ExpectSameRow(a.rows[i], b.rows[i], tolerance);
+  }
+  static void ExpectSameRow(const RowMass& a, const RowMass& b, double tolerance) {
+    const std::vector<double> x = ByToken(a), y = ByToken(b);
+    ASSERT_EQ(x.size(), y.size());
+    for (size_t t = 0; t < x.size(); ++t) {
+      ASSERT_NEAR(x[t], y[t], tolerance) << "row at " << a.position << ", token " << t;
     }
   }
 };
@@ -172,6 +176,39 @@ TEST_F(ProvenanceTest, CountsTheHeadsThatAreNamedByTheirWeights) {
     }
   }
   EXPECT_GT(differ, 0.01);
+}
+
+// A step of one row leaves where it looked; of two the keys are read again.
+class ProvenanceOnDevices : public ProvenanceTest,
+                            public testing::WithParamInterface<std::tuple<DeviceKind, KvFormat>> {
+ protected:
+  DeviceKind kind() const override { return std::get<0>(GetParam()); }
+};
+INSTANTIATE_ON_DEVICES_WITH_KV(ProvenanceOnDevices, KvFormat::kBF16, KvFormat::kInt4);
+
+TEST_P(ProvenanceOnDevices, IsTheSameOfARowAloneAndOfOneAmongOthers) {
+  EngineOptions options = WithProvenance({{0, 0, 2}, {0, 1, 1}, {1, 0, 1}, {1, 3, 2}});
+  options.pattern_dir.clear();
+  options.threshold.reset();
+  options.attention = AttentionMode::kFull;
+  options.kv = std::get<1>(GetParam());
+  const Looked alone = Run(options);
+  ExpectWhole(alone);
+  Bench bench = Open(options);
+  const SessionId session = bench.Open(kDocument);
+  bench.Append(session, Text(kDocument, 1));
+  Looked first, second;
+  Ask(bench, session, Text(9, 2), &first);
+  Ask(bench, session, Text(9, 2), &second);
+  bench.Run();
+  ExpectWhole(first);
+  for (const Looked* beside : {&first, &second}) {
+    for (size_t i = 0; i < alone.rows.size(); ++i) {
+      // On a GPU queries are rounded to bf16, behind sums in another order.
+      ExpectSameRow(beside->rows[i], alone.rows[i], cuda() ? 0.02 : 1e-4);
+      if (beside->reply.tokens[i] != alone.reply.tokens[i]) break;  // a tie: what follows is another text
+    }
+  }
 }
 
 TEST_F(ProvenanceTest, IsRefusedWhereItCannotBeRead) {

@@ -2,6 +2,7 @@
 // the partials of a fixed grid of blocks (decode_segment.cuh), then their merge (decode_combine.cuh). Bound by the
 // bytes of codes read; see decode_tile.cuh for the arithmetic and decode_plan.cuh for the split.
 #include <algorithm>
+#include <bit>
 
 #include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
@@ -34,10 +35,10 @@ bool ForHopperRows(const Device& device, const SeqBatch& batch, const PagedKv& k
   return batch.may_share && batch.num_seqs >= (int4 ? 4 : 2);
 }
 
-template <KvFormat kFormat, int kHeadDim, int kN, bool kListed>
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass = false>
 void Launch(Device& device, const DecodeArgs& args, int grid) {
   using Config = DecodeConfig<kFormat, kHeadDim, kN>;
-  const auto kernel = DecodeKernel<kFormat, kHeadDim, kN, kListed>;
+  const auto kernel = DecodeKernel<kFormat, kHeadDim, kN, kListed, kMass>;
   constexpr size_t kShared = MergeSharedBytes<Config::kWarps, kHeadDim, kN>();
   static_assert(kShared >= size_t{kN} * kHeadDim / 16 * 32 * sizeof(uint2));
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
@@ -49,6 +50,7 @@ void Launch(Device& device, const DecodeArgs& args, int grid) {
 
 template <KvFormat kFormat, int kHeadDim>
 void LaunchColumns(Device& device, const DecodeArgs& args, int eights, int grid) {
+  if (args.mass.heads != 0) return Launch<kFormat, kHeadDim, 1, false, true>(device, args, grid);
   if (args.lists.slots > 0) return Launch<kFormat, kHeadDim, 1, true>(device, args, grid);
   if (eights == 1) return Launch<kFormat, kHeadDim, 1, false>(device, args, grid);
   if (eights == 2) return Launch<kFormat, kHeadDim, 2, false>(device, args, grid);
@@ -56,9 +58,9 @@ void LaunchColumns(Device& device, const DecodeArgs& args, int eights, int grid)
 }
 
 // By this file's kernels. lists: slots = 0 where nobody visits any; else the narrowest form, whose rows have few
-// columns.
+// columns. mass: no heads where nobody asks.
 void Decode(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, const DecodeLists& lists,
-            Arena& scratch) {
+            const MassOut& mass, Arena& scratch) {
   const View& qkv = rows.qkv;
   const HeadShape& shape = rows.shape;
   const SeqBatch& batch = rows.batch;
@@ -77,6 +79,7 @@ void Decode(Device& device, const Partial& to, const StepRows& rows, const Paged
   args.batch = batch;
   args.kv = kv;
   args.lists = lists;
+  args.mass = mass;
   args.partial_out = static_cast<float*>(scratch.Take(slots * 8 * eights * shape.head_dim * sizeof(float)));
   args.partial_lse = static_cast<float*>(scratch.Take(slots * 8 * eights * sizeof(float)));
   const int grid = PageBlocks(device, rows.blocks_beside);
@@ -86,6 +89,21 @@ void Decode(Device& device, const Partial& to, const StepRows& rows, const Paged
     LaunchColumns<chosen(), 128>(device, args, eights, grid);
   });
   scratch.Rewind(mark);
+}
+
+// Tokens of a unit in that form.
+int UnitTokens(const PagedKv& kv) {
+  int tokens = 0;
+  VisitFormat(kv.page.format, [&](auto format) {
+    tokens = kv.page.head_dim == 64 ? DecodeConfig<format(), 64, 1>::kUnit : DecodeConfig<format(), 128, 1>::kUnit;
+  });
+  return tokens;
+}
+
+__global__ void __launch_bounds__(256) FillNothing(float* logs, int64_t count) {
+  StartOverlapped();
+  const int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x;
+  if (i < count) logs[i] = -INFINITY;
 }
 
 // Scratch of the above, of so many columns a slot at most.
@@ -119,7 +137,25 @@ void PlanPages(Device& device, SeqBatch& batch, int group, const PagedKv& kv, Ar
 
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
   if (ForHopperRows(device, rows.batch, kv)) return HopperRows(device, to, rows, kv, scratch);
-  Decode(device, to, rows, kv, {}, scratch);
+  Decode(device, to, rows, kv, {}, {}, scratch);
+}
+
+// Of the form of one row's columns, which is the only one that keeps masses. A group of more columns than that form has
+// takes a wider one.
+int MassParts(const Device&, int group, const PagedKv& kv) {
+  if (group > 8) return 0;
+  return kPageTokens / UnitTokens(kv);
+}
+
+void AttendPagesWithMass(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv,
+                         const MassOut& mass, Arena& scratch) {
+  if (mass.heads != 0 && (kv.split || kv.window > 0)) {  // nobody comes by what is not held here, or hidden
+    const int64_t rows_of_logs = int64_t{std::popcount(mass.heads)} * rows.shape.group;
+    const int64_t count = rows_of_logs * mass.pages * (kPageTokens / UnitTokens(kv));
+    LaunchOverlapped(device, FillNothing, dim3(static_cast<unsigned>(CeilDiv(count, int64_t{256}))), dim3(256), 0,
+                     mass.logs, count);
+  }
+  Decode(device, to, rows, kv, {}, mass, scratch);
 }
 
 size_t ListedScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, const DecodeLists&,
@@ -129,7 +165,7 @@ size_t ListedScratchBytes(const Device& device, int max_rows_total, int group, c
 
 void AttendListed(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, const DecodeLists& lists,
                   Arena& scratch) {
-  Decode(device, to, rows, kv, lists, scratch);
+  Decode(device, to, rows, kv, lists, {}, scratch);
 }
 
 }  // namespace duo::cuda

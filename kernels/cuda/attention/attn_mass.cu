@@ -1,5 +1,6 @@
-// A block a page, a thread a token: each thread reads its key once, a word of codes at a time, and scores it for up to
-// kRows query heads of the group; the block sums a page's mass. Made for few chosen heads.
+// The scores of the keys of few pages, and what follows from log masses: sums over all pages, and shares.
+#include <algorithm>
+
 #include "kernels/attention_mass.h"
 #include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
@@ -10,7 +11,13 @@ namespace {
 
 constexpr int kMaxDim = 256;
 constexpr int kRows = 4;  // query heads at once
-constexpr int kWarps = kPageTokens / 32;
+constexpr int kMostHeads = 16;  // of a launch
+constexpr int kSumThreads = 512, kShareThreads = 64;
+constexpr float kNothing = -30;  // as on the CPU
+
+struct ScoredHeads {
+  MassHead heads[kMostHeads];
+};
 
 template <KvFormat kFormat>
 constexpr int kWordValues = kFormat == KvFormat::kBF16   ? 2
@@ -73,42 +80,13 @@ __device__ void LoadQueries(float (&shared)[kRows][kMaxDim], const MassRow& row,
   __syncthreads();
 }
 
-template <KvFormat kFormat>
-__global__ void __launch_bounds__(kPageTokens) PageMassKernel(float* out, MassRow row, PagedKv kv, int64_t pages) {
-  __shared__ float q[kRows][kMaxDim], tops[kRows][kWarps], sums[kRows][kWarps];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  for (int first = 0; first < row.group; first += kRows) {
-    LoadQueries(q, row, first, kv.page.head_dim);
-    float scores[kRows];
-    ScoreKey<kFormat>(q, row, kv, blockIdx.x, threadIdx.x, scores);
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      float top = scores[r];
-      for (int mask = 16; mask > 0; mask /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, mask));
-      float sum = top == -INFINITY ? 0.0f : expf(scores[r] - top);
-      for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
-      if (lane == 0) {
-        tops[r][warp] = top;
-        sums[r][warp] = sum;
-      }
-    }
-    __syncthreads();
-    const int r = threadIdx.x;
-    if (r < kRows && first + r < row.group) {
-      float top = -INFINITY, sum = 0;
-      for (int w = 0; w < kWarps; ++w) top = fmaxf(top, tops[r][w]);
-      for (int w = 0; w < kWarps; ++w) {
-        if (sums[r][w] > 0) sum += sums[r][w] * expf(tops[r][w] - top);
-      }
-      out[(first + r) * pages + blockIdx.x] = sum > 0 ? top + logf(sum) : -INFINITY;
-    }
-  }
-}
-
+// A block a page of a head, a thread a token: each thread reads its key once, a word of codes at a time.
 template <KvFormat kFormat>
 __global__ void __launch_bounds__(kPageTokens)
-    KeyScoresKernel(float* out, MassRow row, PagedKv kv, const int32_t* pages, int count) {
+    KeyScoresKernel(float* out, const __grid_constant__ ScoredHeads of, const int32_t* pages, int count) {
   __shared__ float q[kRows][kMaxDim];
+  const auto& [row, kv] = of.heads[blockIdx.y];
+  out += static_cast<int64_t>(blockIdx.y) * row.group * count * kPageTokens;
   for (int first = 0; first < row.group; first += kRows) {
     LoadQueries(q, row, first, kv.page.head_dim);
     float scores[kRows];
@@ -117,6 +95,50 @@ __global__ void __launch_bounds__(kPageTokens)
       out[(static_cast<int64_t>(first + r) * count + blockIdx.x) * kPageTokens + threadIdx.x] = scores[r];
     }
   }
+}
+
+// A block a row: each thread's largest and the sum of what lies below it, then those of all threads.
+__global__ void __launch_bounds__(kSumThreads) LogSumsKernel(float* out, const float* logs, int64_t count) {
+  constexpr int kWarps = kSumThreads / 32;
+  __shared__ float tops[kWarps], sums[kWarps];
+  const float* row = logs + blockIdx.x * count;
+  float top = -INFINITY, sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kSumThreads) top = fmaxf(top, row[i]);
+  for (int mask = 16; mask > 0; mask /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, mask));
+  if (threadIdx.x % 32 == 0) tops[threadIdx.x / 32] = top;
+  __syncthreads();
+  for (int w = 0; w < kWarps; ++w) top = fmaxf(top, tops[w]);
+  for (int64_t i = threadIdx.x; i < count; i += kSumThreads) {
+    const float x = row[i] - top;
+    if (x > kNothing) sum += expf(x);
+  }
+  for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  float all = 0;
+  for (int w = 0; w < kWarps; ++w) all += sums[w];
+  out[blockIdx.x] = all > 0 ? top + logf(all) : -INFINITY;
+}
+
+// A thread an entry.
+__global__ void __launch_bounds__(kShareThreads)
+    SumSharesKernel(float* out, const LogMasses of, const float* lse, const float* weights) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kShareThreads + threadIdx.x;
+  if (i >= of.count) return;
+  float sum = 0;
+#pragma unroll 4
+  for (int r = 0; r < of.rows; ++r) {
+    const float* logs = of.logs + (r * of.count + i) * of.parts;
+    const float reference = lse[r];
+    float share = 0;
+    for (int p = 0; p < of.parts; ++p) {
+      const float x = logs[p] - reference;
+      if (x > kNothing) share += expf(x);
+    }
+    sum += weights[r] * share;
+  }
+  out[i] = sum;
 }
 
 // run.operator()<format>() for the pages' format; f32 is refused on CUDA long before.
@@ -139,20 +161,34 @@ void WithFormat(KvFormat format, const Run& run) {
 
 }  // namespace
 
-void PageMass(Device& device, float* out, const MassRow& row, const PagedKv& kv, int64_t pages) {
-  DUO_CHECK_EQ(kv.page.head_dim % 8, 0);
-  WithFormat(kv.page.format, [&]<KvFormat kFormat>() {
-    PageMassKernel<kFormat><<<static_cast<unsigned>(pages), kPageTokens, 0, Stream(device)>>>(out, row, kv, pages);
-  });
+void KeyScores(Device& device, float* out, std::span<const MassHead> heads, const int32_t* pages, int count) {
+  DUO_CHECK_EQ(heads[0].kv.page.head_dim % 8, 0);
+  ScoredHeads of = {};
+  for (size_t first = 0; first < heads.size();) {
+    const KvFormat format = heads[first].kv.page.format;
+    unsigned taken = 0;
+    for (; taken < kMostHeads && first + taken < heads.size(); ++taken) {
+      if (heads[first + taken].kv.page.format != format) break;
+      of.heads[taken] = heads[first + taken];
+    }
+    const dim3 grid(static_cast<unsigned>(count), taken);
+    WithFormat(format, [&]<KvFormat kFormat>() {
+      KeyScoresKernel<kFormat><<<grid, kPageTokens, 0, Stream(device)>>>(out, of, pages, count);
+    });
+    DUO_CUDA_CHECK(cudaGetLastError());
+    out += static_cast<int64_t>(taken) * heads[0].row.group * count * kPageTokens;
+    first += taken;
+  }
+}
+
+void LogSums(Device& device, float* out, const LogMasses& of) {
+  LogSumsKernel<<<of.rows, kSumThreads, 0, Stream(device)>>>(out, of.logs, of.count * of.parts);
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 
-void KeyScores(Device& device, float* out, const MassRow& row, const PagedKv& kv, const int32_t* pages, int count) {
-  DUO_CHECK_EQ(kv.page.head_dim % 8, 0);
-  WithFormat(kv.page.format, [&]<KvFormat kFormat>() {
-    KeyScoresKernel<kFormat>
-        <<<static_cast<unsigned>(count), kPageTokens, 0, Stream(device)>>>(out, row, kv, pages, count);
-  });
+void SumShares(Device& device, float* out, const LogMasses& of, const float* lse, const float* weights) {
+  const auto blocks = static_cast<unsigned>((of.count + kShareThreads - 1) / kShareThreads);
+  SumSharesKernel<<<blocks, kShareThreads, 0, Stream(device)>>>(out, of, lse, weights);
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 

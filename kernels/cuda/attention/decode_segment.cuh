@@ -4,6 +4,7 @@
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/attention/decode_merge.cuh"
 #include "kernels/cuda/attention/decode_plan.cuh"
+#include "kernels/cuda/attention/unit_mass.cuh"
 
 namespace duo::cuda {
 
@@ -21,6 +22,7 @@ struct DecodeArgs {
   float* partial_out;  // [slot][columns][head_dim]
   float* partial_lse;  // [slot][columns]
   bool keeps_room;     // multiprocessors are kept for what runs beside
+  MassOut mass;        // where the kernel has kMass
 };
 
 // Warps, tokens in flight per warp and blocks a multiprocessor, chosen so that registers suffice without spills and
@@ -115,8 +117,8 @@ __device__ __forceinline__ void HideUnseen(float (&s)[kTiles][kN][4], const Deco
 
 // A block's attention over one segment, to the segment's slot of the partials. waits: nothing has waited yet for the
 // kernels before this one. Keys of earlier steps do not depend on them, so their first codes are fetched meanwhile.
-// ends: the block has no segment behind it.
-template <KvFormat kFormat, int kHeadDim, int kN, bool kListed>
+// ends: the block has no segment behind it. kMass: one row's, whose log masses of units are wanted, too.
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass>
 __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segment<kListed>& at, float* shared,
                                               bool waits, bool ends) {
   using Config = DecodeConfig<kFormat, kHeadDim, kN>;
@@ -154,6 +156,7 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
   const int sees_all_below = at.span.history + at.first_column / args.group + 1;
   const PagedKv& kv = args.kv;
   UnitWalk<kUnit, kListed> walk(kv, at);
+  const bool asked = kMass && (args.mass.heads >> at.head & 1) != 0;
   RawTile<kFormat, kHeadDim, kTiles> raw;
   const uint32_t last = at.last;
   uint32_t unit = at.first + w;
@@ -196,11 +199,21 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
       const bool windowed = kv.window > 0 && position + kv.window <= walk.tokens - 1;
       if (position + kUnit > sees_all_below || windowed) HideUnseen(s, args, at, position);
       warp.Raise(s);
+      float of_unit[2] = {};  // of the lane's two columns
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
         uint32_t p[kN][2];
-        warp.Probabilities(p, s[t], raw.v_params[t]);
+        warp.Probabilities(p, s[t], raw.v_params[t], [&](int, float p0, float p1) {
+          if constexpr (kMass) of_unit[0] += p0, of_unit[1] += p1;
+        });
         warp.Values(p, raw.v[t]);
+      }
+      if constexpr (kMass) {
+        if (asked) {
+          const UnitPlace place = {position / kPageTokens, position % kPageTokens / kUnit,
+                                   position + kUnit >= walk.tokens};
+          KeepUnitMass<kUnit>(args.mass, args.group, at.head, at.first_column, place, of_unit, warp.top[0]);
+        }
       }
       if (!more) break;
       raw.LoadV(load_at, walk.token, walk.limit, lane);
@@ -221,7 +234,7 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
       [&](int col, float lse) { slot_lse[col] = lse; });
 }
 
-template <KvFormat kFormat, int kHeadDim, int kN, bool kListed>
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass>
 __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads, 1) DecodeKernel(DecodeArgs args) {
   constexpr int kCols = 8 * kN;
   extern __shared__ float shared[];
@@ -240,7 +253,7 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
     if (at >= found.first_unit + found.work.units * found.work.items) found = walker.Find(at, 0);
     const Segment<kListed> segment(args, found, at, run_end, kCols);
     at += segment.last - segment.first;
-    AttendSegment<kFormat, kHeadDim, kN, kListed>(args, segment, shared, waits, at >= run_end);
+    AttendSegment<kFormat, kHeadDim, kN, kListed, kMass>(args, segment, shared, waits, at >= run_end);
     waits = false;
   }
   if (waits) WaitForDependency();  // nothing to attend to here: later kernels still count on all before this one

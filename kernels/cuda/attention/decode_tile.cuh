@@ -126,9 +126,10 @@ struct WarpAttention {
     }
   }
 
-  // Probabilities of one tile: sums, and the B fragments of P^T.
+  // Probabilities of one tile: sums, and the B fragments of P^T. see(n, p0, p1) sees the lane's own of columns n.
+  template <typename See>
   __device__ __forceinline__ void Probabilities(uint32_t (&p)[kN][2], const float (&s)[kN][4],
-                                                const uint32_t (&params)[2]) {
+                                                const uint32_t (&params)[2], See&& see) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float scale = 1, zero = 0;
@@ -142,6 +143,7 @@ struct WarpAttention {
         const float p0 = Exp2(s[n][2 * h] - top[n][0]), p1 = Exp2(s[n][2 * h + 1] - top[n][1]);
         sum[n][0] += p0;
         sum[n][1] += p1;
+        see(n, p0, p1);
         const uint32_t pair = kFormat == KvFormat::kBF16 ? PackBf16(p0, p1) : PackBf16(p0 * scale, p1 * scale);
         if constexpr (kFormat == KvFormat::kInt4 || kFormat == KvFormat::kInt8) {
           offset[n][0] += p0 * zero;
@@ -150,6 +152,11 @@ struct WarpAttention {
         p[n][h] = Transpose8x8(pair);
       }
     }
+  }
+
+  __device__ __forceinline__ void Probabilities(uint32_t (&p)[kN][2], const float (&s)[kN][4],
+                                                const uint32_t (&params)[2]) {
+    Probabilities(p, s, params, [](int, float, float) {});
   }
 
   __device__ __forceinline__ void Values(const uint32_t (&p)[kN][2], const uint32_t (&v)[4][S::kVWords]) {
