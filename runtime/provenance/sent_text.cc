@@ -12,6 +12,7 @@ void SentText::Add(std::string_view piece, std::string frame, int64_t first, int
   pieces.push_back({first, begin, tail, std::move(frame)});
   text += piece;
   tokens = after;
+  known = true;
   tail = std::min(left, static_cast<int64_t>(text.size()) - begin);
 }
 

@@ -27,6 +27,7 @@ struct SentText {
   std::vector<SentPiece> pieces;  // ascending
   int64_t tokens = 0;             // up to here pieces became tokens; what is behind belongs to no piece
   int64_t tail = 0;               // bytes of the text's end that are no tokens yet
+  bool known = false;             // a piece was once here: what is missing was cut away
 
   // A piece was read. first: tokens of the session before it; after: behind it. tail: bytes that were left over. frame:
   // what a template put before it.

@@ -168,7 +168,7 @@ void Sessions::EndAppend(const std::string& id, absl::Status status) {
 void Sessions::KeepSent(NamedSession& session) {
   Append& append = session.append;
   SentText& sent = session.sent;
-  if (sent.pieces.empty() && append.start > 0) {
+  if (!sent.known && append.start > 0) {
     const absl::StatusOr<std::vector<int32_t>> all = engine_.Tokens(session.session);
     if (!all.ok() || static_cast<int64_t>(all->size()) < append.start) return;
     const std::string said = options_.tokenizer->Decode(std::span(*all).first(append.start));

@@ -110,7 +110,7 @@ std::shared_ptr<const SentSession> Sessions::SentOf(const NamedSession& session,
   if (tokens.ok()) found->tokens = *std::move(tokens);
   found->sent = session.sent;
   const auto history = static_cast<int64_t>(found->tokens.size());
-  if (found->sent.pieces.empty()) {
+  if (!found->sent.known) {
     const std::string said = options_.tokenizer->Decode(found->tokens) + session.text.tail_text();
     found->sent.Add(said, "", 0, history, session.text.tail_bytes());
   }
@@ -126,7 +126,11 @@ std::shared_ptr<const SentSession> Sessions::SentOf(const NamedSession& session,
 // tokens are those of text that the session had before.
 void Sessions::OnKept(NamedSession& session, const KeptQuestion& kept, const SessionText& rest) {
   const int64_t more = Tokens(session) - kept.history;
-  if (more > 0) session.sent.tail = 0;  // the question took what was left of it
+  if (more > 0) {  // the question's first tokens stand for what was left of the text
+    SentText& sent = session.sent;
+    if (sent.tail > 0 && sent.tokens == kept.history) sent.tokens = kept.history + std::min(more, kept.tokens);
+    sent.tail = 0;
+  }
   if (kept.ok || more >= kept.tokens) {
     session.text = rest;
     if (!kept.answer.has_value()) session.text.turn.reset();  // its tokens are all that is known of it

@@ -204,7 +204,7 @@ void Sessions::MatchText(const CallPtr& call, const std::string& id, absl::Statu
   const auto differs = std::mismatch(read.tokens.begin(), read.tokens.begin() + most, all->begin() + at).first;
   const int64_t end = at + (differs - read.tokens.begin());
   if (options_.sources) {
-    read.matched_bytes = options_.tokenizer->Decode(std::span(read.tokens).first(end - at)).size();
+    read.matched_bytes = options_.tokenizer->Decode(std::span(read.tokens).first(end - at), false).size();
   }
   read.tokens.erase(read.tokens.begin(), differs);
   if (end == has) return then(std::move(read));

@@ -32,6 +32,7 @@ class SessionsByHand : public ServiceFixture {
     options.idle_seconds = idle_seconds;
     options.prefixes = prefixes_ > 0;
     options.prefix_disk = prefix_disk_;
+    options.sources = sources_;
     options.tokenizer = &tokenizer_;
     options.chat = &chat_;
     if (beside_) {
