@@ -58,6 +58,8 @@ struct LogMasses {
   int rows = 0;
   int64_t count = 0;
   int parts = 1;
+  int64_t stride = 0;  // entries from one row to the next; 0: count
+  DUO_HD int64_t row_floats() const { return (stride > 0 ? stride : count) * parts; }
 };
 // out [rows]: log sum exp of each row; -inf where there is nothing.
 void LogSums(Device& device, float* out, const LogMasses& of);

@@ -141,7 +141,7 @@ void AttendPagesWithMass(Device& device, const Partial& to, const StepRows& rows
 void LogSums(Device& device, float* out, const LogMasses& of) {
   const int64_t count = of.count * of.parts;
   device.pool().ParallelFor(of.rows, [&](int64_t row, int) {
-    const float *begin = of.logs + row * count, *end = begin + count;
+    const float *begin = of.logs + row * of.row_floats(), *end = begin + count;
     const float top = count == 0 ? -INFINITY : *std::max_element(begin, end);
     double sum = 0;
     for (const float* log = begin; top > -INFINITY && log < end; ++log) {
@@ -159,7 +159,7 @@ void SumShares(Device& device, float* out, const LogMasses& of, const float* lse
     std::vector<double> sums(end - begin);
     for (int row = 0; row < of.rows; ++row) {
       if (weights[row] == 0) continue;
-      const float* logs = of.logs + (row * of.count + begin) * of.parts;
+      const float* logs = of.logs + row * of.row_floats() + begin * of.parts;
       for (int64_t i = 0; i < (end - begin) * of.parts; ++i) {
         const double x = double{logs[i]} - lse[row];
         if (x > kNothing) sums[i / of.parts] += double{weights[row]} * std::exp(x);

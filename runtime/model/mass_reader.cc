@@ -80,9 +80,9 @@ class MassReader::Row {
     at_.arena.Rewind(mark);
     row.keys.assign(keys.begin(), keys.end());
     if (ranges.empty()) return row;
-    const std::vector<float> lse = Host(lse_, here_), logs = Host(logs_.logs, here_ * pages_ * logs_.parts);
+    const std::vector<float> lse = Host(lse_, here_);
     for (const MassRange& range : ranges) {
-      const std::vector<double> heads = InRange(range.tokens, logs, lse);
+      const std::vector<double> heads = InRange(range.tokens, lse);
       row.ranges.insert(row.ranges.end(), heads.begin(), heads.end());
     }
     return row;
@@ -162,8 +162,20 @@ class MassReader::Row {
     return {scores, here_, keys, 1};
   }
 
+  // Of each query head here, of the pages [first, last) together.
+  std::vector<float> LogsBetween(int32_t first, int32_t last) const {
+    if (first >= last || here_ == 0) return std::vector<float>(here_, -INFINITY);
+    LogMasses part = logs_;
+    part.logs += int64_t{first} * part.parts;
+    part.count = last - first;
+    part.stride = pages_;
+    float* sums = TakeFloats(here_);
+    LogSums(at_.device, sums, part);
+    return Host(sums, here_);
+  }
+
   // Each provenance head's own mass in the range: of whole pages as they are, of its first and last by their keys.
-  std::vector<double> InRange(TokenRange range, const std::vector<float>& logs, const std::vector<float>& lse) const {
+  std::vector<double> InRange(TokenRange range, const std::vector<float>& lse) const {
     range.last = static_cast<int32_t>(std::min<int64_t>(range.last, at_.position + 1));
     std::vector<double> mass(reader_.groups_.size() * reader_.group_);
     if (range.first < range.last) {
@@ -172,6 +184,7 @@ class MassReader::Row {
       const size_t mark = at_.arena.used();
       const LogMasses of = Scores(ends);
       const std::vector<float> scores = Host(of.logs, of.rows * of.count);
+      const std::vector<float> between = LogsBetween(ends.front() + 1, ends.back());
       at_.arena.Rewind(mark);
       for (int row = 0; row < here_; ++row) {
         const auto share = [&](float log) { return log - lse[row] > kNothing ? std::exp(double{log} - lse[row]) : 0; };
@@ -180,10 +193,7 @@ class MassReader::Row {
           const int64_t token = int64_t{ends[k / kPageTokens]} * kPageTokens + k % kPageTokens;
           if (token >= range.first && token < range.last) sum += share(scores[row * of.count + k]);
         }
-        const float* own = logs.data() + row * pages_ * logs_.parts;
-        for (int64_t i = (int64_t{ends.front()} + 1) * logs_.parts; i < int64_t{ends.back()} * logs_.parts; ++i) {
-          sum += share(own[i]);
-        }
+        sum += share(between[row]);
       }
     }
     mass = SumOverRanks(mass);
@@ -275,7 +285,7 @@ size_t MassReader::ScratchBytes(int64_t max_tokens) const {
   const int64_t pages = max_tokens / kPageTokens + 1, keys = int64_t{kBestPages} * kPageTokens;
   const auto floats = [](int64_t count) { return Arena::Rounded(sizeof(float) * count); };
   return floats(RowsHere() * pages) + floats(RowsHere() * keys) + floats(std::max(pages, keys)) +
-         2 * floats(RowsHere()) + Arena::Rounded(sizeof(int32_t) * kBestPages);
+         3 * floats(RowsHere()) + Arena::Rounded(sizeof(int32_t) * kBestPages);
 }
 
 std::vector<RowMass> MassReader::Read(Device& device, Communicator& comm, const KvCache& cache, View queries,

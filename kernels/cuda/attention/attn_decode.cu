@@ -149,6 +149,7 @@ int MassParts(const Device&, int group, const PagedKv& kv) {
 
 void AttendPagesWithMass(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv,
                          const MassOut& mass, Arena& scratch) {
+  DUO_CHECK_LE(rows.shape.group, 8);
   if (mass.heads != 0 && (kv.split || kv.window > 0)) {  // nobody comes by what is not held here, or hidden
     const int64_t rows_of_logs = int64_t{std::popcount(mass.heads)} * rows.shape.group;
     const int64_t count = rows_of_logs * mass.pages * (kPageTokens / UnitTokens(kv));

@@ -98,10 +98,11 @@ __global__ void __launch_bounds__(kPageTokens)
 }
 
 // A block a row: each thread's largest and the sum of what lies below it, then those of all threads.
-__global__ void __launch_bounds__(kSumThreads) LogSumsKernel(float* out, const float* logs, int64_t count) {
+__global__ void __launch_bounds__(kSumThreads) LogSumsKernel(float* out, const LogMasses of) {
   constexpr int kWarps = kSumThreads / 32;
   __shared__ float tops[kWarps], sums[kWarps];
-  const float* row = logs + blockIdx.x * count;
+  const int64_t count = of.count * of.parts;
+  const float* row = of.logs + blockIdx.x * of.row_floats();
   float top = -INFINITY, sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kSumThreads) top = fmaxf(top, row[i]);
   for (int mask = 16; mask > 0; mask /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, mask));
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(kShareThreads)
   float sum = 0;
 #pragma unroll 4
   for (int r = 0; r < of.rows; ++r) {
-    const float* logs = of.logs + (r * of.count + i) * of.parts;
+    const float* logs = of.logs + r * of.row_floats() + i * of.parts;
     const float reference = lse[r];
     float share = 0;
     for (int p = 0; p < of.parts; ++p) {
@@ -182,7 +183,7 @@ void KeyScores(Device& device, float* out, std::span<const MassHead> heads, cons
 }
 
 void LogSums(Device& device, float* out, const LogMasses& of) {
-  LogSumsKernel<<<of.rows, kSumThreads, 0, Stream(device)>>>(out, of.logs, of.count * of.parts);
+  LogSumsKernel<<<of.rows, kSumThreads, 0, Stream(device)>>>(out, of);
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 

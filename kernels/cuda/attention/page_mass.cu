@@ -26,7 +26,7 @@ struct MassArgs {
 
 template <KvFormat kFormat, int kHeadDim>
 struct MassConfig {
-  static constexpr int kTiles = kFormat == KvFormat::kBF16 ? 1 : 2, kUnit = 16 * kTiles;
+  static constexpr int kTiles = kFormat == KvFormat::kBF16 ? 1 : 2;
   // Blocks of a multiprocessor, as many as registers allow without spills: the more warps, the more keys are on their
   // way.
   static constexpr bool kLarge = kHeadDim == 128 && kFormat != KvFormat::kInt4;

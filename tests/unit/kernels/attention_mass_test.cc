@@ -197,6 +197,23 @@ TEST_P(AttentionMass, SumsAndSharesAreThoseOfPlainSums) {
       }
     }
     for (int i = 0; i < count; ++i) ASSERT_NEAR(got[i], expected[i], 3e-5 * expected[i] + 1e-10) << "entry " << i;
+    // Of some of the entries alone.
+    on_device.logs += count / 3 * parts;
+    on_device.count = count / 2;
+    on_device.stride = count;
+    if (on_device.count == 0) continue;
+    LogSums(device(), lse.as<float>(), on_device);
+    const auto some = Download<float>(device(), lse.data(), rows);
+    for (int r = 0; r < rows; ++r) {
+      double sum = 0;
+      const float* row = &logs[(int64_t{r} * count + count / 3) * parts];
+      for (int64_t i = 0; i < int64_t{count} / 2 * parts; ++i) sum += std::exp(double{row[i]});
+      if (sum == 0) {
+        EXPECT_EQ(some[r], -INFINITY) << "row " << r;
+      } else {
+        EXPECT_NEAR(some[r], std::log(sum), 1e-5) << "row " << r;
+      }
+    }
   }
 }
 
