@@ -1,22 +1,19 @@
 // Collectives between GPUs over NCCL, on the device's stream, so they can be recorded into a graph with the step around
 // them; small ones through peer_memory.h where it can be had. Host memory goes over MPI.
 //
-// Work on a stream that waits for a peer tells nobody: a thread asks NCCL and the peers' memory once a second, and ends
-// the job with a sentence.
+// Work on a stream that waits for a peer tells nobody: NCCL and the peers' memory are asked once a second
+// (wait_watch.h).
 #include <cuda_runtime.h>
 #include <nccl.h>
 
-#include <chrono>
-#include <condition_variable>
 #include <cstdlib>
-#include <mutex>
+#include <memory>
 #include <string>
-#include <thread>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "parallel/comm_factories.h"
 #include "parallel/peer_memory.h"
+#include "parallel/wait_watch.h"
 
 namespace duo {
 namespace {
@@ -24,6 +21,14 @@ namespace {
 void Check(ncclResult_t result, const char* call) {
   DUO_CHECK_MSG(result == ncclSuccess, std::string(call) + ": " + ncclGetErrorString(result));
 }
+
+// NCCL as AsyncTrouble asks it.
+struct AskedNccl {
+  static constexpr ncclResult_t kSuccess = ncclSuccess, kInProgress = ncclInProgress;
+  ncclComm_t comm;
+  ncclResult_t AsyncError(ncclResult_t* told) const { return ncclCommGetAsyncError(comm, told); }
+  static std::string Text(ncclResult_t code) { return ncclGetErrorString(code); }
+};
 
 class NcclCommunicator final : public Communicator {
  public:
@@ -34,15 +39,12 @@ class NcclCommunicator final : public Communicator {
     DUO_CHECK_EQ(cudaSetDevice(device.ordinal()), cudaSuccess);
     Check(ncclCommInitRank(&comm_, size(), id, rank()), "ncclCommInitRank");
     if (peer_memory && session.local_size() == size()) peers_ = PeerMemory::Open(*host_, device);
-    watch_ = std::thread([this] { Watch(); });
+    const WaitWatch::Asked asked = {[nccl = AskedNccl{comm_}] { return AsyncTrouble(nccl); },
+                                    [this] { return peers_ == nullptr ? -1 : peers_->silent_peer(); }};
+    watch_ = std::make_unique<WaitWatch>(rank(), asked, [this](const std::string& wrong) { Abort(wrong); });
   }
   ~NcclCommunicator() override {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-    }
-    wake_.notify_one();
-    watch_.join();
+    watch_.reset();
     peers_.reset();
     Check(ncclCommDestroy(comm_), "ncclCommDestroy");
   }
@@ -89,33 +91,12 @@ class NcclCommunicator final : public Communicator {
   void Barrier(const Wait& wait) override { host_->Barrier(wait); }
 
  private:
-  void Watch() {
-    std::unique_lock lock(mutex_);
-    while (!wake_.wait_for(lock, std::chrono::seconds(1), [this] { return stop_; })) {
-      ncclResult_t result = ncclSuccess;
-      const ncclResult_t asked = ncclCommGetAsyncError(comm_, &result);
-      if (asked != ncclSuccess) result = asked;
-      if (result != ncclSuccess && result != ncclInProgress) {
-        Abort(absl::StrCat("rank ", rank(), ": NCCL lost a peer or the way to it: ", ncclGetErrorString(result),
-                           "; NCCL_DEBUG=WARN tells more"));
-      }
-      const int silent = peers_ == nullptr ? -1 : peers_->silent_peer();
-      if (silent >= 0) {
-        Abort(absl::StrCat("rank ", rank(), ": expected a message in GPU memory from rank ", silent,
-                           ", found none for ", PeerMemory::kSilenceSeconds, " s"));
-      }
-    }
-  }
-
   static cudaStream_t Stream(Device& device) { return static_cast<cudaStream_t>(device.stream()); }
 
   std::unique_ptr<Communicator> host_;
   ncclComm_t comm_ = nullptr;
   std::unique_ptr<PeerMemory> peers_;  // null: everything goes over NCCL
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool stop_ = false;  // guarded by mutex_
-  std::thread watch_;
+  std::unique_ptr<WaitWatch> watch_;
 };
 
 }  // namespace

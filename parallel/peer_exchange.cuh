@@ -6,6 +6,7 @@
 
 #include "kernels/base/bf16_pairs.cuh"
 #include "parallel/peer_memory.h"
+#include "parallel/wait_watch.h"
 
 namespace duo::peers {
 
@@ -60,14 +61,12 @@ __device__ __forceinline__ uint64_t Nanoseconds() {
 // Waits for a unit that was looked for once.
 __device__ __forceinline__ uint2 Await(Found found, const ulonglong2* from, uint32_t number, int peer,
                                        int32_t* silent) {
-  uint64_t begun = 0;
+  PeerSilence silence;
   for (int polls = 1; !found.Has(number); ++polls) {
     found.Load(from);
     if (polls < kPollsALook) continue;
     polls = 0;
-    const uint64_t now = Nanoseconds();
-    if (begun == 0) begun = now;
-    if (now - begun > PeerMemory::kSilenceSeconds * 1000000000ull) *static_cast<volatile int32_t*>(silent) = peer + 1;
+    if (silence.TooLong(Nanoseconds())) *static_cast<volatile int32_t*>(silent) = peer + 1;
   }
   return found.data();
 }

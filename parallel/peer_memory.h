@@ -6,7 +6,7 @@
 // the number of its message (as in NCCL's LL protocol, arXiv 2507.04786): a receiver polls the data itself, so neither
 // a flag nor a fence follows. Each unit is one thread's. Inboxes hold the last message and the one before; two are
 // enough, because a rank that sends message n + 2 has seen every peer's n + 1, sent after that peer had read n.
-// A wait that is too long is said in the host's memory, where somebody must look, and goes on.
+// A wait that is too long (wait_watch.h) is said in the host's memory, where somebody must look, and goes on.
 // The kernel's launch may overlap with the work before it, and the work after it may fetch weights meanwhile
 // (programmatic dependent launch).
 #pragma once
@@ -33,9 +33,8 @@ struct PeerWires {
 
 class PeerMemory {
  public:
-  static constexpr int kCounted = 256;             // units that share a count of messages
-  static constexpr size_t kMostSent = 1 << 20;     // bytes that a rank sends to all others together
-  static constexpr int64_t kSilenceSeconds = 300;  // no peer is so long about a layer, or about planning a first step
+  static constexpr int kCounted = 256;          // units that share a count of messages
+  static constexpr size_t kMostSent = 1 << 20;  // bytes that a rank sends to all others together
 
   // Collective over `ranks`, which all run on this host. Null on every rank where one of them cannot map another's
   // memory: GPUs without a path between them, or hidden from one another.

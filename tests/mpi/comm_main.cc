@@ -16,6 +16,7 @@
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 #include "parallel/mpi_session.h"
+#include "parallel/wait_watch.h"
 
 namespace duo {
 namespace {
@@ -327,6 +328,16 @@ int Run(const std::string& mode) {
     if (c.rank() == victim) c.Abort("rank " + std::to_string(victim) + ": expected luck, found none");
     signal(SIGTERM, SIG_IGN);
     std::this_thread::sleep_for(std::chrono::seconds(60));
+  } else if (mode == "transport-error") {  // one rank is told, while all wait for what never comes
+    int looks = 0;
+    const WaitWatch::Asked asked = {
+        [&] { return c.rank() == victim && ++looks == 3 ? std::string("remote process exited") : std::string(); },
+        [] { return -1; }};
+    const WaitWatch watch(
+        c.rank(), asked, [&c](const std::string& wrong) { c.Abort(wrong); }, std::chrono::milliseconds(100));
+    signal(SIGTERM, SIG_IGN);
+    if (c.rank() == victim) std::this_thread::sleep_for(std::chrono::seconds(60));
+    c.Barrier();
   } else {
     std::fprintf(stderr, "unknown mode %s\n", mode.c_str());
     return 2;
