@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/bound_pool.h"
 #include "kernels/base/check.h"
 #include "kernels/base/device_memory.h"
 #include "kernels/base/host_memory.h"
@@ -99,6 +100,7 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Cuda(int ordinal, int host_threa
   device->beside_ = beside;
   device->forked_ = forked;
   device->beside_done_ = done;
+  BindThreads(*device->pool_, *device);
   device->info_ = {properties.name, static_cast<int64_t>(properties.totalGlobalMem), properties.multiProcessorCount,
                    capability};
   return device;

@@ -1,6 +1,7 @@
 // Reading and writing of sessions beside the steps (engine.h, kv_io.h).
 #include <algorithm>
 
+#include "kernels/base/bound_pool.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_state.h"
 
@@ -22,6 +23,7 @@ void Engine::State::BeginIo(KvIoPlan plan) {
 void Engine::State::WorkInBackground() {
   if (disk == nullptr) {
     io_pool = std::make_unique<ThreadPool>(std::clamp(device->pool().threads(), 1, kMostIoThreads));
+    BindThreads(*io_pool, *device);
     disk = std::make_unique<DiskThread>(true);
     disk->Tell(tell_io);
   }
