@@ -7,12 +7,12 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/base/math.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/cores.h"
 #include "launcher/terminal/format_names.h"
 #include "launcher/terminal/progress.h"
 #include "parallel/agreement.h"
+#include "parallel/memory_sharers.h"
 
 namespace duo {
 namespace {
@@ -207,13 +207,6 @@ std::vector<Fact> CommonFacts(const RuntimeFlags& flags, const Device& device, c
   return {{"the program (its build id)", BuildId()}, {"the device", kind}, {"--comm", flags.comm}};
 }
 
-// CPU ranks of one host share its memory, ranks on one GPU that GPU's.
-int MemorySharers(const MpiSession& mpi, const Device& device) {
-  if (!device.is_cuda()) return mpi.local_size();
-  const int gpus = std::max(1, Device::CudaDeviceCount());
-  return CeilDiv(mpi.local_size() - mpi.local_rank() % gpus, gpus);
-}
-
 // Opens this rank's device. Every rank must call it; all fail alike when one cannot, or has another command line.
 absl::Status OpenDeviceOnAllRanks(const RuntimeFlags& flags, int threads, Runtime& runtime) {
   absl::StatusOr<std::unique_ptr<Device>> device = OpenDevice(flags, runtime.mpi.get(), threads, &runtime.device_note);
@@ -226,7 +219,7 @@ absl::Status OpenDeviceOnAllRanks(const RuntimeFlags& flags, int threads, Runtim
   if (!status.ok()) return status;
   runtime.device = std::move(*device);
   if (host == nullptr) return status;
-  runtime.device->ShareMemory(MemorySharers(*runtime.mpi, *runtime.device));
+  runtime.device->ShareMemory(MemorySharers(*host, *runtime.mpi, *runtime.device));
   return AgreeOnFacts(*host, CommonFacts(flags, *runtime.device, runtime.device_note));
 }
 
@@ -326,7 +319,7 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, Pr
   const int threads = runtime.device->pool().threads();
   runtime.comm.reset();
   runtime.device = Device::Cpu(threads);
-  if (runtime.mpi != nullptr) runtime.device->ShareMemory(MemorySharers(*runtime.mpi, *runtime.device));
+  if (runtime.mpi != nullptr) runtime.device->ShareMemory(runtime.mpi->local_size());
   absl::StatusOr<std::unique_ptr<Communicator>> comm =
       MakeCommunicator(CommKind::kMpi, runtime.mpi.get(), *runtime.device);
   if (!comm.ok()) return comm.status();
