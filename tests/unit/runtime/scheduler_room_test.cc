@@ -18,6 +18,7 @@ constexpr int64_t kMost = 20 * kPageTokens;  // of a session: more than there ar
 
 class SchedulerRoom : public testing::Test {
  protected:
+  explicit SchedulerRoom(const KvSizes& sizes = Sizes()) : scheduler_(Options(), sizes, true, true) {}
   static SchedulerOptions Options() {
     SchedulerOptions options;
     options.chunk = 256;
@@ -67,7 +68,7 @@ class SchedulerRoom : public testing::Test {
   }
   int64_t Available() const { return scheduler_.stats().pages_available; }
 
-  Scheduler scheduler_{Options(), Sizes(), true, true};
+  Scheduler scheduler_;
 };
 
 TEST_F(SchedulerRoom, ASessionReservesNothingUnlessAsked) {
@@ -148,6 +149,74 @@ TEST_F(SchedulerRoom, AQuestionThatOtherSessionsLeaveNoRoomForIsRefused) {
   ASSERT_TRUE(answered.has_value());
   EXPECT_EQ(answered->code(), absl::StatusCode::kResourceExhausted);
   Ask(asked, 20, &answered);
+  Run();
+  EXPECT_TRUE(answered->ok()) << *answered;
+}
+
+// Split heads: an id is a page on each of four GPUs, and there are few of those, though whole pages are left.
+class SchedulerSplitRoom : public SchedulerRoom {
+ protected:
+  static constexpr int64_t kIdTokens = 4 * kPageTokens;
+  SchedulerSplitRoom() : SchedulerRoom(ManyPages()) {}
+  static KvSizes ManyPages() {
+    KvSizes sizes = Sizes();
+    sizes.pages = 100;
+    return sizes;
+  }
+  // Refused as it comes: it could never start, and would keep its session's place for ever.
+  absl::Status Refused(SessionId session, int64_t new_tokens) {
+    GenerateParams params;
+    params.max_new_tokens = new_tokens;
+    const absl::StatusOr<RequestId> asked = scheduler_.Ask(session, {1, 2}, params, {});
+    EXPECT_FALSE(asked.ok()) << "it waits for ever";
+    EXPECT_EQ(asked.status().code(), absl::StatusCode::kResourceExhausted) << asked.status();
+    EXPECT_EQ(scheduler_.stats().waiting, 0);
+    return asked.status();
+  }
+};
+
+TEST_F(SchedulerSplitRoom, AQuestionThatItsOwnSessionLeavesNoIdsForIsRefused) {
+  const SessionId session = Create(3 * kIdTokens);
+  EXPECT_EQ(Refused(session, kIdTokens).message(),
+            "the question and its answer need 2 split pages beside the 3 that the session has or was promised for 1536 "
+            "tokens, and the cache has 4: ask for a shorter answer, or open the session with less reserved");
+  Ended answered;
+  Ask(session, kIdTokens - 2, &answered);  // one id
+  Run();
+  ASSERT_TRUE(answered.has_value());
+  EXPECT_TRUE(answered->ok()) << *answered;
+}
+
+TEST_F(SchedulerSplitRoom, IdsThatAForkSharesCountOnce) {
+  const SessionId session = Create();
+  Ended read, answered;
+  Append(session, 2 * kIdTokens + 1, &read);  // two full ones, which a fork shares, and a begun one
+  Run();
+  ASSERT_TRUE(read.has_value() && read->ok());
+  EXPECT_NE(Refused(session, kIdTokens).message().find("need 2 split pages beside the 3 "), absl::string_view::npos);
+  Ask(session, kIdTokens - 3, &answered);
+  Run();
+  ASSERT_TRUE(answered.has_value());
+  EXPECT_TRUE(answered->ok()) << *answered;
+}
+
+TEST_F(SchedulerSplitRoom, AQuestionThatOtherSessionsLeaveNoIdsForIsRefused) {
+  const SessionId asked = Create(), other = Create();
+  Ended read, answered, beside;
+  Append(asked, kPageTokens, &read);
+  Append(other, 2 * kIdTokens, &read);
+  Run();
+  Ask(asked, kIdTokens, &answered);
+  Run();
+  ASSERT_TRUE(answered.has_value()) << "it waits for ever";
+  EXPECT_EQ(answered->code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(answered->message().find("need 2 split pages of 512 tokens, 1 of 4 are available"), absl::string_view::npos)
+      << *answered;
+  Ask(other, 20, &beside);  // it blocks nobody
+  Run();
+  EXPECT_TRUE(beside.value_or(absl::UnknownError("it waits")).ok());
+  ASSERT_TRUE(scheduler_.CloseSession(other).ok());
+  Ask(asked, kIdTokens, &answered);
   Run();
   EXPECT_TRUE(answered->ok()) << *answered;
 }
