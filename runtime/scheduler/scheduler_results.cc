@@ -8,6 +8,16 @@
 #include "runtime/scheduler/scheduler.h"
 
 namespace duo {
+namespace {
+
+absl::Status NoNumberAfter(int64_t tokens) {
+  return absl::InternalError(
+      absl::StrFormat("the model's output after %d tokens is no number (NaN or infinity): its weights are damaged, or "
+                      "too coarse a format (--weights, --kv) overflows",
+                      tokens));
+}
+
+}  // namespace
 
 void Scheduler::CountStep(double seconds) {
   ++stats_.steps;
@@ -72,10 +82,15 @@ void Scheduler::OnFed(Request& request, int rows) {
   if (request.events.on_progress) request.events.on_progress(request.fed, request.tokens.size());
 }
 
-// Of a question's prompt, to all whose question it is; each gets each once, also where a question is read again.
+// Of a question's prompt, to all whose question it is; each gets each once, also where a question is read again. Ends
+// the request where a row has none; those whose question it is as well then read it themselves, and end likewise.
 void Scheduler::ReportScores(Request& request, const StepResult& result, size_t first, const Part& part) {
   if (!request.ask || request.drawing || !Scored(request) || result.scores.empty()) return;
   const size_t count = part.samples - (part.draws ? 1 : 0);
+  const auto begin = result.tokens.begin() + static_cast<int64_t>(first), end = begin + static_cast<int64_t>(count);
+  if (const auto broken = std::find(begin, end, kNoToken); broken != end) {
+    return Finish(request, NoNumberAfter(request.sequence->length - part.rows + (broken - begin) + 1), Finish::kStop);
+  }
   const auto report = [&](Request& to) {
     for (size_t i = 0; i < count; ++i) {
       const size_t token = request.fed - part.rows + i + 1;
@@ -106,14 +121,7 @@ void Scheduler::OnSampled(Request& request, const StepResult& result, size_t sam
                   absl::InvalidArgumentError("what the request allows, bans and biases leaves no token to draw"),
                   Finish::kStop);
   }
-  if (token == kNoToken) {
-    return Finish(request,
-                  absl::InternalError(absl::StrFormat(
-                      "the model's output after %d tokens is no number (NaN or infinity): its weights are "
-                      "damaged, or too coarse a format (--weights, --kv) overflows",
-                      request.sequence->length)),
-                  Finish::kStop);
-  }
+  if (token == kNoToken) return Finish(request, NoNumberAfter(request.sequence->length), Finish::kStop);
   if (!request.drawing) {
     request.drawing = true;
     request.prompt_done = Clock::now();
@@ -187,6 +195,7 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
     if (!request.ask && part.samples > 0) ReportLogits(request, result, first, part.samples);
     if (part.draws && request.params.want_logits) ReportLogits(request, result, drawn, 1);
     ReportScores(request, result, first, part);
+    if (requests_.count(part.request) == 0) continue;  // it has ended
     const bool draws = request.ask && request.params.max_new_tokens > 0;
     if (request.closing || (!draws && Remaining(request) == 0)) {
       if (!draws) request.result.prefill_seconds = SecondsBetween(request.started, Clock::now());

@@ -19,6 +19,7 @@ def main():
         return 77
     from cases import ARGS, CASES
     import anchors  # noqa: F401: these fill the table
+    import broken_weights  # noqa: F401
     import damaging  # noqa: F401
     import guarding  # noqa: F401
     import killing  # noqa: F401
