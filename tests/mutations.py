@@ -25,6 +25,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LIMIT = 600  # seconds that a test program may take; a fault that makes it hang is found
 KERNELS, EQUIVALENCE = "tests/kernels_test", "tests/equivalence/equivalence_test"
+PARALLEL, RUNTIME = "tests/parallel_test", "tests/runtime_test"
 
 
 def gtest(program, filter_):
@@ -98,6 +99,35 @@ FAULTS = {
                             "*saved = absl::OkStatus();")),
     "messages-without-a-bound": (gtest("tests/serve_test", "MessageGate.*"),
                                  ("launcher/serve/calls/message_gate.cc", "  if (reading_ >= limits_.at_once) return false;\n", "")),
+    "split-ids-not-counted": (gtest(RUNTIME, "SchedulerSplitRoom.*"),
+                              ("runtime/scheduler/scheduler_requests.cc", "for (int i = 0; i < 2; ++i) {\n    if (needed[i] == 0",
+                               "for (int i = 0; i < 1; ++i) {\n    if (needed[i] == 0")),
+    # What is no number.
+    "drawn-from-no-number": (gtest(EQUIVALENCE, "cpu/BrokenWeights.*"),
+                             ("runtime/model/sampler.cc", "token = std::isfinite(samples[i].lse) ? samples[i].id : kNoToken;",
+                              "token = std::max(samples[i].id, 0);")),
+    "score-of-no-number": (gtest(EQUIVALENCE, "cpu/BrokenWeights.Scores*"),
+                           ("runtime/scheduler/scheduler_results.cc", "std::find(begin, end, kNoToken); broken != end",
+                            "end; broken != end")),
+    # Waits for a peer, memory and threads of several ranks.
+    "async-error-not-asked": (gtest(PARALLEL, "AsyncTrouble.*:Waits.*"),
+                              ("parallel/wait_watch.h", "asked != Nccl::kSuccess ? asked : told;", "asked;")),
+    "async-question-failed": (gtest(PARALLEL, "AsyncTrouble.*:Waits.*"),
+                              ("parallel/wait_watch.h", "asked != Nccl::kSuccess ? asked : told;", "told;")),
+    "work-in-progress-ends-the-job": (gtest(PARALLEL, "AsyncTrouble.*:Waits.*"),
+                                      ("parallel/wait_watch.h", "code == Nccl::kSuccess || code == Nccl::kInProgress",
+                                       "code == Nccl::kSuccess")),
+    "trouble-not-told": (gtest(PARALLEL, "Waits.*"),
+                         ("parallel/wait_watch.cc", "asked_.nccl(); !trouble.empty()", "asked_.nccl(); trouble.size() > 99")),
+    "silent-peer-not-told": (gtest(PARALLEL, "Waits.*"), ("parallel/wait_watch.cc", "silent >= 0", "silent > 0")),
+    "silence-without-a-limit": (gtest(PARALLEL, "PeerSilence.*"),
+                                ("parallel/wait_watch.h", "if (begun_ == 0) begun_ = now;", "begun_ = now;")),
+    "cards-not-shared": (gtest(PARALLEL, "MemorySharers.*"),
+                         ("parallel/memory_sharers.cc", "std::count(cards.begin(), cards.end(), cards[rank])", "1")),
+    "memory-not-divided": (gtest(PARALLEL, "MemorySharers.*"),
+                           ("kernels/base/device.cc", "return AvailableHostMemory() / sharers_;", "return AvailableHostMemory();")),
+    "thread-not-bound": (gtest("tests/base_test", "BoundPool.*"),
+                         ("kernels/base/bound_pool.cc", "    all.arrive_and_wait();\n", "")),
     # Syncs.
     "file-not-synced": (STORE_FAULTS, ("runtime/saved/session_files.cc", "return file->Sync();", "return absl::OkStatus();")),
     "tokens-not-synced": (gtest(EQUIVALENCE, "StoreFaults*.ALaterSaveOfTheSameServer"), ("runtime/saved/session_files.cc",
