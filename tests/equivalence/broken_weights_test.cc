@@ -58,6 +58,18 @@ class BrokenWeights : public EngineOnDevices {
                   "format (--weights, --kv) overflows");
   }
 
+  // The place of an answer's first token behind the first one that nothing before it has, and that another follows; 0:
+  // there is none.
+  static size_t OwnToken(const std::vector<int32_t>& answer, std::vector<int32_t> before,
+                         const std::vector<int32_t>& question) {
+    before.insert(before.end(), question.begin(), question.end());
+    for (size_t at = 0; at + 1 < answer.size(); ++at) {
+      if (at > 0 && std::find(before.begin(), before.end(), answer[at]) == before.end()) return at;
+      before.push_back(answer[at]);
+    }
+    return 0;
+  }
+
   // Ways to draw; the model is random, and sure of itself.
   static std::vector<std::pair<std::string, GenerateParams>> Draws() {
     std::vector<std::pair<std::string, GenerateParams>> draws(7);
@@ -87,25 +99,27 @@ INSTANTIATE_ON_DEVICES(BrokenWeights);
 
 // The token that an answer has at `at` and that nothing before it has: its embedding breaks the draw behind it.
 TEST_P(BrokenWeights, AnAnswerEndsWhereItsModelGivesNoNumber) {
-  const std::vector<int32_t> document = Text(kDocument, 1), question = Text(kQuestion, 2);
   for (const auto& [name, params] : Draws()) {
     SCOPED_TRACE(name);
     Mend();
     Bench whole = Open(Options());
-    const Reply clean = Ask(whole, Read(whole, 1), question, params);
-    ASSERT_TRUE(clean.result.status.ok()) << clean.result.status;
-    ASSERT_EQ(clean.tokens.size(), 12);
-    std::vector<int32_t> before = document;
-    before.insert(before.end(), question.begin(), question.end());
+    const SessionId document = Read(whole, 1);
+    std::vector<int32_t> question;
+    Reply clean;
     size_t at = 0;
-    for (; at + 1 < clean.tokens.size(); ++at) {
-      if (at > 0 && std::find(before.begin(), before.end(), clean.tokens[at]) == before.end()) break;
-      before.push_back(clean.tokens[at]);
+    for (uint64_t seed = 2; at == 0; ++seed) {
+      ASSERT_LT(seed, 30) << "no answer has a token of its own";
+      question = Text(kQuestion, seed);
+      clean = Ask(whole, document, question, params);
+      ASSERT_TRUE(clean.result.status.ok()) << clean.result.status;
+      ASSERT_EQ(clean.tokens.size(), params.max_new_tokens);
+      at = OwnToken(clean.tokens, Text(kDocument, 1), question);
     }
-    ASSERT_LT(at + 1, clean.tokens.size()) << "another seed is needed";
 
     for (const float value : {kNaN, kInfinity, -kInfinity}) {
       for (const Speculation speculate : {Speculation::kOff, Speculation::kText}) {
+        const bool plain = std::isnan(value) && speculate == Speculation::kOff;
+        if (!plain && params.temperature > 0) continue;  // opening an engine takes a GPU seconds
         Break("model.embed_tokens.weight", clean.tokens[at], value);
         EngineOptions options = Options();
         options.speculate = speculate;
