@@ -102,6 +102,34 @@ int Compare(Communicator& comm) {
   return wrong;
 }
 
+// A logit that is NaN or +infinity, in whichever rank's part: no token on any rank, for that row alone.
+int CompareBrokenRows(Communicator& comm) {
+  const int rows = 64;
+  const std::unique_ptr<Device> device = Device::Cpu(1);
+  std::mt19937 rng(9);
+  std::normal_distribution<float> normal(0, 2.5f);
+  const StepPlan plan = MakePlan(rows);
+  std::vector<float> logits(int64_t{rows} * kVocab);
+  for (float& logit : logits) logit = normal(rng);
+  const StepResult whole = Draw(*device, comm, logits, rows, plan);
+  int wrong = 0;
+  for (int round = 0; round < 4; ++round) {
+    std::vector<float> broken = logits;
+    for (int row = round % 2; row < rows; row += 2) {
+      broken[int64_t{row} * kVocab + rng() % kVocab] = row % 3 == 0 ? INFINITY : NAN;
+    }
+    const StepResult drawn = Draw(*device, comm, broken, rows, plan);
+    for (int row = 0; row < rows; ++row) {
+      const int32_t expected = row % 2 == round % 2 ? kNoToken : whole.tokens[row];
+      if (drawn.tokens[row] == expected) continue;
+      ++wrong;
+      std::fprintf(stderr, "rank %d, row %d, broken logits: token %d, expected %d\n", comm.rank(), row,
+                   drawn.tokens[row], expected);
+    }
+  }
+  return wrong;
+}
+
 // The token of the nucleus of `top_p`: the most likely tokens in order until their probabilities reach it, and of these
 // the one whose logit and noise are the largest. In f64, from the whole row.
 struct Nucleus {
@@ -173,6 +201,6 @@ int main() {
   absl::StatusOr<std::unique_ptr<duo::Communicator>> comm =
       duo::MakeCommunicator(duo::CommKind::kAuto, session.get(), *device);
   if (!comm.ok()) return 2;
-  const int wrong = duo::Compare(**comm) + duo::CompareNuclei(**comm);
+  const int wrong = duo::Compare(**comm) + duo::CompareBrokenRows(**comm) + duo::CompareNuclei(**comm);
   return wrong == 0 ? 0 : 1;
 }
