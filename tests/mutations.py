@@ -115,6 +115,8 @@ FAULTS = {
     "score-of-no-number": (gtest(EQUIVALENCE, "cpu/BrokenWeights.Scores*"),
                            ("runtime/scheduler/scheduler_results.cc", "std::find(begin, end, kNoToken); broken != end",
                             "end; broken != end")),
+    "guess-of-no-number-read": (gtest(RUNTIME, "SchedulerDrafts.*"), ("runtime/scheduler/scheduler_guesses.cc", "if (token >= 0) {",
+                                                                      "if (token >= -9) {")),
     # Waits for a peer, memory and threads of several ranks.
     "async-error-not-asked": (gtest(PARALLEL, "AsyncTrouble.*:Waits.*"),
                               ("parallel/wait_watch.h", "asked != Nccl::kSuccess ? asked : told;", "asked;")),
