@@ -21,7 +21,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import time
 
 from checks import Checks, arguments, demo_model
 from containerfile import Image
+from service_manager import PATIENCE, Manager, Unit
 
 # Of the README: what a chroot cannot do, and what is done already where this test runs.
 NOT_RUN = {"systemctl": "no service manager in the root folder"}
@@ -39,6 +39,7 @@ ARCHIVES = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.
 UBUNTU = ("noble",)  # names of what is no Debian
 CLONE = "/srv/duo"  # where the tree is in the root folder
 SERVICE_USER = "61184"  # of the range that systemd takes for DynamicUser
+NOTIFY = "/run/notify"
 
 
 def skip(reason):
@@ -47,7 +48,7 @@ def skip(reason):
 
 
 def run(*command, **options):
-    options = {"capture_output": True, "text": True, "check": True, "timeout": 900, **options}
+    options = {"capture_output": True, "text": True, "check": True, "timeout": 3600, **options}
     try:
         return subprocess.run(command, **options)
     except subprocess.CalledProcessError as error:
@@ -103,10 +104,10 @@ class Root:
 
     def clone(self, source):
         """The tree as it is committed, and the machine's compiler cache, if there is one."""
-        os.makedirs(os.path.dirname(self.path + CLONE))
+        os.makedirs(os.path.dirname(self.path + CLONE), exist_ok=True)
         run("git", "clone", "-q", "--no-hardlinks", "file://" + os.path.abspath(source), self.path + CLONE)
         if "CCACHE_DIR" in os.environ:
-            os.makedirs(self.path + os.environ["CCACHE_DIR"])
+            os.makedirs(self.path + os.environ["CCACHE_DIR"], exist_ok=True)
             self.run("apt-get", "install", "-y", "-q", "ccache")
 
     def run(self, *words, **options):
@@ -124,31 +125,11 @@ class Root:
         self.run("apt-get", "install", "-y", "-q", "/tmp/duo.deb")
 
 
-class Manager:
-    """What a service manager hears: datagrams to a socket in the root folder."""
-
-    def __init__(self, root):
-        self.path = "/run/notify"
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        if os.path.exists(root.path + self.path):
-            os.unlink(root.path + self.path)
-        self.socket.bind(root.path + self.path)
-        os.chmod(root.path + self.path, 0o777)
-
-    def hears(self, word, timeout=60):
-        """Everything up to the message that has the word."""
-        self.socket.settimeout(timeout)
-        heard = []
-        while not heard or word not in heard[-1].split("\n"):
-            heard.append(self.socket.recv(4096).decode())
-        return heard
-
-
 def get(path, token):
     """Over TLS; None where nobody listens."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    connection = http.client.HTTPSConnection("127.0.0.1", 8000, context=context, timeout=20)
+    connection = http.client.HTTPSConnection("127.0.0.1", 8000, context=context, timeout=PATIENCE)
     try:
         connection.request("GET", path, headers={"Authorization": "Bearer " + token})
         answer = connection.getresponse()
@@ -163,30 +144,29 @@ class Service:
     """The unit's ExecStart, as its user, heard by a service manager of ours."""
 
     def __init__(self, root, checks, token):
-        unit = root.read("/usr/lib/systemd/system/duo.service")
-        command = re.search(r"^ExecStart=(.*)$", unit, re.M).group(1).split()
+        command = Unit(root.read("/usr/lib/systemd/system/duo.service")).last("ExecStart").split()
         group = root.run("getent", "group", "duo-secrets").stdout.split(":")[2]
         root.run("install", "-d", "-o", SERVICE_USER, "-m", "0700", "/var/lib/duo")
-        self.manager = Manager(root)
+        self.manager = Manager(root.path + NOTIFY)
         words = ["setpriv", "--reuid", SERVICE_USER, "--regid", SERVICE_USER, "--groups", group, "--inh-caps=-all", "--no-new-privs",
                  *command]
-        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET": self.manager.path, "STATE_DIRECTORY": "/var/lib/duo", "DUO_THREADS": "2"}
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET": NOTIFY, "STATE_DIRECTORY": "/var/lib/duo", "DUO_THREADS": "2"}
         self.process = subprocess.Popen(root.command(*words), env=env, stderr=subprocess.PIPE, text=True)
         atexit.register(self.process.kill)  # what fails leaves no server behind
         before = get("/ready", token)
         checks.expect(before is None or before[0] == 503, f"ready before it says so: {before}")
         try:
-            heard = self.manager.hears("READY=1")
-        except socket.timeout:
+            heard = self.manager.hears("READY=1", self.process)
+        except TimeoutError as error:
             self.process.kill()
-            raise AssertionError(f"not ready: {self.process.stderr.read()}") from None
-        checks.expect(any("STATUS=loading" in message for message in heard), f"what it says while it loads: {heard}")
+            raise AssertionError(f"{error}\n{self.process.stderr.read()}") from None
+        checks.expect(any("STATUS=loading" in text for _, text in heard), f"what it says while it loads: {heard}")
         checks.expect(get("/ready", token)[0] == 200, "ready when it says so")
 
     def stop(self, checks):
         self.process.send_signal(signal.SIGTERM)
-        self.manager.hears("STOPPING=1")
-        checks.expect(self.process.wait(60) == 0, f"its end: {self.process.stderr.read()[-1000:]}")
+        self.manager.hears("STOPPING=1", self.process)
+        checks.expect(self.process.wait(PATIENCE) == 0, f"its end: {self.process.stderr.read()[-1000:]}")
 
 
 def readme_commands(source):
@@ -205,7 +185,7 @@ def run_readme(root, checks, commands, whole):
             print(f"not run: {command} ({reason})")
         elif whole:
             begun = time.time()
-            root.run("sh", "-c", f"cd {CLONE} && {command}", timeout=7200)
+            root.run("sh", "-c", f"cd {CLONE} && {command}", timeout=4 * 3600)
             print(f"{time.time() - begun:.0f} s: {command[:60]}", flush=True)
         elif command.startswith("apt-get install"):
             root.run("sh", "-c", command.replace("./build-cpu/duo_*.deb", "/tmp/duo.deb"))
@@ -253,17 +233,17 @@ def check_container(root, checks, source, deb):
             if json.loads(line)["event"] == "listening for HTTP":  # a line that is no JSON fails the test
                 break
         checks.expect(http_status("127.0.0.1", 8000, "/ready") == 200, f"ready: {lines}")
-        for words in (["client", "list", "--timeout", "5"], ["client", "create", "kept"], ["client", "append", "kept", "--text", "Some text."]):
+        for words in (["client", "list", "--timeout", "60"], ["client", "create", "kept"], ["client", "append", "kept", "--text", "Some text."]):
             done = image.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            said = done.communicate(timeout=60)
+            said = done.communicate(timeout=PATIENCE)
             checks.expect(done.returncode == 0, f"duo {words} in the container: {said}")
         server.send_signal(getattr(signal, image.stop_signal))
-        checks.expect(server.wait(60) == 0, f"its end: {server.stderr.read()[-1000:]}")
+        checks.expect(server.wait(PATIENCE) == 0, f"its end: {server.stderr.read()[-1000:]}")
     checks.expect(os.path.exists(root.path + "/var/lib/duo/sessions/kept/manifest"), "what was kept is in the volume")
 
 
 def http_status(host, port, path):
-    connection = http.client.HTTPConnection(host, port, timeout=20)
+    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
     try:
         connection.request("GET", path)
         return connection.getresponse().status
