@@ -135,6 +135,12 @@ __device__ __forceinline__ float WarpMin(float x) { return -WarpMax(-x); }
 
 // ---- Codes to bf16 pairs. Each takes codes sitting in the 16-bit halves of a word and gives one bf16 pair. ----
 
+// The signed byte `i` of a word. By arithmetic, which takes a quarter of the time that a conversion takes.
+__device__ __forceinline__ float Int8Value(uint32_t word, int i) {
+  constexpr uint32_t kUnit = 0x4b000000;  // 2^23, whose last bit counts 1
+  return __uint_as_float(__byte_perm(word ^ 0x80808080u, kUnit, 0x7540 + i)) - (0x1p23f + 128);
+}
+
 // Two bf16 less 136 each: exact for the integers 128 to 143, which become -8 to 7.
 __device__ __forceinline__ uint32_t Minus136(uint32_t pair) {
   uint32_t out;

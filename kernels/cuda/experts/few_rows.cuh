@@ -46,14 +46,12 @@ struct WeightPiece {
   }
   // Eight values from column 8 * `eighth` of the piece on; of codes without their scale.
   __device__ __forceinline__ void Eight(int eighth, float (&v)[8]) const {
-    constexpr uint32_t kUnit = 0x4b000000;  // 2^23, whose last bit counts 1
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       if constexpr (kType == DType::kI4) {
-        v[i] = __uint_as_float((words[eighth] >> (4 * i) & 15) | kUnit) - 0x1p23f;
+        v[i] = __uint_as_float((words[eighth] >> (4 * i) & 15) | 0x4b000000u) - 0x1p23f;  // 2^23's last bit counts 1
       } else if constexpr (kType == DType::kI8) {
-        const uint32_t from0 = words[2 * eighth + i / 4] ^ 0x80808080u;
-        v[i] = __uint_as_float(__byte_perm(from0, kUnit, 0x7540 + i % 4)) - (0x1p23f + 128);
+        v[i] = Int8Value(words[2 * eighth + i / 4], i % 4);
       } else if constexpr (kType == DType::kF8E4M3) {
         v[i] = F8ToFloat(static_cast<uint8_t>(words[2 * eighth + i / 4] >> (8 * (i % 4))));
       } else {

@@ -97,9 +97,9 @@ struct GroupParams {
   // The scale and the minimum of output row h's piece.
   __device__ __forceinline__ float2 Of(const OfBlock& of, int block_of_four, int h, int piece, int lane) const {
     if constexpr (kTwo) {
-      const uint32_t bytes = of.words[h][piece / 2] >> (16 * (piece % 2));
-      return {F16Value(of.pair[h]) * static_cast<float>(static_cast<int8_t>(bytes)),
-              F16Value(of.pair[h] >> 16) * static_cast<float>(static_cast<int8_t>(bytes >> 8))};
+      const uint32_t word = of.words[h][piece / 2];
+      const int first = piece % 2 * 2;
+      return {F16Value(of.pair[h]) * Int8Value(word, first), F16Value(of.pair[h] >> 16) * Int8Value(word, first + 1)};
     } else {
       const uint32_t word = __shfl_sync(0xffffffffu, own[h][piece], lane / 4 * 4 + block_of_four);
       return {F16Value(word), F16Value(word >> 16)};

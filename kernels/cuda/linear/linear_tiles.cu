@@ -62,20 +62,20 @@ TilesPlan PlanTiles(Device& device, const Weight& weight, int packed_rows) {
   constexpr double kCyclesPerSecond = 1.8e9, kProductShare = 0.85, kL2BytesPerSecond = 5e12, kBytesPerSecond = 3.4e12;
   constexpr double kBlockSeconds = 4e-6, kPartSeconds = 0.2e-6;
   const int subs = KBlockColumns(weight.dtype) / 64;
-  const int64_t blocks = weight.cols / KBlockColumns(weight.dtype);
+  const int64_t units = CeilDiv(weight.cols, int64_t{128});  // a part has one at least
   TilesPlan best = {1, 1};
   double best_time = 0;
   const int most_tiles = MostTiles(weight.dtype, weight.group, packed_rows);
   for (int tiles = 1; tiles <= most_tiles; ++tiles) {
-    for (int parts = 1; parts <= kMostParts && parts <= blocks; ++parts) {
+    for (int parts = 1; parts <= kMostParts && parts <= units; ++parts) {
       const int64_t clusters = CeilDiv(weight.rows, 128 * tiles), at_once = ClustersAtOnce(device, parts);
       const double running = static_cast<double>(std::min(clusters, at_once) * parts);
-      const double codes = 128.0 * tiles * 64, x = 128.0 * subs * packed_rows;
-      const double products = 2.0 * 4 * subs * tiles * (packed_rows / 2.0) / (kCyclesPerSecond * kProductShare);
-      const double k_block =
+      const double codes = 128.0 * tiles * 64 * (2 / subs), x = 128.0 * 2 * packed_rows;
+      const double products = 2.0 * 8 * tiles * (packed_rows / 2.0) / (kCyclesPerSecond * kProductShare);
+      const double unit =
           std::max({products, (codes + x) * running / kL2BytesPerSecond, codes * running / kBytesPerSecond});
       const double rounds = static_cast<double>(CeilDiv(clusters, at_once));
-      const double time = rounds * (CeilDiv(blocks, int64_t{parts}) * k_block + kBlockSeconds + parts * kPartSeconds);
+      const double time = rounds * (CeilDiv(units, int64_t{parts}) * unit + kBlockSeconds + parts * kPartSeconds);
       if (best_time == 0 || time < best_time) best = {tiles, parts}, best_time = time;
     }
   }

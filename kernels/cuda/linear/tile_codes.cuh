@@ -57,10 +57,7 @@ struct TileCodes {
       if constexpr (kGrouped) {
         float v[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float code = __uint_as_float(__byte_perm(from0, kUnit, 0x7540 + i)) - (0x1p23f + 128);
-          v[i] = fmaf(code, group.scale, group.min);
-        }
+        for (int i = 0; i < 4; ++i) v[i] = fmaf(Int8Value(words[step], i), group.scale, group.min);
         first = PackBf16(v[0], v[2]);
         second = PackBf16(v[1], v[3]);
       } else {
@@ -92,8 +89,8 @@ struct GroupReader {
   __device__ __forceinline__ Group Value() const {
     Group of = {F16Value(pair), F16Value(pair >> 16)};
     if constexpr (kLevels == 2) {
-      of.scale *= static_cast<float>(static_cast<int8_t>(sub));
-      of.min *= static_cast<float>(static_cast<int8_t>(sub >> 8));
+      of.scale *= Int8Value(sub, 0);
+      of.min *= Int8Value(sub, 1);
     }
     return of;
   }
