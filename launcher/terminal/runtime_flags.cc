@@ -28,7 +28,8 @@ std::optional<AttentionMode> AttentionNamed(const std::string& name) {
 }
 
 std::optional<Speculation> SpeculationNamed(const std::string& name) {
-  for (Speculation s : {Speculation::kAuto, Speculation::kOff, Speculation::kText, Speculation::kSelf}) {
+  for (Speculation s :
+       {Speculation::kAuto, Speculation::kOff, Speculation::kText, Speculation::kSelf, Speculation::kModel}) {
     if (name == Name(s)) return s;
   }
   return std::nullopt;
@@ -131,9 +132,24 @@ void AddSpeculateFlag(CLI::App& command, RuntimeFlags& f) {
           "text: an answer's step also checks tokens that followed in the document, the question or the answer "
           "where they went on like this before, so that quoting takes few steps; the answer stays the same. "
           "self: and, behind long texts, tokens that the model guesses from the pages where it looked, while that "
-          "pays. off: a token a step. auto: text on the CPU, off on a GPU")
-      ->check(CLI::IsMember({"auto", "off", "text", "self"}))
+          "pays. model: and tokens that --draft-model guesses, likewise. off: a token a step. auto: model with "
+          "--draft-model, else text on the CPU, off on a GPU")
+      ->check(CLI::IsMember({"auto", "off", "text", "self", "model"}))
       ->capture_default_str();
+  command
+      .add_option("--draft-weights", f.draft_weights,
+                  "What the model guesses with under --speculate self. int4: a copy of its weights, which takes a "
+                  "quarter of 16-bit weights' memory beside them, and with which it also guesses behind short texts; "
+                  "served: the weights that answers are drawn with")
+      ->check(CLI::IsMember({"served", "int4"}))
+      ->capture_default_str();
+  command
+      .add_option(
+          "--draft-model", f.draft_model,
+          "A smaller model with the same tokenizer, a folder or a .gguf file: it reads the last tokens before an "
+          "answer and guesses on, and the model checks its guesses; the answer stays the model's own. It takes "
+          "its weights' memory, and a cache of fixed size, on rank 0")
+      ->type_name("PATH");
 }
 
 void AddSparsityFlags(CLI::App& command, RuntimeFlags& f) {
@@ -280,6 +296,8 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   options.max_wait = flags.max_wait;
   options.max_gap = flags.max_gap;
   options.speculate = *SpeculationNamed(flags.speculate);
+  options.int4_drafts = flags.draft_weights == "int4";
+  options.draft_model = flags.draft_model;
   options.prefill_sparsity = *PrefillSparsityNamed(flags.prefill_sparsity);
   options.decode_sparsity = *DecodeSparsityNamed(flags.decode_sparsity);
   return options;

@@ -28,6 +28,7 @@ struct RuntimeFlags {
   int chunk = 0, threads = 0;
   double max_wait = 0.5, max_gap = 0;
   std::string speculate = "off";  // auto where there is a flag for it
+  std::string draft_weights = "served", draft_model;
   std::string prefill_sparsity = "off", decode_sparsity = "off";
   std::vector<double> rank_weights;
   // Who gets what there is to say about how the model runs, a line at a time, instead of stderr, and no progress bar.
@@ -36,7 +37,7 @@ struct RuntimeFlags {
 
 // Registers them on a subcommand; bad values are usage errors (exit code 2).
 void AddRuntimeFlags(CLI::App& command, RuntimeFlags& flags, bool model_required = true);
-// --speculate, of commands that write answers.
+// --speculate and what belongs to it, of commands that write answers.
 void AddSpeculateFlag(CLI::App& command, RuntimeFlags& flags);
 // --prefill-sparsity, of commands that read texts.
 void AddSparsityFlags(CLI::App& command, RuntimeFlags& flags);

@@ -35,6 +35,8 @@ const char* Name(Speculation speculation) {
       return "text";
     case Speculation::kSelf:
       return "self";
+    case Speculation::kModel:
+      return "model";
   }
   return "?";
 }

@@ -43,10 +43,10 @@ enum class AttentionMode { kAuto, kDuo, kFull, kStreaming };
 const char* Name(AttentionMode mode);  // "auto", "duo", "full", "streaming"
 
 // Several tokens of an answer in one step, where a text that was read has them (runtime/drafts); answers are the same.
-// kSelf: where none has, also what the model guesses from the pages where it looked. kAuto: where it was measured to
-// pay, which is kText on the CPU.
-enum class Speculation { kAuto, kOff, kText, kSelf };
-const char* Name(Speculation speculation);  // "auto", "off", "text", "self"
+// kSelf: where none has, also what the model guesses from the pages where it looked; kModel: or what a smaller model
+// guesses. kAuto: kModel where there is such a model, else where it was measured to pay, which is kText on the CPU.
+enum class Speculation { kAuto, kOff, kText, kSelf, kModel };
+const char* Name(Speculation speculation);  // "auto", "off", "text", "self", "model"
 
 struct EngineOptions {
   std::string model_dir;
@@ -79,6 +79,8 @@ struct EngineOptions {
   std::optional<HeadPlan> heads;  // these instead of a pattern's
 
   Speculation speculate = Speculation::kOff;
+  std::string draft_model;   // of kModel: a folder or a .gguf file with the same tokenizer
+  bool int4_drafts = false;  // of kSelf: guesses by a copy of the weights in int4
   int guess_target = 900;  // of kSelf: the share of attention, in thousandths, that guesses see
 
   // Answers may ask where they looked (GenerateParams::mass). It is read from the pattern's provenance heads, as far as

@@ -90,6 +90,8 @@ std::vector<Fact> CommonFacts(const EngineOptions& o) {
           {"--max-session-tokens", absl::StrCat(o.max_session_tokens)},
           {"--kv-tokens", absl::StrCat(o.kv_tokens)},
           {"--speculate", Name(o.speculate)},
+          {"--draft-weights", o.int4_drafts ? "int4" : "served"},
+          {"--draft-model", o.draft_model.empty() ? "none" : "given"},
           {"--sources", absl::StrCat(static_cast<int>(o.provenance))},
           {"--prefill-sparsity", Name(o.prefill_sparsity)},
           {"--decode-sparsity", Name(o.decode_sparsity)}};
@@ -170,9 +172,7 @@ absl::Status Engine::State::Decide() {
   provenance = *std::move(looked);
   ShareProvenance(*comm, &provenance);
 
-  if (options.speculate == Speculation::kAuto) {
-    options.speculate = device->is_cuda() ? Speculation::kOff : Speculation::kText;
-  }
+  if (absl::Status s = DecideDrafts(); !s.ok()) return s;
   kv = options.kv.value_or(device->is_cuda() ? KvFormat::kBF16 : KvFormat::kF32);
   if (absl::Status s = CheckAttention(*device, config.head_dim, config.heads / config.kv_heads, kv); !s.ok()) return s;
   PartitionRequest request;
@@ -207,6 +207,9 @@ absl::Status Engine::State::Decide() {
                                                                            : 1;
     return std::max<int64_t>({PreferredGranularity(columns, comm->size()), grouped, 1});
   };
+  for (const int64_t cut : {config.intermediate, config.experts.intermediate, config.experts.shared_intermediate}) {
+    if (cut > 0 && comm->size() > 1) cut_unit = static_cast<int>(std::min<int64_t>(cut_unit, unit(cut)));
+  }
   shard = MakeShard(partition, request.shape, comm->rank(), unit(config.intermediate), 1,
                     {unit(config.experts.intermediate), unit(config.experts.shared_intermediate)});
   return absl::OkStatus();
@@ -230,7 +233,8 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
       4 * sizes.tables * (sizes.table_pages + CeilDiv(sizes.table_pages, sizes.slots)) + ListBytes(shard, sizes);
   const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
   const absl::StatusOr<int64_t> forward =
-      WorkspaceBytes({config, partition, shard, rope, provenance}, formats, heads, sizes, limits, *device);
+      WorkspaceBytes({config, partition, shard, rope, provenance}, formats,
+                     draft_formats.has_value() ? &*draft_formats : nullptr, heads, sizes, limits, *device);
   if (!forward.ok()) return forward.status();
   const auto sampling = static_cast<int64_t>(Bytes(DType::kF32, limits.samples * shard.vocab.size()) +
                                              DrawScratchBytes(*device, limits.samples, shard.vocab.size()));
@@ -289,6 +293,10 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.sparsity = options.prefill_sparsity;
   s.guesses = options.speculate == Speculation::kSelf;
   s.decode = s.guesses ? DecodeSparsity{options.guess_target} : options.decode_sparsity;
+  s.draft_weights = options.int4_drafts;
+  if (draft_model != nullptr) {
+    s.model_guesses = [this](std::span<const GuessAsked> asked) { return draft_model->Guess(asked, config.vocab); };
+  }
   s.lists = sizes.lists;
   s.heads = static_cast<int>(config.layers * config.kv_heads);
   s.kv_heads = static_cast<int>(config.kv_heads);
@@ -335,6 +343,7 @@ absl::Status Engine::State::Prepare() {
   }
 
   if (absl::Status s = CheckSparsity(); !s.ok()) return s;
+  if (absl::Status s = PrepareDrafts(); !s.ok()) return s;
   const int64_t positions = MaxPositions(config);
   if (options.max_session_tokens > positions) {
     return absl::InvalidArgumentError(
@@ -371,13 +380,14 @@ absl::Status Engine::State::Load() {
   StartPrefillPlans(*device, limits.prefill_rows, MostWholeHeads(shard), config.heads / config.kv_heads,
                     config.head_dim, limits.max_tokens);
   absl::StatusOr<ModelWeights> weights =
-      files.has_value() ? LoadWeights(*files, {config, shard, formats}, *device, *comm, options.on_load)
+      files.has_value() ? LoadWeights(*files, {config, shard, formats}, *device, *comm, Progress(0))
                         : RandomWeights({config, shard, formats}, *device);
   if (absl::Status s = Agree(*comm, weights.status()); !s.ok()) return s;
   const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
   absl::StatusOr<Model> model =
       Model::Create({config, partition, shard, rope, provenance}, std::move(*weights), *device, *comm);
   if (absl::Status s = Agree(*comm, model.status()); !s.ok()) return s;
+  if (absl::Status s = LoadDraftWeights(*model); !s.ok()) return s;
   absl::StatusOr<KvCache> cache = KvCache::Create(*device, config, shard, heads, sizes);
   if (absl::Status s = Agree(*comm, cache.status()); !s.ok()) return s;
   absl::StatusOr<Buffer> workspace = Buffer::Allocate(*device, memory.workspace, "the workspace");
@@ -386,6 +396,7 @@ absl::Status Engine::State::Load() {
       Worker::Create(std::move(*model), std::move(*cache), Arena(std::move(*workspace)), limits, *device, *comm);
   if (absl::Status s = Agree(*comm, made.status()); !s.ok()) return s;
   worker = std::move(*made);
+  if (absl::Status s = LoadDraftModel(); !s.ok()) return s;
   if (comm->rank() == 0) MakeScheduler(sizes, chunk);
   files.reset();
   return absl::OkStatus();

@@ -17,6 +17,7 @@
 #include "kernels/base/seconds.h"
 #include "kernels/base/thread_pool.h"
 #include "parallel/shard.h"
+#include "runtime/engine/draft_model.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/probe.h"
 #include "runtime/files/disk_thread.h"
@@ -42,10 +43,13 @@ struct Engine::State {
   Device* device = nullptr;
   Communicator* comm = nullptr;
   std::unique_ptr<Worker> worker;
+  std::unique_ptr<DraftModel> draft_model;  // rank 0, where there is one; the scheduler asks it
   std::unique_ptr<Scheduler> scheduler;  // rank 0
 
   std::optional<SafetensorsModel> files;  // open while loading
   WeightFormats formats;
+  std::optional<WeightFormats> draft_formats;  // of a copy that guesses
+  int cut_unit = 128;                          // ranks cut MLPs at multiples of it; at most 128
   KvSizes sizes;
   int chunk = 0;
 
@@ -54,6 +58,12 @@ struct Engine::State {
   absl::Status Load();
   absl::Status Decide();
   absl::Status CheckSparsity();
+  absl::Status DecideDrafts();
+  absl::Status PrepareDrafts();
+  absl::Status LoadDraftWeights(Model& model);
+  absl::Status LoadDraftModel();
+  // Of a load behind so many bytes of others.
+  std::function<void(int64_t, int64_t)> Progress(int64_t before) const;
   void NoteSplitHeads(const std::string& flag);
   absl::StatusOr<KvSizes> Size(const WeightFormats& formats, const StepLimits& limits);
   void MakeScheduler(const KvSizes& sizes, int chunk);

@@ -16,20 +16,30 @@ std::string Grouped(int64_t n) {
 }  // namespace
 
 std::string Describe(const MemoryPlan& plan) {
-  const std::string index = plan.index > 0 ? absl::StrFormat(" + text index %.2f", GiB(plan.index)) : "";
+  const auto of_drafts = [](const char* what, int64_t bytes) {
+    return bytes > 0 ? absl::StrFormat(" + %s %.2f", what, GiB(bytes)) : "";
+  };
+  const std::string drafts = of_drafts("draft weights", plan.draft_weights) +
+                             of_drafts("draft model", plan.draft_model) + of_drafts("text index", plan.index);
   return absl::StrFormat("weights %.2f + KV %.2f (%s tokens) + rings %.2f + workspace %.2f%s = %.2f of %.2f GiB free",
                          GiB(plan.weights), GiB(plan.kv_pages), Grouped(plan.kv_tokens), GiB(plan.rings + plan.tables),
-                         GiB(plan.workspace), index, GiB(plan.total()), GiB(plan.device_free));
+                         GiB(plan.workspace), drafts, GiB(plan.total()), GiB(plan.device_free));
 }
 
 absl::Status CheckFits(const MemoryPlan& plan) {
   if (plan.total() + plan.reserve <= plan.device_free) return absl::OkStatus();
+  const auto of_drafts = [](const char* what, int64_t bytes) {
+    return bytes > 0 ? absl::StrFormat("%s %.2f, ", what, GiB(bytes)) : "";
+  };
+  const std::string drafts =
+      of_drafts("draft weights", plan.draft_weights) + of_drafts("draft model", plan.draft_model);
   return absl::ResourceExhaustedError(absl::StrFormat(
       "not enough memory: %.2f GiB wanted (weights %.2f, KV of %s tokens %.2f, rings %.2f, workspace "
-      "%.2f, text index %.2f, reserve %.2f), %.2f GiB free; use fewer tokens, a smaller --kv or --weights, or more "
+      "%.2f, %stext index %.2f, reserve %.2f), %.2f GiB free; use fewer tokens, a smaller --kv or --weights, or more "
       "GPUs",
       GiB(plan.total() + plan.reserve), GiB(plan.weights), Grouped(plan.kv_tokens), GiB(plan.kv_pages),
-      GiB(plan.rings + plan.tables), GiB(plan.workspace), GiB(plan.index), GiB(plan.reserve), GiB(plan.device_free)));
+      GiB(plan.rings + plan.tables), GiB(plan.workspace), drafts, GiB(plan.index), GiB(plan.reserve),
+      GiB(plan.device_free)));
 }
 
 }  // namespace duo

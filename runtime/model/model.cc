@@ -102,6 +102,11 @@ KeptMass Model::TakeKeptMass(Arena& arena, const StepInput& input, const KvCache
   return kept;
 }
 
+void Model::AddDraftWeights(ModelWeights weights) {
+  draft_weights_ = std::move(weights);
+  draft_weights_.outer.matrices[static_cast<size_t>(WeightRole::kEmbedding)] = weights_.outer[WeightRole::kEmbedding];
+}
+
 Model::Workspace Model::Allocate(Arena& arena, const StepInput& input, const KvCache& cache) const {
   const int rows = input.rows();
   const DType t = ActivationType(*device_);
@@ -139,7 +144,8 @@ View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) 
   StepInput planned = input;
   if (!input.prefill) PlanStep(planned.batch, cache, arena);
   if (input.riders.num_rows > 0) PlanStep(planned.riders, cache, arena);
-  Transformer transformer(config_, weights_, *device_, *comm_, arena);
+  const ModelWeights& weights = input.draft_weights ? draft_weights_ : weights_;
+  Transformer transformer(config_, weights, *device_, *comm_, arena);
   const View add = transformer.Run(a, input.tokens, [&](int layer, View from_below) {
     const LayerKv& kv = cache.layers()[layer];
     const View qkv = transformer.Qkv(layer, a, kv.shape, from_below);
@@ -152,7 +158,7 @@ View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) 
   transformer.Finish(a, add, a.normed);
   View sampled = arena.Matrix(a.normed.dtype, input.num_samples, config_.hidden);
   GatherRows(*device_, sampled, a.normed, input.sample_rows, input.num_samples);
-  Linear(*device_, w.logits, sampled, weights_.outer[WeightRole::kHead], arena);
+  Linear(*device_, w.logits, sampled, weights.outer[WeightRole::kHead], arena);
   return w.logits;
 }
 

@@ -36,6 +36,7 @@ struct StepInput {
   SeqBatch riders;
   SparseStep* sparse = nullptr;  // of a prefill: how retrieval heads read it; null: densely
   int list_target = 0;           // of sequences that make page lists, in thousandths
+  bool draft_weights = false;    // by the copy of the weights that guesses
   int rows() const { return batch.num_rows + riders.num_rows; }
 };
 
@@ -63,6 +64,10 @@ class Model {
  public:
   static absl::StatusOr<Model> Create(const ModelParts& parts, ModelWeights weights, Device& device,
                                       Communicator& comm);
+
+  // A copy of the weights that only guesses, for steps that ask for it; its embedding becomes the model's own.
+  void AddDraftWeights(ModelWeights weights);
+  bool has_draft_weights() const { return !draft_weights_.layers.empty(); }
 
   // logits [num_samples, this rank's vocabulary] f32, in `arena`, valid until its next step.
   View Forward(const StepInput& input, const KvCache& cache, Arena& arena);
@@ -123,6 +128,7 @@ class Model {
   ModelConfig config_;
   RankShard shard_;
   ModelWeights weights_;
+  ModelWeights draft_weights_;       // no layers: there is no such copy
   std::vector<Exchange> exchanges_;  // [layer]
   int max_entries_ = 0;
   Buffer constants_;                     // frequencies, exchange ids

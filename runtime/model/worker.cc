@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "kernels/row_cuts.h"
 #include "runtime/model/chosen_lists.h"
 #include "runtime/model/sampler.h"
 
@@ -133,6 +134,7 @@ StepInput Worker::Upload(const StepPlan& plan) {
   input.num_mass_rows = static_cast<int>(plan.mass_samples.size());
   input.prefill = prefill;
   input.list_target = plan.list_target;
+  input.draft_weights = plan.draft_weights != 0;
   const auto batch = [&](int first_span, int num_spans, int first_row, int num_rows) {
     SeqBatch b;
     b.spans = reinterpret_cast<const SeqSpan*>(base + device_spans) + first_span;
@@ -179,7 +181,7 @@ void Worker::RunRecorded(StepInput input) {
   // A recorded step serves every length: it must not look at the host's copy of the lengths.
   input.batch.host_spans = nullptr;
   input.batch.max_tokens = limits_.max_tokens;
-  Graph& graph = graphs_[{input.batch.num_seqs, input.batch.may_share, input.batch.visits_lists}];
+  Graph& graph = graphs_[{input.batch.num_seqs, input.batch.may_share, input.batch.visits_lists, input.draft_weights}];
   if (!graph.graph.valid()) {
     // Once directly: libraries choose their algorithms outside the recording. It computes the same step, so nothing is
     // changed by running it again: pages and rings are written with the same values.
@@ -189,6 +191,13 @@ void Worker::RunRecorded(StepInput input) {
   }
   device_->Launch(graph.graph);
   logits_ = graph.logits;
+}
+
+void Worker::RecordBatch(StepInput input) {
+  RunRecorded(input);
+  if (!limits_.lists) return;
+  input.batch.visits_lists = true;
+  RunRecorded(input);
 }
 
 void Worker::RecordGraphs() {
@@ -201,10 +210,10 @@ void Worker::RecordGraphs() {
       if (bucket == 1 && may_share) continue;
       StepInput input = Upload(PadToBucket({}, bucket, cache_.sizes().rings - 1));
       input.batch.may_share = may_share;
-      RunRecorded(input);
-      if (!limits_.lists) continue;
-      input.batch.visits_lists = true;
-      RunRecorded(input);
+      RecordBatch(input);
+      if (!model_.has_draft_weights() || bucket > kExactRows) continue;
+      input.draft_weights = true;
+      RecordBatch(input);
     }
   }
   device_->Synchronize();

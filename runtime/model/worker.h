@@ -62,6 +62,7 @@ class Worker {
   bool Records() const { return device_->is_cuda() && comm_->capturable(); }
   // A step of one row a sequence, from its graph, which is recorded where it is not there yet.
   void RunRecorded(StepInput input);
+  void RecordBatch(StepInput input);
   std::vector<float> GatherLogits(int rows);
 
   Model model_;
@@ -81,7 +82,8 @@ class Worker {
     DeviceGraph graph;
     View logits;
   };
-  std::map<std::tuple<int, bool, bool>, Graph> graphs_;  // by bucket, whether sequences may share pages or visit lists
+  // By bucket, whether sequences may share pages or visit lists, and whether it is by the copy of the weights.
+  std::map<std::tuple<int, bool, bool, bool>, Graph> graphs_;
   Device* device_ = nullptr;
   Communicator* comm_ = nullptr;
 };

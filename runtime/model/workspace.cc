@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "kernels/base/math.h"
+#include "kernels/row_cuts.h"
 #include "runtime/weights/weights_layout.h"
 
 namespace duo {
@@ -34,6 +35,18 @@ StepInput LargestStep(const StepLimits& limits, bool prefill, bool asks_for_mass
   return input;
 }
 
+// Guesses ride in steps of a row a sequence, as many as those that check them may have.
+StepInput LargestGuessStep(StepLimits limits, const SeqSpan* host_spans) {
+  limits.rows = std::min(limits.rows, kExactRows);
+  limits.samples = std::min(limits.samples, kExactRows);
+  StepInput input = LargestStep(limits, false, false, host_spans);
+  input.batch.num_seqs = input.batch.num_rows;
+  input.batch.max_rows = 1;
+  input.batch.visits_lists = limits.lists;
+  input.draft_weights = true;
+  return input;
+}
+
 // As much of the largest chunk as can be is read by page lists, and a block audited.
 SparseStep LargestSparseStep(const StepLimits& limits, const ModelConfig& config) {
   SparseStep step;
@@ -46,8 +59,9 @@ SparseStep LargestSparseStep(const StepLimits& limits, const ModelConfig& config
 
 }  // namespace
 
-absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightFormats& formats, const HeadPlan& heads,
-                                       const KvSizes& sizes, const StepLimits& limits, const Device& device) {
+absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightFormats& formats,
+                                       const WeightFormats* drafts, const HeadPlan& heads, const KvSizes& sizes,
+                                       const StepLimits& limits, const Device& device) {
   const std::unique_ptr<Device> measuring = Device::Measuring(device);
   const std::unique_ptr<Communicator> comm = MakeMeasuringCommunicator(parts.shard.rank, parts.partition.world);
   absl::StatusOr<ModelWeights> weights = LayOutWeights({parts.config, parts.shard, formats}, *measuring);
@@ -68,6 +82,13 @@ absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightForm
   if (limits.lists) {
     StepInput input = LargestStep(limits, false, masses, &span);
     input.batch.visits_lists = input.batch.makes_lists = true;
+    model->Forward(input, *cache, arena);
+  }
+  if (drafts != nullptr) {
+    absl::StatusOr<ModelWeights> copy = LayOutWeights({parts.config, parts.shard, *drafts}, *measuring);
+    if (!copy.ok()) return copy.status();
+    model->AddDraftWeights(*std::move(copy));
+    StepInput input = LargestGuessStep(limits, &span);
     model->Forward(input, *cache, arena);
   }
   if (masses) {

@@ -14,7 +14,9 @@
 namespace duo {
 
 // Arena bytes that steps within the limits need. Of `sizes` the format and the slots count.
-absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightFormats& formats, const HeadPlan& heads,
-                                       const KvSizes& sizes, const StepLimits& limits, const Device& device);
+// drafts: formats of a copy of the weights that guesses; null: there is none.
+absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightFormats& formats,
+                                       const WeightFormats* drafts, const HeadPlan& heads, const KvSizes& sizes,
+                                       const StepLimits& limits, const Device& device);
 
 }  // namespace duo

@@ -14,12 +14,10 @@ class ListedAnswer {
 
   bool made() const { return made_at_ >= 0; }
   // May the row at `position` visit the lists? Not if they are old, or hold everything.
-  bool Serves(int64_t position) const { return made() && position - made_at_ < kDenseEvery && found_.left_out; }
+  bool Serves(int64_t position) const { return Fresh(position) && found_.left_out; }
+  bool Fresh(int64_t position) const { return made() && position - made_at_ < kDenseEvery; }
   // Is it time that the row at `position` makes lists? fewest: pages of a sequence that may have some.
-  bool Due(int64_t position, int64_t fewest) const {
-    const bool old = !made() || position - made_at_ >= kDenseEvery;
-    return old && position / kPageTokens + 1 >= fewest;
-  }
+  bool Due(int64_t position, int64_t fewest) const { return !Fresh(position) && position / kPageTokens + 1 >= fewest; }
   // The row at `position` made lists.
   void Made(int64_t position, const ListsFound& found) {
     made_at_ = position;

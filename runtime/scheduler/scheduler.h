@@ -28,6 +28,7 @@
 
 #include "kernels/base/seconds.h"
 #include "runtime/drafts/drafter.h"
+#include "runtime/drafts/model_guesses.h"
 #include "runtime/drafts/self_drafts.h"
 #include "runtime/files/token_chain.h"
 #include "runtime/scheduler/chunk_time.h"
@@ -64,6 +65,8 @@ struct SchedulerOptions {
   double row_cost = 0.15;
   bool guesses =
       false;  // they also come from rows that visit the lists of `decode`, which no answer is written by then
+  ModelGuesses model_guesses;  // drafts also come from another model; empty: they do not
+  bool draft_weights = false;  // guesses are by a copy of the weights, which is cheap where all is seen, too
   // How long texts are read, and how many heads a model has: layers * KV heads. Where it is on, prompts share nothing:
   // each would otherwise depend on what was there before it.
   PrefillSparsity sparsity;
@@ -325,7 +328,12 @@ class Scheduler {
   void AddDraftRows(Request& request, StepPlan* plan);
   // The model's own (scheduler_guesses.cc).
   bool MayGuess(const Request& r) const { return options_.guesses && MayDraft(r) && r.self.on(); }
+  bool CanGuess(const Request& r, int64_t position) const;
   void PlanGuess(Request& request, int most, Riding* riding);
+  void CheckGuesses(Request& request, int most, Riding* riding);
+  void GuessTogether(int most_rows, Riding* riding);
+  GuessAsked AskedOf(const Request& r) const;
+  void AskModel(int most_rows, Riding* riding);
   void AddGuessRow(Request& request, StepPlan* plan);
   void OnGuessed(Request& request, int32_t token);
   void OnDrafted(Request& request, const StepResult& result, size_t first);

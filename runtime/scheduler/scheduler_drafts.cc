@@ -67,6 +67,8 @@ void Scheduler::PlanDrafts(bool beside_chunk, Riding* riding) {
     riding->samples += count;
     if (count == 0) PlanGuess(*request, most, riding);
   }
+  if (options_.draft_weights) GuessTogether(most_rows, riding);
+  if (options_.model_guesses) AskModel(most_rows, riding);
 }
 
 void Scheduler::AddDraftRows(Request& request, StepPlan* plan) {

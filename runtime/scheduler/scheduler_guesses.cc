@@ -5,10 +5,18 @@
 //
 // Lists are made by those rows (scheduler_lists.cc), every kDenseEvery tokens, while guessing pays.
 #include <algorithm>
+#include <utility>
 
 #include "runtime/scheduler/scheduler.h"
 
 namespace duo {
+
+// May the row at `position` guess? One that sees no less than any other is only worth it by a copy of the weights.
+bool Scheduler::CanGuess(const Request& r, int64_t position) const {
+  if (r.lists.Serves(position)) return true;
+  return options_.draft_weights &&
+         (r.lists.Fresh(position) || position / kPageTokens + 1 < int64_t{options_.list_pages});
+}
 
 // most: drafts that the answer may have in this step. Its row of the step becomes the next guess, or the first of those
 // that check what was guessed; or it stays as it is.
@@ -16,20 +24,85 @@ void Scheduler::PlanGuess(Request& request, int most, Riding* riding) {
   const int64_t length = request.sequence->length;
   const auto count = static_cast<int>(request.guesses.size());
   if (count == 0) {
-    const bool may = MayGuess(request) && request.lists.Serves(length);
+    const bool may = MayGuess(request) && CanGuess(request, length);
     request.guesses_wanted = may ? request.self.Choose(most, step_costs_, guess_cost_) : 0;
   }
   const int wanted = std::min(request.guesses_wanted, most);
-  if (count < wanted && request.lists.Serves(length + count)) {
+  if (count < wanted && CanGuess(request, length + count)) {
     request.guessing = true;
     return;
   }
-  if (count == 0) return;
-  request.drafts.assign(request.guesses.begin(), request.guesses.begin() + std::min(count, most));
+  CheckGuesses(request, most, riding);
+}
+
+// What was guessed becomes drafts of the step, as many as it has room for.
+void Scheduler::CheckGuesses(Request& request, int most, Riding* riding) {
+  const auto checked = std::min(static_cast<int>(request.guesses.size()), most);
+  if (checked == 0) request.guesses_wanted = 0;  // drafts that it has are the text's
+  if (checked > 0) request.drafts.assign(request.guesses.begin(), request.guesses.begin() + checked);
   request.guesses.clear();
-  const auto checked = static_cast<int>(request.drafts.size());
-  riding->Add(length + 1, checked);
+  riding->Add(request.sequence->length + 1, checked);
   riding->samples += checked;
+}
+
+// A copy of the weights is read in place of the weights only by a step in which every row guesses. So answers guess
+// together, and where one of them cannot, none does: in its step the weights are read anyway.
+void Scheduler::GuessTogether(int most_rows, Riding* riding) {
+  const auto guesses = [](const auto& rider) { return rider.first->guessing; };
+  const bool alone = riding->rebuilds.empty() && riding->refeeds.empty();
+  if (alone && std::all_of(riding->requests.begin(), riding->requests.end(), guesses)) return;
+  for (const auto& [request, rows] : riding->requests) {
+    if (!std::exchange(request->guessing, false)) continue;
+    CheckGuesses(*request, most_rows - riding->rows, riding);
+  }
+}
+
+// Its text, as far as it is known here: of an answer beside others, what their common question was may be missing.
+GuessAsked Scheduler::AskedOf(const Request& r) const {
+  GuessAsked asked;
+  asked.answer = r.id;
+  const std::vector<int32_t>& session = r.session->sequence.tokens;
+  const int64_t before = r.sequence->length - static_cast<int64_t>(r.fed);
+  asked.before = std::span(session).first(std::clamp<int64_t>(before, 0, std::ssize(session)));
+  asked.own = r.tokens;
+  asked.draw = {r.params.temperature, r.params.top_p, r.params.seed, r.sequence->length + 1};
+  return asked;
+}
+
+// Answers for which the text has proposed nothing get what another model guesses, where that is expected to pay.
+void Scheduler::AskModel(int most_rows, Riding* riding) {
+  std::vector<Request*> asking;
+  for (const auto& [request, rows] : riding->requests) {
+    if (MayDraft(*request) && request->drafts.empty() && request->self.on()) asking.push_back(request);
+  }
+  if (asking.empty()) return;
+  const int room = (most_rows - riding->rows) / static_cast<int>(asking.size());
+  std::vector<GuessAsked> asked;
+  bool any = false;
+  for (Request* request : asking) {
+    const int64_t answer = request->params.max_new_tokens - request->result.new_tokens - 1;
+    const int most = static_cast<int>(std::min<int64_t>({answer, room, options_.drafts}));
+    asked.push_back(AskedOf(*request));
+    asked.back().wanted = request->self.Choose(most, step_costs_, guess_cost_);
+    any |= asked.back().wanted > 0;
+  }
+  if (!any) return;
+  const Clock::time_point start = Clock::now();
+  ModelGuessed guessed = options_.model_guesses(asked);
+  const double seconds = SecondsSince(start);
+  stats_.busy_seconds += seconds;
+  stats_.guess_steps += guessed.steps;
+  if (options_.measured && !guessed.read && guessed.steps > 0)
+    guess_cost_.Measured(seconds / guessed.steps, step_costs_.one());
+  for (size_t i = 0; i < asking.size(); ++i) {
+    Request& request = *asking[i];
+    request.drafts = std::move(guessed.tokens[i]);
+    const auto count = static_cast<int>(request.drafts.size());
+    request.guesses_wanted = count;
+    request.result.guess_steps += count;
+    riding->Add(request.sequence->length + 1, count);
+    riding->samples += count;
+  }
 }
 
 void Scheduler::AddGuessRow(Request& request, StepPlan* plan) {

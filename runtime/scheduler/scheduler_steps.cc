@@ -275,6 +275,8 @@ bool Scheduler::Next(StepPlan* plan) {
   }
   mass_samples_ = plan->mass_samples;
   PlanLists(plan);
+  const auto guess = [](const Part& part) { return part.guesses; };
+  plan->draft_weights = options_.draft_weights && std::all_of(parts_.begin(), parts_.end(), guess) ? 1 : 0;
   return true;
 }
 

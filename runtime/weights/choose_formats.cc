@@ -119,4 +119,26 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
   return formats;
 }
 
+absl::StatusOr<WeightFormats> ChooseDraftFormats(const ModelConfig& config, const WeightFormats& served,
+                                                 int most_group) {
+  bool int4 = served.matrices == DType::kI4;
+  for (const auto& [which, format] : served.kept) int4 |= format.type == DType::kI4;
+  if (int4) {
+    return absl::InvalidArgumentError(
+        "--draft-weights int4: the weights that answers are drawn with are int4 themselves, so that a copy would guess "
+        "no faster; leave it off");
+  }
+  WeightFormats formats;
+  formats.matrices = formats.vocabulary = DType::kI4;
+  formats.int4_group = std::min(config.hidden < 2048 ? 32 : 128, most_group);
+  formats.without_embedding = true;
+  for (const HeldWeight& held : AllWeights(config)) {
+    if (held.is_vector() || held.record->never_coded || Int4Group(held.unit, formats.int4_group) > 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat("--draft-weights int4: int4 needs columns in multiples of 32, but ",
+                                                   held.tensors[0].name, " is cut at multiples of ",
+                                                   std::min<int64_t>(held.unit, most_group), "; leave it off"));
+  }
+  return formats;
+}
+
 }  // namespace duo

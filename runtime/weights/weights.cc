@@ -2,7 +2,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/weights/families.h"
-#include "runtime/weights/held_weights.h"
 #include "runtime/weights/matrix_loader.h"
 #include "runtime/weights/quantize.h"
 #include "runtime/weights/weights_layout.h"
@@ -77,7 +76,7 @@ absl::StatusOr<ModelWeights> LoadWeights(const SafetensorsModel& files, const We
   absl::StatusOr<ModelWeights> weights = LayOutWeights(share, device);
   if (!weights.ok()) return weights.status();
   MatrixLoader loader(device, comm, progress, weights->storage.size());
-  for (const HeldWeight& held : HeldWeights(share.config, share.shard)) {
+  for (const HeldWeight& held : WeightsOf(share)) {
     const WeightSet& set = held.layer < 0 ? weights->outer : weights->layers[held.layer];
     absl::Status s;
     if (held.is_vector()) {

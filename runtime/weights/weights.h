@@ -40,6 +40,7 @@ struct WeightFormats {
   // Of a file whose tensors have types of their own: the weights that keep their codes, by layer (-1: the model's) and
   // role. They have these formats instead of the ones above.
   std::map<std::pair<int, WeightRole>, CodeFormat> kept;
+  bool without_embedding = false;  // an embedding that is no head as well is left out: whoever loads has one
   std::string note;  // what came quantised and is not kept as it is stored, a sentence for the user; or empty
 };
 
@@ -69,6 +70,12 @@ struct WeightShare {
   const RankShard& shard;
   const WeightFormats& formats;
 };
+
+// Of a copy of these weights that only guesses (runtime/drafts/self_drafts.h): matrices and vocabulary head are int4
+// with groups of at most most_group columns. It has no embedding of its own: of that a row is read, whatever its
+// format. Fails where a copy would bring nothing, or a matrix has no int4.
+absl::StatusOr<WeightFormats> ChooseDraftFormats(const ModelConfig& config, const WeightFormats& served,
+                                                 int most_group);
 
 // Bytes that the share takes, alignment included.
 int64_t WeightBytes(const WeightShare& share);

@@ -61,7 +61,7 @@ class Layout {
 ModelWeights LayOut(const WeightShare& share, Layout& layout) {
   ModelWeights weights;
   weights.layers.resize(share.config.layers);
-  for (const HeldWeight& held : HeldWeights(share.config, share.shard)) {
+  for (const HeldWeight& held : WeightsOf(share)) {
     WeightSet& set = held.layer < 0 ? weights.outer : weights.layers[held.layer];
     const auto at = static_cast<size_t>(held.role());
     if (held.is_vector()) {
@@ -78,6 +78,13 @@ ModelWeights LayOut(const WeightShare& share, Layout& layout) {
 }
 
 }  // namespace
+
+std::vector<HeldWeight> WeightsOf(const WeightShare& share) {
+  std::vector<HeldWeight> held = HeldWeights(share.config, share.shard);
+  if (!share.formats.without_embedding || share.config.tie_embeddings) return held;
+  std::erase_if(held, [](const HeldWeight& h) { return h.role() == WeightRole::kEmbedding; });
+  return held;
+}
 
 int64_t WeightBytes(const WeightShare& share) {
   Layout layout(nullptr, share.formats);

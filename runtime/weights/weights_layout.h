@@ -2,11 +2,17 @@
 // who fill them (weights.cc, weights_random.cc) and those who measure (runtime/model/workspace.cc).
 #pragma once
 
+#include <vector>
+
+#include "runtime/weights/held_weights.h"
 #include "runtime/weights/weights.h"
 
 namespace duo {
 
 // Memory for all weights of the share; every weight points into `storage`, whose bytes are as allocated.
 absl::StatusOr<ModelWeights> LayOutWeights(const WeightShare& share, Device& device);
+
+// HeldWeights of what the share has.
+std::vector<HeldWeight> WeightsOf(const WeightShare& share);
 
 }  // namespace duo

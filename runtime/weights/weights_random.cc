@@ -2,7 +2,6 @@
 
 #include "kernels/base/splitmix64.h"
 #include "kernels/random_fill.h"
-#include "runtime/weights/held_weights.h"
 #include "runtime/weights/weights_layout.h"
 
 namespace duo {
@@ -68,7 +67,7 @@ absl::StatusOr<ModelWeights> RandomWeights(const WeightShare& share, Device& dev
   absl::StatusOr<ModelWeights> weights = LayOutWeights(share, device);
   if (!weights.ok()) return weights;
   const RankShard& shard = share.shard;
-  for (const HeldWeight& held : HeldWeights(share.config, shard)) {
+  for (const HeldWeight& held : WeightsOf(share)) {
     const WeightSet& set = held.layer < 0 ? weights->outer : weights->layers[held.layer];
     if (held.is_vector()) {
       FillFloats(device, const_cast<float*>(set.vector(held.role())), held.rows, 1.0f);

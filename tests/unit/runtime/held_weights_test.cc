@@ -7,6 +7,7 @@
 #include "runtime/weights/families.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/weights.h"
+#include "runtime/weights/weights_layout.h"
 
 namespace duo {
 namespace {
@@ -185,6 +186,27 @@ TEST(HeldWeights, BytesAreThoseOfTheFormats) {
   formats.matrices = DType::kI8;
   const int64_t codes = WeightBytes({config, shards[0], formats});
   EXPECT_NEAR(static_cast<double>(f32 - codes), 3.0 * TokenMatrixElements(config), 64.0 * 256);
+}
+
+TEST(HeldWeights, ACopyWithoutItsEmbeddingHasAHead) {
+  ModelConfig config = ConfigOf(kSmall);
+  const RankShard shard = ShardsOf(config, 1)[0];
+  WeightFormats formats;
+  formats.matrices = formats.vocabulary = DType::kF32;
+  for (const bool tied : {false, true}) {
+    config.tie_embeddings = tied;
+    const WeightShare share = {config, shard, formats};
+    const int64_t all = WeightBytes(share);
+    WeightFormats copy = formats;
+    copy.without_embedding = true;
+    const int64_t embedding = 4 * int64_t{config.vocab} * config.hidden;
+    EXPECT_NEAR(static_cast<double>(all - WeightBytes({config, shard, copy})), tied ? 0.0 : embedding, 256.0);
+    const auto device = Device::Cpu(1);
+    const absl::StatusOr<ModelWeights> made = LayOutWeights({config, shard, copy}, *device);
+    ASSERT_TRUE(made.ok()) << made.status();
+    EXPECT_EQ(made->outer[WeightRole::kHead].rows, config.vocab);
+    EXPECT_EQ(made->outer[WeightRole::kEmbedding].rows, tied ? config.vocab : 0);
+  }
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <map>
 #include <random>
 #include <set>
+#include <utility>
 
 #include "kernels/base/splitmix64.h"
 #include "kernels/row_cuts.h"
@@ -30,6 +31,8 @@ class HandMadeModel {
   HandMadeModel(const KvSizes& sizes, int slack)
       : slots_(kSink + kRecent + 1 + slack), slack_(slack), pages_(sizes.pages), rings_(sizes.rings, Ring(slots_)) {}
 
+  int64_t guessed_by_copy = 0;  // rows
+
   StepResult Execute(const StepPlan& plan) {
     const int32_t* ids = plan.table_ids.data();
     for (const TableWrite& write : plan.table_writes) {
@@ -45,9 +48,12 @@ class HandMadeModel {
     StepResult result;
     for (const SeqSpan& span : plan.spans) {
       Read(span, plan, &seen);
-      if (span.list_use == ListUse::kVisit) {  // which sees less, and so something else now and then, or no number
+      EXPECT_TRUE(plan.draft_weights == 0 || span.num_rows == 1);
+      if (plan.draft_weights != 0) ++guessed_by_copy;
+      if (span.list_use == ListUse::kVisit ||
+          plan.draft_weights != 0) {  // which sees less, and so something else now and then, or no number
         EXPECT_EQ(span.num_rows, 1);
-        EXPECT_EQ(listed_.count(span.list), 1);
+        EXPECT_TRUE(span.list_use != ListUse::kVisit || listed_.count(span.list) == 1);
         uint64_t& one = seen[span.first_row];
         if (SplitMix64(one) % 16 == 1) broken.insert(span.first_row);
         if (SplitMix64(one) % 4 == 0) one = SplitMix64(one + 1);
@@ -66,6 +72,24 @@ class HandMadeModel {
     return result;
   }
 
+  // What a model guesses that sees the last two tokens alone; now and then it is still reading.
+  static ModelGuessed Guess(std::span<const GuessAsked> asked) {
+    ModelGuessed guessed;
+    for (const GuessAsked& a : asked) {
+      std::vector<int32_t>& tokens = guessed.tokens.emplace_back();
+      EXPECT_LE(a.size(), a.draw.position);
+      if (a.draw.position % 7 == 0) continue;
+      int32_t last = a.at(a.size() - 1), before = a.size() > 1 ? a.at(a.size() - 2) : -1;
+      SampleParams draw = a.draw;
+      for (int i = 0; i < a.wanted; ++i, ++draw.position) {
+        tokens.push_back(static_cast<int32_t>(Draw(draw, Near(last, before)) % kVocab));
+        before = std::exchange(last, tokens.back());
+      }
+      guessed.steps = std::max(guessed.steps, a.wanted);
+    }
+    return guessed;
+  }
+
  private:
   using Page = std::array<int32_t, kPageTokens>;
   struct Slot {
@@ -76,6 +100,12 @@ class HandMadeModel {
 
   int32_t& Stored(int table, int64_t position) {
     return pages_[tables_[table].at(position / kPageTokens)][position % kPageTokens];
+  }
+
+  // before: -1 where there is none.
+  static uint64_t Near(int32_t last, int32_t before) {
+    const auto near = static_cast<uint64_t>(last % 6);
+    return SplitMix64(before < 0 ? near : near * 64 + static_cast<uint64_t>(before % 6));
   }
 
   // What each row attends to, as one number.
@@ -98,10 +128,8 @@ class HandMadeModel {
         EXPECT_EQ(slot.token, Stored(span.table, j));
       }
       // Mostly what follows from the last two tokens, so that texts repeat themselves, sometimes from all of them.
-      uint64_t near = 0;
-      for (int back = 0; back < 2 && p >= back; ++back)
-        near = near * 64 + static_cast<uint64_t>(Stored(span.table, p - back) % 6);
-      (*seen)[span.first_row + p - span.history] = all % 9 == 0 ? all : SplitMix64(near);
+      const uint64_t near = Near(Stored(span.table, p), p > 0 ? Stored(span.table, p - 1) : -1);
+      (*seen)[span.first_row + p - span.history] = all % 9 == 0 ? all : near;
     }
     for (int64_t p = span.history; p < end; ++p) {
       if (p >= kSink && p < end - (slots_ - kSink)) continue;
@@ -109,10 +137,12 @@ class HandMadeModel {
     }
   }
 
-  static int32_t Draw(const StepPlan& plan, size_t sample, uint64_t seen) {
-    const SampleParams& p = plan.samples[sample];
+  static uint64_t Draw(const SampleParams& p, uint64_t seen) {
     const uint64_t noise = p.temperature > 0 ? SplitMix64(p.seed ^ SplitMix64(static_cast<uint64_t>(p.position))) : 0;
-    uint64_t draw = noise % 4 == 1 ? noise : seen;
+    return noise % 4 == 1 ? noise : seen;
+  }
+  static int32_t Draw(const StepPlan& plan, size_t sample, uint64_t seen) {
+    uint64_t draw = Draw(plan.samples[sample], seen);
     std::set<int32_t> banned;
     for (const SampleRule& rule : plan.rules) {
       if (rule.sample != static_cast<int32_t>(sample)) continue;
@@ -143,12 +173,16 @@ struct Answer {
   bool done = false, cancelled = false;
 };
 
+// Where drafts come from besides the text: nowhere, from rows that visit lists, or from a copy of the weights, too, or
+// from another model.
+enum class Guesses { kNone, kLists, kCopy, kModel };
+
 class Side {
  public:
-  explicit Side(int drafts, bool guesses = false)
+  explicit Side(int drafts, Guesses guesses = Guesses::kNone)
       : scheduler(Options(drafts, guesses), Sizes(), true, false), model(Sizes(), drafts) {}
 
-  static SchedulerOptions Options(int drafts, bool guesses) {
+  static SchedulerOptions Options(int drafts, Guesses from) {
     SchedulerOptions options;
     options.chunk = 100;
     options.max_batch = 16;
@@ -160,8 +194,10 @@ class Side {
     options.prefix_least = 16;
     options.drafts = drafts;
     options.row_cost = 0.01;
-    options.guesses = guesses;
-    if (guesses) {
+    options.guesses = from == Guesses::kLists || from == Guesses::kCopy;
+    if (from == Guesses::kModel) options.model_guesses = HandMadeModel::Guess;
+    options.draft_weights = from == Guesses::kCopy;
+    if (options.guesses) {
       options.decode.target = 900;
       options.heads = 1;
       options.lists = 3;  // fewer than answers
@@ -182,7 +218,7 @@ class Side {
     StepPlan plan;
     if (!scheduler.Next(&plan)) return false;
     const auto visits = [](const SeqSpan& span) { return span.list_use == ListUse::kVisit; };
-    const bool little = std::all_of(plan.spans.begin(), plan.spans.end(), visits);
+    const bool little = plan.draft_weights != 0 || std::all_of(plan.spans.begin(), plan.spans.end(), visits);
     scheduler.Complete(model.Execute(plan), (little ? 0.002 : 0.01) + 0.0001 * static_cast<double>(plan.tokens.size()));
     return true;
   }
@@ -210,10 +246,12 @@ class Side {
 // Calls that both sides get, one round after the other; after each round both rest and are compared.
 class Calls {
  public:
-  Calls(uint64_t seed, bool guesses) : rng_(static_cast<unsigned>(seed)), plain_(0), drafting_(kMostDrafts, guesses) {}
+  Calls(uint64_t seed, Guesses guesses)
+      : rng_(static_cast<unsigned>(seed)), plain_(0), drafting_(kMostDrafts, guesses) {}
 
   int asked() const { return asked_; }
   int64_t accepted() const { return drafting_.scheduler.stats().accepted_tokens; }
+  int64_t guessed_by_copy() const { return drafting_.model.guessed_by_copy; }
   int64_t guess_steps() const { return drafting_.scheduler.stats().guess_steps; }
   // Of all of them, or, where guesses take steps of their own, of those that tokens were drawn in.
   int64_t saved_steps() const {
@@ -380,12 +418,13 @@ class Calls {
   int asked_ = 0;
 };
 
-void ExpectAnswersAreThoseWithout(bool guesses, int seeds) {
+void ExpectAnswersAreThoseWithout(Guesses from, int seeds) {
+  const bool guesses = from != Guesses::kNone;
   int asked = 0;
-  int64_t accepted = 0, saved = 0, guessed = 0;
+  int64_t accepted = 0, saved = 0, guessed = 0, by_copy = 0;
   for (uint64_t seed = FirstSeed(0); seed < FirstSeed(0) + seeds; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
-    Calls calls(seed, guesses);
+    Calls calls(seed, from);
     for (int round = 0; round < 12; ++round) {
       ASSERT_NO_FATAL_FAILURE(calls.Round()) << "round " << round;
       if (testing::Test::HasFailure()) return;
@@ -395,6 +434,7 @@ void ExpectAnswersAreThoseWithout(bool guesses, int seeds) {
     accepted += calls.accepted();
     saved += calls.saved_steps();
     guessed += calls.guess_steps();
+    by_copy += calls.guessed_by_copy();
   }
   std::printf("%d answers compared; %lld drafts accepted, %lld guessed by rows that visit lists, %lld steps saved\n",
               asked, static_cast<long long>(accepted), static_cast<long long>(guessed), static_cast<long long>(saved));
@@ -403,11 +443,24 @@ void ExpectAnswersAreThoseWithout(bool guesses, int seeds) {
   EXPECT_GT(2 * saved, 25 * seeds);
   EXPECT_EQ(guessed > 12 * seeds, guesses) << guessed;
   EXPECT_EQ(guessed > 0, guesses);
+  EXPECT_EQ(by_copy, from == Guesses::kCopy ? guessed : 0);  // no guess rides where the weights are read
 }
 
-TEST(SchedulerDrafts, AnswersAreThoseWithoutDraftsWhateverIsAsked) { ExpectAnswersAreThoseWithout(false, Scaled(40)); }
+TEST(SchedulerDrafts, AnswersAreThoseWithoutDraftsWhateverIsAsked) {
+  ExpectAnswersAreThoseWithout(Guesses::kNone, Scaled(40));
+}
 
-TEST(SchedulerDrafts, AnswersAreThoseWithoutGuessesOfTheModelsOwn) { ExpectAnswersAreThoseWithout(true, Scaled(20)); }
+TEST(SchedulerDrafts, AnswersAreThoseWithoutGuessesOfTheModelsOwn) {
+  ExpectAnswersAreThoseWithout(Guesses::kLists, Scaled(20));
+}
+
+TEST(SchedulerDrafts, AnswersAreThoseWithoutGuessesOfAnotherModel) {
+  ExpectAnswersAreThoseWithout(Guesses::kModel, Scaled(20));
+}
+
+TEST(SchedulerDrafts, AnswersAreThoseWithoutGuessesByACopyOfTheWeights) {
+  ExpectAnswersAreThoseWithout(Guesses::kCopy, Scaled(20));
+}
 
 TEST(SchedulerDrafts, OffPlansNoDraftRows) {
   Side side(0);

@@ -16,6 +16,8 @@ StepPlan Sample() {
   plan.positions = {100, 101, 102};
   plan.row_seq = {0, 0, 0};
   plan.spans = {{0, 3, 100, 1, 1, 2, 50, 1}};
+  plan.list_target = 980;
+  plan.draft_weights = 1;
   plan.sample_rows = {2};
   plan.samples = {{0.5f, 0.9f, 77, 103}};
   plan.rules = {{0, 40, 0.1f, 0, 1, 0, 5, -1}};
@@ -32,6 +34,8 @@ TEST(StepPlan, ComesBackWholeFromItsBytes) {
   ASSERT_TRUE(parsed.ok());
   EXPECT_EQ(Serialize(*parsed), bytes);
   EXPECT_EQ(parsed->spans[0].ring_begin, 50);
+  EXPECT_EQ(parsed->list_target, 980);
+  EXPECT_EQ(parsed->draft_weights, 1);
   EXPECT_EQ(parsed->samples[0].seed, 77u);
   EXPECT_EQ(parsed->rules[0].scores, 5);
   EXPECT_EQ(parsed->edits[0].divide, 1.5f);
