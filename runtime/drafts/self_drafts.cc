@@ -31,11 +31,13 @@ int SelfDrafts::Choose(int most, const StepCosts& costs, const GuessCost& guess)
   }
   if (chosen > 0) {
     poor_ = 0;
+    rest_ = kRest;
     return chosen;
   }
   if (++poor_ <= kTries) return std::min(most, kTried);
   poor_ = 0;
-  resting_ = kRest;
+  resting_ = rest_;
+  rest_ = std::min(2 * rest_, kLongestRest);
   return 0;
 }
 

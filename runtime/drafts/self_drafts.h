@@ -31,15 +31,16 @@ class SelfDrafts {
   int Choose(int most, const StepCosts& costs, const GuessCost& guess);
   // Of so many guesses the first `right` were.
   void Learn(int guessed, int right);
-  void Rest() { resting_ = kRest; }
+  void Rest() { resting_ = rest_; }
   // So many tokens were drawn.
   void Drawn(int64_t tokens) { resting_ = resting_ > tokens ? resting_ - tokens : 0; }
 
  private:
   static constexpr int kTries = 3;       // rounds that do not pay before it rests
-  static constexpr int64_t kRest = 256;  // tokens
+  static constexpr int64_t kRest = 256, kLongestRest = 16 * kRest;  // tokens; twice as many after each rest in vain
   double odds_ = 0.8;                    // that a guess behind right ones is right
   int poor_ = 0;                         // rounds that did not pay, one after another
+  int64_t rest_ = kRest;
   int64_t resting_ = 0;                  // tokens that are to be drawn before it is tried again
 };
 

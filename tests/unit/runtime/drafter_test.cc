@@ -131,6 +131,7 @@ TEST(SelfDrafts, RestWhereTheyDoNotPay) {
   EXPECT_GT(RateWithGuesses(1, 1, 5000), 0.98);
   EXPECT_GT(RateWithGuesses(0.9, 0.8, 5000), 0.98);
   EXPECT_GT(RateWithGuesses(0.4, 0.2, 5000), 0.98);
+  EXPECT_GT(RateWithGuesses(1.5, 0.3, 5000), 0.98);  // by a model that is dearer than the one that answers
 }
 
 }  // namespace
