@@ -128,6 +128,12 @@ absl::StatusOr<WeightFormats> ChooseDraftFormats(const ModelConfig& config, cons
         "--draft-weights int4: the weights that answers are drawn with are int4 themselves, so that a copy would guess "
         "no faster; leave it off");
   }
+  if (most_group < 32) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--draft-weights int4: int4 needs columns in multiples of 32, but over so many ranks this model's "
+                     "MLPs are cut at multiples of ",
+                     most_group, "; leave it off"));
+  }
   WeightFormats formats;
   formats.matrices = formats.vocabulary = DType::kI4;
   formats.int4_group = std::min(config.hidden < 2048 ? 32 : 128, most_group);
@@ -135,8 +141,8 @@ absl::StatusOr<WeightFormats> ChooseDraftFormats(const ModelConfig& config, cons
   for (const HeldWeight& held : AllWeights(config)) {
     if (held.is_vector() || held.record->never_coded || Int4Group(held.unit, formats.int4_group) > 0) continue;
     return absl::InvalidArgumentError(absl::StrCat("--draft-weights int4: int4 needs columns in multiples of 32, but ",
-                                                   held.tensors[0].name, " is cut at multiples of ",
-                                                   std::min<int64_t>(held.unit, most_group), "; leave it off"));
+                                                   held.tensors[0].name, " has pieces of ", held.unit,
+                                                   "; leave it off"));
   }
   return formats;
 }
