@@ -2,13 +2,15 @@
 """What drafts bring: tokens a second and tokens a step with `--speculate off`, `text` and `self`, by kind of work.
 
     drafts.py --duo build/duo --smollm2 DIR [--only KIND].. [--rounds 3] [--answers 4] [--device cpu] [--out FILE.json]
+              [--model DIR --draft-model DIR] [--int4]
 
 DIR is what launcher/demo/unpack_smollm2.py makes. Kinds of work: SmolLM2 repeats a passage (quote), answers questions about a
 text (question), also one behind a text that is long enough for page lists (long), and continues prose at temperature 0.8
 (prose); needle-6m, which is in the tree, answers questions on 32,000 tokens (needle). The modes take turns, so that all meet
 the same machine, and their answers must be the same to the last token: exits with 1 where they are not. On a CPU rates are by
 processor time, so that others on the machine count for little. Of the passages only those count that were repeated word for
-word; answers that end in a loop are counted as work of their own. With --out a kind that is not run stays as it was.
+word; answers that end in a loop are counted as work of their own. --model is asked in SmolLM2's place. --draft-model adds a mode
+`model`, of guesses by that one, and --int4 a mode `int4`, which is `self` with --draft-weights int4. With --out a kind that is not run stays as it was.
 """
 
 import argparse
@@ -33,11 +35,15 @@ PROSE = ["The lighthouse keeper had not spoken to anyone for eleven days when th
          "The last train of the day was late again, and on the platform stood only a woman with a blue suitcase.",
          "In the village they said that the old miller could hear the river change its mind."]
 KINDS = ["quote", "question", "long", "prose", "needle"]
-MODES = ("off", "text", "self")
+MODES = ["off", "text", "self"]
+INT4 = ["--speculate", "self", "--draft-weights", "int4"]
 
 
 def generate(options, mode, arguments):
-    command = [options.duo, "generate", "--json", "--device", options.device, "--speculate", mode] + arguments
+    flags = INT4 if mode == "int4" else ["--speculate", mode]
+    if mode == "model":
+        flags += ["--draft-model", options.draft_model]
+    command = [options.duo, "generate", "--json", "--device", options.device] + flags + arguments
     if options.threads:
         command += ["--threads", str(options.threads)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -170,19 +176,24 @@ def main():
     parser.add_argument("--quote-bytes", type=int, default=300)
     parser.add_argument("--long-bytes", type=int, default=22000)
     parser.add_argument("--needle-tokens", type=int, default=32000)
+    parser.add_argument("--model", help="instead of SmolLM2 itself")
+    parser.add_argument("--draft-model")
+    parser.add_argument("--int4", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out")
     options = parser.parse_args()
     options.only = options.only or KINDS
+    modes = MODES + ["int4"] * options.int4 + ["model"] * bool(options.draft_model)
+    options.smollm2 = options.model or options.smollm2
     kinds, differ, device, notes = {}, [], "", {}
     with tempfile.TemporaryDirectory() as folder:
         for kind, arguments in works(options, folder, notes):
             first = None
             for turn in range(options.rounds):
                 rates = {}
-                for at in range(len(MODES)):
-                    mode = MODES[(turn + at) % len(MODES)]
+                for at in range(len(modes)):
+                    mode = modes[(turn + at) % len(modes)]
                     answer = generate(options, mode, arguments)
                     device = answer["device"]
                     first = first or answer
