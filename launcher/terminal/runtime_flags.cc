@@ -138,8 +138,8 @@ void AddSpeculateFlag(CLI::App& command, RuntimeFlags& f) {
       ->capture_default_str();
   command
       .add_option("--draft-weights", f.draft_weights,
-                  "What the model guesses with under --speculate self. int4: a copy of its weights, which takes a "
-                  "quarter of 16-bit weights' memory beside them, and with which it also guesses behind short texts; "
+                  "What the model guesses with under --speculate self. int4: a copy of its weights, which takes "
+                  "about 0.3 of 16-bit weights' memory beside them, and with which it also guesses behind short texts; "
                   "served: the weights that answers are drawn with")
       ->check(CLI::IsMember({"served", "int4"}))
       ->capture_default_str();

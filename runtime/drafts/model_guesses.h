@@ -16,6 +16,7 @@ struct GuessAsked {
   std::span<const int32_t> before, own;  // its text so far, in two pieces; the second is not empty
   SampleParams draw;                     // of the next token; those behind it differ in their position alone
   int wanted = 0;                        // tokens; 0: none now, but what is known of its text is still of use
+  int64_t read = INT64_MAX;  // tokens before the next one that are worth reading for it, where none were read
   int64_t size() const { return static_cast<int64_t>(before.size() + own.size()); }
   int32_t at(int64_t i) const {
     const auto shared = static_cast<int64_t>(before.size());

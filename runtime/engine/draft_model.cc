@@ -159,12 +159,12 @@ int DraftModel::TextFor(const GuessAsked& asked) {
   Text& text = texts_[best];
   text.answer = asked.answer;
   text.used = calls_;
-  const int64_t same = agreed(text), size = asked.size();
+  const int64_t same = agreed(text), size = asked.size(), window = std::clamp<int64_t>(asked.read, kExactRows, window_);
   text.fed.resize(std::max<int64_t>(same, 0));
   const bool goes_on =
-      same > 0 && size - text.start + asked.wanted <= limits_.max_tokens && size - text.start - same <= window_;
+      same > 0 && size - text.start + asked.wanted <= limits_.max_tokens && size - text.start - same <= window;
   if (goes_on) return best;
-  text.start = std::max<int64_t>(0, size - window_);
+  text.start = std::max<int64_t>(0, size - window);
   text.fed.clear();
   return best;
 }

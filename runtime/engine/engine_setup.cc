@@ -295,6 +295,7 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.decode = s.guesses ? DecodeSparsity{options.guess_target} : options.decode_sparsity;
   s.draft_weights = options.int4_drafts;
   if (draft_model != nullptr) {
+    s.guess_read_cost = device->is_cuda() ? 1.0 / kMaxDecodeRows : 0.5;
     s.model_guesses = [this](std::span<const GuessAsked> asked) { return draft_model->Guess(asked, config.vocab); };
   }
   s.lists = sizes.lists;

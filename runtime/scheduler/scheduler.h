@@ -65,8 +65,9 @@ struct SchedulerOptions {
   double row_cost = 0.15;
   bool guesses =
       false;  // they also come from rows that visit the lists of `decode`, which no answer is written by then
-  ModelGuesses model_guesses;  // drafts also come from another model; empty: they do not
-  bool draft_weights = false;  // guesses are by a copy of the weights, which is cheap where all is seen, too
+  ModelGuesses model_guesses;    // drafts also come from another model; empty: they do not
+  double guess_read_cost = 0.5;  // what a token costs that it reads, in guesses
+  bool draft_weights = false;    // guesses are by a copy of the weights, which is cheap where all is seen, too
   // How long texts are read, and how many heads a model has: layers * KV heads. Where it is on, prompts share nothing:
   // each would otherwise depend on what was there before it.
   PrefillSparsity sparsity;

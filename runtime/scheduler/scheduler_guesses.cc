@@ -10,6 +10,14 @@
 #include "runtime/scheduler/scheduler.h"
 
 namespace duo {
+namespace {
+
+// Of the steps that an answer may still take another model may spend so much on reading its text, and so many at most
+// are counted on: answers end before they must.
+constexpr double kReadShare = 0.03;
+constexpr int64_t kForetold = 512;
+
+}  // namespace
 
 // May the row at `position` guess? One that sees no less than any other is only worth it by a copy of the weights.
 bool Scheduler::CanGuess(const Request& r, int64_t position) const {
@@ -83,6 +91,10 @@ void Scheduler::AskModel(int most_rows, Riding* riding) {
     const int64_t answer = request->params.max_new_tokens - request->result.new_tokens - 1;
     const int most = static_cast<int>(std::min<int64_t>({answer, room, options_.drafts}));
     asked.push_back(AskedOf(*request));
+    if (options_.measured) {
+      const double cost = guess_cost_.ratio() * options_.guess_read_cost;
+      asked.back().read = static_cast<int64_t>(kReadShare * static_cast<double>(std::min(answer, kForetold)) / cost);
+    }
     asked.back().wanted = request->self.Choose(most, step_costs_, guess_cost_);
     any |= asked.back().wanted > 0;
   }

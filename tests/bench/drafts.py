@@ -2,7 +2,7 @@
 """What drafts bring: tokens a second and tokens a step with `--speculate off`, `text` and `self`, by kind of work.
 
     drafts.py --duo build/duo --smollm2 DIR [--only KIND].. [--rounds 3] [--answers 4] [--device cpu] [--out FILE.json]
-              [--model DIR --draft-model DIR] [--int4]
+              [--model DIR --draft-model DIR] [--int4] [--weights bf16]
 
 DIR is what launcher/demo/unpack_smollm2.py makes. Kinds of work: SmolLM2 repeats a passage (quote), answers questions about a
 text (question), also one behind a text that is long enough for page lists (long), and continues prose at temperature 0.8
@@ -44,6 +44,8 @@ def generate(options, mode, arguments):
     if mode == "model":
         flags += ["--draft-model", options.draft_model]
     command = [options.duo, "generate", "--json", "--device", options.device] + flags + arguments
+    if options.weights:
+        command += ["--weights", options.weights]
     if options.threads:
         command += ["--threads", str(options.threads)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -179,6 +181,7 @@ def main():
     parser.add_argument("--model", help="instead of SmolLM2 itself")
     parser.add_argument("--draft-model")
     parser.add_argument("--int4", action="store_true")
+    parser.add_argument("--weights", help="of the model that answers; else as stored")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out")
@@ -211,6 +214,8 @@ def main():
         with open(options.out, encoding="utf-8") as file:
             results = json.load(file)
     made = {"version": version[0], "commit": version[1], "device": device, "threads": options.threads, "rounds": options.rounds,
+            **({"weights": options.weights} if options.weights else {}),
+            **({"draft_model": os.path.basename(options.draft_model)} if options.draft_model else {}),
             "rates": "tokens over processor seconds from the first token on, medians and sums of modes in turns"}
     for name, kind in kinds.items():
         results["kinds"][name] = {**kind.found(), **made, **(notes if name.startswith("quote") else {}),
