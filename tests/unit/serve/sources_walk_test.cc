@@ -55,7 +55,7 @@ class SourcesWalk : public Tails {
   // text, because it came so or was cut inside a character, tokens are found as nearly as can be. Returns the map.
   SourceMap Check(const SentSession& session, const std::string& left) {
     const bool well_formed = ReplaceInvalidUtf8(left) == left;
-    const SourceMap map(tokenizer_, session.sent, session.tokens);
+    SourceMap map(tokenizer_, session.sent, session.tokens);
     EXPECT_EQ(session.sent.text, left);
     int64_t at = 0;
     for (int64_t t = 0; t < map.tokens(); ++t) {
