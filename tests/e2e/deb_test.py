@@ -111,7 +111,7 @@ class Root:
             self.run("apt-get", "install", "-y", "-q", "ccache")
 
     def run(self, *words, **options):
-        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8",
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LANG": "C.UTF-8",
                **{name: value for name, value in os.environ.items()
                   if name.lower().endswith("_proxy") or name.startswith(("CCACHE_", "CMAKE_"))}}
         return run(*self.command(*words), env=env, **options)
@@ -213,7 +213,8 @@ def check_removal(root, checks):
     root.run("apt-get", "purge", "-y", "-q", "duo")
     left = [name for name in files if os.path.lexists(root.path + name)]
     checks.expect(not left, f"left after a purge: {left}")
-    found = root.run("find", "/", "-xdev", "-name", "*duo*", "-not", "-path", "/proc/*", "-not", "-path", "/tmp/*").stdout.split()
+    elsewhere = [word for place in ("/proc/*", "/tmp/*", CLONE + "*") for word in ("-not", "-path", place)]
+    found = root.run("find", "/", "-xdev", "-name", "*duo*", *elsewhere).stdout.split()
     found = [name for name in found if not name.startswith(("/var/lib/duo", "/etc/duo/secrets", "/var/cache/apt"))]
     checks.expect(set(found) <= {"/etc/duo"}, f"left besides state and secrets: {found}")
     checks.expect(os.path.exists(root.path + "/var/lib/duo/sessions/book/manifest"), "what was saved stays")
