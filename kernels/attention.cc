@@ -43,13 +43,14 @@ void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const do
   BackendOf(device).RopeAngles(device, cos_sin, positions, frequencies, factor);
 }
 
-void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms) {
+void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms,
+              const float* key_shift) {
   CheckQkv(device, qkv, shape);
   DUO_CHECK(cos_sin.dtype == DType::kF32);
   DUO_CHECK_EQ(cos_sin.cols, shape.head_dim);
   DUO_CHECK_GE(cos_sin.rows, qkv.rows);
   if (qkv.empty()) return;
-  BackendOf(device).RotateQk(device, qkv, shape, cos_sin, norms);
+  BackendOf(device).RotateQk(device, qkv, shape, cos_sin, norms, key_shift);
 }
 
 void StoreKv(Device& device, const StepRows& rows, const PagedKv& kv) {

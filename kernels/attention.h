@@ -114,9 +114,12 @@ absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFor
 void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies /*[head_dim/2]*/,
                 double factor);
 
-// In place on qkv [rows, qkv_cols] T: the norms, then rotate-half RoPE of q and k, then the Hadamard rotation of
-// `shape.hadamard_heads`.
-void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms);
+// In place on qkv [rows, qkv_cols] T: the norms, then rotate-half RoPE of q and k, then k -= key_shift [kv_heads]
+// [head_dim] f32 (null: nothing is subtracted), then the Hadamard rotation of `shape.hadamard_heads`. A vector that is
+// taken from every key of a head moves all scores of a query by the same number, which no softmax sees; lse moves with
+// it.
+void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms,
+              const float* key_shift = nullptr);
 
 // Encodes the step's K and V of `kv`'s heads into their pages (those held here; none of sequences with keep_pages) and
 // leaves the decoded values in qkv.

@@ -32,7 +32,8 @@ void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const do
   });
 }
 
-void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms) {
+void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms,
+              const float* key_shift) {
   const int d = shape.head_dim, half = d / 2, q_heads = shape.kv_heads * shape.group;
   ForRows(device, qkv.rows, [&](int64_t r) {
     const float* cos = cos_sin.as<float>() + r * cos_sin.stride;
@@ -45,6 +46,10 @@ void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, co
         const float a = x[i], b = x[half + i];
         x[i] = a * cos[i] - b * sin[i];
         x[half + i] = b * cos[i] + a * sin[i];
+      }
+      if (key_shift != nullptr && h >= q_heads) {
+        const float* shift = key_shift + int64_t{h - q_heads} * d;
+        for (int i = 0; i < d; ++i) x[i] -= shift[i];
       }
       if (shape.hadamard(h)) HadamardRotate(x, d);
     }

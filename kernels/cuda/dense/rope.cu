@@ -51,9 +51,10 @@ __device__ void HadamardRotate(float (&v)[kEach]) {
 
 constexpr int kMostRotated = 128;  // head_dim of RotateHead
 
-// Optional RMS norm, rotate-half RoPE and, for head_dim 64 and 128, optional Hadamard rotation of a q or k vector, in
-// place. cos_sin: the row's cosines, then sines. A lane takes pairs (k, k + half).
-__device__ void RotateHead(bf16* x, int head_dim, const float* cos_sin, const float* norm, float eps, bool hadamard) {
+// Optional RMS norm, rotate-half RoPE, optional shift and, for head_dim 64 and 128, optional Hadamard rotation of a q
+// or k vector, in place. cos_sin: the row's cosines, then sines. A lane takes pairs (k, k + half).
+__device__ void RotateHead(bf16* x, int head_dim, const float* cos_sin, const float* norm, float eps,
+                           const float* shift, bool hadamard) {
   constexpr int kPairs = kMostRotated / 64;
   const int lane = threadIdx.x % 32, half = head_dim / 2;
   float factor = 1;
@@ -75,6 +76,10 @@ __device__ void RotateHead(bf16* x, int head_dim, const float* cos_sin, const fl
     const float cosine = cos_sin[k], sine = cos_sin[half + k];
     first[i] = a * cosine - b * sine;
     second[i] = b * cosine + a * sine;
+    if (shift != nullptr) {
+      first[i] -= shift[k];
+      second[i] -= shift[k + half];
+    }
   }
   if (hadamard && head_dim == 64) {
     float v[2] = {first[0], second[0]};
@@ -100,15 +105,17 @@ __device__ void RotateHead(bf16* x, int head_dim, const float* cos_sin, const fl
 
 // One warp per (row, q or k head).
 __global__ void RotateQkKernel(bf16* qkv, int64_t stride, int64_t rows, HeadShape shape, const float* cos_sin,
-                               int64_t cs_stride, QkNorms norms) {
+                               int64_t cs_stride, QkNorms norms, const float* key_shift) {
   StartOverlapped();
   const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
   const int q_heads = shape.kv_heads * shape.group, heads = q_heads + shape.kv_heads;
   if (item >= rows * heads) return;
   const int64_t row = item / heads;
   const int head = item % heads;  // k heads follow the q heads
+  const bool is_key = head >= q_heads;
+  const float* shift = is_key && key_shift != nullptr ? key_shift + int64_t{head - q_heads} * shape.head_dim : nullptr;
   RotateHead(qkv + row * stride + int64_t{head} * shape.head_dim, shape.head_dim, cos_sin + row * cs_stride,
-             head < q_heads ? norms.q : norms.k, norms.eps, shape.hadamard(head));
+             is_key ? norms.k : norms.q, norms.eps, shift, shape.hadamard(head));
 }
 
 }  // namespace
@@ -121,13 +128,14 @@ void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const do
   DUO_CUDA_CHECK(cudaGetLastError());
 }
 
-void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms) {
+void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms,
+              const float* key_shift) {
   DUO_CHECK_LE(shape.head_dim, kMostRotated);
   DUO_CHECK(shape.hadamard_heads == 0 || shape.head_dim == 64 || shape.head_dim == 128);
   const int64_t heads = shape.kv_heads * (shape.group + 1);
   const int64_t blocks = CeilDiv(qkv.rows * heads, 8);
   LaunchOverlapped(device, RotateQkKernel, dim3(blocks), dim3(256), 0, qkv.as<bf16>(), qkv.stride, qkv.rows, shape,
-                   cos_sin.as<float>(), cos_sin.stride, norms);
+                   cos_sin.as<float>(), cos_sin.stride, norms, key_shift);
 }
 
 }  // namespace duo::cuda

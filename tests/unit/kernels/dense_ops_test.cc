@@ -134,21 +134,23 @@ double HadamardElement(int i, int j, int block) {
   return (std::popcount(static_cast<unsigned>(i % block & j % block)) % 2 == 0 ? 1 : -1) / std::sqrt(double(block));
 }
 
-TEST_P(DenseOps, RotateQkNormalisesAndRotatesQueriesAndKeysOnly) {
+TEST_P(DenseOps, RotateQkNormalisesRotatesAndShiftsQueriesAndKeysOnly) {
   const DType type = activation();
-  for (bool normed : {false, true}) {
+  for (int round = 0; round < 4; ++round) {
+    const bool normed = round % 2 == 1, shifted = round / 2 == 1;
     for (int d : {64, 80, 128}) {
       const bool hadamard = d != 80 || !device().is_cuda();  // CUDA's attention takes 64 and 128
       const HeadShape shape{d, 3, 2, hadamard ? 1 : 0};
       const int rows = 37, cols = shape.qkv_cols(), half = d / 2;
       std::mt19937 rng(d);
       std::vector<float> x = Normal(rng, rows * cols), cs = Normal(rng, rows * d), qn = Normal(rng, d),
-                         kn = Normal(rng, d);
+                         kn = Normal(rng, d), shift = Normal(rng, 2 * d);
       for (float& v : x) v = Rounded(type, v);
       Buffer dx = UploadAs(device(), type, x), dcs = Upload(device(), cs), dq = Upload(device(), qn),
-             dk = Upload(device(), kn);
+             dk = Upload(device(), kn), dshift = Upload(device(), shift);
       RotateQk(device(), View(dx.data(), type, rows, cols), shape, View(dcs.data(), DType::kF32, rows, d),
-               {normed ? dq.as<float>() : nullptr, normed ? dk.as<float>() : nullptr, 1e-6f});
+               {normed ? dq.as<float>() : nullptr, normed ? dk.as<float>() : nullptr, 1e-6f},
+               shifted ? dshift.as<float>() : nullptr);
       std::vector<float> plain = x;
       std::vector<double> truth(x.begin(), x.end());
       for (int r = 0; r < rows; ++r) {
@@ -166,8 +168,12 @@ TEST_P(DenseOps, RotateQkNormalisesAndRotatesQueriesAndKeysOnly) {
             truth[at + half + i] = b * c + a * s;
             const float fa = static_cast<float>(a), fb = static_cast<float>(b), fc = cs[r * d + i],
                         fs = cs[r * d + half + i];
-            plain[at + i] = Rounded(type, fa * fc - fb * fs);
-            plain[at + half + i] = Rounded(type, fb * fc + fa * fs);
+            const bool shifts = shifted && h >= 6;  // keys alone
+            const float s1 = shifts ? shift[(h - 6) * d + i] : 0, s2 = shifts ? shift[(h - 6) * d + half + i] : 0;
+            truth[at + i] -= s1;
+            truth[at + half + i] -= s2;
+            plain[at + i] = Rounded(type, fa * fc - fb * fs - s1);
+            plain[at + half + i] = Rounded(type, fb * fc + fa * fs - s2);
           }
           if (hadamard && (h < 3 || h == 6)) {  // the first KV head and its queries
             const std::vector<double> rotated(truth.begin() + at, truth.begin() + at + d);
