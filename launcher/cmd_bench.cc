@@ -160,6 +160,7 @@ void AddPerplexityVerb(const VerbMaker& verb, BenchFlags* flags) {
       "Example:\n  duo bench perplexity --model DIR --text book.txt --attention full --weights int4 --kv int8");
   AddModelFlags(*perplexity, *flags, /*several=*/false);
   AddSparsityFlags(*perplexity, flags->runtime);
+  AddKeyMeansFlag(*perplexity, flags->runtime);
   perplexity->add_option("--text", flags->text, "The text, read as one and cut into windows")
       ->required()
       ->type_name("FILE");

@@ -14,6 +14,7 @@
 #include "launcher/identify/identify_flags.h"
 #include "launcher/identify/identify_inputs.h"
 #include "launcher/identify/identify_report.h"
+#include "launcher/identify/key_mean_run.h"
 #include "launcher/identify/pattern_svg.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/progress.h"
@@ -350,6 +351,10 @@ int RunIdentify(const IdentifyFlags& flags, const Launch& launch) {
   absl::StatusOr<IdentifyInputs> inputs = ReadIdentifyInputs(flags);
   if (absl::Status s = Agree(*runtime->comm, inputs.status()); !s.ok()) return Fail(s, runtime->leader());
   const HeadMassRun heads = {flags, launch, *runtime, *inputs};
+  if (!flags.key_means.empty()) {
+    const absl::Status status = MeasureKeyMeans(heads);
+    return status.ok() ? 0 : Fail(status, runtime->leader());
+  }
   if (flags.quick || !flags.provenance_only.empty()) {
     const absl::Status status = flags.quick ? IdentifyQuickly(heads) : AddProvenanceHeads(heads);
     return status.ok() ? 0 : Fail(status, runtime->leader());
@@ -375,13 +380,14 @@ void AddIdentifyCommand(CLI::App& app, Launch& launch) {
       "  duo identify --model DIR --out attn_patterns/NAME --quick\n"
       "  duo identify --model DIR --evaluate attn_patterns/NAME\n"
       "  duo identify --model DIR --provenance-only attn_patterns/NAME\n"
+      "  duo identify --model DIR --key-means book.txt --out attn_patterns/NAME\n"
       "  mpirun -n 8 duo identify --model DIR --out OUT");
   AddIdentifyFlags(*command, *flags);
   command->callback([flags, command, &launch] {
     if (command->count("--out") + command->count("--evaluate") + command->count("--provenance-only") == 0) {
       throw CLI::RequiredError("--out (or --evaluate, --provenance-only)");
     }
-    if (flags->quick && flags->out.empty()) throw CLI::RequiredError("--out");
+    if ((flags->quick || !flags->key_means.empty()) && flags->out.empty()) throw CLI::RequiredError("--out");
     if (flags->min_length > 0 && flags->max_length > 0 && flags->min_length > flags->max_length) {
       throw CLI::ValidationError("--min-length", absl::StrFormat("expected at most --max-length %d, found %d",
                                                                  flags->max_length, flags->min_length));

@@ -45,6 +45,7 @@ void AddGenerateFlags(CLI::App& command, GenerateFlags& flags) {
   AddSpeculateFlag(command, flags.runtime);
   AddSparsityFlags(command, flags.runtime);
   AddDecodeSparsityFlag(command, flags.runtime);
+  AddKeyMeansFlag(command, flags.runtime);
   auto* chat = command.add_flag(
       "--chat", flags.text.chat,
       "Talk in the turns of the model's chat template: the prompt is a user turn; each --ask is put into that turn "

@@ -149,6 +149,7 @@ class Report {
     out["attention"] = Name(engine_.attention());
     out["retrieval_heads"] = engine_.heads().retrieval_heads();
     out["streaming_heads"] = engine_.heads().streaming_heads();
+    out["key_means"] = engine_.key_means();
     out["prefill_sparsity"] = Name(engine_.prefill_sparsity());
     if (out_.sparse.sparse()) out["sparse"] = ReadSparselyJson(out_.sparse);
     out["decode_sparsity"] = Name(engine_.decode_sparsity());

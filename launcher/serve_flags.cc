@@ -207,6 +207,7 @@ void AddServeFlags(CLI::App* c, ServeFlags* flags) {
       "keeps what is appended as text, too, and room to read attention; questions that do not ask cost nothing");
   AddSparsityFlags(*c, flags->runtime);
   AddDecodeSparsityFlag(*c, flags->runtime);
+  AddKeyMeansFlag(*c, flags->runtime);
   c->add_option("--shape", flags->shape, absl::StrCat("With --random-weights, the model's sizes: ", ShapeNames()));
   c->add_flag(
       "--random-weights", flags->random_weights,

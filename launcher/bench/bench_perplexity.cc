@@ -76,6 +76,7 @@ absl::Status BenchPerplexity(const BenchFlags& flags, const Launch& launch, Runt
                                         {"streaming_heads", heads.streaming_heads()},
                                         {"weights", flags.runtime.weights},
                                         {"kv", Name((*engine)->kv_format())},
+                                        {"key_means", (*engine)->key_means()},
                                         {"prefill_sparsity", Name((*engine)->prefill_sparsity())},
                                         {"audits", measured->audits},
                                         {"mass", measured->mass},

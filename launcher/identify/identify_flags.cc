@@ -123,8 +123,15 @@ void AddIdentifyFlags(CLI::App& command, IdentifyFlags& flags) {
                                      "Train nothing: find out which heads of this pattern look at the facts that "
                                      "answers need, and put them into its config.json, for --sources")
                          ->type_name("DIR");
-  evaluate->excludes(quick)->excludes(provenance);
-  quick->excludes(provenance);
+  auto* key_means = command
+                        .add_option("--key-means", flags.key_means,
+                                    "Train nothing: measure the mean of the model's keys over this text, in forward "
+                                    "passes of up to 16,384 tokens, and write it to key_means.tsv in --out, for "
+                                    "--key-means of other commands")
+                        ->type_name("TEXT");
+  evaluate->excludes(quick)->excludes(provenance)->excludes(key_means);
+  quick->excludes(provenance)->excludes(key_means);
+  provenance->excludes(key_means);
 
   AddDataFlags(command, flags);
   const std::vector<CLI::Option*> training = AddTrainingFlags(command, flags);
@@ -133,6 +140,7 @@ void AddIdentifyFlags(CLI::App& command, IdentifyFlags& flags) {
   for (CLI::Option* option : training) {
     evaluate->excludes(option);
     provenance->excludes(option);
+    key_means->excludes(option);
     if (option->get_name() != "--sink" && option->get_name() != "--recent") quick->excludes(option);
   }
 }

@@ -12,7 +12,7 @@ namespace duo {
 // Zero, of a number without another default: chosen by device, ranks and model.
 struct IdentifyFlags {
   RuntimeFlags runtime;
-  std::string out, haystack, task = "auto", evaluate, provenance_only, full_branch = "teacher";
+  std::string out, haystack, task = "auto", evaluate, provenance_only, key_means, full_branch = "teacher";
   int steps = 0, samples = 0, facts = 10, words = 32, documents = 2, sink = 64, recent = 256;
   double rate = 0.02, reg = 0.05;
   int64_t min_length = 0, max_length = 0, perplexity_tokens = 16384;

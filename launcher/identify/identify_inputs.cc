@@ -37,8 +37,9 @@ absl::StatusOr<IdentifyInputs> ReadIdentifyInputs(const IdentifyFlags& flags) {
   } else if (!absl::IsNotFound(chat.status())) {
     return chat.status();
   }
+  const std::string& file = flags.key_means.empty() ? flags.haystack : flags.key_means;
   absl::StatusOr<std::string> text =
-      flags.haystack.empty() ? absl::StatusOr<std::string>(SystemText(kSystemText)) : ReadFile(flags.haystack);
+      file.empty() ? absl::StatusOr<std::string>(SystemText(kSystemText)) : ReadFile(file);
   if (!text.ok()) return text.status();
   if (text->empty()) {
     return absl::NotFoundError(

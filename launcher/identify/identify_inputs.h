@@ -18,7 +18,7 @@ struct IdentifyInputs {
   ModelConfig config;
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat;
-  std::string haystack;
+  std::string haystack;  // or the text of --key-means
   std::vector<int32_t> end_tokens;
   std::string name;  // the model folder's
 };

@@ -197,6 +197,18 @@ void AddDecodeSparsityFlag(CLI::App& command, RuntimeFlags& f) {
       ->capture_default_str();
 }
 
+void AddKeyMeansFlag(CLI::App& command, RuntimeFlags& f) {
+  command
+      .add_option(
+          "--key-means", f.key_means,
+          "Keep keys without the mean of the model's keys, which changes no answer but leaves the codes of --kv int4 "
+          "more levels for what tells tokens apart. on: by key_means.tsv in the pattern's folder; DIR: in that folder "
+          "(duo identify --key-means makes it). Sessions saved so are restored only where the same means are on")
+      ->type_name("off|on|DIR")
+      ->capture_default_str()
+      ->group("Memory");
+}
+
 void AddDeviceFlags(CLI::App& command, RuntimeFlags& f) {
   command.add_option("--device", f.device, "auto takes CUDA when there is a usable GPU")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
@@ -299,6 +311,8 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   options.int4_drafts = flags.draft_weights == "int4";
   options.draft_model = flags.draft_model;
   options.prefill_sparsity = *PrefillSparsityNamed(flags.prefill_sparsity);
+  options.key_means = flags.key_means != "off";
+  if (options.key_means && flags.key_means != "on") options.key_means_dir = flags.key_means;
   options.decode_sparsity = *DecodeSparsityNamed(flags.decode_sparsity);
   return options;
 }

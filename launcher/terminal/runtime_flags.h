@@ -30,6 +30,7 @@ struct RuntimeFlags {
   std::string speculate = "off";  // auto where there is a flag for it
   std::string draft_weights = "served", draft_model;
   std::string prefill_sparsity = "off", decode_sparsity = "off";
+  std::string key_means = "off";
   std::vector<double> rank_weights;
   // Who gets what there is to say about how the model runs, a line at a time, instead of stderr, and no progress bar.
   std::function<void(const std::string& line)> tell;
@@ -43,6 +44,8 @@ void AddSpeculateFlag(CLI::App& command, RuntimeFlags& flags);
 void AddSparsityFlags(CLI::App& command, RuntimeFlags& flags);
 // --decode-sparsity, of commands that answer.
 void AddDecodeSparsityFlag(CLI::App& command, RuntimeFlags& flags);
+// --key-means, of commands that read texts.
+void AddKeyMeansFlag(CLI::App& command, RuntimeFlags& flags);
 // Those of them that say where a process runs: --device, --comm, --threads.
 void AddDeviceFlags(CLI::App& command, RuntimeFlags& flags);
 

@@ -1,17 +1,10 @@
 #include "runtime/engine/choose_heads.h"
 
 #include "absl/strings/str_format.h"
-#include "attn_patterns/lookup.h"
 #include "runtime/weights/fingerprint.h"
 
 namespace duo {
 namespace {
-
-absl::StatusOr<FoundPattern> PatternOf(const EngineOptions& options, const ModelConfig& config) {
-  if (!options.pattern_dir.empty()) return OpenPattern(options.pattern_dir, config.layers, config.kv_heads);
-  return FindPattern(IdentityOf(options.model_dir, config), config.layers, config.kv_heads,
-                     PatternRoots(options.program));
-}
 
 // The pattern's plan. With `auto` and nothing that asks for a pattern a model without one runs with full attention.
 absl::StatusOr<HeadPlan> DuoPlan(EngineOptions& options, const ModelConfig& config, std::vector<std::string>& notes) {
@@ -32,6 +25,12 @@ absl::StatusOr<HeadPlan> DuoPlan(EngineOptions& options, const ModelConfig& conf
 }
 
 }  // namespace
+
+absl::StatusOr<FoundPattern> PatternOf(const EngineOptions& options, const ModelConfig& config) {
+  if (!options.pattern_dir.empty()) return OpenPattern(options.pattern_dir, config.layers, config.kv_heads);
+  return FindPattern(IdentityOf(options.model_dir, config), config.layers, config.kv_heads,
+                     PatternRoots(options.program));
+}
 
 absl::StatusOr<HeadPlan> ChooseHeads(EngineOptions& options, const ModelConfig& config,
                                      std::vector<std::string>& notes) {

@@ -6,12 +6,16 @@
 
 #include "absl/status/statusor.h"
 #include "attn_patterns/head_plan.h"
+#include "attn_patterns/lookup.h"
 #include "attn_patterns/pattern.h"
 #include "parallel/communicator.h"
 #include "runtime/engine/engine.h"
 #include "runtime/weights/config.h"
 
 namespace duo {
+
+// The pattern that options name, or the model's.
+absl::StatusOr<FoundPattern> PatternOf(const EngineOptions& options, const ModelConfig& config);
 
 // Decides options.attention where it is kAuto. notes: what the user is to be told.
 absl::StatusOr<HeadPlan> ChooseHeads(EngineOptions& options, const ModelConfig& config,

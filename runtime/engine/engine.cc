@@ -247,6 +247,7 @@ KvFormat Engine::kv_format() const { return state_->kv; }
 Speculation Engine::speculation() const { return state_->options.speculate; }
 const PrefillSparsity& Engine::prefill_sparsity() const { return state_->options.prefill_sparsity; }
 const DecodeSparsity& Engine::decode_sparsity() const { return state_->options.decode_sparsity; }
+const std::string& Engine::key_means() const { return state_->key_shift.fingerprint; }
 int64_t Engine::RingBytesPerHead() const {
   const HeadPlan& heads = state_->heads;
   return RingBytes(state_->kv, state_->config.head_dim, heads.sink, heads.recent, state_->sizes.ring_slack);

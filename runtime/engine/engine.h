@@ -91,6 +91,10 @@ struct EngineOptions {
   PrefillSparsity prefill_sparsity;  // not exact; off unless asked for
   DecodeSparsity decode_sparsity;    // likewise, of answers
 
+  // Keys are kept without their mean (runtime/model/key_shift.h). Where that lies; empty: in the pattern's folder.
+  bool key_means = false;
+  std::string key_means_dir;
+
   // Appends may ask for the logits after each of their tokens (RequestEvents::on_logits). A chunk then has at most 256
   // tokens, whose logits are held at once.
   bool append_logits = false;
@@ -208,6 +212,7 @@ class Engine {
   Speculation speculation() const;  // never kAuto
   const PrefillSparsity& prefill_sparsity() const;
   const DecodeSparsity& decode_sparsity() const;
+  const std::string& key_means() const;  // fingerprint of what keys are kept without; empty: nothing. On rank 0
   int64_t RingBytesPerHead() const;  // of one streaming head's ring of one sequence, slack for drafts included
   // What the user should know about this model in these formats, a sentence each. On rank 0.
   const std::vector<std::string>& notes() const;

@@ -94,7 +94,8 @@ std::vector<Fact> CommonFacts(const EngineOptions& o) {
           {"--draft-model", o.draft_model.empty() ? "none" : "given"},
           {"--sources", absl::StrCat(static_cast<int>(o.provenance))},
           {"--prefill-sparsity", Name(o.prefill_sparsity)},
-          {"--decode-sparsity", Name(o.decode_sparsity)}};
+          {"--decode-sparsity", Name(o.decode_sparsity)},
+          {"--key-means", o.key_means ? "on" : "off"}};
 }
 
 // Ranks may read folders of their own: the same model must be in them.
@@ -233,7 +234,7 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
       4 * sizes.tables * (sizes.table_pages + CeilDiv(sizes.table_pages, sizes.slots)) + ListBytes(shard, sizes);
   const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
   const absl::StatusOr<int64_t> forward =
-      WorkspaceBytes({config, partition, shard, rope, provenance}, formats,
+      WorkspaceBytes({config, partition, shard, rope, provenance, key_shift.shift}, formats,
                      draft_formats.has_value() ? &*draft_formats : nullptr, heads, sizes, limits, *device);
   if (!forward.ok()) return forward.status();
   const auto sampling = static_cast<int64_t>(Bytes(DType::kF32, limits.samples * shard.vocab.size()) +
@@ -361,6 +362,7 @@ absl::Status Engine::State::Prepare() {
   limits.batch = Worker::Bucket(std::min(Worker::kMaxBatch, options.sessions + RunningQuestions(options)));
   limits.rows = std::max(SchedulerOptions().max_rows, limits.batch) + kMaxDecodeRows;
   limits.samples = options.append_logits ? std::max(chunk, limits.rows) : std::max(kMaxDecodeRows, limits.batch);
+  if (absl::Status s = DecideKeyShift(); !s.ok()) return s;
   absl::StatusOr<KvSizes> sized = Size(formats, limits);
   if (!sized.ok()) return sized.status();
   sizes = *sized;
@@ -386,7 +388,7 @@ absl::Status Engine::State::Load() {
   if (absl::Status s = Agree(*comm, weights.status()); !s.ok()) return s;
   const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
   absl::StatusOr<Model> model =
-      Model::Create({config, partition, shard, rope, provenance}, std::move(*weights), *device, *comm);
+      Model::Create({config, partition, shard, rope, provenance, key_shift.shift}, std::move(*weights), *device, *comm);
   if (absl::Status s = Agree(*comm, model.status()); !s.ok()) return s;
   if (absl::Status s = LoadDraftWeights(*model); !s.ok()) return s;
   absl::StatusOr<KvCache> cache = KvCache::Create(*device, config, shard, heads, sizes);

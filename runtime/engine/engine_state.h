@@ -17,6 +17,7 @@
 #include "kernels/base/seconds.h"
 #include "kernels/base/thread_pool.h"
 #include "parallel/shard.h"
+#include "runtime/engine/choose_key_means.h"
 #include "runtime/engine/draft_model.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/probe.h"
@@ -34,6 +35,7 @@ struct Engine::State {
   ModelConfig config;
   HeadPlan heads;
   std::vector<ProvenanceHead> provenance;  // empty: no answer may ask where it looked
+  ChosenKeyShift key_shift;                // empty: keys stay as they are
   Partition partition;
   RankShard shard;
   KvFormat kv = KvFormat::kBF16;
@@ -64,6 +66,7 @@ struct Engine::State {
   absl::Status LoadDraftModel();
   // Of a load behind so many bytes of others.
   std::function<void(int64_t, int64_t)> Progress(int64_t before) const;
+  absl::Status DecideKeyShift();
   void NoteSplitHeads(const std::string& flag);
   absl::StatusOr<KvSizes> Size(const WeightFormats& formats, const StepLimits& limits);
   void MakeScheduler(const KvSizes& sizes, int chunk);

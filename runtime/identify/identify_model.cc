@@ -360,4 +360,40 @@ std::vector<double> IdentifyModel::MassOutside(const std::vector<int32_t>& token
   return mass;
 }
 
+std::vector<double> IdentifyModel::KeySums(const std::vector<int32_t>& tokens) {
+  const auto rows = static_cast<int64_t>(tokens.size());
+  const int64_t d = shape_.head_dim, half = d / 2, cols = shape_.qkv_cols();
+  Start(tokens);
+  std::vector<float> turns(rows * d);  // each row's cosines, then its sines
+  const View cos_sin = FirstRows(w_.a.cos_sin, rows);
+  DUO_CHECK_EQ(cos_sin.stride, d);
+  device_->Download(turns.data(), cos_sin.data, sizeof(float) * turns.size());
+  std::vector<double> sums(gates() * d, 0.0);
+  std::vector<float> values(rows * cols);
+  std::vector<bf16> halves(device_->is_cuda() ? rows * cols : 0);
+  Run(rows, rows - 1, [&](int l) {
+    const View qkv(w_.a.qkv.data, w_.a.qkv.dtype, rows, cols), attended = FirstRows(w_.mixed, rows);
+    if (device_->is_cuda()) {
+      device_->Download(halves.data(), qkv.data, sizeof(bf16) * halves.size());
+      std::transform(halves.begin(), halves.end(), values.begin(), [](bf16 x) { return ToFloat(x); });
+    } else {
+      device_->Download(values.data(), qkv.data, sizeof(float) * values.size());
+    }
+    for (int64_t r = 1; r < rows; ++r) {
+      const float *cosines = turns.data() + r * d, *sines = cosines + half;
+      for (int head = 0; head < shape_.kv_heads; ++head) {
+        const float* k = values.data() + r * cols + shape_.q_cols() + head * d;
+        double* sum = sums.data() + (int64_t{l} * shape_.kv_heads + head) * d;
+        for (int64_t i = 0; i < half; ++i) {  // turned back; the factor is in both cosine and sine
+          sum[i] += (double{k[i]} * cosines[i] + double{k[half + i]} * sines[i]) / (rope_factor_ * rope_factor_);
+          sum[half + i] += (double{k[half + i]} * cosines[i] - double{k[i]} * sines[i]) / (rope_factor_ * rope_factor_);
+        }
+      }
+    }
+    AttendCausal(*device_, attended, FirstRows(w_.a.qkv, rows), shape_, WindowOf(l), arena_);
+    return attended;
+  });
+  return sums;
+}
+
 }  // namespace duo

@@ -76,6 +76,10 @@ class IdentifyModel {
   // and a KV head's query heads. [layers][kv_heads].
   std::vector<double> MassOutside(const std::vector<int32_t>& tokens);
 
+  // The sum of a text's keys as RoPE takes them, over all of its tokens but the first, which is unlike any other.
+  // [layers][kv_heads][head_dim].
+  std::vector<double> KeySums(const std::vector<int32_t>& tokens);
+
   const ModelConfig& config() const { return config_; }
   int gates() const { return config_.layers * config_.kv_heads; }
   // Device memory that was taken.

@@ -35,6 +35,17 @@ int MaxEntries(const Partition& partition, int group) {
   return most;
 }
 
+// Of this rank's heads of a layer, in their order.
+std::vector<float> OwnShift(const std::vector<float>& all, const std::vector<LocalHead>& heads, int layer,
+                            const ModelConfig& config) {
+  std::vector<float> own;
+  for (const LocalHead& head : heads) {
+    const auto at = all.begin() + (int64_t{layer} * config.kv_heads + head.kv_head) * config.head_dim;
+    own.insert(own.end(), at, at + config.head_dim);
+  }
+  return own;
+}
+
 int MaxHeads(const RankShard& shard) {
   size_t most = 0;
   for (const auto& layer : shard.layers) most = std::max(most, layer.size());
@@ -63,8 +74,11 @@ absl::StatusOr<Model> Model::Create(const ModelParts& parts, ModelWeights weight
   std::vector<int32_t> own_ids(static_cast<size_t>(MaxHeads(parts.shard)) * group);
   std::iota(own_ids.begin(), own_ids.end(), 0);
   const size_t own_at = frequency_bytes + ids_stride * config.layers;
+  const size_t shift_at = own_at + Arena::Rounded(4 * own_ids.size());
+  const size_t shift_stride =
+      parts.key_shift.empty() ? 0 : Arena::Rounded(sizeof(float) * MaxHeads(parts.shard) * config.head_dim);
   absl::StatusOr<Buffer> constants =
-      Buffer::Allocate(device, own_at + Arena::Rounded(4 * own_ids.size()), "the model's constants");
+      Buffer::Allocate(device, shift_at + shift_stride * config.layers, "the model's constants");
   if (!constants.ok()) return constants.status();
   model.constants_ = std::move(*constants);
   uint8_t* data = model.constants_.as<uint8_t>();
@@ -84,6 +98,11 @@ absl::StatusOr<Model> Model::Create(const ModelParts& parts, ModelWeights weight
       exchange.own_square.push_back(ChunkOwner(partition, l, piece.head) == parts.shard.rank);
     }
     model.exchanges_.push_back(std::move(exchange));
+    if (parts.key_shift.empty()) continue;
+    const std::vector<float> shift = OwnShift(parts.key_shift, parts.shard.layers[l], l, config);
+    uint8_t* shift_place = data + shift_at + shift_stride * l;
+    device.Upload(shift_place, shift.data(), sizeof(float) * shift.size());
+    model.key_shift_.push_back(reinterpret_cast<const float*>(shift_place));
   }
   return model;
 }
@@ -148,7 +167,8 @@ View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) 
   Transformer transformer(config_, weights, *device_, *comm_, arena);
   const View add = transformer.Run(a, input.tokens, [&](int layer, View from_below) {
     const LayerKv& kv = cache.layers()[layer];
-    const View qkv = transformer.Qkv(layer, a, kv.shape, from_below);
+    const float* shift = key_shift_.empty() ? nullptr : key_shift_[layer];
+    const View qkv = transformer.Qkv(layer, a, kv.shape, from_below, View(), shift);
     if (input.num_mass_rows > 0) {
       mass_reader_.Keep(*device_, layer, qkv, kv.shape, input.mass_rows, input.num_mass_rows, w.queries);
     }

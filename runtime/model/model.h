@@ -58,6 +58,7 @@ struct ModelParts {
   const RankShard& shard;
   const RopeFrequencies& rope;
   const std::vector<ProvenanceHead>& provenance;  // whose mass rows may ask for; empty: no row asks
+  const std::vector<float>& key_shift;            // of all heads (key_shift.h); empty: keys stay as they are
 };
 
 class Model {
@@ -131,9 +132,10 @@ class Model {
   ModelWeights draft_weights_;       // no layers: there is no such copy
   std::vector<Exchange> exchanges_;  // [layer]
   int max_entries_ = 0;
-  Buffer constants_;                     // frequencies, exchange ids
+  Buffer constants_;                     // frequencies, exchange ids, key shifts
   const double* frequencies_ = nullptr;  // device [head_dim / 2]
   const int32_t* own_ids_ = nullptr;     // device: 0, 1, .. for each query head of this rank, to stand for itself
+  std::vector<const float*> key_shift_;  // device [layer][this rank's KV heads][head_dim], in their order; or empty
   double rope_factor_ = 1;
   MassReader mass_reader_;
   View mass_queries_;

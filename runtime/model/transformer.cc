@@ -40,7 +40,8 @@ View Transformer::Run(const Activations& a, const int32_t* tokens,
   return add;
 }
 
-View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before) {
+View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before,
+                      const float* key_shift) {
   const WeightSet& w = weights_.layers[layer];
   SumAddNorm(a.normed, a.residual, add, w.vector(WeightRole::kInputNorm));
   // This layer's heads, dense, in the space of the layer with the most.
@@ -48,7 +49,8 @@ View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, V
   if (shape.kv_heads == 0) return qkv;
   Linear(device_, qkv, a.normed, w[WeightRole::kQkv], scratch_);
   if (!before.empty()) device_.Copy(before.data, qkv.data, Bytes(qkv.dtype, qkv.rows * qkv.cols));
-  RotateQk(device_, qkv, shape, a.cos_sin, {w.vector(WeightRole::kQNorm), w.vector(WeightRole::kKNorm), eps()});
+  RotateQk(device_, qkv, shape, a.cos_sin, {w.vector(WeightRole::kQNorm), w.vector(WeightRole::kKNorm), eps()},
+           key_shift);
   return qkv;
 }
 

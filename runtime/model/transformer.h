@@ -53,8 +53,9 @@ class Transformer {
   // ranks where it joins the stream, because there one kernel can do both. It is not defined afterwards.
 
   // residual += add; the layer's queries, keys and values of all rows, normed and rotated, dense. before: where they
-  // are copied as they were before norms and rotation; empty: nowhere.
-  View Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before = View());
+  // are copied as they were before norms and rotation; empty: nowhere. key_shift: as RotateQk takes it.
+  View Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before = View(),
+           const float* key_shift = nullptr);
   // attended times o_proj: this rank's part of what attention adds to the residual stream's last rows.
   View Output(int layer, const Activations& a, View attended);
   // residual += add, for the last add.rows rows; returns their MLP's input.

@@ -34,7 +34,8 @@ constexpr const char* kFields[] = {"format",          "version",    "generation"
                                    "sections_file",   "needs",      "owner",
                                    kSections,         kRings,       "model_fingerprint",
                                    "reserved_tokens", "hash_chain", "prefix",
-                                   "prefix_salt",     "sparse",     "pinned"};
+                                   "prefix_salt",     "sparse",     "pinned",
+                                   "key_means"};
 
 // Eight hex digits an entry.
 std::string ChainText(const std::vector<uint32_t>& chain) {
@@ -234,6 +235,7 @@ std::string FormatManifest(const SessionManifest& m) {
   Json json = m.more.empty() ? Json::object() : Json::parse(m.more, nullptr, false);
   std::vector<std::string> needs = m.needs;
   if (m.sparse.setting.on()) needs.push_back("sparse");
+  if (!m.key_means.empty()) needs.push_back("key_means");
   json.update(Json{{"format", "duo session"},
                    {"version", kSessionFormatVersion},
                    {"generation", m.generation},
@@ -258,6 +260,7 @@ std::string FormatManifest(const SessionManifest& m) {
                    {"bytes", m.bytes},
                    {"needs", needs}});
   if (m.sparse.setting.on()) json["sparse"] = SparseJson(m.sparse);
+  if (!m.key_means.empty()) json["key_means"] = m.key_means;
   if (!m.owner.empty()) json["owner"] = m.owner;
   if (m.reserved_tokens > 0) json["reserved_tokens"] = m.reserved_tokens;
   if (!m.hash_chain.empty()) json["hash_chain"] = ChainText(m.hash_chain);
@@ -335,6 +338,8 @@ absl::StatusOr<SessionManifest> ParseManifest(std::string_view text, const std::
     m.sections_file = ReadFile(fields, json, "sections_file", SavedKind::kSections, file);
     m.needs = fields.Strings("needs");
     std::erase(m.needs, "sparse");
+    std::erase(m.needs, "key_means");
+    m.key_means = fields.String("key_means", "");
     ReadSparse(fields, json, file, &m);
     m.owner = fields.String("owner", "");
     m.reserved_tokens = fields.Int("reserved_tokens", 0, kMostTokens, 0);

@@ -9,7 +9,8 @@
 //      version of their own; what a program must not skip is named in "needs", and one that does not know a name there
 //      refuses by it. Planned: owner, tail, chat (here already, as saved_text.h has them), offsets,
 //      rings_at (rings at boundaries); with a need of the same name: sparse (here already: how it was read, which a
-//      program that reads on densely must say, too), ring_slots (rings with slots for drafts).
+//      program that reads on densely must say, too), key_means (here already: the fingerprint of what was taken from
+//      its keys), ring_slots (rings with slots for drafts).
 #pragma once
 
 #include <cstdint>
@@ -70,6 +71,7 @@ struct SessionManifest {
 
   std::vector<std::string> needs;    // that this program does not know
   SparseRead::Kept sparse;           // how its text was read; "sparse" among the needs, unless densely
+  std::string key_means;             // what its keys are kept without (Engine::key_means), of that name among the needs
   std::string owner;                 // the name of whose session it is
   SessionText text;                  // behind the tokens, and behind those of an append that is not done (saved_text.h)
   std::vector<uint32_t> hash_chain;  // of the tokens (token_chain.h), or of fewer of them

@@ -142,6 +142,13 @@ absl::Status SessionStore::CheckUsable(const SessionManifest& m, const std::stri
                    absl::StrCat(Name(engine_->kv_format()), "; start one with --kv ", m.kv_format,
                                 m.kv_format == "f32" ? " on the CPU (CUDA has no f32 KV)" : ""));
   }
+  if (m.key_means != engine_->key_means()) {
+    const auto shown = [](const std::string& print) { return print.empty() ? "off" : print; };
+    return differs("--key-means", shown(m.key_means),
+                   absl::StrCat(shown(engine_->key_means()), m.key_means.empty()
+                                                                 ? "; start one with --key-means off"
+                                                                 : "; start one with --key-means of the same file"));
+  }
   if (m.sink != heads.sink || m.recent != heads.recent) {
     return differs("sink and recent sizes", absl::StrCat(m.sink, " and ", m.recent),
                    absl::StrCat(heads.sink, " and ", heads.recent));
@@ -188,6 +195,7 @@ SessionManifest SessionStore::ManifestOf(const SessionKv& kv, const SessionManif
   m.retrieval = RetrievalString(engine_->heads());
   m.rings_valid = kv.rings_valid;
   m.sparse = kv.sparse;
+  m.key_means = engine_->key_means();
   return m;
 }
 

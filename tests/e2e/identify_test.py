@@ -81,6 +81,26 @@ def main():
         expect([len(row) for row in mass] == [KV_HEADS] * LAYERS and all(0 <= m <= 1 for row in mass for m in row),
                f"attention mass {mass}")
 
+        # Keys without their mean: measured on one text, used on another, and nothing is answered otherwise.
+        text = os.path.join(work, "text.txt")
+        with open(text, "w", encoding="utf-8") as file:
+            file.write("The lighthouse keeper counted the ships that passed before dawn and wrote their names down. " * 60)
+        said = run([args.duo, "identify", "--model", model, "--key-means", text, "--out", out, "--device", "cpu"]).stdout
+        with open(os.path.join(out, "key_means.tsv"), encoding="utf-8") as file:
+            lines = file.read().splitlines()
+        expect(lines[0].startswith(f"duo key means 1\t{LAYERS}\t{KV_HEADS}\t") and len(lines) == 1 + LAYERS * KV_HEADS, lines[0])
+        expect("mean keys of 24 KV heads" in said, f"what it says: {said}")
+        ask = [args.duo, "generate", "--model", model, "--device", "cpu", "--pattern", out, "--kv", "f32", "--json",
+               "--prompt", "What the keeper wrote down was", "--max-new-tokens", "12"]
+        plain, shifted, folder = (json.loads(run([*ask, *more]).stdout)
+                                  for more in ([], ["--key-means", "on"], ["--key-means", out]))
+        expect(plain["text"] == shifted["text"] == folder["text"], f"{plain['text']}, without the mean {shifted['text']}")
+        expect(plain["key_means"] == "" and shifted["key_means"] == folder["key_means"] != "", "it says which means are on")
+        refused = run([*ask, "--key-means", work], code=1)
+        expect("duo identify --model DIR --key-means TEXT" in refused.stderr, f"refusal: {refused.stderr}")
+        run([args.duo, "identify", "--model", model, "--key-means", text, "--quick", "--out", out], code=2)
+        run([args.duo, "identify", "--model", model, "--key-means", text], code=2)
+
         if args.mpirun:
             few = ["--model", model, "--steps", "2", "--threads", "1", *short, *report_flags]
             one, two = os.path.join(work, "one"), os.path.join(work, "two")

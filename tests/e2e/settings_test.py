@@ -18,7 +18,8 @@ from checks import Checks, arguments, demo_model
 # Flags whose values no rule below finds.
 SPECIAL = {"listen": "127.0.0.1:1234", "http": "127.0.0.1:1235", "metrics": "127.0.0.1:1236", "rank-weights": "2,1",
            "cors-origin": "http://a.example", "otlp-endpoint": "http://a.example:4318", "sparsity": "0.75", "threshold": "0.25",
-           "max-wait": "0.25", "prefill-sparsity": "auto:0.95", "decode-sparsity": "0.95"}
+           "max-wait": "0.25", "prefill-sparsity": "auto:0.95", "decode-sparsity": "0.95",
+           "key-means": "/a place/means"}
 OTHERS = {"listen": ("127.0.0.1:1", "127.0.0.1:2"), "kv": ("int4", "int8")}
 EXCLUDED = {"sparsity": "threshold"}  # never both
 

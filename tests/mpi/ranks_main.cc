@@ -5,6 +5,9 @@
 //   needle    needle-6m at sparsity 0.75, at 0.96 (a single retrieval head is left) and with full attention: the greedy
 //             tokens that transformers found, and the logits
 //   random    random models with 3 and with 1 KV heads, retrieval heads in every layer: the logits of one rank
+//   means     keys without their mean, of rank 0's file alone, split heads among them: the logits of one rank that
+//   keeps
+//             keys as they are
 //   families  every family's golden: the logits and greedy tokens of transformers; experts with coded weights: one
 //   rank's
 // --all crosses every codec with all placements, weights and chunks, where the default takes them in turn; so does a
@@ -24,6 +27,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "attn_patterns/key_means.h"
 #include "kernels/base/check.h"
 #include "kernels/base/splitmix64.h"
 #include "parallel/communicator.h"
@@ -59,13 +63,15 @@ struct Case {
   Strategy strategy = Strategy::kSplit;
   bool weighted = false;
   int chunk = 0;  // 0: the device's own, which takes these prompts whole
+  std::string key_means;  // folder; empty: off
 
   std::string Text() const {
     return absl::StrFormat("%s %s%s kv %s%s %s%s chunk %d", golden->name,
                            attention == AttentionMode::kDuo ? "duo" : "full",
                            sparsity < 0 ? "" : absl::StrFormat(" %.2f", sparsity), Name(kv),
                            weights.has_value() ? absl::StrCat(" weights ", Name(*weights)) : "", Name(strategy),
-                           weighted ? ", unequal ranks," : "", chunk);
+                           weighted ? ", unequal ranks," : "", chunk) +
+           (key_means.empty() ? "" : ", keys without their mean");
   }
 };
 
@@ -91,6 +97,8 @@ EngineOptions OptionsFor(const Case& c, int world) {
     for (int r = 0; r < world; ++r) options.rank_weights.push_back(std::vector<double>{2, 1, 3, 1}[r % 4]);
   }
   options.chunk = c.chunk;
+  options.key_means = !c.key_means.empty();
+  options.key_means_dir = c.key_means;
   options.questions = 1;
   options.max_session_tokens = static_cast<int64_t>(c.prompt.size()) + c.new_tokens;
   options.kv_tokens = 2 * options.max_session_tokens;
@@ -270,6 +278,37 @@ void Random(Judge& judge, bool all, const std::string& scratch) {
   }
 }
 
+void Means(Judge& judge, bool all, const std::string& scratch, int rank) {
+  int turn = 0;
+  for (const char* name : {"llama_mha_untied", "llama_mqa_f16"}) {
+    const Golden golden = LoadGolden(name, absl::StrCat(scratch, "/means"));
+    GivePositions(golden, 2048);
+    const absl::StatusOr<ModelConfig> config = LoadConfig(golden.model_dir);
+    DUO_CHECK(config.ok());
+    KeyMeans means;
+    means.layers = static_cast<int>(config->layers);
+    means.kv_heads = static_cast<int>(config->kv_heads);
+    means.head_dim = static_cast<int>(config->head_dim);
+    means.tokens = 1;
+    for (int64_t i = 0; i < int64_t{means.layers} * means.kv_heads * means.head_dim; ++i) {
+      means.values.push_back(static_cast<double>(SplitMix64(i + 1000 * rank) % 2001) / 1000 - 1);
+    }
+    for (const AttentionMode attention : {AttentionMode::kDuo, AttentionMode::kFull}) {
+      Case c;
+      c.golden = &golden;
+      c.prompt = RandomPrompt(static_cast<int64_t>(golden.full.logits.size()));
+      c.attention = attention;
+      c.kv = judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32;
+      const GoldenRun& run = attention == AttentionMode::kDuo ? golden.duo : golden.full;
+      const Expected expected = judge.Alone(c, judge.Tolerance(run, c.kv));
+      // Every rank's file says something else.
+      c.key_means = absl::StrCat(scratch, "/means/", name, rank);
+      DUO_CHECK(WriteKeyMeans(means, c.key_means).ok());
+      for (const Case& variant : Variants(c, all, judge.world(), &turn)) judge.Check(variant, expected);
+    }
+  }
+}
+
 void Families(Judge& judge, const std::string& scratch) {
   for (const std::string& name : GoldenNames()) {
     const Golden golden = LoadGolden(name, scratch);
@@ -315,6 +354,7 @@ int RunCases(const Flags& flags) {
   for (const std::string& cases : flags.cases) {
     if (cases == "needle") Needle(judge, flags.all, scratch);
     if (cases == "random") Random(judge, flags.all, scratch);
+    if (cases == "means") Means(judge, flags.all, scratch, ranks.comm->rank());
     if (cases == "families") Families(judge, scratch);
   }
   fs::remove_all(scratch);
@@ -343,7 +383,7 @@ int main(int argc, char** argv) {
       const absl::StatusOr<duo::CommKind> kind = duo::ParseCommKind(argv[++i]);
       if (!kind.ok()) return 2;
       flags.comm = *kind;
-    } else if (word == "needle" || word == "random" || word == "families") {
+    } else if (word == "needle" || word == "random" || word == "means" || word == "families") {
       flags.cases.push_back(word);
     } else {
       std::fprintf(stderr, "unknown argument %s\n", word.c_str());
