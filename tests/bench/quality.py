@@ -2,7 +2,7 @@
 """What formats cost: perplexity of SmolLM2-135M-Instruct, and facts found by the demo model, per format of weights and KV.
 
     quality.py --duo build/duo --part needles [--tokens 32000]
-    quality.py --duo build/duo --part perplexity --model smollm2-135m-instruct [--text FILE --tokens 51200]
+    quality.py --duo build/duo --part perplexity --model smollm2-135m-instruct [--text FILE --tokens 51200] [--key-means DIR]
 
 Writes results/quality.json beside this file, a run at a time: what is there already is not run again (--again runs it). The
 model is what launcher/demo/unpack_smollm2.py makes: the dequantised 4-bit file. Standard library only.
@@ -50,14 +50,17 @@ def commit():
 
 
 def perplexity(args, results):
-    pairs = [(w, "f32") for w in WEIGHTS] + [("f32", kv) for kv in ("bf16", "fp8", "int8", "int4")]
-    for weights, kv in pairs:
-        key = f"weights {weights}, KV {kv}"
+    runs = [(w, "f32", "off") for w in WEIGHTS] + [("f32", kv, "off") for kv in ("bf16", "fp8", "int8", "int4")]
+    if args.key_means:
+        runs.append(("f32", "int4", args.key_means))
+    for weights, kv, means in runs:
+        key = f"weights {weights}, KV {kv}" + ("" if means == "off" else ", key means")
         if key in results["perplexity"] and not args.again:
             continue
         head = "f32" if weights == "f32" else "bf16"  # embedding and vocabulary head
         result = run([args.duo, "bench", "perplexity", "--device", "cpu", "--model", args.model, "--text", args.text, "--tokens",
-                      str(args.tokens), "--attention", "full", "--weights", weights, "--weights-head", head, "--kv", kv, "--json"])
+                      str(args.tokens), "--attention", "full", "--weights", weights, "--weights-head", head, "--kv", kv, "--key-means", means,
+                      "--json"])
         row = {"perplexity": round(result["perplexity"], 5), "predicted_tokens": result["predicted_tokens"],
                "window": result["window"], "text": os.path.basename(args.text), "seconds": round(result["seconds"], 1),
                "commit": commit()}
@@ -99,6 +102,7 @@ def main():
     parser.add_argument("--model", help="SmolLM2's folder")
     parser.add_argument("--text", default="/usr/share/perl/5.36.0/pod/perldiag.pod")
     parser.add_argument("--tokens", type=int)
+    parser.add_argument("--key-means", help="folder of duo identify --key-means, of another text: int4 KV with it, too")
     parser.add_argument("--again", action="store_true")
     args = parser.parse_args()
     args.tokens = args.tokens or (51200 if args.part == "perplexity" else 32000)
