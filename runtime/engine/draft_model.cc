@@ -98,7 +98,7 @@ absl::Status DraftModel::Plan(int texts) {
   weight_bytes_ = WeightBytes({config_, shard_, formats_});
   const RopeFrequencies rope = ComputeRopeFrequencies(config_, limits_.max_tokens);
   const absl::StatusOr<int64_t> forward =
-      WorkspaceBytes({config_, partition_, shard_, rope, {}}, formats_, nullptr, heads_, sizes_, limits_, device_);
+      WorkspaceBytes({config_, partition_, shard_, rope, {}, {}}, formats_, nullptr, heads_, sizes_, limits_, device_);
   if (!forward.ok()) return forward.status();
   const auto sampling = static_cast<int64_t>(Bytes(DType::kF32, limits_.samples * config_.vocab) +
                                              DrawScratchBytes(device_, limits_.samples, config_.vocab));
@@ -112,7 +112,7 @@ absl::Status DraftModel::Load(const std::function<void(int64_t, int64_t)>& progr
   files_.reset();
   const RopeFrequencies rope = ComputeRopeFrequencies(config_, limits_.max_tokens);
   absl::StatusOr<Model> model =
-      Model::Create({config_, partition_, shard_, rope, {}}, *std::move(weights), device_, *comm_);
+      Model::Create({config_, partition_, shard_, rope, {}, {}}, *std::move(weights), device_, *comm_);
   if (!model.ok()) return model.status();
   absl::StatusOr<KvCache> cache = KvCache::Create(device_, config_, shard_, heads_, sizes_);
   if (!cache.ok()) return cache.status();
