@@ -17,8 +17,9 @@ namespace {
 
 template <typename T>
 absl::Status Assign(absl::StatusOr<T> from, T* to) {
-  if (from.ok()) *to = *std::move(from);
-  return from.status();
+  if (!from.ok()) return from.status();
+  *to = *std::move(from);
+  return absl::OkStatus();
 }
 
 // With questions the prompt is read up to where no question can change its tokens; what is left of it comes with each

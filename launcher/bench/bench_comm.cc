@@ -44,11 +44,12 @@ absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime) {
     const View view(data->data(), DType::kF32, 1, count);
     FillFloats(device, data->as<float>(), count, static_cast<float>(comm.rank() + 1));
     comm.AllReduceSum(view, device);
+    const int sum = world * (world + 1) / 2;  // of 1, 2, ... world
     float last = 0;
     device.Download(&last, data->as<float>() + count - 1, 4);
-    if (absl::Status s = Agree(comm, last == static_cast<float>(world * (world + 1) / 2)
-                                         ? absl::OkStatus()
-                                         : absl::InternalError("an all-reduce gave a wrong sum"));
+    if (absl::Status s =
+            Agree(comm, last == static_cast<float>(sum) ? absl::OkStatus()
+                                                        : absl::InternalError("an all-reduce gave a wrong sum"));
         !s.ok())
       return s;
     FillFloats(device, data->as<float>(), count, 0.0f);  // sums of zeros stay finite however often they are added

@@ -341,14 +341,13 @@ void Server::Drain(bool forced) {
 
 void Server::State::Reload() {
   std::vector<std::function<void()>> take;
-  absl::StatusOr<std::function<void()>> prepared = tokens->Prepare();
-  for (size_t i = 0; prepared.ok(); ++i) {
+  for (size_t i = 0; i <= prepares.size(); ++i) {
+    absl::StatusOr<std::function<void()>> prepared = i == 0 ? tokens->Prepare() : prepares[i - 1]();
+    if (!prepared.ok()) {
+      return log->Error("not reloaded",
+                        {{"status", absl::StrCat(prepared.status().message(), "; all stays as it was")}});
+    }
     take.push_back(*std::move(prepared));
-    if (i == prepares.size()) break;
-    prepared = prepares[i]();
-  }
-  if (!prepared.ok()) {
-    return log->Error("not reloaded", {{"status", absl::StrCat(prepared.status().message(), "; all stays as it was")}});
   }
   for (auto& one : take) one();
   log->Answer("reloaded", {{"tokens", static_cast<int64_t>(tokens->tokens()->size())}});

@@ -288,8 +288,9 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.split_page_bytes = static_cast<double>(unit.split_page);
   s.ring_bytes = static_cast<double>(unit.ring);
   const double d = config.head_dim;
+  const int64_t group = config.heads / config.kv_heads;  // a whole number
   s.flop_per_token = 2.0 * static_cast<double>(TokenMatrixElements(config)) / comm->size();
-  s.flop_per_token_pair = 4.0 * d * (config.heads / config.kv_heads) * heads.retrieval_heads() / comm->size();
+  s.flop_per_token_pair = 4.0 * d * static_cast<double>(group) * heads.retrieval_heads() / comm->size();
   s.flop_rate = device->is_cuda() ? 4e14 : 3e10 * device->pool().threads();
   s.sparsity = options.prefill_sparsity;
   s.guesses = options.speculate == Speculation::kSelf;

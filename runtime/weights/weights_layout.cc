@@ -1,5 +1,6 @@
 #include "runtime/weights/weights_layout.h"
 
+#include "kernels/base/check.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/quantize.h"
 
@@ -30,6 +31,7 @@ class Layout {
     if (HasRowScales(w.dtype) && w.group == 0) w.scales = Floats(w.rows);
     w.table = format.table;
     if (w.table == CodeTable::kE2M1) {
+      DUO_CHECK_GT(w.group, 0);
       w.exponents = Take(w.rows * (w.cols / w.group));
     } else if (w.group > 0) {
       w.groups = reinterpret_cast<const uint16_t*>(Take(w.rows * (w.cols / w.pair_cols()) * 4));

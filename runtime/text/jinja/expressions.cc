@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
 #include "runtime/text/jinja/library/library.h"
 #include "runtime/text/jinja/library/operators.h"
 #include "runtime/text/jinja/library/walk.h"
@@ -187,6 +188,7 @@ bool Run::EvaluateArguments(const CallArguments& call, Arguments* arguments) {
 
 // body: what the innermost filter of a filter block is put on.
 Value Run::EvaluateFilter(const Node& node, const Value* body) {
+  DUO_CHECK(node.a != nullptr || body != nullptr);  // only a filter block's innermost filter is on nothing
   const Value of = node.a == nullptr                                      ? *body
                    : body != nullptr && node.a->kind == NodeKind::kFilter ? EvaluateFilter(*node.a, body)
                                                                           : Evaluate(*node.a);

@@ -98,16 +98,15 @@ Op ExpressionParser::CompareOperator() {
 NodePtr ExpressionParser::Compare() {
   NodePtr first = Sum();
   const size_t offset = in_.current().offset;
-  NodePtr node;
-  for (Op op = CompareOperator(); op != Op::kNone; op = CompareOperator()) {
-    if (node == nullptr) {
-      node = MakeNode(NodeKind::kCompare, offset);
-      node->a = std::move(first);
-    }
+  Op op = CompareOperator();
+  if (op == Op::kNone) return first;
+  NodePtr node = MakeNode(NodeKind::kCompare, offset);
+  node->a = std::move(first);
+  for (; op != Op::kNone; op = CompareOperator()) {
     node->ops.push_back(op);
     node->items.push_back(Sum());
   }
-  return node != nullptr ? std::move(node) : std::move(first);
+  return node;
 }
 
 template <typename Operand, size_t n>

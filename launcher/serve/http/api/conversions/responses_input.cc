@@ -65,6 +65,7 @@ class Turns {
       return absl::OkStatus();
     }
     const bool thought = !messages_.empty() && messages_.back().contains("reasoning_content");
+    // NOLINTNEXTLINE(readability-container-size-empty): empty() of a JSON string is false, even of "".
     Own(thought && messages_.back()["content"] == "" && !messages_.back().contains("tool_calls"))["content"] = *text;
     return absl::OkStatus();
   }
