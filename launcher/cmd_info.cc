@@ -34,7 +34,7 @@ std::string ChatLine(const absl::StatusOr<ChatTemplate>& chat) {
 // "MLP 14336", or what stands in its place.
 std::string MlpText(const ModelConfig& c) {
   const auto with = std::count(c.experts.layers.begin(), c.experts.layers.end(), 1);
-  const std::string mlp = absl::StrFormat("MLP %d", c.intermediate);
+  std::string mlp = absl::StrFormat("MLP %d", c.intermediate);
   if (with == 0) return mlp;
   std::string text =
       absl::StrFormat("%d experts of %d, %d a token", c.experts.count, c.experts.intermediate, c.experts.chosen);

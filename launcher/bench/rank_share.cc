@@ -69,9 +69,9 @@ absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Eng
   const int64_t most = StepTokens(flags, context, {1, company.rows});
   const absl::StatusOr<SessionId> session = EngineProbe(engine).CreateFilledSession(context, most);
   if (!session.ok()) return session.status();
-  const absl::StatusOr<std::vector<double>> seconds = company.rows > 1
-                                                          ? TimeAppends(flags, engine, *session, company.rows, after)
-                                                          : TimeAnswers(flags, engine, *session, company.forks, after);
+  absl::StatusOr<std::vector<double>> seconds = company.rows > 1
+                                                    ? TimeAppends(flags, engine, *session, company.rows, after)
+                                                    : TimeAnswers(flags, engine, *session, company.forks, after);
   if (!seconds.ok()) return seconds;
   if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
   return seconds;

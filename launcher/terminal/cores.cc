@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
 namespace duo {
@@ -53,7 +54,7 @@ int CoresWithinQuota(int cores, const std::string& root) {
     for (const char* mount : {"/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"}) {
       std::string group = parts[2];
       while (true) {  // and every group above it
-        cores = QuotaOf(root + mount + group, cores);
+        cores = QuotaOf(absl::StrCat(root, mount, group), cores);
         if (group.empty()) break;
         group.resize(group.rfind('/') == std::string::npos ? 0 : group.rfind('/'));
       }

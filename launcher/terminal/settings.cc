@@ -98,7 +98,8 @@ bool Settings::Free(const CLI::App& command, const CLI::Option& option) const {
     const CLI::Option* other = Find(command, name);
     if (other == nullptr) continue;
     const std::set<CLI::Option*> excluded = option.get_excludes();
-    if (other == &option || std::find(excluded.begin(), excluded.end(), other) != excluded.end()) return false;
+    const auto is_other = [&](const CLI::Option* one) { return one == other; };
+    if (other == &option || std::any_of(excluded.begin(), excluded.end(), is_other)) return false;
   }
   return true;
 }

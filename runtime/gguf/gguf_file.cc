@@ -247,7 +247,7 @@ bool GgufFields::Bool(const std::string& key, bool fallback) {
   return value.value_or(fallback);
 }
 
-std::string GgufFields::String(const std::string& key, std::optional<std::string> fallback) {
+std::string GgufFields::String(const std::string& key, const std::optional<std::string>& fallback) {
   const GgufValue* found = Get(key, !fallback.has_value());
   if (found == nullptr) return fallback.value_or("");
   const std::optional<std::string_view> value = found->String();

@@ -94,7 +94,7 @@ class GgufFields {
   int64_t Int(const std::string& key, int64_t least, int64_t most, std::optional<int64_t> fallback = std::nullopt);
   double Number(const std::string& key, double least, double most, std::optional<double> fallback = std::nullopt);
   bool Bool(const std::string& key, bool fallback);
-  std::string String(const std::string& key, std::optional<std::string> fallback = std::nullopt);
+  std::string String(const std::string& key, const std::optional<std::string>& fallback = std::nullopt);
   // An array; absent: none.
   std::vector<std::string_view> Strings(const std::string& key);
   std::vector<double> Numbers(const std::string& key);

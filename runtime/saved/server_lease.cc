@@ -59,10 +59,10 @@ absl::StatusOr<std::unique_ptr<ServerLease>> ServerLease::Open(const FileSystem&
   files.list(dir, &names);
   for (const std::string& name : names) {
     if (name.rfind(kServerPrefix, 0) != 0 || name == kServerPrefix + lease->self_.name) continue;
-    absl::StatusOr<File> file = File::Open(files, dir + "/" + name, O_RDONLY);
+    absl::StatusOr<File> file = File::Open(files, absl::StrCat(dir, "/", name), O_RDONLY);
     if (!file.ok()) continue;
     const absl::StatusOr<Server> server = lease->Read(*file);
-    if (server.ok() && !lease->Lives(*file, *server)) files.unlink(dir + "/" + name);
+    if (server.ok() && !lease->Lives(*file, *server)) files.unlink(absl::StrCat(dir, "/", name));
   }
   return lease;
 }
@@ -198,7 +198,7 @@ absl::StatusOr<int64_t> ServerLease::Take(const std::string& session_dir, int64_
     return absl::FailedPreconditionError(absl::StrCat(session_dir, " is just being taken by another server"));
   }
   if (failed != 0) return FileError(-failed, name, "link it to this server's file, which says who holds the session");
-  for (const std::string& old : lock->names) files_.unlink(session_dir + "/" + old);
+  for (const std::string& old : lock->names) files_.unlink(absl::StrCat(session_dir, "/", old));
   held_[session_dir] = {number, lapses_};
   return number;
 }

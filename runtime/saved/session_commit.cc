@@ -99,7 +99,7 @@ absl::Status SessionStore::Commit(const std::string& id, int64_t number, const S
     if (absl::Status s = lease_->Check(dir, number); !s.ok()) return s;
     return whole ? CheckFiles(*files_, dir, *m) : absl::OkStatus();
   };
-  const absl::Status replaced = ReplaceManifest(*files_, dir, *m, check, committed);
+  absl::Status replaced = ReplaceManifest(*files_, dir, *m, check, committed);
   if (!*committed) return replaced;
   if (replaced.ok()) {
     unsynced_.erase(id);
@@ -158,7 +158,7 @@ absl::Status SessionStore::RewindSaved(const std::string& id, int64_t tokens, co
   m->more.clear();  // it may tell of what is gone
   if (m->version < 3) m->sections_file = {};
   bool committed = false;
-  const absl::Status done = Commit(id, *number, former_append, true, &*m, &committed);
+  absl::Status done = Commit(id, *number, former_append, true, &*m, &committed);
   if (committed) Rewound(id, tokens);
   if (done.ok()) Clean(id, *m, *number);
   return done;
@@ -225,7 +225,7 @@ void SessionStore::Undo(const std::string& id, int64_t number, const std::map<st
   const std::string dir = DirOf(id);
   if (!lease_->Check(dir, number).ok()) return;
   for (const auto& [name, length] : old_lengths) {
-    if (length > 0) files_->truncate(dir + "/" + name, length);
+    if (length > 0) files_->truncate(absl::StrCat(dir, "/", name), length);
   }
   const absl::StatusOr<SessionManifest> m = ReadWhole(id);
   if (m.ok()) return Clean(id, *m, number);

@@ -209,14 +209,15 @@ std::map<std::string, int64_t> FilesOf(const SessionManifest& m) {
 absl::Status CheckFiles(const FileSystem& files, const std::string& dir, const SessionManifest& manifest) {
   for (const auto& [name, length] : FilesOf(manifest)) {
     FileInfo info;
-    const int failed = files.info(dir + "/" + name, &info);
+    const std::string path = absl::StrCat(dir, "/", name);
+    const int failed = files.info(path, &info);
     if (failed == -ENOENT || failed == -ENOTDIR) {
-      return absl::DataLossError(absl::StrCat(dir, "/", name, ": this part of the saved session is missing"));
+      return absl::DataLossError(absl::StrCat(path, ": this part of the saved session is missing"));
     }
-    if (failed != 0) return FileError(-failed, dir + "/" + name, "look at it");
+    if (failed != 0) return FileError(-failed, path, "look at it");
     if (info.bytes < length) {
       return absl::DataLossError(
-          absl::StrFormat("%s/%s: damaged: it has %d bytes, at least %d were expected", dir, name, info.bytes, length));
+          absl::StrFormat("%s: damaged: it has %d bytes, at least %d were expected", path, info.bytes, length));
     }
   }
   return absl::OkStatus();
@@ -229,7 +230,7 @@ void RemoveFiles(const FileSystem& files, const std::string& dir, const std::set
     const SavedName parsed = ParseSavedName(name);
     const bool spared = parsed.kind == SavedKind::kForeign || parsed.kind == SavedKind::kMarker ||
                         parsed.kind == SavedKind::kLock || parsed.generation > newest;
-    if (!spared && keep.count(name) == 0) files.unlink(dir + "/" + name);
+    if (!spared && keep.count(name) == 0) files.unlink(absl::StrCat(dir, "/", name));
   }
 }
 

@@ -76,7 +76,7 @@ absl::Status SaveJob::Prepare() {
     s.generation = static_cast<int32_t>(number_);
     const std::string name = PageFileName(s.generation, s.first / kRangePages);
     auto [at, added] = ends.emplace(name, 0);
-    if (FileInfo info; added && files.info(dir + "/" + name, &info) == 0) at->second = info.bytes;
+    if (FileInfo info; added && files.info(absl::StrCat(dir, "/", name), &info) == 0) at->second = info.bytes;
     if (added) old_lengths_[name] = at->second;
     s.offset = at->second;
     at->second += SectionBytes(s, PageBytesOf(m));
@@ -147,7 +147,7 @@ absl::Status SaveJob::Commit() {
   m.bytes = m.token_file.bytes + (unfinished ? m.append->total * 4 : 0) +
             static_cast<int64_t>(m.rings.size()) * RingBytesOf(m);
   for (const KvSection& s : m.sections) m.bytes += SectionBytes(s, PageBytesOf(m));
-  const absl::Status done = store.Commit(id_, number_, former_append_, true, &m, &committed_);
+  absl::Status done = store.Commit(id_, number_, former_append_, true, &m, &committed_);
   if (!committed_) return done;
   SessionStore::Lineage& lineage = store.lineages_[id_];
   lineage.session = session_;

@@ -33,7 +33,7 @@ std::string TextStream::Push(int32_t token) {
   if (stopped_) return "";
   for (const auto& [id, stop] : stop_tokens_) {
     if (id != token) continue;
-    const std::string rest = Flush();
+    std::string rest = Flush();
     if (!std::exchange(stopped_, true)) stop_ = stop;
     return rest;
   }

@@ -94,7 +94,7 @@ absl::Status Walk(const json& section, const char* what, const char* children_ke
   absl::StatusOr<std::string> type = ReadType(section);
   if (!type.ok()) return absl::InvalidArgumentError(absl::StrCat(what, ": ", type.status().message()));
   if (*type != "Sequence") {
-    const absl::Status status = parse(section, *type);
+    absl::Status status = parse(section, *type);
     if (status.ok()) return status;
     return absl::Status(status.code(), absl::StrCat(what, " ", *type, ": ", status.message()));
   }

@@ -85,10 +85,10 @@ void AskJob::Begin(const AskRequest& request) {
 
 void AskJob::Post(const AskRequest& request, const GenerateParams& params, QuestionInput question,
                   std::optional<CompiledGuide> guide) {
-  const bool posted = c_.thread->Post(
-      [self = shared_from_this(), request, params, question = std::move(question), guide = std::move(guide)]() mutable {
-        self->Ask(request, std::move(params), std::move(question), guide.has_value() ? &*guide : nullptr);
-      });
+  const bool posted = c_.thread->Post([self = shared_from_this(), request, params = params,
+                                       question = std::move(question), guide = std::move(guide)]() mutable {
+    self->Ask(request, std::move(params), std::move(question), guide.has_value() ? &*guide : nullptr);
+  });
   if (!posted) End(QueueFull());
 }
 
@@ -109,7 +109,7 @@ void AskJob::Ask(const AskRequest& request, GenerateParams params, QuestionInput
     events.push_back(Events(i, request));
   }
   if (request.alone) params.prefix = sessions.PrefixOf(who_.owner, request.cache_salt);
-  if (request.alone) return sessions.AskAlone(call_, std::move(question.tokens), params, std::move(events));
+  if (request.alone) return sessions.AskAlone(call_, std::move(question.tokens), params, events);
   sessions.AskText(call_, request.session_id, std::move(question), params, std::move(events[0]));
 }
 

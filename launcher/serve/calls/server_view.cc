@@ -88,7 +88,8 @@ ServerView ViewOf(CallContext& context, const Identity& who, bool with_heads) {
 
 }  // namespace
 
-UnaryCallPtr StartView(CallContext& context, const Caller& caller, bool with_heads, Answered<ServerView> finish) {
+UnaryCallPtr StartView(CallContext& context, const Caller& caller, bool with_heads,
+                       const Answered<ServerView>& finish) {
   auto call = std::make_shared<UnaryCall>(context);
   const absl::StatusOr<Identity> who = context.Authenticate(caller, Right::kNumbers);
   if (!who.ok()) {

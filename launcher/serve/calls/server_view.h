@@ -45,6 +45,6 @@ struct ServerView {
 };
 
 // A caller of role metrics sees numbers alone, a user what is theirs, an admin everything.
-UnaryCallPtr StartView(CallContext& context, const Caller& caller, bool with_heads, Answered<ServerView> finish);
+UnaryCallPtr StartView(CallContext& context, const Caller& caller, bool with_heads, const Answered<ServerView>& finish);
 
 }  // namespace duo

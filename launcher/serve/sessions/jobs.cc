@@ -142,7 +142,7 @@ static void Refuse(const Sessions::Saved& done, const absl::Status& status) {
   done(refused);
 }
 
-void Sessions::Save(const CallPtr& call, const std::string& id, Saved done) {
+void Sessions::Save(const CallPtr& call, const std::string& id, const Saved& done) {
   if (store_ == nullptr) return Refuse(done, absl::FailedPreconditionError("this server has no --save-dir"));
   absl::StatusOr<NamedSession*> found = Find(id);
   absl::Status status = found.ok() ? Admit((*found)->owner) : found.status();
@@ -187,7 +187,7 @@ absl::StatusOr<std::string> Sessions::CheckRestore(const std::string& id, const 
 }
 
 void Sessions::Restore(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens,
-                       Saved done) {
+                       const Saved& done) {
   if (store_ == nullptr || !ValidSessionId(id)) return Refuse(done, CheckRestore(id, new_id, max_tokens).status());
   // Another server may just have saved it.
   store_->Do([s = store_, id] { s->Find(id).status().IgnoreError(); },

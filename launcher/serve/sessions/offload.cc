@@ -46,7 +46,7 @@ void Sessions::MoveOutIdle(double idle_seconds) {
   }
 }
 
-void Sessions::Pin(const CallPtr& call, const std::string& id, bool pinned, Viewed done) {
+void Sessions::Pin(const CallPtr& call, const std::string& id, bool pinned, const Viewed& done) {
   absl::StatusOr<NamedSession*> found = Find(id);
   const absl::Status status = found.ok() ? Admit((*found)->owner) : found.status();
   if (!status.ok()) return done(status);

@@ -150,7 +150,7 @@ void Sessions::UndoQuestion(NamedSession& session, int64_t history) {
 
 // The session is cut before anything else is done with it, as soon as that can be.
 void Sessions::CutLater(NamedSession& session, const CallPtr& call, Cut cut,
-                        std::function<void(const absl::Status&)> then) {
+                        const std::function<void(const absl::Status&)>& then) {
   session.waiting.push_front({call, cut.turn, [=, this, id = session.id](const absl::Status& free) {
                                 if (!free.ok()) return then(free);
                                 NamedSession& still = *Lookup(id);

@@ -7,7 +7,7 @@
 namespace duo {
 
 void Sessions::Reread(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens,
-                      Saved done) {
+                      const Saved& done) {
   const auto refuse = [done](const absl::Status& status) {
     SaveDone refused;
     refused.status = status;
@@ -25,7 +25,7 @@ void Sessions::Reread(const CallPtr& call, const std::string& id, const std::str
   store_->Do(read, [=, this, name = *name] {
     taken_.erase(name);
     if (texts->ok() && call->cancelled) *texts = absl::CancelledError("the call was cancelled");
-    if (texts->ok()) return RereadFound(call, id, name, max_tokens, **std::move(texts), done);
+    if (texts->ok()) return RereadFound(call, id, name, max_tokens, *std::move(*texts), done);
     if (name == id) Release(id);
     refuse(texts->status());
   });

@@ -188,7 +188,7 @@ absl::StatusOr<SessionView> Sessions::Create(const NewSession& wanted) {
 }
 
 void Sessions::Fork(const CallPtr& call, const std::string& id, const std::string& wanted, int64_t max_tokens,
-                    Viewed done, int64_t reserved_tokens) {
+                    const Viewed& done, int64_t reserved_tokens) {
   absl::StatusOr<NamedSession*> found = Find(id);
   absl::Status status = found.ok() ? Admit((*found)->owner) : found.status();
   if (!status.ok()) return done(status);
@@ -215,7 +215,7 @@ void Sessions::Fork(const CallPtr& call, const std::string& id, const std::strin
   });
 }
 
-void Sessions::Rewind(const CallPtr& call, const std::string& id, int64_t tokens, Viewed done) {
+void Sessions::Rewind(const CallPtr& call, const std::string& id, int64_t tokens, const Viewed& done) {
   absl::StatusOr<NamedSession*> found = Find(id);
   absl::Status status = found.ok() ? Admit((*found)->owner) : found.status();
   if (!status.ok()) return done(status);

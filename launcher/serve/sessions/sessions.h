@@ -82,12 +82,12 @@ class Sessions {
   using Viewed = std::function<void(const absl::StatusOr<SessionView>&)>;
   using Saved = std::function<void(const SaveDone&)>;
   absl::StatusOr<SessionView> Create(const NewSession& wanted);
-  void Fork(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens, Viewed done,
-            int64_t reserved_tokens = 0);
-  void Rewind(const CallPtr& call, const std::string& id, int64_t tokens, Viewed done);
+  void Fork(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens,
+            const Viewed& done, int64_t reserved_tokens = 0);
+  void Rewind(const CallPtr& call, const std::string& id, int64_t tokens, const Viewed& done);
   absl::StatusOr<SessionView> Get(const std::string& id) const;
   // Whether it may be moved out; one that is comes back first.
-  void Pin(const CallPtr& call, const std::string& id, bool pinned, Viewed done);
+  void Pin(const CallPtr& call, const std::string& id, bool pinned, const Viewed& done);
   // Of an open or saved session; nothing where there is none.
   std::optional<std::string> OwnerOf(const std::string& id) const;
   static absl::Status NoSession(const std::string& id);
@@ -128,11 +128,13 @@ class Sessions {
   // All text is there: reads it, or goes on reading. input.tokens are ignored where OpenAppend gave no buffer.
   void ReadAppend(const CallPtr& call, AppendInput input, AppendEvents events);
 
-  void Save(const CallPtr& call, const std::string& id, Saved done);
-  void Restore(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens, Saved done);
+  void Save(const CallPtr& call, const std::string& id, const Saved& done);
+  void Restore(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens,
+               const Saved& done);
 
   // The same from the saved tokens alone, read as an append is: what is saved of it stays until the next save.
-  void Reread(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens, Saved done);
+  void Reread(const CallPtr& call, const std::string& id, const std::string& new_id, int64_t max_tokens,
+              const Saved& done);
 
   void Cancel(const CallPtr& call);
 
@@ -196,8 +198,8 @@ class Sessions {
   // Tokens of texts, when their turn has come.
   using MakeTokens = std::function<absl::StatusOr<TextRead>()>;
   using TokensMade = std::function<void(absl::StatusOr<TextRead>)>;
-  void Tokenise(NamedSession& session, const CallPtr& call, size_t bytes, MakeTokens make, TokensMade then);
-  void MatchText(const CallPtr& call, const std::string& id, absl::StatusOr<TextRead> text, TokensMade then);
+  void Tokenise(NamedSession& session, const CallPtr& call, size_t bytes, MakeTokens make, const TokensMade& then);
+  void MatchText(const CallPtr& call, const std::string& id, absl::StatusOr<TextRead> text, const TokensMade& then);
   absl::Status CheckChat(const std::string& system) const;
   void PrepareAppend(const CallPtr& call, AppendInput input, AppendEvents events);
   struct Asked {
@@ -222,7 +224,8 @@ class Sessions {
     int64_t tokens = 0;  // that are left
     Turn turn = Turn::kRewinds;
   };
-  void CutLater(NamedSession& session, const CallPtr& call, Cut cut, std::function<void(const absl::Status&)> then);
+  void CutLater(NamedSession& session, const CallPtr& call, Cut cut,
+                const std::function<void(const absl::Status&)>& then);
 
   absl::StatusOr<SessionId> EmptySession();
   void StartPrompt(const PromptPtr& prompt);

@@ -84,7 +84,8 @@ struct Reader {
 
 }  // namespace
 
-void Sessions::Tokenise(NamedSession& session, const CallPtr& call, size_t bytes, MakeTokens make, TokensMade then) {
+void Sessions::Tokenise(NamedSession& session, const CallPtr& call, size_t bytes, MakeTokens make,
+                        const TokensMade& then) {
   auto read = std::make_shared<absl::StatusOr<TextRead>>(absl::UnknownError("not read"));
   session.tokenising = ++next_tokenising_;
   const auto work = [make = std::move(make), read] { *read = make(); };
@@ -95,7 +96,7 @@ void Sessions::Tokenise(NamedSession& session, const CallPtr& call, size_t bytes
     }
     still->tokenising = 0;
     if (call->cancelled) *read = absl::CancelledError("the call was cancelled");
-    then(*std::move(read));
+    then(std::move(*read));
   };
   if (!options_.beside) {
     work();
@@ -111,9 +112,9 @@ void Sessions::Tokenise(NamedSession& session, const CallPtr& call, size_t bytes
 }
 
 absl::Status Sessions::CheckChat(const std::string& system) const {
-  const absl::Status why = options_.chat == nullptr ? absl::NotFoundError("the model has no chat template")
-                           : options_.chat->ok()    ? FrameOf(**options_.chat, system).status()
-                                                    : options_.chat->status();
+  absl::Status why = options_.chat == nullptr ? absl::NotFoundError("the model has no chat template")
+                     : options_.chat->ok()    ? FrameOf(**options_.chat, system).status()
+                                              : options_.chat->status();
   if (why.ok()) return why;
   return absl::FailedPreconditionError(absl::StrCat("no conversation with this model: ", why.message()));
 }
@@ -189,7 +190,8 @@ void Sessions::PrepareQuestion(const CallPtr& call, QuestionInput question, cons
 
 // What was read from a place before the session's end on: tokens that are there already need not be fed again, and
 // those that are other ones, of an answer mostly, are cut off. Then `then` has the turn still.
-void Sessions::MatchText(const CallPtr& call, const std::string& id, absl::StatusOr<TextRead> text, TokensMade then) {
+void Sessions::MatchText(const CallPtr& call, const std::string& id, absl::StatusOr<TextRead> text,
+                         const TokensMade& then) {
   if (!text.ok()) return then(text.status());
   TextRead read = *std::move(text);
   NamedSession& session = *Lookup(id);

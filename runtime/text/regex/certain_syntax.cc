@@ -136,13 +136,13 @@ class Parser {
     } else if (op == Op::kDone) {
       *out = std::move(inner);
     } else {
-      *out = Enclosed(op, negated, std::move(inner));
+      *out = Enclosed(op, negated, inner);
       *repeatable = op == Op::kAtomic;
     }
     return true;
   }
 
-  static Fragment Enclosed(Op op, int32_t negated, Fragment inner) {
+  static Fragment Enclosed(Op op, int32_t negated, const Fragment& inner) {
     Fragment out;
     out.code.push_back({op, static_cast<int32_t>(inner.code.size()) + 1, negated});
     Append(inner.code, &out.code);
@@ -350,7 +350,7 @@ class Parser {
       // Oniguruma joins some quantifiers on quantifiers to one.
       if (!repeatable || atom->least == 0 || (count > 0 && !interval && least != 1)) return false;
       if (!Repeat(least, most, lazy, atom)) return false;
-      if (possessive) *atom = Enclosed(Op::kAtomic, 0, std::move(*atom));
+      if (possessive) *atom = Enclosed(Op::kAtomic, 0, *atom);
     }
   }
 

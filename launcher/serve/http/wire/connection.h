@@ -61,7 +61,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool ParseBody();    // likewise
   void OnHeader();
   std::optional<Refusal> Judge(const Header& header, Request& request, Fields& fields);
-  void TakeBody(std::string piece);
+  void TakeBody(const std::string& piece);
 
   void BeginAnswer();
   ExchangePtr MakeExchange(Request request, Fields fields);

@@ -164,14 +164,14 @@ bool Connection::ParseBody() {
     std::exchange(take_, nullptr)(std::move(piece), done);
     return !done && take_ != nullptr && buffer_.size() > 0;
   }
-  TakeBody(std::move(piece));
+  TakeBody(piece);
   if (state_ != State::kBody) return false;
   if (!done) return false;
   BeginAnswer();
   return false;
 }
 
-void Connection::TakeBody(std::string piece) {
+void Connection::TakeBody(const std::string& piece) {
   const ListenerOptions& o = shared_->options;
   if (body_read_ > o.max_body) {
     return Refuse({413,

@@ -56,7 +56,8 @@ const Value* Peek(Run& run, Loop& loop) {
   if (loop.next_ahead == loop.ahead.size()) {
     Value item;
     if (!run.Next(loop, &item)) return nullptr;
-    loop.ahead.assign(1, std::move(item));
+    loop.ahead.clear();
+    loop.ahead.push_back(std::move(item));
     loop.next_ahead = 0;
   }
   return &loop.ahead[loop.next_ahead];

@@ -266,7 +266,7 @@ Value IsPrintableMethod(Run& run, const Value& self, const Arguments& arguments)
 }
 
 Value IsIdentifierMethod(Run& run, const Value& self, const Arguments& arguments) {
-  const Value parts = AllCharacters<IsNamePart>(run, self, arguments);
+  Value parts = AllCharacters<IsNamePart>(run, self, arguments);
   if (run.failed() || !parts.boolean()) return parts;
   size_t first = 0;
   return Value::Bool(IsNameStart(NextCodePoint(self.bytes(), &first)));

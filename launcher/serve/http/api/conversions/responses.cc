@@ -11,7 +11,7 @@ namespace {
 
 // text: {"format": .., "verbosity": ..}. Gives the format, for the response.
 Json ReadFormat(Body& body, Guide* guide) {
-  const Json plain = {{"type", "text"}};
+  Json plain = {{"type", "text"}};
   const Json* text = body.Find("text");
   if (text == nullptr) return plain;
   if (!text->is_object()) {
@@ -38,9 +38,9 @@ Json ToolsJson(Body& body) {
   return tools;
 }
 
-Json Repeated(Body& body, const char* name, Json fallback) {
+Json Repeated(Body& body, const char* name, const Json& fallback) {
   const Json* given = body.Find(name);
-  return given == nullptr ? std::move(fallback) : *given;
+  return given == nullptr ? fallback : *given;
 }
 
 void RefuseWhatIsNotThere(Body& body) {

@@ -97,7 +97,7 @@ class Stream {
 
   std::string Opened(const AnswerItem& item) {
     const Json begun = ItemJson(item, "in_progress", /*begun=*/true);
-    const std::string added = Event("response.output_item.added", {{"output_index", item.index}, {"item", begun}});
+    std::string added = Event("response.output_item.added", {{"output_index", item.index}, {"item", begun}});
     if (item.kind == Kind::kToolCall) return added;
     return added + Event("response.content_part.added", At(item, {{"part", PartOf(item, "")}}));
   }

@@ -32,7 +32,7 @@ std::optional<int64_t> NumberOf(absl::string_view text) {
 // "bytes FIRST-LAST/TOTAL"; a total of * is not known yet.
 absl::Status ReadRange(absl::string_view range, UploadFields& fields) {
   constexpr absl::string_view kUnit = "bytes ";
-  const absl::Status bad = FieldError("Content-Range", "Content-Range must be \"bytes FIRST-LAST/TOTAL\"");
+  absl::Status bad = FieldError("Content-Range", "Content-Range must be \"bytes FIRST-LAST/TOTAL\"");
   if (range.substr(0, kUnit.size()) != kUnit) return bad;
   range.remove_prefix(kUnit.size());
   const size_t dash = range.find('-'), slash = range.find('/');
