@@ -19,8 +19,8 @@ struct Client {
   std::vector<absl::Status> ends;
   int reads = 0;
   CallTransport<Text> Transport() {
-    return {[this](Text message) { got.push_back(message.text); }, [this](const absl::Status& s) { ends.push_back(s); },
-            [this] { ++reads; }};
+    return {[this](const Text& message) { got.push_back(message.text); },
+            [this](const absl::Status& s) { ends.push_back(s); }, [this] { ++reads; }};
   }
 };
 
@@ -99,7 +99,7 @@ TEST(CallStream, ATransportMayCallBack) {
   Client client;
   CallStream<Text>* own = nullptr;
   CallTransport<Text> transport = client.Transport();
-  transport.write = [&](Text message) {
+  transport.write = [&](const Text& message) {
     client.got.push_back(message.text);
     if (client.got.size() < 1000) Say(*own, "x");
     own->Written(true);
@@ -120,7 +120,7 @@ TEST(CallStream, ManyThreadsGiveOneMessageAtATimeAndLoseNothing) {
   size_t length = 0;
   int ends = 0;
   CallStream<Text>* own = nullptr;
-  CallStream<Text> stream({[&](Text message) {
+  CallStream<Text> stream({[&](const Text& message) {
                              EXPECT_EQ(++inside, 1);
                              length += message.text.size();
                              --inside;

@@ -194,7 +194,7 @@ TEST_F(Owners, TokensAreReadAgainWholeOrNotAtAll) {
   As(kBert);
   EXPECT_TRUE(List().empty());
   for (const std::string bad : {"", "# none\n", "short\n", "a-token-of-some-length a/name\n"}) {
-    Write(std::string(bad == "" || bad[0] == '#' ? "" : std::string(kAnnaNew) + " anna\n") + bad);
+    Write(std::string(bad.empty() || bad[0] == '#' ? "" : std::string(kAnnaNew) + " anna\n") + bad);
     server_->Reload();
     As(kBert);
     EXPECT_TRUE(List().empty());  // the old ones are known still

@@ -36,7 +36,7 @@ class Sources : public ServiceFixture {
     const absl::Status status = client.Wait();
     EXPECT_TRUE(status.ok()) << status;
     if (!status.ok() || client.messages().empty()) return {};
-    const AskUpdate last = client.messages().back();
+    AskUpdate last = client.messages().back();
     EXPECT_TRUE(last.done);
     for (const Source& s : last.sources) {
       EXPECT_EQ(s.text, document.substr(s.begin, s.end - s.begin));

@@ -83,7 +83,7 @@ TEST(SessionState, AnUploadComesAndGoesBesideTheAppend) {
   EXPECT_DEATH(state.UploadTo(AppendPhase::kUploading), Says("uploading"));
   state.UploadTo(AppendPhase::kNone);
   EXPECT_EQ(state.upload(), AppendPhase::kNone);
-  EXPECT_DEATH(SessionState(Place::kSaving), Says("saving"));
+  EXPECT_DEATH(SessionState{Place::kSaving}, Says("saving"));
 }
 
 TEST_F(SessionsByHand, EveryStepOfTheTableIsTaken) {

@@ -72,15 +72,17 @@ TEST(Jinja, RefusalsNameLineAndColumn) {
 }
 
 TEST(Jinja, AHostileTemplateEndsWithASentence) {
+  const char* const shared =
+      "{% set ns = namespace(l=[1]) %}{% for i in range(90) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}"
+      "{{ ns.l == ns.l[:] }}{{ ns.l | tojson }}";
   for (const char* source : {
+           shared,
            "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
            "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
            "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
            "{{ 'x' * 1000000000 }}",
            "{{ [0] * 1000000000 }}",
            "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l }}",
-           "{% set ns = namespace(l=[1]) %}{% for i in range(90) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}"
-           "{{ ns.l == ns.l[:] }}{{ ns.l | tojson }}",
            "{{ '%999999999d' % 1 }}",
            "{{ '{:999999999}'.format(1) }}",
            "{{ 'a'.center(1000000000) }}",
