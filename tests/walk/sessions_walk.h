@@ -118,6 +118,7 @@ class SessionsWalk {
   void Promise(Doc& doc);
   static int64_t Least(const Doc& doc, int64_t promised);  // that may be on disk while rewinds are under way
   void StateFrom(const std::string& id, const Tokens& found, const char* when);
+  bool MayBeUndone(const Doc& doc) const;
 
   const WalkOptions options_;
   Engine& engine_;

@@ -1,4 +1,5 @@
 // What befalls a walk: cancellations, faults of the disk, idle sessions, crashes and power cuts.
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -36,6 +37,9 @@ void SessionsWalk::Crash() {
   disk_.FailAt(-1, 0);
   const FaultDisk::State state = disk_.Now();
   std::map<std::string, Doc> docs = std::exchange(docs_, {});  // nobody hears any more how calls end
+  for (auto& [id, doc] : docs) {
+    if (MayBeUndone(doc)) doc.least = std::min(doc.least, doc.stopped->start);
+  }
   trouble_ = true;
   for (const SessionInfo& session : engine_.List()) engine_.CloseSession(session.id).IgnoreError();
   sessions_.reset();
