@@ -98,8 +98,8 @@ void TimePrefill(KernelTimes& times) {
   add(8, 8192, 131072, KvFormat::kInt4, head_dim);
 }
 
-// The matrices of a step of the Llama-3-8B shape, gate and up, down, qkv: of one answer, and of many. Last GGUF's Q4_K and
-// Q6_K, whose codes have scales of two levels.
+// The matrices of a step of the Llama-3-8B shape, gate and up, down, qkv: of one answer, and of many. Last GGUF's Q4_K
+// and Q6_K, whose codes have scales of two levels.
 void TimeLinear(KernelTimes& times) {
   if (!times.cuda()) return;
   for (int64_t rows : {1, 64, 128, 256}) {

@@ -69,7 +69,8 @@ absl::StatusOr<BenchRow> BenchStreamingAttention(Device& device, const Streaming
 struct LinearBench {
   DType type = DType::kBF16;
   int group = 0;  // columns of a group of codes, 0: int4's 128; int8 has none
-  int block = 0;  // two levels of scale: columns of a block of groups. 4 bits, 32, 256: GGUF's Q4_K; 8, 16, 256: its Q6_K
+  int block =
+      0;  // two levels of scale: columns of a block of groups. 4 bits, 32, 256: GGUF's Q4_K; 8, 16, 256: its Q6_K
   int64_t rows = 1;
   int64_t outputs = 28672;
   int64_t inputs = 4096;

@@ -115,7 +115,8 @@ absl::StatusOr<BenchRow> BenchLinear(Device& device, const LinearBench& b, const
   BenchRow row;
   row.what = "linear";
   row.shape = absl::StrCat(Name(b.type), b.group > 0 ? absl::StrCat(":", b.group) : "",
-                           b.block > 0 ? absl::StrCat("/", b.block) : "", " rows ", b.rows, " outputs ", b.outputs, " inputs ", b.inputs);
+                           b.block > 0 ? absl::StrCat("/", b.block) : "", " rows ", b.rows, " outputs ", b.outputs,
+                           " inputs ", b.inputs);
   call(0);
   std::vector<uint8_t> got(out_bytes);
   device.Download(got.data(), out_data, out_bytes);
@@ -132,7 +133,8 @@ absl::StatusOr<BenchRow> BenchLinear(Device& device, const LinearBench& b, const
   }
   row.error = worst / largest;
   row.verified = row.error < kAllowed;
-  row.floor = std::max((bytes + pair_count * 4.0 + subs.size()) / rates.copy, 2.0 * b.rows * b.outputs * b.inputs / rates.gemm);
+  row.floor =
+      std::max((bytes + pair_count * 4.0 + subs.size()) / rates.copy, 2.0 * b.rows * b.outputs * b.inputs / rates.gemm);
   row.seconds = Time(device, std::max(rounds, Calls(row.floor)), true, call);
   return row;
 }

@@ -38,7 +38,8 @@ __device__ int SumBefore(int x, int* of_warps, int* all) {
 
 // One block: a thread an expert counts its slots, then writes them behind those of the experts before it. places: of
 // lists.chosen.
-__global__ void __launch_bounds__(kMostExperts) SortSlotsKernel(SlotLists lists, const int32_t* chosen, int slots, int places) {
+__global__ void __launch_bounds__(kMostExperts)
+    SortSlotsKernel(SlotLists lists, const int32_t* chosen, int slots, int places) {
   StartOverlapped();
   __shared__ int of_warps[2][32];
   const int expert = threadIdx.x;
@@ -60,8 +61,8 @@ __global__ void __launch_bounds__(kMostExperts) SortSlotsKernel(SlotLists lists,
 
 constexpr int kCombined = 128;  // columns of a block
 
-// out [rows, dim] = sum over a row's slots of weight * y. places: where a slot's y is; null: at the slot. Grid: rows, blocks
-// of columns.
+// out [rows, dim] = sum over a row's slots of weight * y. places: where a slot's y is; null: at the slot. Grid: rows,
+// blocks of columns.
 __global__ void CombineKernel(bf16* out, int64_t stride, const float* y, Routing routing, const int32_t* places,
                               int dim) {
   StartOverlapped();
@@ -168,8 +169,8 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
     LaunchOverlapped(device, DownKernel<type(), pieces(), at_once()>, GridOf(x.cols, kDownColumns, chosen),
                      dim3(32 * kExpertWarps), 0, y, down);
   });
-  LaunchOverlapped(device, CombineKernel, dim3(x.rows, CeilDiv(x.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(), out.stride, y,
-                   routing, static_cast<const int32_t*>(nullptr), x.cols);
+  LaunchOverlapped(device, CombineKernel, dim3(x.rows, CeilDiv(x.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(),
+                   out.stride, y, routing, static_cast<const int32_t*>(nullptr), x.cols);
 }
 
 // Slots sorted by expert, each expert's beginning at a multiple of kPadded.
@@ -233,8 +234,8 @@ void ManyRows(Device& device, View out, View x, const ExpertBank& bank, const Ro
     DUO_CUDA_CHECK(cudaGetLastError());
   }
   each_expert(bank.down, y, product);
-  LaunchOverlapped(device, CombineKernel, dim3(x.rows, CeilDiv(x.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(), out.stride,
-                   y.as<float>(), routing, lists + places, x.cols);
+  LaunchOverlapped(device, CombineKernel, dim3(x.rows, CeilDiv(x.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(),
+                   out.stride, y.as<float>(), routing, lists + places, x.cols);
 }
 
 }  // namespace

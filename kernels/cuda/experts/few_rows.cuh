@@ -1,7 +1,7 @@
 // Experts of few rows: which experts are chosen is read on the device, so that launches have one shape and can be
 // recorded. A block has columns of one chosen expert's output; blocks past the last chosen expert end at once. A warp
-// reads a row of weights once for up to kSlots rows of x, one row alone where there is but one. A slot is a row's j-th expert:
-// row * chosen + j.
+// reads a row of weights once for up to kSlots rows of x, one row alone where there is but one. A slot is a row's j-th
+// expert: row * chosen + j.
 #pragma once
 
 #include "kernels/base/overlapped_launch.cuh"
@@ -17,16 +17,16 @@ constexpr int kExpertWarps = 8;
 struct ChosenExpert {
   int expert, begin, end, first_slot;
 };
-// The chosen experts, ascending, and the slots of each, ascending. Of many experts few are chosen: one row of 128 experts
-// chooses 8, and blocks for the other 120 took longer to end than the products.
+// The chosen experts, ascending, and the slots of each, ascending. Of many experts few are chosen: one row of 128
+// experts chooses 8, and blocks for the other 120 took longer to end than the products.
 struct SlotLists {
-  ChosenExpert* chosen;      // [experts or slots, whichever is fewer]
-  int32_t* slots;            // [rows * chosen]
+  ChosenExpert* chosen;       // [experts or slots, whichever is fewer]
+  int32_t* slots;             // [rows * chosen]
   const int32_t* of_one_row;  // its experts; then there are no lists: its slots are these, an expert each
 };
 
-// Whole pieces of 16 bytes of a row of weights: so many columns. Where kPieces is false weights are read value by value,
-// which any shape allows.
+// Whole pieces of 16 bytes of a row of weights: so many columns. Where kPieces is false weights are read value by
+// value, which any shape allows.
 template <DType kType>
 constexpr int PieceColumns() {
   return kType == DType::kI4 ? 32 : kType == DType::kBF16 || kType == DType::kF16 ? 8 : 16;
@@ -39,7 +39,8 @@ struct WeightPiece {
 
   __device__ __forceinline__ void Load(const Weight& w, int64_t row, int64_t col) {
     constexpr int kBytes = 16;
-    LoadStreaming<kBytes>(words, static_cast<const uint8_t*>(w.data) + (row * w.cols + col) / PieceColumns<kType>() * kBytes);
+    LoadStreaming<kBytes>(words,
+                          static_cast<const uint8_t*>(w.data) + (row * w.cols + col) / PieceColumns<kType>() * kBytes);
     if constexpr (kType == DType::kI4) {
       pair = __ldg(reinterpret_cast<const uint32_t*>(w.groups) + row * (w.cols / w.group) + col / w.group);
     }

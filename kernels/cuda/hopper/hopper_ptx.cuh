@@ -66,8 +66,8 @@ __device__ __forceinline__ void CopyBox3(uint32_t shared, const CUtensorMap* map
 // A box of a matrix likewise.
 __device__ __forceinline__ void CopyBox2(uint32_t shared, const CUtensorMap* map, int x, int y, uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-          shared),
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
+          "r"(shared),
       "l"(reinterpret_cast<uint64_t>(map)), "r"(x), "r"(y), "r"(barrier)
       : "memory");
 }

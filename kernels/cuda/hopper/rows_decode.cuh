@@ -97,8 +97,8 @@ __device__ __forceinline__ void DecodeVector(uint32_t codes, uint32_t params_at,
   }
 }
 
-// Vector `thread` of 128 of the stage at which `ring` stands -> the tile at `to`; gives the stage back. 0 * NaN is not 0:
-// vectors past the end (valid is false) become zeros.
+// Vector `thread` of 128 of the stage at which `ring` stands -> the tile at `to`; gives the stage back. 0 * NaN is not
+// 0: vectors past the end (valid is false) become zeros.
 template <KvFormat kFormat, int kHeadDim, typename Shape>
 __device__ __forceinline__ void DecodeStage(const RowsBarriers<Shape>& barriers, const RowsShared& shared,
                                             const Ring<Shape::kRawStages>& ring, uint32_t to, bool valid, int thread) {

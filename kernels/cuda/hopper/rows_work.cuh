@@ -6,9 +6,9 @@
 // up to 64 (row, query head) pairs the two compute every other page of a range each and are added up, in that order; of
 // up to 128 pairs each computes 64, over all pages. While one waits for a product, the other takes exponentials.
 //
-// Decoding takes most instructions. With 128 pairs they fit beside the products of two groups. With up to 64 the computing
-// groups have less to do, so each decodes the values of its own pages, while its scores are computed, and the decoding
-// group has the keys alone.
+// Decoding takes most instructions. With 128 pairs they fit beside the products of two groups. With up to 64 the
+// computing groups have less to do, so each decodes the values of its own pages, while its scores are computed, and the
+// decoding group has the keys alone.
 #pragma once
 
 #include "kernels/cuda/hopper/rows_plan.cuh"
@@ -45,7 +45,7 @@ struct RowsShape {
   static constexpr int kHalves = kHeadDim / 64;
   static constexpr int kQRows = kPairs;
   // Also what one computing group tells the other: [64][64] f32.
-  static constexpr int kQBytes = kQRows * kHeadDim * 2 > 64 * 64 * 4 ? kQRows * kHeadDim * 2 : 64 * 64 * 4;
+  static constexpr int kQBytes = kQRows * kHeadDim * 2 > 64 * 64 * 4 ? kQRows* kHeadDim * 2 : 64 * 64 * 4;
   static constexpr int kTileBytes = kTileKeys * kHeadDim * 2;
   // Even, so that where the computing groups take every other tile a stage belongs to one of them: a group that saw
   // only every other phase of a barrier would mistake an old one for its own. K leaves early, V late.
@@ -57,14 +57,16 @@ struct RowsShape {
   static constexpr int kTailBytes = 512;  // items and barriers
   static constexpr int kBeside = 1024 + kQBytes + (kKStages + kVStages) * kTileBytes + kTailBytes;
   static constexpr int kMostShared = 227 * 1024, kRawRoom = (kMostShared - kBeside) / kRawBytes;
-  // Keys and values in turn: where the computing groups take the values of every other page, a multiple of four, so that
-  // a stage is always the same group's.
+  // Keys and values in turn: where the computing groups take the values of every other page, a multiple of four, so
+  // that a stage is always the same group's.
   static constexpr int kRawStages = !kCoded ? 1 : kRawRoom >= 8 ? 8 : kOwnValues ? kRawRoom / 4 * 4 : kRawRoom;
   static_assert(kRawStages >= 3 || !kCoded);
   static constexpr int kSharedBytes = kBeside + (kCoded ? kRawStages * kRawBytes : 0);
   static constexpr int kThreads = kCoded ? 512 : 384;
   static constexpr int kFetchRegisters = kCoded ? 40 : 56, kDecodeRegisters = kOwnValues ? 56 : 72,
-                       kComputeRegisters = kOwnValues ? 208 : kCoded ? 200 : 224;
+                       kComputeRegisters = kOwnValues ? 208
+                                           : kCoded   ? 200
+                                                      : 224;
 };
 
 // What the fetching warp tells the others about an item. Tile t, 0 <= t < tiles, has the positions from

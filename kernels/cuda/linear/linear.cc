@@ -41,7 +41,8 @@ size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weig
   if (SmallLinearFits(weight)) {
     bytes = SmallLinearScratchBytes(device, std::min<int64_t>(rows, kSmallRows), weight);
   }
-  if (UsesTiles(device, std::min(rows, kTiledRows), weight)) bytes = std::max(bytes, TiledLinearScratchBytes(rows, weight));
+  if (UsesTiles(device, std::min(rows, kTiledRows), weight))
+    bytes = std::max(bytes, TiledLinearScratchBytes(rows, weight));
   if (weight.dtype != DType::kBF16 && !UsesSmall(device, rows, weight) && !UsesTiles(device, rows, weight)) {
     bytes = std::max(bytes, Arena::Rounded(SliceRows(weight) * weight.cols * sizeof(bf16)));
   }
@@ -77,7 +78,8 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
 }
 
 void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch) {
-  if (x.rows <= kSmallRows && UsesSmall(device, x.rows, weight)) return SmallLinearGated(device, out, x, weight, scratch);
+  if (x.rows <= kSmallRows && UsesSmall(device, x.rows, weight))
+    return SmallLinearGated(device, out, x, weight, scratch);
   cuda::Linear(device, gate_up, x, weight, scratch);
   cuda::SwiGlu(device, out, gate_up);
 }

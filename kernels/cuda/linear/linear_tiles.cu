@@ -1,6 +1,4 @@
 // Chooses how a product of many rows with coded weights is cut, and launches linear_tiles.cuh's kernel.
-#include "kernels/cuda/linear/linear_tiles.cuh"
-
 #include <algorithm>
 #include <bit>
 
@@ -8,6 +6,7 @@
 #include "kernels/base/math.h"
 #include "kernels/cuda/hopper/hopper.h"
 #include "kernels/cuda/hopper/tensor_map.h"
+#include "kernels/cuda/linear/linear_tiles.cuh"
 #include "kernels/cuda/linear/linear_tiles.h"
 #include "kernels/cuda/state.h"
 
@@ -56,8 +55,9 @@ int ClustersAtOnce(Device& device, int parts) {
   return known = std::max(1, clusters);
 }
 
-// What a cut takes by its bytes and products, as measured on an H200: how fast a multiprocessor multiplies, how fast it is
-// fed from the L2 and how fast all are from memory, and what a block costs before its first and after its last k-block.
+// What a cut takes by its bytes and products, as measured on an H200: how fast a multiprocessor multiplies, how fast it
+// is fed from the L2 and how fast all are from memory, and what a block costs before its first and after its last
+// k-block.
 TilesPlan PlanTiles(Device& device, const Weight& weight, int packed_rows) {
   constexpr double kCyclesPerSecond = 1.8e9, kProductShare = 0.85, kL2BytesPerSecond = 5e12, kBytesPerSecond = 3.4e12;
   constexpr double kBlockSeconds = 4e-6, kPartSeconds = 0.2e-6;
@@ -93,7 +93,8 @@ void LaunchTiles(Device& device, TilesWork& work, View x, bf16* packed, int part
                    packed, x.as<bf16>(), x.stride, work.rows, static_cast<int>(cols), work.blocks);
   SetShared<Codes, kTiles, kN>();
   const unsigned tiles = static_cast<unsigned>(CeilDiv(weight.rows, Shape::kOutputs));
-  LaunchClusters(device, LinearTiles<Codes, kTiles, kN>, dim3(parts, tiles), parts, dim3(Shape::kThreads), Shape::kSharedBytes, work);
+  LaunchClusters(device, LinearTiles<Codes, kTiles, kN>, dim3(parts, tiles), parts, dim3(Shape::kThreads),
+                 Shape::kSharedBytes, work);
 }
 template <typename Codes, int kN>
 void LaunchPacked(Device& device, TilesWork& work, View x, bf16* packed, const TilesPlan& plan) {
@@ -123,7 +124,8 @@ bool TiledLinearFits(const Device& device, const Weight& weight) {
     if (columns > 0 && !std::has_single_bit(static_cast<unsigned>(columns))) return false;
   }
   return weight.cols % KBlockColumns(weight.dtype) == 0 && (weight.group == 0 || weight.group % lane_columns == 0) &&
-         weight.rows <= int64_t{65535} * 128 && weight.rows * weight.cols < int64_t{1} << 35 && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
+         weight.rows <= int64_t{65535} * 128 && weight.rows * weight.cols < int64_t{1} << 35 &&
+         reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
 }
 
 size_t TiledLinearScratchBytes(int64_t rows, const Weight& weight) {
@@ -141,8 +143,8 @@ void TiledLinear(Device& device, View out, View x, const Weight& weight, Arena& 
   work.out = out.data;
   work.out_stride = out.stride;
   work.out_float = out.dtype == DType::kF32;
-  work.by_fours =
-      out.stride % 4 == 0 && weight.rows % 4 == 0 && reinterpret_cast<uintptr_t>(out.data) % (work.out_float ? 16 : 8) == 0;
+  work.by_fours = out.stride % 4 == 0 && weight.rows % 4 == 0 &&
+                  reinterpret_cast<uintptr_t>(out.data) % (work.out_float ? 16 : 8) == 0;
   work.rows = static_cast<int>(x.rows);
   if (weight.group > 0) {
     work.pair_shift = std::countr_zero(static_cast<unsigned>(weight.pair_cols()));

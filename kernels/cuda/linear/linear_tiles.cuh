@@ -1,10 +1,11 @@
-// The kernel behind linear_tiles.h: out^T [outputs x rows] = W [outputs x k] * x^T [k x rows], Hopper's tensor cores with
-// decoded codes as the operand in registers and x as the one in shared memory.
+// The kernel behind linear_tiles.h: out^T [outputs x rows] = W [outputs x k] * x^T [k x rows], Hopper's tensor cores
+// with decoded codes as the operand in registers and x as the one in shared memory.
 //
 // A block has kOutputs outputs and a part of k; all rows at once, so that a code is decoded once. One thread fetches
-// stages of a k-block, codes by the tensor copy engine and x in the layout that PackRows made; two warp groups decode and
-// multiply, each decoding 64 columns while its products of the 64 before are under way. The parts of k are a cluster's blocks: each leaves its sums in
-// its shared memory, and each adds up, in the order of the parts, the rows that are its own.
+// stages of a k-block, codes by the tensor copy engine and x in the layout that PackRows made; two warp groups decode
+// and multiply, each decoding 64 columns while its products of the 64 before are under way. The parts of k are a
+// cluster's blocks: each leaves its sums in its shared memory, and each adds up, in the order of the parts, the rows
+// that are its own.
 #pragma once
 
 #include "kernels/base/overlapped_launch.cuh"
@@ -33,7 +34,7 @@ struct TilesShape {
   static constexpr int kStages = kRoom / kStageBytes < 10 ? kRoom / kStageBytes : 10;
   static constexpr int kSumStride = kOutputs + 4;  // floats from one row's sums to the next: no two lanes in a bank
   static constexpr int kSumBytes = kN * kSumStride * 4;
-  static constexpr int kBufferBytes = kStages * kStageBytes > kSumBytes ? kStages * kStageBytes : kSumBytes;
+  static constexpr int kBufferBytes = kStages * kStageBytes > kSumBytes ? kStages* kStageBytes : kSumBytes;
   static constexpr int kSharedBytes = 1024 + kBufferBytes + 16 * kStages;
   static constexpr int kThreads = 384;
   static constexpr int kAtOnce = 2 / Codes::kSubs;  // k-blocks of two sets of decoded codes
@@ -44,8 +45,9 @@ struct TilesShape {
   }
 };
 
-// x [rows][cols] -> [k-block][64 columns][kN rows][64], columns in the order in which codes meet them, pieces of 16 bytes
-// swizzled as the products read them; rows and columns past the end are zeros. A thread has one step's 16 columns of a row.
+// x [rows][cols] -> [k-block][64 columns][kN rows][64], columns in the order in which codes meet them, pieces of 16
+// bytes swizzled as the products read them; rows and columns past the end are zeros. A thread has one step's 16 columns
+// of a row.
 template <typename Codes, int kN>
 __global__ void PackRows(bf16* packed, const bf16* x, int64_t stride, int rows, int cols, int blocks) {
   StartOverlapped();
@@ -61,7 +63,8 @@ __global__ void PackRows(bf16* packed, const bf16* x, int64_t stride, int rows, 
       float v[4] = {LowBf16(four.x), HighBf16(four.x), LowBf16(four.y), HighBf16(four.y)};
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        out[half][c] = PackBf16(v[Codes::InFour(half, 0)] * Codes::kXFactor, v[Codes::InFour(half, 1)] * Codes::kXFactor);
+        out[half][c] =
+            PackBf16(v[Codes::InFour(half, 0)] * Codes::kXFactor, v[Codes::InFour(half, 1)] * Codes::kXFactor);
       }
     }
   }
@@ -69,7 +72,7 @@ __global__ void PackRows(bf16* packed, const bf16* x, int64_t stride, int rows, 
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     reinterpret_cast<uint4*>(to)[(step % 4 * 2 + half) ^ (row % 8)] = {out[half][0], out[half][1], out[half][2],
-                                                                     out[half][3]};
+                                                                       out[half][3]};
   }
 }
 
@@ -77,12 +80,13 @@ __global__ void PackRows(bf16* packed, const bf16* x, int64_t stride, int rows, 
 
 // By one thread: fetches the stages of k-blocks [begin, end).
 template <typename Shape>
-__device__ __forceinline__ void FetchStages(const TilesWork& w, uint32_t shared, uint32_t full, uint32_t empty, int begin,
-                                            int end) {
+__device__ __forceinline__ void FetchStages(const TilesWork& w, uint32_t shared, uint32_t full, uint32_t empty,
+                                            int begin, int end) {
   const int first_output = blockIdx.y * Shape::kOutputs;
   auto codes = [&](int stage, int block) {
     BarrierArriveExpect(full + 8 * stage, Shape::kStageBytes);
-    CopyBox2(shared + stage * Shape::kStageBytes + Shape::kXBytes, &w.codes, block * 64, first_output, full + 8 * stage);
+    CopyBox2(shared + stage * Shape::kStageBytes + Shape::kXBytes, &w.codes, block * 64, first_output,
+             full + 8 * stage);
   };
   auto rows = [&](int stage, int block) {
     CopyBytes(shared + stage * Shape::kStageBytes, w.x + int64_t{block} * (Shape::kXBytes / 2), Shape::kXBytes,
@@ -110,8 +114,8 @@ struct TileSums {
 };
 
 template <typename Codes, int kTiles, int kN>
-__device__ __forceinline__ void MultiplyStages(const TilesWork& w, uint32_t shared, uint32_t full, uint32_t empty, int begin,
-                                               int end, TileSums<kTiles, kN>& sums) {
+__device__ __forceinline__ void MultiplyStages(const TilesWork& w, uint32_t shared, uint32_t full, uint32_t empty,
+                                               int begin, int end, TileSums<kTiles, kN>& sums) {
   using Shape = TilesShape<Codes, kTiles, kN>;
   using Sums = TileSums<kTiles, kN>;
   using Group = typename Codes::Group;
@@ -140,8 +144,8 @@ __device__ __forceinline__ void MultiplyStages(const TilesWork& w, uint32_t shar
   }
   load_groups(begin);
   Ring<Shape::kStages> ring;
-  // Two sets of decoded codes: while the products of one are under way, the other is made. `before`: the barriers of the
-  // last stages that products read.
+  // Two sets of decoded codes: while the products of one are under way, the other is made. `before`: the barriers of
+  // the last stages that products read.
   uint32_t pairs[2][kTiles][4][4];
   uint32_t before[Shape::kAtOnce] = {};
   uint4 codes[Shape::kAtOnce][kTiles][2];
@@ -154,7 +158,7 @@ __device__ __forceinline__ void MultiplyStages(const TilesWork& w, uint32_t shar
     }
   };
   // Decodes 64 columns and begins their products.
-  auto multiply = [&](uint32_t (&set)[kTiles][4][4], int i, uint32_t x_at, int sub, int add) {
+  auto multiply = [&](uint32_t(&set)[kTiles][4][4], int i, uint32_t x_at, int sub, int add) {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -174,9 +178,8 @@ __device__ __forceinline__ void MultiplyStages(const TilesWork& w, uint32_t shar
       for (int step = 0; step < 4; ++step) {
 #pragma unroll
         for (int p = 0; p < Sums::kParts; ++p) {
-          WgmmaRegisters<Half16::kBF16, RowsAlong::kK>(sums.c[t][p], set[t][step],
-                                                       Ahead(x, p * (Sums::kWide * 128) + step * 32),
-                                                       step > 0 ? 1 : add);
+          WgmmaRegisters<Half16::kBF16, RowsAlong::kK>(
+              sums.c[t][p], set[t][step], Ahead(x, p * (Sums::kWide * 128) + step * 32), step > 0 ? 1 : add);
         }
       }
     }

@@ -1,5 +1,5 @@
-// Linear for dozens to hundreds of rows of x and coded weights, on Hopper: each code is read once and decoded once, on its
-// way to the tensor cores. Part of kernels/cuda/linear.cc.
+// Linear for dozens to hundreds of rows of x and coded weights, on Hopper: each code is read once and decoded once, on
+// its way to the tensor cores. Part of kernels/cuda/linear.cc.
 #pragma once
 
 #include "kernels/ops.h"

@@ -1,7 +1,7 @@
 // linear_tiles.cuh: which column of x meets which code, and codes -> bf16 pairs in the registers of a product.
 //
-// A k-block is 64 bytes of codes of an output: 64 columns of 8 bits or 128 of 4. Lane quarter c of a warp holds 16 of the
-// bytes, so kLaneColumns consecutive columns, and meets four of them in each step of 16: two in each half of the
+// A k-block is 64 bytes of codes of an output: 64 columns of 8 bits or 128 of 4. Lane quarter c of a warp holds 16 of
+// the bytes, so kLaneColumns consecutive columns, and meets four of them in each step of 16: two in each half of the
 // step's columns (2 c and the next, 8 + 2 c and the next). x is laid out alike (ColumnOf), so codes need no moving.
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace duo::cuda {
 
-// kLevels: of scale. 0: a scale a row, which is left to the end; 1: scales and minima of groups of columns; 2: of these,
-// too, and of blocks of groups.
+// kLevels: of scale. 0: a scale a row, which is left to the end; 1: scales and minima of groups of columns; 2: of
+// these, too, and of blocks of groups.
 template <DType kOfType, int kScaleLevels>
 struct TileCodes {
   static constexpr DType kType = kOfType;
@@ -68,7 +68,8 @@ struct TileCodes {
   }
 };
 
-// The groups of one output that a lane meets: where they begin, and the next of them, fetched a k-block ahead of its use.
+// The groups of one output that a lane meets: where they begin, and the next of them, fetched a k-block ahead of its
+// use.
 template <int kLevels>
 struct GroupReader {
   uint32_t first_pair, first_sub = 0;  // of the output
