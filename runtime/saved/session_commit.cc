@@ -137,6 +137,10 @@ absl::Status SessionStore::RewindSaved(const std::string& id, int64_t tokens, co
   absl::StatusOr<SessionManifest> m = CurrentManifest(id);
   if (!m.ok()) return m.status();
   if (absl::Status s = CheckUsable(*m, DirOf(id)); !s.ok()) return s;
+  // What the open session was cut to before goes for what is saved too, where that cut could not be written.
+  if (const auto lineage = lineages_.find(id); lineage != lineages_.end()) {
+    tokens = std::min(tokens, lineage->second.valid_tokens);
+  }
   if (tokens < m->tokens) {
     absl::StatusOr<std::vector<int32_t>> all = ReadTokens(*files_, DirOf(id), m->token_file);
     if (!all.ok()) return all.status();

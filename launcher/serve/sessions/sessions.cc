@@ -260,8 +260,8 @@ void Sessions::RewindNow(const std::string& id, int64_t tokens, const Viewed& do
     NamedSession* still = Lookup(id);
     if (still == nullptr) return done(absl::CancelledError(absl::StrCat("session ", id, " was closed")));
     still->state.To(Place::kOpen);
+    still->durable_tokens = std::min(still->durable_tokens, tokens);  // what else is on disk is not the session's
     if (saved->ok()) {
-      still->durable_tokens = std::min(still->durable_tokens, tokens);
       done(View(*still));
     } else {
       done(absl::Status(saved->code(), absl::StrCat("session ", id, " is cut to ", tokens,

@@ -40,6 +40,47 @@ TEST_F(SessionsByHand, ARewindOfADurableSessionIsOnDiskBeforeItIsAnswered) {
   EXPECT_TRUE(AskNow("doc").ok());
 }
 
+// What the session was once cut to stays behind on the disk when the cut could not be written; tokens that come later
+// are not those.
+TEST_F(SessionsByHand, ARewindBehindOneThatWasNotWrittenLeavesNothingOnDiskThatTheSessionHasLost) {
+  ASSERT_TRUE(sessions_->Create({.id = "doc", .max_tokens = 1000, .durable = true}).ok());
+  Append("doc", "a", 300);
+  Run();
+  // A directory is in the way of the manifest.
+  std::filesystem::create_directories(scratch_ / "doc" / "manifest.new");
+  absl::Status cut = absl::OkStatus();
+  sessions_->Rewind(std::make_shared<Call>(), "doc", 100,
+                    [&](const absl::StatusOr<SessionView>& view) { cut = view.status(); });
+  Run();
+  ASSERT_FALSE(cut.ok());
+  ASSERT_EQ(sessions_->Get("doc")->tokens, 100);
+  ASSERT_EQ(store_->Find("doc")->manifest->tokens, 300);
+  EXPECT_LE(sessions_->Get("doc")->durable_tokens, 100);
+  std::filesystem::remove_all(scratch_ / "doc" / "manifest.new");
+  GenerateParams params;
+  params.max_new_tokens = 1;
+  params.keep = true;
+  AskEvents events;
+  events.on_token = [](int32_t) { return true; };
+  events.on_done = [](const RequestResult& result, int64_t) { EXPECT_TRUE(result.status.ok()) << result.status; };
+  sessions_->Ask(std::make_shared<Call>(), "doc", std::vector<int32_t>(50, 5), params, std::move(events));
+  Run();
+  ASSERT_GT(sessions_->Get("doc")->tokens, 140);
+  int64_t durable = -1;
+  sessions_->Rewind(std::make_shared<Call>(), "doc", 140, [&](const absl::StatusOr<SessionView>& view) {
+    ASSERT_TRUE(view.ok()) << view.status();
+    durable = view->durable_tokens;
+  });
+  Run();
+  const absl::StatusOr<SessionStore::Texts> texts = store_->ReadTexts("doc");
+  ASSERT_TRUE(texts.ok()) << texts.status();
+  EXPECT_EQ(texts->tokens, Tokens(100));
+  EXPECT_EQ(durable, 100);
+  Open();  // a crash
+  EXPECT_EQ(sessions_->Get("doc")->tokens, 100);
+  EXPECT_TRUE(AskNow("doc").ok());
+}
+
 TEST_F(SessionsByHand, ADurableAppendReadsItsTextOnceAndInOrder) {
   ASSERT_TRUE(sessions_->Create({.id = "doc", .max_tokens = 1000, .durable = true}).ok());
   Append("doc", "a", 400);  // in pieces of 128
