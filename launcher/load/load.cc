@@ -140,7 +140,7 @@ absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options) {
     result.left = *left;
   }
   for (Clients* all : {&clients, &readers}) {
-    for (auto& client : *all) result.log.Merge(std::move(client->log()));
+    for (auto& client : *all) result.log.Merge(client->log());
   }
   return result;
 }

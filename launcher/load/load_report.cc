@@ -44,7 +44,7 @@ Percentiles PercentilesOf(std::vector<double> values) {
   return p;
 }
 
-void LoadLog::Merge(LoadLog other) {
+void LoadLog::Merge(const LoadLog& other) {
   const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
   append(first_tokens, other.first_tokens);
   append(gaps, other.gaps);

@@ -33,7 +33,7 @@ struct LoadLog {
   double read_seconds = 0;                  // of these, from the call to its end, added up
   std::map<std::string, int64_t> intended;  // refused as they were to be, or cancelled, by code
   std::map<std::string, int64_t> errors;    // others, by code and sentence
-  void Merge(LoadLog other);
+  void Merge(const LoadLog& other);
 };
 
 // What the server holds more of than before the load, when all its sessions are closed and its calls have ended.

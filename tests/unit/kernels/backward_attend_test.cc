@@ -129,7 +129,7 @@ class BackwardAttention : public DeviceTest {
     const std::vector<float> got = download(dqkv, cols);
     for (auto [what, first, count] : {std::tuple("dq", 0, q_cols), std::tuple("dk", q_cols, shape.kv_cols()),
                                       std::tuple("dv", q_cols + shape.kv_cols(), shape.kv_cols())}) {
-      const auto part = [&](const auto& x) {
+      const auto part = [&, first = first, count = count](const auto& x) {
         std::remove_cvref_t<decltype(x)> y;
         for (int r = 0; r < s.rows; ++r) {
           y.insert(y.end(), x.begin() + r * cols + first, x.begin() + r * cols + first + count);

@@ -58,7 +58,7 @@ TEST_P(Backward, LinearMatchesForEveryFormat) {
       }
       ExpectAsGoodAs(got, plain, truth, activation(), "dx");
       if (rows == 1 && dtype == DType::kF32) {
-        const auto loss = [&](const std::vector<double>& x) {
+        const auto loss = [&, outs = outs, cols = cols](const std::vector<double>& x) {
           double sum = 0;
           for (int64_t o = 0; o < outs; ++o) {
             double y = w.bias[o];
@@ -272,7 +272,7 @@ TEST_P(Backward, MixedHeadsAndTheirGates) {
            ddy = UploadAs(device(), activation(), dy), dg = Upload(device(), gates),
            mixed = Allocate(device(), Bytes(activation(), rows * stride)),
            grad = Allocate(device(), Bytes(activation(), rows * stride)), dgates = Upload(device(), before);
-    const auto of = [&](const Buffer& b) { return Of(b, rows, cols, stride); };
+    const auto of = [&, rows = rows](const Buffer& b) { return Of(b, rows, cols, stride); };
     MixHeads(device(), of(mixed), {of(ds), of(df), dg.as<float>(), shape});
     MixHeadsBackward(device(), of(grad), dgates.as<float>(), of(ddy), {of(ds), of(df), dg.as<float>(), shape});
     const std::vector<float> out = DownloadAs(device(), activation(), mixed.data(), rows * stride),
@@ -299,7 +299,7 @@ TEST_P(Backward, MixedHeadsAndTheirGates) {
       const double allowed = 16 * UnitRoundoff(DType::kF32) * (magnitude[h] + std::abs(before[h]));
       EXPECT_NEAR(gate_sums[h], before[h] + exact[h], allowed) << "gate " << h;
     }
-    const auto loss = [&](const std::vector<double>& a) {
+    const auto loss = [&, rows = rows](const std::vector<double>& a) {
       double sum = 0;
       for (int r = 0; r < rows; ++r) {
         for (int c = 0; c < cols; ++c) {
@@ -312,11 +312,10 @@ TEST_P(Backward, MixedHeadsAndTheirGates) {
     ExpectGradient(loss, Cast<double>(gates), {exact[0] / rows, exact[1] / rows}, "gates");
 
     // In place, and the same sums in every run.
-    const std::vector<float> first = gate_sums;
     device().Upload(dgates.data(), before.data(), sizeof(float) * 2);
     MixHeadsBackward(device(), of(ddy), dgates.as<float>(), of(ddy), {of(ds), of(df), dg.as<float>(), shape});
     MixHeads(device(), of(ds), {of(ds), of(df), dg.as<float>(), shape});
-    EXPECT_EQ(Download<float>(device(), dgates.data(), 2), first);
+    EXPECT_EQ(Download<float>(device(), dgates.data(), 2), gate_sums);
     const std::vector<float> in_place = DownloadAs(device(), activation(), ddy.data(), rows * stride),
                              mixed_in_place = DownloadAs(device(), activation(), ds.data(), rows * stride);
     for (int r = 0; r < rows; ++r) {

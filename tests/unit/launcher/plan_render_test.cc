@@ -42,8 +42,8 @@ TEST(PlanRender, WritesTheJsonThatProgramsReadBack) {
   EXPECT_EQ(json["strategy"], "split");
   EXPECT_EQ(json["world"], 2);
   const nlohmann::json& layer = json["layers"][0]["ranks"];
-  EXPECT_EQ(layer[0]["retrieval"], nlohmann::json({0}));
-  EXPECT_EQ(layer[1]["retrieval"], nlohmann::json({2}));
+  EXPECT_EQ(layer[0]["retrieval"], nlohmann::json::array({0}));
+  EXPECT_EQ(layer[1]["retrieval"], nlohmann::json::array({2}));
   EXPECT_EQ(layer[0]["split"], nlohmann::json::parse(R"([{"head": 3, "slots": [0, 1], "of": 2, "load": 0.5}])"));
   EXPECT_EQ(layer[1]["split"], nlohmann::json::parse(R"([{"head": 3, "slots": [1, 2], "of": 2, "load": 0.5}])"));
   EXPECT_EQ(layer[0]["streaming"].size() + layer[1]["streaming"].size(), 1u);

@@ -21,7 +21,7 @@ std::string ErrorOf(const std::string& bytes) {
 }
 
 fs::path Folder(const std::string& name) {
-  const fs::path dir = fs::path(testing::TempDir()) / ("gguf_" + name);
+  fs::path dir = fs::path(testing::TempDir()) / ("gguf_" + name);
   fs::remove_all(dir);
   fs::create_directories(dir);
   return dir;

@@ -34,7 +34,7 @@ std::string FromHex(const std::string& hex) {
 std::string WriteModel(const std::string& name, const GgufBuilder& builder) {
   const fs::path dir = fs::path(testing::TempDir()) / "gguf_model";
   fs::create_directories(dir);
-  const std::string path = (dir / name).string();
+  std::string path = (dir / name).string();
   std::ofstream(path, std::ios::binary) << builder.Bytes();
   return path;
 }
@@ -85,7 +85,7 @@ struct Tiny {
     builder.U32("tokenizer.ggml.eos_token_id", 2)
         .U32("tokenizer.ggml.eot_token_id", 3)
         .U32("tokenizer.ggml.bos_token_id", 1);
-    const auto add = [&](const char* name, std::vector<uint64_t> dims) {
+    const auto add = [&](const char* name, const std::vector<uint64_t>& dims) {
       if (std::string_view(name) == skip) return;
       uint64_t count = 1;
       for (uint64_t dim : dims) count *= dim;
@@ -188,7 +188,7 @@ TEST(GgufModel, YarnIsRead) {
 }
 
 TEST(GgufModel, RefusalsNameTheKeyOrTensor) {
-  const auto refused = [](Tiny tiny, const char* why) {
+  const auto refused = [](const Tiny& tiny, const char* why) {
     const std::string found(LoadConfig(WriteModel("refused.gguf", tiny.builder)).status().message());
     EXPECT_NE(found.find(why), std::string::npos) << found;
   };
@@ -262,10 +262,7 @@ TEST(GgufModel, SentencePieceTokenizerMergesByScore) {
   Tiny tiny;
   tiny.builder.String("tokenizer.ggml.model", "llama");
   tiny.builder.Strings("tokenizer.ggml.tokens",
-                       {"<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "\xE2\x96\x81", "a", "b", "ab",
-                        "\xE2\x96\x81"
-                        "a",
-                        "bb"});
+                       {"<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "\u2581", "a", "b", "ab", "\u2581a", "bb"});
   tiny.builder.Array<float>("tokenizer.ggml.scores", 6, {0, 0, 0, 0, 0, -1, -2, -3, -5, -4, -6});
   tiny.builder.Array<int32_t>("tokenizer.ggml.token_type", 5, {2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1});
   tiny.builder.U32("tokenizer.ggml.unknown_token_id", 0);

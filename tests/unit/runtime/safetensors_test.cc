@@ -34,7 +34,7 @@ std::string ErrorOf(const std::string& entry, size_t bytes) {
 
 // A folder of its own, empty.
 fs::path Folder(const std::string& name) {
-  const fs::path dir = fs::path(testing::TempDir()) / ("safetensors_" + name);
+  fs::path dir = fs::path(testing::TempDir()) / ("safetensors_" + name);
   fs::remove_all(dir);
   fs::create_directories(dir);
   return dir;

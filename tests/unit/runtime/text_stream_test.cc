@@ -32,7 +32,7 @@ Tokenizer Letters() {
   return *tokenizer;
 }
 
-std::vector<int32_t> Ids(const Tokenizer& tokenizer, std::vector<std::string> pieces) {
+std::vector<int32_t> Ids(const Tokenizer& tokenizer, const std::vector<std::string>& pieces) {
   std::vector<int32_t> ids;
   for (const std::string& piece : pieces) ids.push_back(tokenizer.IdOf(piece).value());
   return ids;

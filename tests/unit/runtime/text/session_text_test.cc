@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+
 namespace duo {
 namespace {
 
@@ -55,7 +57,7 @@ TEST(SessionText, ATurnIsADocumentABlankLineAndAQuestion) {
     ASSERT_TRUE(AddQuestion(&frame, " Q \n", false, &text).ok());
     BeginAnswer(frame, &text);
     const std::string gap = document.empty() || document.ends_with("\n\n") ? "" : document == "D" ? "\n\n" : "\n";
-    EXPECT_EQ(Joined(text.tail), "[<user>]" + document + gap + "Q[</s><assistant>]");
+    EXPECT_EQ(Joined(text.tail), absl::StrCat("[<user>]", document, gap, "Q[</s><assistant>]"));
   }
 }
 
