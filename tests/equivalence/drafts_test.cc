@@ -129,7 +129,7 @@ TEST(DraftScript, DifferencesBeyondTheToleranceAreFoundUntilTextsPart) {
   const auto compare = [&](const std::vector<ScriptAnswer>& found, int64_t compared, int parted) {
     int64_t tokens = 0;
     int parts = 0;
-    const std::string wrong = DifferenceWithin(found, {first, second}, 0.1f, &tokens, &parts);
+    std::string wrong = DifferenceWithin(found, {first, second}, 0.1f, &tokens, &parts);
     EXPECT_EQ(tokens, compared);
     EXPECT_EQ(parts, parted);
     return wrong;

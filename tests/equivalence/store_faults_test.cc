@@ -174,7 +174,7 @@ TEST_F(StoreFaultsTest, ALaterSave) {
                return Save("doc");
              },
              [&] {
-               const absl::Status restored = Restore("doc");
+               absl::Status restored = Restore("doc");
                Append("doc", more);
                return restored;
              },
@@ -212,7 +212,7 @@ TEST_F(StoreFaultsTest, ACheckpointOfAnAppend) {
                return Save("doc", Meta(true, append));
              },
              [&] {
-               const absl::Status restored = Restore("doc");
+               absl::Status restored = Restore("doc");
                Append("doc", first);
                return restored;
              },
@@ -261,7 +261,7 @@ TEST_F(StoreFaultsTest, ASessionThatMovedOutIsClosed) {
   const Tokens text = Text(150, 1);
   Enumerate({[&] {
                Create("doc", text).IgnoreError();
-               const absl::Status saved = Save("doc", Meta(true));
+               absl::Status saved = Save("doc", Meta(true));
                store_->Forget("doc");
                return saved;
              },
@@ -279,7 +279,7 @@ TEST_F(StoreFaultsTest, ADrainOfTwoSessions) {
                return Save("one", Meta(true));
              },
              [&] {
-               const absl::Status restored = Restore("one");
+               absl::Status restored = Restore("one");
                Append("one", more);
                Create("two", two).IgnoreError();
                return restored;

@@ -158,7 +158,7 @@ TEST(HttpListener, AnUploadIsReadAsItsHandlerAsks) {
               [&](const ExchangePtr& e) {
                 auto text = std::make_shared<std::string>();
                 auto take = std::make_shared<std::function<void(std::string, bool)>>();
-                *take = [&, e, text, take](std::string piece, bool last) {
+                *take = [&, e, text, take](const std::string& piece, bool last) {
                   *text += piece;
                   if (!last) return e->Read(*take);
                   all.set_value(*text);

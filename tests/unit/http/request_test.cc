@@ -9,9 +9,9 @@
 namespace duo::http {
 namespace {
 
-Header Get(const std::string& target, std::vector<std::pair<std::string, std::string>> more = {}) {
+Header Get(const std::string& target, const std::vector<std::pair<std::string, std::string>>& more = {}) {
   Header header = {"GET", target, 11, {{"host", "localhost:8000"}}};
-  for (auto& field : more) header.fields.push_back(field);
+  for (const auto& field : more) header.fields.push_back(field);
   return header;
 }
 

@@ -74,7 +74,7 @@ struct Program {
 };
 
 std::string FileOf(const char* name, const std::string& text) {
-  const std::string file = testing::TempDir() + name;
+  std::string file = testing::TempDir() + name;
   std::ofstream(file) << text;
   return file;
 }

@@ -122,7 +122,7 @@ std::string WriteModel(const std::string& name, const std::function<GgufType(std
   }
   const std::filesystem::path dir = std::filesystem::path(testing::TempDir()) / "gguf_weights";
   std::filesystem::create_directories(dir);
-  const std::string path = (dir / name).string();
+  std::string path = (dir / name).string();
   std::ofstream(path, std::ios::binary) << builder.Bytes();
   return path;
 }

@@ -148,7 +148,7 @@ TEST(Grammar, CompilationIsBounded) {
   std::string deep, nested = "1";
   for (int i = 0; i < 3000; ++i) deep += "(";
   EXPECT_FALSE(CompileGuide({Guide::Kind::kRegex, deep + "a"}).ok());
-  for (int i = 0; i < 3000; ++i) nested = "[" + nested + "]";
+  for (int i = 0; i < 3000; ++i) nested = absl::StrCat("[", nested, "]");
   EXPECT_FALSE(CompileGuide({Guide::Kind::kJsonSchema, R"({"const":)" + nested + "}"}).ok());
   EXPECT_FALSE(CompileGuide({Guide::Kind::kJsonSchema, R"({"title":")" + std::string(1 << 19, 'x') + "\"}"}).ok());
   // Sharing what is referred to keeps this small; written out it would be 2^60 parts.
@@ -160,7 +160,7 @@ TEST(Grammar, CompilationIsBounded) {
   const auto refused = CompileGuide({Guide::Kind::kJsonSchema, doubling + "}}"});
   EXPECT_TRUE(refused.ok() || refused.status().code() == absl::StatusCode::kInvalidArgument);
   std::string many = "a";
-  for (int i = 0; i < 40; ++i) many = "(" + many + "|" + many.substr(0, 2000) + "b)";
+  for (int i = 0; i < 40; ++i) many = absl::StrCat("(", many, "|", many.substr(0, 2000), "b)");
   const auto large = CompileGuide({Guide::Kind::kRegex, many});
   EXPECT_TRUE(large.ok() || large.status().code() == absl::StatusCode::kInvalidArgument);
 }
