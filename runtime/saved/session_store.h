@@ -114,9 +114,9 @@ class SessionStore {
 
   // The open session was cut to `tokens`: what is saved beyond must be written again.
   void Rewound(const std::string& id, int64_t tokens);
-  // The saved session is cut to `tokens`, or to fewer that Rewound told of since it was saved, if it has more, with what
-  // `meta` says of it (as in StartSave): durable when it returns OK, without a page written, whether the session is open
-  // here or not.
+  // The saved session is cut to `tokens`, or to fewer that Rewound told of since it was saved, if it has more, with
+  // what `meta` says of it (as in StartSave): durable when it returns OK, without a page written, whether the session
+  // is open here or not.
   absl::Status RewindSaved(const std::string& id, int64_t tokens, const SessionManifest& meta);
   // The open session is gone from memory: the next save under this id is a new one.
   void Forget(const std::string& id) { lineages_.erase(id); }
