@@ -6,6 +6,7 @@
 #include <random>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/kv_layout.h"
 #include "runtime/provenance/sentences.h"
 #include "runtime/provenance/sources.h"
@@ -162,7 +163,7 @@ TEST(Sources, AreTheBytesOfTheDocumentAsItWasSent) {
       const std::string fact = "The zq is b.";
       const std::string sent = RandomText(rng, true) + "\n" + fact + "\r\n" + RandomText(rng, true);
       const std::string before = trial % 2 == 0 ? "" : "<user>", after = trial % 2 == 0 ? "" : "</user>\nb?";
-      const std::string rendered = before + ReplaceInvalidUtf8(sent) + after;
+      const std::string rendered = absl::StrCat(before, ReplaceInvalidUtf8(sent), after);
       const auto ids = tokenizer.Encode(rendered);
       ASSERT_TRUE(ids.ok());
       const SourceMap map(tokenizer, sent, rendered, *ids);
@@ -211,7 +212,7 @@ TEST(Sources, OfASessionAreTheBytesOfItsAppends) {
       const std::string own = p == 0 ? frame : "";
       const auto first = static_cast<int64_t>(tokens.size());
       // Some bytes stay behind, as an unfinished word does.
-      const std::string rendered = tail + own + piece;
+      const std::string rendered = absl::StrCat(tail, own, piece);
       const size_t left = p + 1 < pieces ? rng() % 3 : 0;
       const auto ids = tokenizer.Encode(ReplaceInvalidUtf8(rendered.substr(0, rendered.size() - left)));
       ASSERT_TRUE(ids.ok());
