@@ -36,12 +36,12 @@ class SelfDrafts {
   void Drawn(int64_t tokens) { resting_ = resting_ > tokens ? resting_ - tokens : 0; }
 
  private:
-  static constexpr int kTries = 3;       // rounds that do not pay before it rests
+  static constexpr int kTries = 3;                                  // rounds that do not pay before it rests
   static constexpr int64_t kRest = 256, kLongestRest = 16 * kRest;  // tokens; twice as many after each rest in vain
-  double odds_ = 0.8;                    // that a guess behind right ones is right
-  int poor_ = 0;                         // rounds that did not pay, one after another
+  double odds_ = 0.8;                                               // that a guess behind right ones is right
+  int poor_ = 0;                                                    // rounds that did not pay, one after another
   int64_t rest_ = kRest;
-  int64_t resting_ = 0;                  // tokens that are to be drawn before it is tried again
+  int64_t resting_ = 0;  // tokens that are to be drawn before it is tried again
 };
 
 }  // namespace duo

@@ -81,7 +81,7 @@ struct EngineOptions {
   Speculation speculate = Speculation::kOff;
   std::string draft_model;   // of kModel: a folder or a .gguf file with the same tokenizer
   bool int4_drafts = false;  // of kSelf: guesses by a copy of the weights in int4
-  int guess_target = 900;  // of kSelf: the share of attention, in thousandths, that guesses see
+  int guess_target = 900;    // of kSelf: the share of attention, in thousandths, that guesses see
 
   // Answers may ask where they looked (GenerateParams::mass). It is read from the pattern's provenance heads, as far as
   // they keep everything here; where there are none from all query heads of retrieval heads alike; or from these.
@@ -213,7 +213,7 @@ class Engine {
   const PrefillSparsity& prefill_sparsity() const;
   const DecodeSparsity& decode_sparsity() const;
   const std::string& key_means() const;  // fingerprint of what keys are kept without; empty: nothing. On rank 0
-  int64_t RingBytesPerHead() const;  // of one streaming head's ring of one sequence, slack for drafts included
+  int64_t RingBytesPerHead() const;      // of one streaming head's ring of one sequence, slack for drafts included
   // What the user should know about this model in these formats, a sentence each. On rank 0.
   const std::vector<std::string>& notes() const;
   EngineStats stats() const;

@@ -46,7 +46,7 @@ struct Engine::State {
   Communicator* comm = nullptr;
   std::unique_ptr<Worker> worker;
   std::unique_ptr<DraftModel> draft_model;  // rank 0, where there is one; the scheduler asks it
-  std::unique_ptr<Scheduler> scheduler;  // rank 0
+  std::unique_ptr<Scheduler> scheduler;     // rank 0
 
   std::optional<SafetensorsModel> files;  // open while loading
   WeightFormats formats;

@@ -13,14 +13,17 @@ std::string Grouped(int64_t n) {
   return digits;
 }
 
+// The words for so many bytes, which are a number of GiB in them; nothing for none.
+std::string WhereAny(const absl::FormatSpec<double>& words, int64_t bytes) {
+  return bytes > 0 ? absl::StrFormat(words, GiB(bytes)) : "";
+}
+
 }  // namespace
 
 std::string Describe(const MemoryPlan& plan) {
-  const auto of_drafts = [](const char* what, int64_t bytes) {
-    return bytes > 0 ? absl::StrFormat(" + %s %.2f", what, GiB(bytes)) : "";
-  };
-  const std::string drafts = of_drafts("draft weights", plan.draft_weights) +
-                             of_drafts("draft model", plan.draft_model) + of_drafts("text index", plan.index);
+  const std::string drafts = WhereAny(" + draft weights %.2f", plan.draft_weights) +
+                             WhereAny(" + draft model %.2f", plan.draft_model) +
+                             WhereAny(" + text index %.2f", plan.index);
   return absl::StrFormat("weights %.2f + KV %.2f (%s tokens) + rings %.2f + workspace %.2f%s = %.2f of %.2f GiB free",
                          GiB(plan.weights), GiB(plan.kv_pages), Grouped(plan.kv_tokens), GiB(plan.rings + plan.tables),
                          GiB(plan.workspace), drafts, GiB(plan.total()), GiB(plan.device_free));
@@ -28,11 +31,8 @@ std::string Describe(const MemoryPlan& plan) {
 
 absl::Status CheckFits(const MemoryPlan& plan) {
   if (plan.total() + plan.reserve <= plan.device_free) return absl::OkStatus();
-  const auto of_drafts = [](const char* what, int64_t bytes) {
-    return bytes > 0 ? absl::StrFormat("%s %.2f, ", what, GiB(bytes)) : "";
-  };
   const std::string drafts =
-      of_drafts("draft weights", plan.draft_weights) + of_drafts("draft model", plan.draft_model);
+      WhereAny("draft weights %.2f, ", plan.draft_weights) + WhereAny("draft model %.2f, ", plan.draft_model);
   return absl::ResourceExhaustedError(absl::StrFormat(
       "not enough memory: %.2f GiB wanted (weights %.2f, KV of %s tokens %.2f, rings %.2f, workspace "
       "%.2f, %stext index %.2f, reserve %.2f), %.2f GiB free; use fewer tokens, a smaller --kv or --weights, or more "

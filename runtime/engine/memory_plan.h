@@ -14,7 +14,7 @@ struct MemoryPlan {
   int64_t weights = 0;
   int64_t draft_weights = 0;  // of a copy that only guesses
   int64_t draft_model = 0;    // on rank 0: weights, cache and workspace of another model that guesses
-  int64_t kv_pages = 0;  // whole and split heads
+  int64_t kv_pages = 0;       // whole and split heads
   int64_t rings = 0;
   int64_t tables = 0;     // and page lists of answers
   int64_t workspace = 0;  // activations and kernel scratch of the largest step

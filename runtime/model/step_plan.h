@@ -68,8 +68,8 @@ struct StepPlan {
   std::vector<int32_t> positions;  // [rows]
   std::vector<int32_t> row_seq;    // [rows]: index into spans
   std::vector<SeqSpan> spans;
-  SparseRows sparse;        // of the chunk
-  int32_t list_target = 0;  // of sequences that make page lists: share of attention, in thousandths
+  SparseRows sparse;          // of the chunk
+  int32_t list_target = 0;    // of sequences that make page lists: share of attention, in thousandths
   int32_t draft_weights = 0;  // 1: all rows guess, by the model's copy of its weights for that
 
   // Rows whose next token is drawn, and how.

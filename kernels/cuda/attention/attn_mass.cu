@@ -10,7 +10,7 @@ namespace duo::cuda {
 namespace {
 
 constexpr int kMaxDim = 256;
-constexpr int kRows = 4;  // query heads at once
+constexpr int kRows = 4;        // query heads at once
 constexpr int kMostHeads = 16;  // of a launch
 constexpr int kSumThreads = 512, kShareThreads = 64;
 constexpr float kNothing = -30;  // as on the CPU

@@ -2,7 +2,7 @@
 //
 // A k-block is 64 bytes of codes of an output: 64 columns of 8 bits or 128 of 4. Lane quarter c of a warp holds 16 of
 // the bytes, so kLaneColumns consecutive columns, and meets four of them in each step of 16: two in each half of the
-// step's columns (2 c and the next, 8 + 2 c and the next). x is laid out alike (ColumnOf), so codes need no moving.
+// step's columns (2 c and the next, 8 + 2 c and the next). x is laid out alike (InFour), so codes need no moving.
 #pragma once
 
 #include "kernels/cuda/linear/weight_value.cuh"
