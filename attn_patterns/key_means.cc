@@ -95,7 +95,7 @@ absl::Status WriteKeyMeans(const KeyMeans& means, const std::string& dir) {
   const std::filesystem::path file = std::filesystem::path(dir) / kKeyMeansFile, part = file.string() + ".part";
   const std::string text = FormatKeyMeans(means);
   // What cannot be read back is not written.
-  if (const absl::Status s = ParseKeyMeans(text, file.string()).status(); !s.ok()) return s;
+  if (absl::Status s = ParseKeyMeans(text, file.string()).status(); !s.ok()) return s;
   std::error_code error;
   std::filesystem::create_directories(dir, error);
   {

@@ -18,7 +18,7 @@ struct CudnnShape {
   int64_t key_head_stride = 0;  // tokens from one KV head's keys to the next's; 0 with one head
   bool causal = false;          // row i sees keys up to i
   bool whole = false;           // keys fill their capacity; otherwise lengths are read on the device
-  auto operator<=>(const CudnnShape&) const = default;
+  auto operator<=>(const CudnnShape&) const = default;  // NOLINT(modernize-use-nullptr): the default's own 0
 };
 
 // Calls over the same number of keys, for different heads; they may run beside each other, and what the device's stream

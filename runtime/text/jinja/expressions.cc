@@ -188,10 +188,11 @@ bool Run::EvaluateArguments(const CallArguments& call, Arguments* arguments) {
 
 // body: what the innermost filter of a filter block is put on.
 Value Run::EvaluateFilter(const Node& node, const Value* body) {
-  DUO_CHECK(node.a != nullptr || body != nullptr);  // only a filter block's innermost filter is on nothing
-  const Value of = node.a == nullptr                                      ? *body
-                   : body != nullptr && node.a->kind == NodeKind::kFilter ? EvaluateFilter(*node.a, body)
-                                                                          : Evaluate(*node.a);
+  const Node* inner = node.a.get();
+  DUO_CHECK(inner != nullptr || body != nullptr);  // only a filter block's innermost filter is on nothing
+  const Value of = inner == nullptr                                      ? *body
+                   : body != nullptr && inner->kind == NodeKind::kFilter ? EvaluateFilter(*inner, body)
+                                                                         : Evaluate(*inner);
   if (failed_) return Value();
   at_ = node.offset;
   if (!HasFilter(node.name)) return Fail(absl::StrCat("there is no filter ", node.name));

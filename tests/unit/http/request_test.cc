@@ -46,8 +46,8 @@ TEST(HttpRequest, PathsAreDecodedOnce) {
 
 TEST(HttpGate, StrangersStayOutside) {
   GateRules rules;
-  const auto enters = [&](std::vector<std::pair<std::string, std::string>> fields) {
-    const Header header = Get("/", std::move(fields));
+  const auto enters = [&](const std::vector<std::pair<std::string, std::string>>& fields) {
+    const Header header = Get("/", fields);
     return !CheckSender(rules, header, std::get<Request>(ReadHeader(header))).has_value();
   };
   EXPECT_TRUE(enters({}));

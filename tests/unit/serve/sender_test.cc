@@ -39,7 +39,7 @@ struct Text {
 TEST(Sender, SendsWhatWasPreparedMeanwhileAsOne) {
   std::vector<std::string> written;
   bool finished = false;
-  CallStream<Text> stream({[&](Text message) { written.push_back(message.text); },
+  CallStream<Text> stream({[&](const Text& message) { written.push_back(message.text); },
                            [&](const absl::Status& status) { finished = status.ok(); }});
   const auto add = [&](const char* what) {
     stream.Prepare([&](Text& next) {

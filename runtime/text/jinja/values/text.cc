@@ -24,10 +24,7 @@ void Text::Mark(size_t begin, size_t end) {
 }
 
 void Text::AppendPart(const Text& other, size_t begin, size_t end) {
-  if (&other == this) {
-    const Text copy = other;
-    return AppendPart(copy, begin, end);
-  }
+  if (&other == this) return AppendPart(Text(other), begin, end);
   const size_t shift = bytes_.size();
   bytes_.append(other.bytes_, begin, end - begin);
   auto range = std::upper_bound(other.given_.begin(), other.given_.end(), begin,
