@@ -95,8 +95,8 @@ struct EngineOptions {
   bool key_means = false;
   std::string key_means_dir;
 
-  // Appends may ask for the logits after each of their tokens (RequestEvents::on_logits). A chunk then has at most 256
-  // tokens, whose logits are held at once.
+  // Appends may ask for the logits after each of their tokens (RequestEvents::on_logits). Those of a chunk are held at
+  // once: it has no more tokens then than 64 MiB hold logits of, but up to 256 whatever the vocabulary.
   bool append_logits = false;
 
   // Where saved sessions lie; null: the machine's own. Outlives the engine.

@@ -35,6 +35,12 @@ std::string PlannedGpu(Communicator& comm, const Device& device) {
   return name;
 }
 
+// Of a chunk whose rows' logits are all held: as many as 64 MiB hold, at least 256.
+int RowsOfLogits(int64_t vocab) {
+  const int64_t rows = (int64_t{64} << 20) / (vocab * static_cast<int64_t>(sizeof(float)));
+  return static_cast<int>(std::max<int64_t>(256, rows / 256 * 256));
+}
+
 bool AnySplit(const Partition& partition) {
   for (const auto& layer : partition.layers) {
     if (!SplitHeads(layer).empty()) return true;
@@ -355,7 +361,7 @@ absl::Status Engine::State::Prepare() {
                         options.max_session_tokens));
   }
   chunk = options.chunk > 0 ? options.chunk : device->is_cuda() ? 16384 : 1024;
-  if (options.append_logits) chunk = std::min(chunk, 256);
+  if (options.append_logits) chunk = std::min(chunk, RowsOfLogits(config.vocab));
   limits.max_tokens = options.max_session_tokens > 0 ? options.max_session_tokens : positions;
   limits.prefill_rows = static_cast<int>(std::min<int64_t>(chunk, limits.max_tokens));
   limits.sparse = options.prefill_sparsity.on();

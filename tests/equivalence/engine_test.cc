@@ -164,27 +164,30 @@ TEST_P(OneDocument, KvBytesFollowTheFormulaToTheByte) {
 }
 
 TEST_P(OneDocument, LogitsOfAppendedTokensAreThoseThatQuestionsSee) {
-  EngineOptions options = Options();
-  options.append_logits = true;
-  Bench bench = Open(options);
-  // Two chunks of 256 at most and a rest that goes through the decode kernels.
   const std::vector<int32_t> text = Text(290, 10);
-  std::vector<std::vector<float>> logits;
-  RequestEvents events;
-  events.on_logits = [&](const std::vector<float>& row) { logits.push_back(row); };
-  const SessionId session = bench.Open(300);
-  ASSERT_TRUE(bench.engine->Append(session, text, events).ok());
-  bench.Run();
-  ASSERT_EQ(logits.size(), text.size());
-  for (const size_t at : {size_t{0}, size_t{63}, size_t{255}, size_t{256}, text.size() - 1}) {
-    const SessionId prefix = bench.Open(300);
-    if (at > 0) bench.Append(prefix, {text.begin(), text.begin() + static_cast<int64_t>(at)});
-    const Reply reply = bench.AskNow(prefix, {text[at]}, 1);
-    ASSERT_EQ(reply.logits.size(), 1u);
-    for (int i = 0; i < vocab(); ++i) {
-      ASSERT_NEAR(logits[at][i], reply.logits[0][i], Tolerance()) << "after token " << at << ", logit " << i;
+  // One chunk; and two, of which the second, a rest, goes through the decode kernels.
+  for (const int chunk : {0, 256}) {
+    EngineOptions options = Options();
+    options.append_logits = true;
+    options.chunk = chunk;
+    Bench bench = Open(options);
+    std::vector<std::vector<float>> logits;
+    RequestEvents events;
+    events.on_logits = [&](const std::vector<float>& row) { logits.push_back(row); };
+    const SessionId session = bench.Open(300);
+    ASSERT_TRUE(bench.engine->Append(session, text, events).ok());
+    bench.Run();
+    ASSERT_EQ(logits.size(), text.size());
+    for (const size_t at : {size_t{0}, size_t{63}, size_t{255}, size_t{256}, text.size() - 1}) {
+      const SessionId prefix = bench.Open(300);
+      if (at > 0) bench.Append(prefix, {text.begin(), text.begin() + static_cast<int64_t>(at)});
+      const Reply reply = bench.AskNow(prefix, {text[at]}, 1);
+      ASSERT_EQ(reply.logits.size(), 1u);
+      for (int i = 0; i < vocab(); ++i) {
+        ASSERT_NEAR(logits[at][i], reply.logits[0][i], Tolerance()) << "after token " << at << ", logit " << i;
+      }
+      ASSERT_TRUE(bench.engine->CloseSession(prefix).ok());
     }
-    ASSERT_TRUE(bench.engine->CloseSession(prefix).ok());
   }
 }
 
