@@ -20,6 +20,7 @@ int RunBench(const std::string& verb, BenchFlags& flags, const Launch& launch) {
                               : verb == "attention"  ? BenchAttention(flags, *runtime)
                               : verb == "gradients"  ? BenchGradients(flags, *runtime)
                               : verb == "perplexity" ? BenchPerplexity(flags, launch, *runtime)
+                              : verb == "recall"     ? BenchRecall(flags, launch, *runtime)
                               : verb == "identify"   ? BenchIdentify(flags, *runtime)
                                                      : BenchComm(flags, *runtime);
   return status.ok() ? 0 : Fail(status, launch.rank == 0);
@@ -173,6 +174,41 @@ void AddPerplexityVerb(const VerbMaker& verb, BenchFlags* flags) {
   perplexity->add_option("--tokens", flags->tokens, "Of the text's tokens at most (default: all)")->check(AboveZero());
 }
 
+// Why a value of --prefill-sparsity or --decode-sparsity is refused; empty when it is not. Dense is measured anyway.
+std::string PrefillRefusal(std::string& value) {
+  const std::optional<PrefillSparsity> named = PrefillSparsityNamed(value);
+  return named.has_value() && named->on() ? "" : "expected auto, auto:X or X, above 0 and below 1, found " + value;
+}
+std::string DecodeRefusal(std::string& value) {
+  const std::optional<DecodeSparsity> named = DecodeSparsityNamed(value);
+  return named.has_value() && named->on() ? "" : "expected auto or X, above 0 and below 1, found " + value;
+}
+
+void AddRecallVerb(const VerbMaker& verb, BenchFlags* flags) {
+  CLI::App* recall =
+      verb("recall", "Which questions about documents a model answers right, read or written sparsely, beside dense",
+           "Example:\n"
+           "  python3 tests/bench/recall_tasks.py --tokens 32000 --documents 2 --out docs\n"
+           "  duo bench recall --model DIR --questions docs/*.json --prefill-sparsity auto:0.95,auto:0.98");
+  AddModelFlags(*recall, *flags, /*several=*/false);
+  recall
+      ->add_option("--questions", flags->questions,
+                   "JSON: a document's file and questions, as recall_tasks.py and needle_document.py write it")
+      ->required()
+      ->type_name("FILE");
+  recall
+      ->add_option("--asked", flags->asked,
+                   "Of each task's questions that are asked behind a document at most; those inside it are all judged "
+                   "(default: all)")
+      ->check(ZeroOrMore());
+  recall->add_option("--prefill-sparsity", flags->prefill_sparsities, "Measured beside dense reading; several: a,b")
+      ->delimiter(',')
+      ->check(CLI::Validator(PrefillRefusal, ""));
+  recall->add_option("--decode-sparsity", flags->decode_sparsities, "Measured beside dense writing; several: a,b")
+      ->delimiter(',')
+      ->check(CLI::Validator(DecodeRefusal, ""));
+}
+
 void AddIdentifyVerb(const VerbMaker& verb, BenchFlags* flags) {
   CLI::App* identify =
       verb("identify", "One training step of duo identify, its memory, and what the paper's run would take",
@@ -208,7 +244,7 @@ void AddCommVerb(const VerbMaker& verb, BenchFlags* flags) {
 
 void AddBenchCommand(CLI::App& app, Launch& launch) {
   CLI::App* bench = app.add_subcommand(
-      "bench", "Measure decode, prefill, collectives, what formats cost in perplexity, a service under load");
+      "bench", "Measure decode, prefill, collectives, what formats and sparsity cost, a service under load");
   bench->require_subcommand(1);
   bench->footer(
       "Examples:\n"
@@ -218,7 +254,7 @@ void AddBenchCommand(CLI::App& app, Launch& launch) {
   auto flags = std::make_shared<BenchFlags>();
   const VerbMaker verb{bench, flags, &launch};
   for (const auto add :
-       {AddStepVerbs, AddLengthVerbs, AddKernelVerbs, AddPerplexityVerb, AddIdentifyVerb, AddCommVerb}) {
+       {AddStepVerbs, AddLengthVerbs, AddKernelVerbs, AddPerplexityVerb, AddRecallVerb, AddIdentifyVerb, AddCommVerb}) {
     add(verb, flags.get());
   }
   AddBenchServe(*bench, launch);

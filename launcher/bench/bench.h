@@ -34,6 +34,9 @@ struct BenchFlags {
   std::string text;                                   // perplexity: a file
   int window = 2048;                                  // perplexity: tokens
   int64_t tokens = 0;      // perplexity: of the text at most; 0: all. gradients: of the sequence; 0: 32,768
+  std::vector<std::string> questions;  // recall: files
+  int64_t asked = 1 << 20;             // recall: questions of each task and document at most
+  std::vector<std::string> prefill_sparsities, decode_sparsities;  // recall: each beside dense
   int64_t length = 32000;  // identify: tokens of the longest sequence
   int repeat = 2;          // identify: timed steps of each length
   bool json = false;
@@ -88,6 +91,7 @@ absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime
 absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime);
 absl::Status BenchGradients(const BenchFlags& flags, Runtime& runtime);
 absl::Status BenchPerplexity(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
+absl::Status BenchRecall(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchIdentify(const BenchFlags& flags, Runtime& runtime);
 absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime);
 
