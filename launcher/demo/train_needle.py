@@ -145,6 +145,8 @@ def linear(inputs, outputs):
 
 
 class Attention(nn.Module):
+    mask = None  # what rows see, if not all before them: bool [query heads, tokens, tokens]
+
     def __init__(self, c):
         super().__init__()
         self.dim, q, kv = c["head_dim"], c["num_attention_heads"], c["num_key_value_heads"]
@@ -158,7 +160,7 @@ class Attention(nn.Module):
             a, b = t.chunk(2, -1)
             return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(v.dtype)
 
-        out = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True, enable_gqa=True)
+        out = F.scaled_dot_product_attention(rotate(q), rotate(k), v, attn_mask=self.mask, is_causal=self.mask is None, enable_gqa=True)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
