@@ -72,8 +72,8 @@ int64_t LongestOf(const Cases& cases) {
   return static_cast<int64_t>(longest);
 }
 
-// The model's first choices for the answers inside the document, while it is read into the session. Writing sparsely
-// reads like dense, so nothing inside is judged again then.
+// judge: the model's first choices for the answers inside the document, while it is read into the session. Writing
+// sparsely reads like dense, so nothing inside is judged again then.
 absl::Status Read(Engine& engine, SessionId session, const RecallDocument& document, bool judge, Found* found) {
   std::vector<int32_t> choices;  // for the tokens behind the first
   absl::Status read;
@@ -140,15 +140,14 @@ absl::Status AskAll(Engine& engine, SessionId session, const RecallDocument& doc
   return failed;
 }
 
-absl::StatusOr<Found> Judge(const Cases& cases, Engine& engine, Progress& progress) {
+absl::StatusOr<Found> Judge(const Cases& cases, Engine& engine, bool inside, Progress& progress) {
   Found found;
   int64_t done = 0;
-  const bool judge = !engine.decode_sparsity().on();
   for (const RecallDocument& document : cases.documents) {
     const auto tokens = static_cast<int64_t>(document.tokens.size());
     absl::StatusOr<SessionId> session = engine.CreateSession(tokens + kQuestionRoom, tokens);
     if (!session.ok()) return session.status();
-    if (absl::Status s = Read(engine, *session, document, judge && !document.inside.empty(), &found); !s.ok()) return s;
+    if (absl::Status s = Read(engine, *session, document, inside && !document.inside.empty(), &found); !s.ok()) return s;
     if (absl::Status s = AskAll(engine, *session, document, cases.tokenizer, &found); !s.ok()) return s;
     if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
     progress.Update(++done, static_cast<int64_t>(cases.documents.size()));
@@ -228,6 +227,8 @@ absl::Status BenchRecall(const BenchFlags& flags, const Launch& launch, Runtime&
   if (absl::Status s = Agree(*runtime.comm, cases.status()); !s.ok()) return s;
   int64_t longest = LongestOf(*cases);
   runtime.comm->Broadcast(&longest, sizeof longest, 0);
+  // Logits of a whole text take longer than reading it: where only writing is compared, nobody wants them.
+  const bool inside = !flags.prefill_sparsities.empty() || flags.decode_sparsities.empty();
   Json rows = Json::array();
   std::optional<Found> dense;
   for (const Setting& setting : Settings(flags)) {
@@ -238,7 +239,7 @@ absl::Status BenchRecall(const BenchFlags& flags, const Launch& launch, Runtime&
     options.questions = setting.decode.on() ? 1 : kTogether;
     options.max_session_tokens = longest + kQuestionRoom;
     options.kv_tokens = longest + (options.questions + 1) * kQuestionRoom;
-    options.append_logits = !setting.decode.on();
+    options.append_logits = inside && !setting.decode.on();
     absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, options, runtime);
     if (!engine.ok()) return engine.status();
     if (!runtime.leader()) {
@@ -246,7 +247,7 @@ absl::Status BenchRecall(const BenchFlags& flags, const Launch& launch, Runtime&
       continue;
     }
     Progress progress(setting.name, "documents", false);
-    absl::StatusOr<Found> found = Judge(*cases, **engine, progress);
+    absl::StatusOr<Found> found = Judge(*cases, **engine, options.append_logits, progress);
     progress.Done();
     if (!found.ok()) return found.status();
     if (!dense.has_value()) dense = *found;

@@ -3,8 +3,9 @@
 
     recall.py --duo build/duo --model tests/bench/recall-6m [--lengths 4000:64,32000:8,128000:4,512000:2] [--out FILE.json] [--svg FILE.svg]
 
-Makes so many documents of each length (the same for the same seed), has `duo bench recall` judge the questions inside them for
-each target of --prefill, and those that are asked behind some of them for each of --decode, one at a time. Prints accuracy by task, length and setting and, beside dense, the net loss with the bound above which
+Makes so many documents of each length (the same for the same seed) and has `duo bench recall` judge, for each of --prefill, the
+questions inside them, by what is predicted while they are read, and those asked behind them; and for each of --decode those asked
+behind them, one at a time. Prints accuracy by task, length and setting and, beside dense, the net loss with the bound above which
 it is not (95 %, one side; questions count as independent). Standard library only.
 """
 
@@ -17,6 +18,7 @@ import tempfile
 
 import recall_tasks as tasks
 
+PARTS = {"inside": "read inside the document", "behind": "asked behind it", "written": "asked, and written sparsely"}
 COLOURS = ("#222222", "#1f77b4", "#2ca02c", "#d69e00", "#d62728", "#9467bd", "#8c564b", "#17becf")
 
 
@@ -28,23 +30,29 @@ def judged(args, names, flags):
     return json.loads(done.stdout)
 
 
+def cell_of(tokens, documents, part, out):
+    rows = []
+    for row in out["rows"]:
+        found = row["inside" if part == "inside" else "asked"]
+        rows.append({"setting": row["setting"], "tasks": {task: {k: v for k, v in got.items() if k != "which"} for task, got in found.items()},
+                     **{key: row[key] for key in ("kv", "attention", "retrieval_heads", "streaming_heads", "read_seconds", "ask_seconds",
+                                                  "reading", "writing") if key in row}})
+    return {"tokens": tokens, "longest": out["longest"], "documents": documents, "part": part, "device": out["device"], "rows": rows}
+
+
 def run(args, save):
     results = []
     for tokens, count in (map(int, length.split(":")) for length in args.lengths.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             names = tasks.write(folder, tokens, count, args.seed)
-            parts = [("inside", names, ["--asked", "0", "--prefill-sparsity", args.prefill])] if args.prefill else []
-            if args.decode:
-                parts.append(("asked", names[:args.asked_documents], ["--asked", str(args.asked), "--decode-sparsity", args.decode]))
-            for part, chosen, flags in parts:
-                out = judged(args, chosen, flags)
-                rows = [{"setting": row["setting"], "tasks": row[part], **{key: row[key] for key in (
-                    "kv", "attention", "retrieval_heads", "streaming_heads", "read_seconds", "ask_seconds", "reading", "writing") if key in row}}
-                    for row in out["rows"]]
-                results.append({"tokens": tokens, "longest": out["longest"], "documents": len(chosen), "part": part, "device": out["device"],
-                                "rows": rows})
-                table(results[-1])
-                save(results)
+            sparse = [("inside", "--prefill-sparsity", args.prefill), ("behind", "--prefill-sparsity", args.prefill),
+                      ("written", "--decode-sparsity", args.decode)]
+            out = {flag: judged(args, names, ["--asked", str(args.asked), flag, targets]) for _, flag, targets in sparse[1:] if targets}
+            for part, flag, targets in sparse:
+                if targets:
+                    results.append(cell_of(tokens, count, part, out[flag]))
+                    table(results[-1])
+            save(results)
 
 
 def table(cell):
@@ -58,7 +66,7 @@ def table(cell):
 
 def picture(results):
     """A chart for each part and task: accuracy over length, a line for each setting."""
-    parts = [(part, task) for part in ("inside", "asked") for task in tasks.TASKS if any(cell["part"] == part for cell in results)]
+    parts = [(part, task) for part in PARTS for task in tasks.TASKS if any(cell["part"] == part for cell in results)]
     lengths = sorted({cell["tokens"] for cell in results})
     width, height, left, top = 250, 150, 46, 34
     columns = len(tasks.TASKS)
@@ -68,7 +76,7 @@ def picture(results):
     for number, (part, task) in enumerate(parts):
         x0, y0 = left + (number % columns) * (width + left + 14), top + (number // columns) * (height + top + 60)
         cells = [cell for cell in results if cell["part"] == part]
-        out.append(f'<text x="{x0}" y="{y0 - 12}" font-size="13">{task}, {"read inside the document" if part == "inside" else "asked and written"}</text>')
+        out.append(f'<text x="{x0}" y="{y0 - 12}" font-size="13">{task}, {PARTS[part]}</text>')
         for share in (0, 25, 50, 75, 100):
             y = y0 + height * (1 - share / 100)
             out.append(f'<line x1="{x0}" x2="{x0 + width}" y1="{y}" y2="{y}" stroke="#ddd"/><text x="{x0 - 5}" y="{y + 4}" text-anchor="end">{share} %</text>')
@@ -92,10 +100,9 @@ def main():
     parser.add_argument("--duo", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--lengths", default="4000:64,32000:8,128000:4,512000:2", help="tokens:documents; several: a:b,c:d")
-    parser.add_argument("--prefill", default="auto:0.9,auto:0.95,auto:0.98,auto:0.99", help="targets; empty: none")
+    parser.add_argument("--prefill", default="auto:0.9,auto:0.95,auto:0.98,auto:0.99", help="targets and densities; empty: none")
     parser.add_argument("--decode", default="0.9,0.95,0.98,0.99", help="targets; empty: none")
-    parser.add_argument("--asked", type=int, default=40, help="questions of each task behind a document at most, for --decode")
-    parser.add_argument("--asked-documents", type=int, default=4, help="of a length at most, for --decode")
+    parser.add_argument("--asked", type=int, default=40, help="questions of each task behind a document at most")
     parser.add_argument("--flags", default="", help="more flags for duo")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", help="write the results here, JSON")
