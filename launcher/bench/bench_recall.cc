@@ -147,7 +147,8 @@ absl::StatusOr<Found> Judge(const Cases& cases, Engine& engine, bool inside, Pro
     const auto tokens = static_cast<int64_t>(document.tokens.size());
     absl::StatusOr<SessionId> session = engine.CreateSession(tokens + kQuestionRoom, tokens);
     if (!session.ok()) return session.status();
-    if (absl::Status s = Read(engine, *session, document, inside && !document.inside.empty(), &found); !s.ok()) return s;
+    if (absl::Status s = Read(engine, *session, document, inside && !document.inside.empty(), &found); !s.ok())
+      return s;
     if (absl::Status s = AskAll(engine, *session, document, cases.tokenizer, &found); !s.ok()) return s;
     if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
     progress.Update(++done, static_cast<int64_t>(cases.documents.size()));
