@@ -88,7 +88,8 @@ def picture(results):
             points = [(places[cell["tokens"]], y0 + height * (1 - row["tasks"][task]["right"] / row["tasks"][task]["questions"]))
                       for cell in cells for row in cell["rows"] if row["setting"] == setting and task in row["tasks"]]
             colour = COLOURS[i % len(COLOURS)]
-            out.append(f'<polyline fill="none" stroke="{colour}" stroke-width="{3 if i == 0 else 1.5}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>')
+            line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+            out.append(f'<polyline fill="none" stroke="{colour}" stroke-width="{3 if i == 0 else 1.5}" points="{line}"/>')
             out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in points]
         for i, setting in enumerate(settings):
             out.append(f'<text x="{x0 + (i % 2) * width / 2}" y="{y0 + height + 31 + 12 * (i // 2)}" fill="{COLOURS[i % len(COLOURS)]}">{setting}</text>')

@@ -99,7 +99,8 @@ def sizes(tokens):
 
     def many(most, least):
         return max(least, round(most * share))
-    return {"note": many(500, 60), "list": many(40, 15), "link": many(40, 12), "vote": max(6, round(min(2.0, tokens / 32000) * 64)), "votes": 24 + round(16 * share)}
+    return {"note": many(500, 60), "list": many(40, 15), "link": many(40, 12),
+            "vote": max(6, round(min(2.0, tokens / 32000) * 64)), "votes": 24 + round(16 * share)}
 
 
 def facts_of(task, key, keys, rng, votes):
@@ -132,7 +133,8 @@ def inside_questions(question, at):
 def build(tokens, seed):
     """{document, inside: [{task, at, answer}], questions: [{task, ask, answer, any_order}]}: about so many tokens.
 
-    inside: questions that stand in the document, their answers at byte `at`. Half of the questions of lists and links do, three quarters of the others."""
+    inside: questions that stand in the document, their answers at byte `at`. Half of the questions of lists and links
+    do, three quarters of the others."""
     rng = random.Random(seed)
     keys = [f"{a} {n}" for a in ADJECTIVES for n in NOUNS]
     rng.shuffle(keys)

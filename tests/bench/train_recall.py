@@ -127,8 +127,9 @@ class Sampler:
             value = self.chosen(self.values, batch, groups, tasks.CANDIDATES)
             which = torch.repeat_interleave(torch.arange(tasks.CANDIDATES, device=self.device), torch.tensor(tasks.vote_counts(votes), device=self.device))
             time_ = self.rand(batch, groups, votes)
-            parts = [(group[:, :, None, 0].expand(-1, -1, votes), 0), (group[:, :, None, 1].expand(-1, -1, votes), 0), (for_, 0), (value[..., which], 0), (stop, 0)]
-            made.append((3, self.lines(batch, groups * votes, [(p.flatten(1) if torch.is_tensor(p) else p, weight) for p, weight in parts], time_.flatten(1))))
+            first, second = (group[:, :, None, i].expand(-1, -1, votes).flatten(1) for i in range(2))
+            parts = [(first, 0), (second, 0), (for_, 0), (value[..., which].flatten(1), 0), (stop, 0)]
+            made.append((3, self.lines(batch, groups * votes, parts, time_.flatten(1))))
             made.append((3, self.lines(batch, groups, [(ask, 0), (group[..., 0], 0), (group[..., 1], 0), (for_, 0), (value[..., 0], 1), (stop, TRIVIAL)],
                                        behind(time_.amax(-1)))))
         tokens, weights, times = (torch.cat([lines[part] for _, lines in made], 1) for part in range(3))
