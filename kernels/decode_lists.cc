@@ -14,7 +14,7 @@ void CheckListed(const Device& device, const StepRows& rows, const PagedKv& kv, 
   DUO_CHECK_EQ(rows.qkv.cols, rows.shape.qkv_cols());
   DUO_CHECK_EQ(kv.page.head_dim, rows.shape.head_dim);
   DUO_CHECK_LE(kv.first_head + kv.num_heads, rows.shape.kv_heads);
-  DUO_CHECK_EQ(kv.num_heads, lists.num_heads);
+  DUO_CHECK(lists.slots == 0 || kv.num_heads == lists.num_heads);
   DUO_CHECK(!kv.split);
   DUO_CHECK_EQ(kv.window, 0);
 }

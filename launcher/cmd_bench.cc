@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/row_cuts.h"
 #include "launcher/bench/bench.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
@@ -14,6 +15,7 @@ int RunBench(const std::string& verb, BenchFlags& flags, const Launch& launch) {
   absl::StatusOr<Runtime> runtime = OpenRuntime(flags.runtime, launch);
   if (!runtime.ok()) return Fail(runtime.status(), launch.rank == 0);
   const absl::Status status = verb == "decode"       ? BenchDecode(flags, launch, *runtime)
+                              : verb == "drafts"     ? BenchDrafts(flags, launch, *runtime)
                               : verb == "balance"    ? BenchBalance(flags, launch, *runtime)
                               : verb == "prefill"    ? BenchPrefill(flags, launch, *runtime)
                               : verb == "capacity"   ? BenchCapacity(flags, launch, *runtime)
@@ -97,6 +99,31 @@ void AddStepVerbs(const VerbMaker& verb, BenchFlags* flags) {
   decode->add_option("--simulate-rank", flags->simulate, "Time rank r's share of N alone, on this device")
       ->check(CLI::Validator(RankShareRefusal, ""))
       ->type_name("r/N");
+
+  CLI::App* drafts =
+      verb("drafts", "What steps take that check drafts or guess them, beside a plain one, and whether rows draw alike",
+           "Example:\n"
+           "  duo bench drafts --shape llama-3-8b --context 1000000 --kv int4 --draft-weights int4 --rows 8");
+  AddModelFlags(*drafts, *flags, /*several=*/true);
+  AddContexts(*drafts, *flags);
+  drafts->add_option("--steps", flags->steps, "Timed steps of each kind")
+      ->check(CLI::Range(8, 10000))
+      ->capture_default_str();
+  drafts->add_option("--rows", flags->rows, "Rows of a step that checks drafts; several: a,b")
+      ->delimiter(',')
+      ->check(CLI::Range(1, kExactRows))
+      ->capture_default_str();
+  drafts->add_option("--share", flags->share, "Thousandths of the attention that guesses by lists see")
+      ->check(CLI::Range(1, 999))
+      ->capture_default_str();
+  drafts->add_option("--draft-weights", flags->runtime.draft_weights, "int4: guesses are also timed by an int4 copy")
+      ->check(CLI::IsMember({"served", "int4"}))
+      ->capture_default_str();
+  drafts
+      ->add_option("--drawn", flags->drawn,
+                   "Also draw so many tokens one by one and again in steps of 16 rows, at temperatures 0 and 1, and "
+                   "count those drawn otherwise")
+      ->check(ZeroOrMore());
 
   CLI::App* balance =
       verb("balance", "The busiest of N ranks in every layer of a decode step, measured on one device, and as modelled",

@@ -5,12 +5,14 @@
 #include <array>
 #include <cmath>
 #include <deque>
+#include <iterator>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/base/math.h"
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/page_items.h"
+#include "kernels/list_ends.h"
 #include "kernels/row_cuts.h"
 
 namespace duo::cpu {
@@ -119,27 +121,40 @@ std::vector<KeyRun> TakeTokens(std::vector<KeyRun>* runs, int64_t tokens) {
   return taken;
 }
 
+// Does it visit a list? A layer has none but that of the ends.
+bool Visits(const SeqSpan& span, const DecodeLists& lists) {
+  return span.list_use == ListUse::kVisit && (span.list == kListOfEnds || lists.slots > 0);
+}
+
 // Adds the items of the sequences that visit lists.
 class ListedItems {
  public:
-  ListedItems(const SeqBatch& batch, const DecodeLists& lists, int group)
-      : batch_(batch), lists_(lists), group_(group) {}
+  ListedItems(const SeqBatch& batch, const DecodeLists& lists, int heads, int group)
+      : batch_(batch), lists_(lists), heads_(heads), group_(group) {}
 
   void AddTo(PageItems* items) {
     for (int s = 0; s < batch_.num_seqs; ++s) {
       const SeqSpan& span = batch_.spans[s];
-      if (span.list_use != ListUse::kVisit || span.num_rows == 0) continue;
+      if (!Visits(span, lists_) || span.num_rows == 0) continue;
       DUO_CHECK_EQ(span.num_rows, 1);
-      DUO_CHECK_LT(span.list, lists_.slots);
-      for (int h = 0; h < lists_.num_heads; ++h) AddHead(s, h, items);
+      DUO_CHECK(span.list == kListOfEnds || span.list < lists_.slots);
+      for (int h = 0; h < heads_; ++h) AddHead(s, h, items);
     }
   }
 
  private:
   void AddHead(int seq, int head, PageItems* items) {
     const SeqSpan& span = batch_.spans[seq];
-    const int64_t at = lists_.at(span.list, head), tokens = int64_t{span.history} + 1;
-    std::vector<KeyRun> runs = RunsOf(lists_.heads[at], lists_.pages + at * lists_.stride, tokens);
+    const int64_t tokens = int64_t{span.history} + 1;
+    std::vector<KeyRun> runs;
+    if (span.list == kListOfEnds) {
+      constexpr int32_t kFirst[] = {0};
+      static_assert(DecodeListRule::kSinkPages == std::size(kFirst));
+      runs = RunsOf(EndsOf(span.history), kFirst, tokens);
+    } else {
+      const int64_t at = lists_.at(span.list, head);
+      runs = RunsOf(lists_.heads[at], lists_.pages + at * lists_.stride, tokens);
+    }
     int64_t pages = 0;
     for (const KeyRun& run : runs) pages += (run.end - run.begin) / kPageTokens;
     const int64_t pieces = std::clamp<int64_t>(CeilDiv(pages, kLeastPieces), 1, kMostPieces);
@@ -166,7 +181,7 @@ class ListedItems {
 
   const SeqBatch& batch_;
   const DecodeLists& lists_;
-  int group_;
+  int heads_, group_;
   std::deque<std::vector<KeyRun>> runs_;  // items point into them
 };
 
@@ -204,7 +219,8 @@ size_t ListedScratchBytes(const Device& device, int max_rows_total, int group, c
                           const DecodeLists& lists, int64_t max_tokens) {
   int64_t rows = 0;
   for (int n = 1; n <= max_rows_total; ++n) rows = std::max(rows, MostPartialsOf(n, max_tokens));
-  rows += int64_t{std::min(max_rows_total, lists.slots)} * kMostPieces;
+  static_assert(DecodeListRule::kSinkPages + DecodeListRule::kLastPages <= kLeastPieces);  // a piece
+  rows += int64_t{std::min(max_rows_total, lists.slots)} * kMostPieces + max_rows_total;
   return AttendScratchBytes(device, kv.page.head_dim, rows * group * kv.num_heads);
 }
 
@@ -214,12 +230,12 @@ void AttendListed(Device& device, const Partial& to, const StepRows& rows, const
   // Sequences that visit no lists are planned as they are without company.
   std::vector<SeqSpan> others(rows.batch.spans, rows.batch.spans + rows.batch.num_seqs);
   for (SeqSpan& span : others) {
-    if (span.list_use == ListUse::kVisit) span.num_rows = 0;
+    if (Visits(span, lists)) span.num_rows = 0;
   }
   SeqBatch dense = rows.batch;
   dense.spans = others.data();
   PageItems items = ItemsOfPages(dense, kv, shape.group, std::max(1, kTileRows / shape.group));
-  ListedItems listed(rows.batch, lists, shape.group);
+  ListedItems listed(rows.batch, lists, kv.num_heads, shape.group);
   listed.AddTo(&items);
   AttendWork work{to.out, rows.qkv, to.lse, shape, &rows.batch, kv.first_head, {}, &kv, nullptr};
   work.exact = rows.batch.num_rows <= kExactRows;

@@ -40,6 +40,8 @@ struct BenchFlags {
   int64_t length = 32000;  // identify: tokens of the longest sequence
   int repeat = 2;          // identify: timed steps of each length
   bool json = false;
+  int share = 70;     // drafts: of the attention, in thousandths, that lists are made for
+  int64_t drawn = 0;  // drafts: tokens drawn alone and together
 };
 
 // Rates that floors are measured against.
@@ -85,6 +87,7 @@ absl::Status PrintKernelRows(const BenchFlags& flags, const Runtime& runtime, co
 double Median(std::vector<double> values);
 
 absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
+absl::Status BenchDrafts(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchBalance(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchCapacity(const BenchFlags& flags, const Launch& launch, Runtime& runtime);
 absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime& runtime);

@@ -17,32 +17,49 @@ void GuessCost::Measured(double seconds, double one) {
   ratio_ += kFollow * (std::clamp(seconds / one, 0.01, 2.0) - ratio_);
 }
 
-int SelfDrafts::Choose(int most, const StepCosts& costs, const GuessCost& guess) {
-  if (!on() || most < 1) return 0;
-  double best = kWorth, chance = 1, tokens = 1;
-  int chosen = 0;
-  for (int k = 1; k <= std::min(most, kMostDrafts); ++k) {
-    chance *= odds_;
-    tokens += chance;
-    const double rate = tokens / (k * guess.ratio() + costs.Of(k + 1));
-    if (rate <= best) continue;
-    best = rate;
-    chosen = k;
+SelfDrafts::Round SelfDrafts::Take(GuessKind kind, int tokens) {
+  for (int& waited : waited_) ++waited;
+  waited_[At(kind)] = 0;
+  last_ = kind;
+  return {kind, tokens};
+}
+
+SelfDrafts::Round SelfDrafts::Choose(int most, const std::array<bool, kGuessKinds>& may, const StepCosts& costs,
+                                     const GuessCosts& guess) {
+  if (!on() || most < 1) return {};
+  double best = kWorth;
+  Round chosen;
+  GuessKind longest = last_;  // who waited longest, of those that can guess
+  for (const GuessKind kind : {GuessKind::kLists, GuessKind::kEnds}) {
+    if (!may[At(kind)]) continue;
+    if (!may[At(longest)] || waited_[At(kind)] > waited_[At(longest)]) longest = kind;
+    double chance = 1, tokens = 1;
+    for (int k = 1; k <= std::min(most, kMostDrafts); ++k) {
+      chance *= odds_[At(kind)];
+      tokens += chance;
+      const double rate = tokens / (k * guess[At(kind)].ratio() + costs.Of(k + 1));
+      if (rate <= best) continue;
+      best = rate;
+      chosen = {kind, k};
+    }
   }
-  if (chosen > 0) {
+  if (!may[At(longest)]) return {};
+  if (chosen.tokens > 0) {
     poor_ = 0;
     rest_ = kRest;
-    return chosen;
+    if (Waits(longest)) return Take(longest, std::min(most, kTried));
+    return Take(chosen.kind, chosen.tokens);
   }
-  if (++poor_ <= kTries) return std::min(most, kTried);
+  if (++poor_ <= kTries) return Take(longest, std::min(most, kTried));
   poor_ = 0;
   resting_ = rest_;
   rest_ = std::min(2 * rest_, kLongestRest);
-  return 0;
+  return {};
 }
 
-void SelfDrafts::Learn(int guessed, int right) {
-  for (int i = 0; i < std::min(right + 1, guessed); ++i) odds_ += kLearn * ((i < right ? 1.0 : 0.0) - odds_);
+void SelfDrafts::Learn(GuessKind kind, int guessed, int right) {
+  double& odds = odds_[At(kind)];
+  for (int i = 0; i < std::min(right + 1, guessed); ++i) odds += kLearn * ((i < right ? 1.0 : 0.0) - odds);
 }
 
 }  // namespace duo

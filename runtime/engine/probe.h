@@ -36,6 +36,9 @@ class EngineProbe {
   // one row, and the experts that the row does not choose.
   int64_t DecodeWeightBytes() const;
 
+  using State = Engine::State;                // engine_state.h
+  State& state() { return *engine_.state_; }  // for other probes
+
  private:
   Engine& engine_;
 };

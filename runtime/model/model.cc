@@ -205,7 +205,7 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
   };
   AttendPart(layer, kv,
              {rows(0, input.batch), out.Rows(0, first), w.lse, w.own_lse, input.prefill, input.sparse,
-              input.list_target, w.kept},
+              input.list_target, w.kept, input.sees_ends},
              arena);
   if (riders > 0) {
     float* lse = w.lse + comm_->size() * max_entries_ * first;
@@ -262,7 +262,7 @@ void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& a
       AttendPrefill(*device_, {part.out, lse}, rows, heads, own_square, arena);
     } else {
       const bool listed = !heads.split && kv.lists.slots > 0;
-      if (listed && rows.batch.visits_lists) {
+      if (!heads.split && (part.sees_ends || (listed && rows.batch.visits_lists))) {
         AttendListed(*device_, {part.out, lse}, rows, heads, kv.lists, arena);
       } else if (const MassOut mass = mass_reader_.Leaves(layer, heads, part.kept); mass.heads != 0) {
         AttendPagesWithMass(*device_, {part.out, lse}, rows, heads, mass, arena);

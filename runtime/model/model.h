@@ -37,6 +37,7 @@ struct StepInput {
   SparseStep* sparse = nullptr;  // of a prefill: how retrieval heads read it; null: densely
   int list_target = 0;           // of sequences that make page lists, in thousandths
   bool draft_weights = false;    // by the copy of the weights that guesses
+  bool sees_ends = false;        // rows may visit the list of the ends, in layers without lists, too
   int rows() const { return batch.num_rows + riders.num_rows; }
 };
 
@@ -118,6 +119,7 @@ class Model {
     SparseStep* sparse = nullptr;
     int list_target = 0;
     KeptMass kept = {};  // where its one row leaves where it looks
+    bool sees_ends = false;
   };
   // How the heads of a layer attend: stores the rows' keys and values, and returns what they attended to.
   View Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "kernels/list_ends.h"
 #include "kernels/row_cuts.h"
 #include "runtime/model/chosen_lists.h"
 #include "runtime/model/sampler.h"
@@ -31,6 +32,8 @@ std::vector<int32_t> MassRows(const StepPlan& plan) {
   return rows;
 }
 
+bool SeesEnds(const SeqSpan& span) { return span.list_use == ListUse::kVisit && span.list == kListOfEnds; }
+
 bool MakesLists(const SeqSpan& span) {
   return span.list_use == ListUse::kChoose || span.list_use == ListUse::kChooseAgain;
 }
@@ -47,6 +50,30 @@ std::vector<int32_t> MadeLists(const StepPlan& plan) {
 bool OneRowEach(const StepPlan& plan) {
   return plan.kind == StepKind::kRows && plan.tokens.size() == plan.spans.size() &&
          plan.sample_rows.size() == plan.spans.size() && plan.spans.size() <= Worker::kMaxBatch;
+}
+
+// An answer alone whose rows check drafts.
+bool ChecksDrafts(const StepPlan& plan) {
+  return plan.kind == StepKind::kRows && plan.spans.size() == 1 && plan.tokens.size() <= kExactRows &&
+         plan.sample_rows.size() == plan.tokens.size() && plan.spans[0].keep_pages == 0;
+}
+
+// So many rows of one sequence, which see nothing but themselves and write nothing but the ring.
+StepPlan DraftRows(int rows, int spare_ring) {
+  StepPlan plan;
+  SeqSpan span;
+  span.num_rows = rows;
+  span.ring = spare_ring;
+  span.keep_pages = 1;
+  plan.spans.push_back(span);
+  for (int row = 0; row < rows; ++row) {
+    plan.tokens.push_back(0);
+    plan.positions.push_back(row);
+    plan.row_seq.push_back(0);
+    plan.sample_rows.push_back(row);
+    plan.samples.push_back({});
+  }
+  return plan;
 }
 
 // Rows that read one token of table 0 and the last ring set, and write nothing but that ring.
@@ -135,6 +162,7 @@ StepInput Worker::Upload(const StepPlan& plan) {
   input.prefill = prefill;
   input.list_target = plan.list_target;
   input.draft_weights = plan.draft_weights != 0;
+  input.sees_ends = std::any_of(plan.spans.begin(), plan.spans.end(), SeesEnds);
   const auto batch = [&](int first_span, int num_spans, int first_row, int num_rows) {
     SeqBatch b;
     b.spans = reinterpret_cast<const SeqSpan*>(base + device_spans) + first_span;
@@ -181,7 +209,9 @@ void Worker::RunRecorded(StepInput input) {
   // A recorded step serves every length: it must not look at the host's copy of the lengths.
   input.batch.host_spans = nullptr;
   input.batch.max_tokens = limits_.max_tokens;
-  Graph& graph = graphs_[{input.batch.num_seqs, input.batch.may_share, input.batch.visits_lists, input.draft_weights}];
+  const SeqBatch& batch = input.batch;
+  Graph& graph = graphs_[{batch.num_seqs, batch.num_rows, batch.may_share, batch.visits_lists, input.sees_ends,
+                          input.draft_weights}];
   if (!graph.graph.valid()) {
     // Once directly: libraries choose their algorithms outside the recording. It computes the same step, so nothing is
     // changed by running it again: pages and rings are written with the same values.
@@ -197,6 +227,9 @@ void Worker::RecordBatch(StepInput input) {
   RunRecorded(input);
   if (!limits_.lists) return;
   input.batch.visits_lists = true;
+  RunRecorded(input);
+  if (cache_.sizes().ring_slack == 0) return;  // nobody guesses
+  input.sees_ends = true;
   RunRecorded(input);
 }
 
@@ -215,6 +248,10 @@ void Worker::RecordGraphs() {
       input.draft_weights = true;
       RecordBatch(input);
     }
+  }
+  for (int rows = 2; rows <= std::min({1 + cache_.sizes().ring_slack, kExactRows, limits_.rows, limits_.samples});
+       ++rows) {
+    RunRecorded(Upload(DraftRows(rows, cache_.sizes().rings - 1)));
   }
   device_->Synchronize();
 }
@@ -277,9 +314,12 @@ StepResult Worker::Execute(const StepPlan& plan) {
   const int wanted = static_cast<int>(plan.sample_rows.size());
   DUO_CHECK_LE(wanted, limits_.samples);
   const std::vector<int32_t> lists = MadeLists(plan);
-  if (Records() && OneRowEach(plan) && plan.mass_samples.empty() && lists.empty()) {
+  const bool records = Records() && plan.mass_samples.empty() && lists.empty();
+  if (records && OneRowEach(plan)) {
     const int bucket = Bucket(static_cast<int>(plan.spans.size()));
     RunRecorded(Upload(PadToBucket(plan, bucket, cache_.sizes().rings - 1)));
+  } else if (records && ChecksDrafts(plan)) {
+    RunRecorded(Upload(plan));
   } else {
     RunModel(Upload(plan));
   }

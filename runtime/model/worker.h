@@ -2,7 +2,8 @@
 // of requests. Every rank executes the same plans in the same order.
 //
 // On CUDA a step in which every sequence has one row is recorded as a graph, one for each batch bucket (kBuckets); the
-// batch is padded to the bucket with rows that touch nothing. Where the communicator cannot be recorded, and for every
+// batch is padded to the bucket with rows that touch nothing. So is, for each number of rows, a step of one answer that
+// checks drafts. Where the communicator cannot be recorded, and for every
 // other step, the same code runs directly. Not thread-safe.
 #pragma once
 
@@ -82,8 +83,9 @@ class Worker {
     DeviceGraph graph;
     View logits;
   };
-  // By bucket, whether sequences may share pages or visit lists, and whether it is by the copy of the weights.
-  std::map<std::tuple<int, bool, bool, bool>, Graph> graphs_;
+  // By sequences and rows, whether sequences may share pages, visit lists, or that of the ends, and whether it is by
+  // the copy of the weights.
+  std::map<std::tuple<int, int, bool, bool, bool, bool>, Graph> graphs_;
   Device* device_ = nullptr;
   Communicator* comm_ = nullptr;
 };

@@ -42,7 +42,7 @@ StepInput LargestGuessStep(StepLimits limits, const SeqSpan* host_spans) {
   StepInput input = LargestStep(limits, false, false, host_spans);
   input.batch.num_seqs = input.batch.num_rows;
   input.batch.max_rows = 1;
-  input.batch.visits_lists = limits.lists;
+  input.batch.visits_lists = input.sees_ends = limits.lists;
   input.draft_weights = true;
   return input;
 }
@@ -81,7 +81,7 @@ absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightForm
   }
   if (limits.lists) {
     StepInput input = LargestStep(limits, false, masses, &span);
-    input.batch.visits_lists = input.batch.makes_lists = true;
+    input.batch.visits_lists = input.batch.makes_lists = input.sees_ends = true;
     model->Forward(input, *cache, arena);
   }
   if (drafts != nullptr) {

@@ -63,8 +63,8 @@ struct SchedulerOptions {
   // Drafts of an answer in a step, at most, as many as its rings have slack for; 0: none. row_cost: StepCosts has it.
   int drafts = 0;
   double row_cost = 0.15;
-  bool guesses =
-      false;  // they also come from rows that visit the lists of `decode`, which no answer is written by then
+  // They also come from rows that visit the lists of `decode`, which no answer is written by then, or the ends alone.
+  bool guesses = false;
   ModelGuesses model_guesses;    // drafts also come from another model; empty: they do not
   double guess_read_cost = 0.5;  // what a token costs that it reads, in guesses
   bool draft_weights = false;    // guesses are by a copy of the weights, which is cheap where all is seen, too
@@ -75,6 +75,8 @@ struct SchedulerOptions {
   DecodeSparsity decode;                          // how answers are written
   int lists = 0;                                  // answers that have page lists at once
   int list_pages = DecodeListRule::kFewestPages;  // shorter sequences have none
+  // Sequences of which guesses may see the ends alone: of whose pages these are not more than half.
+  int ends_pages = 2 * (DecodeListRule::kSinkPages + DecodeListRule::kLastPages);
 };
 
 class Scheduler {
@@ -183,10 +185,11 @@ class Scheduler {
     bool leaves_copy = false;     // when all but its last token is fed
     Drafter drafter;
     std::vector<int32_t> drafts;  // that its rows of the planned step check
-    // The model's own: drawn from rows that visited lists, and not checked yet; wanted: so many are to be; guessing:
-    // its row of the planned step is for the next one.
+    // The model's own: drawn from rows that see less, and not checked yet; wanted: so many are to be; guessing: its row
+    // of the planned step is for the next one.
     std::vector<int32_t> guesses;
     int guesses_wanted = 0;
+    GuessKind guess_kind = GuessKind::kLists;
     bool guessing = false;
     SelfDrafts self;
     ListedAnswer lists;
@@ -219,6 +222,7 @@ class Scheduler {
     int samples = 0;     // of the plan's sampled rows
     bool draws = false;  // the last of them is the answer's next token
     bool guesses = false;
+    GuessKind guess_kind = GuessKind::kLists;
     ListUse list_use = ListUse::kNone;
   };
 
@@ -329,7 +333,7 @@ class Scheduler {
   void AddDraftRows(Request& request, StepPlan* plan);
   // The model's own (scheduler_guesses.cc).
   bool MayGuess(const Request& r) const { return options_.guesses && MayDraft(r) && r.self.on(); }
-  bool CanGuess(const Request& r, int64_t position) const;
+  bool CanGuess(const Request& r, GuessKind kind, int64_t position) const;
   void PlanGuess(Request& request, int most, Riding* riding);
   void CheckGuesses(Request& request, int most, Riding* riding);
   void GuessTogether(int most_rows, Riding* riding);
@@ -393,7 +397,7 @@ class Scheduler {
   ChunkTime chunk_time_;
   DraftOdds draft_odds_;
   StepCosts step_costs_;
-  GuessCost guess_cost_;
+  GuessCosts guess_costs_;
   double rows_seconds_ = 0;  // of a rows step, as the last ones were
   double rows_base_ = 0;     // of these, what does not follow from the rows' number and history
   EngineStats stats_;

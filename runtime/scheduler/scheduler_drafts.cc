@@ -92,7 +92,8 @@ void Scheduler::OnDrafted(Request& request, const StepResult& result, size_t fir
   stats_.drafted_tokens += count;
   const bool guessed = std::exchange(request.guesses_wanted, 0) > 0;
   const auto equal = std::mismatch(drafts.begin(), drafts.end(), result.tokens.begin() + static_cast<int64_t>(first));
-  if (guessed) request.self.Learn(static_cast<int>(count), static_cast<int>(equal.first - drafts.begin()));
+  if (guessed)
+    request.self.Learn(request.guess_kind, static_cast<int>(count), static_cast<int>(equal.first - drafts.begin()));
   for (size_t row = 0; row <= drafts.size(); ++row) {
     const int32_t token = result.tokens[first + row];
     const bool right = row < drafts.size() && token == drafts[row];

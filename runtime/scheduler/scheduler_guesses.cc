@@ -1,9 +1,10 @@
-// Drafts that the model makes itself: rows that visit page lists draw what follows, each from the one before, and one
-// step of rows that see everything checks them, as it checks drafts from the text (scheduler_drafts.cc). What a guess
-// wrote into pages and ring slots lies behind the sequence's length, as rejected drafts do, and is written again by the
-// row that checks it: the answer is made of rows that saw everything, to the bit.
+// Drafts that the model makes itself: rows that see a part of what came before (GuessKind) draw what follows, each from
+// the one before, and one step of rows that see everything checks them, as it checks drafts from the text
+// (scheduler_drafts.cc). What a guess wrote into pages and ring slots lies behind the sequence's length, as rejected
+// drafts do, and is written again by the row that checks it: the answer is made of rows that saw everything, to the
+// bit.
 //
-// Lists are made by those rows (scheduler_lists.cc), every kDenseEvery tokens, while guessing pays.
+// Lists are made by those rows (scheduler_lists.cc), every kDenseEvery tokens, while guessing by them pays.
 #include <algorithm>
 #include <utility>
 
@@ -20,7 +21,8 @@ constexpr int64_t kForetold = 512;
 }  // namespace
 
 // May the row at `position` guess? One that sees no less than any other is only worth it by a copy of the weights.
-bool Scheduler::CanGuess(const Request& r, int64_t position) const {
+bool Scheduler::CanGuess(const Request& r, GuessKind kind, int64_t position) const {
+  if (kind == GuessKind::kEnds) return position / kPageTokens + 1 >= int64_t{options_.ends_pages};
   if (r.lists.Serves(position)) return true;
   return options_.draft_weights &&
          (r.lists.Fresh(position) || position / kPageTokens + 1 < int64_t{options_.list_pages});
@@ -32,11 +34,16 @@ void Scheduler::PlanGuess(Request& request, int most, Riding* riding) {
   const int64_t length = request.sequence->length;
   const auto count = static_cast<int>(request.guesses.size());
   if (count == 0) {
-    const bool may = MayGuess(request) && CanGuess(request, length);
-    request.guesses_wanted = may ? request.self.Choose(most, step_costs_, guess_cost_) : 0;
+    SelfDrafts::Round round;
+    if (MayGuess(request)) {
+      const auto can = [&](GuessKind kind) { return CanGuess(request, kind, length); };
+      round = request.self.Choose(most, {can(GuessKind::kLists), can(GuessKind::kEnds)}, step_costs_, guess_costs_);
+    }
+    request.guesses_wanted = round.tokens;
+    request.guess_kind = round.kind;
   }
   const int wanted = std::min(request.guesses_wanted, most);
-  if (count < wanted && CanGuess(request, length + count)) {
+  if (count < wanted && CanGuess(request, request.guess_kind, length + count)) {
     request.guessing = true;
     return;
   }
@@ -92,10 +99,10 @@ void Scheduler::AskModel(int most_rows, Riding* riding) {
     const int most = static_cast<int>(std::min<int64_t>({answer, room, options_.drafts}));
     asked.push_back(AskedOf(*request));
     if (options_.measured) {
-      const double cost = guess_cost_.ratio() * options_.guess_read_cost;
+      const double cost = guess_costs_[0].ratio() * options_.guess_read_cost;
       asked.back().read = static_cast<int64_t>(kReadShare * static_cast<double>(std::min(answer, kForetold)) / cost);
     }
-    asked.back().wanted = request->self.Choose(most, step_costs_, guess_cost_);
+    asked.back().wanted = request->self.Choose(most, step_costs_, guess_costs_).tokens;
     any |= asked.back().wanted > 0;
   }
   if (!any) return;
@@ -105,7 +112,7 @@ void Scheduler::AskModel(int most_rows, Riding* riding) {
   stats_.busy_seconds += seconds;
   stats_.guess_steps += guessed.steps;
   if (options_.measured && !guessed.read && guessed.steps > 0)
-    guess_cost_.Measured(seconds / guessed.steps, step_costs_.one());
+    guess_costs_[0].Measured(seconds / guessed.steps, step_costs_.one());
   for (size_t i = 0; i < asking.size(); ++i) {
     Request& request = *asking[i];
     request.drafts = std::move(guessed.tokens[i]);
@@ -127,6 +134,7 @@ void Scheduler::AddGuessRow(Request& request, StepPlan* plan) {
   AddDraw(request, row, static_cast<int>(behind) + 1, {}, plan, true);
   Part part = {request.id, 0, false, 1, 1, false};
   part.guesses = true;
+  part.guess_kind = request.guess_kind;
   parts_.push_back(part);
 }
 

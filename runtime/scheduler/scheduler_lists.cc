@@ -4,6 +4,7 @@
 #include <map>
 #include <utility>
 
+#include "kernels/list_ends.h"
 #include "runtime/scheduler/scheduler.h"
 
 namespace duo {
@@ -11,7 +12,7 @@ namespace duo {
 // What a kept answer leaves in its session is read by whoever asks next: it is as exact as the rest. What is guessed is
 // checked, and nobody reads it.
 bool Scheduler::MayBeListed(const Request& r) const {
-  return options_.guesses ? MayGuess(r) : r.drawing && !ExtendsSession(r);
+  return options_.guesses ? MayGuess(r) && r.self.WantsLists() : r.drawing && !ExtendsSession(r);
 }
 
 // In the order of the plan's sequences. A row that is due sees everything, and makes lists. Those that have lists visit
@@ -32,7 +33,13 @@ void Scheduler::PlanLists(StepPlan* plan) {
     read_together[first] = std::max(read_together[first], pages);
     const bool may = request != nullptr && MayBeListed(*request);
     if (may && request->lists.Due(position, options_.list_pages) && !parts_[i].guesses) PlanChoice(*request, &span);
-    if (may && parts_[i].guesses == options_.guesses && span.num_rows == 1 && request->lists.Serves(position)) {
+    const bool guesses = request != nullptr && parts_[i].guesses;
+    if (guesses && parts_[i].guess_kind == GuessKind::kEnds) {
+      span.list_use = ListUse::kVisit;
+      span.list = kListOfEnds;
+      listed += DecodeListRule::kSinkPages + DecodeListRule::kLastPages;
+      some = true;
+    } else if (may && guesses == options_.guesses && span.num_rows == 1 && request->lists.Serves(position)) {
       span.list_use = ListUse::kVisit;
       span.list = request->lists.slot;
       listed += request->lists.Pages(position);

@@ -35,7 +35,10 @@ void Scheduler::CountStep(double seconds) {
   if (!options_.measured) return;
   const auto guesses = std::count_if(parts_.begin(), parts_.end(), [](const Part& p) { return p.guesses; });
   if (guesses > 0) {
-    if (guesses == std::ssize(parts_)) guess_cost_.Measured(seconds, step_costs_.one());
+    const GuessKind kind = parts_[0].guess_kind;
+    const bool alike =
+        std::all_of(parts_.begin(), parts_.end(), [&](const Part& p) { return p.guesses && p.guess_kind == kind; });
+    if (alike) guess_costs_[static_cast<int>(kind)].Measured(seconds, step_costs_.one());
     return;
   }
   const auto follow = [](double* value, double now) { *value += (*value == 0 ? 1 : 0.1) * (now - *value); };

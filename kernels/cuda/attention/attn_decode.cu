@@ -49,24 +49,25 @@ void Launch(Device& device, const DecodeArgs& args, int grid) {
 }
 
 template <KvFormat kFormat, int kHeadDim>
-void LaunchColumns(Device& device, const DecodeArgs& args, int eights, int grid) {
+void LaunchColumns(Device& device, const DecodeArgs& args, bool listed, int eights, int grid) {
   if (args.mass.heads != 0) return Launch<kFormat, kHeadDim, 1, false, true>(device, args, grid);
-  if (args.lists.slots > 0) return Launch<kFormat, kHeadDim, 1, true>(device, args, grid);
+  if (listed) return Launch<kFormat, kHeadDim, 1, true>(device, args, grid);
   if (eights == 1) return Launch<kFormat, kHeadDim, 1, false>(device, args, grid);
   if (eights == 2) return Launch<kFormat, kHeadDim, 2, false>(device, args, grid);
   return Launch<kFormat, kHeadDim, 4, false>(device, args, grid);
 }
 
-// By this file's kernels. lists: slots = 0 where nobody visits any; else the narrowest form, whose rows have few
-// columns. mass: no heads where nobody asks.
-void Decode(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, const DecodeLists& lists,
+// By this file's kernels. lists: null where nobody visits any; else the narrowest form, whose rows have few columns.
+// mass: no heads where nobody asks.
+void Decode(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, const DecodeLists* lists,
             const MassOut& mass, Arena& scratch) {
   const View& qkv = rows.qkv;
   const HeadShape& shape = rows.shape;
   const SeqBatch& batch = rows.batch;
   const size_t mark = scratch.used();
-  const int eights = lists.slots > 0 ? 1 : ColumnEights(int64_t{batch.max_rows} * shape.group);
-  const int64_t slots = Slots(device, batch.num_rows, shape.group, kv.num_heads, lists.slots > 0 ? 8 : 32);
+  const bool listed = lists != nullptr;
+  const int eights = listed ? 1 : ColumnEights(int64_t{batch.max_rows} * shape.group);
+  const int64_t slots = Slots(device, batch.num_rows, shape.group, kv.num_heads, listed ? 8 : 32);
   const int64_t first_column = int64_t{kv.first_head} * shape.group * shape.head_dim;
   DecodeArgs args = {};
   args.q = qkv.as<bf16>() + first_column;
@@ -78,15 +79,15 @@ void Decode(Device& device, const Partial& to, const StepRows& rows, const Paged
   args.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
   args.batch = batch;
   args.kv = kv;
-  args.lists = lists;
+  if (listed) args.lists = *lists;
   args.mass = mass;
   args.partial_out = static_cast<float*>(scratch.Take(slots * 8 * eights * shape.head_dim * sizeof(float)));
   args.partial_lse = static_cast<float*>(scratch.Take(slots * 8 * eights * sizeof(float)));
   const int grid = PageBlocks(device, rows.blocks_beside);
   args.keeps_room = grid < PageBlocks(device, 0);
   VisitFormat(kv.page.format, [&](auto chosen) {
-    if (kv.page.head_dim == 64) return LaunchColumns<chosen(), 64>(device, args, eights, grid);
-    LaunchColumns<chosen(), 128>(device, args, eights, grid);
+    if (kv.page.head_dim == 64) return LaunchColumns<chosen(), 64>(device, args, listed, eights, grid);
+    LaunchColumns<chosen(), 128>(device, args, listed, eights, grid);
   });
   scratch.Rewind(mark);
 }
@@ -137,7 +138,7 @@ void PlanPages(Device& device, SeqBatch& batch, int group, const PagedKv& kv, Ar
 
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
   if (ForHopperRows(device, rows.batch, kv)) return HopperRows(device, to, rows, kv, scratch);
-  Decode(device, to, rows, kv, {}, {}, scratch);
+  Decode(device, to, rows, kv, nullptr, {}, scratch);
 }
 
 // Of the form of one row's columns, which is the only one that keeps masses. A group of more columns than that form has
@@ -156,7 +157,7 @@ void AttendPagesWithMass(Device& device, const Partial& to, const StepRows& rows
     LaunchOverlapped(device, FillNothing, dim3(static_cast<unsigned>(CeilDiv(count, int64_t{256}))), dim3(256), 0,
                      mass.logs, count);
   }
-  Decode(device, to, rows, kv, {}, mass, scratch);
+  Decode(device, to, rows, kv, nullptr, mass, scratch);
 }
 
 size_t ListedScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, const DecodeLists&,
@@ -166,7 +167,7 @@ size_t ListedScratchBytes(const Device& device, int max_rows_total, int group, c
 
 void AttendListed(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, const DecodeLists& lists,
                   Arena& scratch) {
-  Decode(device, to, rows, kv, lists, {}, scratch);
+  Decode(device, to, rows, kv, &lists, {}, scratch);
 }
 
 }  // namespace duo::cuda

@@ -11,7 +11,7 @@
 #pragma once
 
 #include "kernels/base/math.h"
-#include "kernels/decode_lists.h"
+#include "kernels/list_ends.h"
 
 namespace duo::cuda {
 
@@ -65,12 +65,19 @@ __device__ __forceinline__ SequenceWork WorkOf(const SeqSpan& span, const PagedK
 
 // The pages that a head of a sequence visits: `length` of a list, then those from `tail` on.
 struct ListedPages {
-  const int32_t* list = nullptr;
+  const int32_t* list = nullptr;  // null: those before `length`
   int length = 0, tail = 0;
 
   __device__ __forceinline__ ListedPages() {}
   __device__ __forceinline__ ListedPages(const DecodeLists& lists, const SeqSpan& span, int head) {
     if (span.list_use != ListUse::kVisit) return;
+    if (span.list == kListOfEnds) {
+      const ListedHead ends = EndsOf(span.history);
+      length = ends.length;
+      tail = ends.tail;
+      return;
+    }
+    if (lists.slots == 0) return;  // it has none here, and sees everything
     const int64_t at = lists.at(span.list, head);
     const ListedHead* listed = lists.heads + at;
     length = __ldg(&listed->length);
@@ -192,7 +199,9 @@ struct PageFinder {
   __device__ __forceinline__ const uint8_t* At(uint32_t q) const {
     if constexpr (kListed) {
       const int page = static_cast<int>(q);
-      const int number = page < listed.length ? __ldg(listed.list + page) : page - listed.length + listed.tail;
+      const int number = page >= listed.length    ? page - listed.length + listed.tail
+                         : listed.list == nullptr ? page
+                                                  : __ldg(listed.list + page);
       return head + __ldg(table + number) * id_stride;
     } else {
       if (slots == 1) return head + __ldg(table + q) * id_stride;

@@ -8,6 +8,7 @@
 
 #include "attention_fixture.h"
 #include "kernels/list_choice.h"
+#include "kernels/list_ends.h"
 
 namespace duo {
 namespace {
@@ -31,8 +32,9 @@ class ListedState : public AttentionState {
     for (int s = 0; s < seqs_; ++s) spans_[s].list = SlotOf(s);
   }
   int SlotOf(int seq) const { return seqs_ - 1 - seq; }
-  void Use(int seq, ListUse use) {
+  void Use(int seq, ListUse use, bool ends = false) {
     spans_[seq].list_use = use;
+    spans_[seq].list = ends ? kListOfEnds : SlotOf(seq);
     device_spans_ = Upload(device_, spans_);
   }
   ListedHead Head(int seq, int head) {
@@ -42,6 +44,7 @@ class ListedState : public AttentionState {
     return Download<int32_t>(device_, lists_.pages + lists_.at(SlotOf(seq), head) * lists_.stride,
                              Head(seq, head).length);
   }
+  void TakeLists() { lists_ = DecodeLists(); }
   void Put(int seq, int head, const std::vector<int32_t>& list, int32_t tail) {
     const int64_t at = lists_.at(SlotOf(seq), head);
     const ListedHead made = {static_cast<int32_t>(list.size()), tail, 1};
@@ -71,6 +74,9 @@ class ListedState : public AttentionState {
     CompareRows(0, c_.paged_heads, true, [&](const SequenceCase& q, int head, int64_t p, int64_t j) {
       const auto seq = static_cast<int>(&q - c_.sequences.data());
       if (j > p || spans_[seq].list_use != ListUse::kVisit) return j <= p;
+      const int64_t page = j / kPageTokens;
+      if (spans_[seq].list == kListOfEnds) return page < Rule::kSinkPages || page > p / kPageTokens - Rule::kLastPages;
+      if (lists_.slots == 0) return true;
       const std::vector<int32_t> list = List(seq, head);
       return j / kPageTokens >= Head(seq, head).tail || std::binary_search(list.begin(), list.end(), j / kPageTokens);
     });
@@ -250,6 +256,26 @@ TEST_P(DecodeListsOn, RowsAttendToTheirListsForEveryFormat) {
       state.Put(2, 1, {0, 1, 2, 3, 4, 5, 6, 7}, 8);
       state.Put(3, 0, {5}, 9);
       state.Put(3, 1, {0, 8}, 9);
+      state.Attend();
+      state.ExpectResult();
+    }
+  }
+}
+
+// Also in a layer without lists, beside rows that see everything and rows whose lists are elsewhere.
+TEST_P(DecodeListsOn, RowsThatSeeTheEndsNeedNoLists) {
+  for (KvFormat format : kKvFormats) {
+    if (format == KvFormat::kF32 && cuda()) continue;
+    for (const bool lists : {true, false}) {
+      SCOPED_TRACE(testing::Message() << Name(format) << (lists ? "" : " without lists"));
+      AttentionCase c = Case({{20 * 128 + 5, 1}, {300, 3}, {6 * 128 - 1, 1}, {5 * 128 - 1, 1}, {70, 1}, {2000, 1}});
+      c.format = format;
+      ListedState state(device(), c);
+      state.StoreStep();
+      for (const int s : {0, 2, 3, 4}) state.Use(s, ListUse::kVisit, true);
+      state.Use(5, ListUse::kVisit);
+      for (const int h : {0, 1}) state.Put(5, h, {0, 7}, 12);
+      if (!lists) state.TakeLists();
       state.Attend();
       state.ExpectResult();
     }

@@ -98,27 +98,34 @@ TEST(StepCosts, FollowWhatIsMeasuredWhateverTheContextCosts) {
   EXPECT_LT(costs.Of(8), 1.7);
 }
 
-// Tokens for each second of an answer whose guesses are right so often, where a guess takes `guess` of a plain step.
-double RateWithGuesses(double guess, double right, int tokens) {
+struct Guesses {
+  double seconds = 0;  // where a plain step takes one
+  double right = 0;
+};
+
+// Tokens for each second of an answer that may guess in these ways.
+double RateWithGuesses(const std::vector<Guesses>& kinds, int tokens) {
   StepCosts costs(0.06);
-  GuessCost cost;
+  GuessCosts guess_costs;
   SelfDrafts self;
   std::mt19937 rng(1);
   double seconds = 0;
   int drawn = 0;
   for (; drawn < tokens;) {
-    const int count = self.Choose(kMostDrafts, costs, cost);
+    const auto [kind, count] = self.Choose(kMostDrafts, {true, kinds.size() > 1}, costs, guess_costs);
     EXPECT_LE(count, kMostDrafts);
-    for (int i = 0; i < count; ++i) cost.Measured(guess, 1);
+    const Guesses& of = kinds[static_cast<int>(kind)];
+    for (int i = 0; i < count; ++i) guess_costs[static_cast<int>(kind)].Measured(of.seconds, 1);
     int accepted = 0;
-    while (accepted < count && static_cast<double>(rng() % 1000) < 1000 * right) ++accepted;
-    seconds += count * guess + costs.Of(count + 1);
-    self.Learn(count, accepted);
+    while (accepted < count && static_cast<double>(rng() % 1000) < 1000 * of.right) ++accepted;
+    seconds += count * of.seconds + costs.Of(count + 1);
+    self.Learn(kind, count, accepted);
     self.Drawn(accepted + 1);
     drawn += accepted + 1;
   }
   return drawn / seconds;
 }
+double RateWithGuesses(double guess, double right, int tokens) { return RateWithGuesses({{guess, right}}, tokens); }
 
 TEST(SelfDrafts, AreMadeWhileTheyPay) {
   EXPECT_GT(RateWithGuesses(0.3, 0.95, 3000), 1.6);
@@ -132,6 +139,34 @@ TEST(SelfDrafts, RestWhereTheyDoNotPay) {
   EXPECT_GT(RateWithGuesses(0.9, 0.8, 5000), 0.98);
   EXPECT_GT(RateWithGuesses(0.4, 0.2, 5000), 0.98);
   EXPECT_GT(RateWithGuesses(1.5, 0.3, 5000), 0.98);  // by a model that is dearer than the one that answers
+  EXPECT_GT(RateWithGuesses({{0.9, 0.8}, {0.4, 0.2}}, 5000), 0.98);
+}
+
+TEST(SelfDrafts, AreOfTheKindThatPaysMore) {
+  const Guesses lists = {0.45, 0.95}, ends = {0.3, 0.9}, wrong = {0.3, 0.3}, dear = {0.9, 0.95};
+  EXPECT_GT(RateWithGuesses({lists, wrong}, 5000), 0.95 * RateWithGuesses(0.45, 0.95, 5000));
+  EXPECT_GT(RateWithGuesses({dear, ends}, 5000), 0.95 * RateWithGuesses(0.3, 0.9, 5000));
+  EXPECT_GT(RateWithGuesses({lists, ends}, 5000), 0.93 * RateWithGuesses(0.3, 0.9, 5000));
+}
+
+// A list costs the row that makes it.
+TEST(SelfDrafts, WantListsWhileTheyAreTheKindAndNowAndThen) {
+  const StepCosts costs(0.06);
+  GuessCosts guess_costs;
+  for (int i = 0; i < 50; ++i) guess_costs[1].Measured(0.1, 1);
+  SelfDrafts self;
+  EXPECT_TRUE(self.WantsLists());
+  int wanted = 0, taken = 0;
+  for (int i = 0; i < 200; ++i) {
+    const auto [kind, count] = self.Choose(kMostDrafts, {self.WantsLists(), true}, costs, guess_costs);
+    ASSERT_GT(count, 0);
+    self.Learn(kind, count, kind == GuessKind::kEnds ? count : 0);
+    taken += kind == GuessKind::kLists ? 1 : 0;
+    wanted += self.WantsLists() ? 1 : 0;
+  }
+  EXPECT_GE(taken, 3);
+  EXPECT_LE(taken, 5);
+  EXPECT_LE(wanted, 10);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "kernels/base/splitmix64.h"
+#include "kernels/list_ends.h"
 #include "kernels/row_cuts.h"
 #include "runtime/model/sampler.h"
 #include "runtime/scheduler/scheduler.h"
@@ -31,7 +32,7 @@ class HandMadeModel {
   HandMadeModel(const KvSizes& sizes, int slack)
       : slots_(kSink + kRecent + 1 + slack), slack_(slack), pages_(sizes.pages), rings_(sizes.rings, Ring(slots_)) {}
 
-  int64_t guessed_by_copy = 0;  // rows
+  int64_t guessed_by_copy = 0, guessed_by_ends = 0;  // rows
 
   StepResult Execute(const StepPlan& plan) {
     const int32_t* ids = plan.table_ids.data();
@@ -53,10 +54,12 @@ class HandMadeModel {
       if (span.list_use == ListUse::kVisit ||
           plan.draft_weights != 0) {  // which sees less, and so something else now and then, or no number
         EXPECT_EQ(span.num_rows, 1);
-        EXPECT_TRUE(span.list_use != ListUse::kVisit || listed_.count(span.list) == 1);
+        const bool ends = span.list_use == ListUse::kVisit && span.list == kListOfEnds;
+        EXPECT_TRUE(span.list_use != ListUse::kVisit || ends || listed_.count(span.list) == 1);
+        guessed_by_ends += ends;
         uint64_t& one = seen[span.first_row];
         if (SplitMix64(one) % 16 == 1) broken.insert(span.first_row);
-        if (SplitMix64(one) % 4 == 0) one = SplitMix64(one + 1);
+        if (SplitMix64(one) % (ends ? 3 : 4) == 0) one = SplitMix64(one + 1);
       } else if (span.list_use != ListUse::kNone) {
         listed_.insert(span.list);
         result.lists.slots.push_back(span.list);
@@ -202,7 +205,7 @@ class Side {
       options.decode.target = 900;
       options.heads = 1;
       options.lists = 3;  // fewer than answers
-      options.list_pages = 2;
+      options.list_pages = options.ends_pages = 2;
     }
     return options;
   }
@@ -253,6 +256,7 @@ class Calls {
   int asked() const { return asked_; }
   int64_t accepted() const { return drafting_.scheduler.stats().accepted_tokens; }
   int64_t guessed_by_copy() const { return drafting_.model.guessed_by_copy; }
+  int64_t guessed_by_ends() const { return drafting_.model.guessed_by_ends; }
   int64_t guess_steps() const { return drafting_.scheduler.stats().guess_steps; }
   // Of all of them, or, where guesses take steps of their own, of those that tokens were drawn in.
   int64_t saved_steps() const {
@@ -422,7 +426,7 @@ class Calls {
 void ExpectAnswersAreThoseWithout(Guesses from, int seeds) {
   const bool guesses = from != Guesses::kNone;
   int asked = 0;
-  int64_t accepted = 0, saved = 0, guessed = 0, by_copy = 0;
+  int64_t accepted = 0, saved = 0, guessed = 0, by_copy = 0, by_ends = 0;
   for (uint64_t seed = FirstSeed(0); seed < FirstSeed(0) + seeds; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     Calls calls(seed, from);
@@ -436,14 +440,20 @@ void ExpectAnswersAreThoseWithout(Guesses from, int seeds) {
     saved += calls.saved_steps();
     guessed += calls.guess_steps();
     by_copy += calls.guessed_by_copy();
+    by_ends += calls.guessed_by_ends();
   }
-  std::printf("%d answers compared; %lld drafts accepted, %lld guessed by rows that visit lists, %lld steps saved\n",
-              asked, static_cast<long long>(accepted), static_cast<long long>(guessed), static_cast<long long>(saved));
+  std::printf(
+      "%d answers compared; %lld drafts accepted, %lld guessed, %lld of them seeing ends alone, %lld steps saved\n",
+      asked, static_cast<long long>(accepted), static_cast<long long>(guessed), static_cast<long long>(by_ends),
+      static_cast<long long>(saved));
   EXPECT_GT(2 * asked, 25 * seeds);
   EXPECT_GT(accepted, 25 * seeds);
   EXPECT_GT(2 * saved, 25 * seeds);
   EXPECT_EQ(guessed > 12 * seeds, guesses) << guessed;
   EXPECT_EQ(guessed > 0, guesses);
+  const bool own = from == Guesses::kLists || from == Guesses::kCopy;
+  EXPECT_EQ(by_ends > 2 * seeds, own) << by_ends;
+  EXPECT_EQ(by_ends < guessed, guesses);
   EXPECT_EQ(by_copy, from == Guesses::kCopy ? guessed : 0);  // no guess rides where the weights are read
 }
 

@@ -1,0 +1,108 @@
+// `duo bench drafts`: what a step takes that checks drafts, and one that guesses them, beside a plain one, with the
+// cache filled to a length by random codes; and how many tokens are drawn otherwise where rows share a step.
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/seconds.h"
+#include "kernels/row_cuts.h"
+#include "launcher/bench/bench.h"
+#include "runtime/engine/draft_probe.h"
+
+namespace duo {
+namespace {
+
+constexpr int kWarm = 4;  // steps; the first of a kind may be recorded
+constexpr int64_t kRoom = 4096;
+
+template <typename Step>
+double MedianOf(int steps, const Step& step) {
+  std::vector<double> seconds;
+  for (int i = 0; i < kWarm + steps; ++i) {
+    const double one = step();
+    if (i >= kWarm) seconds.push_back(one);
+  }
+  return Median(seconds);
+}
+
+absl::StatusOr<std::vector<Measurement>> Rows(const BenchFlags& flags, Engine& engine, const std::string& attention,
+                                              int64_t context, int64_t room, double copy_rate) {
+  const absl::StatusOr<SessionId> session = EngineProbe(engine).CreateFilledSession(context + room, context + room);
+  if (!session.ok()) return session.status();
+  DraftProbe probe(engine, *session, room);
+  std::vector<Measurement> rows;
+  const auto add = [&](const std::string& what, double seconds) {
+    Measurement row;
+    row.what = absl::StrCat("drafts ", attention, " kv ", Name(engine.kv_format()), " ", what);
+    row.context = context;
+    row.seconds = seconds;
+    row.details["of_a_plain_step"] = seconds / (rows.empty() ? seconds : rows[0].seconds);
+    rows.push_back(row);
+  };
+  const double bytes =
+      static_cast<double>(EngineProbe(engine).DecodeWeightBytes()) + static_cast<double>(engine.KvBytes(context));
+  add("plain", MedianOf(flags.steps, [&] { return probe.Step(1); }));
+  rows[0].floor_seconds = bytes / copy_rate;
+  for (const int count : flags.rows) {
+    if (count > 1)
+      add(absl::StrCat("check of ", count, " rows"), MedianOf(flags.steps, [&] { return probe.Step(count); }));
+  }
+  double density = 1;
+  const auto lists = [&] { return probe.MakeLists(flags.share, &density); };
+  const bool listed = context / kPageTokens + 1 >= DecodeListRule::kFewestPages;
+  if (listed) add("lists made", MedianOf(std::min(flags.steps, 8), lists));
+  for (const bool copy : {false, true}) {
+    if (copy && flags.runtime.draft_weights != "int4") continue;
+    const std::string by = copy ? " by int4 weights" : "";
+    if (listed) {
+      add("guess by lists" + by, MedianOf(flags.steps, [&] { return probe.Guess(GuessKind::kLists, copy); }));
+      rows.back().details["list_density"] = density;
+    }
+    add("guess by ends" + by, MedianOf(flags.steps, [&] { return probe.Guess(GuessKind::kEnds, copy); }));
+  }
+  for (const float temperature : {0.0f, 1.0f}) {
+    if (flags.drawn == 0) break;
+    Measurement row;
+    row.what = absl::StrCat("drawn in steps of ", kExactRows, " rows at temperature ", temperature);
+    row.context = context;
+    const Clock::time_point start = Clock::now();
+    const int64_t tokens = flags.drawn / kExactRows * kExactRows;
+    row.details["tokens"] = static_cast<double>(tokens);
+    row.details["drawn_otherwise"] = static_cast<double>(probe.DrawnOtherwise(tokens, kExactRows, temperature));
+    row.seconds = SecondsSince(start) / static_cast<double>(tokens);
+    rows.push_back(row);
+  }
+  if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
+  return rows;
+}
+
+}  // namespace
+
+absl::Status BenchDrafts(const BenchFlags& flags, const Launch& launch, Runtime& runtime) {
+  if (runtime.comm->size() > 1) return absl::InvalidArgumentError("bench drafts measures one rank");
+  const Rates rates = RatesOf(*runtime.device);
+  std::vector<Measurement> all;
+  const int64_t room = std::max(kRoom, flags.drawn + kPageTokens);
+  for (const int64_t context : flags.contexts) {
+    for (const std::string& attention : flags.attentions) {
+      absl::StatusOr<ProbeOptions> options = BenchEngine(flags, launch, attention, context + room);
+      if (!options.ok()) return options.status();
+      options->speculate = Speculation::kSelf;
+      options->int4_drafts = flags.runtime.draft_weights == "int4";
+      if (options->chunk == 0) options->chunk = 256;
+      absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, *options, runtime);
+      if (!engine.ok()) return engine.status();
+      absl::StatusOr<double> error = VerifyEngine(**engine);
+      if (!error.ok()) return error.status();
+      absl::StatusOr<std::vector<Measurement>> rows = Rows(flags, **engine, attention, context, room, rates.copy);
+      if (!rows.ok()) return rows.status();
+      (*rows)[0].details["verified_error"] = *error;
+      all.insert(all.end(), rows->begin(), rows->end());
+    }
+  }
+  PrintRows(flags, runtime, rates, all, "drafts");
+  return absl::OkStatus();
+}
+
+}  // namespace duo
