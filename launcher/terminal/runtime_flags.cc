@@ -132,7 +132,8 @@ void AddSpeculateFlag(CLI::App& command, RuntimeFlags& f) {
           "text: an answer's step also checks tokens that followed in the document, the question or the answer "
           "where they went on like this before, so that quoting takes few steps; the answer stays the same. "
           "self: and, behind long texts, tokens that the model guesses from the pages where it looked, or from the "
-          "first and last ones, while that pays. model: and tokens that --draft-model guesses, likewise. off: a token a step. auto: model with "
+          "first and last ones, while that pays. model: and tokens that --draft-model guesses, likewise. off: a token "
+          "a step. auto: model with "
           "--draft-model, else text on the CPU, off on a GPU")
       ->check(CLI::IsMember({"auto", "off", "text", "self", "model"}))
       ->capture_default_str();

@@ -5,6 +5,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "kernels/row_cuts.h"
+#include "runtime/engine/draft_probe.h"
 #include "runtime/engine/probe.h"
 #include "tests/equivalence/draft_script.h"
 #include "tests/equivalence/engine_fixture.h"
@@ -76,6 +78,31 @@ TEST_F(Int4GuessesTest, MostAreRightWhereTheModelIsSure) {
               static_cast<long long>(reply.result.drafted_tokens));
   EXPECT_GT(reply.result.guess_steps, 30);
   EXPECT_GT(2 * reply.result.accepted_tokens, reply.result.guess_steps);
+}
+
+// What drafts rest on, through the whole model; and rows that see less see something.
+TEST_F(Int4GuessesTest, RowsOfAStepDrawWhatTheyDrawAlone) {
+  for (const KvFormat kv : {KvFormat::kF32, KvFormat::kInt4}) {
+    EngineOptions options = With(Speculation::kSelf, 6200);
+    options.kv = kv;
+    Bench bench = Open(options);
+    ASSERT_NE(bench.engine, nullptr);
+    const absl::StatusOr<SessionId> session = EngineProbe(*bench.engine).CreateFilledSession(6500, 6600);
+    ASSERT_TRUE(session.ok()) << session.status();
+    DraftProbe probe(*bench.engine, *session, 300);
+    for (const float temperature : {0.0f, 1.0f}) {
+      for (const int rows : {3, kExactRows}) {
+        EXPECT_EQ(probe.DrawnOtherwise(64, rows, temperature), 0) << Name(kv) << ", " << rows << " rows";
+      }
+    }
+    double density = 0;
+    EXPECT_GT(probe.MakeLists(50, &density), 0);
+    EXPECT_GT(density, 0.2);
+    EXPECT_LT(density, 0.7);
+    for (const bool copy : {false, true}) {
+      for (const GuessKind kind : {GuessKind::kLists, GuessKind::kEnds}) EXPECT_GT(probe.Guess(kind, copy), 0);
+    }
+  }
 }
 
 TEST_F(Int4GuessesTest, TheCopyIsInTheMemoryPlan) {
