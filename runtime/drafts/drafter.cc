@@ -29,12 +29,13 @@ StepCosts::StepCosts(double per_row) {
 }
 
 // Steps of one row are the unit, which follows the context's length and the machine's load; a ratio learns slowly, and,
-// where it is not measured any more, goes back to the guess, so that one slow step does not end drafts for good.
+// where it is not measured any more, goes back to the guess, so that one slow step does not end drafts for good. A step
+// takes longer for many reasons, of which the first steps have most, and is never twice as fast by chance.
 void StepCosts::Measured(int rows, double seconds) {
   if (rows < 1 || rows > kExactRows || !(seconds > 0)) return;
   constexpr double kUnit = 0.3, kUnitOfMore = 0.1, kRatio = 0.15, kForget = 0.0005;
   const int kind = Kind(rows);
-  if (one_ == 0) one_ = seconds / ratios_[kind];
+  if (one_ == 0 || seconds < 0.5 * one_ * ratios_[kind]) one_ = seconds / ratios_[kind];
   const double off = std::clamp(seconds / (one_ * ratios_[kind]), 0.5, 2.0);
   one_ *= std::pow(off, kind == 0 ? kUnit : kUnitOfMore);
   for (int other = 1; other < kKinds; ++other) {

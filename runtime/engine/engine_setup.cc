@@ -406,6 +406,8 @@ absl::Status Engine::State::Load() {
       Worker::Create(std::move(*model), std::move(*cache), Arena(std::move(*workspace)), limits, *device, *comm);
   if (absl::Status s = Agree(*comm, made.status()); !s.ok()) return s;
   worker = std::move(*made);
+  // Or the first steps of each kind would be recorded while their time is taken for what drafts cost.
+  if (sizes.ring_slack > 0) worker->RecordGraphs();
   if (absl::Status s = LoadDraftModel(); !s.ok()) return s;
   if (comm->rank() == 0) MakeScheduler(sizes, chunk);
   files.reset();

@@ -103,6 +103,17 @@ struct Guesses {
   double right = 0;
 };
 
+// Where it took code to be loaded, guesses would look as good as free.
+TEST(StepCosts, AreNotThoseOfASlowFirstStep) {
+  StepCosts costs(0.5);
+  costs.Measured(1, 0.2);
+  costs.Measured(8, 0.0014);
+  costs.Measured(2, 0.0012);
+  EXPECT_LT(costs.one(), 0.0015);
+  for (int i = 0; i < 30; ++i) costs.Measured(1, 0.001);
+  EXPECT_NEAR(costs.one(), 0.001, 1e-4);
+}
+
 // Tokens for each second of an answer that may guess in these ways.
 double RateWithGuesses(const std::vector<Guesses>& kinds, int tokens) {
   StepCosts costs(0.06);
