@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
 """Expected tokens a second of the Llama-3-8B shape with drafts, computed: acceptances of results/drafts.json (SmolLM2) times
-the steps that results/h200_attention.json and h200_sparse.json measured on an H200. Nothing of this was run on a GPU.
+the steps that results/h200_drafts.json measured on an H200. No answer of that shape was drafted for.
 
     draft_rates.py [--out tests/bench/results/draft_rates.json]
 
-A step of one row takes what was measured at 200,000 and 250,000 tokens, and on a straight line elsewhere (500,000 tokens of bf16:
-12.26 ms, measured 12.29); 1 M tokens with int8 weights as measured. A step of more rows takes as much more as it did behind
-250,000 tokens: 0.6 ms whatever the context, which is launches, and the rest in proportion to it; between 1, 8 and 16 rows on a
-straight line. A guess of the model's own takes a step that visits lists, and each token its part of the step that makes them.
+A step of a number of rows between those measured takes what lies on a straight line. A guess of the model's own takes the step
+that guesses; one by page lists also its token's part of the step that makes them, every 16 tokens.
 """
 
 import argparse
@@ -17,7 +15,6 @@ import os
 import record
 
 RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
-LAUNCHES = 0.6  # ms
 ODDS = (0.7, 0.8, 0.9, 0.95)
 DENSE_EVERY = 16  # tokens between two choices of lists
 
@@ -28,29 +25,38 @@ def load(name):
 
 
 class Steps:
-    """Milliseconds of a step, by rows."""
+    """Milliseconds of the steps of one measured context."""
 
-    def __init__(self, measured, kv, context, one=None):
-        def ms(tokens, rows=""):
-            row = next(s for s in measured if s["case"] == f"decode duo kv {kv}{rows}, {tokens:,} tokens")
-            return row["before_ms"] if "older one" in row.get("note", "") else row["ms"]
-        near, far = ms(200000), ms(250000)
-        self.one = one or near + (far - near) * (context - 200000) / 50000
-        self.more = {rows: LAUNCHES + (ms(250000, f" rows {rows}") - far - LAUNCHES) * context / 250000 for rows in (8, 16)}
+    def __init__(self, rows):
+        found = {row["what"].split(" ", 4)[4]: row for row in rows}  # behind "drafts duo kv FORMAT "
+        self.ms = {what: 1000 * row["seconds"] for what, row in found.items()}
+        self.plain = self.ms["plain"]
+        checks = {int(what.split()[2]): ms for what, ms in self.ms.items() if what.startswith("check of")}
+        self.by_rows = sorted({1: self.plain, **checks}.items())
+        self.density = max((row.get("list_density", 0) for row in rows), default=0)
 
     def of(self, rows):
-        """rows: the mean, any number from 1 to 16."""
-        if rows <= 8:
-            return self.one + self.more[8] * (rows - 1) / 7
-        return self.one + self.more[8] + (self.more[16] - self.more[8]) * (rows - 8) / 8
+        """rows: the mean, any number from 1 on."""
+        for (low, low_ms), (high, high_ms) in zip(self.by_rows, self.by_rows[1:]):
+            if rows <= high:
+                return low_ms + (high_ms - low_ms) * (rows - low) / (high - low)
+        return self.by_rows[-1][1]
+
+    def guesses(self):
+        """(name, milliseconds of a guess, of a token's part of what it needs besides)"""
+        for what, ms in self.ms.items():
+            if what.startswith("guess by lists"):
+                yield what, ms, (self.ms["lists made"] - self.plain) / DENSE_EVERY
+            elif what.startswith("guess by ends"):
+                yield what, ms, 0
 
 
-def best_guesses(steps, guess, choice, odds):
+def best_guesses(steps, guess, beside, odds):
     """(tokens a second, guesses before a check) where so many guesses behind right ones are right."""
-    best = (1000 / steps.one, 0)
+    best = (1000 / steps.plain, 0)
     for count in range(1, 16):
         tokens = sum(odds ** i for i in range(count + 1))
-        ms = count * guess + steps.of(1 + count) + tokens * choice / DENSE_EVERY
+        ms = count * guess + steps.of(1 + count) + tokens * beside
         best = max(best, (1000 * tokens / ms, count))
     return {"tokens_per_second": round(best[0], 1), "guesses": best[1]}
 
@@ -59,30 +65,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--out")
     options = parser.parse_args()
-    measured, sparse, kinds = load("h200_attention")["steps"], load("h200_sparse")["decode"]["rows"], load("drafts")["kinds"]
-    dense_1m, listed_1m = sparse[0], sparse[1]
-    dense_500k, listed_500k = sparse[4], sparse[5]
+    measured, kinds = load("h200_drafts"), load("drafts")["kinds"]
     rows = []
-    for context, kv, weights, one, listed, dense in (
-            (100000, "bf16", "bf16", None, None, None), (500000, "bf16", "bf16", None, listed_500k, dense_500k),
-            (1000000, "int4", "int8", 1000 * dense_1m["seconds"], listed_1m, dense_1m)):
-        steps = Steps(measured, kv, context, one)
-        row = {"context": context, "kv": kv, "weights": weights, "one_row_ms": round(steps.one, 2),
-               "eight_rows_ms": round(steps.of(8), 2), "off": round(1000 / steps.one, 1), "text": {}}
-        for name, kind in kinds.items():
-            if "text" not in kind:
-                continue
-            text = kind["text"]
-            checks = text["right"] / max(text["tokens_a_step"] - 1, 1e-9)  # draw steps
-            mean_rows = 1 + text["drafted"] / max(checks, 1)
-            row["text"][name] = round(1000 * text["tokens_a_step"] / steps.of(min(mean_rows, 16)), 1)
-        if listed is not None:
-            guess, choice = 1000 * listed["listed_step_seconds"], 1000 * (listed["slowest_seconds"] - dense["seconds"])
-            row["guess_ms"], row["guess_of_a_step"] = round(guess, 2), round(guess / (1000 * dense["seconds"]), 3)
-            row["pages_of_a_guess"] = round(listed["list_density"], 3)
-            row["self"] = {f"{odds:g} right": best_guesses(steps, guess, choice, odds) for odds in ODDS}
-        rows.append(row)
-    record.show({"computed": __doc__.split("\n\n", maxsplit=1)[0].replace("\n", " "), "device": "NVIDIA H200, steps as measured there",
+    for run in measured["steps"]:
+        contexts = dict.fromkeys(row["context"] for row in run["rows"])
+        for context in contexts:
+            steps = Steps([row for row in run["rows"] if row["context"] == context])
+            row = {"context": context, "kv": run["kv"], "weights": run["weights"], "one_row_ms": round(steps.plain, 2),
+                   "eight_rows": round(steps.of(8) / steps.plain, 3), "off": round(1000 / steps.plain, 1), "text": {},
+                   "pages_of_a_list": round(steps.density, 3), "guesses": {}}
+            for name, kind in kinds.items():
+                if "text" not in kind:
+                    continue
+                text = kind["text"]
+                checks = text["right"] / max(text["tokens_a_step"] - 1, 1e-9)  # draw steps
+                mean_rows = 1 + text["drafted"] / max(checks, 1)
+                row["text"][name] = round(1000 * text["tokens_a_step"] / steps.of(mean_rows), 1)
+            for name, guess, beside in steps.guesses():
+                row["guesses"][name] = {"ms": round(guess, 2), "of_a_step": round(guess / steps.plain, 3),
+                                        **{f"{odds:g} right": best_guesses(steps, guess, beside, odds) for odds in ODDS}}
+            rows.append(row)
+    record.show({"computed": __doc__.split("\n\n", maxsplit=1)[0].replace("\n", " "), "device": measured["device"] + ", steps as measured there",
                  "shape": "Llama-3-8B, duo attention at 50 %", "rows": rows}, options.out)
 
 
