@@ -122,8 +122,9 @@ def works(options, folder, notes):
         with open(facts, encoding="utf-8") as file:
             questions = json.load(file)["questions"]
         asks = [word for question in questions for word in ("--ask", question["ask"])]
-        yield "needle", ["--model", os.path.join(DEMO, "needle-6m"), "--sparsity", "0.75", "--prompt-file", made,
-                         "--max-new-tokens", "8"] + asks
+        pattern = os.path.join(HERE, "..", "..", "attn_patterns", "needle-6m")
+        yield "needle", ["--model", os.path.join(DEMO, "needle-6m"), "--pattern", pattern, "--sparsity", "0.75", "--prompt-file",
+                         made, "--max-new-tokens", "8"] + asks
 
 
 class Kind:
