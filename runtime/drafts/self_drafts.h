@@ -60,6 +60,7 @@ class SelfDrafts {
   static constexpr int kTries = 3;                                  // rounds that do not pay before it rests
   static constexpr int kTryAgain = 48;                              // rounds without a kind before it is tried again
   static constexpr int64_t kRest = 256, kLongestRest = 16 * kRest;  // tokens; twice as many after each rest in vain
+  static constexpr int64_t kFirst = 16;
   static int At(GuessKind kind) { return static_cast<int>(kind); }
   bool Waits(GuessKind kind) const { return waited_[At(kind)] >= kTryAgain; }
   Round Take(GuessKind kind, int tokens);
@@ -69,7 +70,8 @@ class SelfDrafts {
   GuessKind last_ = GuessKind::kLists;
   int poor_ = 0;  // rounds that did not pay, one after another
   int64_t rest_ = kRest;
-  int64_t resting_ = 0;  // tokens that are to be drawn before it is tried again
+  // Tokens that are to be drawn before it is tried, or tried again: of a short answer the trial would be all there is.
+  int64_t resting_ = kFirst;
 };
 
 }  // namespace duo

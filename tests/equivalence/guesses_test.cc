@@ -45,7 +45,7 @@ TEST_F(Int4GuessesTest, AnswersAreTheSameToTheBit) {
     SCOPED_TRACE(before);
     Bench plain = Open(With(Speculation::kOff, before)), guessing = Open(With(Speculation::kSelf, before), 1);
     ASSERT_TRUE(plain.engine != nullptr && guessing.engine != nullptr);
-    const int calls = before > 0 ? 6 : 12;
+    const int calls = 12;
     for (uint64_t seed = FirstSeed(0); seed < FirstSeed(0) + Scaled(1); ++seed) {
       const std::vector<ScriptAnswer> expected = RunDraftScript(*plain.engine, seed, calls, before);
       const std::vector<ScriptAnswer> found = RunDraftScript(*guessing.engine, seed, calls, before);
@@ -55,7 +55,7 @@ TEST_F(Int4GuessesTest, AnswersAreTheSameToTheBit) {
     std::printf("%lld tokens guessed by int4 weights; of %lld drafts %lld were right\n",
                 static_cast<long long>(stats.guess_steps), static_cast<long long>(stats.drafted_tokens),
                 static_cast<long long>(stats.accepted_tokens));
-    EXPECT_GT(stats.guess_steps, 20);
+    EXPECT_GT(stats.guess_steps, 10);
     EXPECT_GT(stats.accepted_tokens, 0);
     EXPECT_GT(stats.drafted_tokens, stats.accepted_tokens);
   }
@@ -196,7 +196,7 @@ TEST_F(DraftModelTest, AnswersAreTheSameToTheBit) {
     std::printf("%d layers: %lld steps of guesses; of %lld drafts %lld were right\n", layers,
                 static_cast<long long>(stats.guess_steps), static_cast<long long>(stats.drafted_tokens),
                 static_cast<long long>(stats.accepted_tokens));
-    EXPECT_GT(stats.guess_steps, 20);
+    EXPECT_GT(stats.guess_steps, 10);
     EXPECT_GT(stats.accepted_tokens, 0);
   }
 }
@@ -229,7 +229,7 @@ TEST_F(DraftModelTest, GoesOnBeyondItsWindowAndKnowsWhatTheModelItselfDraws) {
     SCOPED_TRACE(temperature);
     const Reply reply = ask(itself, document, 200, temperature);
     EXPECT_EQ(reply.tokens, ask("", document, 200, temperature).tokens);
-    EXPECT_GT(reply.result.guess_steps, temperature > 0 ? 50 : 5);
+    EXPECT_GT(reply.result.guess_steps, temperature > 0 ? 40 : 5);
     // It saw all that the model saw; what was wrong was the text's.
     EXPECT_GE(reply.result.accepted_tokens, reply.result.guess_steps) << "of " << reply.result.drafted_tokens;
   }

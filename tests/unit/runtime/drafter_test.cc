@@ -153,6 +153,14 @@ TEST(SelfDrafts, RestWhereTheyDoNotPay) {
   EXPECT_GT(RateWithGuesses({{0.9, 0.8}, {0.4, 0.2}}, 5000), 0.98);
 }
 
+TEST(SelfDrafts, ShortAnswersHaveNone) {
+  SelfDrafts self;
+  EXPECT_FALSE(self.on());
+  EXPECT_EQ(self.Choose(kMostDrafts, StepCosts(0.06), GuessCosts()).tokens, 0);
+  self.Drawn(16);
+  EXPECT_GT(self.Choose(kMostDrafts, StepCosts(0.06), GuessCosts()).tokens, 0);
+}
+
 TEST(SelfDrafts, AreOfTheKindThatPaysMore) {
   const Guesses lists = {0.45, 0.95}, ends = {0.3, 0.9}, wrong = {0.3, 0.3}, dear = {0.9, 0.95};
   EXPECT_GT(RateWithGuesses({lists, wrong}, 5000), 0.95 * RateWithGuesses(0.45, 0.95, 5000));
@@ -166,6 +174,7 @@ TEST(SelfDrafts, WantListsWhileTheyAreTheKindAndNowAndThen) {
   GuessCosts guess_costs;
   for (int i = 0; i < 50; ++i) guess_costs[1].Measured(0.1, 1);
   SelfDrafts self;
+  self.Drawn(16);
   EXPECT_TRUE(self.WantsLists());
   int wanted = 0, taken = 0;
   for (int i = 0; i < 200; ++i) {
