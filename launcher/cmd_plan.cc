@@ -20,6 +20,7 @@
 #include "kernels/base/read_file.h"
 #include "kernels/kv_codec.h"
 #include "launcher/plan_render.h"
+#include "launcher/plan_simulate.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/format_names.h"
@@ -45,6 +46,11 @@ struct PlanFlags {
   double threshold = -1;  // below 0: by sparsity
   int world = 1;
   std::vector<double> rank_weights;  // [world] or empty
+  std::vector<int> simulate;         // worlds that are compared; empty: `world` is shown
+  int per_host = 8;                  // GPUs of a host, of those
+  HostLayout links;                  // between the hosts
+  double message_us = links.message_seconds * 1e6;
+  int64_t link = static_cast<int64_t>(links.link);
   std::string attention = "auto";
   int64_t context = 0;     // tokens; 0: the model's own length
   int64_t gpu_memory = 0;  // bytes; 0: of the GPU at hand
@@ -217,6 +223,38 @@ std::string JsonWith(const std::string& plan, const ModelConfig& config, const P
   return out.dump() + "\n";
 }
 
+absl::Status Print(const std::string& text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    return absl::UnavailableError("stdout: expected to write the plan, found it closed or full");
+  }
+  return absl::OkStatus();
+}
+
+// One GPU first, which the others are compared with.
+absl::Status Simulate(const PlanFlags& flags, const ModelConfig& config, const PartitionRequest& request) {
+  HostLayout links;
+  links.link = static_cast<double>(flags.link);
+  links.message_seconds = flags.message_us * 1e-6;
+  std::vector<int> sizes = {1};
+  for (const int world : flags.simulate) {
+    if (world > 1) sizes.push_back(world);
+  }
+  std::vector<SimulatedWorld> worlds;
+  int64_t gpu = 0;
+  for (const int world : sizes) {
+    Partition partition;
+    absl::StatusOr<SimulatedWorld> row = SimulateWorld(request, world, flags.per_host, links, &partition);
+    if (!row.ok()) return row.status();
+    const RankMemory memory = MemoryOf(flags, config, request, partition);
+    row->weights = memory.weights;
+    row->kv = memory.kv;
+    row->fits = memory.gpu == 0 || memory.fits();
+    gpu = memory.gpu;
+    worlds.push_back(*row);
+  }
+  return Print(flags.json ? SimulationJson(worlds, request, gpu) : SimulationTable(worlds, request.context, gpu));
+}
+
 // Prints the table or the JSON to stdout and writes the drawing.
 absl::Status Plan(const PlanFlags& flags, const Launch& launch) {
   const absl::StatusOr<ModelConfig> config = ReadConfig(flags);
@@ -225,6 +263,7 @@ absl::Status Plan(const PlanFlags& flags, const Launch& launch) {
   const absl::StatusOr<PartitionRequest> request = RequestOf(flags, *config, launch, &note);
   if (!request.ok()) return request.status();
   if (!note.empty()) std::fprintf(stderr, "%s\n", note.c_str());
+  if (!flags.simulate.empty()) return Simulate(flags, *config, *request);
   const absl::StatusOr<std::vector<Partition>> strategies = AllStrategies(*request);
   if (!strategies.ok()) return strategies.status();
   if (!flags.svg.empty()) {
@@ -238,10 +277,7 @@ absl::Status Plan(const PlanFlags& flags, const Launch& launch) {
   const std::string text =
       flags.json ? JsonWith(PlanJson(*strategies), *config, *request, memory)
                  : PlanTable(*request, *strategies) + DescribeExperts(*config) + Describe(memory, request->context);
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    return absl::UnavailableError("stdout: expected to write the plan, found it closed or full");
-  }
-  return absl::OkStatus();
+  return Print(text);
 }
 
 int RunPlan(const PlanFlags& flags, const Launch& launch) {
@@ -256,7 +292,10 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
   auto flags = std::make_shared<PlanFlags>();
   CLI::App* command =
       app.add_subcommand("plan", "Show which rank would hold which attention head, and how even that is");
-  command->footer("Example:\n  duo plan --model DIR --pattern DIR --world 8 --context 1M --kv int4");
+  command->footer(
+      "Examples:\n"
+      "  duo plan --model DIR --pattern DIR --world 8 --context 1M --kv int4\n"
+      "  duo plan --model DIR --simulate 8,16,32,64 --context 1M --kv int4 --gpu h200");
   CLI::Option* model =
       command->add_option("--model", flags->model, "Model: a folder or a .gguf file")->type_name("PATH");
   CLI::Option* config = command->add_option("--config", flags->config, "Or a config.json alone")->type_name("FILE");
@@ -269,11 +308,36 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
   command->add_option("--threshold", flags->threshold, "Or: keep heads whose gate is at least this")
       ->check(CLI::Range(0.0, 1.0))
       ->excludes(sparsity);
-  command->add_option("--world", flags->world, "Ranks")->required()->check(CLI::Range(1, 4096));
-  command->add_option("--rank-weights", flags->rank_weights, "Unequal ranks: their shares, e.g. 2,1,1")
-      ->delimiter(',')
+  CLI::Option* world = command->add_option("--world", flags->world, "Ranks")->check(CLI::Range(1, 4096));
+  CLI::Option* simulate =
+      command->add_option("--simulate", flags->simulate, "Or: what is expected of so many GPUs; several: 8,16,64")
+          ->delimiter(',')
+          ->check(CLI::Range(1, 4096))
+          ->excludes(world)
+          ->type_name("N,N,...");
+  command->add_option("--gpus-per-host", flags->per_host, "GPUs of a host")
+      ->check(CLI::Range(1, 4096))
+      ->needs(simulate)
+      ->capture_default_str();
+  command->add_option("--host-link", flags->link, "What a host sends to the others in a second")
+      ->transform(CLI::AsSizeValue(true))
       ->check(AboveZero())
-      ->type_name("W,W,...");
+      ->needs(simulate)
+      ->default_str("50GB")
+      ->type_name("SIZE");
+  command->add_option("--host-message", flags->message_us, "Microseconds of a small collective of two hosts")
+      ->check(ZeroOrMore())
+      ->needs(simulate)
+      ->capture_default_str()
+      ->type_name("US");
+  CLI::Option* svg = command->add_option("--svg", flags->svg, "Also draw the plan into this file")->type_name("FILE");
+  svg->excludes(simulate);
+  CLI::Option* weights =
+      command->add_option("--rank-weights", flags->rank_weights, "Unequal ranks: their shares, e.g. 2,1,1")
+          ->delimiter(',')
+          ->check(AboveZero())
+          ->type_name("W,W,...");
+  weights->excludes(simulate);
   command
       ->add_option("--attention", flags->attention,
                    "duo, full or streaming; auto: duo where the model has a pattern, else full")
@@ -305,10 +369,10 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
   command->add_option("--strategy", flags->strategy, "How heads are placed on ranks")
       ->check(CLI::IsMember({"auto", "contiguous", "heads", "split"}))
       ->capture_default_str();
-  command->add_option("--svg", flags->svg, "Also draw the plan into this file")->type_name("FILE");
   command->add_flag("--json", flags->json, "Print one JSON object");
-  command->callback([flags, model, config, &launch] {
+  command->callback([flags, model, config, world, simulate, &launch] {
     if (model->empty() && config->empty()) throw CLI::RequiredError("--model or --config");
+    if (world->empty() && simulate->empty()) throw CLI::RequiredError("--world or --simulate");
     if (const size_t given = flags->rank_weights.size(); given > 0 && given != static_cast<size_t>(flags->world)) {
       throw CLI::ValidationError("--rank-weights",
                                  absl::StrFormat("expected one for each of %d ranks, found %d", flags->world, given));

@@ -1,6 +1,7 @@
 #include "parallel/cost_model.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace duo {
 namespace {
@@ -23,6 +24,14 @@ double ProjectionSeconds(const CostModel& model, int kv_heads) {  // q, o: group
   const ModelShape& shape = model.shape;
   return GemmSeconds(model, (2.0 * shape.group() + 2.0) * shape.head_dim * shape.hidden * kv_heads);
 }
+
+// Seconds that the hosts take to add up `bytes` bytes that each has, latency left out: each sends all but its own part
+// twice.
+double BetweenHostsSeconds(const HostLayout& layout, double bytes) {
+  return 2.0 * (layout.hosts - 1) / layout.hosts * bytes / layout.link;
+}
+
+int RanksOfHost(const HostLayout& layout, int world) { return (world + layout.hosts - 1) / layout.hosts; }
 
 }  // namespace
 
@@ -74,19 +83,26 @@ double ReadFeedForwardSeconds(const CostModel& model, int64_t columns) {
 }
 
 double ReadFixedSeconds(const CostModel& model, int world) {
-  const double sums = world == 1 ? 0 : 2 * 2.0 * model.shape.hidden / model.rates.read_link;
+  const double bytes = 2.0 * model.shape.hidden;
+  const double within = RanksOfHost(model.hosts, world) == 1 ? 0 : bytes / model.rates.read_link;
+  const double sums = 2 * (within + BetweenHostsSeconds(model.hosts, bytes));
   return static_cast<double>(model.context) * (model.rates.read_seconds + sums);
 }
 
 double FixedSeconds(const CostModel& model) { return model.rates.attention_seconds + model.rates.feed_forward_seconds; }
 
 double MessageSeconds(const CostModel& model, int world) {
-  return world == 1 ? 0 : model.rates.message_seconds + (world - 2) * model.rates.message_rank_seconds;
+  const int local = RanksOfHost(model.hosts, world);
+  const double within = local == 1 ? 0 : model.rates.message_seconds + (local - 2) * model.rates.message_rank_seconds;
+  if (model.hosts.hosts == 1) return within;
+  return 2 * within + model.hosts.message_seconds * std::ceil(std::log2(model.hosts.hosts));
 }
 
 double AllReduceSeconds(const CostModel& model, int world) {
   if (world == 1) return 0;
-  return MessageSeconds(model, world) + 2.0 * model.shape.hidden / model.rates.link;
+  const double bytes = 2.0 * model.shape.hidden;
+  const double within = RanksOfHost(model.hosts, world) == 1 ? 0 : bytes / model.rates.link;
+  return MessageSeconds(model, world) + within + BetweenHostsSeconds(model.hosts, bytes);
 }
 
 }  // namespace duo

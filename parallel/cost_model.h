@@ -69,6 +69,14 @@ struct MachineRates {
 // fp8), all of which the model then meets within 5 %.
 MachineRates RatesOfGpu(std::string_view name);
 
+// How ranks lie on hosts, and what joins the hosts. The defaults are one adapter of 400 Gbit/s a host and what NCCL
+// commonly takes over such a network: assumed, not measured. `duo bench comm` measures a cluster's own.
+struct HostLayout {
+  int hosts = 1;
+  double link = 50e9;              // bytes/s that a host sends to the others
+  double message_seconds = 20e-6;  // one small collective of two hosts; a further one for every doubling
+};
+
 struct CostModel {
   ModelShape shape;
   int64_t context = 1'000'000;  // tokens that a retrieval head attends to
@@ -76,6 +84,7 @@ struct CostModel {
   int weight_bits = 16;
   int ring_tokens = 0;  // S + R + 1
   MachineRates rates;
+  HostLayout hosts;
 };
 
 // What one rank holds of one layer. Loads are in retrieval heads: a piece of a split head counts its share.
@@ -102,7 +111,7 @@ double ReadFeedForwardSeconds(const CostModel& model, int64_t columns);
 // Seconds of a layer, while `context` tokens are read, that no placement changes: what all ranks do alike, and the
 // sums.
 double ReadFixedSeconds(const CostModel& model, int world);
-// Seconds of one small collective; 0 for one rank.
+// Seconds of one small collective; 0 for one rank. Over hosts: within each, between them, and within each again.
 double MessageSeconds(const CostModel& model, int world);
 // Seconds to add up one token's hidden state over `world` ranks; 0 for one rank.
 double AllReduceSeconds(const CostModel& model, int world);

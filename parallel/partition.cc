@@ -170,6 +170,7 @@ CostModel MakeCostModel(const PartitionRequest& request) {
   model.weight_bits = request.weight_bits;
   model.ring_tokens = RingSlots(request.heads.sink, request.heads.recent);
   model.rates = request.rates;
+  model.hosts = request.hosts;
   return model;
 }
 

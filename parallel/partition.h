@@ -87,6 +87,7 @@ struct PartitionRequest {
   // two by. 0: steps alone count.
   double reads_per_step = 0;
   MachineRates rates;
+  HostLayout hosts;
 };
 
 // The weight for documents of so many tokens by kWrittenPerToken.

@@ -64,6 +64,8 @@ def main():
             (["generate", *demo, "--prompt", "x", "--recent", "0"], "--recent"),
             (["plan", *demo, "--world", "2", "--rank-weights", "1"], "each of 2 ranks"),
             (["plan", *demo, "--world", "2", "--rank-weights", "1,-1"], "above 0"),
+            (["plan", *demo, "--world", "2", "--simulate", "4"], "--world excludes --simulate"), (["plan", *demo], "--world or --simulate"),
+            (["plan", *demo, "--world", "2", "--host-link", "5GB"], "--host-link requires --simulate"),
             (["identify", *demo, "--out", "x", "--min-length", "900", "--max-length", "600"], "--max-length 600"),
             (["identify", *demo, "--out", "x", "--lr", "-1"], "expected a number above 0, found -1"),
             (["bench", "decode", "--shape", "elephant"], "llama-3-8b"), (["bench", "identify", "--shape", "elephant"], "llama-3-8b"),

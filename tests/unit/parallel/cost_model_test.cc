@@ -145,5 +145,25 @@ TEST(CostModel, AddsUpWhatARankHolds) {
   EXPECT_EQ(AllReduceSeconds(model, 1), 0);
 }
 
+// 16 ranks on two hosts: eight in each, twice, and a collective of the two between.
+TEST(CostModel, AddsUpWhatMessagesBetweenHostsTake) {
+  PartitionRequest request = Llama3(512);
+  request.heads = FullPlan(32, 8);
+  request.hosts = {.hosts = 2, .link = 25e9, .message_seconds = 30e-6};
+  CostModel model = MakeCostModel(request);
+  model.rates.message_seconds = 2e-6;
+  model.rates.message_rank_seconds = 1e-6;
+  model.context = 1000;
+  EXPECT_NEAR(MessageSeconds(model, 16), 2 * (2e-6 + 6e-6) + 30e-6, 1e-12);
+  EXPECT_NEAR(MessageSeconds(model, 2), 30e-6, 1e-12);  // one rank on each
+  // Half of what a host has goes out, and as much of the sum comes back.
+  EXPECT_NEAR(AllReduceSeconds(model, 16), MessageSeconds(model, 16) + 8192 / model.rates.link + 8192 / 25e9, 1e-12);
+  EXPECT_NEAR(ReadFixedSeconds(model, 16),
+              1000 * (model.rates.read_seconds + 2 * 8192 / model.rates.read_link + 2 * 8192 / 25e9), 1e-12);
+  model.hosts.hosts = 8;
+  EXPECT_NEAR(MessageSeconds(model, 64), 2 * (2e-6 + 6e-6) + 3 * 30e-6, 1e-12);
+  EXPECT_NEAR(AllReduceSeconds(model, 8), 3 * 30e-6 + 8192 * 2 * 7 / 8 / 25e9, 1e-12);
+}
+
 }  // namespace
 }  // namespace duo

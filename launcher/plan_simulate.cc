@@ -1,0 +1,61 @@
+#include "launcher/plan_simulate.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/math.h"
+#include "launcher/terminal/progress.h"
+
+namespace duo {
+
+absl::StatusOr<SimulatedWorld> SimulateWorld(PartitionRequest request, int world, int per_host, HostLayout links,
+                                             Partition* partition) {
+  request.world = world;
+  request.hosts = links;
+  request.hosts.hosts = CeilDiv(world, per_host);
+  absl::StatusOr<Partition> made = MakePartition(request);
+  if (!made.ok()) return made.status();
+  *partition = *std::move(made);
+  SimulatedWorld out;
+  out.world = world;
+  out.hosts = request.hosts.hosts;
+  out.step_seconds = partition->step_seconds;
+  out.read_seconds = partition->read_seconds;
+  for (const std::vector<RankHeads>& layer : partition->layers) out.split_layers += !SplitHeads(layer).empty();
+  return out;
+}
+
+std::string SimulationTable(const std::vector<SimulatedWorld>& worlds, int64_t context, int64_t gpu) {
+  std::string out = absl::StrFormat("modelled for %s tokens; gains over the first row\n\n", Grouped(context));
+  absl::StrAppendFormat(&out, "%5s %6s %13s %11s %6s %11s %6s  %s\n", "GPUs", "hosts", "split layers", "a step", "gain",
+                        "reading", "gain", "memory of the fullest GPU");
+  for (const SimulatedWorld& w : worlds) {
+    const auto memory = static_cast<double>(w.weights + w.kv);
+    absl::StrAppendFormat(&out, "%5d %6d %13d %8.2f ms %6.2f %9.1f s %6.2f  %s%s\n", w.world, w.hosts, w.split_layers,
+                          w.step_seconds * 1e3, worlds.front().step_seconds / w.step_seconds, w.read_seconds,
+                          worlds.front().read_seconds / w.read_seconds, ByteCount(memory),
+                          gpu > 0 && !w.fits ? ", does NOT fit" : "");
+  }
+  return out;
+}
+
+std::string SimulationJson(const std::vector<SimulatedWorld>& worlds, const PartitionRequest& request, int64_t gpu) {
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const SimulatedWorld& w : worlds) {
+    nlohmann::ordered_json row = {{"world", w.world},
+                                  {"hosts", w.hosts},
+                                  {"split_layers", w.split_layers},
+                                  {"step_seconds", w.step_seconds},
+                                  {"read_seconds", w.read_seconds},
+                                  {"memory", {{"weights", w.weights}, {"kv", w.kv}}}};
+    if (gpu > 0) row["memory"]["fits"] = w.fits;
+    rows.push_back(row);
+  }
+  const nlohmann::ordered_json out = {
+      {"context", request.context}, {"strategy", Name(request.strategy)}, {"simulated", rows}};
+  return out.dump() + "\n";
+}
+
+}  // namespace duo

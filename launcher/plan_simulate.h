@@ -1,0 +1,31 @@
+// What the cost model expects of clusters that are not at hand: worlds of several sizes side by side, so that one can
+// be chosen. A table for people, JSON for programs. Pure functions of values; thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "parallel/partition.h"
+
+namespace duo {
+
+struct SimulatedWorld {
+  int world = 1, hosts = 1;
+  int split_layers = 0;  // layers with heads that are split
+  double step_seconds = 0, read_seconds = 0;
+  int64_t weights = 0, kv = 0;  // bytes of the fullest rank
+  bool fits = true;             // its memory, where that is known
+};
+
+// `world` ranks of which `per_host` share a host, by the request's strategy, which is cheapest by the cost model where
+// it is `auto`. links: of the hosts, whose number follows. `partition` becomes what its times are of.
+absl::StatusOr<SimulatedWorld> SimulateWorld(PartitionRequest request, int world, int per_host, HostLayout links,
+                                             Partition* partition);
+
+// Gains are over the first of them. gpu: bytes of a GPU's memory; 0: not known.
+std::string SimulationTable(const std::vector<SimulatedWorld>& worlds, int64_t context, int64_t gpu);
+std::string SimulationJson(const std::vector<SimulatedWorld>& worlds, const PartitionRequest& request, int64_t gpu);
+
+}  // namespace duo

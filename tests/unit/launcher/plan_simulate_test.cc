@@ -1,0 +1,78 @@
+#include "launcher/plan_simulate.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/unit/published_heads.h"
+
+namespace duo {
+namespace {
+
+PartitionRequest Llama3() {
+  PartitionRequest request;
+  request.shape = {.layers = 32,
+                   .hidden = 4096,
+                   .intermediate = 14336,
+                   .heads = 32,
+                   .kv_heads = 8,
+                   .head_dim = 128,
+                   .vocab = 128256};
+  request.heads = PublishedHeads("Llama-3-8B-Instruct-Gradient-1048k", 0.5);
+  request.kv_token_bytes = 136;
+  request.reads_per_step = ReadsPerStep(request.context);
+  request.rates = RatesOfGpu("H200");
+  return request;
+}
+
+SimulatedWorld World(int world, int per_host, HostLayout links = {}) {
+  Partition partition;
+  return *SimulateWorld(Llama3(), world, per_host, links, &partition);
+}
+
+TEST(PlanSimulate, IsThePlanOfTheSameWorldOnOneHost) {
+  PartitionRequest request = Llama3();
+  request.world = 4;
+  const Partition partition = *MakePartition(request);
+  const SimulatedWorld four = World(4, 8);
+  EXPECT_EQ(four.hosts, 1);
+  EXPECT_EQ(four.step_seconds, partition.step_seconds);
+  EXPECT_EQ(four.read_seconds, partition.read_seconds);
+}
+
+TEST(PlanSimulate, HostsAreAsManyAsHoldTheGpusAndCostWhatTheirLinksTake) {
+  EXPECT_EQ(World(16, 8).hosts, 2);
+  EXPECT_EQ(World(17, 8).hosts, 3);
+  const SimulatedWorld near = World(16, 16), far = World(16, 8),
+                       slow = World(16, 8, {.link = 5e9, .message_seconds = 1e-4});
+  EXPECT_GT(far.read_seconds, near.read_seconds);
+  EXPECT_GT(slow.read_seconds, far.read_seconds);
+  EXPECT_GT(slow.step_seconds, far.step_seconds);
+}
+
+// Eight retrieval heads a layer at most: 64 ranks cannot have whole ones.
+TEST(PlanSimulate, SaysInHowManyLayersHeadsAreSplit) {
+  EXPECT_EQ(World(1, 8).split_layers, 0);
+  EXPECT_GT(World(64, 8).split_layers, 16);
+}
+
+TEST(PlanSimulate, TablesAndJsonHaveARowForEachWorld) {
+  std::vector<SimulatedWorld> worlds = {World(1, 8), World(8, 8)};
+  worlds[0].weights = 15'000'000'000, worlds[0].kv = 18'000'000'000, worlds[0].fits = false;
+  worlds[1].weights = 2'000'000'000, worlds[1].kv = 2'200'000'000;
+  const std::string table = SimulationTable(worlds, 1'000'000, 30'000'000'000);
+  EXPECT_NE(table.find("1,000,000 tokens"), std::string::npos) << table;
+  EXPECT_NE(table.find(", does NOT fit\n"), std::string::npos) << table;
+  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 5) << table;  // two of words, a head, two rows
+  const nlohmann::json json = nlohmann::json::parse(SimulationJson(worlds, Llama3(), 30'000'000'000));
+  EXPECT_EQ(json["context"], 1'000'000);
+  ASSERT_EQ(json["simulated"].size(), 2u);
+  EXPECT_EQ(json["simulated"][1]["world"], 8);
+  EXPECT_EQ(json["simulated"][1]["memory"]["fits"], true);
+  EXPECT_EQ(json["simulated"][0]["memory"]["fits"], false);
+  EXPECT_GT(json["simulated"][0]["step_seconds"], json["simulated"][1]["step_seconds"]);
+  EXPECT_FALSE(nlohmann::json::parse(SimulationJson(worlds, Llama3(), 0))["simulated"][0]["memory"].contains("fits"));
+}
+
+}  // namespace
+}  // namespace duo
