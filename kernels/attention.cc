@@ -99,6 +99,13 @@ void AttendPages(Device& device, const Partial& to, const StepRows& rows, const 
   BackendOf(device).AttendPages(device, to, rows, kv, scratch);
 }
 
+bool StreamsBesidePages(const Device& device, const StepRows& rows, const PagedKv& kv, const RingKv& ring) {
+  CheckHeads(rows.shape, kv, kv.page.head_dim);
+  CheckHeads(rows.shape, ring, ring.head_dim);
+  if (rows.batch.num_rows == 0 || kv.num_heads == 0 || ring.num_heads == 0) return false;
+  return BackendOf(device).StreamsBesidePages(device, rows, kv, ring);
+}
+
 size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
   return BackendOf(device).PrefillScratchBytes(device, rows, group, kv, max_tokens);
 }

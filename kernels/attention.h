@@ -83,6 +83,13 @@ struct HeadShape {
   }
 };
 
+// Streaming heads that AttendPages attends to as well, where it can (StreamsBesidePages), and whose rings it then
+// stores.
+struct StreamingBeside {
+  const RingKv* kv = nullptr;  // null: none
+  float* lse = nullptr;        // as Partial's
+};
+
 // A step's rows in one layer.
 struct StepRows {
   View qkv;  // [rows, qkv_cols] T
@@ -91,6 +98,7 @@ struct StepRows {
   // Blocks of streaming attention that run beside AttendPages (Device::Fork) and find no room once it has begun: it
   // leaves them a few multiprocessors.
   int blocks_beside = 0;
+  StreamingBeside streaming = {};
 };
 
 // Where partial attention goes: o, and lse where it is wanted.
@@ -139,6 +147,11 @@ void PlanPages(Device& device, SeqBatch& batch, int group, const PagedKv& kv, Ar
 // kMaxDecodeRows rows a sequence. Of out only the heads of `kv` are written; lse has those heads alone.
 size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens);
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch);
+
+// Does AttendPages take `ring`'s streaming heads along (StepRows::streaming), to the bits of AttendStreaming and
+// StoreRings? Their few blocks then begin with its own instead of waiting for them. Its like with masses or lists do so
+// wherever it does.
+bool StreamsBesidePages(const Device& device, const StepRows& rows, const PagedKv& kv, const RingKv& ring);
 
 // Retrieval heads, one long sequence (batch.num_seqs == 1, host_spans given): history from the pages held here,
 // unmasked; the step's own tokens from qkv, causal, when `own_square` (for a split head only one holder does it).

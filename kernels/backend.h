@@ -50,6 +50,7 @@
   DUO_OP(PlanPages)                        \
   DUO_OP(DecodeScratchBytes)               \
   DUO_OP(AttendPages)                      \
+  DUO_OP(StreamsBesidePages)               \
   DUO_OP(AttendPlain)                      \
   DUO_OP(PageMass)                         \
   DUO_OP(KeyScores)                        \

@@ -183,6 +183,8 @@ size_t StreamingScratchBytes(const Device& device, int, int, const RingKv& kv) {
   return AttendScratchBytes(device, kv.head_dim, 0);
 }
 
+bool StreamsBesidePages(const Device&, const StepRows&, const PagedKv&, const RingKv&) { return false; }
+
 void AttendStreaming(Device& device, const Partial& to, const StepRows& rows, const RingKv& kv, Arena& scratch) {
   RunStreaming(device, {to.out, rows.qkv, to.lse, rows.shape, &rows.batch, kv.first_head, MaskOf(kv), nullptr, &kv},
                scratch);

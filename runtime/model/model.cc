@@ -220,12 +220,13 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
 void Model::AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& arena) {
   Device& device = *device_;
   const Exchange& exchange = exchanges_[layer];
-  // Streaming heads are a few microseconds of latency: beside the retrieval heads they cost less than after them.
+  // Streaming heads are a few microseconds of latency: beside the retrieval heads they cost less than after them. As
+  // part of the retrieval heads' launch they cost least, for behind one that fills the device they wait for its end.
   auto stream = [&] {
     AttendStreaming(device, {part.out, OwnLse(layer, part, kv.ring.first_head)}, part.rows, kv.ring, arena);
     StoreRings(device, part.rows, kv.ring);
   };
-  const bool streaming = kv.ring.num_heads > 0, beside = streaming && !part.prefill;
+  const bool streaming = kv.ring.num_heads > 0 && !StreamsInPages(kv, part), beside = streaming && !part.prefill;
   if (beside) device.Fork(stream);
   AttendPaged(layer, kv, part, arena);
   if (streaming && !beside) stream();
@@ -242,6 +243,12 @@ void Model::AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& ar
   }
 }
 
+// Do the layer's first retrieval heads take its streaming heads along?
+bool Model::StreamsInPages(const LayerKv& kv, const Part& part) const {
+  if (part.prefill || kv.paged.empty() || kv.ring.num_heads == 0) return false;
+  return StreamsBesidePages(*device_, part.rows, kv.paged[0], kv.ring);
+}
+
 // Where the lse of whole and streaming heads go, from this rank's KV head `first_head` on; null where nobody asks.
 float* Model::OwnLse(int layer, const Part& part, int first_head) const {
   if (part.own_lse == nullptr) return nullptr;
@@ -253,6 +260,10 @@ float* Model::OwnLse(int layer, const Part& part, int first_head) const {
 void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& arena) {
   const Exchange& exchange = exchanges_[layer];
   StepRows rows = part.rows;
+  if (StreamsInPages(kv, part)) {
+    rows.streaming = {&kv.ring, OwnLse(layer, part, kv.ring.first_head)};
+    rows.blocks_beside = 0;  // nothing else runs beside
+  }
   const int64_t count = rows.qkv.rows;
   for (const PagedKv& heads : kv.paged) StoreKv(*device_, rows, heads);
   auto attend = [&](const PagedKv& heads, float* lse, bool own_square) {
@@ -270,7 +281,8 @@ void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& a
         AttendPages(*device_, {part.out, lse}, rows, heads, arena);
       }
       if (listed && rows.batch.makes_lists) ChoosePages(*device_, kv.lists, rows, heads, part.list_target, arena);
-      rows.blocks_beside = 0;  // they have had their time
+      rows.streaming = {};  // they are done, or have had their time
+      rows.blocks_beside = 0;
     }
   };
   float* lse = part.lse + comm_->rank() * exchange.entries * count;  // this rank's place in the gather

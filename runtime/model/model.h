@@ -125,6 +125,7 @@ class Model {
   View Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);
   void AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& arena);
   float* OwnLse(int layer, const Part& part, int first_head) const;
+  bool StreamsInPages(const LayerKv& kv, const Part& part) const;
   void AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& arena);
   void AttendSparse(int layer, const PagedKv& heads, const Part& part, Arena& arena);
 

@@ -10,6 +10,8 @@
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/attention/decode_combine.cuh"
 #include "kernels/cuda/attention/decode_segment.cuh"
+#include "kernels/cuda/attention/decode_staged.h"
+#include "kernels/cuda/hopper/hopper.h"
 #include "kernels/cuda/hopper/rows_hopper.h"
 #include "kernels/cuda/kv/kv_formats.cuh"
 #include "kernels/cuda/state.h"
@@ -35,26 +37,41 @@ bool ForHopperRows(const Device& device, const SeqBatch& batch, const PagedKv& k
   return batch.may_share && batch.num_seqs >= (int4 ? 4 : 2);
 }
 
-template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass = false>
-void Launch(Device& device, const DecodeArgs& args, int grid) {
+// The partials of the narrowest form, where they are not by decode_segment.cuh.
+struct Staged {
+  bool use = false;
+  StreamingArgs streaming = {};
+};
+
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass>
+void LaunchPartials(Device& device, const DecodeArgs& args, int grid) {
   using Config = DecodeConfig<kFormat, kHeadDim, kN>;
   const auto kernel = DecodeKernel<kFormat, kHeadDim, kN, kListed, kMass>;
   constexpr size_t kShared = MergeSharedBytes<Config::kWarps, kHeadDim, kN>();
   static_assert(kShared >= size_t{kN} * kHeadDim / 16 * 32 * sizeof(uint2));
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   LaunchOverlapped(device, kernel, dim3(grid), dim3(Config::kThreads), kShared, args);
+}
+
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass = false>
+void Launch(Device& device, const DecodeArgs& args, const Staged& staged, int grid) {
+  if (kN == 1 && staged.use) {
+    LaunchStaged(device, args, staged.streaming, kListed, grid);
+  } else {
+    LaunchPartials<kFormat, kHeadDim, kN, kListed, kMass>(device, args, grid);
+  }
   // The merge works out its share while the last partials are computed, then waits for them.
   LaunchOverlapped(device, MergeKernel<kHeadDim, kListed>, dim3(args.batch.num_rows, args.kv.num_heads * args.group),
-                   dim3(32 * kMergeWarps), 0, args, 8 * kN, Config::kUnit, grid);
+                   dim3(32 * kMergeWarps), 0, args, 8 * kN, DecodeConfig<kFormat, kHeadDim, kN>::kUnit, grid);
 }
 
 template <KvFormat kFormat, int kHeadDim>
-void LaunchColumns(Device& device, const DecodeArgs& args, bool listed, int eights, int grid) {
-  if (args.mass.heads != 0) return Launch<kFormat, kHeadDim, 1, false, true>(device, args, grid);
-  if (listed) return Launch<kFormat, kHeadDim, 1, true>(device, args, grid);
-  if (eights == 1) return Launch<kFormat, kHeadDim, 1, false>(device, args, grid);
-  if (eights == 2) return Launch<kFormat, kHeadDim, 2, false>(device, args, grid);
-  return Launch<kFormat, kHeadDim, 4, false>(device, args, grid);
+void LaunchColumns(Device& device, const DecodeArgs& args, bool listed, const Staged& staged, int eights, int grid) {
+  if (args.mass.heads != 0) return Launch<kFormat, kHeadDim, 1, false, true>(device, args, staged, grid);
+  if (listed) return Launch<kFormat, kHeadDim, 1, true>(device, args, staged, grid);
+  if (eights == 1) return Launch<kFormat, kHeadDim, 1, false>(device, args, staged, grid);
+  if (eights == 2) return Launch<kFormat, kHeadDim, 2, false>(device, args, staged, grid);
+  return Launch<kFormat, kHeadDim, 4, false>(device, args, staged, grid);
 }
 
 // By this file's kernels. lists: null where nobody visits any; else the narrowest form, whose rows have few columns.
@@ -85,9 +102,17 @@ void Decode(Device& device, const Partial& to, const StepRows& rows, const Paged
   args.partial_lse = static_cast<float*>(scratch.Take(slots * 8 * eights * sizeof(float)));
   const int grid = PageBlocks(device, rows.blocks_beside);
   args.keeps_room = grid < PageBlocks(device, 0);
+  Staged staged;
+  staged.use = eights == 1 && IsHopper(device);
+  if (rows.streaming.kv != nullptr) {
+    const RingKv& ring = *rows.streaming.kv;
+    DUO_CHECK(staged.use);
+    staged.streaming = StreamingArgsOf({to.out, rows.streaming.lse}, rows, ring);
+    args.beside = StagedWorkBeside(kv, ring.num_heads * batch.num_seqs);
+  }
   VisitFormat(kv.page.format, [&](auto chosen) {
-    if (kv.page.head_dim == 64) return LaunchColumns<chosen(), 64>(device, args, listed, eights, grid);
-    LaunchColumns<chosen(), 128>(device, args, listed, eights, grid);
+    if (kv.page.head_dim == 64) return LaunchColumns<chosen(), 64>(device, args, listed, staged, eights, grid);
+    LaunchColumns<chosen(), 128>(device, args, listed, staged, eights, grid);
   });
   scratch.Rewind(mark);
 }
@@ -134,6 +159,10 @@ size_t PagesPlanBytes(const Device& device, int max_rows_total, const PagedKv& k
 void PlanPages(Device& device, SeqBatch& batch, int group, const PagedKv& kv, Arena& arena) {
   if (!ForHopperRows(device, batch, kv)) return;
   batch.plans[kv.split] = PlanHopperRows(device, batch, group, kv, arena);
+}
+
+bool StreamsBesidePages(const Device& device, const StepRows& rows, const PagedKv& kv, const RingKv& ring) {
+  return !ForHopperRows(device, rows.batch, kv) && StreamsInStaged(device, rows, kv, ring);
 }
 
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {

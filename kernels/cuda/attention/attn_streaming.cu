@@ -4,9 +4,8 @@
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
-#include "kernels/cuda/attention/decode_merge.cuh"
 #include "kernels/cuda/attention/flash.h"
-#include "kernels/cuda/attention/streaming_keys.cuh"
+#include "kernels/cuda/attention/streaming_few.cuh"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {
@@ -14,108 +13,14 @@ namespace {
 
 constexpr int kFewRows = 16;  // beyond, a 128-row block of the flash kernel does less work
 
-struct StreamingArgs {
-  const bf16* q;
-  bf16* out;
-  int64_t out_stride;
-  float* lse;  // [query heads][rows of the step] or null
-  int group;
-  float scale;  // 1 / sqrt(d) * log2 e
-  StreamingKeys keys;
-};
-
 template <int kN>
 constexpr int kWarpsOf = kN == 1 ? 12 : 8;
 
 template <int kHeadDim, int kN>
 __global__ void __launch_bounds__(32 * kWarpsOf<kN>, 1) StreamingKernel(StreamingArgs args) {
-  constexpr int kWarps = kWarpsOf<kN>;
-  constexpr int kCols = 8 * kN;
-  constexpr KvFormat kFormat = KvFormat::kBF16;
   extern __shared__ float shared[];
   StartOverlapped();
-  const StreamingKeys& keys = args.keys;
-  const SeqSpan span = keys.batch.spans[blockIdx.z];
-  const int head = blockIdx.y, first_column = blockIdx.x * kCols;
-  const int columns = span.num_rows * args.group - first_column;
-  if (columns <= 0) return;
-  const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
-  const auto block = keys.Make(head, blockIdx.z);
-  const int64_t low = span.history + first_column / args.group;
-  const int64_t high = span.history + (first_column + min(columns, kCols) - 1) / args.group;
-  int64_t begin[2], end[2];
-  keys.Ranges(block, low, high, begin, end);
-  const int in_sinks = static_cast<int>(end[0] - begin[0]);
-  const int total = in_sinks + static_cast<int>(end[1] - begin[1]);
-  auto position_of = [&](int i) { return i < in_sinks ? begin[0] + i : begin[1] + (i - in_sinks); };
-
-  WarpAttention<kFormat, kHeadDim, kN> warp;
-  warp.Reset();
-  uint2 q_fragments[kN][kHeadDim / 16];
-  auto q_at = [&](int col) -> const bf16* {
-    if (col >= columns) return nullptr;
-    const int k = first_column + col;
-    return args.q + (span.first_row + k / args.group) * keys.qkv_stride +
-           (int64_t{head} * args.group + k % args.group) * kHeadDim;
-  };
-  RawTile<kFormat, kHeadDim, 1> raw;
-  auto load_k = [&](int tile) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int64_t j = position_of(min(tile + TokenOfRow(g + 8 * h), total - 1));
-      raw.LoadOneK(reinterpret_cast<const uint8_t*>(keys.K(block, j)), 0, h, c);
-    }
-  };
-  auto load_v = [&](int tile) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int64_t j = position_of(min(tile + c + 4 * i, total - 1));  // TokenOfRow of columns 2 c, 2 c + 1, + 8, + 9
-      raw.LoadOneV(reinterpret_cast<const uint8_t*>(keys.V(block, j)), 0, i, g);
-    }
-  };
-  if (w * 16 < total) load_k(w * 16), load_v(w * 16);
-  LoadQ<kFormat, kHeadDim, kN>(
-      q_at, [&](int n, int step, uint2 f) { q_fragments[n][step] = f; }, warp.q_sum, args.scale, lane);
-  for (int tile = w * 16; tile < total; tile += kWarps * 16) {
-    float s[1][kN][4];
-    const uint32_t none[2] = {};
-    warp.Scores(s[0], raw.k[0], [&](int n, int step) { return q_fragments[n][step]; });
-    const int next = tile + kWarps * 16;
-    if (next < total) load_k(next);
-    warp.Scale(s[0], none, args.scale);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int index = tile + TokenOfRow(g + 8 * h);
-      const int64_t j = position_of(min(index, total - 1));
-#pragma unroll
-      for (int n = 0; n < kN; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int64_t row = span.history + (first_column + 8 * n + 2 * c + i) / args.group;
-          if (index >= total || !keys.Sees(block, row, j)) s[0][n][2 * h + i] = -INFINITY;
-        }
-      }
-    }
-    warp.Raise(s);
-    uint32_t p[kN][2];
-    warp.Probabilities(p, s[0], none);
-    warp.Values(p, raw.v[0]);
-    if (next < total) load_v(next);
-  }
-  MergeWarps<kWarps>(
-      warp, shared,
-      [&](int col, int channel, float x) {
-        if (col >= columns) return;
-        const int k = first_column + col;
-        args.out[(span.first_row + k / args.group) * args.out_stride +
-                 (int64_t{head} * args.group + k % args.group) * kHeadDim + channel] = ToBf16(x);
-      },
-      [&](int col, float lse) {
-        if (args.lse == nullptr || col >= columns) return;
-        const int k = first_column + col;
-        args.lse[(int64_t{head} * args.group + k % args.group) * keys.batch.num_rows + span.first_row +
-                 k / args.group] = lse;
-      });
+  AttendStreamingHead<kHeadDim, kN, kWarpsOf<kN>>(args, blockIdx.y, blockIdx.z, blockIdx.x * 8 * kN, shared);
 }
 
 template <int kHeadDim, int kN>
@@ -133,19 +38,10 @@ void Launch(Device& device, const StreamingArgs& args) {
 size_t StreamingScratchBytes(const Device&, int, int, const RingKv&) { return 0; }
 
 void AttendStreaming(Device& device, const Partial& to, const StepRows& rows, const RingKv& kv, Arena&) {
-  const View& qkv = rows.qkv;
   const HeadShape& shape = rows.shape;
   const SeqBatch& batch = rows.batch;
   if (batch.max_rows > kFewRows) return FlashStreaming(device, to, rows, kv);
-  const int64_t first = int64_t{kv.first_head} * shape.head_dim;
-  StreamingArgs args = {};
-  args.q = qkv.as<bf16>() + first * shape.group;
-  args.out = to.out.as<bf16>() + first * shape.group;
-  args.out_stride = to.out.stride;
-  args.lse = to.lse;
-  args.group = shape.group;
-  args.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
-  args.keys = {qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), qkv.stride, batch, kv};
+  const StreamingArgs args = StreamingArgsOf(to, rows, kv);
   const bool narrow = batch.max_rows * shape.group <= 8;
   if (shape.head_dim == 64) return narrow ? Launch<64, 1>(device, args) : Launch<64, 2>(device, args);
   narrow ? Launch<128, 1>(device, args) : Launch<128, 2>(device, args);

@@ -24,13 +24,38 @@ struct SequenceWork {
   uint32_t items;    // heads * column blocks
 };
 
-// The whole step's work and how it is cut: block b takes units [Begin(b), Begin(b + 1)).
+// Work of other kinds that the first blocks of a launch do, and how many units it takes the time of.
+struct WorkBeside {
+  uint32_t blocks = 0, units = 0;
+};
+
+// The whole step's work and how it is cut: block b takes units [Begin(b), Begin(b + 1)), at least one.
 struct DecodePlan {
   uint32_t blocks;        // those with work; never more than units
   uint32_t each, longer;  // the first `longer` blocks take each + 1 units, the others `each`
+  uint32_t busy, less;    // the first `busy` blocks have other work besides, and take `less` units less
 
-  __device__ uint32_t Begin(uint32_t block) const { return each * block + min(block, longer); }
+  // total: > 0 if blocks > 1. other: work that the first `others` blocks have besides, in units.
+  __device__ DecodePlan(uint32_t total, uint32_t most_blocks, uint32_t others, uint32_t other) {
+    blocks = max(1u, min(most_blocks, CeilDiv(total, kMinUnitsPerBlock)));
+    busy = min(others, blocks);
+    less = busy == 0 || busy == blocks ? 0 : min(other, (total - blocks) / (blocks - busy));
+    const uint32_t all = total + busy * less;
+    each = all / blocks;
+    longer = all - each * blocks;
+  }
+  __device__ uint32_t Begin(uint32_t block) const {
+    return each * block + min(block, longer) - less * min(block, busy);
+  }
   __device__ uint32_t BlockOf(uint32_t unit) const {
+    if (less > 0) {  // the last that begins there or before
+      uint32_t low = 0, high = blocks;
+      while (high - low > 1) {
+        const uint32_t middle = (low + high) / 2;
+        (Begin(middle) <= unit ? low : high) = middle;
+      }
+      return low;
+    }
     const uint32_t in_longer = longer * (each + 1);
     return unit < in_longer ? unit / (each + 1) : longer + (unit - in_longer) / each;
   }
@@ -115,6 +140,7 @@ struct PlanWalker {
   const PagedKv& kv;
   const DecodeLists& lists;
   int group, columns, unit;
+  WorkBeside beside;
 
   __device__ __forceinline__ int entries() const { return kListed ? batch.num_seqs * kv.num_heads : batch.num_seqs; }
   __device__ __forceinline__ SequenceWork Work(int entry) const {
@@ -132,11 +158,7 @@ struct PlanWalker {
       const SequenceWork w = Work(base + threadIdx.x % 32);
       total += __reduce_add_sync(0xffffffffu, w.items * w.units);
     }
-    DecodePlan plan;
-    plan.blocks = max(1u, min(grid, CeilDiv(total, kMinUnitsPerBlock)));
-    plan.each = total / plan.blocks;
-    plan.longer = total - plan.each * plan.blocks;
-    return plan;
+    return DecodePlan(total, grid, beside.blocks, beside.units);
   }
   struct Found {
     SequenceWork work;

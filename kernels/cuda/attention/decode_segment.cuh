@@ -23,6 +23,7 @@ struct DecodeArgs {
   float* partial_lse;  // [slot][columns]
   bool keeps_room;     // multiprocessors are kept for what runs beside
   MassOut mass;        // where the kernel has kMass
+  WorkBeside beside;   // streaming heads, which blocks of the staged kernel attend first
 };
 
 // Warps, tokens in flight per warp and blocks a multiprocessor, chosen so that registers suffice without spills and
@@ -46,6 +47,7 @@ struct Segment {
   uint32_t item;
   ListedPages listed;
 
+  __device__ __forceinline__ Segment() {}
   __device__ __forceinline__ Segment(const DecodeArgs& args, const typename PlanWalker<kListed>::Found& found,
                                      uint32_t at, uint32_t run_end, int block_columns) {
     const SequenceWork& work = found.work;
@@ -115,6 +117,37 @@ __device__ __forceinline__ void HideUnseen(float (&s)[kTiles][kN][4], const Deco
   }
 }
 
+// What follows a unit's scores `s`, which have the keys' parameters yet to come: probabilities and values. raw: the
+// values and their parameters.
+template <bool kMass, KvFormat kFormat, int kHeadDim, int kN, int kTiles, bool kListed>
+__device__ __forceinline__ void AttendScored(WarpAttention<kFormat, kHeadDim, kN>& warp, float (&s)[kTiles][kN][4],
+                                             const uint32_t (&k_params)[kTiles][2],
+                                             const RawTile<kFormat, kHeadDim, kTiles>& raw, const DecodeArgs& args,
+                                             const Segment<kListed>& at, int position, int tokens) {
+  constexpr int kUnit = 16 * kTiles;
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t) warp.Scale(s[t], k_params[t], args.scale);
+  // No column of this block masks the keys below.
+  const int sees_all_below = at.span.history + at.first_column / args.group + 1;
+  const bool windowed = args.kv.window > 0 && position + args.kv.window <= tokens - 1;
+  if (position + kUnit > sees_all_below || windowed) HideUnseen(s, args, at, position);
+  warp.Raise(s);
+  float of_unit[2] = {};  // of the lane's two columns
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t) {
+    uint32_t p[kN][2];
+    warp.Probabilities(p, s[t], raw.v_params[t], [&](int, float p0, float p1) {
+      if constexpr (kMass) of_unit[0] += p0, of_unit[1] += p1;
+    });
+    warp.Values(p, raw.v[t]);
+  }
+  if constexpr (kMass) {
+    if ((args.mass.heads >> at.head & 1) == 0) return;
+    const UnitPlace place = {position / kPageTokens, position % kPageTokens / kUnit, position + kUnit >= tokens};
+    KeepUnitMass<kUnit>(args.mass, args.group, at.head, at.first_column, place, of_unit, warp.top[0]);
+  }
+}
+
 // A block's attention over one segment, to the segment's slot of the partials. waits: nothing has waited yet for the
 // kernels before this one. Keys of earlier steps do not depend on them, so their first codes are fetched meanwhile.
 // ends: the block has no segment behind it. kMass: one row's, whose log masses of units are wanted, too.
@@ -152,11 +185,7 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
     return q_shared[(n * kSteps + step) * 32 + lane];
   };
 
-  // No column of this block masks the keys below.
-  const int sees_all_below = at.span.history + at.first_column / args.group + 1;
-  const PagedKv& kv = args.kv;
-  UnitWalk<kUnit, kListed> walk(kv, at);
-  const bool asked = kMass && (args.mass.heads >> at.head & 1) != 0;
+  UnitWalk<kUnit, kListed> walk(args.kv, at);
   RawTile<kFormat, kHeadDim, kTiles> raw;
   const uint32_t last = at.last;
   uint32_t unit = at.first + w;
@@ -194,27 +223,7 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
         raw.LoadK(load_at, walk.token, walk.limit, lane);
         if (unit + 2 * kWarps < last) next_at = walk.PageOf(walk.in_held + kWarps);
       }
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) warp.Scale(s[t], params[t], args.scale);
-      const bool windowed = kv.window > 0 && position + kv.window <= walk.tokens - 1;
-      if (position + kUnit > sees_all_below || windowed) HideUnseen(s, args, at, position);
-      warp.Raise(s);
-      float of_unit[2] = {};  // of the lane's two columns
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        uint32_t p[kN][2];
-        warp.Probabilities(p, s[t], raw.v_params[t], [&](int, float p0, float p1) {
-          if constexpr (kMass) of_unit[0] += p0, of_unit[1] += p1;
-        });
-        warp.Values(p, raw.v[t]);
-      }
-      if constexpr (kMass) {
-        if (asked) {
-          const UnitPlace place = {position / kPageTokens, position % kPageTokens / kUnit,
-                                   position + kUnit >= walk.tokens};
-          KeepUnitMass<kUnit>(args.mass, args.group, at.head, at.first_column, place, of_unit, warp.top[0]);
-        }
-      }
+      AttendScored<kMass>(warp, s, params, raw, args, at, position, walk.tokens);
       if (!more) break;
       raw.LoadV(load_at, walk.token, walk.limit, lane);
       unit += kWarps;
@@ -240,8 +249,8 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
   extern __shared__ float shared[];
   if (!args.keeps_room) LetDependentsStart();
   using Walker = PlanWalker<kListed>;
-  const Walker walker = {args.batch, args.kv, args.lists,
-                         args.group, kCols,   DecodeConfig<kFormat, kHeadDim, kN>::kUnit};
+  const Walker walker = {args.batch, args.kv, args.lists, args.group, kCols, DecodeConfig<kFormat, kHeadDim, kN>::kUnit,
+                         args.beside};
   const DecodePlan plan = walker.Plan(gridDim.x);
   // Lengths, page tables and the keys of earlier steps were there before the step's first kernel, which overlaps with
   // nothing before it; queries and the step's own keys were not.

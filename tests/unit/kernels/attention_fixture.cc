@@ -214,6 +214,24 @@ void AttentionState::AttendRinged() {
   device_.Synchronize();
 }
 
+std::vector<float> AttentionState::AttendTogether() {
+  View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
+  StepRows rows{qkv, shape_, Batch()};
+  rows.batch.may_share = false;
+  if (!StreamsBesidePages(device_, rows, pages_, rings_)) return {};
+  rows.streaming.kv = &rings_;
+  Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, rows.batch.max_tokens));
+  AttendPages(device_, {out, lse_.as<float>()}, rows, pages_, scratch);
+  device_.Synchronize();
+  std::vector<float> all = Out(), paged = all;
+  const int first_ringed = c_.paged_heads * c_.group * c_.head_dim;
+  for (size_t i = 0; i < paged.size(); ++i) {
+    if (static_cast<int>(i % shape_.q_cols()) >= first_ringed) paged[i] = NAN;
+  }
+  out_ = UploadAs(device_, type_, paged);
+  return all;
+}
+
 void AttentionState::AttendFromGraph() {
   View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
   SeqBatch batch = Batch();

@@ -47,6 +47,9 @@ class AttentionState {
   void AttendPagedAlone(int seq);     // its rows by the decode kernel, as if the step had no others
   void AttendPagedByPlan(int times);  // by the decode kernel, so often with one plan; results but the last poisoned
   void AttendRinged();
+  // Both by one launch, the rings' stores included, where the device does that; gives all of out, and poisons the
+  // ringed heads' part of it. Elsewhere empty.
+  std::vector<float> AttendTogether();
   // Of the one sequence, whose rows are whole blocks: chooses the pages of each block (densities: one a head), and
   // attends to those. Gives the lists, [head][block].
   using Lists = std::vector<std::vector<std::vector<int32_t>>>;

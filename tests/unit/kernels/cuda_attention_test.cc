@@ -201,5 +201,34 @@ TEST_P(CudaAttention, DecodeReplayedFromAGraphMatches) {
   }
 }
 
+// Blocks that attend to streaming heads take less of the pages; there are few pages, more, and so many that each block
+// has its whole share.
+TEST_P(CudaAttention, StreamingHeadsInThePagesLaunchHaveTheirOwnBits) {
+  if (device().info().capability != 90) GTEST_SKIP() << "streaming heads are by themselves";
+  for (KvFormat format : kCudaFormats) {
+    for (int head_dim : {64, 128}) {
+      if (format == KvFormat::kBF16 && head_dim == 128) continue;  // blocks of another size
+      for (int history : {0, 5, 300, 3000, 40000}) {
+        if (format == KvFormat::kBF16 && (history == 300 || history == 3000))
+          continue;  // more rows are another kernel's
+        AttentionCase c = Case(head_dim, history == 300 ? 2 : 4, 1 + history % 2 + history / 20000);
+        c.format = format;
+        c.ring_heads = 3;
+        c.sequences = {{history, history == 300 ? 4 : 1}};
+        if (history == 3000) c.sequences = {{3000, 1}, {131, 2}, {0, 1}};
+        SCOPED_TRACE(testing::Message() << Name(format) << " head_dim " << head_dim << " history " << history);
+        AttentionState state(device(), c), ringed(device(), c);
+        state.StoreStep();
+        const std::vector<float> together = state.AttendTogether();
+        state.ExpectPagedResult(false);
+        state.ExpectRingsStored();
+        ringed.StoreStep();
+        ringed.AttendRinged();
+        ExpectSameBits(together, ringed.Out(), "streaming heads");
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace duo
