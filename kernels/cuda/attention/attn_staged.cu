@@ -10,8 +10,9 @@ namespace {
 
 // Blocks of so many warps attend to a streaming head to the bits of attn_streaming.cu.
 constexpr int kStreamingWarps = 12;
-// A streaming head reads 160 KB and takes about the time in which a block reads so much of pages.
-constexpr int kStreamingBytes = 192 * 1024;
+// A streaming head takes about the time in which a block reads so much of pages: it reads 160 KB, and waits for most of
+// its loads one after the other.
+constexpr int kStreamingBytes = 416 * 1024;
 
 template <KvFormat kFormat, int kHeadDim, bool kListed, bool kMass>
 __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, 1>::kThreads, 1)
@@ -44,8 +45,8 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, 1>::kThreads, 
   if (waits) WaitForDependency();
   waits = false;
   if constexpr (kWarps == kStreamingWarps) {
-    if (blockIdx.x < args.beside.blocks) {
-      const int heads = streaming.keys.kv.num_heads, head = blockIdx.x % heads, seq = blockIdx.x / heads;
+    if (const uint32_t other = plan.OtherOf(blockIdx.x); other < args.beside.blocks) {
+      const int heads = streaming.keys.kv.num_heads, head = other % heads, seq = other / heads;
       AttendStreamingHead<kHeadDim, 1, kWarps>(streaming, head, seq, 0, merge);
       StoreRingOfHead<kHeadDim, kWarps>(streaming.keys, head, seq);
     }

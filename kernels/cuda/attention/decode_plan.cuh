@@ -6,7 +6,7 @@
 // end: positions are shifted by what is left out, which lies before every position that a row could mask.
 //
 // An item is (sequence, KV head, block of query columns); its work is measured in units of kUnit tokens of the pages
-// held here. All items' units, laid end to end, are cut into equal runs, one a block. A run that crosses items makes a
+// held here. All items' units, laid end to end, are cut into runs, one a block. A run that crosses items makes a
 // partial for each; the partial of block b for item i has slot b + i, which no other (b, i) pair of this order has.
 #pragma once
 
@@ -29,18 +29,16 @@ struct WorkBeside {
   uint32_t blocks = 0, units = 0;
 };
 
-// The whole step's work and how it is cut: block b takes units [Begin(b), Begin(b + 1)), at least one.
-struct DecodePlan {
-  uint32_t blocks;        // those with work; never more than units
-  uint32_t each, longer;  // the first `longer` blocks take each + 1 units, the others `each`
-  uint32_t busy, less;    // the first `busy` blocks have other work besides, and take `less` units less
+// Units of pages over blocks, one run a block, none empty. The first `busy` blocks have other work besides and take
+// `less` units less than the others.
+struct DecodeCut {
+  uint32_t blocks, busy, less;
+  uint32_t each,
+      longer;  // the first `longer` runs are of each + 1 units, the others of `each`, before what is taken off
 
-  // total: > 0 if blocks > 1. other: work that the first `others` blocks have besides, in units.
-  __device__ DecodePlan(uint32_t total, uint32_t most_blocks, uint32_t others, uint32_t other) {
-    blocks = max(1u, min(most_blocks, CeilDiv(total, kMinUnitsPerBlock)));
-    busy = min(others, blocks);
-    less = busy == 0 || busy == blocks ? 0 : min(other, (total - blocks) / (blocks - busy));
-    const uint32_t all = total + busy * less;
+  __device__ DecodeCut(uint32_t units, uint32_t blocks, uint32_t busy, uint32_t less)
+      : blocks(blocks), busy(busy), less(less) {
+    const uint32_t all = units + busy * less;
     each = all / blocks;
     longer = all - each * blocks;
   }
@@ -48,16 +46,61 @@ struct DecodePlan {
     return each * block + min(block, longer) - less * min(block, busy);
   }
   __device__ uint32_t BlockOf(uint32_t unit) const {
-    if (less > 0) {  // the last that begins there or before
-      uint32_t low = 0, high = blocks;
-      while (high - low > 1) {
-        const uint32_t middle = (low + high) / 2;
-        (Begin(middle) <= unit ? low : high) = middle;
-      }
-      return low;
+    if (less == 0) {
+      const uint32_t in_longer = longer * (each + 1);
+      return unit < in_longer ? unit / (each + 1) : longer + (unit - in_longer) / each;
     }
-    const uint32_t in_longer = longer * (each + 1);
-    return unit < in_longer ? unit / (each + 1) : longer + (unit - in_longer) / each;
+    uint32_t low = 0, high = blocks;  // the last that begins there or before
+    while (high - low > 1) {
+      const uint32_t middle = (low + high) / 2;
+      (Begin(middle) <= unit ? low : high) = middle;
+    }
+    return low;
+  }
+};
+
+// The whole step's work and how it is cut: block b takes units [Begin(b), Begin(b + 1)). Where that is cheap, no run
+// crosses from one item to the next, which takes the time of some units: the launch ends with its slowest block.
+struct DecodePlan {
+  static constexpr uint32_t kCrossing = 24;  // units
+
+  uint32_t blocks;    // those with pages; never more than units
+  uint32_t total;     // units
+  uint32_t items;     // cut apart, by as many blocks each, or 1: as a whole
+  uint32_t others;    // blocks with other work
+  uint32_t less = 0;  // units that they take less
+
+  // alike: do all items have as many units?
+  __device__ DecodePlan(uint32_t total, uint32_t all_items, bool alike, uint32_t most_blocks, const WorkBeside& beside)
+      : total(total), items(1), others(beside.blocks) {
+    blocks = max(1u, min(most_blocks, CeilDiv(total, kMinUnitsPerBlock)));
+    if (alike && all_items > 1 && all_items <= blocks) {
+      const uint32_t each = blocks / all_items, units = total / all_items;
+      if (units >= each && CeilDiv(units, each) <= total / blocks + kCrossing) items = all_items, blocks = each * items;
+    }
+    others = min(others, blocks);
+    const uint32_t run = blocks / items, least_busy = others / items, most_busy = CeilDiv(others, items);
+    if (others > 0 && most_busy < run) less = min(beside.units, (total / items - run) / (run - least_busy));
+  }
+  __device__ uint32_t Begin(uint32_t block) const {
+    const uint32_t run = blocks / items, item = block / run;
+    if (item >= items) return total;
+    return item * (total / items) + CutOf(item).Begin(block - item * run);
+  }
+  __device__ uint32_t BlockOf(uint32_t unit) const {
+    const uint32_t units = total / items, item = min(unit / max(units, 1u), items - 1);
+    return item * (blocks / items) + CutOf(item).BlockOf(unit - item * units);
+  }
+  // Which of the other work is block b's: dealt out to the items in turn. None where it is not below `others`.
+  __device__ uint32_t OtherOf(uint32_t block) const {
+    const uint32_t run = blocks / items, item = block / run;
+    return item < items ? (block - item * run) * items + item : block;
+  }
+
+ private:
+  __device__ DecodeCut CutOf(uint32_t item) const {
+    const uint32_t busy = others / items + (item < others % items);
+    return DecodeCut(total / items, blocks / items, busy, less);
   }
 };
 
@@ -153,12 +196,13 @@ struct PlanWalker {
     }
   }
   __device__ __forceinline__ DecodePlan Plan(uint32_t grid) const {
-    uint32_t total = 0;
+    uint32_t total = 0, items = 0;
     for (int base = 0; base < entries(); base += 32) {
       const SequenceWork w = Work(base + threadIdx.x % 32);
       total += __reduce_add_sync(0xffffffffu, w.items * w.units);
+      items += __reduce_add_sync(0xffffffffu, w.items);
     }
-    return DecodePlan(total, grid, beside.blocks, beside.units);
+    return DecodePlan(total, items, entries() == 1, grid, beside);
   }
   struct Found {
     SequenceWork work;

@@ -31,6 +31,14 @@ struct StageShape {
 
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
+// True in one lane of a warp whose lanes all call it. The compiler knows that one lane alone goes on, and sends the
+// copy engine's orders without asking each lane for its own.
+__device__ __forceinline__ bool Elected() {
+  uint32_t elected;
+  asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }" : "=r"(elected));
+  return elected != 0;
+}
+
 template <int kBytes>
 __device__ __forceinline__ void LoadSharedWords(uint32_t* r, uint32_t at) {
   if constexpr (kBytes == 16) {
@@ -107,7 +115,7 @@ struct WarpStages {
         waits = false;
       }
       const int s = stage + i;
-      if (threadIdx.x % 32 == 0) Fetch(s < kStages ? s : s - kStages, pages[i], walk.token);
+      if (Elected()) Fetch(s < kStages ? s : s - kStages, pages[i], walk.token);
     }
     __syncwarp();
   }
@@ -205,7 +213,7 @@ struct WarpStages {
       __syncwarp();  // all lanes have read the stage
       const uint32_t further = unit + kAhead;
       if (further < at.last) {
-        if (threadIdx.x % 32 == 0) Fetch(stage, page, (further + at.skipped) % (kPageTokens / kUnit) * kUnit);
+        if (Elected()) Fetch(stage, page, (further + at.skipped) % (kPageTokens / kUnit) * kUnit);
         if (further + kWarps < at.last) page = walk.PageOf(further + kWarps + at.skipped);
         __syncwarp();
       }
