@@ -39,9 +39,9 @@ MachineRates RatesOfGpu(std::string_view name) {
   MachineRates rates;
   if (name.find("H200") == std::string_view::npos) return rates;
   rates.weights = 4.0e12;
-  rates.kv = 4.0e12;
-  rates.kv_codes = 3.45e12;
-  rates.kv_int4 = 3.07e12;
+  rates.kv = 4.4e12;
+  rates.kv_codes = 4.1e12;
+  rates.kv_int4 = 3.45e12;
   rates.attention_seconds = 16e-6;
   rates.feed_forward_seconds = 5e-6;
   rates.message_seconds = 2.3e-6;

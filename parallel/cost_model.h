@@ -65,8 +65,8 @@ struct MachineRates {
 };
 
 // The rates of a GPU by what its driver calls it: an H200's for that, else those above. An H200's are fitted to the
-// kernels and steps of tests/bench/results/h200_two_gpus.json and to steps of four (4.05 ms with int4 KV, 5.07 with
-// fp8), all of which the model then meets within 5 %.
+// kernels and steps of tests/bench/results/h200_two_gpus.json, which the model then meets within 5 %, and what messages
+// take of more ranks to steps of four with older kernels (4.05 ms with int4 KV).
 MachineRates RatesOfGpu(std::string_view name);
 
 // How ranks lie on hosts, and what joins the hosts. The defaults are one adapter of 400 Gbit/s a host and what NCCL
