@@ -7,7 +7,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
-#include "kernels/cuda/experts/few_rows.cuh"
+#include "kernels/cuda/experts/few_rows_tiles.cuh"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {
@@ -142,6 +142,93 @@ dim3 GridOf(int64_t columns, int of_warp, int experts) {
   return dim3(static_cast<unsigned>(CeilDiv<int64_t>(columns, kExpertWarps * of_warp)), static_cast<unsigned>(experts));
 }
 
+// Whether few_rows_tiles.cuh does a product: those whose x fits shared memory.
+bool InTiles(const ExpertProduct& p) {
+  const Weight& w = p.bank;
+  return w.dtype == DType::kI4 && w.block == 0 && w.table == CodeTable::kNone && w.cols > 0 &&
+         (w.group == 32 || w.group == 64 || w.group == 128) && p.x_stride % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && reinterpret_cast<uintptr_t>(w.data) % 16 == 0 &&
+         SharedSlots::Bytes(w.cols, w.group, 1) <= kTileShared;
+}
+
+template <typename Launch>
+void ForGroup(int group, const Launch& launch) {
+  if (group == 128) return launch(std::integral_constant<int, 128>());
+  if (group == 64) return launch(std::integral_constant<int, 64>());
+  launch(std::integral_constant<int, 32>());
+}
+
+// shared: what depends on the product; above 48 KB it has to be asked for.
+template <typename... Parameters, typename... Arguments>
+void LaunchTiles(const Device& device, void (*kernel)(Parameters...), dim3 grid, size_t shared,
+                 Arguments... arguments) {
+  DUO_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kTileShared)));
+  LaunchOverlapped(device, kernel, grid, dim3(32 * kExpertWarps), shared, arguments...);
+}
+
+// Slots of an expert at a time, and the shared memory for them.
+TileWork WorkOf(const ExpertProduct& p, size_t* shared) {
+  const size_t one = SharedSlots::Bytes(p.bank.cols, p.bank.group, 1);
+  const bool single = p.lists.of_one_row != nullptr;
+  const int at_once = single ? 1 : static_cast<int>(std::min<size_t>(kTileSlots, kTileShared / one));
+  *shared = one * at_once;
+  return {TileParts(p.bank.cols), at_once};
+}
+dim3 GridOfTiles(int64_t outputs, int of_tile, int parts, int experts) {
+  return dim3(static_cast<unsigned>(CeilDiv(CeilDiv<int64_t>(outputs, of_tile), int64_t{kExpertWarps / parts})),
+              static_cast<unsigned>(experts));
+}
+
+void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t slots, int64_t rows, int chosen,
+               const Gating& gating) {
+  const int64_t n = up.bank.rows / up.experts / 2;
+  if (n == 0) return;
+  if (!InTiles(up)) {
+    return ForKind(up, slots, rows, [&](auto type, auto pieces, auto at_once) {
+      LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once()>, GridOf(n, kUpColumns, chosen),
+                       dim3(32 * kExpertWarps), 0, product, up, gating);
+    });
+  }
+  size_t shared = 0;
+  const TileWork work = WorkOf(up, &shared);
+  ForGroup(up.bank.group, [&](auto group) {
+    LaunchTiles(device, TileGateUpKernel<group()>, GridOfTiles(n, kTileOutputs / 2, work.parts, chosen), shared,
+                product, up, gating, work);
+  });
+}
+
+// y [slots][dim]. early: the kernel ahead is TileGateUpKernel.
+void DownFew(Device& device, float* y, const ExpertProduct& down, int64_t slots, int64_t rows, int chosen, bool early) {
+  const int64_t dim = down.bank.rows / down.experts;
+  if (!InTiles(down)) {
+    return ForKind(down, slots, rows, [&](auto type, auto pieces, auto at_once) {
+      LaunchOverlapped(device, DownKernel<type(), pieces(), at_once()>, GridOf(dim, kDownColumns, chosen),
+                       dim3(32 * kExpertWarps), 0, y, down);
+    });
+  }
+  size_t shared = 0;
+  const TileWork work = WorkOf(down, &shared);
+  ForGroup(down.bank.group, [&](auto group) {
+    LaunchTiles(device, TileDownKernel<group()>, GridOfTiles(dim, kTileOutputs, work.parts, chosen), shared, y, down,
+                work, early);
+  });
+}
+
+// Of one row, its experts' outputs added up in the same launch; false where that does not fit.
+bool DownOneRow(Device& device, View out, const ExpertProduct& down, const Routing& routing, bool early) {
+  if (!InTiles(down)) return false;
+  const int parts = TileParts(down.bank.cols);
+  const size_t shared = SharedSlots::Bytes(down.bank.cols, down.bank.group, routing.chosen) +
+                        sizeof(float) * kTileOutputs * routing.chosen * parts;
+  if (shared > kTileShared) return false;
+  ForGroup(down.bank.group, [&](auto group) {
+    LaunchTiles(device, TileDownOneRowKernel<group()>, dim3(static_cast<unsigned>(CeilDiv(out.cols, kTileOutputs))),
+                shared, out.as<bf16>(), down, routing, parts, early);
+  });
+  return true;
+}
+
 void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
   const int slots = static_cast<int>(x.rows) * routing.chosen;
   const int64_t n = bank.down.cols;
@@ -158,17 +245,11 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   auto* product = static_cast<bf16*>(scratch.Take(sizeof(bf16) * slots * n));
   auto* y = static_cast<float*>(scratch.Take(sizeof(float) * slots * x.cols));
   const ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, lists};
-  if (n > 0) {
-    ForKind(up, slots, x.rows, [&](auto type, auto pieces, auto at_once) {
-      LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once()>, GridOf(n, kUpColumns, chosen),
-                       dim3(32 * kExpertWarps), 0, product, up, Gating{bank.limit, bank.alpha});
-    });
-  }
+  GateUpFew(device, product, up, slots, x.rows, chosen, {bank.limit, bank.alpha});
   const ExpertProduct down = {product, n, 1, bank.down, bank.experts, lists};
-  ForKind(down, slots, x.rows, [&](auto type, auto pieces, auto at_once) {
-    LaunchOverlapped(device, DownKernel<type(), pieces(), at_once()>, GridOf(x.cols, kDownColumns, chosen),
-                     dim3(32 * kExpertWarps), 0, y, down);
-  });
+  const bool early = n > 0 && InTiles(up);
+  if (x.rows == 1 && DownOneRow(device, out, down, routing, early)) return;
+  DownFew(device, y, down, slots, x.rows, chosen, early);
   LaunchOverlapped(device, CombineKernel, dim3(x.rows, CeilDiv(x.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(),
                    out.stride, y, routing, static_cast<const int32_t*>(nullptr), x.cols);
 }

@@ -173,10 +173,11 @@ struct Gating {
   }
 };
 
-// The chosen expert that a block works for: one load, for everything else waits for it.
+// The chosen expert that a block works for: one load, for everything else waits for it. Past the L1, since it may be
+// read before the kernel ahead has ended.
 __device__ __forceinline__ ChosenExpert ExpertOfBlock(const SlotLists& lists) {
   const int i = blockIdx.y;
-  if (lists.of_one_row != nullptr) return {lists.of_one_row[i], i, i + 1, i};
+  if (lists.of_one_row != nullptr) return {__ldcg(lists.of_one_row + i), i, i + 1, i};
   const int4 of = __ldcg(reinterpret_cast<const int4*>(lists.chosen) + i);
   return {of.x, of.y, of.z, of.w};
 }

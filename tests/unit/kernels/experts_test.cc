@@ -145,6 +145,46 @@ TEST_P(Experts, MatchForGroupsOfOneAndOfTwoLevels) {
   }
 }
 
+// Columns that are no whole blocks, outputs that are no whole tiles, columns so many that several warps share them, and
+// more rows of an expert than are multiplied at once.
+TEST_P(Experts, MatchForCodesInGroups) {
+  for (int64_t rows : {1, 3, 20}) {
+    for (const int group : {32, 64, 128}) RunMlp(DType::kI4, {6, 2, 3 * group, group, rows}, group, rows == 3);
+    RunMlp(DType::kI4, {4, 2, 1280, 128, rows}, 128, false);
+    RunMlp(DType::kI4, {3, 2, 160, 992, rows}, 32, true, 0.5f);
+    RunMlp(DType::kI4, {5, 4, 64, 2880, rows}, 64, true);
+  }
+}
+
+// Drafts rest on it: a row that is checked beside others has the bits that it has alone, whoever chose its experts too.
+TEST_P(Experts, OfARowAreThoseItHasAlone) {
+  const DType type = activation();
+  for (const auto& [dim, columns, group] : {std::tuple<int64_t, int64_t, int>(256, 128, 128), {960, 192, 64}}) {
+    std::mt19937 rng(5);
+    const int experts = 6, chosen = 2;
+    const TestWeight up = MakeWeight(device(), DType::kI4, experts * 2 * columns, dim, group, true, rng),
+                     down = MakeWeight(device(), DType::kI4, experts * dim, columns, group, true, rng);
+    const ExpertBank bank = {experts, up.weight, down.weight};
+    constexpr int64_t kMost = 16;
+    const HostRouting host = MakeRouting({experts, chosen, dim, columns, kMost}, experts - 1, rng);
+    Buffer x = UploadAs(device(), type, Normal(rng, kMost * dim)), ids = Upload(device(), host.experts),
+           shares = Upload(device(), host.weights), out = Allocate(device(), Bytes(type, kMost * dim));
+    Arena scratch = Scratch(device(), ExpertMlpScratchBytes(device(), kMost, bank, chosen));
+    const View all_x(x.data(), type, kMost, dim), all_out(out.data(), type, kMost, dim);
+    auto run = [&](int64_t first, int64_t rows) {
+      ExpertMlp(device(), all_out.Rows(first, rows), all_x.Rows(first, rows), bank,
+                {ids.as<int32_t>() + first * chosen, shares.as<float>() + first * chosen, chosen}, scratch);
+    };
+    for (int64_t r = 0; r < kMost; ++r) run(r, 1);
+    const std::vector<float> alone = DownloadAs(device(), type, out.data(), kMost * dim);
+    for (const int64_t rows : {2, 3, 8, 11, 16}) {
+      run(0, rows);
+      const std::vector<float> got = DownloadAs(device(), type, out.data(), rows * dim);
+      for (int64_t i = 0; i < rows * dim; ++i) ASSERT_EQ(got[i], alone[i]) << rows << " rows, row " << i / dim;
+    }
+  }
+}
+
 TEST_P(Experts, MatchForLongSteps) {
   for (DType dtype : {DType::kBF16, DType::kI4}) RunMlp(dtype, {5, 2, 64, 32, 301}, 32, dtype == DType::kI4);
 }
