@@ -1,6 +1,7 @@
 // Products of 16 outputs of an expert and up to 8 slots on tensor cores, from int4 codes in groups of one level: what a
-// warp does. A code becomes code - 8, exactly, in bf16, which is what x is, so that sums are of the same numbers as
-// anywhere; a group's scale and minimum are applied to its sums in f32.
+// warp does. A code becomes 128 + code, exactly, in bf16, which is what x is; a group's scale and minimum, and what the
+// 128 added, are applied to its sums in f32, where they cost the last bits of 2^-24 * 136 sum |x| at most: little
+// against the rounding of outputs to bf16, also with one x 10,000 times the others.
 //
 // Codes are the A operand (16 outputs x k), x the B operand (k x 8 slots), so that one slot takes as long as eight, and
 // a slot's sums do not depend on the others. Which k sits where in a fragment is free as long as both sides agree: a
@@ -67,31 +68,57 @@ __device__ __forceinline__ void StageSlots(const SharedSlots& to, int64_t cols, 
   }
 }
 
-// A warp's codes of 16 outputs and a share of k, kDepth blocks of it under way at once.
+// Blocks of k [first, end): a warp's share.
+struct TileShare {
+  int first, end;
+  __device__ TileShare(int64_t cols, int part, int parts) {
+    const int blocks = static_cast<int>(CeilDiv(cols, kTileColumns));
+    first = blocks * part / parts;
+    end = blocks * (part + 1) / parts;
+  }
+};
+
+// Where a lane's codes and scales of a tile begin in a bank: of its outputs g and g + 8, in units of what the lane has
+// of a piece, and in pairs.
+struct TilePlace {
+  uint32_t codes[2], pairs[2];
+};
+
+// A warp's codes of a share of k of one tile after the other, kDepth blocks under way at once.
 template <int kGroup, int kDepth>
 class CodeTile {
  public:
   using P = CodePieces<kGroup>;
 
-  // rows: of the weights, the lane's outputs g and g + 8. [first, end): blocks of k. Begins to fetch.
-  __device__ __forceinline__ void Start(const Weight& w, const int64_t (&rows)[2], int first, int end) {
-    const int c = threadIdx.x % 4;
-    first_ = first;
-    count_ = end - first;
-    groups_ = min(end * P::kPieces, static_cast<int>(w.cols / kGroup)) - first * P::kPieces;
+  __device__ __forceinline__ CodeTile(const Weight& w, const TileShare& share)
+      : codes_(static_cast<const uint8_t*>(w.data)),
+        pairs_of_(reinterpret_cast<const uint32_t*>(w.groups)),
+        first_(share.first),
+        count_(share.end - share.first),
+        groups_(min(share.end * P::kPieces, static_cast<int>(w.cols / kGroup)) - share.first * P::kPieces) {}
+
+  // rows: of the bank, those of outputs g and g + 8.
+  __device__ __forceinline__ TilePlace PlaceOf(const Weight& w, const int64_t (&rows)[2]) const {
+    TilePlace place;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      codes_[h] =
-          static_cast<const uint8_t*>(w.data) + rows[h] * (w.cols / 2) + first * (kTileColumns / 2) + c * P::kBytes;
-      pairs_at_[h] = reinterpret_cast<const uint32_t*>(w.groups) + rows[h] * (w.cols / kGroup) + first * P::kPieces;
+      const int64_t piece = rows[h] * (w.cols / kGroup) + first_ * P::kPieces;
+      place.codes[h] = static_cast<uint32_t>(piece * 4 + threadIdx.x % 4);
+      place.pairs[h] = static_cast<uint32_t>(piece);
     }
+    return place;
+  }
+  // Begins to fetch the first tile.
+  __device__ __forceinline__ void Start(const TilePlace& place) {
 #pragma unroll
-    for (int i = 0; i < kDepth; ++i) Fetch(i, i);
-    FetchPairs(0);
+    for (int i = 0; i < kDepth; ++i) Fetch(place, i, i);
+    FetchPairs(place, 0);
   }
 
-  // totals: of outputs g (0, 1) and g + 8 (2, 3), slots 2 c and 2 c + 1. slots: there are so many, at least one.
-  __device__ __forceinline__ void Multiply(const SharedSlots& x, int first_slot, int slots, float (&totals)[4]) {
+  // The tile at `here`, fetched before; begins to fetch the one at `next`, if there is one. totals: of outputs g (0, 1)
+  // and g + 8 (2, 3), slots first_slot + 2 c and the next. slots: there are so many, at least one.
+  __device__ __forceinline__ void Multiply(const TilePlace& here, const TilePlace& next, bool more,
+                                           const SharedSlots& x, int first_slot, int slots, float (&totals)[4]) {
     const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
     const uint4* mine = x.x + (first_slot + min(g, slots - 1)) * x.stride + first_ * 16 + c;
     const float* sums[2];
@@ -103,21 +130,25 @@ class CodeTile {
     for (int i = 0; i < 4; ++i) totals[i] = 0;
 #pragma unroll 1
     for (int base = 0; base < count_; base += kDepth) {
+      const bool last = base + kDepth >= count_;
       uint32_t pairs[2][kPairWords];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
 #pragma unroll
         for (int i = 0; i < kPairWords; ++i) pairs[h][i] = pairs_[h][i];
       }
-      if (base + kDepth < count_) FetchPairs((base + kDepth) * P::kPieces);
+      if (!last) {
+        FetchPairs(here, (base + kDepth) * P::kPieces);
+      } else if (more) {
+        FetchPairs(next, 0);
+      }
 #pragma unroll
       for (int i = 0; i < kDepth; ++i) {
-        if (base + i >= count_) break;
 #pragma unroll
         for (int piece = 0; piece < P::kPieces; ++piece) {
           const int in_round = i * P::kPieces + piece, group = base * P::kPieces + in_round;
           if (group >= groups_) break;
-          float products[4] = {};
+          float products[2][4] = {};  // two chains
 #pragma unroll
           for (int j = 0; j < P::kWords; ++j) {
             const int word = piece * P::kWords + j;
@@ -126,14 +157,20 @@ class CodeTile {
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             const uint32_t pair = __shfl_sync(0xffffffffu, pairs[h][in_round / 4], lane / 4 * 4 + in_round % 4);
-            const float scale = F16Value(pair), min = fmaf(scale, 8.0f, F16Value(pair >> 16));
+            // Codes are 128 too large.
+            const float scale = F16Value(pair), least = fmaf(scale, -128.0f, F16Value(pair >> 16));
 #pragma unroll
             for (int j = 0; j < 2; ++j) {
-              totals[2 * h + j] += fmaf(scale, products[2 * h + j], min * sums[j][group]);
+              const int at = 2 * h + j;
+              totals[at] += fmaf(scale, products[0][at] + products[1][at], least * sums[j][group]);
             }
           }
         }
-        Fetch(i, base + kDepth + i);
+        if (!last) {
+          Fetch(here, i, base + kDepth + i);
+        } else if (more) {
+          Fetch(next, i, i);
+        }
       }
     }
   }
@@ -141,37 +178,38 @@ class CodeTile {
  private:
   static constexpr int kPairWords = CeilDiv(kDepth * P::kPieces, 4);  // a lane quarter has each fourth of a round's
 
-  __device__ __forceinline__ void Fetch(int i, int block) {
+  __device__ __forceinline__ void Fetch(const TilePlace& place, int i, int block) {
 #pragma unroll
     for (int piece = 0; piece < P::kPieces; ++piece) {
-      if (block * P::kPieces + piece >= groups_) break;
+      const int at = block * P::kPieces + piece;
+      if (at >= groups_) break;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         LoadStreaming<P::kBytes>(&words_[i][h][piece * P::kWords],
-                                 codes_[h] + (block * P::kPieces + piece) * (kGroup / 2));
+                                 codes_ + uint64_t{place.codes[h] + 4 * at} * P::kBytes);
       }
     }
   }
-  __device__ __forceinline__ void FetchPairs(int first) {
+  __device__ __forceinline__ void FetchPairs(const TilePlace& place, int first) {
     const int c = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < kPairWords; ++i) {
-      if (first + 4 * i + c >= groups_) break;
+      const int at = first + 4 * i + c;
+      if (at >= groups_) break;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) LoadStreaming<4>(&pairs_[h][i], pairs_at_[h] + first + 4 * i + c);
+      for (int h = 0; h < 2; ++h) LoadStreaming<4>(&pairs_[h][i], pairs_of_ + (place.pairs[h] + at));
     }
   }
-  static __device__ __forceinline__ uint32_t Pair(uint32_t word, int i) {
-    return Minus136(NibblesPlus128(word >> (4 * i)));
-  }
   static __device__ __forceinline__ void MultiplyWord(uint32_t low, uint32_t high, const uint4& x,
-                                                      float (&products)[4]) {
-    Mma(products, Pair(low, 0), Pair(high, 0), Pair(low, 1), Pair(high, 1), x.x, x.y);
-    Mma(products, Pair(low, 2), Pair(high, 2), Pair(low, 3), Pair(high, 3), x.z, x.w);
+                                                      float (&products)[2][4]) {
+    Mma(products[0], NibblesPlus128(low), NibblesPlus128(high), NibblesPlus128(low >> 4), NibblesPlus128(high >> 4),
+        x.x, x.y);
+    Mma(products[1], NibblesPlus128(low >> 8), NibblesPlus128(high >> 8), NibblesPlus128(low >> 12),
+        NibblesPlus128(high >> 12), x.z, x.w);
   }
 
-  const uint8_t* codes_[2];
-  const uint32_t* pairs_at_[2];
+  const uint8_t* codes_;
+  const uint32_t* pairs_of_;
   int first_, count_, groups_;  // blocks of the share, and its groups
   uint32_t words_[kDepth][2][4];
   uint32_t pairs_[2][kPairWords] = {};

@@ -36,27 +36,37 @@ __device__ int SumBefore(int x, int* of_warps, int* all) {
   return before + sum - x;
 }
 
-// One block: a thread an expert counts its slots, then writes them behind those of the experts before it. places: of
-// lists.chosen.
-__global__ void __launch_bounds__(kMostExperts)
-    SortSlotsKernel(SlotLists lists, const int32_t* chosen, int slots, int places) {
+// One block: a thread an expert counts its slots, then writes them behind those of the experts before it.
+__global__ void __launch_bounds__(kMostExperts) SortSlotsKernel(SlotLists lists, const int32_t* chosen, int slots) {
   StartOverlapped();
-  __shared__ int of_warps[2][32];
+  constexpr int kAtOnce = 1024;
+  __shared__ int some[kAtOnce], of_warps[2][32];
   const int expert = threadIdx.x;
-  int count = 0;
-  for (int s = 0; s < slots; ++s) count += chosen[s] == expert;
+  // what(slot) for each slot of the thread's expert: slots come to shared memory in pieces, for all to look at.
+  const auto each = [&](const auto& what) {
+    for (int first = 0; first < slots; first += kAtOnce) {
+      const int here = min(kAtOnce, slots - first);
+      __syncthreads();
+      for (int i = threadIdx.x; i < here; i += blockDim.x) some[i] = chosen[first + i];
+      __syncthreads();
+#pragma unroll 8
+      for (int i = 0; i < here; ++i) {
+        if (some[i] == expert) what(first + i);
+      }
+    }
+  };
+  int count = 0, first_slot = 0;
+  each([&](int s) {
+    if (count++ == 0) first_slot = s;
+  });
   int all_slots, all_chosen;
   const int begin = SumBefore(count, of_warps[0], &all_slots);
   const int place = SumBefore(count > 0 ? 1 : 0, of_warps[1], &all_chosen);
-  for (int none = all_chosen + expert; none < places; none += blockDim.x) lists.chosen[none].expert = -1;
-  if (count == 0) return;
-  int at = begin, first = 0;
-  for (int s = 0; s < slots && at < begin + count; ++s) {
-    if (chosen[s] != expert) continue;
-    if (at == begin) first = s;
-    lists.slots[at++] = s;
-  }
-  lists.chosen[place] = {expert, begin, begin + count, first};
+  for (int none = all_chosen + expert; none < lists.most; none += blockDim.x) lists.chosen[none].expert = -1;
+  if (threadIdx.x == 0) *lists.count = all_chosen;
+  if (count > 0) lists.chosen[place] = {expert, begin, begin + count, first_slot};
+  int at = begin;
+  each([&](int s) { lists.slots[at++] = s; });
 }
 
 constexpr int kCombined = 128;  // columns of a block
@@ -148,6 +158,7 @@ bool InTiles(const ExpertProduct& p) {
   return w.dtype == DType::kI4 && w.block == 0 && w.table == CodeTable::kNone && w.cols > 0 &&
          (w.group == 32 || w.group == 64 || w.group == 128) && p.x_stride % 8 == 0 &&
          reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && reinterpret_cast<uintptr_t>(w.data) % 16 == 0 &&
+         w.rows * w.cols < int64_t{1} << 34 &&  // TilePlace
          SharedSlots::Bytes(w.cols, w.group, 1) <= kTileShared;
 }
 
@@ -167,51 +178,56 @@ void LaunchTiles(const Device& device, void (*kernel)(Parameters...), dim3 grid,
   LaunchOverlapped(device, kernel, grid, dim3(32 * kExpertWarps), shared, arguments...);
 }
 
-// Slots of an expert at a time, and the shared memory for them.
-TileWork WorkOf(const ExpertProduct& p, size_t* shared) {
+// How a product of the lists is done, `of_tile` outputs of `outputs` a tile, and the shared memory for it.
+TileWork WorkOf(const ExpertProduct& p, int64_t outputs, int of_tile, size_t* shared) {
   const size_t one = SharedSlots::Bytes(p.bank.cols, p.bank.group, 1);
   const bool single = p.lists.of_one_row != nullptr;
   const int at_once = single ? 1 : static_cast<int>(std::min<size_t>(kTileSlots, kTileShared / one));
+  const int parts = TileParts(p.bank.cols);
   *shared = one * at_once;
-  return {TileParts(p.bank.cols), at_once};
+  return {parts, at_once, static_cast<int>(CeilDiv(CeilDiv<int64_t>(outputs, of_tile), int64_t{kExpertWarps / parts}))};
 }
-dim3 GridOfTiles(int64_t outputs, int of_tile, int parts, int experts) {
-  return dim3(static_cast<unsigned>(CeilDiv(CeilDiv<int64_t>(outputs, of_tile), int64_t{kExpertWarps / parts})),
-              static_cast<unsigned>(experts));
+// As many blocks as run at once, `each` of them on a multiprocessor, but no more than there can be units.
+dim3 GridOfTiles(const Device& device, const TileWork& work, int experts, int each) {
+  const int64_t units = int64_t{work.units} * experts;
+  return dim3(static_cast<unsigned>(std::min<int64_t>(units, int64_t{device.info().multiprocessors} * each)));
 }
 
-void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t slots, int64_t rows, int chosen,
-               const Gating& gating) {
+// ahead: the matrix that is multiplied next.
+void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t slots, int64_t rows,
+               const Gating& gating, Weight ahead) {
   const int64_t n = up.bank.rows / up.experts / 2;
   if (n == 0) return;
   if (!InTiles(up)) {
     return ForKind(up, slots, rows, [&](auto type, auto pieces, auto at_once) {
-      LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once()>, GridOf(n, kUpColumns, chosen),
+      LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once()>, GridOf(n, kUpColumns, up.lists.most),
                        dim3(32 * kExpertWarps), 0, product, up, gating);
     });
   }
   size_t shared = 0;
-  const TileWork work = WorkOf(up, &shared);
+  const TileWork work = WorkOf(up, n, kTileOutputs / 2, &shared);
+  if (rows > 1) ahead.data = nullptr;  // then memory has no time
   ForGroup(up.bank.group, [&](auto group) {
-    LaunchTiles(device, TileGateUpKernel<group()>, GridOfTiles(n, kTileOutputs / 2, work.parts, chosen), shared,
-                product, up, gating, work);
+    LaunchTiles(device, TileGateUpKernel<group()>,
+                GridOfTiles(device, work, up.lists.most, group() == kTileColumns ? 3 : 2), shared, product, up, gating,
+                work, ahead);
   });
 }
 
 // y [slots][dim]. early: the kernel ahead is TileGateUpKernel.
-void DownFew(Device& device, float* y, const ExpertProduct& down, int64_t slots, int64_t rows, int chosen, bool early) {
+void DownFew(Device& device, float* y, const ExpertProduct& down, int64_t slots, int64_t rows, bool early) {
   const int64_t dim = down.bank.rows / down.experts;
   if (!InTiles(down)) {
     return ForKind(down, slots, rows, [&](auto type, auto pieces, auto at_once) {
-      LaunchOverlapped(device, DownKernel<type(), pieces(), at_once()>, GridOf(dim, kDownColumns, chosen),
+      LaunchOverlapped(device, DownKernel<type(), pieces(), at_once()>, GridOf(dim, kDownColumns, down.lists.most),
                        dim3(32 * kExpertWarps), 0, y, down);
     });
   }
   size_t shared = 0;
-  const TileWork work = WorkOf(down, &shared);
+  const TileWork work = WorkOf(down, dim, kTileOutputs, &shared);
   ForGroup(down.bank.group, [&](auto group) {
-    LaunchTiles(device, TileDownKernel<group()>, GridOfTiles(dim, kTileOutputs, work.parts, chosen), shared, y, down,
-                work, early);
+    LaunchTiles(device, TileDownKernel<group()>, GridOfTiles(device, work, down.lists.most, 2), shared, y, down, work,
+                early);
   });
 }
 
@@ -234,22 +250,24 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   const int64_t n = bank.down.cols;
   const int chosen = std::min(bank.experts, slots);  // at most
   SlotLists lists = {};
+  lists.most = chosen;
   if (x.rows == 1) {
     lists.of_one_row = routing.experts;
   } else {
     lists.chosen = static_cast<ChosenExpert*>(scratch.Take(sizeof(ChosenExpert) * chosen));
-    lists.slots = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * slots));
+    lists.slots = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * (slots + 1)));
+    lists.count = lists.slots + slots;
     LaunchOverlapped(device, SortSlotsKernel, dim3(1), dim3(RoundUp(bank.experts, 32)), 0, lists, routing.experts,
-                     slots, chosen);
+                     slots);
   }
   auto* product = static_cast<bf16*>(scratch.Take(sizeof(bf16) * slots * n));
   auto* y = static_cast<float*>(scratch.Take(sizeof(float) * slots * x.cols));
   const ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, lists};
-  GateUpFew(device, product, up, slots, x.rows, chosen, {bank.limit, bank.alpha});
   const ExpertProduct down = {product, n, 1, bank.down, bank.experts, lists};
   const bool early = n > 0 && InTiles(up);
+  GateUpFew(device, product, up, slots, x.rows, {bank.limit, bank.alpha}, InTiles(down) ? bank.down : Weight());
   if (x.rows == 1 && DownOneRow(device, out, down, routing, early)) return;
-  DownFew(device, y, down, slots, x.rows, chosen, early);
+  DownFew(device, y, down, slots, x.rows, early);
   LaunchOverlapped(device, CombineKernel, dim3(x.rows, CeilDiv(x.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(),
                    out.stride, y, routing, static_cast<const int32_t*>(nullptr), x.cols);
 }
@@ -325,7 +343,7 @@ size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBan
   const int64_t dim = bank.gate_up.cols, n = bank.down.cols;
   const int64_t few = rows * chosen;  // a recorded step of any length has no host to ask
   const size_t lists = Arena::Rounded(sizeof(ChosenExpert) * std::min<int64_t>(bank.experts, few)) +
-                       Arena::Rounded(sizeof(int32_t) * few);
+                       Arena::Rounded(sizeof(int32_t) * (few + 1));
   size_t bytes = lists + Arena::Rounded(sizeof(bf16) * few * n) + Arena::Rounded(sizeof(float) * few * dim);
   if (rows <= kFewRows || n == 0) return bytes;
   const int64_t slots = rows * chosen, places = MostPlaces(slots, bank.experts);

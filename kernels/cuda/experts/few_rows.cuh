@@ -22,7 +22,9 @@ struct ChosenExpert {
 struct SlotLists {
   ChosenExpert* chosen;       // [experts or slots, whichever is fewer]
   int32_t* slots;             // [rows * chosen]
+  int32_t* count;             // chosen experts
   const int32_t* of_one_row;  // its experts; then there are no lists: its slots are these, an expert each
+  int most;                   // the size of `chosen`; of one row its experts
 };
 
 // Whole pieces of 16 bytes of a row of weights: so many columns. Where kPieces is false weights are read value by
@@ -173,10 +175,9 @@ struct Gating {
   }
 };
 
-// The chosen expert that a block works for: one load, for everything else waits for it. Past the L1, since it may be
-// read before the kernel ahead has ended.
-__device__ __forceinline__ ChosenExpert ExpertOfBlock(const SlotLists& lists) {
-  const int i = blockIdx.y;
+// The i-th chosen expert: one load, for everything else waits for it. Past the L1, since it may be read before the
+// kernel ahead has ended.
+__device__ __forceinline__ ChosenExpert ChosenAt(const SlotLists& lists, int i) {
   if (lists.of_one_row != nullptr) return {__ldcg(lists.of_one_row + i), i, i + 1, i};
   const int4 of = __ldcg(reinterpret_cast<const int4*>(lists.chosen) + i);
   return {of.x, of.y, of.z, of.w};
@@ -199,7 +200,7 @@ constexpr int kUpColumns = 2, kDownColumns = 4;
 template <DType kType, bool kPieces, int kSlots>
 __global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product, ExpertProduct p, Gating gating) {
   StartOverlapped();
-  const ChosenExpert of = ExpertOfBlock(p.lists);
+  const ChosenExpert of = ChosenAt(p.lists, blockIdx.y);
   const int64_t n = p.bank.rows / p.experts / 2, column = (blockIdx.x * kExpertWarps + threadIdx.x / 32) * kUpColumns;
   if (of.expert < 0 || column >= n) return;
   int64_t rows[2 * kUpColumns];
@@ -231,7 +232,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product,
 template <DType kType, bool kPieces, int kSlots>
 __global__ void __launch_bounds__(32 * kExpertWarps) DownKernel(float* y, ExpertProduct p) {
   StartOverlapped();
-  const ChosenExpert of = ExpertOfBlock(p.lists);
+  const ChosenExpert of = ChosenAt(p.lists, blockIdx.y);
   const int64_t dim = p.bank.rows / p.experts, column = (blockIdx.x * kExpertWarps + threadIdx.x / 32) * kDownColumns;
   if (of.expert < 0 || column >= dim) return;
   int64_t rows[kDownColumns];

@@ -18,16 +18,6 @@ inline int TileParts(int64_t cols) {
   return parts;
 }
 
-// A warp's share of k: blocks [first, end).
-struct TileShare {
-  int first, end;
-  __device__ TileShare(int64_t cols, int part, int parts) {
-    const int blocks = static_cast<int>(CeilDiv(cols, kTileColumns));
-    first = blocks * part / parts;
-    end = blocks * (part + 1) / parts;
-  }
-};
-
 // Where a warp leaves a tile's sums: [slot][output].
 using TileSums = float[kTileSlots][kTileOutputs];
 __device__ __forceinline__ void LeaveSums(TileSums& sums, const float (&totals)[4]) {
@@ -41,89 +31,172 @@ __device__ __forceinline__ float AddSums(const TileSums* of_parts, int parts, in
   return sum;
 }
 
-// What the kernels for lists of slots have in common: a block's warps have tiles of one chosen expert, `parts` warps a
-// tile; at_once slots of it at a time, as shared memory holds them. row(tile, output): of the bank. finish(tile, slot,
-// slot's id, sums of the tile's parts): by one thread an output of it, of `outputs`.
+// How a kernel for lists of slots works: units of kExpertWarps / parts tiles of one expert, dealt to the blocks in
+// equal runs, so that a block fetches one unit's codes while it multiplies another's; at_once slots of an expert at a
+// time, as shared memory holds them.
 struct TileWork {
-  int parts, at_once;
+  int parts, at_once, units;  // units: of one expert
 };
-template <int kGroup, int kDepth, typename Row, typename Finish>
-__device__ __forceinline__ void ForTiles(const ExpertProduct& p, const ChosenExpert& of, const TileWork& work,
-                                         int outputs, const Row& row, const Finish& finish) {
+
+// The units of a block in order: of its units of one expert all, for the first slots, then for the next.
+class UnitWalk {
+ public:
+  int unit = 0;        // of the expert
+  int first_slot = 0;  // place in the lists
+  ChosenExpert of = {-1, 0, 0, 0};
+  bool new_slots = false;  // others than the unit before had
+  bool done = false;
+
+  __device__ UnitWalk(const SlotLists& lists, const TileWork& work) {
+    const int units = (lists.of_one_row != nullptr ? lists.most : __ldcg(lists.count)) * work.units;
+    at_ = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
+    end_ = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
+    done = at_ == end_;
+    if (!done) Enter(lists, work);
+  }
+  __device__ void Next(const SlotLists& lists, const TileWork& work) {
+    new_slots = false;
+    ++unit;
+    if (++at_ < end_of_expert_) return;
+    first_slot += work.at_once;
+    if (first_slot < of.end) {
+      unit -= at_ - begin_;
+      at_ = begin_;
+      new_slots = true;
+    } else if (at_ < end_) {
+      Enter(lists, work);
+    } else {
+      done = true;
+    }
+  }
+
+ private:
+  __device__ void Enter(const SlotLists& lists, const TileWork& work) {
+    const int expert = at_ / work.units;
+    of = ChosenAt(lists, expert);
+    unit = at_ - expert * work.units;
+    begin_ = at_;
+    end_of_expert_ = min(end_, (expert + 1) * work.units);
+    first_slot = of.begin;
+    new_slots = true;
+  }
+
+  int at_, end_, begin_ = 0, end_of_expert_ = 0;  // units of all experts
+};
+
+// What those kernels have in common. row(expert, tile, output): of the bank. finish(expert, tile, output, slot's id,
+// slot, sums of the tile's parts): by one thread an output of it, of `outputs`. begin(walk): once codes are on their
+// way.
+template <int kGroup, int kDepth, typename Row, typename Finish, typename Begin>
+__device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork& work, int outputs, const Row& row,
+                                         const Finish& finish, const Begin& begin) {
   extern __shared__ uint4 shared_x[];
-  __shared__ TileSums sums[kExpertWarps];
-  __shared__ int ids[kTileSlots];
+  __shared__ TileSums sums[2][kExpertWarps];
+  __shared__ int ids[2][kTileSlots];
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, tiles = kExpertWarps / work.parts;
-  const int64_t first_tile = int64_t{blockIdx.x} * tiles, tile = first_tile + warp / work.parts;
-  const int64_t rows[2] = {row(tile, g), row(tile, g + 8)};
-  const TileShare share(p.bank.cols, warp % work.parts, work.parts);
+  UnitWalk walk(p.lists, work);
+  if (walk.done) return;
   const SharedSlots x(shared_x, p.bank.cols, kGroup, work.at_once);
-  CodeTile<kGroup, kDepth> codes;
-  codes.Start(p.bank, rows, share.first, share.end);
+  CodeTile<kGroup, kDepth> codes(p.bank, TileShare(p.bank.cols, warp % work.parts, work.parts));
+  auto place_of = [&](const UnitWalk& at) {
+    const int64_t tile = int64_t{at.unit} * tiles + warp / work.parts;
+    const int64_t rows[2] = {row(at.of.expert, tile, g), row(at.of.expert, tile, g + 8)};
+    return codes.PlaceOf(p.bank, rows);
+  };
+  TilePlace place = place_of(walk);
+  codes.Start(place);
+  begin(walk);
   WaitForDependency();
   LetDependentsStart();
-  for (int first = of.begin; first < of.end; first += work.at_once) {
-    const int count = min(work.at_once, of.end - first);
-    if (first > of.begin) codes.Start(p.bank, rows, share.first, share.end);
-    auto slot_at = [&](int s) { return first + s == of.begin ? of.first_slot : p.lists.slots[first + s]; };
-    if (threadIdx.x < count) ids[threadIdx.x] = slot_at(threadIdx.x);
-    StageSlots<kGroup>(x, p.bank.cols, count, [&](int s) { return p.x + slot_at(s) / p.slots_a_row * p.x_stride; });
-    __syncthreads();
+  int parity = 0, slots_parity = 0;
+  while (!walk.done) {
+    const int count = min(work.at_once, walk.of.end - walk.first_slot);
+    if (walk.new_slots) {
+      slots_parity ^= 1;
+      auto slot_at = [&](int s) {
+        return walk.first_slot + s == walk.of.begin ? walk.of.first_slot : p.lists.slots[walk.first_slot + s];
+      };
+      if (threadIdx.x < count) ids[slots_parity][threadIdx.x] = slot_at(threadIdx.x);
+      StageSlots<kGroup>(x, p.bank.cols, count, [&](int s) { return p.x + slot_at(s) / p.slots_a_row * p.x_stride; });
+      __syncthreads();
+    }
+    UnitWalk next = walk;
+    next.Next(p.lists, work);
+    const TilePlace next_place = next.done ? place : place_of(next);
     float totals[4];
-    codes.Multiply(x, 0, count, totals);
-    LeaveSums(sums[warp], totals);
-    __syncthreads();
+    codes.Multiply(place, next_place, !next.done, x, 0, count, totals);
+    LeaveSums(sums[parity][warp], totals);
+    __syncthreads();  // everybody is also done with x
     for (int i = threadIdx.x; i < tiles * count * outputs; i += blockDim.x) {
       const int output = i % outputs, slot = i / outputs % count, t = i / outputs / count;
-      finish(first_tile + t, output, ids[slot], slot, sums + t * work.parts);
+      finish(walk.of.expert, int64_t{walk.unit} * tiles + t, output, ids[slots_parity][slot], slot,
+             sums[parity] + t * work.parts);
     }
-    __syncthreads();  // before the next slots' sums and ids
+    parity ^= 1;
+    walk = next;
+    place = next_place;
   }
 }
 
-// GateUpKernel. A tile has eight columns of gate and the same of up. Grid: blocks of tiles, chosen experts.
+// Fetches to the L2 what the next kernel reads of a chosen expert, this unit's part of it.
+__device__ __forceinline__ void PrefetchPart(const void* data, int64_t bytes, int expert, int part, int parts) {
+#if __CUDA_ARCH__ >= 900
+  const uint64_t of_expert = reinterpret_cast<uint64_t>(data) + expert * bytes;
+  const uint64_t begin = RoundUp(of_expert + bytes * part / parts, uint64_t{16});
+  const uint64_t end = (of_expert + bytes * (part + 1) / parts) / 16 * 16;
+  if (end <= begin) return;
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(begin), "r"(static_cast<uint32_t>(end - begin)));
+#endif
+}
+
+// GateUpKernel. A tile has eight columns of gate and the same of up. ahead: the bank that is read next by one row; its
+// data null: none.
 template <int kGroup>
 __global__ void __launch_bounds__(32 * kExpertWarps, kGroup == kTileColumns ? 3 : 2)
-    TileGateUpKernel(bf16* product, ExpertProduct p, Gating gating, TileWork work) {
+    TileGateUpKernel(bf16* product, ExpertProduct p, Gating gating, TileWork work, Weight ahead) {
   WaitForDependency();  // for the lists; the kernel after the next may rely on them from its beginning
-  const ChosenExpert of = ExpertOfBlock(p.lists);
-  if (of.expert < 0) return;
-  const int64_t n = p.bank.rows / p.experts / 2, first_row = int64_t{of.expert} * 2 * n;
-  auto row = [&](int64_t tile, int output) {
-    return first_row + min(tile * 8 + output % 8, n - 1) + (output < 8 ? 0 : n);
+  const int64_t n = p.bank.rows / p.experts / 2;
+  auto row = [&](int expert, int64_t tile, int output) {
+    return expert * 2 * n + min(tile * 8 + output % 8, n - 1) + (output < 8 ? 0 : n);
   };
-  const auto finish = [&](int64_t tile, int output, int id, int slot, const TileSums* sums) {
+  const auto finish = [&](int expert, int64_t tile, int output, int id, int slot, const TileSums* sums) {
     const int64_t column = tile * 8 + output;
     if (column >= n) return;
     float half[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       half[h] = AddSums(sums, work.parts, slot, output + 8 * h);
-      if (p.bank.bias != nullptr) half[h] += p.bank.bias[first_row + h * n + column];
+      if (p.bank.bias != nullptr) half[h] += p.bank.bias[(expert * 2 + h) * n + column];
       half[h] = ToFloat(ToBf16(half[h]));
     }
     product[id * n + column] = ToBf16(gating.Of(half[0], half[1]));
   };
-  ForTiles<kGroup, kUpDepth>(p, of, work, 8, row, finish);
+  const auto begin = [&](const UnitWalk& walk) {
+    if (ahead.data == nullptr || threadIdx.x != 0) return;
+    const int64_t rows = ahead.rows / p.experts;
+    PrefetchPart(ahead.data, rows * ahead.cols / 2, walk.of.expert, walk.unit, work.units);
+    PrefetchPart(ahead.groups, rows * (ahead.cols / ahead.group) * 4, walk.of.expert, walk.unit, work.units);
+  };
+  ForTiles<kGroup, kUpDepth>(p, work, 8, row, finish, begin);
 }
 
-// DownKernel. Grid: blocks of tiles, chosen experts. early: the lists may be read before the kernel ahead has ended.
+// DownKernel. early: the lists may be read before the kernel ahead has ended.
 template <int kGroup>
 __global__ void __launch_bounds__(32 * kExpertWarps, 2)
     TileDownKernel(float* y, ExpertProduct p, TileWork work, bool early) {
   if (!early) WaitForDependency();
-  const ChosenExpert of = ExpertOfBlock(p.lists);
-  if (of.expert < 0) return;
-  const int64_t dim = p.bank.rows / p.experts, first_row = of.expert * dim;
-  auto row = [&](int64_t tile, int output) { return first_row + min(tile * kTileOutputs + output, dim - 1); };
-  const auto finish = [&](int64_t tile, int output, int id, int slot, const TileSums* sums) {
+  const int64_t dim = p.bank.rows / p.experts;
+  auto row = [&](int expert, int64_t tile, int output) {
+    return expert * dim + min(tile * kTileOutputs + output, dim - 1);
+  };
+  const auto finish = [&](int expert, int64_t tile, int output, int id, int slot, const TileSums* sums) {
     const int64_t column = tile * kTileOutputs + output;
     if (column >= dim) return;
     float sum = AddSums(sums, work.parts, slot, output);
-    if (p.bank.bias != nullptr) sum += p.bank.bias[first_row + column];
+    if (p.bank.bias != nullptr) sum += p.bank.bias[expert * dim + column];
     y[id * dim + column] = sum;
   };
-  ForTiles<kGroup, kDownDepth>(p, of, work, kTileOutputs, row, finish);
+  ForTiles<kGroup, kDownDepth>(p, work, kTileOutputs, row, finish, [](const UnitWalk&) {});
 }
 
 // Of one row: out [dim] = sum over its experts of weight * down, a block for 16 outputs, a job of a warp for an expert
@@ -136,24 +209,30 @@ __global__ void __launch_bounds__(32 * kExpertWarps, 2)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, jobs = routing.chosen * parts;
   const SharedSlots x(shared_x, p.bank.cols, kGroup, routing.chosen);
   float* sums = x.sums + RoundUp(x.groups * routing.chosen, 4);
-  CodeTile<kGroup, kDownDepth> codes;
-  auto start = [&](int job) {
+  // kExpertWarps is a multiple of the parts: all jobs of a warp have the same.
+  CodeTile<kGroup, kDownDepth> codes(p.bank, TileShare(p.bank.cols, warp % parts, parts));
+  auto place_of = [&](int job) {
     const int64_t first_row = __ldcg(routing.experts + job / parts) * dim;
     const int64_t rows[2] = {first_row + min(first_output + g, dim - 1),
                              first_row + min(first_output + g + 8, dim - 1)};
-    const TileShare share(p.bank.cols, job % parts, parts);
-    codes.Start(p.bank, rows, share.first, share.end);
+    return codes.PlaceOf(p.bank, rows);
   };
   if (!early) WaitForDependency();
-  if (warp < jobs) start(warp);
+  TilePlace place = {};
+  if (warp < jobs) {
+    place = place_of(warp);
+    codes.Start(place);
+  }
   WaitForDependency();
   LetDependentsStart();
   StageSlots<kGroup>(x, p.bank.cols, routing.chosen, [&](int s) { return p.x + s * p.x_stride; });
   __syncthreads();
   for (int job = warp; job < jobs; job += kExpertWarps) {
-    if (job > warp) start(job);
+    const bool more = job + kExpertWarps < jobs;
+    const TilePlace next = more ? place_of(job + kExpertWarps) : place;
     float totals[4];
-    codes.Multiply(x, job / parts, 1, totals);
+    codes.Multiply(place, next, more, x, job / parts, 1, totals);
+    place = next;
     if (lane % 4 == 0) {
       sums[job * kTileOutputs + g] = totals[0];
       sums[job * kTileOutputs + g + 8] = totals[2];
