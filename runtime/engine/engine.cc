@@ -65,6 +65,10 @@ void Engine::Follow() {
       case Command::kFill:
         WorkerProbe::FillCache(*state_->worker);
         break;
+      case Command::kRoutes:
+        DUO_CHECK_EQ(payload.size(), 1u);
+        WorkerProbe::Watch(*state_->worker, static_cast<RouteWatch>(payload[0]));
+        break;
       case Command::kStep: {
         absl::StatusOr<StepPlan> plan = ParseStepPlan(payload);
         DUO_CHECK_MSG(plan.ok(), std::string(plan.status().message()));

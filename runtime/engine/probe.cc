@@ -45,15 +45,27 @@ absl::StatusOr<double> EngineProbe::CompareWithPlainAttention(SessionId id) {
   return WorkerProbe::CompareWithPlainAttention(*state.worker, sequence->table, sequence->length);
 }
 
-int64_t EngineProbe::DecodeWeightBytes() const {
+void EngineProbe::Watch(RouteWatch watch) {
+  Engine::State& state = *engine_.state_;
+  state.Send(Command::kRoutes, std::string(1, static_cast<char>(watch)));
+  WorkerProbe::Watch(*state.worker, watch);
+}
+
+RouteReport EngineProbe::Routes() const {
+  const RouteTape* tape = engine_.state_->worker->model().routes().get();
+  return tape == nullptr ? RouteReport() : tape->Report();
+}
+
+int64_t EngineProbe::DecodeWeightBytes(std::optional<double> distinct_experts) const {
   const ModelWeights& weights = engine_.state_->worker->model().weights();
   int64_t bytes = weights.outer[WeightRole::kHead].bytes();
   const ExpertsConfig& experts = engine_.config().experts;
   for (const WeightSet& layer : weights.layers) {
     for (const Weight& matrix : layer.matrices) bytes += matrix.bytes();
     for (const WeightRole role : {WeightRole::kExpertGateUp, WeightRole::kExpertDown}) {
-      const auto all = static_cast<int64_t>(layer[role].bytes());
-      if (experts.count > 0) bytes -= all / experts.count * (experts.count - experts.chosen);
+      if (experts.count == 0) continue;
+      const double one = static_cast<double>(layer[role].bytes()) / experts.count;
+      bytes -= static_cast<int64_t>(one * (experts.count - distinct_experts.value_or(experts.chosen)));
     }
   }
   return bytes;

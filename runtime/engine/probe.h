@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "runtime/engine/engine.h"
+#include "runtime/model/worker_probe.h"
 
 namespace duo {
 
@@ -32,9 +33,13 @@ class EngineProbe {
   // The decode kernels against plain attention on this session's pages, relative L2 difference, on rank 0 and there for
   // whole heads.
   absl::StatusOr<double> CompareWithPlainAttention(SessionId id);
-  // Bytes of this rank's weights that a decode step of one row reads: everything but the embedding, of which it takes
-  // one row, and the experts that the row does not choose.
-  int64_t DecodeWeightBytes() const;
+  // Bytes of this rank's weights that a decode step reads: everything but the embedding, of which it takes a row for
+  // each, and the experts that no row chooses. distinct_experts: that some row chooses in a layer; of one row it is
+  // known.
+  int64_t DecodeWeightBytes(std::optional<double> distinct_experts = std::nullopt) const;
+  // Which experts rows choose is recorded, or replayed, by all ranks (route_tape.h); what was seen, of this rank.
+  void Watch(RouteWatch watch);
+  RouteReport Routes() const;
 
   using State = Engine::State;                // engine_state.h
   State& state() { return *engine_.state_; }  // for other probes

@@ -164,7 +164,7 @@ View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) 
   if (!input.prefill) PlanStep(planned.batch, cache, arena);
   if (input.riders.num_rows > 0) PlanStep(planned.riders, cache, arena);
   const ModelWeights& weights = input.draft_weights ? draft_weights_ : weights_;
-  Transformer transformer(config_, weights, *device_, *comm_, arena);
+  Transformer transformer(config_, weights, *device_, *comm_, arena, routes_.get());
   const View add = transformer.Run(a, input.tokens, [&](int layer, View from_below) {
     const LayerKv& kv = cache.layers()[layer];
     const float* shift = key_shift_.empty() ? nullptr : key_shift_[layer];

@@ -6,6 +6,7 @@
 // nothing in Forward; all collectives of a step happen in it, in the same order on every rank. Not thread-safe.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -75,6 +76,9 @@ class Model {
   View Forward(const StepInput& input, const KvCache& cache, Arena& arena);
 
   const MassReader& mass_reader() const { return mass_reader_; }
+  // Of all that runs from now on, by benchmarks; null: nobody looks.
+  std::unique_ptr<RouteTape>& routes() { return routes_; }
+  const std::unique_ptr<RouteTape>& routes() const { return routes_; }
   // Of the last Forward: [num_mass_rows, mass_reader().columns()], behind the logits and before all scratch.
   View mass_queries() const { return mass_queries_; }
   // And what it left of its one row, behind these; whoever reads both takes scratch behind mass_end().
@@ -144,6 +148,7 @@ class Model {
   View mass_queries_;
   KeptMass kept_mass_;
   size_t mass_end_ = 0;
+  std::unique_ptr<RouteTape> routes_;  // null but in benchmarks
   Device* device_ = nullptr;
   Communicator* comm_ = nullptr;
 };

@@ -81,7 +81,7 @@ void Transformer::GatedMlp(const Activations& a, View out, View x, const Weight&
   Linear(device_, out, product, down, scratch_);
 }
 
-void Transformer::Experts(int layer, const Activations& a, View out, View x) {
+void Transformer::Experts(int layer, const Activations& a, View out, View x, const NormedRows* norm) {
   const WeightSet& w = weights_.layers[layer];
   const ExpertsConfig& experts = config_.experts;
   const Weight& router = w[WeightRole::kRouter];
@@ -89,11 +89,16 @@ void Transformer::Experts(int layer, const Activations& a, View out, View x) {
   // Every rank routes for itself: inputs and router are the same on all.
   const View padded = scratch_.Matrix(DType::kF32, x.rows, RoundUp(router.rows, 8));
   const View logits = padded.Cols(0, router.rows);
-  Linear(device_, logits, x, router, scratch_);
   const int64_t slots = x.rows * experts.chosen;
   const Routing routing = {static_cast<int32_t*>(scratch_.Take(sizeof(int32_t) * slots)),
                            static_cast<float*>(scratch_.Take(sizeof(float) * slots)), experts.chosen};
-  RouteRows(device_, routing, logits, experts.count, experts.normalised);
+  if (norm != nullptr) {
+    NormAndRoute(device_, routing, logits, *norm, router, experts.count, experts.normalised);
+  } else {
+    Linear(device_, logits, x, router, scratch_);
+    RouteRows(device_, routing, logits, experts.count, experts.normalised);
+  }
+  if (routes_ != nullptr) routes_->Seen(device_, layer, logits, routing, experts);
   const ExpertBank bank = {experts.count, w[WeightRole::kExpertGateUp], w[WeightRole::kExpertDown],
                            static_cast<float>(experts.gate_limit), static_cast<float>(experts.gate_alpha)};
   ExpertMlp(device_, out, x, bank, routing, scratch_);
@@ -105,9 +110,21 @@ void Transformer::Experts(int layer, const Activations& a, View out, View x) {
   scratch_.Rewind(mark);
 }
 
+bool Transformer::NormedExperts(int layer, const Activations& a, View out, View add) {
+  const WeightSet& w = weights_.layers[layer];
+  if (!config_.experts.in(layer) || comm_.size() > 1) return false;
+  const NormedRows rows = {LastRows(a.normed, add.rows), LastRows(a.residual, add.rows), add,
+                           w.vector(WeightRole::kPostNorm), eps()};
+  if (!CanNormAndRoute(device_, rows, w[WeightRole::kRouter])) return false;
+  Experts(layer, a, out, rows.out, &rows);
+  return true;
+}
+
 View Transformer::Mlp(int layer, const Activations& a, View add) {
   const WeightSet& w = weights_.layers[layer];
-  const View normed = MlpInput(layer, a, add), out = a.mlp.Rows(0, add.rows);
+  const View out = a.mlp.Rows(0, add.rows);
+  if (NormedExperts(layer, a, out, add)) return out;
+  const View normed = MlpInput(layer, a, add);
   for (int64_t first = 0; first < out.rows; first += kMlpRows) {
     const int64_t rows = std::min(kMlpRows, out.rows - first);
     const View block = out.Rows(first, rows), x = normed.Rows(first, rows);

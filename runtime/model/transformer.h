@@ -13,7 +13,9 @@
 #include "absl/functional/function_ref.h"
 #include "kernels/attention.h"
 #include "kernels/base/buffer.h"
+#include "kernels/norm_route.h"
 #include "parallel/communicator.h"
+#include "runtime/model/route_tape.h"
 #include "runtime/weights/config.h"
 #include "runtime/weights/weights.h"
 
@@ -39,10 +41,11 @@ class Transformer {
   // A row block of the MLP, so that its activations stay small in long prefill chunks.
   static constexpr int64_t kMlpRows = 2048;
 
-  // scratch: of the ops, which give back what they take of it.
+  // scratch: of the ops, which give back what they take of it. routes: looks at, or gives, the rows' experts; null for
+  // most.
   Transformer(const ModelConfig& config, const ModelWeights& weights, Device& device, Communicator& comm,
-              Arena& scratch)
-      : config_(config), weights_(weights), device_(device), comm_(comm), scratch_(scratch) {}
+              Arena& scratch, RouteTape* routes = nullptr)
+      : config_(config), weights_(weights), device_(device), comm_(comm), scratch_(scratch), routes_(routes) {}
 
   // Embeds the tokens [rows] and runs all layers. attend(layer, add): calls Qkv with `add` and returns what the layer's
   // heads attended to, [last rows, q columns]: rows before the last ones end there, but for what they have given to
@@ -68,8 +71,11 @@ class Transformer {
  private:
   // out = the gated MLP of these two matrices on x, at most kMlpRows rows; zero where this rank has no part of it.
   void GatedMlp(const Activations& a, View out, View x, const Weight& gate_up, const Weight& down);
-  // out = the layer's mixture of experts on x, at most kMlpRows rows.
-  void Experts(int layer, const Activations& a, View out, View x);
+  // out = the layer's mixture of experts on x, at most kMlpRows rows. norm: what makes x, where that is still to be
+  // done.
+  void Experts(int layer, const Activations& a, View out, View x, const NormedRows* norm = nullptr);
+  // The same on the last rows, with `add` still to be added: where sum, norm and choice can be one launch.
+  bool NormedExperts(int layer, const Activations& a, View out, View add);
   // Adds up `add` over the ranks, if it is not empty; residual += the sum; out = the norm of that, where it is not
   // empty.
   void SumAddNorm(View out, View residual, View add, const float* weight);
@@ -80,6 +86,7 @@ class Transformer {
   Device& device_;
   Communicator& comm_;
   Arena& scratch_;
+  RouteTape* routes_;
 };
 
 }  // namespace duo

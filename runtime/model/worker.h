@@ -29,6 +29,7 @@ enum class Command : uint8_t {
   kBeginIo = 5,  // likewise, carried out beside the steps that follow
   kEndIo = 6,    // whether to keep what it read follows
   kRecord = 7,   // the graphs of all batches are recorded
+  kRoutes = 8,   // a RouteWatch follows (benchmarks)
 };
 
 class Worker {
@@ -60,7 +61,7 @@ class Worker {
   StepInput Upload(const StepPlan& plan);
   void RunModel(const StepInput& input);
   SparseAudits GatherAudits(const StepPlan& plan);
-  bool Records() const { return device_->is_cuda() && comm_->capturable(); }
+  bool Records() const { return device_->is_cuda() && comm_->capturable() && model_.routes() == nullptr; }
   // A step of one row a sequence, from its graph, which is recorded where it is not there yet.
   void RunRecorded(StepInput input);
   void RecordBatch(StepInput input);

@@ -1,6 +1,7 @@
 #include "runtime/model/worker_probe.h"
 
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "kernels/attention_plain.h"
@@ -55,6 +56,22 @@ double RelativeDifference(const std::vector<float>& found, const std::vector<flo
 }
 
 }  // namespace
+
+void WorkerProbe::Watch(Worker& worker, RouteWatch watch) {
+  std::unique_ptr<RouteTape>& tape = worker.model_.routes();
+  switch (watch) {
+    case RouteWatch::kOff:
+      tape.reset();
+      break;
+    case RouteWatch::kRecord:
+      tape = std::make_unique<RouteTape>();
+      break;
+    case RouteWatch::kReplay:
+      DUO_CHECK(tape != nullptr);
+      tape->Replay();
+      break;
+  }
+}
 
 void WorkerProbe::FillCache(Worker& worker) {
   Device& device = *worker.device_;

@@ -7,7 +7,11 @@
 
 namespace duo {
 
+// What becomes of which experts rows choose.
+enum class RouteWatch : uint8_t { kOff, kRecord, kReplay };  // kRecord: on a new tape
+
 struct WorkerProbe {
+  static void Watch(Worker& worker, RouteWatch watch);
   // The whole cache becomes random codes.
   static void FillCache(Worker& worker);
   // The fast decode kernels against the plain one (kernels/attention_plain.h) on the first `tokens` tokens of a table,
