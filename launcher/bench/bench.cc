@@ -169,10 +169,20 @@ absl::StatusOr<ProbeOptions> BenchEngine(const BenchFlags& flags, const Launch& 
   return options;
 }
 
-absl::StatusOr<double> VerifyEngine(Engine& engine) {
+absl::StatusOr<EngineCheck> VerifyEngine(Engine& engine) {
   std::vector<int32_t> tokens(320);
   for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>((i * 7919 + 13) % engine.config().vocab);
-  absl::StatusOr<std::vector<float>> chunk = LogitsAfter(engine, tokens, 1024), rows = LogitsAfter(engine, tokens, 48);
+  const bool mixture = engine.config().experts.count > 0;
+  EngineProbe probe(engine);
+  auto watch = [&](RouteWatch watch) {
+    if (mixture) probe.Watch(watch);
+  };
+  watch(RouteWatch::kRecord);
+  absl::StatusOr<std::vector<float>> chunk = LogitsAfter(engine, tokens, 1024);
+  watch(RouteWatch::kReplay);
+  absl::StatusOr<std::vector<float>> rows = LogitsAfter(engine, tokens, 48);
+  const RouteReport routes = probe.Routes();
+  watch(RouteWatch::kOff);
   if (!chunk.ok()) return chunk.status();
   if (!rows.ok()) return rows.status();
   double difference = 0, norm = 0;
@@ -180,15 +190,22 @@ absl::StatusOr<double> VerifyEngine(Engine& engine) {
     difference += std::pow((*chunk)[i] - (*rows)[i], 2);
     norm += std::pow((*chunk)[i], 2);
   }
-  const double error = std::sqrt(difference / norm);
+  const EngineCheck check = {std::sqrt(difference / norm), routes.logit_error};
   // Rounding differs between the two ways; where it moves a key across the edge of a 4-bit or e4m3 code, the logits of
   // a deep random model move by some per cent. A wrong mask, page or scale gives errors of the order of 1.
   const bool coarse = engine.kv_format() == KvFormat::kInt4 || engine.kv_format() == KvFormat::kFp8;
-  if (!(error <= (coarse ? 0.2 : 0.05))) {
+  const double allowed = coarse ? 0.2 : 0.05;
+  if (!(check.error <= allowed)) {
     return absl::InternalError(
-        absl::StrFormat("verification failed: prefill and row-wise logits differ by %.3g (relative L2)", error));
+        absl::StrFormat("verification failed: prefill and row-wise logits differ by %.3g (relative L2)", check.error));
   }
-  return error;
+  if (mixture && !(routes.complete && routes.wrong_places == 0 && check.router_error <= allowed)) {
+    return absl::InternalError(
+        absl::StrFormat("verification failed: routers' logits of prefill and row-wise differ by %.3g (relative L2), %d "
+                        "experts are not those of the largest logits%s",
+                        check.router_error, routes.wrong_places, routes.complete ? "" : ", rows are missing"));
+  }
+  return check;
 }
 
 void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates,

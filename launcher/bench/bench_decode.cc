@@ -53,9 +53,12 @@ void AddLists(const Engine& engine, const std::vector<double>& seconds, Measurem
 }
 
 absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, const DecodeCase& c, Device& device) {
-  absl::StatusOr<double> error = VerifyEngine(engine);
-  if (!error.ok()) return error.status();
-  absl::StatusOr<std::vector<double>> timed = TimeDecodeSteps(flags, engine, c.context, c.company, [] {});
+  absl::StatusOr<EngineCheck> check = VerifyEngine(engine);
+  if (!check.ok()) return check.status();
+  RouteReport routes;
+  const ExpertsConfig& experts = engine.config().experts;
+  absl::StatusOr<std::vector<double>> timed = TimeDecodeSteps(
+      flags, engine, c.context, c.company, [] {}, experts.count > 0 ? &routes : nullptr);
   if (!timed.ok()) return timed.status();
   const std::vector<double>& seconds = *timed;
   Measurement row;
@@ -65,9 +68,11 @@ absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, c
   row.context = c.context;
   row.seconds = flags.runtime.decode_sparsity == "off" ? Median(seconds) : MeanOfCycles(seconds);
   const double kv = static_cast<double>(engine.KvBytes(c.context)) / c.world;
-  const auto weights = static_cast<double>(EngineProbe(engine).DecodeWeightBytes());
+  if (experts.count > 0 && routes.layers == 0) return absl::InternalError("no step's experts were counted");
+  const auto weights = static_cast<double>(
+      EngineProbe(engine).DecodeWeightBytes(experts.count > 0 ? std::optional<double>(routes.distinct) : std::nullopt));
   row.floor_seconds = (weights + kv) / c.copy_rate;
-  row.details = {{"verified_error", *error},
+  row.details = {{"verified_error", check->error},
                  {"weights_gb", weights / 1e9},
                  {"kv_gb", kv / 1e9},
                  {"plan_gib", static_cast<double>(engine.memory_plan().total()) / 0x1p30},
@@ -75,6 +80,12 @@ absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, c
                  {"streaming_heads", engine.heads().streaming_heads()},
                  {"fastest_seconds", *std::min_element(seconds.begin(), seconds.end())},
                  {"slowest_seconds", *std::max_element(seconds.begin(), seconds.end())}};
+  if (experts.count > 0) {
+    row.details["router_error"] = check->router_error;
+    row.details["experts"] = experts.count;
+    row.details["distinct_experts"] = routes.distinct;  // mean over the layers of a step, counted
+    row.details["fewest_distinct_experts"] = routes.fewest;
+  }
   if (engine.decode_sparsity().on()) AddLists(engine, seconds, &row);
   // On a CPU the free memory is the whole system's: it says nothing of this process.
   if (device.is_cuda()) row.details["driver_gib"] = static_cast<double>(c.free_before - device.FreeMemory()) / 0x1p30;

@@ -93,9 +93,9 @@ absl::StatusOr<Measurement> PrefillRow(const BenchFlags& flags, Engine& engine, 
   Measurement row;
   row.what = absl::StrCat("prefill ", attention, " kv ", Name(engine.kv_format()), flags.sample ? " sampled" : "");
   row.context = context;
-  absl::StatusOr<double> error = VerifyEngine(engine);
-  if (!error.ok()) return error.status();
-  row.details = {{"verified_error", *error}, {"chunk", chunk}};
+  absl::StatusOr<EngineCheck> check = VerifyEngine(engine);
+  if (!check.ok()) return check.status();
+  row.details = {{"verified_error", check->error}, {"chunk", chunk}};
   SparseReport sparse;
   absl::StatusOr<double> seconds =
       flags.sample ? Sampled(engine, context, chunk, false, &row.details) : Whole(engine, context, false, &sparse);

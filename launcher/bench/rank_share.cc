@@ -10,10 +10,29 @@ namespace duo {
 namespace {
 
 constexpr int kWarm = 4;
+constexpr int kWatched = 1;  // step whose experts are counted: one of the first, which are not timed
+
+// Has an engine count the experts of step kWatched.
+class ExpertCount {
+ public:
+  ExpertCount(Engine& engine, RouteReport* routes) : engine_(engine), routes_(routes) {}
+  void Before(int step) {
+    if (routes_ != nullptr && step == kWatched) EngineProbe(engine_).Watch(RouteWatch::kRecord);
+  }
+  void After(int step) {
+    if (routes_ == nullptr || step != kWatched) return;
+    *routes_ = EngineProbe(engine_).Routes();
+    EngineProbe(engine_).Watch(RouteWatch::kOff);
+  }
+
+ private:
+  Engine& engine_;
+  RouteReport* routes_;
+};
 
 // One token a step of each of the answers to as many questions, each on a fork of the session.
 absl::StatusOr<std::vector<double>> TimeAnswers(const BenchFlags& flags, Engine& engine, SessionId session, int forks,
-                                                const std::function<void()>& after) {
+                                                const std::function<void()>& after, ExpertCount count) {
   GenerateParams params;
   params.max_new_tokens = flags.steps + kWarm;
   absl::Status status;
@@ -25,8 +44,10 @@ absl::StatusOr<std::vector<double>> TimeAnswers(const BenchFlags& flags, Engine&
   }
   std::vector<double> seconds;
   for (int step = 0;; ++step) {
+    count.Before(step);
     const Clock::time_point start = Clock::now();
     if (!engine.Step()) break;
+    count.After(step);
     if (step < kWarm) continue;
     seconds.push_back(SecondsSince(start));
     after();
@@ -37,7 +58,7 @@ absl::StatusOr<std::vector<double>> TimeAnswers(const BenchFlags& flags, Engine&
 
 // Appends of so many tokens, each a step.
 absl::StatusOr<std::vector<double>> TimeAppends(const BenchFlags& flags, Engine& engine, SessionId session, int rows,
-                                                const std::function<void()>& after) {
+                                                const std::function<void()>& after, ExpertCount count) {
   absl::Status status;
   RequestEvents events;
   events.on_done = [&](const RequestResult& done) { status.Update(done.status); };
@@ -45,9 +66,11 @@ absl::StatusOr<std::vector<double>> TimeAppends(const BenchFlags& flags, Engine&
   for (int step = 0; step < flags.steps + kWarm; ++step) {
     const absl::StatusOr<RequestId> append = engine.Append(session, std::vector<int32_t>(rows, 1 + step), events);
     if (!append.ok()) return append.status();
+    count.Before(step);
     const Clock::time_point start = Clock::now();
     while (engine.Step()) {
     }
+    count.After(step);
     if (!status.ok()) return status;
     if (step < kWarm) continue;
     seconds.push_back(SecondsSince(start));
@@ -65,13 +88,15 @@ int64_t StepTokens(const BenchFlags& flags, int64_t context, StepCompany company
 }
 
 absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Engine& engine, int64_t context,
-                                                    StepCompany company, const std::function<void()>& after) {
+                                                    StepCompany company, const std::function<void()>& after,
+                                                    RouteReport* routes) {
   const int64_t most = StepTokens(flags, context, {1, company.rows});
   const absl::StatusOr<SessionId> session = EngineProbe(engine).CreateFilledSession(context, most);
   if (!session.ok()) return session.status();
+  const ExpertCount count(engine, routes);
   absl::StatusOr<std::vector<double>> seconds = company.rows > 1
-                                                    ? TimeAppends(flags, engine, *session, company.rows, after)
-                                                    : TimeAnswers(flags, engine, *session, company.forks, after);
+                                                    ? TimeAppends(flags, engine, *session, company.rows, after, count)
+                                                    : TimeAnswers(flags, engine, *session, company.forks, after, count);
   if (!seconds.ok()) return seconds;
   if (absl::Status s = engine.CloseSession(*session); !s.ok()) return s;
   return seconds;

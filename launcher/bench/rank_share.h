@@ -25,9 +25,11 @@ struct StepCompany {
 // Pages' tokens that TimeDecodeSteps asks of an engine, and of its longest session.
 int64_t StepTokens(const BenchFlags& flags, int64_t context, StepCompany company);
 
-// Seconds of each of `flags.steps` decode steps behind `context` random tokens; `after` runs after each.
+// Seconds of each of `flags.steps` decode steps behind `context` random tokens; `after` runs after each. routes: which
+// experts one of the steps ahead of them chose, where it is not null.
 absl::StatusOr<std::vector<double>> TimeDecodeSteps(const BenchFlags& flags, Engine& engine, int64_t context,
-                                                    StepCompany company, const std::function<void()>& after);
+                                                    StepCompany company, const std::function<void()>& after,
+                                                    RouteReport* routes = nullptr);
 
 // Whose share of how many ranks.
 struct RankOf {
