@@ -187,10 +187,10 @@ TileWork WorkOf(const ExpertProduct& p, int64_t outputs, int of_tile, size_t* sh
   *shared = one * at_once;
   return {parts, at_once, static_cast<int>(CeilDiv(CeilDiv<int64_t>(outputs, of_tile), int64_t{kExpertWarps / parts}))};
 }
-// As many blocks as run at once, `each` of them on a multiprocessor, but no more than there can be units.
-dim3 GridOfTiles(const Device& device, const TileWork& work, int experts, int each) {
+// As many blocks as run at once, two on a multiprocessor, but no more than there can be units.
+dim3 GridOfTiles(const Device& device, const TileWork& work, int experts) {
   const int64_t units = int64_t{work.units} * experts;
-  return dim3(static_cast<unsigned>(std::min<int64_t>(units, int64_t{device.info().multiprocessors} * each)));
+  return dim3(static_cast<unsigned>(std::min<int64_t>(units, int64_t{device.info().multiprocessors} * 2)));
 }
 
 // ahead: the matrix that is multiplied next.
@@ -206,11 +206,14 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
   }
   size_t shared = 0;
   const TileWork work = WorkOf(up, n, kTileOutputs / 2, &shared);
-  if (rows > 1) ahead.data = nullptr;  // then memory has no time
   ForGroup(up.bank.group, [&](auto group) {
-    LaunchTiles(device, TileGateUpKernel<group()>,
-                GridOfTiles(device, work, up.lists.most, group() == kTileColumns ? 3 : 2), shared, product, up, gating,
-                work, ahead);
+    if (rows == 1) {
+      LaunchTiles(device, TileGateUpKernel<group(), true>, dim3(static_cast<unsigned>(work.units * up.lists.most)),
+                  shared, product, up, gating, work, ahead);
+    } else {
+      LaunchTiles(device, TileGateUpKernel<group(), false>, GridOfTiles(device, work, up.lists.most), shared, product,
+                  up, gating, work, Weight());
+    }
   });
 }
 
@@ -226,7 +229,7 @@ void DownFew(Device& device, float* y, const ExpertProduct& down, int64_t slots,
   size_t shared = 0;
   const TileWork work = WorkOf(down, dim, kTileOutputs, &shared);
   ForGroup(down.bank.group, [&](auto group) {
-    LaunchTiles(device, TileDownKernel<group()>, GridOfTiles(device, work, down.lists.most, 2), shared, y, down, work,
+    LaunchTiles(device, TileDownKernel<group()>, GridOfTiles(device, work, down.lists.most), shared, y, down, work,
                 early);
   });
 }

@@ -9,6 +9,8 @@
 namespace duo::cuda {
 
 constexpr int kUpDepth = 4, kDownDepth = 6;       // blocks of k that a warp has under way
+// Blocks of gate and up on a multiprocessor: three leave no room to look ahead, which one row does not.
+constexpr int UpBlocks(bool one_row, int group) { return one_row && group == kTileColumns ? 3 : 2; }
 constexpr size_t kTileShared = size_t{96} << 10;  // of x: two blocks fit a multiprocessor
 
 // Warps that share a tile's k: so many that each can have all of its blocks under way, up to all of a block's.
@@ -85,8 +87,8 @@ class UnitWalk {
 };
 
 // What those kernels have in common. row(expert, tile, output): of the bank. finish(expert, tile, output, slot's id,
-// slot, sums of the tile's parts): by one thread an output of it, of `outputs`. begin(walk): once codes are on their
-// way.
+// slot, sums of the tile's parts): by one thread an output of it, of `outputs`. begin(expert, unit): once codes are on
+// their way.
 template <int kGroup, int kDepth, typename Row, typename Finish, typename Begin>
 __device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork& work, int outputs, const Row& row,
                                          const Finish& finish, const Begin& begin) {
@@ -105,7 +107,7 @@ __device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork&
   };
   TilePlace place = place_of(walk);
   codes.Start(place);
-  begin(walk);
+  begin(walk.of.expert, walk.unit);
   WaitForDependency();
   LetDependentsStart();
   int parity = 0, slots_parity = 0;
@@ -138,6 +140,35 @@ __device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork&
   }
 }
 
+// The same of one row: a unit a block, of one slot.
+template <int kGroup, int kDepth, typename Row, typename Finish, typename Begin>
+__device__ __forceinline__ void ForTilesOfOneRow(const ExpertProduct& p, const TileWork& work, int outputs,
+                                                 const Row& row, const Finish& finish, const Begin& begin) {
+  extern __shared__ uint4 shared_x[];
+  __shared__ TileSums sums[kExpertWarps];
+  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, tiles = kExpertWarps / work.parts;
+  const int slot = blockIdx.x / work.units, unit = blockIdx.x - slot * work.units;
+  const int expert = __ldcg(p.lists.of_one_row + slot);
+  const SharedSlots x(shared_x, p.bank.cols, kGroup, 1);
+  CodeTile<kGroup, kDepth> codes(p.bank, TileShare(p.bank.cols, warp % work.parts, work.parts));
+  const int64_t tile = int64_t{unit} * tiles + warp / work.parts;
+  const int64_t rows[2] = {row(expert, tile, g), row(expert, tile, g + 8)};
+  const TilePlace place = codes.PlaceOf(p.bank, rows);
+  codes.Start(place);
+  begin(expert, unit);
+  WaitForDependency();
+  LetDependentsStart();
+  StageSlots<kGroup>(x, p.bank.cols, 1, [&](int) { return p.x + slot / p.slots_a_row * p.x_stride; });
+  __syncthreads();
+  float totals[4];
+  codes.Multiply(place, place, false, x, 0, 1, totals);
+  LeaveSums(sums[warp], totals);
+  __syncthreads();
+  for (int i = threadIdx.x; i < tiles * outputs; i += blockDim.x) {
+    finish(expert, int64_t{unit} * tiles + i / outputs, i % outputs, slot, 0, sums + i / outputs * work.parts);
+  }
+}
+
 // Fetches to the L2 what the next kernel reads of a chosen expert, this unit's part of it.
 __device__ __forceinline__ void PrefetchPart(const void* data, int64_t bytes, int expert, int part, int parts) {
 #if __CUDA_ARCH__ >= 900
@@ -149,10 +180,10 @@ __device__ __forceinline__ void PrefetchPart(const void* data, int64_t bytes, in
 #endif
 }
 
-// GateUpKernel. A tile has eight columns of gate and the same of up. ahead: the bank that is read next by one row; its
-// data null: none.
-template <int kGroup>
-__global__ void __launch_bounds__(32 * kExpertWarps, kGroup == kTileColumns ? 3 : 2)
+// GateUpKernel. A tile has eight columns of gate and the same of up. ahead: the bank that one row reads next; its data
+// null: none.
+template <int kGroup, bool kOneRow>
+__global__ void __launch_bounds__(32 * kExpertWarps, UpBlocks(kOneRow, kGroup))
     TileGateUpKernel(bf16* product, ExpertProduct p, Gating gating, TileWork work, Weight ahead) {
   WaitForDependency();  // for the lists; the kernel after the next may rely on them from its beginning
   const int64_t n = p.bank.rows / p.experts / 2;
@@ -171,13 +202,16 @@ __global__ void __launch_bounds__(32 * kExpertWarps, kGroup == kTileColumns ? 3 
     }
     product[id * n + column] = ToBf16(gating.Of(half[0], half[1]));
   };
-  const auto begin = [&](const UnitWalk& walk) {
-    if (ahead.data == nullptr || threadIdx.x != 0) return;
-    const int64_t rows = ahead.rows / p.experts;
-    PrefetchPart(ahead.data, rows * ahead.cols / 2, walk.of.expert, walk.unit, work.units);
-    PrefetchPart(ahead.groups, rows * (ahead.cols / ahead.group) * 4, walk.of.expert, walk.unit, work.units);
-  };
-  ForTiles<kGroup, kUpDepth>(p, work, 8, row, finish, begin);
+  if constexpr (kOneRow) {
+    ForTilesOfOneRow<kGroup, kUpDepth>(p, work, 8, row, finish, [&](int expert, int unit) {
+      if (ahead.data == nullptr || threadIdx.x != 0) return;
+      const int64_t rows = ahead.rows / p.experts;
+      PrefetchPart(ahead.data, rows * ahead.cols / 2, expert, unit, work.units);
+      PrefetchPart(ahead.groups, rows * (ahead.cols / ahead.group) * 4, expert, unit, work.units);
+    });
+  } else {
+    ForTiles<kGroup, kUpDepth>(p, work, 8, row, finish, [](int, int) {});
+  }
 }
 
 // DownKernel. early: the lists may be read before the kernel ahead has ended.
@@ -196,7 +230,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps, 2)
     if (p.bank.bias != nullptr) sum += p.bank.bias[expert * dim + column];
     y[id * dim + column] = sum;
   };
-  ForTiles<kGroup, kDownDepth>(p, work, kTileOutputs, row, finish, [](const UnitWalk&) {});
+  ForTiles<kGroup, kDownDepth>(p, work, kTileOutputs, row, finish, [](int, int) {});
 }
 
 // Of one row: out [dim] = sum over its experts of weight * down, a block for 16 outputs, a job of a warp for an expert
