@@ -8,7 +8,7 @@
 
 namespace duo::cuda {
 
-constexpr int kUpDepth = 4, kDownDepth = 6;       // blocks of k that a warp has under way
+constexpr int kUpDepth = 4, kDownDepth = 6;  // blocks of k that a warp has under way
 // Blocks of gate and up on a multiprocessor: three leave no room to look ahead, which one row does not.
 constexpr int UpBlocks(bool one_row, int group) { return one_row && group == kTileColumns ? 3 : 2; }
 constexpr size_t kTileShared = size_t{96} << 10;  // of x: two blocks fit a multiprocessor
