@@ -193,9 +193,8 @@ dim3 GridOfTiles(const Device& device, const TileWork& work, int experts) {
   return dim3(static_cast<unsigned>(std::min<int64_t>(units, int64_t{device.info().multiprocessors} * 2)));
 }
 
-// ahead: the matrix that is multiplied next.
 void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t slots, int64_t rows,
-               const Gating& gating, Weight ahead) {
+               const Gating& gating) {
   const int64_t n = up.bank.rows / up.experts / 2;
   if (n == 0) return;
   if (!InTiles(up)) {
@@ -209,10 +208,10 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
   ForGroup(up.bank.group, [&](auto group) {
     if (rows == 1) {
       LaunchTiles(device, TileGateUpKernel<group(), true>, dim3(static_cast<unsigned>(work.units * up.lists.most)),
-                  shared, product, up, gating, work, ahead);
+                  shared, product, up, gating, work);
     } else {
       LaunchTiles(device, TileGateUpKernel<group(), false>, GridOfTiles(device, work, up.lists.most), shared, product,
-                  up, gating, work, Weight());
+                  up, gating, work);
     }
   });
 }
@@ -268,7 +267,7 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   const ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, lists};
   const ExpertProduct down = {product, n, 1, bank.down, bank.experts, lists};
   const bool early = n > 0 && InTiles(up);
-  GateUpFew(device, product, up, slots, x.rows, {bank.limit, bank.alpha}, InTiles(down) ? bank.down : Weight());
+  GateUpFew(device, product, up, slots, x.rows, {bank.limit, bank.alpha});
   if (x.rows == 1 && DownOneRow(device, out, down, routing, early)) return;
   DownFew(device, y, down, slots, x.rows, early);
   LaunchOverlapped(device, CombineKernel, dim3(x.rows, CeilDiv(x.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(),

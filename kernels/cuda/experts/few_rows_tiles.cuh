@@ -87,11 +87,10 @@ class UnitWalk {
 };
 
 // What those kernels have in common. row(expert, tile, output): of the bank. finish(expert, tile, output, slot's id,
-// slot, sums of the tile's parts): by one thread an output of it, of `outputs`. begin(expert, unit): once codes are on
-// their way.
-template <int kGroup, int kDepth, typename Row, typename Finish, typename Begin>
+// slot, sums of the tile's parts): by one thread an output of it, of `outputs`.
+template <int kGroup, int kDepth, typename Row, typename Finish>
 __device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork& work, int outputs, const Row& row,
-                                         const Finish& finish, const Begin& begin) {
+                                         const Finish& finish) {
   extern __shared__ uint4 shared_x[];
   __shared__ TileSums sums[2][kExpertWarps];
   __shared__ int ids[2][kTileSlots];
@@ -107,7 +106,6 @@ __device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork&
   };
   TilePlace place = place_of(walk);
   codes.Start(place);
-  begin(walk.of.expert, walk.unit);
   WaitForDependency();
   LetDependentsStart();
   int parity = 0, slots_parity = 0;
@@ -141,9 +139,9 @@ __device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork&
 }
 
 // The same of one row: a unit a block, of one slot.
-template <int kGroup, int kDepth, typename Row, typename Finish, typename Begin>
+template <int kGroup, int kDepth, typename Row, typename Finish>
 __device__ __forceinline__ void ForTilesOfOneRow(const ExpertProduct& p, const TileWork& work, int outputs,
-                                                 const Row& row, const Finish& finish, const Begin& begin) {
+                                                 const Row& row, const Finish& finish) {
   extern __shared__ uint4 shared_x[];
   __shared__ TileSums sums[kExpertWarps];
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, tiles = kExpertWarps / work.parts;
@@ -155,7 +153,6 @@ __device__ __forceinline__ void ForTilesOfOneRow(const ExpertProduct& p, const T
   const int64_t rows[2] = {row(expert, tile, g), row(expert, tile, g + 8)};
   const TilePlace place = codes.PlaceOf(p.bank, rows);
   codes.Start(place);
-  begin(expert, unit);
   WaitForDependency();
   LetDependentsStart();
   StageSlots<kGroup>(x, p.bank.cols, 1, [&](int) { return p.x + slot / p.slots_a_row * p.x_stride; });
@@ -169,22 +166,10 @@ __device__ __forceinline__ void ForTilesOfOneRow(const ExpertProduct& p, const T
   }
 }
 
-// Fetches to the L2 what the next kernel reads of a chosen expert, this unit's part of it.
-__device__ __forceinline__ void PrefetchPart(const void* data, int64_t bytes, int expert, int part, int parts) {
-#if __CUDA_ARCH__ >= 900
-  const uint64_t of_expert = reinterpret_cast<uint64_t>(data) + expert * bytes;
-  const uint64_t begin = RoundUp(of_expert + bytes * part / parts, uint64_t{16});
-  const uint64_t end = (of_expert + bytes * (part + 1) / parts) / 16 * 16;
-  if (end <= begin) return;
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(begin), "r"(static_cast<uint32_t>(end - begin)));
-#endif
-}
-
-// GateUpKernel. A tile has eight columns of gate and the same of up. ahead: the bank that one row reads next; its data
-// null: none.
+// GateUpKernel. A tile has eight columns of gate and the same of up.
 template <int kGroup, bool kOneRow>
 __global__ void __launch_bounds__(32 * kExpertWarps, UpBlocks(kOneRow, kGroup))
-    TileGateUpKernel(bf16* product, ExpertProduct p, Gating gating, TileWork work, Weight ahead) {
+    TileGateUpKernel(bf16* product, ExpertProduct p, Gating gating, TileWork work) {
   WaitForDependency();  // for the lists; the kernel after the next may rely on them from its beginning
   const int64_t n = p.bank.rows / p.experts / 2;
   auto row = [&](int expert, int64_t tile, int output) {
@@ -203,14 +188,9 @@ __global__ void __launch_bounds__(32 * kExpertWarps, UpBlocks(kOneRow, kGroup))
     product[id * n + column] = ToBf16(gating.Of(half[0], half[1]));
   };
   if constexpr (kOneRow) {
-    ForTilesOfOneRow<kGroup, kUpDepth>(p, work, 8, row, finish, [&](int expert, int unit) {
-      if (ahead.data == nullptr || threadIdx.x != 0) return;
-      const int64_t rows = ahead.rows / p.experts;
-      PrefetchPart(ahead.data, rows * ahead.cols / 2, expert, unit, work.units);
-      PrefetchPart(ahead.groups, rows * (ahead.cols / ahead.group) * 4, expert, unit, work.units);
-    });
+    ForTilesOfOneRow<kGroup, kUpDepth>(p, work, 8, row, finish);
   } else {
-    ForTiles<kGroup, kUpDepth>(p, work, 8, row, finish, [](int, int) {});
+    ForTiles<kGroup, kUpDepth>(p, work, 8, row, finish);
   }
 }
 
@@ -230,7 +210,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps, 2)
     if (p.bank.bias != nullptr) sum += p.bank.bias[expert * dim + column];
     y[id * dim + column] = sum;
   };
-  ForTiles<kGroup, kDownDepth>(p, work, kTileOutputs, row, finish, [](int, int) {});
+  ForTiles<kGroup, kDownDepth>(p, work, kTileOutputs, row, finish);
 }
 
 // Of one row: out [dim] = sum over its experts of weight * down, a block for 16 outputs, a job of a warp for an expert
