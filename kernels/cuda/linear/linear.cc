@@ -6,6 +6,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/linear/dequantize.h"
 #include "kernels/cuda/linear/gemm.h"
+#include "kernels/cuda/linear/linear_pieces.h"
 #include "kernels/cuda/linear/linear_small.h"
 #include "kernels/cuda/linear/linear_tiles.h"
 
@@ -28,6 +29,7 @@ constexpr int64_t kTiledRows = kTileRows;
 bool UsesTiles(const Device& device, int64_t rows, const Weight& weight) {
   return rows > kSmallRows && rows <= kTiledRows && TiledLinearFits(device, weight);
 }
+bool UsesPieces(int64_t rows, const Weight& weight) { return rows <= kPieceRows && PiecesFit(weight); }
 bool UsesSmall(const Device& device, int64_t rows, const Weight& weight) {
   const int64_t most = weight.dtype == DType::kBF16 ? kBf16Rows : IsCoded(weight.dtype) ? kCodedRows : kSmallRows;
   return rows <= most && SmallLinearFits(weight) && !UsesTiles(device, rows, weight);
@@ -37,9 +39,9 @@ bool UsesSmall(const Device& device, int64_t rows, const Weight& weight) {
 
 size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weight) {
   // A plan for `rows` must also serve fewer of them.
-  size_t bytes = 0;
+  size_t bytes = PiecesFit(weight) ? PiecesScratchBytes(device, weight) : 0;
   if (SmallLinearFits(weight)) {
-    bytes = SmallLinearScratchBytes(device, std::min<int64_t>(rows, kSmallRows), weight);
+    bytes = std::max(bytes, SmallLinearScratchBytes(device, std::min<int64_t>(rows, kSmallRows), weight));
   }
   if (UsesTiles(device, std::min(rows, kTiledRows), weight))
     bytes = std::max(bytes, TiledLinearScratchBytes(rows, weight));
@@ -50,6 +52,7 @@ size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weig
 }
 
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
+  if (UsesPieces(x.rows, weight)) return PiecesLinear(device, out, x, weight, scratch);
   if (UsesSmall(device, x.rows, weight)) {
     for (int64_t row = 0; row < x.rows; row += kSmallRows) {
       const int64_t count = std::min<int64_t>(kSmallRows, x.rows - row);
@@ -78,6 +81,7 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
 }
 
 void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch) {
+  if (UsesPieces(x.rows, weight)) return PiecesLinearGated(device, out, x, weight, scratch);
   if (x.rows <= kSmallRows && UsesSmall(device, x.rows, weight))
     return SmallLinearGated(device, out, x, weight, scratch);
   cuda::Linear(device, gate_up, x, weight, scratch);

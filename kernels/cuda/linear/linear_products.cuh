@@ -63,6 +63,45 @@ __device__ __forceinline__ float LargestOf(const bf16* x, int64_t stride, int ro
   return rows == 1 ? LargestOf<1>(x, stride, rows, chunks, lane) : LargestOf<4>(x, stride, rows, chunks, lane);
 }
 
+// ---- x as 16-bit fixed point ----
+
+constexpr float kMostFixed = 32639;  // so that the high byte, rounded, is 127 at most
+
+// What 1 of the fixed point stands for where the largest |x| is `largest`.
+__device__ __forceinline__ float FixedUnit(float largest) {
+  constexpr float kTiny = 1e-30f;
+  return (largest < kTiny ? kTiny : largest) / kMostFixed;
+}
+// x as an integer, plus 128 so that its second byte is the rounded high byte: 1.5 * 2^23 rounds it into the low bits.
+__device__ __forceinline__ uint32_t Fixed(float x, float factor) {
+  return __float_as_uint(fmaf(x, factor, 12582912.0f + 128));
+}
+// The high and the low bytes of four rounded x: x = 256 * high + low, both signed.
+__device__ __forceinline__ void FixedBytes(uint32_t x0, uint32_t x1, uint32_t x2, uint32_t x3, uint32_t& high,
+                                           uint32_t& low) {
+  const uint32_t a = __byte_perm(x0, x1, 0x5140), b = __byte_perm(x2, x3, 0x5140);
+  high = __byte_perm(a, b, 0x7632);
+  low = __byte_perm(a, b, 0x5410) ^ 0x80808080u;
+}
+// Eight x as the codes of `kType` in a row meet them: int8's first and last four; of int4, whose word holds codes 0-7,
+// the low nibbles', which are 0, 2, 4, 6, then the high ones'. Returns their sum.
+template <DType kType>
+__device__ __forceinline__ int FixedEight(const uint4& v, float factor, uint2& high, uint2& low) {
+  const uint32_t fixed[8] = {Fixed(LowBf16(v.x), factor), Fixed(HighBf16(v.x), factor), Fixed(LowBf16(v.y), factor),
+                             Fixed(HighBf16(v.y), factor), Fixed(LowBf16(v.z), factor), Fixed(HighBf16(v.z), factor),
+                             Fixed(LowBf16(v.w), factor), Fixed(HighBf16(v.w), factor)};
+  if constexpr (kType == DType::kI4) {
+    FixedBytes(fixed[0], fixed[2], fixed[4], fixed[6], high.x, low.x);
+    FixedBytes(fixed[1], fixed[3], fixed[5], fixed[7], high.y, low.y);
+  } else {
+    FixedBytes(fixed[0], fixed[1], fixed[2], fixed[3], high.x, low.x);
+    FixedBytes(fixed[4], fixed[5], fixed[6], fixed[7], high.y, low.y);
+  }
+  const int ones = 0x01010101;
+  return 256 * __dp4a(static_cast<int>(high.x), ones, __dp4a(static_cast<int>(high.y), ones, 0)) +
+         __dp4a(static_cast<int>(low.x), ones, __dp4a(static_cast<int>(low.y), ones, 0));
+}
+
 // The products of one tile, weights as 16-bit floats. kRows: the most rows, 8 or 16.
 template <DType kType, int kRows>
 class FloatProducts {
@@ -187,14 +226,14 @@ class IntegerProducts {
   static constexpr int kFours = kRows / 4;  // eight columns of B
 
   // `x` is the share's first column, `blocks` long. Elements lie [block][64 k][row][high, low][lane quarter][chunk].
-  // Every row is scaled so that its largest |x| of the share becomes kMost.
+  // Every row is scaled so that its largest |x| of the share becomes kMostFixed.
   __device__ __forceinline__ void Stage(const bf16* x, int64_t stride, int rows, int blocks, const SharedX& shared,
                                         int lane) {
     const int chunks = blocks * S::kChunks;
     for (int row = 0; row < rows; row += 4, x += 4 * stride) {
       const int count = min(4, rows - row);
       const float largest = LargestOf(x, stride, count, chunks, lane),
-                  unit = (largest < kTiny ? kTiny : largest) / kMost;
+                  unit = FixedUnit(largest);
 #pragma unroll
       for (int n = 0; n < kFours; ++n) {
         if (4 * n == row) units_[n] = unit;
@@ -205,22 +244,9 @@ class IntegerProducts {
 #pragma unroll 2
         for (int i = lane; i < RoundUp(chunks, 32); i += 32) {
           const uint4 v = i < chunks ? *reinterpret_cast<const uint4*>(x + r * stride + i * 8) : make_uint4(0, 0, 0, 0);
-          const uint32_t fixed[8] = {Fixed(LowBf16(v.x), factor), Fixed(HighBf16(v.x), factor),
-                                     Fixed(LowBf16(v.y), factor), Fixed(HighBf16(v.y), factor),
-                                     Fixed(LowBf16(v.z), factor), Fixed(HighBf16(v.z), factor),
-                                     Fixed(LowBf16(v.w), factor), Fixed(HighBf16(v.w), factor)};
-          uint2 high, low;  // int4: a word holds codes 0-7, of which its low nibbles are 0, 2, 4, 6
-          if constexpr (kType == DType::kI4) {
-            Bytes(fixed[0], fixed[2], fixed[4], fixed[6], high.x, low.x);
-            Bytes(fixed[1], fixed[3], fixed[5], fixed[7], high.y, low.y);
-          } else {
-            Bytes(fixed[0], fixed[1], fixed[2], fixed[3], high.x, low.x);
-            Bytes(fixed[4], fixed[5], fixed[6], fixed[7], high.y, low.y);
-          }
+          uint2 high, low;
+          [[maybe_unused]] int sum = FixedEight<kType>(v, factor, high, low);
           if constexpr (S::kGrouped) {
-            const int ones = 0x01010101;
-            int sum = 256 * __dp4a(static_cast<int>(high.x), ones, __dp4a(static_cast<int>(high.y), ones, 0)) +
-                      __dp4a(static_cast<int>(low.x), ones, __dp4a(static_cast<int>(low.y), ones, 0));
 #pragma unroll
             for (int lanes = 1; lanes < kGroup / 8; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
             if (i < chunks && i % (kGroup / 8) == 0) {
@@ -330,21 +356,6 @@ class IntegerProducts {
  private:
   static constexpr int kLines = S::kColumns / 64;
   static constexpr uint32_t kNibbles = 0x0f0f0f0fu;
-  static constexpr float kMost = 32639;  // so that the high byte, rounded, is 127 at most
-  static constexpr float kTiny = 1e-30f;
-
-  // x as an integer, plus 128 so that its second byte is the rounded high byte: 1.5 * 2^23 rounds it into the low
-  // bits.
-  static __device__ __forceinline__ uint32_t Fixed(float x, float factor) {
-    return __float_as_uint(fmaf(x, factor, 12582912.0f + 128));
-  }
-  // The high and the low bytes of four rounded x: x = 256 * high + low, both signed.
-  static __device__ __forceinline__ void Bytes(uint32_t x0, uint32_t x1, uint32_t x2, uint32_t x3, uint32_t& high,
-                                               uint32_t& low) {
-    const uint32_t a = __byte_perm(x0, x1, 0x5140), b = __byte_perm(x2, x3, 0x5140);
-    high = __byte_perm(a, b, 0x7632);
-    low = __byte_perm(a, b, 0x5410) ^ 0x80808080u;
-  }
 
   // A group's products into the sums: scale * codes + min, times x.
   __device__ __forceinline__ void AddGroup(int (&products)[kFours][4], const float2 (&pairs)[2], const float* x_sums,

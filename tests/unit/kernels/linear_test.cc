@@ -184,6 +184,38 @@ TEST_P(Linears, CodesInGroupsOfOneAndTwoLevels) {
   }
 }
 
+// A few rows of codes in groups: a row has the bits that it has alone, however k is cut. On CUDA of two rows.
+TEST_P(Linears, RowsOfCodesInGroupsAreTheSameInCompany) {
+  std::mt19937 rng(19);
+  const DType type = activation();
+  constexpr int64_t kOuts = 200;
+  const int64_t most_rows = cuda() ? 2 : 4;
+  for (auto [dtype, group, block] : {std::tuple(DType::kI4, 128, 0), std::tuple(DType::kI4, 32, 256),
+                                     std::tuple(DType::kI8, 32, 0), std::tuple(DType::kI8, 16, 256)}) {
+    for (int64_t cols : {256, 1280, 14336}) {
+      const TestWeight w = MakeGroupedWeight(device(), dtype, kOuts, cols, group, block, rng);
+      std::vector<float> x = Normal(rng, most_rows * cols);
+      for (int64_t i = 0; i < most_rows * cols; ++i) x[i] *= static_cast<float>(1 + 1000 * (i / cols));
+      Buffer device_x = UploadAs(device(), type, x);
+      Arena scratch = Scratch(device(), LinearScratchBytes(device(), most_rows, w.weight));
+      const auto product = [&](int64_t first, int64_t rows) {
+        Buffer out = Allocate(device(), rows * kOuts * 4);
+        Linear(device(), View(out.data(), DType::kF32, rows, kOuts),
+               View(device_x.data(), type, most_rows, cols).Rows(first, rows), w.weight, scratch);
+        return DownloadAs(device(), DType::kF32, out.data(), rows * kOuts);
+      };
+      for (int64_t rows = 2; rows <= most_rows; ++rows) {
+        const std::vector<float> all = product(0, rows);
+        for (int64_t r = 0; r < rows; ++r) {
+          const std::vector<float> alone = product(r, 1);
+          ASSERT_EQ(0, memcmp(alone.data(), &all[r * kOuts], kOuts * 4))
+              << Name(dtype) << ":" << group << "/" << block << " inputs " << cols << " row " << r << " of " << rows;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(Linears, RowsInGroupsAreEmbeddedExactly) {
   std::mt19937 rng(18);
   for (DType dtype : {DType::kI4, DType::kI8}) {

@@ -1,0 +1,147 @@
+// Chooses how a product of a few rows and codes in groups is cut, and launches linear_pieces_kernel.cuh's kernel.
+#include "kernels/cuda/linear/linear_pieces.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "kernels/base/cuda_check.h"
+#include "kernels/cuda/linear/linear_pieces_kernel.cuh"
+#include "kernels/cuda/state.h"
+
+namespace duo::cuda {
+namespace {
+
+constexpr int kMostParts = 16;
+constexpr int64_t kMostColumns = 32768;  // two rows of a sixteenth of them fit
+constexpr double kBytesPerSecond = 3.5e12, kPartSeconds = 1.5e-6;  // measured on an H200, for Plan
+
+int PieceColumns(DType type) { return type == DType::kI4 ? 32 : 16; }
+
+// How a product is cut. By the weight and the device alone: a row's bits follow from it, which must not depend on the
+// rows beside it.
+struct PiecesPlan {
+  bool many;  // outputs: blocks of 4 warps then, else of 8, so that all multiprocessors have enough to read
+  int tiles, parts, blocks, units;
+};
+
+size_t SharedBytes(const Weight& weight, int blocks, int warps) {
+  return weight.dtype == DType::kI4 ? PieceSharedBytes<DType::kI4>(blocks, warps, kPieceRows)
+                                    : PieceSharedBytes<DType::kI8>(blocks, warps, kPieceRows);
+}
+// Beside the warps' sums: what 227 KB a multiprocessor leave, on sm_80 what 163 KB leave.
+size_t SharedRoom(const Device& device) { return size_t{device.info().capability < 90 ? 140u : 200u} << 10; }
+
+PiecesPlan Plan(const Device& device, const Weight& weight) {
+  PiecesPlan plan = {};
+  plan.tiles = static_cast<int>(CeilDiv(weight.rows, 16));
+  plan.blocks = static_cast<int>(weight.cols / (4 * PieceColumns(weight.dtype)));
+  plan.many = plan.tiles >= 4 * device.info().multiprocessors;
+  const int warps = plan.many ? 4 : 8, grid = (plan.many ? 4 : 2) * device.info().multiprocessors;
+  double best_time = 0;
+  for (int parts = 1; parts <= std::min(kMostParts, plan.blocks); ++parts) {
+    if (SharedBytes(weight, CeilDiv(plan.blocks, parts), warps) > SharedRoom(device)) continue;
+    // Time by the bytes, the blocks left idle in the last round, and what a unit's partial sum costs. Half of the
+    // blocks can still read at the full rate.
+    const int64_t units = int64_t{plan.tiles} * parts, rounds = CeilDiv(units, grid);
+    const double share = std::min(1.0, 2.0 * units / (rounds * grid));
+    const double time = weight.bytes() / (kBytesPerSecond * share) + (parts > 1 ? kPartSeconds * rounds : 0);
+    if (plan.parts == 0 || time < best_time) plan.parts = parts, best_time = time;
+  }
+  plan.units = plan.tiles * plan.parts;
+  return plan;
+}
+
+template <DType kType, bool kTwo, int kRows, SmallOut kOut, int kWarps, int kBlocks>
+void Launch(Device& device, const SmallArgs& args, const PieceWeights& weights) {
+  const auto kernel = PiecesKernel<kType, kTwo, kRows, kOut, kWarps, kBlocks>;
+  const size_t shared = PieceSharedBytes<kType>(CeilDiv(args.blocks, args.parts), kWarps, kRows);
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedRoom(device)));
+  const int grid = std::min(kBlocks * device.info().multiprocessors, args.tiles * args.parts);
+  LaunchOverlapped(device, kernel, dim3(grid), dim3(32 * kWarps), shared, args, weights);
+}
+template <DType kType, bool kTwo, SmallOut kOut>
+void LaunchCut(Device& device, const SmallArgs& args, const PieceWeights& weights, bool many) {
+  if (many) {
+    if (args.rows == 1) return Launch<kType, kTwo, 1, kOut, 4, 5>(device, args, weights);
+    return Launch<kType, kTwo, kPieceRows, kOut, 4, 4>(device, args, weights);
+  }
+  if (args.rows == 1) return Launch<kType, kTwo, 1, kOut, 8, 2>(device, args, weights);
+  Launch<kType, kTwo, kPieceRows, kOut, 8, 2>(device, args, weights);
+}
+template <DType kType, bool kTwo>
+void LaunchType(Device& device, const SmallArgs& args, const PieceWeights& weights, bool many, SmallOut out) {
+  switch (out) {
+    case SmallOut::kFloat:
+      return LaunchCut<kType, kTwo, SmallOut::kFloat>(device, args, weights, many);
+    case SmallOut::kActivation:
+      return LaunchCut<kType, kTwo, SmallOut::kActivation>(device, args, weights, many);
+    case SmallOut::kGated:
+      return LaunchCut<kType, kTwo, SmallOut::kGated>(device, args, weights, many);
+  }
+}
+
+void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, Arena& scratch) {
+  const size_t mark = scratch.used();
+  DUO_CHECK(x.rows <= kPieceRows && reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.stride % 8 == 0);
+  const PiecesPlan plan = Plan(device, weight);
+  DUO_CHECK_GT(plan.parts, 0);
+  SmallArgs args = {};
+  args.out = out.data;
+  args.out_stride = out.stride;
+  args.x = x.as<bf16>();
+  args.x_stride = x.stride;
+  args.rows = static_cast<int>(x.rows);
+  args.weight = weight;
+  args.tiles = plan.tiles;
+  args.parts = plan.parts;
+  args.blocks = plan.blocks;
+  if (plan.parts > 1) {
+    args.partial = static_cast<float*>(scratch.Take(size_t{256} * plan.units * sizeof(float)));
+  }
+  args.arrivals = State(device).counters;
+  const auto shift = [&](int columns) { return std::countr_zero(static_cast<unsigned>(columns)); };
+  const int piece = shift(PieceColumns(weight.dtype));
+  PieceWeights weights = {};
+  weights.codes = static_cast<const uint4*>(weight.data);
+  weights.pairs = reinterpret_cast<const uint32_t*>(weight.groups);
+  weights.subs = reinterpret_cast<const uint16_t*>(weight.subs);
+  weights.pair_shift = shift(weight.pair_cols()) - piece;
+  weights.sub_shift = shift(weight.group) - piece;
+  const bool two = weight.block > 0;
+  if (weight.dtype == DType::kI4) {
+    two ? LaunchType<DType::kI4, true>(device, args, weights, plan.many, kind)
+        : LaunchType<DType::kI4, false>(device, args, weights, plan.many, kind);
+  } else {
+    two ? LaunchType<DType::kI8, true>(device, args, weights, plan.many, kind)
+        : LaunchType<DType::kI8, false>(device, args, weights, plan.many, kind);
+  }
+  scratch.Rewind(mark);
+}
+
+}  // namespace
+
+bool PiecesFit(const Weight& weight) {
+  if ((weight.dtype != DType::kI4 && weight.dtype != DType::kI8) || weight.table != CodeTable::kNone) return false;
+  const int columns = PieceColumns(weight.dtype);
+  const auto whole = [&](int group) {
+    return group >= columns && std::has_single_bit(static_cast<unsigned>(group)) && weight.cols % group == 0;
+  };
+  return whole(weight.group) && whole(weight.pair_cols()) && weight.cols % (4 * columns) == 0 &&
+         weight.cols <= kMostColumns && weight.rows <= 16 * Device::CudaState::kCounters &&
+         weight.rows * (weight.cols / columns) < int64_t{1} << 32 && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
+}
+
+size_t PiecesScratchBytes(const Device& device, const Weight& weight) {
+  const PiecesPlan plan = Plan(device, weight);
+  return plan.parts > 1 ? Arena::Rounded(size_t{256} * plan.units * sizeof(float)) : 0;
+}
+
+void PiecesLinear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
+  Run(device, out, x, weight, out.dtype == DType::kF32 ? SmallOut::kFloat : SmallOut::kActivation, scratch);
+}
+
+void PiecesLinearGated(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
+  Run(device, out, x, weight, SmallOut::kGated, scratch);
+}
+
+}  // namespace duo::cuda

@@ -1,0 +1,137 @@
+// The kernel behind linear_pieces.h: out^T [16 outputs x rows] = W [16 x k] * x^T [k x rows], W codes in groups, by the
+// products of linear_pieces.cuh. Units of work, parts and what becomes of a sum are linear_small.cuh's.
+#pragma once
+
+#include "kernels/cuda/linear/linear_pieces.cuh"
+#include "kernels/cuda/linear/linear_small.cuh"
+
+namespace duo::cuda {
+
+// Of a block's x: that of every warp's share, rounded up, behind the zeros that lanes without x read.
+constexpr int kPieceLineBytes = 128;
+template <DType kType>
+__host__ __device__ constexpr size_t PieceSharedBytes(int blocks, int warps, int rows) {
+  return kPieceLineBytes + size_t(blocks + warps * (PieceShape<kType>::kAtOnce - 1)) * rows * PieceX::Bytes<kType>();
+}
+
+template <SmallOut kOut>
+__device__ __forceinline__ PiecePlace PlaceOfPieces(const SmallArgs& args, int part, int tile,
+                                                    const PartShare& share) {
+  const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  PiecePlace place = {};
+  place.part = part;
+  place.tile = tile;
+  place.blocks = share.count;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const auto row = static_cast<uint32_t>(TileRow<kOut>(args.weight.rows, tile, g + 8 * h));
+    place.first[h] = (row * args.blocks + share.begin + share.first) * 4 + c;
+  }
+  return place;
+}
+
+// Multiplies a unit. A slot of the ring is refilled as soon as it was used, from this unit or in its last round from
+// `next`.
+template <typename Products, typename Ring>
+__device__ __forceinline__ void MultiplyPieces(Products& products, Ring& ring, const PieceWeights& weights,
+                                               const PiecePlace& place, const PiecePlace& next, const PieceX& x,
+                                               int lane) {
+  constexpr int kDepth = Products::S::kDepth, kAtOnce = Products::S::kAtOnce;
+  const int mine = place.blocks;
+  // At least one round, so that a warp without blocks here still fetches those of the next unit.
+  for (int base = 0; base == 0 || base < mine; base += kDepth) {
+    const bool last_round = base + kDepth >= mine;
+#pragma unroll
+    for (int slot = 0; slot < kDepth; slot += kAtOnce) {
+      if (base + slot < mine) products.Multiply(ring, slot, x, base + slot, lane);
+#pragma unroll
+      for (int i = slot; i < slot + kAtOnce; ++i) {
+        if (!last_round) {
+          if (base + kDepth + i < mine) ring.Load(i, weights, place, base + kDepth + i);
+        } else if (i < next.blocks) {
+          ring.Load(i, weights, next, i);
+        }
+      }
+    }
+  }
+}
+
+// kRows: the most rows. kBlocks: of a multiprocessor.
+template <DType kType, bool kTwo, int kRows, SmallOut kOut, int kWarps, int kBlocks>
+__global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs args, PieceWeights weights) {
+  using S = PieceShape<kType>;
+  static_assert(32 * kWarps >= 16 * kRows);
+  extern __shared__ uint4 shared[];
+  __shared__ float reduce[2][kWarps][kRows * 64];
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
+  const int units = args.tiles * args.parts;
+  const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
+  const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
+  if (begin == end) return;
+
+  // Every warp has its own x: the k's that it multiplies, of the part that it is in.
+  const int room = (CeilDiv(args.blocks, args.parts) + kWarps * (S::kAtOnce - 1)) * kRows;
+  PieceProducts<kType, kTwo, kRows> products;
+  PieceX x = {};
+  x.zeros = shared + 1;
+  auto stage = [&](const PartShare& share) {
+    const int first_line = (share.first + w * (S::kAtOnce - 1)) * kRows;
+    uint8_t* elements = reinterpret_cast<uint8_t*>(shared) + kPieceLineBytes;
+    x.elements = elements + first_line * S::kXBytes;
+    x.sums = reinterpret_cast<float*>(elements + room * S::kXBytes) + first_line * 4;
+    products.Stage(args.x + (int64_t{share.begin} + share.first) * S::kColumns, args.x_stride, args.rows, share.count,
+                   x, lane);
+  };
+
+  int staged = -1;
+  const int first_part = args.parts == 1 ? 0 : begin / args.tiles;
+  PartShare share(args, first_part, w), next_share = share;
+  PiecePlace place =
+      PlaceOfPieces<kOut>(args, first_part, begin - first_part * args.tiles, share);
+  PieceRing<kType, kTwo> ring;
+#pragma unroll
+  for (int i = 0; i < S::kDepth; ++i) {
+    if (i < place.blocks) ring.Load(i, weights, place, i);
+  }
+  if (threadIdx.x < 2) shared[1 + threadIdx.x] = make_uint4(0, 0, 0, 0);
+  __syncthreads();
+  // The weights above do not depend on earlier kernels; x and everything written does.
+  LetDependentsStart();
+  WaitForDependency();
+  for (int unit = begin; unit < end; ++unit) {
+    const int part = place.part, tile = place.tile;
+    if (part != staged) {
+      // The last part's x may lie there; the barrier behind its last unit's sums says that every warp is done with it.
+      stage(share);
+      __syncwarp();
+      staged = part;
+    }
+    const ThreadOutput<kType, 1, kOut, kRows> output(args, tile);
+    products.Clear();
+    PiecePlace next = {};
+    if (unit + 1 < end) {
+      const bool new_part = tile + 1 == args.tiles;
+      if (new_part) next_share = PartShare(args, part + 1, w);
+      next = PlaceOfPieces<kOut>(args, new_part ? part + 1 : part, new_part ? 0 : tile + 1,
+                                              next_share);
+    }
+    MultiplyPieces(products, ring, weights, place, next, x, lane);
+    place = next;
+    share = next_share;
+    float(&buffer)[kWarps][kRows * 64] = reduce[(unit - begin) % 2];
+    products.Store(buffer[w], lane);
+    __syncthreads();
+    float total = 0;
+    if (output.exists) {
+      const int first = output.row * 64 + output.in_tile;
+#pragma unroll
+      for (int v = 0; v < kWarps; ++v) {
+        total += (buffer[v][first] + buffer[v][first + 16]) + (buffer[v][first + 32] + buffer[v][first + 48]);
+      }
+    }
+    const bool whole = args.parts == 1 || AddParts(args, part, tile, output.exists, total);
+    if (w * 32 < 16 * kRows) output.Store(args, total, output.exists && whole);
+  }
+}
+
+}  // namespace duo::cuda
