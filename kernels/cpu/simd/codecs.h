@@ -50,6 +50,7 @@ constexpr int CodeBits(Code code) {
 
 constexpr bool IsNibbles(Code code) { return CodeBits(code) == 4; }
 
+constexpr float kWholeNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 constexpr float kIq4Numbers[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 constexpr float kE2M1Numbers[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, 0, -0.5f, -1, -1.5f, -2, -3, -4, -6};
 
@@ -60,7 +61,9 @@ struct Nibbles {
 template <Code code>
 DUO_INLINE Nibbles LoadNibbles(const uint8_t* p) {
   const I c = Widen(LoadAs<B>(p));
-  if constexpr (code == Code::kU4) {
+  if constexpr (code == Code::kU4 && kLanes == 16) {
+    return {LookUp(kWholeNumbers, c), LookUp(kWholeNumbers, c >> 4)};  // by the low four bits
+  } else if constexpr (code == Code::kU4) {
     return {__builtin_convertvector(c & 15, F), __builtin_convertvector(c >> 4, F)};
   } else {
     const float* table = code == Code::kIq4 ? kIq4Numbers : kE2M1Numbers;

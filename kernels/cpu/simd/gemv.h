@@ -64,6 +64,17 @@ DUO_INLINE void GemvBlock(const GemvWork& w, int64_t first) {
 
 constexpr int kGroupsAtOnce = 32;
 
+// `count` unscaled codes to f32. What is left of whole vectors is decoded with what lies before it: a copy of a few
+// codes, a row at a time, took as long as the row's products.
+template <Code code>
+DUO_INLINE void DecodeParams(const void* codes, int count, float* out) {
+  const auto* p = (const uint8_t*)codes;
+  if (count < kLanes) return DecodeAll<code>(p, 1.0f, 0.0f, count, out);
+  for (int i = 0; i + kLanes <= count; i += kLanes) StoreAs(out + i, LoadCodes<code>(p + i * CodeBits(code) / 8));
+  if (count % kLanes == 0) return;
+  StoreAs(out + count - kLanes, LoadCodes<code>(p + (count - kLanes) * CodeBits(code) / 8));
+}
+
 // The scales and minima of `count` groups of a weight row from group g0 on, a multiple of kGroupsAtOnce, in pairs.
 // params: room for kGroupsAtOnce.
 DUO_INLINE void GroupParams(const GemvWork& w, int64_t out, int64_t g0, int count, float* params) {
@@ -78,53 +89,65 @@ DUO_INLINE void GroupParams(const GemvWork& w, int64_t out, int64_t g0, int coun
     return;
   }
   if (w.subs == nullptr) {
-    DecodeAll<Code::kF16>((const uint8_t*)(w.groups + 2 * (out * groups + g0)), 1.0f, 0.0f, 2 * count, params);
+    DecodeParams<Code::kF16>(w.groups + 2 * (out * groups + g0), 2 * count, params);
     return;
   }
   // Each group's small numbers times its block's pair. Blocks are of 1 to 16 groups, a power of two.
-  DecodeAll<Code::kI8>((const uint8_t*)(w.subs + 2 * (out * groups + g0)), 1.0f, 0.0f, 2 * count, params);
+  DecodeParams<Code::kI8>(w.subs + 2 * (out * groups + g0), 2 * count, params);
   const int shift = __builtin_ctz((unsigned)(w.block / w.group));
   const int64_t first = out * (w.cols / w.block) + (g0 >> shift);
   int64_t pairs[kGroupsAtOnce], of_groups[kGroupsAtOnce];  // two f32 each
-  DecodeAll<Code::kF16>((const uint8_t*)(w.groups + 2 * first), 1.0f, 0.0f, 2 * (((count - 1) >> shift) + 1),
-                        (float*)pairs);
+  DecodeParams<Code::kF16>(w.groups + 2 * first, 2 * (((count - 1) >> shift) + 1), (float*)pairs);
   for (int g = 0; g < count; ++g) __builtin_memcpy(&of_groups[g], &pairs[g >> shift], 8);
-  for (int i = 0; i < 2 * kGroupsAtOnce; i += kLanes)  // what is beyond `count` is not read
+  for (int i = 0; i < 2 * kGroupsAtOnce; i += kLanes)  // the caller clears what is beyond `count`
     StoreAs(params + i, Load(params + i) * LoadAs<F>((const float*)of_groups + i));
 }
 
-// Codes in groups: sum over groups of scale * (codes . x) + min * (sum of x). The sums of x are made per block of
-// groups: they are shared by all weight rows of the block, and cheap beside them.
+constexpr int kSpanGroups = 256;
+
+// The sums of x over the groups [begin, end) of each row, each behind a zero: as pairs of scale and minimum lie, so that
+// the minima's part of a product is one dot product.
+template <Code code, int kRows>
+DUO_INLINE void GroupSums(const GemvWork& w, int64_t begin, int64_t end, float (*sums)[2 * kSpanGroups]) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int64_t g = begin; g < end; ++g) {
+      const float* x = w.x + r * w.x_stride + g * w.group;
+      F sum = {};
+      for (int c = 0; c < w.group; c += kLanes) sum += Load(x + c);
+      sums[r][2 * (g - begin)] = 0.0f;
+      sums[r][2 * (g - begin) + 1] = Sum(sum);
+    }
+    for (int64_t i = 2 * (end - begin); i % kLanes != 0; ++i) sums[r][i] = 0.0f;
+  }
+}
+
+// Codes in groups: sum over groups of scale * (codes . x) + min * (sum of x), of the groups [begin, end).
 template <Code code, int kRows, int kOuts>
-DUO_INLINE void GemvGroupBlock(const GemvWork& w, int64_t first) {
+DUO_INLINE void GemvGroupBlock(const GemvWork& w, int64_t first, int64_t begin, int64_t end,
+                               const float (*x_sums)[2 * kSpanGroups]) {
   constexpr int kStep = IsNibbles(code) ? 2 * kLanes : kLanes;  // columns
-  const int64_t groups = w.cols / w.group;
-  F sums[kOuts][kRows] = {};
-  for (int64_t g0 = 0; g0 < groups; g0 += kGroupsAtOnce) {
-    const int count = (int)(groups - g0 < kGroupsAtOnce ? groups - g0 : kGroupsAtOnce);
+  const int64_t group_bytes = w.group * CodeBits(code) / 8;
+  F sums[kOuts][kRows] = {}, of_minima[kOuts][kRows] = {};
+  for (int64_t g0 = begin; g0 < end; g0 += kGroupsAtOnce) {
+    const int count = (int)(end - g0 < kGroupsAtOnce ? end - g0 : kGroupsAtOnce);
     float params[kOuts][2 * kGroupsAtOnce];
 #pragma GCC unroll 8
-    for (int o = 0; o < kOuts; ++o) GroupParams(w, first + o, g0, count, params[o]);
-    for (int g = 0; g < count; ++g) {
-      F group_sums[kOuts][kRows] = {}, x_sums[kRows] = {};
+    for (int o = 0; o < kOuts; ++o) {
+      GroupParams(w, first + o, g0, count, params[o]);
+      for (int i = 2 * count; i % kLanes != 0; ++i) params[o][i] = 0.0f;  // meets zeros, and must not be a NaN
+      for (int i = 0; i < 2 * count; i += kLanes) {
+        const F pairs = Load(params[o] + i);
 #pragma GCC unroll 8
-      for (int o = 0; o < kOuts; ++o) {
-        __builtin_prefetch(w.codes + (first + kOuts + o) * w.row_bytes + (g0 + g) * w.group * CodeBits(code) / 8);
+        for (int r = 0; r < kRows; ++r)
+          of_minima[o][r] = Fma(pairs, Load(x_sums[r] + 2 * (g0 - begin) + i), of_minima[o][r]);
       }
-      for (int64_t c = (g0 + g) * w.group, end = c + w.group; c < end; c += kStep) {
-        F x[kStep / kLanes][kRows];  // nibbles: the even columns, then the odd ones
-
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          x[0][r] = Load(w.x + r * w.x_stride + c);
-          if constexpr (IsNibbles(code)) {
-            x[1][r] = Load(w.x + r * w.x_stride + c + kLanes);
-            x_sums[r] += x[0][r] + x[1][r];
-          } else {
-            x_sums[r] += x[0][r];
-          }
-        }
-
+    }
+    for (int g = 0; g < count; ++g) {
+      F group_sums[kOuts][kRows] = {};
+      // The next rows' codes, which lie one behind the other.
+      const uint8_t* ahead = w.codes + (first + kOuts) * w.row_bytes + (g0 + g) * kOuts * group_bytes;
+      for (int64_t i = 0; i < kOuts * group_bytes; i += 64) __builtin_prefetch(ahead + i);
+      for (int64_t c = (g0 + g) * w.group, last = c + w.group; c < last; c += kStep) {
 #pragma GCC unroll 8
         for (int o = 0; o < kOuts; ++o) {
           const uint8_t* at = w.codes + (first + o) * w.row_bytes + c * CodeBits(code) / 8;
@@ -133,38 +156,49 @@ DUO_INLINE void GemvGroupBlock(const GemvWork& w, int64_t first) {
 
 #pragma GCC unroll 8
             for (int r = 0; r < kRows; ++r) {
-              group_sums[o][r] = Fma(n.odd, x[1][r], Fma(n.even, x[0][r], group_sums[o][r]));
+              const float* x = w.x + r * w.x_stride + c;  // the even columns, then the odd ones
+              group_sums[o][r] = Fma(n.odd, Load(x + kLanes), Fma(n.even, Load(x), group_sums[o][r]));
             }
           } else {
             const F value = LoadCodes<code>(at);
 
 #pragma GCC unroll 8
-            for (int r = 0; r < kRows; ++r) group_sums[o][r] = Fma(value, x[0][r], group_sums[o][r]);
+            for (int r = 0; r < kRows; ++r)
+              group_sums[o][r] = Fma(value, Load(w.x + r * w.x_stride + c), group_sums[o][r]);
           }
         }
       }
 #pragma GCC unroll 8
       for (int o = 0; o < kOuts; ++o) {
-        const F scale = Splat(params[o][2 * g]), min = Splat(params[o][2 * g + 1]);
+        const F scale = Splat(params[o][2 * g]);
 
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) sums[o][r] = Fma(min, x_sums[r], Fma(scale, group_sums[o][r], sums[o][r]));
+        for (int r = 0; r < kRows; ++r) sums[o][r] = Fma(scale, group_sums[o][r], sums[o][r]);
       }
     }
   }
 #pragma GCC unroll 8
   for (int o = 0; o < kOuts; ++o) {
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) w.y[r * w.y_stride + first + o] = Sum(sums[o][r]);
+    for (int r = 0; r < kRows; ++r) {
+      float& y = w.y[r * w.y_stride + first + o];
+      y = (begin > 0 ? y : 0.0f) + Sum(sums[o][r] + of_minima[o][r]);
+    }
   }
 }
 
 template <Code code, int kRows>
 void GemvGroups(const GemvWork& w) {
   constexpr int kOuts = kOutsAtOnce<kRows>;
-  int64_t o = 0;
-  for (; o + kOuts <= w.outs; o += kOuts) GemvGroupBlock<code, kRows, kOuts>(w, o);
-  for (; o < w.outs; ++o) GemvGroupBlock<code, kRows, 1>(w, o);
+  const int64_t groups = w.cols / w.group;
+  float x_sums[kRows][2 * kSpanGroups];
+  for (int64_t begin = 0; begin < groups; begin += kSpanGroups) {
+    const int64_t end = groups - begin < kSpanGroups ? groups : begin + kSpanGroups;
+    GroupSums<code, kRows>(w, begin, end, x_sums);
+    int64_t o = 0;
+    for (; o + kOuts <= w.outs; o += kOuts) GemvGroupBlock<code, kRows, kOuts>(w, o, begin, end, x_sums);
+    for (; o < w.outs; ++o) GemvGroupBlock<code, kRows, 1>(w, o, begin, end, x_sums);
+  }
 }
 
 template <Code code, int kRows>

@@ -153,7 +153,7 @@ DUO_INLINE F FromF16(H h) {
 #endif
 }
 
-// table[i], 0 <= i < 16.
+// table[i], 0 <= i < 16. Of 16 lanes, whatever i, by its low four bits.
 DUO_INLINE F LookUp(const float table[16], I i) {
 #if DUO_LANES == 16
   return (F)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)i, (__m512)Load(table));
