@@ -49,7 +49,16 @@ void FillWeight(Device& device, const Weight& weight, uint64_t seed, float ampli
                                                : RandomParams(KvFormat::kInt4, amplitude);
     FillElements(device, groups, seed);
   }
-  DUO_CHECK(weight.subs == nullptr);  // two levels come from files alone
+  if (weight.subs != nullptr) {  // 1 and 1 for each group: the pair of its block as it is; two groups a write
+    const int64_t count = weight.rows * (weight.cols / weight.group);
+    DUO_CHECK_EQ(count % 2, 0);
+    FillRun subs;
+    subs.data = reinterpret_cast<uint8_t*>(const_cast<int8_t*>(weight.subs));
+    subs.count = count / 2;
+    subs.kind = FillKind::kParams;
+    subs.params = {f16{0x0101}, f16{0x0101}};
+    FillElements(device, subs, seed);
+  }
   if (weight.bias != nullptr) FillFloats(device, const_cast<float*>(weight.bias), weight.rows, amplitude);
 }
 

@@ -7,6 +7,8 @@
 #include "launcher/bench/bench.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
+#include "launcher/terminal/format_names.h"
+#include "runtime/weights/mixed_formats.h"
 
 namespace duo {
 namespace {
@@ -48,6 +50,17 @@ void AddModelFlags(CLI::App& command, BenchFlags& flags, bool several) {
   command.add_option("--shape", flags.shape, absl::StrCat("Random weights of this shape: ", ShapeNames()))
       ->check(CLI::Validator(ShapeRefusal, ""))
       ->capture_default_str();
+  std::vector<std::string> weights = WeightFormatNames();
+  weights.emplace_back(kMixedWeights);
+  command.remove_option(command.get_option("--weights"));
+  command
+      .add_option("--weights", flags.runtime.weights,
+                  absl::StrCat("Format of the weights; auto: as stored, random ones bf16; int8:32: a scale for every 32 "
+                               "columns (others on the CPU); ",
+                               kMixedWeights, ": of random ones, GGUF's mixture of 4 and 6 bits"))
+      ->check(CLI::IsMember(weights))
+      ->capture_default_str()
+      ->group("Memory");
   command.remove_option(command.get_option("--attention"));
   command.add_option("--attention", flags.attentions, "What to measure; both, one after the other: duo,full")
       ->delimiter(',')

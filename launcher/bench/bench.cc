@@ -10,6 +10,7 @@
 #include "attn_patterns/lookup.h"
 #include "kernels/machine_rates.h"
 #include "launcher/terminal/progress.h"
+#include "runtime/weights/mixed_formats.h"
 
 namespace duo {
 namespace {
@@ -159,7 +160,13 @@ absl::StatusOr<ProbeOptions> BenchEngine(const BenchFlags& flags, const Launch& 
   options.questions = 1;
   options.max_session_tokens = session_tokens;
   options.kv_tokens = session_tokens;
-  if (!runtime.model.empty()) return options;
+  options.mixed_weights = runtime.weights == kMixedWeights;
+  if (!runtime.model.empty()) {
+    if (!options.mixed_weights) return options;
+    return absl::InvalidArgumentError(absl::StrCat("--weights ", kMixedWeights,
+                                                   " is for random weights: a GGUF file in that mixture comes as it "
+                                                   "is, without --weights"));
+  }
   absl::StatusOr<ModelConfig> shape = ShapeNamed(flags.shape);
   if (!shape.ok()) return shape.status();
   absl::StatusOr<HeadPlan> heads = BenchHeads(flags, attention, *shape);

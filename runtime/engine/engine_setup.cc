@@ -19,6 +19,7 @@
 #include "runtime/weights/fingerprint.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/key_bias.h"
+#include "runtime/weights/mixed_formats.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/quantize.h"
 #include "runtime/weights/supported_quantization.h"
@@ -347,6 +348,8 @@ absl::Status Engine::State::Prepare() {
       const std::string warning = keys.ok() ? KeyWarning(*keys) : "";  // what is missing, the loader will say
       if (!warning.empty()) notes.push_back(warning);
     }
+  } else if (options.mixed_weights) {
+    formats = MixedFormats(config, device->is_cuda());
   } else {
     formats.int4_group = config.hidden < 2048 ? 32 : 128;
   }

@@ -14,6 +14,7 @@ namespace duo {
 
 struct ProbeOptions : EngineOptions {
   std::optional<ModelConfig> shape;  // a model of this shape with random weights instead of model_dir's
+  bool mixed_weights = false;        // of a shape: llama.cpp's mixture Q4_K_M (MixedFormats) instead of `weights`
   int act_as_rank = 0;               // do this rank's share of the communicator's world (which then answers for all)
 };
 

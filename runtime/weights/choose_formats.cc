@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "runtime/weights/families.h"
 #include "runtime/weights/held_weights.h"
+#include "runtime/weights/mixed_formats.h"
 #include "runtime/weights/quantize.h"
 #include "runtime/weights/weights.h"
 
@@ -116,6 +117,27 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
   absl::Status kept =
       KeepBlocks(files, config, on_cuda, !asked.matrices.has_value(), !asked.vocabulary.has_value(), formats);
   if (!kept.ok()) return kept;
+  return formats;
+}
+
+WeightFormats MixedFormats(const ModelConfig& config, bool on_cuda) {
+  constexpr CodeFormat kQ4K = {DType::kI4, 32, 256}, kQ6K = {DType::kI8, 16, 256};
+  // The layers with more bits: the first and the last eighth, and every third between.
+  const auto more = [&](int layer) {
+    const int eighth = config.layers / 8;
+    return layer < eighth || layer >= 7 * config.layers / 8 || (layer - eighth) % 3 == 2;
+  };
+  WeightFormats formats;
+  for (const HeldWeight& held : AllWeights(config)) {
+    if (held.is_vector() || held.record->never_coded) continue;
+    const WeightRole role = held.role();
+    const bool down = role == WeightRole::kDown || role == WeightRole::kExpertDown || role == WeightRole::kSharedDown;
+    const bool wide = role == WeightRole::kHead || (role == WeightRole::kEmbedding && config.tie_embeddings) ||
+                      ((down || role == WeightRole::kQkv) && more(held.layer));
+    const CodeFormat mixed = role == WeightRole::kQkv && wide ? Join(kQ4K, kQ6K) : wide ? kQ6K : kQ4K;
+    const CodeFormat fitted = FitTo(mixed, held.unit).value_or(CodeFormat{});
+    formats.kept[{held.layer, role}] = on_cuda ? OnCuda(fitted) : fitted;
+  }
   return formats;
 }
 

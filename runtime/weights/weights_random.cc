@@ -24,6 +24,7 @@ Weight RowsOf(const Weight& w, int64_t first, int64_t count) {
   if (w.scales != nullptr) part.scales = w.scales + first;
   if (w.exponents != nullptr) part.exponents = w.exponents + first * (w.cols / w.group);
   if (w.groups != nullptr) part.groups = w.groups + first * (w.cols / w.pair_cols()) * 2;
+  if (w.subs != nullptr) part.subs = w.subs + first * (w.cols / w.group) * 2;
   if (w.bias != nullptr) part.bias = w.bias + first;
   return part;
 }

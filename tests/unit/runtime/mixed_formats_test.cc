@@ -1,0 +1,73 @@
+// The mixture of formats that is measured without a file: which matrix has which, and that random weights fill it.
+#include "runtime/weights/mixed_formats.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "runtime/weights/model_shape.h"
+
+namespace duo {
+namespace {
+
+constexpr CodeFormat kFour = {DType::kI4, 32, 256}, kSix = {DType::kI8, 16, 256};
+
+ModelConfig Shape(int layers, int64_t hidden, int64_t intermediate, int heads) {
+  ModelConfig config;
+  config.layers = layers;
+  config.hidden = hidden;
+  config.intermediate = intermediate;
+  config.heads = heads;
+  config.kv_heads = heads / 4;
+  config.head_dim = static_cast<int>(hidden / heads);
+  config.vocab = 512;
+  return config;
+}
+
+TEST(MixedFormats, AreThoseOfTheMixture) {
+  for (bool on_cuda : {false, true}) {
+    const WeightFormats formats = MixedFormats(Shape(32, 4096, 14336, 32), on_cuda);
+    const auto of = [&](int layer, WeightRole role) { return formats.kept.at({layer, role}); };
+    EXPECT_EQ(of(-1, WeightRole::kHead), kSix);
+    EXPECT_EQ(of(-1, WeightRole::kEmbedding), kFour);
+    int wide = 0;
+    for (int layer = 0; layer < 32; ++layer) {
+      EXPECT_EQ(of(layer, WeightRole::kGateUp), kFour);
+      EXPECT_EQ(of(layer, WeightRole::kO), (CodeFormat{DType::kI4, 32, 128})) << "heads cut its columns";
+      EXPECT_EQ(of(layer, WeightRole::kQkv), of(layer, WeightRole::kDown));
+      wide += of(layer, WeightRole::kDown) == kSix ? 1 : 0;
+    }
+    EXPECT_EQ(wide, 16);
+    EXPECT_EQ(of(3, WeightRole::kDown), kSix);
+    EXPECT_EQ(of(4, WeightRole::kDown), kFour);
+    EXPECT_EQ(of(6, WeightRole::kDown), kSix);
+    EXPECT_EQ(of(31, WeightRole::kDown), kSix);
+  }
+}
+
+TEST(MixedFormats, AreFilledAtRandomWithScalesOfBothLevels) {
+  const ModelConfig config = Shape(2, 512, 1024, 4);
+  const WeightFormats formats = MixedFormats(config, false);
+  PartitionRequest request;
+  request.shape = ShapeOf(config);
+  request.heads = FullPlan(config.layers, config.kv_heads);
+  request.world = 1;
+  const RankShard shard = MakeShard(*MakePartition(request), request.shape, 0, 1, 1);
+  auto device = Device::Cpu(1);
+  const absl::StatusOr<ModelWeights> weights = RandomWeights({config, shard, formats}, *device);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  for (const WeightSet& layer : weights->layers) {
+    for (WeightRole role : {WeightRole::kQkv, WeightRole::kO, WeightRole::kGateUp, WeightRole::kDown}) {
+      const Weight& w = layer[role];
+      ASSERT_NE(w.subs, nullptr);
+      const int64_t subs = w.rows * (w.cols / w.group) * 2, pairs = w.rows * (w.cols / w.block);
+      EXPECT_EQ(std::count(w.subs, w.subs + subs, 1), subs);
+      int64_t scaled = 0;
+      for (int64_t i = 0; i < pairs; ++i) scaled += w.groups[2 * i] == w.groups[0] && w.groups[0] != 0 ? 1 : 0;
+      EXPECT_EQ(scaled, pairs);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace duo
