@@ -54,10 +54,11 @@ void AddModelFlags(CLI::App& command, BenchFlags& flags, bool several) {
   weights.emplace_back(kMixedWeights);
   command.remove_option(command.get_option("--weights"));
   command
-      .add_option("--weights", flags.runtime.weights,
-                  absl::StrCat("Format of the weights; auto: as stored, random ones bf16; int8:32: a scale for every 32 "
-                               "columns (others on the CPU); ",
-                               kMixedWeights, ": of random ones, GGUF's mixture of 4 and 6 bits"))
+      .add_option(
+          "--weights", flags.runtime.weights,
+          absl::StrCat("Format of the weights; auto: as stored, random ones bf16; int8:32: a scale for every 32 "
+                       "columns (others on the CPU); ",
+                       kMixedWeights, ": of random ones, GGUF's mixture of 4 and 6 bits"))
       ->check(CLI::IsMember(weights))
       ->capture_default_str()
       ->group("Memory");

@@ -105,8 +105,8 @@ DUO_INLINE void GroupParams(const GemvWork& w, int64_t out, int64_t g0, int coun
 
 constexpr int kSpanGroups = 256;
 
-// The sums of x over the groups [begin, end) of each row, each behind a zero: as pairs of scale and minimum lie, so that
-// the minima's part of a product is one dot product.
+// The sums of x over the groups [begin, end) of each row, each behind a zero: as pairs of scale and minimum lie, so
+// that the minima's part of a product is one dot product.
 template <Code code, int kRows>
 DUO_INLINE void GroupSums(const GemvWork& w, int64_t begin, int64_t end, float (*sums)[2 * kSpanGroups]) {
   for (int r = 0; r < kRows; ++r) {

@@ -1,10 +1,9 @@
 // Chooses how a product of a few rows and codes in groups is cut, and launches linear_pieces_kernel.cuh's kernel.
-#include "kernels/cuda/linear/linear_pieces.h"
-
 #include <algorithm>
 #include <bit>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/cuda/linear/linear_pieces.h"
 #include "kernels/cuda/linear/linear_pieces_kernel.cuh"
 #include "kernels/cuda/state.h"
 
@@ -12,7 +11,7 @@ namespace duo::cuda {
 namespace {
 
 constexpr int kMostParts = 16;
-constexpr int64_t kMostColumns = 32768;  // two rows of a sixteenth of them fit
+constexpr int64_t kMostColumns = 32768;                            // two rows of a sixteenth of them fit
 constexpr double kBytesPerSecond = 3.5e12, kPartSeconds = 1.5e-6;  // measured on an H200, for Plan
 
 int PieceColumns(DType type) { return type == DType::kI4 ? 32 : 16; }

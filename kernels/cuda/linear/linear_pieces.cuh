@@ -23,13 +23,13 @@ struct PieceShape {
   static_assert(kType == DType::kI4 || kType == DType::kI8);
   static constexpr int kBits = kType == DType::kI4 ? 4 : 8;
   static constexpr int kPieceColumns = 128 / kBits;
-  static constexpr int kColumns = 4 * kPieceColumns;       // of a block: 64 bytes of codes of an output
-  static constexpr int kChunks = kColumns / 8;             // 8 consecutive x
-  static constexpr int kSteps = kPieceColumns / 8;         // chunks of a piece, 8 bytes of x's high or low bytes each
-  static constexpr int kHalfBytes = kPieceColumns;         // of a piece's x: its high or its low bytes
-  static constexpr int kXBytes = 4 * 2 * kHalfBytes;       // of a block's
-  static constexpr int kDepth = 4;                         // blocks in flight per warp
-  static constexpr int kAtOnce = 2;                        // blocks whose products are interleaved
+  static constexpr int kColumns = 4 * kPieceColumns;  // of a block: 64 bytes of codes of an output
+  static constexpr int kChunks = kColumns / 8;        // 8 consecutive x
+  static constexpr int kSteps = kPieceColumns / 8;    // chunks of a piece, 8 bytes of x's high or low bytes each
+  static constexpr int kHalfBytes = kPieceColumns;    // of a piece's x: its high or its low bytes
+  static constexpr int kXBytes = 4 * 2 * kHalfBytes;  // of a block's
+  static constexpr int kDepth = 4;                    // blocks in flight per warp
+  static constexpr int kAtOnce = 2;                   // blocks whose products are interleaved
 };
 
 // A warp's x in shared memory: of whole kAtOnces of blocks and of all rows that a kernel is made for, with zeros where
@@ -190,8 +190,8 @@ class PieceProducts {
     }
   }
 
-  float sums_[kRows][2];      // of the lane's piece of four: outputs g, g + 8
-  float units_[kRows] = {};   // what 1 of a row's fixed point stands for
+  float sums_[kRows][2];     // of the lane's piece of four: outputs g, g + 8
+  float units_[kRows] = {};  // what 1 of a row's fixed point stands for
 };
 
 }  // namespace duo::cuda

@@ -15,8 +15,7 @@ __host__ __device__ constexpr size_t PieceSharedBytes(int blocks, int warps, int
 }
 
 template <SmallOut kOut>
-__device__ __forceinline__ PiecePlace PlaceOfPieces(const SmallArgs& args, int part, int tile,
-                                                    const PartShare& share) {
+__device__ __forceinline__ PiecePlace PlaceOfPieces(const SmallArgs& args, int part, int tile, const PartShare& share) {
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   PiecePlace place = {};
   place.part = part;
@@ -86,8 +85,7 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs a
   int staged = -1;
   const int first_part = args.parts == 1 ? 0 : begin / args.tiles;
   PartShare share(args, first_part, w), next_share = share;
-  PiecePlace place =
-      PlaceOfPieces<kOut>(args, first_part, begin - first_part * args.tiles, share);
+  PiecePlace place = PlaceOfPieces<kOut>(args, first_part, begin - first_part * args.tiles, share);
   PieceRing<kType, kTwo> ring;
 #pragma unroll
   for (int i = 0; i < S::kDepth; ++i) {
@@ -112,8 +110,7 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs a
     if (unit + 1 < end) {
       const bool new_part = tile + 1 == args.tiles;
       if (new_part) next_share = PartShare(args, part + 1, w);
-      next = PlaceOfPieces<kOut>(args, new_part ? part + 1 : part, new_part ? 0 : tile + 1,
-                                              next_share);
+      next = PlaceOfPieces<kOut>(args, new_part ? part + 1 : part, new_part ? 0 : tile + 1, next_share);
     }
     MultiplyPieces(products, ring, weights, place, next, x, lane);
     place = next;

@@ -87,9 +87,9 @@ __device__ __forceinline__ void FixedBytes(uint32_t x0, uint32_t x1, uint32_t x2
 // the low nibbles', which are 0, 2, 4, 6, then the high ones'. Returns their sum.
 template <DType kType>
 __device__ __forceinline__ int FixedEight(const uint4& v, float factor, uint2& high, uint2& low) {
-  const uint32_t fixed[8] = {Fixed(LowBf16(v.x), factor), Fixed(HighBf16(v.x), factor), Fixed(LowBf16(v.y), factor),
-                             Fixed(HighBf16(v.y), factor), Fixed(LowBf16(v.z), factor), Fixed(HighBf16(v.z), factor),
-                             Fixed(LowBf16(v.w), factor), Fixed(HighBf16(v.w), factor)};
+  const uint32_t fixed[8] = {Fixed(LowBf16(v.x), factor),  Fixed(HighBf16(v.x), factor), Fixed(LowBf16(v.y), factor),
+                             Fixed(HighBf16(v.y), factor), Fixed(LowBf16(v.z), factor),  Fixed(HighBf16(v.z), factor),
+                             Fixed(LowBf16(v.w), factor),  Fixed(HighBf16(v.w), factor)};
   if constexpr (kType == DType::kI4) {
     FixedBytes(fixed[0], fixed[2], fixed[4], fixed[6], high.x, low.x);
     FixedBytes(fixed[1], fixed[3], fixed[5], fixed[7], high.y, low.y);
@@ -232,8 +232,7 @@ class IntegerProducts {
     const int chunks = blocks * S::kChunks;
     for (int row = 0; row < rows; row += 4, x += 4 * stride) {
       const int count = min(4, rows - row);
-      const float largest = LargestOf(x, stride, count, chunks, lane),
-                  unit = FixedUnit(largest);
+      const float largest = LargestOf(x, stride, count, chunks, lane), unit = FixedUnit(largest);
 #pragma unroll
       for (int n = 0; n < kFours; ++n) {
         if (4 * n == row) units_[n] = unit;
