@@ -23,6 +23,11 @@ void CheckAttend(const Device& device, const View& out, const StepRows& rows) {
   DUO_CHECK_EQ(out.cols, rows.shape.q_cols());
   DUO_CHECK_GE(out.rows, rows.batch.num_rows);
   DUO_CHECK_GE(rows.qkv.rows, rows.batch.num_rows);
+  const View& q = rows.part.q;
+  if (q.data == nullptr) return;
+  DUO_CHECK(q.dtype == rows.qkv.dtype);
+  DUO_CHECK_EQ(q.cols, rows.shape.q_cols());
+  DUO_CHECK_GE(q.rows, rows.batch.num_rows);
 }
 
 void CheckPaged(const PagedKv& kv) {
@@ -51,6 +56,30 @@ void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, co
   DUO_CHECK_GE(cos_sin.rows, qkv.rows);
   if (qkv.empty()) return;
   BackendOf(device).RotateQk(device, qkv, shape, cos_sin, norms, key_shift);
+}
+
+void ChunkAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies, double factor,
+                 const DualChunk& chunks) {
+  DUO_CHECK(cos_sin.dtype == DType::kF32);
+  DUO_CHECK_EQ(cos_sin.cols % (2 * (kChunkKinds + 1)), 0);
+  DUO_CHECK(chunks.length > 0 && chunks.size >= chunks.length);
+  if (cos_sin.empty()) return;
+  BackendOf(device).ChunkAngles(device, cos_sin, positions, frequencies, factor, chunks);
+}
+
+void RotateQkByChunks(Device& device, View qkv, const ChunkQueries& queries, const HeadShape& shape, View cos_sin,
+                      const QkNorms& norms) {
+  CheckQkv(device, qkv, shape);
+  DUO_CHECK(cos_sin.dtype == DType::kF32);
+  DUO_CHECK_EQ(cos_sin.cols, (kChunkKinds + 1) * shape.head_dim);
+  DUO_CHECK_GE(cos_sin.rows, qkv.rows);
+  for (const View& q : {queries.previous, queries.earlier}) {
+    DUO_CHECK(q.dtype == qkv.dtype);
+    DUO_CHECK_EQ(q.cols, shape.q_cols());
+    DUO_CHECK_GE(q.rows, qkv.rows);
+  }
+  if (qkv.empty()) return;
+  BackendOf(device).RotateQkByChunks(device, qkv, queries, shape, cos_sin, norms);
 }
 
 void StoreKv(Device& device, const StepRows& rows, const PagedKv& kv) {
@@ -86,8 +115,9 @@ void PlanPages(Device& device, SeqBatch& batch, int group, const PagedKv& kv, Ar
   BackendOf(device).PlanPages(device, batch, group, kv, arena);
 }
 
-size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
-  return BackendOf(device).DecodeScratchBytes(device, max_rows_total, group, kv, max_tokens);
+size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens,
+                          bool by_chunks) {
+  return BackendOf(device).DecodeScratchBytes(device, max_rows_total, group, kv, max_tokens, by_chunks);
 }
 
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
@@ -102,12 +132,13 @@ void AttendPages(Device& device, const Partial& to, const StepRows& rows, const 
 bool StreamsBesidePages(const Device& device, const StepRows& rows, const PagedKv& kv, const RingKv& ring) {
   CheckHeads(rows.shape, kv, kv.page.head_dim);
   CheckHeads(rows.shape, ring, ring.head_dim);
-  if (rows.batch.num_rows == 0 || kv.num_heads == 0 || ring.num_heads == 0) return false;
+  if (rows.batch.num_rows == 0 || kv.num_heads == 0 || ring.num_heads == 0 || !rows.part.all()) return false;
   return BackendOf(device).StreamsBesidePages(device, rows, kv, ring);
 }
 
-size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
-  return BackendOf(device).PrefillScratchBytes(device, rows, group, kv, max_tokens);
+size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens,
+                           bool by_chunks) {
+  return BackendOf(device).PrefillScratchBytes(device, rows, group, kv, max_tokens, by_chunks);
 }
 
 void StartPrefillPlans(Device& device, int rows, int heads, int group, int head_dim, int64_t max_tokens) {
@@ -136,6 +167,16 @@ void AttendStreaming(Device& device, const Partial& to, const StepRows& rows, co
   CheckHeads(rows.shape, kv, kv.head_dim);
   if (rows.batch.num_rows == 0 || kv.num_heads == 0) return;
   BackendOf(device).AttendStreaming(device, to, rows, kv, scratch);
+}
+
+void MergePartial(Device& device, const Partial& to, const Partial& part, int heads) {
+  DUO_CHECK(to.out.dtype == ActivationType(device) && part.out.dtype == to.out.dtype);
+  DUO_CHECK_EQ(to.out.cols, part.out.cols);
+  DUO_CHECK_LE(to.out.rows, part.out.rows);
+  DUO_CHECK(to.lse != nullptr && part.lse != nullptr);
+  if (to.out.empty() || heads == 0) return;
+  DUO_CHECK_EQ(to.out.cols % heads, 0);
+  BackendOf(device).MergePartial(device, to, part, heads);
 }
 
 void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const GatheredLse& all) {

@@ -2,7 +2,8 @@
 // the storing of K and V. CPU and CUDA.
 //
 // Position p, key j, S sinks, R recent tokens, window W (0: no window). A row of a retrieval head sees keys j <= p; a
-// row of a streaming head sees keys j <= p with j < S or p - j <= R. With a window p - j < W must hold, too.
+// row of a streaming head sees keys j <= p with j < S or p - j <= R. With a window p - j < W must hold, too. With dual
+// chunk attention (dual_chunk.h) one call attends to the keys of one kind alone.
 //
 // A step's K and V are attended as their store returns them: StoreKv encodes the K and V of retrieval heads into pages
 // and leaves the decoded values in `qkv`; RoundToRing rounds the K and V of streaming heads to the ring's type in
@@ -24,6 +25,7 @@
 #include "kernels/base/buffer.h"
 #include "kernels/base/device.h"
 #include "kernels/base/view.h"
+#include "kernels/dual_chunk.h"
 #include "kernels/kv_layout.h"
 
 namespace duo {
@@ -99,6 +101,7 @@ struct StepRows {
   // leaves them a few multiprocessors.
   int blocks_beside = 0;
   StreamingBeside streaming = {};
+  ChunkPart part = {};  // of AttendPages, AttendPrefill and AttendStreaming
 };
 
 // Where partial attention goes: o, and lse where it is wanted.
@@ -129,6 +132,18 @@ void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const do
 void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms,
               const float* key_shift = nullptr);
 
+// The same for dual chunk attention. ChunkAngles: cos_sin [rows, 4 * head_dim] f32, as RopeAngles leaves them one
+// after the other, of the rows' keys, then of their queries for each ChunkKind, which the scale of their scores has
+// been put into. RotateQkByChunks: the norms, then k and q of qkv by the first two, and q as `previous` and `earlier`
+// T [rows, q_cols] by the others; then the Hadamard rotation of all.
+void ChunkAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies, double factor,
+                 const DualChunk& chunks);
+struct ChunkQueries {
+  View previous, earlier;
+};
+void RotateQkByChunks(Device& device, View qkv, const ChunkQueries& queries, const HeadShape& shape, View cos_sin,
+                      const QkNorms& norms);
+
 // Encodes the step's K and V of `kv`'s heads into their pages (those held here; none of sequences with keep_pages) and
 // leaves the decoded values in qkv.
 void StoreKv(Device& device, const StepRows& rows, const PagedKv& kv);
@@ -145,7 +160,9 @@ void PlanPages(Device& device, SeqBatch& batch, int group, const PagedKv& kv, Ar
 
 // Retrieval heads, few rows: every row attends to the pages held here, its own tokens included (StoreKv first). At most
 // kMaxDecodeRows rows a sequence. Of out only the heads of `kv` are written; lse has those heads alone.
-size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens);
+// by_chunks: with a part of keys of one kind.
+size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens,
+                          bool by_chunks = false);
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch);
 
 // Does AttendPages take `ring`'s streaming heads along (StepRows::streaming), to the bits of AttendStreaming and
@@ -155,7 +172,8 @@ bool StreamsBesidePages(const Device& device, const StepRows& rows, const PagedK
 
 // Retrieval heads, one long sequence (batch.num_seqs == 1, host_spans given): history from the pages held here,
 // unmasked; the step's own tokens from qkv, causal, when `own_square` (for a split head only one holder does it).
-size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens);
+size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens,
+                           bool by_chunks = false);
 void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, bool own_square,
                    Arena& scratch);
 
@@ -180,6 +198,9 @@ DUO_HD inline MergedWeights MergeWeights(float lse_a, float lse_b) {
   const float ea = expf(lse_a - top), eb = expf(lse_b - top), sum = ea + eb;
   return {ea / sum, eb / sum, top + logf(sum)};
 }
+
+// Merges `part` into `to`, of `heads` query heads: columns [rows, heads * head_dim] of both, lse [heads][rows].
+void MergePartial(Device& device, const Partial& to, const Partial& part, int heads);
 
 // The lse of a layer's split heads, of all ranks; or, with learned sinks, of heads that one rank holds, by themselves.
 struct GatheredLse {

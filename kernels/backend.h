@@ -43,6 +43,9 @@
   DUO_OP(CheckAttention)                   \
   DUO_OP(RopeAngles)                       \
   DUO_OP(RotateQk)                         \
+  DUO_OP(ChunkAngles)                      \
+  DUO_OP(RotateQkByChunks)                 \
+  DUO_OP(MergePartial)                     \
   DUO_OP(StoreKv)                          \
   DUO_OP(RoundToRing)                      \
   DUO_OP(StoreRings)                       \

@@ -39,14 +39,16 @@ Backend Measuring(Backend b) {
     arena.Take(PagesPlanBytes(d, batch.num_rows, kv));  // stays
   };
   b.AttendPages = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
-    TakeAndReturn(scratch, DecodeScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
+    TakeAndReturn(scratch, DecodeScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens,
+                                              !rows.part.all()));
   };
   b.AttendPagesWithMass = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, const MassOut&,
                              Arena& scratch) {
     TakeAndReturn(scratch, DecodeScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
   };
   b.AttendPrefill = [](Device& d, const Partial&, const StepRows& rows, const PagedKv& kv, bool, Arena& scratch) {
-    TakeAndReturn(scratch, PrefillScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens));
+    TakeAndReturn(scratch, PrefillScratchBytes(d, rows.batch.num_rows, rows.shape.group, kv, rows.batch.max_tokens,
+                                               !rows.part.all()));
   };
   b.PoolKeys = [](Device& d, PooledKeys*, const StepRows& rows, const PagedKv& kv, Arena& arena) {
     arena.Take(PooledKeysBytes(d, kv, rows.batch.max_tokens));  // stays

@@ -162,7 +162,13 @@ Seen SeenOf(const Mask& mask, const KeyBlock& block, int64_t p) {
   int64_t first = block.position + block.first;
   if (mask.recent >= 0 && block.position >= mask.sink) first = std::max(first, p - mask.recent);
   if (mask.window > 0) first = std::max(first, p - mask.window + 1);
-  const int last = static_cast<int>(std::clamp<int64_t>(p + 1 - block.position, 0, block.count));
+  int64_t end = p + 1;
+  if (!mask.part.all()) {
+    const KeyRange keys = mask.part.Keys(p);
+    first = std::max(first, keys.begin);
+    end = keys.end;
+  }
+  const int last = static_cast<int>(std::clamp<int64_t>(end - block.position, 0, block.count));
   return {static_cast<int>(std::min<int64_t>(first - block.position, last)), last};
 }
 
@@ -228,8 +234,9 @@ void RunItem(const AttendWork& work, const AttendItem& item, const Tiles& t, flo
   const int d = work.shape.head_dim, group = work.shape.group, rows = item.rows * group;
   const int64_t col = int64_t{work.first_head + item.head} * group * d;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  const View& queries = work.mask.part.q.data == nullptr ? work.qkv : work.mask.part.q;
   for (int r = 0; r < rows; ++r) {
-    const float* q = work.qkv.as<float>() + StepRowOf(work, item, r / group) * work.qkv.stride + col + r % group * d;
+    const float* q = queries.as<float>() + StepRowOf(work, item, r / group) * queries.stride + col + r % group * d;
     float* tile = t.q + r * t.width;
     for (int i = 0; i < d; ++i) tile[i] = q[i] * scale;
     std::fill_n(tile + d, t.width - d, 0.0f);

@@ -24,6 +24,7 @@ struct Mask {
   int64_t sink = 0;
   int64_t recent = -1;  // R of a streaming head; -1: a retrieval head
   int64_t window = 0;   // 0: none
+  ChunkPart part = {};  // and of these, keys of one kind
 };
 
 // Keys with consecutive numbers in one place.
@@ -71,7 +72,7 @@ struct AttendMerge {
 
 // What an op's items share.
 struct AttendWork {
-  View out, qkv;
+  View out, qkv;         // queries are those of mask.part, where it has any
   float* lse = nullptr;  // [heads * group][batch.num_rows] or null
   HeadShape shape;
   const SeqBatch* batch = nullptr;

@@ -83,7 +83,8 @@ struct ChunkItems {
   }
 };
 
-Mask MaskOf(const RingKv& kv) { return {kv.sink, kv.recent, kv.window}; }
+Mask MaskOf(const PagedKv& kv, const ChunkPart& part) { return {0, -1, kv.window, part}; }
+Mask MaskOf(const RingKv& kv, const ChunkPart& part) { return {kv.sink, kv.recent, kv.window, part}; }
 
 // Streaming heads of every sequence, over work.ring and the step. Of a few rows each has the bits that it has alone
 // (kernels/row_cuts.h): the ring and the step are one run then, cut at fixed positions.
@@ -133,7 +134,8 @@ absl::Status CheckAttention(const Device&, int head_dim, int group, KvFormat) {
 size_t PagesPlanBytes(const Device&, int, const PagedKv&) { return 0; }
 void PlanPages(Device&, SeqBatch&, int, const PagedKv&, Arena&) {}
 
-size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
+size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens,
+                          bool) {
   int64_t rows = 0;
   for (int n = 1; n <= max_rows_total; ++n) rows = std::max(rows, MostPartialsOf(n, max_tokens));
   return AttendScratchBytes(device, kv.page.head_dim, rows * group * kv.num_heads);
@@ -142,13 +144,13 @@ size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, c
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
   const HeadShape& shape = rows.shape;
   const SeqBatch& batch = rows.batch;
-  AttendWork work{to.out, rows.qkv, to.lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
+  AttendWork work{to.out, rows.qkv, to.lse, shape, &batch, kv.first_head, MaskOf(kv, rows.part), &kv, nullptr};
   work.exact = batch.num_rows <= kExactRows;
-  const PageItems paged = ItemsOfPages(batch, kv, shape.group, TokensPerItem(shape.group));
+  const PageItems paged = ItemsOfPages(batch, kv, shape.group, TokensPerItem(shape.group), rows.part);
   Attend(device, work, paged.items, paged.merges, paged.partial_rows, scratch);
 }
 
-size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
+size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens, bool) {
   return AttendScratchBytes(device, kv.page.head_dim, MaxPartialRows(rows, group, kv, max_tokens));
 }
 
@@ -156,7 +158,7 @@ void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, cons
                    Arena& scratch) {
   const HeadShape& shape = rows.shape;
   const SeqBatch& batch = rows.batch;
-  const AttendWork work{to.out, rows.qkv, to.lse, shape, &batch, kv.first_head, {0, -1, kv.window}, &kv, nullptr};
+  const AttendWork work{to.out, rows.qkv, to.lse, shape, &batch, kv.first_head, MaskOf(kv, rows.part), &kv, nullptr};
   const SeqSpan& span = batch.host_spans[0];
   const int tokens = TokensPerItem(shape.group);
   ChunkItems chunk{kv, shape.group, MaxSplits(int64_t{CeilDiv(span.num_rows, tokens)} * kv.num_heads)};
@@ -167,9 +169,14 @@ void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, cons
       item.head = h;
       item.first_row = r;
       item.rows = std::min(tokens, span.num_rows - r);
-      const int64_t position = int64_t{span.history} + r, first = FirstInWindow(position, kv.window);
-      const KeyRun own{KeyRun::Place::kStep, std::max<int64_t>(first, span.history), position + item.rows, 0};
-      chunk.Add(item, span.first_row + r, first, span.history, own_square ? &own : nullptr);
+      const int64_t position = int64_t{span.history} + r, last = position + item.rows - 1;
+      int64_t first = FirstInWindow(position, kv.window), end = last + 1;
+      if (!rows.part.all()) {
+        first = std::max(first, rows.part.Keys(position).begin);
+        end = rows.part.Keys(last).end;
+      }
+      const KeyRun own{KeyRun::Place::kStep, std::max<int64_t>(first, span.history), end, 0};
+      chunk.Add(item, span.first_row + r, first, std::min<int64_t>(end, span.history), own_square ? &own : nullptr);
     }
   }
   Attend(device, work, chunk.items, chunk.merges, chunk.partial_rows, scratch);
@@ -186,7 +193,8 @@ size_t StreamingScratchBytes(const Device& device, int, int, const RingKv& kv) {
 bool StreamsBesidePages(const Device&, const StepRows&, const PagedKv&, const RingKv&) { return false; }
 
 void AttendStreaming(Device& device, const Partial& to, const StepRows& rows, const RingKv& kv, Arena& scratch) {
-  RunStreaming(device, {to.out, rows.qkv, to.lse, rows.shape, &rows.batch, kv.first_head, MaskOf(kv), nullptr, &kv},
+  RunStreaming(device,
+               {to.out, rows.qkv, to.lse, rows.shape, &rows.batch, kv.first_head, MaskOf(kv, rows.part), nullptr, &kv},
                scratch);
 }
 
@@ -210,7 +218,7 @@ void AttendWindow(Device& device, const Partial& to, const WindowRows& rows, Are
   batch.spans = &span;
   batch.num_seqs = 1;
   batch.num_rows = span.num_rows;
-  RunStreaming(device, {to.out, rows.qkv, to.lse, shape, &batch, 0, MaskOf(kv), nullptr, &kv}, scratch);
+  RunStreaming(device, {to.out, rows.qkv, to.lse, shape, &batch, 0, MaskOf(kv, {}), nullptr, &kv}, scratch);
 }
 
 }  // namespace duo::cpu

@@ -65,6 +65,20 @@ void GatherRows(Device& device, View out, View in, const int32_t* rows, int coun
   });
 }
 
+void MergePartial(Device& device, const Partial& to, const Partial& part, int heads) {
+  const int64_t rows = to.out.rows, d = to.out.cols / heads;
+  ForRows(device, rows, RowsPerItem(to.out.cols), [&](int64_t row) {
+    for (int h = 0; h < heads; ++h) {
+      float* lse = to.lse + h * rows + row;
+      const MergedWeights w = MergeWeights(*lse, part.lse[h * rows + row]);
+      float* o = to.out.as<float>() + row * to.out.stride + h * d;
+      const float* other = part.out.as<float>() + row * part.out.stride + h * d;
+      for (int64_t c = 0; c < d; ++c) o[c] = w.a * o[c] + w.b * other[c];
+      *lse = w.lse;
+    }
+  });
+}
+
 void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const GatheredLse& all) {
   const int64_t rows = out.rows;
   const int gathered = all.ranks * all.entries, first = all.rank * all.entries;

@@ -18,39 +18,90 @@ void NormHead(float* x, int d, const float* weight, float eps) {
   for (int i = 0; i < d; ++i) x[i] = x[i] * inverse * weight[i];
 }
 
+// The cosines of a position's angles, then their sines.
+void AnglesOf(int64_t position, const double* frequencies, int64_t half, double factor, float* out) {
+  for (int64_t i = 0; i < half; ++i) {
+    const double angle = static_cast<double>(position) * frequencies[i];
+    out[i] = static_cast<float>(std::cos(angle) * factor);
+    out[half + i] = static_cast<float>(std::sin(angle) * factor);
+  }
+}
+
+// x turned by the angles of cos_sin; out may be x.
+void RotateHead(const float* x, int d, const float* cos_sin, float* out) {
+  const int half = d / 2;
+  const float *cos = cos_sin, *sin = cos_sin + half;
+  for (int i = 0; i < half; ++i) {
+    const float a = x[i], b = x[half + i];
+    out[i] = a * cos[i] - b * sin[i];
+    out[half + i] = b * cos[i] + a * sin[i];
+  }
+}
+
 }  // namespace
 
 void RopeAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies, double factor) {
   const int64_t half = cos_sin.cols / 2;
   ForRows(device, cos_sin.rows, [&](int64_t r) {
+    AnglesOf(positions[r], frequencies, half, factor, cos_sin.as<float>() + r * cos_sin.stride);
+  });
+}
+
+void ChunkAngles(Device& device, View cos_sin, const int32_t* positions, const double* frequencies, double factor,
+                 const DualChunk& chunks) {
+  const int64_t d = cos_sin.cols / (kChunkKinds + 1);
+  ForRows(device, cos_sin.rows, [&](int64_t r) {
+    const int64_t position = positions[r];
     float* out = cos_sin.as<float>() + r * cos_sin.stride;
-    for (int64_t i = 0; i < half; ++i) {
-      const double angle = positions[r] * frequencies[i];
-      out[i] = static_cast<float>(std::cos(angle) * factor);
-      out[half + i] = static_cast<float>(std::sin(angle) * factor);
+    AnglesOf(chunks.KeyPosition(position), frequencies, d / 2, factor, out);
+    const double scaled = factor * chunks.Scale(position);
+    for (int kind = 0; kind < kChunkKinds; ++kind) {
+      const int64_t turned = chunks.QueryPosition(static_cast<ChunkKind>(kind), position);
+      AnglesOf(turned, frequencies, d / 2, scaled, out + (kind + 1) * d);
     }
   });
 }
 
 void RotateQk(Device& device, View qkv, const HeadShape& shape, View cos_sin, const QkNorms& norms,
               const float* key_shift) {
-  const int d = shape.head_dim, half = d / 2, q_heads = shape.kv_heads * shape.group;
+  const int d = shape.head_dim, q_heads = shape.kv_heads * shape.group;
   ForRows(device, qkv.rows, [&](int64_t r) {
-    const float* cos = cos_sin.as<float>() + r * cos_sin.stride;
-    const float* sin = cos + half;
+    const float* angles = cos_sin.as<float>() + r * cos_sin.stride;
     float* row = qkv.as<float>() + r * qkv.stride;
     for (int h = 0; h < q_heads + shape.kv_heads; ++h) {  // k heads follow the q heads
       float* x = row + int64_t{h} * d;
       if (const float* norm = h < q_heads ? norms.q : norms.k; norm != nullptr) NormHead(x, d, norm, norms.eps);
-      for (int i = 0; i < half; ++i) {
-        const float a = x[i], b = x[half + i];
-        x[i] = a * cos[i] - b * sin[i];
-        x[half + i] = b * cos[i] + a * sin[i];
-      }
+      RotateHead(x, d, angles, x);
       if (key_shift != nullptr && h >= q_heads) {
         const float* shift = key_shift + int64_t{h - q_heads} * d;
         for (int i = 0; i < d; ++i) x[i] -= shift[i];
       }
+      if (shape.hadamard(h)) HadamardRotate(x, d);
+    }
+  });
+}
+
+void RotateQkByChunks(Device& device, View qkv, const ChunkQueries& queries, const HeadShape& shape, View cos_sin,
+                      const QkNorms& norms) {
+  const int d = shape.head_dim, q_heads = shape.kv_heads * shape.group;
+  ForRows(device, qkv.rows, [&](int64_t r) {
+    const float* angles = cos_sin.as<float>() + r * cos_sin.stride;
+    const auto queries_of = [&](ChunkKind kind) { return angles + (static_cast<int>(kind) + 1) * d; };
+    float* row = qkv.as<float>() + r * qkv.stride;
+    float* previous = queries.previous.as<float>() + r * queries.previous.stride;
+    float* earlier = queries.earlier.as<float>() + r * queries.earlier.stride;
+    for (int h = 0; h < q_heads + shape.kv_heads; ++h) {  // k heads follow the q heads
+      float* x = row + int64_t{h} * d;
+      const bool query = h < q_heads;
+      if (const float* norm = query ? norms.q : norms.k; norm != nullptr) NormHead(x, d, norm, norms.eps);
+      if (query) {
+        const int64_t at = int64_t{h} * d;
+        RotateHead(x, d, queries_of(ChunkKind::kPrevious), previous + at);
+        RotateHead(x, d, queries_of(ChunkKind::kEarlier), earlier + at);
+        if (shape.hadamard(h)) HadamardRotate(previous + at, d);
+        if (shape.hadamard(h)) HadamardRotate(earlier + at, d);
+      }
+      RotateHead(x, d, query ? queries_of(ChunkKind::kOwn) : angles, x);
       if (shape.hadamard(h)) HadamardRotate(x, d);
     }
   });

@@ -20,8 +20,13 @@ struct Group {
 
 class Planner {
  public:
-  Planner(const SeqBatch& batch, const PagedKv& kv, int group, int tokens)
-      : batch_(batch), kv_(kv), group_(group), tokens_(tokens), cuts_(CutsFor(batch.num_rows, batch.max_tokens)) {}
+  Planner(const SeqBatch& batch, const PagedKv& kv, int group, int tokens, const ChunkPart& part)
+      : batch_(batch),
+        kv_(kv),
+        group_(group),
+        tokens_(tokens),
+        part_(part),
+        cuts_(CutsFor(batch.num_rows, batch.max_tokens)) {}
 
   PageItems Run() {
     result_.rows.reserve(batch_.num_rows);  // items point into it
@@ -33,6 +38,13 @@ class Planner {
   const int32_t* TableOf(int seq) const {
     const SeqSpan& span = batch_.spans[seq];
     return kv_.tables + (kv_.split ? span.split_table : span.table) * kv_.table_stride;
+  }
+  // What any of the sequence's rows sees lies in this.
+  KeyRange Visible(const SeqSpan& span) const {
+    const int64_t last = int64_t{span.history} + span.num_rows - 1;
+    KeyRange keys{FirstVisible(span.history, kv_.window), last + 1};
+    if (part_.all()) return keys;
+    return {std::max(keys.begin, part_.Keys(span.history).begin), part_.Keys(last).end};
   }
   int64_t WholeIds(int seq) const { return batch_.spans[seq].history / (int64_t{kPageTokens} * kv_.slots); }
   int RangesIn(int64_t ids) const { return cuts_.RangeOf(ids * kPageTokens * kv_.slots); }
@@ -50,7 +62,7 @@ class Planner {
       const int lead = left.front();
       std::vector<int64_t> shared(left.size(), 0);  // ids, with the leader
       int64_t most = 0;
-      for (size_t i = 1; i < left.size() && kv_.window == 0; ++i) {
+      for (size_t i = 1; i < left.size() && kv_.window == 0 && part_.all(); ++i) {
         const int32_t *a = TableOf(left[i]), *b = TableOf(lead);
         shared[i] = std::mismatch(a, a + WholeIds(left[i]), b).first - a;
         most = std::max(most, shared[i]);
@@ -84,8 +96,9 @@ class Planner {
       int32_t before = first_row;
       for (int seq : group.members) {
         const SeqSpan& span = batch_.spans[seq];
-        const int first = std::max(group.ranges, cuts_.RangeOf(FirstVisible(span.history, kv_.window)));
-        const int end = cuts_.RangeOf(int64_t{span.history} + span.num_rows - 1) + 1;
+        const KeyRange keys = Visible(span);
+        const int first = std::max(group.ranges, cuts_.RangeOf(keys.begin));
+        const int end = keys.begin < keys.end ? cuts_.RangeOf(keys.end - 1) + 1 : first;
         AttendMerge merge;
         merge.first_row = span.first_row;
         merge.rows = span.num_rows;
@@ -132,14 +145,15 @@ class Planner {
   const SeqBatch& batch_;
   const PagedKv& kv_;
   int group_, tokens_;
+  ChunkPart part_;
   RowCuts cuts_;
   PageItems result_;
 };
 
 }  // namespace
 
-PageItems ItemsOfPages(const SeqBatch& batch, const PagedKv& kv, int group, int tokens) {
-  return Planner(batch, kv, group, tokens).Run();
+PageItems ItemsOfPages(const SeqBatch& batch, const PagedKv& kv, int group, int tokens, const ChunkPart& part) {
+  return Planner(batch, kv, group, tokens, part).Run();
 }
 
 }  // namespace duo::cpu

@@ -17,7 +17,8 @@ struct PageItems {
   std::vector<ListedRow> rows;  // those of a group one after the other; items point into it
   int64_t partial_rows = 0;
 };
-// `tokens`: rows of one item at most.
-PageItems ItemsOfPages(const SeqBatch& batch, const PagedKv& kv, int group, int tokens);
+// `tokens`: rows of one item at most. part: rows attend to keys of one kind, which are other ones for rows of other
+// chunks: nothing is read together then.
+PageItems ItemsOfPages(const SeqBatch& batch, const PagedKv& kv, int group, int tokens, const ChunkPart& part = {});
 
 }  // namespace duo::cpu

@@ -43,22 +43,22 @@ struct Staged {
   StreamingArgs streaming = {};
 };
 
-template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass>
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass, bool kChunked>
 void LaunchPartials(Device& device, const DecodeArgs& args, int grid) {
   using Config = DecodeConfig<kFormat, kHeadDim, kN>;
-  const auto kernel = DecodeKernel<kFormat, kHeadDim, kN, kListed, kMass>;
+  const auto kernel = DecodeKernel<kFormat, kHeadDim, kN, kListed, kMass, kChunked>;
   constexpr size_t kShared = MergeSharedBytes<Config::kWarps, kHeadDim, kN>();
   static_assert(kShared >= size_t{kN} * kHeadDim / 16 * 32 * sizeof(uint2));
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   LaunchOverlapped(device, kernel, dim3(grid), dim3(Config::kThreads), kShared, args);
 }
 
-template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass = false>
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass = false, bool kChunked = false>
 void Launch(Device& device, const DecodeArgs& args, const Staged& staged, int grid) {
-  if (kN == 1 && staged.use) {
+  if (kN == 1 && !kChunked && staged.use) {
     LaunchStaged(device, args, staged.streaming, kListed, grid);
   } else {
-    LaunchPartials<kFormat, kHeadDim, kN, kListed, kMass>(device, args, grid);
+    LaunchPartials<kFormat, kHeadDim, kN, kListed, kMass, kChunked>(device, args, grid);
   }
   // The merge works out its share while the last partials are computed, then waits for them.
   LaunchOverlapped(device, MergeKernel<kHeadDim, kListed>, dim3(args.batch.num_rows, args.kv.num_heads * args.group),
@@ -69,6 +69,10 @@ template <KvFormat kFormat, int kHeadDim>
 void LaunchColumns(Device& device, const DecodeArgs& args, bool listed, const Staged& staged, int eights, int grid) {
   if (args.mass.heads != 0) return Launch<kFormat, kHeadDim, 1, false, true>(device, args, staged, grid);
   if (listed) return Launch<kFormat, kHeadDim, 1, true>(device, args, staged, grid);
+  if (!args.part.all()) {
+    if (eights == 1) return Launch<kFormat, kHeadDim, 1, false, false, true>(device, args, staged, grid);
+    return Launch<kFormat, kHeadDim, 4, false, false, true>(device, args, staged, grid);
+  }
   if (eights == 1) return Launch<kFormat, kHeadDim, 1, false>(device, args, staged, grid);
   if (eights == 2) return Launch<kFormat, kHeadDim, 2, false>(device, args, staged, grid);
   return Launch<kFormat, kHeadDim, 4, false>(device, args, staged, grid);
@@ -78,17 +82,18 @@ void LaunchColumns(Device& device, const DecodeArgs& args, bool listed, const St
 // mass: no heads where nobody asks.
 void Decode(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, const DecodeLists* lists,
             const MassOut& mass, Arena& scratch) {
-  const View& qkv = rows.qkv;
+  const View& queries = rows.part.q.data == nullptr ? rows.qkv : rows.part.q;
   const HeadShape& shape = rows.shape;
   const SeqBatch& batch = rows.batch;
   const size_t mark = scratch.used();
   const bool listed = lists != nullptr;
-  const int eights = listed ? 1 : ColumnEights(int64_t{batch.max_rows} * shape.group);
+  int eights = listed ? 1 : ColumnEights(int64_t{batch.max_rows} * shape.group);
+  if (!rows.part.all() && eights == 2) eights = 4;  // there is no kernel of that width
   const int64_t slots = Slots(device, batch.num_rows, shape.group, kv.num_heads, listed ? 8 : 32);
   const int64_t first_column = int64_t{kv.first_head} * shape.group * shape.head_dim;
   DecodeArgs args = {};
-  args.q = qkv.as<bf16>() + first_column;
-  args.q_stride = qkv.stride;
+  args.q = queries.as<bf16>() + first_column;
+  args.q_stride = queries.stride;
   args.out = to.out.as<bf16>() + first_column;
   args.out_stride = to.out.stride;
   args.lse = to.lse;
@@ -97,13 +102,14 @@ void Decode(Device& device, const Partial& to, const StepRows& rows, const Paged
   args.batch = batch;
   args.kv = kv;
   if (listed) args.lists = *lists;
+  args.part = rows.part;
   args.mass = mass;
   args.partial_out = static_cast<float*>(scratch.Take(slots * 8 * eights * shape.head_dim * sizeof(float)));
   args.partial_lse = static_cast<float*>(scratch.Take(slots * 8 * eights * sizeof(float)));
   const int grid = PageBlocks(device, rows.blocks_beside);
   args.keeps_room = grid < PageBlocks(device, 0);
   Staged staged;
-  staged.use = eights == 1 && IsHopper(device);
+  staged.use = eights == 1 && rows.part.all() && IsHopper(device);
   if (rows.streaming.kv != nullptr) {
     const RingKv& ring = *rows.streaming.kv;
     DUO_CHECK(staged.use);
@@ -141,13 +147,14 @@ size_t DecodeBytes(const Device& device, int rows, int group, const PagedKv& kv,
 
 }  // namespace
 
-size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens) {
+size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, const PagedKv& kv, int64_t max_tokens,
+                          bool by_chunks) {
   // Rows bound the sequences; a step may need either kernel's scratch.
   size_t hopper = 0;
   if (HopperRowsUsable(device, kv, 1)) {
     hopper = HopperRowsScratchBytes(device, max_rows_total, group, kv, max_tokens);
   }
-  const bool always = kv.page.format == KvFormat::kBF16 && HopperRowsUsable(device, kv, max_rows_total);
+  const bool always = !by_chunks && kv.page.format == KvFormat::kBF16 && HopperRowsUsable(device, kv, max_rows_total);
   // Eight columns a slot for every row in the narrowest form, 32 in the widest.
   return std::max(hopper, DecodeBytes(device, always ? 1 : max_rows_total, group, kv, 32));
 }
@@ -166,7 +173,7 @@ bool StreamsBesidePages(const Device& device, const StepRows& rows, const PagedK
 }
 
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
-  if (ForHopperRows(device, rows.batch, kv)) return HopperRows(device, to, rows, kv, scratch);
+  if (rows.part.all() && ForHopperRows(device, rows.batch, kv)) return HopperRows(device, to, rows, kv, scratch);
   Decode(device, to, rows, kv, nullptr, {}, scratch);
 }
 

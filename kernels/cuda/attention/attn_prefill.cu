@@ -36,13 +36,17 @@ int64_t PartRows(const Device& device, int64_t capacity, int64_t q_heads) {
 struct HeldHistory {
   int64_t first = 0, end = 0, segment = 0;
 
-  HeldHistory(const SeqSpan& span, const PagedKv& kv, int64_t max_tokens) : segment(SegmentTokens(max_tokens)) {
-    const int64_t full_pages = span.history / kPageTokens, in_last = span.history % kPageTokens;
+  HeldHistory(const SeqSpan& span, const PagedKv& kv, const ChunkPart& part, int64_t max_tokens)
+      : segment(SegmentTokens(max_tokens)) {
+    int64_t limit = span.history;
+    if (!part.all()) limit = std::min(limit, part.Keys(int64_t{span.history} + span.num_rows - 1).end);
+    const int64_t full_pages = limit / kPageTokens, in_last = limit % kPageTokens;
     end = kv.held_count(full_pages) * kPageTokens;
     if (in_last > 0 && kv.holds(full_pages)) end += in_last;
     if (kv.window > 0 && span.history + 1 > kv.window) {
       first = kv.held_count((span.history + 1 - kv.window) / kPageTokens) * kPageTokens;
     }
+    if (!part.all()) first = std::max(first, kv.held_count(part.Keys(span.history).begin / kPageTokens) * kPageTokens);
   }
   int64_t segments() const { return end > first ? CeilDiv(end - first, segment) : 0; }
 };
@@ -74,7 +78,7 @@ struct Prefill {
 
   // Rows into slices, each with the number of partials that it is the sum of.
   void Cut(int64_t segments, bool own_square, int64_t max_tokens) {
-    cudnn = args.window == 0 && args.rows >= kLeastRows && CudnnUsable(device);
+    cudnn = args.window == 0 && args.part.all() && args.rows >= kLeastRows && CudnnUsable(device);
     slices = cudnn ? CutRows(args.rows) : std::vector<Slice>{{0, args.rows, args.rows}};
     key_capacity = KeyCapacity(max_tokens);
     for (Slice& slice : slices) slice.partials = segments + (own_square ? 1 + (slice.first > 0) : 0);
@@ -174,6 +178,7 @@ struct Prefill {
     x.rows = static_cast<int>(slice.rows);
     x.first_position = args.first_position + slice.first;
     x.window = args.window;
+    x.part = args.part;
     x.out = part;
     x.lse = part_lse;
     x.lse_stride = slice.capacity;
@@ -251,19 +256,22 @@ struct Prefill {
 
 }  // namespace
 
-size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens) {
+size_t PrefillScratchBytes(const Device& device, int rows, int group, const PagedKv& kv, int64_t max_tokens,
+                           bool by_chunks) {
+  size_t hopper = 0;
   if (HopperPrefillUsable(device, kv.page)) {
-    return HopperPrefillScratchBytes(device, rows, group, kv, max_tokens);
+    hopper = HopperPrefillScratchBytes(device, rows, group, kv, max_tokens);
+    if (!by_chunks) return hopper;
   }
   // As if by cuDNN, which needs most. A capacity of fewer rows is never larger, but for the padding.
   const int64_t d = kv.page.head_dim, heads = kv.num_heads, cols = heads * group * d;
   const int64_t capacity = RowCapacity(rows);
-  return 2 * Arena::Rounded(heads * KeyTokens(rows, max_tokens, true) * d * sizeof(bf16)) +  // K and V
-         Arena::Rounded(capacity * cols * sizeof(bf16)) +                                    // q
-         Arena::Rounded(PartRows(device, capacity, heads * group) * d * sizeof(bf16)) +      // one partial
-         Arena::Rounded(PartRows(device, capacity, heads * group) * sizeof(float)) +         // its lse
-         Arena::Rounded(rows * cols * sizeof(float)) +                                       // their sum
-         Arena::Rounded(rows * heads * group * sizeof(float));                               // its lse
+  return std::max(hopper, 2 * Arena::Rounded(heads * KeyTokens(rows, max_tokens, true) * d * sizeof(bf16)) +  // K, V
+                              Arena::Rounded(capacity * cols * sizeof(bf16)) +                                // q
+                              Arena::Rounded(PartRows(device, capacity, heads * group) * d * sizeof(bf16)) +  // partial
+                              Arena::Rounded(PartRows(device, capacity, heads * group) * sizeof(float)) +     // its lse
+                              Arena::Rounded(rows * cols * sizeof(float)) +           // their sum
+                              Arena::Rounded(rows * heads * group * sizeof(float)));  // its lse
 }
 
 void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, bool own_square,
@@ -271,20 +279,22 @@ void AttendPrefill(Device& device, const Partial& to, const StepRows& rows, cons
   const View& qkv = rows.qkv;
   const HeadShape& shape = rows.shape;
   const SeqBatch& batch = rows.batch;
-  if (HopperPrefillUsable(device, kv.page)) {
+  if (rows.part.all() && HopperPrefillUsable(device, kv.page)) {
     return HopperPrefill(device, to.out, to.lse, qkv, shape, batch, kv, own_square, scratch);
   }
   const SeqSpan& span = batch.host_spans[0];
   const int num_rows = span.num_rows, d = shape.head_dim, q_cols = kv.num_heads * shape.group * d;
   const int64_t first_column = int64_t{kv.first_head} * d;
   const bf16* first_row = qkv.as<bf16>() + span.first_row * qkv.stride;
-  const HeldHistory history(span, kv, batch.max_tokens);
+  const HeldHistory history(span, kv, rows.part, batch.max_tokens);
 
   Prefill p = {device};
   p.out = to.out.Rows(span.first_row, num_rows).Cols(first_column * shape.group, q_cols);
   p.lse = to.lse;
-  p.args.q = first_row + first_column * shape.group;
-  p.args.q_stride = qkv.stride;
+  const View& queries = rows.part.q.data == nullptr ? qkv : rows.part.q;
+  p.args.q = queries.as<bf16>() + span.first_row * queries.stride + first_column * shape.group;
+  p.args.q_stride = queries.stride;
+  p.args.part = rows.part;
   p.args.rows = num_rows;
   p.args.heads = kv.num_heads;
   p.args.group = shape.group;

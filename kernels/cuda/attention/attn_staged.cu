@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, 1>::kThreads, 
   if (!args.keeps_room) LetDependentsStart();
   WarpStages<kFormat, kHeadDim, kListed> stages(staged);
   using Walker = PlanWalker<kListed>;
-  const Walker walker = {args.batch, args.kv, args.lists, args.group, 8, Shape::kUnit, args.beside};
+  const Walker walker = {args.batch, args.kv, args.lists, args.part, args.group, 8, Shape::kUnit, args.beside};
   const DecodePlan plan = walker.Plan(gridDim.x);
   // Lengths, page tables and the keys of earlier steps were there before the step's first kernel, which overlaps with
   // nothing before it; queries and the step's own keys were not.

@@ -104,13 +104,18 @@ struct DecodePlan {
   }
 };
 
-// What one sequence asks for.
-__device__ __forceinline__ SequenceWork WorkOf(const SeqSpan& span, const PagedKv& kv, int group, int columns,
-                                               int unit) {
+// What one sequence asks for. part: of keys of one kind, where not of all.
+__device__ __forceinline__ SequenceWork WorkOf(const SeqSpan& span, const PagedKv& kv, const ChunkPart& part, int group,
+                                               int columns, int unit) {
   SequenceWork w = {};
   if (span.num_rows <= 0) return w;
+  w.column_blocks = CeilDiv(span.num_rows * group, columns);
+  w.items = kv.num_heads * w.column_blocks;
   const uint32_t slots = kv.slots, first_slot = kv.first_slot, num_slots = kv.num_slots;
-  const uint32_t tokens = span.history + span.num_rows, per_page = kPageTokens / unit;
+  const uint32_t per_page = kPageTokens / unit;
+  uint32_t tokens = span.history + span.num_rows;
+  if (!part.all()) tokens = static_cast<uint32_t>(part.Keys(tokens - 1).end);
+  if (tokens == 0) return w;
   const uint32_t pages = CeilDiv(tokens, kPageTokens);
   // PagedKv::held_count in 32 bits.
   auto held_count = [&](uint32_t n) {
@@ -120,14 +125,14 @@ __device__ __forceinline__ SequenceWork WorkOf(const SeqSpan& span, const PagedK
   };
   uint32_t first_page = 0;
   if (kv.window > 0 && span.history + 1 > kv.window) first_page = (span.history + 1 - kv.window) / kPageTokens;
+  if (!part.all()) first_page = max(first_page, static_cast<uint32_t>(part.Keys(span.history).begin / kPageTokens));
+  first_page = min(first_page, pages);
   const uint32_t held = held_count(pages), skipped = held_count(first_page);
   w.units = (held - skipped) * per_page;
   if (held > skipped && held_count(pages - 1) < held) {  // the sequence's last page is here, perhaps not full
     w.units -= per_page - CeilDiv(tokens - (pages - 1) * kPageTokens, unit);
   }
   w.skipped = skipped * per_page;
-  w.column_blocks = CeilDiv(span.num_rows * group, columns);
-  w.items = kv.num_heads * w.column_blocks;
   return w;
 }
 
@@ -182,6 +187,7 @@ struct PlanWalker {
   const SeqBatch& batch;
   const PagedKv& kv;
   const DecodeLists& lists;
+  const ChunkPart& part;
   int group, columns, unit;
   WorkBeside beside;
 
@@ -192,7 +198,7 @@ struct PlanWalker {
       const SeqSpan& span = batch.spans[entry / kv.num_heads];
       return ListedWorkOf(span, ListedPages(lists, span, entry % kv.num_heads), group, columns, unit);
     } else {
-      return WorkOf(batch.spans[entry], kv, group, columns, unit);
+      return WorkOf(batch.spans[entry], kv, part, group, columns, unit);
     }
   }
   __device__ __forceinline__ DecodePlan Plan(uint32_t grid) const {

@@ -19,6 +19,7 @@ struct DecodeArgs {
   SeqBatch batch;
   PagedKv kv;
   DecodeLists lists;
+  ChunkPart part;      // keys of one kind, where the kernel has kChunked
   float* partial_out;  // [slot][columns][head_dim]
   float* partial_lse;  // [slot][columns]
   bool keeps_room;     // multiprocessors are kept for what runs beside
@@ -95,7 +96,7 @@ struct UnitWalk {
 };
 
 // Scores of the unit at `position` that a column's row must not see.
-template <int kTiles, int kN, bool kListed>
+template <bool kChunked, int kTiles, int kN, bool kListed>
 __device__ __forceinline__ void HideUnseen(float (&s)[kTiles][kN][4], const DecodeArgs& args,
                                            const Segment<kListed>& at, int position) {
   const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4, window = args.kv.window;
@@ -104,12 +105,15 @@ __device__ __forceinline__ void HideUnseen(float (&s)[kTiles][kN][4], const Deco
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int row = at.span.history + (at.first_column + 8 * n + 2 * c + j) / args.group;
+      KeyRange kind = {0, INT32_MAX};
+      if constexpr (kChunked) kind = args.part.Keys(row);
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int key = position + 16 * t + TokenOfRow(g + 8 * h);
-          const bool seen = key <= row && key < at.tokens() && (window == 0 || row - key < window);
+          bool seen = key <= row && key < at.tokens() && (window == 0 || row - key < window);
+          if constexpr (kChunked) seen = seen && key >= kind.begin && key < kind.end;
           if (!seen) s[t][n][2 * h + j] = -INFINITY;
         }
       }
@@ -119,7 +123,7 @@ __device__ __forceinline__ void HideUnseen(float (&s)[kTiles][kN][4], const Deco
 
 // What follows a unit's scores `s`, which have the keys' parameters yet to come: probabilities and values. raw: the
 // values and their parameters.
-template <bool kMass, KvFormat kFormat, int kHeadDim, int kN, int kTiles, bool kListed>
+template <bool kMass, bool kChunked, KvFormat kFormat, int kHeadDim, int kN, int kTiles, bool kListed>
 __device__ __forceinline__ void AttendScored(WarpAttention<kFormat, kHeadDim, kN>& warp, float (&s)[kTiles][kN][4],
                                              const uint32_t (&k_params)[kTiles][2],
                                              const RawTile<kFormat, kHeadDim, kTiles>& raw, const DecodeArgs& args,
@@ -130,7 +134,7 @@ __device__ __forceinline__ void AttendScored(WarpAttention<kFormat, kHeadDim, kN
   // No column of this block masks the keys below.
   const int sees_all_below = at.span.history + at.first_column / args.group + 1;
   const bool windowed = args.kv.window > 0 && position + args.kv.window <= tokens - 1;
-  if (position + kUnit > sees_all_below || windowed) HideUnseen(s, args, at, position);
+  if (kChunked || position + kUnit > sees_all_below || windowed) HideUnseen<kChunked>(s, args, at, position);
   warp.Raise(s);
   float of_unit[2] = {};  // of the lane's two columns
 #pragma unroll
@@ -150,8 +154,9 @@ __device__ __forceinline__ void AttendScored(WarpAttention<kFormat, kHeadDim, kN
 
 // A block's attention over one segment, to the segment's slot of the partials. waits: nothing has waited yet for the
 // kernels before this one. Keys of earlier steps do not depend on them, so their first codes are fetched meanwhile.
-// ends: the block has no segment behind it. kMass: one row's, whose log masses of units are wanted, too.
-template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass>
+// ends: the block has no segment behind it. kMass: one row's, whose log masses of units are wanted, too. kChunked: of
+// keys of one kind.
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass, bool kChunked>
 __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segment<kListed>& at, float* shared,
                                               bool waits, bool ends) {
   using Config = DecodeConfig<kFormat, kHeadDim, kN>;
@@ -223,7 +228,7 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
         raw.LoadK(load_at, walk.token, walk.limit, lane);
         if (unit + 2 * kWarps < last) next_at = walk.PageOf(walk.in_held + kWarps);
       }
-      AttendScored<kMass>(warp, s, params, raw, args, at, position, walk.tokens);
+      AttendScored<kMass, kChunked>(warp, s, params, raw, args, at, position, walk.tokens);
       if (!more) break;
       raw.LoadV(load_at, walk.token, walk.limit, lane);
       unit += kWarps;
@@ -243,14 +248,14 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
       [&](int col, float lse) { slot_lse[col] = lse; });
 }
 
-template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass>
+template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass, bool kChunked>
 __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads, 1) DecodeKernel(DecodeArgs args) {
   constexpr int kCols = 8 * kN;
   extern __shared__ float shared[];
   if (!args.keeps_room) LetDependentsStart();
   using Walker = PlanWalker<kListed>;
-  const Walker walker = {args.batch, args.kv, args.lists, args.group, kCols, DecodeConfig<kFormat, kHeadDim, kN>::kUnit,
-                         args.beside};
+  const Walker walker = {args.batch, args.kv, args.lists, args.part,
+                         args.group, kCols,   DecodeConfig<kFormat, kHeadDim, kN>::kUnit, args.beside};
   const DecodePlan plan = walker.Plan(gridDim.x);
   // Lengths, page tables and the keys of earlier steps were there before the step's first kernel, which overlaps with
   // nothing before it; queries and the step's own keys were not.
@@ -262,7 +267,7 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
     if (at >= found.first_unit + found.work.units * found.work.items) found = walker.Find(at, 0);
     const Segment<kListed> segment(args, found, at, run_end, kCols);
     at += segment.last - segment.first;
-    AttendSegment<kFormat, kHeadDim, kN, kListed, kMass>(args, segment, shared, waits, at >= run_end);
+    AttendSegment<kFormat, kHeadDim, kN, kListed, kMass, kChunked>(args, segment, shared, waits, at >= run_end);
     waits = false;
   }
   if (waits) WaitForDependency();  // nothing to attend to here: later kernels still count on all before this one

@@ -218,7 +218,7 @@ struct WarpStages {
         __syncwarp();
       }
       Next();
-      AttendScored<kMass>(warp, s, raw.k_params, raw, args, at, walk.page_start + walk.token, walk.tokens);
+      AttendScored<kMass, false>(warp, s, raw.k_params, raw, args, at, walk.page_start + walk.token, walk.tokens);
     }
   }
 };

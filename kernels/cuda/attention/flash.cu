@@ -43,14 +43,19 @@ struct DenseKeys {
     if (a.slots == 1) {
       end[1] = min(b.keys, high + 1 - a.first_key);
       if (a.window > 0) begin[1] = max(int64_t{0}, low - a.window + 1 - a.first_key);
+      if (!a.part.all()) {
+        end[1] = max(int64_t{0}, min(end[1], a.part.Keys(high).end - a.first_key));
+        begin[1] = min(max(begin[1], a.part.Keys(low).begin - a.first_key), end[1]);
+      }
     }
   }
   __device__ bool SeenByAll(const Block&, int64_t first, int64_t last, int64_t low, int64_t high) const {
-    return Position(last) <= low && (a.window == 0 || high - Position(first) < a.window);
+    return Position(last) <= low && (a.window == 0 || high - Position(first) < a.window) &&
+           SeenByAllOfPart(a.part, Position(first), Position(last), low, high);
   }
   __device__ bool Sees(const Block&, int64_t position, int64_t j) const {
     const int64_t key = Position(j);
-    return key <= position && (a.window == 0 || position - key < a.window);
+    return key <= position && (a.window == 0 || position - key < a.window) && SeenOfPart(a.part, position, key);
   }
 };
 
@@ -267,16 +272,18 @@ void FlashStreaming(Device& device, const Partial& to, const StepRows& step, con
   const HeadShape& shape = step.shape;
   const SeqBatch& batch = step.batch;
   const int64_t first = int64_t{kv.first_head} * shape.head_dim;
+  const View& queries = step.part.q.data == nullptr ? qkv : step.part.q;
   FlashRows rows = {};
-  rows.q = qkv.as<bf16>() + first * shape.group;
-  rows.q_stride = qkv.stride;
+  rows.q = queries.as<bf16>() + first * shape.group;
+  rows.q_stride = queries.stride;
   rows.q_head_stride = rows.out_head_stride = shape.head_dim;
   rows.out = out.as<bf16>() + first * shape.group;
   rows.out_stride = out.stride;
   rows.lse = to.lse;
   rows.lse_stride = batch.num_rows;
   rows.group = shape.group;
-  const StreamingKeys keys = {qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), qkv.stride, batch, kv};
+  const StreamingKeys keys = {
+      qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), qkv.stride, batch, kv, step.part};
   const dim3 grid(CeilDiv(batch.max_rows, kRows), kv.num_heads * shape.group, batch.num_seqs);
   Launch(device, shape.head_dim, grid, rows, keys);
 }

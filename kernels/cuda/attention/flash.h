@@ -36,6 +36,7 @@ struct DenseAttention {
   int64_t first_key;
   int slots, first_slot, num_slots;
   int window;
+  ChunkPart part;  // of these keys, those of one kind
 };
 
 void FlashDense(Device& device, const DenseAttention& args);

@@ -9,6 +9,7 @@ namespace duo::cuda {
 
 struct StreamingArgs {
   const bf16* q;
+  int64_t q_stride;
   bf16* out;
   int64_t out_stride;
   float* lse;  // [query heads][rows of the step] or null
@@ -21,13 +22,16 @@ inline StreamingArgs StreamingArgsOf(const Partial& to, const StepRows& rows, co
   const HeadShape& shape = rows.shape;
   const int64_t first = int64_t{kv.first_head} * shape.head_dim;
   StreamingArgs args = {};
-  args.q = rows.qkv.as<bf16>() + first * shape.group;
+  const View& queries = rows.part.q.data == nullptr ? rows.qkv : rows.part.q;
+  args.q = queries.as<bf16>() + first * shape.group;
+  args.q_stride = queries.stride;
   args.out = to.out.as<bf16>() + first * shape.group;
   args.out_stride = to.out.stride;
   args.lse = to.lse;
   args.group = shape.group;
   args.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
-  args.keys = {rows.qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), rows.qkv.stride, rows.batch, kv};
+  args.keys = {rows.qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), rows.qkv.stride, rows.batch, kv,
+               rows.part};
   return args;
 }
 
@@ -57,7 +61,7 @@ __device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, i
   auto q_at = [&](int col) -> const bf16* {
     if (col >= columns) return nullptr;
     const int k = first_column + col;
-    return args.q + (span.first_row + k / args.group) * keys.qkv_stride +
+    return args.q + (span.first_row + k / args.group) * args.q_stride +
            (int64_t{head} * args.group + k % args.group) * kHeadDim;
   };
   RawTile<kFormat, kHeadDim, 1> raw;

@@ -6,12 +6,25 @@
 
 namespace duo::cuda {
 
+// Does a row at this position see a key of that part?
+__device__ __forceinline__ bool SeenOfPart(const ChunkPart& part, int64_t position, int64_t key) {
+  if (part.all()) return true;
+  const KeyRange kind = part.Keys(position);
+  return key >= kind.begin && key < kind.end;
+}
+// Do all rows at [low, high] see all keys [first, last] of it? The ranges of later rows begin and end later.
+__device__ __forceinline__ bool SeenByAllOfPart(const ChunkPart& part, int64_t first, int64_t last, int64_t low,
+                                                int64_t high) {
+  return part.all() || (first >= part.Keys(high).begin && last < part.Keys(low).end);
+}
+
 // A streaming head: rings for the tokens before this step, the step's own rows after; j is a position.
 struct StreamingKeys {
   const bf16* k;  // column of the first head's K in qkv; V is v_offset further
   int64_t v_offset, qkv_stride;
   SeqBatch batch;
   RingKv kv;
+  ChunkPart part;
 
   struct Block {
     const bf16 *ring_k, *ring_v, *own_k, *own_v;
@@ -49,11 +62,13 @@ struct StreamingKeys {
   }
   __device__ bool SeenByAll(const Block& b, int64_t first, int64_t last, int64_t low, int64_t high) const {
     if (last > low || (kv.window > 0 && high - first >= kv.window)) return false;
+    if (!SeenByAllOfPart(part, first, last, low, high)) return false;
     if (last < kv.sink) return true;
     return first >= kv.sink && high - first <= kv.recent && (first >= b.history || first >= b.ring_begin);
   }
   __device__ bool Sees(const Block& b, int64_t position, int64_t j) const {
     if (j > position || (kv.window > 0 && position - j >= kv.window)) return false;
+    if (!SeenOfPart(part, position, j)) return false;
     if (j < kv.sink) return true;
     return position - j <= kv.recent && (j >= b.history || j >= b.ring_begin);
   }

@@ -126,6 +126,19 @@ __global__ void ScaleSplitHeadsKernel(bf16* out, int64_t stride, int64_t rows, i
   for (int c = threadIdx.x; c < head_dim; c += blockDim.x) x[c] = ToBf16(ToFloat(x[c]) * weight);
 }
 
+__global__ void MergePartialKernel(bf16* out, int64_t stride, float* lse, const bf16* part, int64_t part_stride,
+                                   const float* part_lse, int64_t rows, int head_dim) {
+  StartOverlapped();
+  const int64_t row = blockIdx.x;
+  const int head = blockIdx.y;
+  const MergedWeights w = MergeWeights(lse[head * rows + row], part_lse[head * rows + row]);
+  __syncthreads();  // all have read it
+  if (threadIdx.x == 0) lse[head * rows + row] = w.lse;
+  bf16* x = out + row * stride + int64_t{head} * head_dim;
+  const bf16* y = part + row * part_stride + int64_t{head} * head_dim;
+  for (int c = threadIdx.x; c < head_dim; c += blockDim.x) x[c] = ToBf16(w.a * ToFloat(x[c]) + w.b * ToFloat(y[c]));
+}
+
 }  // namespace
 
 absl::Status CheckAttention(const Device& device, int head_dim, int group, KvFormat format) {
@@ -166,6 +179,12 @@ void StoreRings(Device& device, const StepRows& rows, const RingKv& kv) {
 void ScaleSplitHeads(Device& device, View out, int head_dim, int heads, const GatheredLse& all) {
   LaunchOverlapped(device, ScaleSplitHeadsKernel, dim3(out.rows, heads), dim3(64), 0, out.as<bf16>(), out.stride,
                    out.rows, head_dim, all);
+}
+
+void MergePartial(Device& device, const Partial& to, const Partial& part, int heads) {
+  const View& out = to.out;
+  LaunchOverlapped(device, MergePartialKernel, dim3(out.rows, heads), dim3(64), 0, out.as<bf16>(), out.stride, to.lse,
+                   part.out.as<bf16>(), part.out.stride, part.lse, out.rows, static_cast<int>(out.cols / heads));
 }
 
 void CopyPage(Device& device, const PagedKv& kv, int32_t from_id, int32_t to_id) {

@@ -85,8 +85,16 @@ AttentionState::AttentionState(Device& device, const AttentionCase& c)
     }
   }
   FillHistory();
+  const bool others = c.part.kind != ChunkKind::kOwn;
+  if (others) host_q_ = Normal(rng, size_t(rows_) * shape_.q_cols(), 1.5f);
+  for (int r = 0; r < rows_ && !others; ++r) {
+    const auto row = host_qkv_.begin() + int64_t{r} * shape_.qkv_cols();
+    host_q_.insert(host_q_.end(), row, row + shape_.q_cols());
+  }
+  for (float& x : host_q_) x = Rounded(type_, x);
 
   qkv_ = UploadAs(device, type_, host_qkv_);
+  q_ = UploadAs(device, type_, host_q_);
   out_ = Allocate(device, Bytes(type_, size_t(rows_) * shape_.q_cols()));
   lse_ = Allocate(device, size_t(rows_) * shape_.q_cols() * 4);
   page_memory_ = Upload(device, host_pages_);
@@ -158,15 +166,24 @@ void AttentionState::StoreStep() {
   RoundToRing(device_, qkv, shape_, rings_);
 }
 
+StepRows AttentionState::Rows(const SeqBatch& batch) const {
+  StepRows rows{View(qkv_.data(), type_, rows_, shape_.qkv_cols()), shape_, batch};
+  rows.part = c_.part;
+  if (c_.part.kind != ChunkKind::kOwn) rows.part.q = View(q_.data(), type_, rows_, shape_.q_cols());
+  return rows;
+}
+
 void AttentionState::AttendPaged(bool prefill, bool own_square) {
-  View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
+  View out(out_.data(), type_, rows_, shape_.q_cols());
   const SeqBatch batch = Batch();
   if (prefill) {
-    Arena scratch = Scratch(device_, PrefillScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
-    AttendPrefill(device_, {out, lse_.as<float>()}, {qkv, shape_, batch}, pages_, own_square, scratch);
+    Arena scratch =
+        Scratch(device_, PrefillScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens, !c_.part.all()));
+    AttendPrefill(device_, {out, lse_.as<float>()}, Rows(batch), pages_, own_square, scratch);
   } else {
-    Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
-    AttendPages(device_, {out, lse_.as<float>()}, {qkv, shape_, batch}, pages_, scratch);
+    Arena scratch =
+        Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens, !c_.part.all()));
+    AttendPages(device_, {out, lse_.as<float>()}, Rows(batch), pages_, scratch);
   }
   device_.Synchronize();
 }
@@ -186,9 +203,12 @@ void AttentionState::AttendPagedAlone(int seq) {
   batch.num_seqs = 1;
   batch.num_rows = batch.max_rows = span.num_rows;
   batch.max_tokens = span.history + span.num_rows;
-  Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
-  AttendPages(device_, {out.Rows(span.first_row, span.num_rows)},
-              {qkv.Rows(span.first_row, span.num_rows), shape_, batch}, pages_, scratch);
+  Arena scratch =
+      Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens, !c_.part.all()));
+  StepRows rows = Rows(batch);
+  rows.qkv = qkv.Rows(span.first_row, span.num_rows);
+  if (rows.part.q.data != nullptr) rows.part.q = rows.part.q.Rows(span.first_row, span.num_rows);
+  AttendPages(device_, {out.Rows(span.first_row, span.num_rows)}, rows, pages_, scratch);
   device_.Synchronize();
 }
 
@@ -197,7 +217,8 @@ void AttentionState::AttendPagedByPlan(int times) {
   SeqBatch batch = Batch();
   Arena plans = Scratch(device_, PagesPlanBytes(device_, rows_, pages_));
   PlanPages(device_, batch, c_.group, pages_, plans);
-  Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
+  Arena scratch =
+      Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens, !c_.part.all()));
   for (int i = 0; i < times; ++i) {
     device_.Fill(out_.data(), 0xff, out_.size());
     AttendPages(device_, {out, lse_.as<float>()}, {qkv, shape_, batch}, pages_, scratch);
@@ -206,9 +227,9 @@ void AttentionState::AttendPagedByPlan(int times) {
 }
 
 void AttentionState::AttendRinged() {
-  View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
+  View out(out_.data(), type_, rows_, shape_.q_cols());
   Arena scratch = Scratch(device_, StreamingScratchBytes(device_, rows_, c_.group, rings_));
-  const StepRows rows{qkv, shape_, Batch()};
+  const StepRows rows = Rows(Batch());
   AttendStreaming(device_, {out}, rows, rings_, scratch);
   StoreRings(device_, rows, rings_);
   device_.Synchronize();
@@ -233,14 +254,17 @@ std::vector<float> AttentionState::AttendTogether() {
 }
 
 void AttentionState::AttendFromGraph() {
-  View qkv(qkv_.data(), type_, rows_, shape_.qkv_cols()), out(out_.data(), type_, rows_, shape_.q_cols());
+  View out(out_.data(), type_, rows_, shape_.q_cols());
   SeqBatch batch = Batch();
   batch.host_spans = nullptr;  // a graph knows bounds only
-  Arena scratch = Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens));
+  Arena scratch =
+      Scratch(device_, DecodeScratchBytes(device_, rows_, c_.group, pages_, batch.max_tokens, !c_.part.all()));
   Arena ring_scratch = Scratch(device_, StreamingScratchBytes(device_, rows_, c_.group, rings_));
   auto attend = [&] {
-    AttendPages(device_, {out, lse_.as<float>()}, {qkv, shape_, batch, /*blocks_beside=*/100}, pages_, scratch);
-    AttendStreaming(device_, {out}, {qkv, shape_, batch}, rings_, ring_scratch);
+    StepRows rows = Rows(batch);
+    AttendStreaming(device_, {out}, rows, rings_, ring_scratch);
+    rows.blocks_beside = 100;
+    AttendPages(device_, {out, lse_.as<float>()}, rows, pages_, scratch);
   };
   attend();
   device_.Synchronize();
@@ -265,12 +289,14 @@ void AttentionState::CompareRows(int first_head, int heads, bool check_lse,
       std::vector<const float*> keys, values;
       for (int64_t j = 0; j <= positions_[r]; ++j) {
         if (!sees(c_.sequences[s], h, positions_[r], j)) continue;
+        const KeyRange kind = c_.part.Keys(positions_[r]);
+        if (!c_.part.all() && (j < kind.begin || j >= kind.end)) continue;
         keys.push_back(Key(s, h, j));
         values.push_back(Value(s, h, j));
       }
       for (int g = 0; g < c_.group; ++g) {
         const int q_head = h * c_.group + g;
-        const float* q = &host_qkv_[size_t(r) * shape_.qkv_cols() + q_head * d];
+        const float* q = &host_q_[size_t(r) * shape_.q_cols() + q_head * d];
         const AttentionRow exact = ReferenceAttention(q, keys, values, d);
         const PlainAttentionRow simple = PlainAttention(q, keys, values, d, type_);
         truth.insert(truth.end(), exact.o.begin(), exact.o.end());

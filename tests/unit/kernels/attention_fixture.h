@@ -34,6 +34,7 @@ struct AttentionCase {
   int shared =
       0;  // tokens at the beginning that lie in the same pages for all sequences; whole ids, within each history
   unsigned seed = 1;
+  ChunkPart part = {};  // q: the fixture's, other ones than in qkv, for all kinds but the queries' own chunk
 };
 
 class AttentionState {
@@ -88,6 +89,8 @@ class AttentionState {
   }
   bool Holds(int64_t position) const { return pages_.holds(position / kPageTokens); }
   void FillHistory();
+  // The step as the attention ops take it.
+  StepRows Rows(const SeqBatch& batch) const;
   void CompareRows(int first_head, int heads, bool check_lse,
                    const std::function<bool(const SequenceCase&, int64_t p, int64_t j)>& sees) {
     CompareRows(first_head, heads, check_lse,
@@ -103,10 +106,11 @@ class AttentionState {
   int rows_ = 0;
   std::vector<std::vector<float>> keys_, values_;  // [seq][position][kv head][d], as stored
   std::vector<float> host_qkv_;                    // as given
+  std::vector<float> host_q_;                      // [rows][q_cols]: the queries that attend
   std::vector<SeqSpan> spans_;
   std::vector<int32_t> row_seq_, positions_, tables_;
   std::vector<uint8_t> host_pages_, host_rings_;
-  Buffer qkv_, out_, lse_, page_memory_, ring_memory_, device_spans_, device_row_seq_, device_positions_,
+  Buffer qkv_, q_, out_, lse_, page_memory_, ring_memory_, device_spans_, device_row_seq_, device_positions_,
       device_tables_;
   PagedKv pages_;
   RingKv rings_;
