@@ -228,7 +228,7 @@ class Identification {
     suite_ = MakeRecallSuite(*held_out, flags_.seed, lengths, flags_.documents);
     std::vector<int32_t> text = held_out->HeldOutText();
     text.resize(std::min<size_t>(text.size(), flags_.perplexity_tokens));
-    report_.window = static_cast<int>(std::min<int64_t>(2048, MaxPositions(inputs_.config)));
+    report_.window = static_cast<int>(std::min<int64_t>(2048, MaxPlainPositions(inputs_.config)));
     windows_ = PerplexityWindows(text, inputs_.tokenizer.bos_id(), report_.window);
     report_.model = inputs_.name;
     report_.task = Name(data_->options().task);

@@ -84,6 +84,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
     out["head_dim"] = c.head_dim;
     out["vocab"] = c.vocab;
     out["positions"] = MaxPositions(c);
+    if (MaxPlainPositions(c) < MaxPositions(c)) out["plain_positions"] = MaxPlainPositions(c);
     out["rope_theta"] = c.rope.theta;
     out["rope_scaling"] = Name(c.rope.scaling);
     out["sliding_window"] = c.sliding_window;
@@ -113,7 +114,10 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   row("vocabulary", absl::StrFormat("%s%s", Grouped(c.vocab), c.tie_embeddings ? ", embedding and head tied" : ""));
   row("positions",
       absl::StrFormat("%s, RoPE theta %g, scaling %s", Grouped(MaxPositions(c)), c.rope.theta, Name(c.rope.scaling)));
-  if (c.dual_chunk_from > 0) row("", "(more need dual chunk attention, which is not supported)");
+  if (MaxPlainPositions(c) < MaxPositions(c)) {
+    row("", absl::StrFormat("(beyond %s by dual chunk attention, in chunks of %s)", Grouped(MaxPlainPositions(c)),
+                            Grouped(c.dual_chunk.chunk_size - c.dual_chunk.local_size)));
+  }
   if (c.sliding_window > 0) row("window", Grouped(c.sliding_window));
   row("KV cache", absl::StrFormat("%s a token in bf16, %s in int4, with full attention",
                                   ByteCount(static_cast<double>(bf16)), ByteCount(static_cast<double>(int4))));

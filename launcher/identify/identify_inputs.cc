@@ -68,7 +68,7 @@ absl::StatusOr<PasskeyData> MakePasskeyData(const IdentifyFlags& flags, const Id
 
 absl::StatusOr<DocumentLengths> ChooseDocumentLengths(const IdentifyFlags& flags, const IdentifyInputs& inputs,
                                                       const PasskeyData& data, bool cuda) {
-  const int64_t opening = 64, room = MaxPositions(inputs.config) - data.max_question_tokens() - opening;
+  const int64_t opening = 64, room = MaxPlainPositions(inputs.config) - data.max_question_tokens() - opening;
   DocumentLengths lengths;
   lengths.most = flags.max_length > 0 ? flags.max_length : std::min<int64_t>(cuda ? 32000 : 2000, room);
   lengths.least = flags.min_length > 0 ? flags.min_length

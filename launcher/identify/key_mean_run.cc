@@ -34,7 +34,7 @@ absl::Status Measure(const HeadMassRun& run) {
                                                       run.flags.key_means, kLeastTokens, tokens->size()));
   }
   IdentifyModel::Sizes sizes;
-  sizes.max_tokens = std::min(kWindow, MaxPositions(config));
+  sizes.max_tokens = std::min(kWindow, MaxPlainPositions(config));
   absl::StatusOr<IdentifyModel> model = absl::InternalError("");
   {
     Progress progress("loading weights", "B", false);

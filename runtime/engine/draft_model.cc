@@ -81,7 +81,7 @@ absl::Status DraftModel::Plan(int texts) {
   shard_ = MakeShard(partition_, request.shape, 0, 1, 1, {1, 1});
 
   const int64_t wanted = 2 * (device_.is_cuda() ? kGpuWindow : kCpuWindow);
-  limits_.max_tokens = std::min(wanted, MaxPositions(config_));
+  limits_.max_tokens = std::min(wanted, MaxPlainPositions(config_));
   window_ = limits_.max_tokens / 2;
   limits_.prefill_rows = kMaxDecodeRows;
   limits_.batch = Worker::Bucket(texts);

@@ -28,6 +28,7 @@
 #include "absl/status/statusor.h"
 #include "attn_patterns/head_plan.h"
 #include "kernels/base/device.h"
+#include "kernels/dual_chunk.h"
 #include "kernels/kv_codec.h"
 #include "parallel/communicator.h"
 #include "parallel/partition.h"
@@ -213,6 +214,8 @@ class Engine {
   const PrefillSparsity& prefill_sparsity() const;
   const DecodeSparsity& decode_sparsity() const;
   const std::string& key_means() const;  // fingerprint of what keys are kept without; empty: nothing. On rank 0
+  // By which positions are read. length 0: sessions here are so short that plain RoPE gives the same.
+  const DualChunk& dual_chunk() const;
   int64_t RingBytesPerHead() const;      // of one streaming head's ring of one sequence, slack for drafts included
   // What the user should know about this model in these formats, a sentence each. On rank 0.
   const std::vector<std::string>& notes() const;

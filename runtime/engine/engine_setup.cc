@@ -241,7 +241,7 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
       4 * sizes.tables * (sizes.table_pages + CeilDiv(sizes.table_pages, sizes.slots)) + ListBytes(shard, sizes);
   const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
   const absl::StatusOr<int64_t> forward =
-      WorkspaceBytes({config, partition, shard, rope, provenance, key_shift.shift}, formats,
+      WorkspaceBytes({config, partition, shard, rope, provenance, key_shift.shift, chunks}, formats,
                      draft_formats.has_value() ? &*draft_formats : nullptr, heads, sizes, limits, *device);
   if (!forward.ok()) return forward.status();
   const auto sampling = static_cast<int64_t>(Bytes(DType::kF32, limits.samples * shard.vocab.size()) +
@@ -358,14 +358,13 @@ absl::Status Engine::State::Prepare() {
   if (absl::Status s = PrepareDrafts(); !s.ok()) return s;
   const int64_t positions = MaxPositions(config);
   if (options.max_session_tokens > positions) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: the model has %d positions%s, %d tokens were asked for", options.model_dir, positions,
-                        config.dual_chunk_from > 0 ? " without dual chunk attention, which is not supported" : "",
-                        options.max_session_tokens));
+    return absl::InvalidArgumentError(absl::StrFormat("%s: the model has %d positions, %d tokens were asked for",
+                                                      options.model_dir, positions, options.max_session_tokens));
   }
   chunk = options.chunk > 0 ? options.chunk : device->is_cuda() ? 16384 : 1024;
   if (options.append_logits) chunk = std::min(chunk, RowsOfLogits(config.vocab));
   limits.max_tokens = options.max_session_tokens > 0 ? options.max_session_tokens : positions;
+  if (absl::Status s = DecideChunks(); !s.ok()) return s;
   limits.prefill_rows = static_cast<int>(std::min<int64_t>(chunk, limits.max_tokens));
   limits.sparse = options.prefill_sparsity.on();
   limits.lists = options.decode_sparsity.on() || options.speculate == Speculation::kSelf;
@@ -397,8 +396,8 @@ absl::Status Engine::State::Load() {
                         : RandomWeights({config, shard, formats}, *device);
   if (absl::Status s = Agree(*comm, weights.status()); !s.ok()) return s;
   const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
-  absl::StatusOr<Model> model =
-      Model::Create({config, partition, shard, rope, provenance, key_shift.shift}, std::move(*weights), *device, *comm);
+  absl::StatusOr<Model> model = Model::Create({config, partition, shard, rope, provenance, key_shift.shift, chunks},
+                                              std::move(*weights), *device, *comm);
   if (absl::Status s = Agree(*comm, model.status()); !s.ok()) return s;
   if (absl::Status s = LoadDraftWeights(*model); !s.ok()) return s;
   absl::StatusOr<KvCache> cache = KvCache::Create(*device, config, shard, heads, sizes);

@@ -36,6 +36,7 @@ struct Engine::State {
   HeadPlan heads;
   std::vector<ProvenanceHead> provenance;  // empty: no answer may ask where it looked
   ChosenKeyShift key_shift;                // empty: keys stay as they are
+  DualChunk chunks;                        // length 0: no session is so long that it is read by chunks
   Partition partition;
   RankShard shard;
   KvFormat kv = KvFormat::kBF16;
@@ -60,6 +61,7 @@ struct Engine::State {
   absl::Status Load();
   absl::Status Decide();
   absl::Status CheckSparsity();
+  absl::Status DecideChunks();
   absl::Status DecideDrafts();
   absl::Status PrepareDrafts();
   absl::Status LoadDraftWeights(Model& model);

@@ -39,6 +39,12 @@ absl::StatusOr<IdentifyModel> IdentifyModel::Prepare(const ModelConfig& config, 
         "training gates of a model with learned attention sinks is not supported; give the heads of a similar model "
         "with --pattern DIR, or use --attention full");
   }
+  if (sizes.max_tokens > MaxPlainPositions(config)) {
+    return absl::UnimplementedError(absl::StrCat("passes of ", sizes.max_tokens,
+                                                 " tokens need dual chunk attention with "
+                                                 "this model, which training has not; at most ",
+                                                 MaxPlainPositions(config), " do without"));
+  }
   if (absl::Status s = CheckBackward(device, config.head_dim, model.shape_.group); !s.ok()) return s;
   // One rank that holds every head whole: qkv columns are then in the model's order.
   PartitionRequest request;

@@ -56,7 +56,7 @@ absl::Status CheckKeyShift(const ModelConfig& config, const KeyMeans& means, con
         "--key-means: models with learned attention sinks compare scores with numbers of their own, so that their keys "
         "must stay as they are; leave it off");
   }
-  if (config.dual_chunk_from > 0) {
+  if (config.dual_chunk.chunk_size > 0) {
     return absl::InvalidArgumentError(
         "--key-means: models with dual chunk attention meet one key with queries of several rotations, so that their "
         "keys must stay as they are; leave it off");

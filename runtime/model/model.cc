@@ -63,6 +63,7 @@ absl::StatusOr<Model> Model::Create(const ModelParts& parts, ModelWeights weight
   model.shard_ = parts.shard;
   model.weights_ = std::move(weights);
   model.rope_factor_ = parts.rope.attention_factor;
+  model.chunks_ = parts.chunks;
   model.device_ = &device;
   model.comm_ = &comm;
   const int group = config.heads / config.kv_heads;
@@ -142,13 +143,21 @@ Model::Workspace Model::Allocate(Arena& arena, const StepInput& input, const KvC
   a.normed = arena.Matrix(t, rows, config_.hidden);
   a.projected = arena.Matrix(t, rows, config_.hidden);
   a.mlp = arena.Matrix(t, rows, config_.hidden);
-  a.cos_sin = arena.Matrix(DType::kF32, rows, d);
+  const bool by_chunks = chunks_.length > 0;
+  a.cos_sin = arena.Matrix(DType::kF32, rows, by_chunks ? (kChunkKinds + 1) * d : d);
   a.qkv = arena.Matrix(t, rows, heads * (group + 2) * d);
   w.attended = arena.Matrix(t, rows, heads * group * d);
   a.gate_up = arena.Matrix(t, block, 2 * ffn);
   a.product = arena.Matrix(t, block, ffn);
   w.lse = static_cast<float*>(arena.Take(sizeof(float) * comm_->size() * max_entries_ * rows));
-  if (config_.attention_sinks) w.own_lse = static_cast<float*>(arena.Take(sizeof(float) * heads * group * rows));
+  const auto take_lse = [&] { return static_cast<float*>(arena.Take(sizeof(float) * heads * group * rows)); };
+  if (config_.attention_sinks) w.own_lse = take_lse();
+  if (!by_chunks) return w;
+  a.chunk_queries.previous = arena.Matrix(t, rows, heads * group * d);
+  a.chunk_queries.earlier = arena.Matrix(t, rows, heads * group * d);
+  w.part = arena.Matrix(t, rows, heads * group * d);
+  w.part_lse = take_lse();
+  w.chunk_lse = take_lse();
   return w;
 }
 
@@ -159,7 +168,11 @@ View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) 
   kept_mass_ = w.kept;
   mass_end_ = w.kept_end;
   const Activations& a = w.a;
-  RopeAngles(*device_, a.cos_sin, input.batch.positions, frequencies_, rope_factor_);
+  if (chunks_.length == 0) {
+    RopeAngles(*device_, a.cos_sin, input.batch.positions, frequencies_, rope_factor_);
+  } else {
+    ChunkAngles(*device_, a.cos_sin, input.batch.positions, frequencies_, rope_factor_, chunks_);
+  }
   StepInput planned = input;
   if (!input.prefill) PlanStep(planned.batch, cache, arena);
   if (input.riders.num_rows > 0) PlanStep(planned.riders, cache, arena);
@@ -203,17 +216,27 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
   const auto rows = [&](int64_t at, const SeqBatch& batch) {
     return StepRows{qkv.Rows(at, batch.num_rows), shape, batch, keep_room ? kv.ring.num_heads * batch.num_seqs : 0};
   };
-  AttendPart(layer, kv,
-             {rows(0, input.batch), out.Rows(0, first), w.lse, w.own_lse, input.prefill, input.sparse,
-              input.list_target, w.kept, input.sees_ends},
-             arena);
-  if (riders > 0) {
-    float* lse = w.lse + comm_->size() * max_entries_ * first;
-    float* own_lse = w.own_lse == nullptr ? nullptr : w.own_lse + int64_t{shape.kv_heads} * shape.group * first;
-    AttendPart(layer, kv,
-               {rows(first, input.riders), out.Rows(first, riders), lse, own_lse, false, nullptr, input.list_target},
-               arena);
-  }
+  const auto part = [&](int64_t at, const SeqBatch& batch) {
+    const int64_t before = int64_t{shape.kv_heads} * shape.group * at;
+    const auto behind = [&](float* lse) { return lse == nullptr ? nullptr : lse + before; };
+    Part p = {rows(at, batch), out.Rows(at, batch.num_rows), w.lse + comm_->size() * max_entries_ * at,
+              behind(w.own_lse), false};
+    p.list_target = input.list_target;
+    if (chunks_.length == 0) return p;
+    const ChunkQueries queries = DenseQueries(w.a, shape);
+    p.queries = {queries.previous.Rows(at, batch.num_rows), queries.earlier.Rows(at, batch.num_rows)};
+    const View other(w.part.data, w.part.dtype, qkv.rows, shape.q_cols());
+    p.other = {other.Rows(at, batch.num_rows), behind(w.part_lse)};
+    p.chunk_lse = behind(w.chunk_lse);
+    return p;
+  };
+  Part step = part(0, input.batch);
+  step.prefill = input.prefill;
+  step.sparse = input.sparse;
+  step.kept = w.kept;
+  step.sees_ends = input.sees_ends;
+  AttendPart(layer, kv, step, arena);
+  if (riders > 0) AttendPart(layer, kv, part(first, input.riders), arena);
   return out;
 }
 
@@ -223,10 +246,14 @@ void Model::AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& ar
   // Streaming heads are a few microseconds of latency: beside the retrieval heads they cost less than after them. As
   // part of the retrieval heads' launch they cost least, for behind one that fills the device they wait for its end.
   auto stream = [&] {
-    AttendStreaming(device, {part.out, OwnLse(layer, part, kv.ring.first_head)}, part.rows, kv.ring, arena);
+    AttendByChunks(part, part.rows, {part.out, OwnLse(layer, part, kv.ring.first_head)}, kv.ring.first_head,
+                   kv.ring.num_heads,
+                   [&](const Partial& to, const StepRows& rows) { AttendStreaming(device, to, rows, kv.ring, arena); });
     StoreRings(device, part.rows, kv.ring);
   };
-  const bool streaming = kv.ring.num_heads > 0 && !StreamsInPages(kv, part), beside = streaming && !part.prefill;
+  // Not by chunks, whose partial results of both lie in one place.
+  const bool streaming = kv.ring.num_heads > 0 && !StreamsInPages(kv, part);
+  const bool beside = streaming && !part.prefill && chunks_.length == 0;
   if (beside) device.Fork(stream);
   AttendPaged(layer, kv, part, arena);
   if (streaming && !beside) stream();
@@ -245,7 +272,7 @@ void Model::AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& ar
 
 // Do the layer's first retrieval heads take its streaming heads along?
 bool Model::StreamsInPages(const LayerKv& kv, const Part& part) const {
-  if (part.prefill || kv.paged.empty() || kv.ring.num_heads == 0) return false;
+  if (part.prefill || chunks_.length > 0 || kv.paged.empty() || kv.ring.num_heads == 0) return false;
   return StreamsBesidePages(*device_, part.rows, kv.paged[0], kv.ring);
 }
 
@@ -269,8 +296,12 @@ void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& a
   auto attend = [&](const PagedKv& heads, float* lse, bool own_square) {
     if (part.sparse != nullptr && !heads.split) {
       AttendSparse(layer, heads, part, arena);
-    } else if (part.prefill) {
-      AttendPrefill(*device_, {part.out, lse}, rows, heads, own_square, arena);
+    } else if (chunks_.length > 0 || part.prefill) {
+      AttendByChunks(part, rows, {part.out, lse}, heads.first_head, heads.num_heads,
+                     [&](const Partial& to, const StepRows& some) {
+                       if (part.prefill) return AttendPrefill(*device_, to, some, heads, own_square, arena);
+                       AttendPages(*device_, to, some, heads, arena);
+                     });
     } else {
       const bool listed = !heads.split && kv.lists.slots > 0;
       if (!heads.split && (part.sees_ends || (listed && rows.batch.visits_lists))) {
@@ -293,6 +324,33 @@ void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& a
   if (exchange.entries > 0) comm_->AllGather(part.lse, lse, sizeof(float) * exchange.entries * count, *device_);
   for (; next < kv.paged.size(); ++next) {
     attend(kv.paged[next], OwnLse(layer, part, kv.paged[next].first_head), true);
+  }
+}
+
+void Model::AttendByChunks(const Part& part, const StepRows& rows, Partial to, int first_head, int heads,
+                           absl::FunctionRef<void(const Partial&, const StepRows&)> attend) {
+  if (chunks_.length == 0) return attend(to, rows);
+  // A step that is recorded is for all lengths, and one that is measured for the longest.
+  const SeqBatch& batch = rows.batch;
+  int64_t tokens = 0;
+  for (int s = 0; batch.host_spans != nullptr && s < batch.num_seqs && !device_->measuring(); ++s) {
+    tokens = std::max<int64_t>(tokens, batch.host_spans[s].history + batch.host_spans[s].num_rows);
+  }
+  const bool known = tokens > 0;
+  if (known && tokens <= chunks_.length) return attend(to, rows);  // all in the first one
+  const int64_t d = rows.shape.head_dim, group = rows.shape.group, q_heads = heads * group;
+  if (to.lse == nullptr) to.lse = part.chunk_lse + first_head * group * batch.num_rows;
+  StepRows some = rows;
+  some.part.chunks = chunks_;
+  attend(to, some);
+  const Partial other = {part.other.out, part.other.lse};
+  const auto columns = [&](const View& out) { return out.Cols(first_head * group * d, q_heads * d); };
+  for (const ChunkKind kind : {ChunkKind::kPrevious, ChunkKind::kEarlier}) {
+    if (kind == ChunkKind::kEarlier && known && tokens <= int64_t{2} * chunks_.length) break;
+    some.part.kind = kind;
+    some.part.q = kind == ChunkKind::kPrevious ? part.queries.previous : part.queries.earlier;
+    attend(other, some);
+    MergePartial(*device_, {columns(to.out), to.lse}, {columns(other.out), other.lse}, static_cast<int>(q_heads));
   }
 }
 

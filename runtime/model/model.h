@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "parallel/communicator.h"
 #include "parallel/partition.h"
@@ -61,6 +62,7 @@ struct ModelParts {
   const RopeFrequencies& rope;
   const std::vector<ProvenanceHead>& provenance;  // whose mass rows may ask for; empty: no row asks
   const std::vector<float>& key_shift;            // of all heads (key_shift.h); empty: keys stay as they are
+  DualChunk chunks = {};                          // length 0: attention is not by chunks
 };
 
 class Model {
@@ -107,6 +109,11 @@ class Model {
     float* lse = nullptr;  // [ranks][entries][rows]
     // With learned sinks: of this rank's heads that are no pieces [query heads of the layer with the most][rows].
     float* own_lse = nullptr;
+    // With dual chunk attention: what the heads attend to in another kind of chunk, as `attended`, and the lse of that
+    // and of their own chunk [query heads of the layer with the most][rows].
+    View part;
+    float* part_lse = nullptr;
+    float* chunk_lse = nullptr;
   };
 
   Model() = default;
@@ -124,6 +131,9 @@ class Model {
     int list_target = 0;
     KeptMass kept = {};  // where its one row leaves where it looks
     bool sees_ends = false;
+    ChunkQueries queries = {};
+    Partial other = {};  // Workspace::part and part_lse
+    float* chunk_lse = nullptr;
   };
   // How the heads of a layer attend: stores the rows' keys and values, and returns what they attended to.
   View Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);
@@ -131,6 +141,10 @@ class Model {
   float* OwnLse(int layer, const Part& part, int first_head) const;
   bool StreamsInPages(const LayerKv& kv, const Part& part) const;
   void AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& arena);
+  // Calls attend(where to, rows) once, or once for each kind of chunk that rows may see, and merges what they give to
+  // `to`, which is of these KV heads.
+  void AttendByChunks(const Part& part, const StepRows& rows, Partial to, int first_head, int heads,
+                      absl::FunctionRef<void(const Partial&, const StepRows&)> attend);
   void AttendSparse(int layer, const PagedKv& heads, const Part& part, Arena& arena);
 
   ModelConfig config_;
@@ -144,6 +158,7 @@ class Model {
   const int32_t* own_ids_ = nullptr;     // device: 0, 1, .. for each query head of this rank, to stand for itself
   std::vector<const float*> key_shift_;  // device [layer][this rank's KV heads][head_dim], in their order; or empty
   double rope_factor_ = 1;
+  DualChunk chunks_;
   MassReader mass_reader_;
   View mass_queries_;
   KeptMass kept_mass_;

@@ -19,6 +19,11 @@ void FillBias(Device& device, const View& out, const Weight& weight) {
 
 }  // namespace
 
+ChunkQueries DenseQueries(const Activations& a, const HeadShape& shape) {
+  const auto dense = [&](const View& q) { return View(q.data, q.dtype, a.residual.rows, shape.q_cols()); };
+  return {dense(a.chunk_queries.previous), dense(a.chunk_queries.earlier)};
+}
+
 int64_t MlpColumns(const ModelConfig& config, const RankShard& shard) {
   int64_t columns = config.experts.count > 0 ? shard.shared_expert.size() : 0;
   for (int layer = 0; layer < config.layers; ++layer) {
@@ -49,8 +54,13 @@ View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, V
   if (shape.kv_heads == 0) return qkv;
   Linear(device_, qkv, a.normed, w[WeightRole::kQkv], scratch_);
   if (!before.empty()) device_.Copy(before.data, qkv.data, Bytes(qkv.dtype, qkv.rows * qkv.cols));
-  RotateQk(device_, qkv, shape, a.cos_sin, {w.vector(WeightRole::kQNorm), w.vector(WeightRole::kKNorm), eps()},
-           key_shift);
+  const QkNorms norms = {w.vector(WeightRole::kQNorm), w.vector(WeightRole::kKNorm), eps()};
+  if (a.chunk_queries.earlier.data == nullptr) {
+    RotateQk(device_, qkv, shape, a.cos_sin, norms, key_shift);
+  } else {
+    DUO_CHECK(key_shift == nullptr);
+    RotateQkByChunks(device_, qkv, DenseQueries(a, shape), shape, a.cos_sin, norms);
+  }
   return qkv;
 }
 

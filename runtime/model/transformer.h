@@ -30,8 +30,13 @@ struct Activations {
   View qkv;        // T [rows, most qkv columns of a layer]
   View gate_up;    // T [block of rows, 2 * MlpColumns]
   View product;    // T [block of rows, MlpColumns]
-  View cos_sin;    // f32 [rows, head_dim]
+  View cos_sin;    // f32 [rows, head_dim], or as ChunkAngles leaves them
+  // With dual chunk attention, T [rows, most q columns of a layer]: queries for keys of other chunks.
+  ChunkQueries chunk_queries = {};
 };
+
+// Of a layer of this shape: dense, in their space.
+ChunkQueries DenseQueries(const Activations& a, const HeadShape& shape);
 
 // The most columns of this rank in any layer's gated MLP that works on all tokens.
 int64_t MlpColumns(const ModelConfig& config, const RankShard& shard);
@@ -56,7 +61,8 @@ class Transformer {
   // ranks where it joins the stream, because there one kernel can do both. It is not defined afterwards.
 
   // residual += add; the layer's queries, keys and values of all rows, normed and rotated, dense. before: where they
-  // are copied as they were before norms and rotation; empty: nowhere. key_shift: as RotateQk takes it.
+  // are copied as they were before norms and rotation; empty: nowhere. key_shift: as RotateQk takes it. Where `a` has
+  // chunk_queries, they are made, too, and key_shift must be null.
   View Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before = View(),
            const float* key_shift = nullptr);
   // attended times o_proj: this rank's part of what attention adds to the residual stream's last rows.

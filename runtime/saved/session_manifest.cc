@@ -35,7 +35,7 @@ constexpr const char* kFields[] = {"format",          "version",    "generation"
                                    kSections,         kRings,       "model_fingerprint",
                                    "reserved_tokens", "hash_chain", "prefix",
                                    "prefix_salt",     "sparse",     "pinned",
-                                   "key_means"};
+                                   "key_means",       "dual_chunk"};
 
 // Eight hex digits an entry.
 std::string ChainText(const std::vector<uint32_t>& chain) {
@@ -236,6 +236,7 @@ std::string FormatManifest(const SessionManifest& m) {
   std::vector<std::string> needs = m.needs;
   if (m.sparse.setting.on()) needs.push_back("sparse");
   if (!m.key_means.empty()) needs.push_back("key_means");
+  if (!m.dual_chunk.empty()) needs.push_back("dual_chunk");
   json.update(Json{{"format", "duo session"},
                    {"version", kSessionFormatVersion},
                    {"generation", m.generation},
@@ -261,6 +262,7 @@ std::string FormatManifest(const SessionManifest& m) {
                    {"needs", needs}});
   if (m.sparse.setting.on()) json["sparse"] = SparseJson(m.sparse);
   if (!m.key_means.empty()) json["key_means"] = m.key_means;
+  if (!m.dual_chunk.empty()) json["dual_chunk"] = m.dual_chunk;
   if (!m.owner.empty()) json["owner"] = m.owner;
   if (m.reserved_tokens > 0) json["reserved_tokens"] = m.reserved_tokens;
   if (!m.hash_chain.empty()) json["hash_chain"] = ChainText(m.hash_chain);
@@ -340,6 +342,8 @@ absl::StatusOr<SessionManifest> ParseManifest(std::string_view text, const std::
     std::erase(m.needs, "sparse");
     std::erase(m.needs, "key_means");
     m.key_means = fields.String("key_means", "");
+    std::erase(m.needs, "dual_chunk");
+    m.dual_chunk = fields.String("dual_chunk", "");
     ReadSparse(fields, json, file, &m);
     m.owner = fields.String("owner", "");
     m.reserved_tokens = fields.Int("reserved_tokens", 0, kMostTokens, 0);

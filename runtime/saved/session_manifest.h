@@ -10,7 +10,8 @@
 //      refuses by it. Planned: owner, tail, chat (here already, as saved_text.h has them), offsets,
 //      rings_at (rings at boundaries); with a need of the same name: sparse (here already: how it was read, which a
 //      program that reads on densely must say, too), key_means (here already: the fingerprint of what was taken from
-//      its keys), ring_slots (rings with slots for drafts).
+//      its keys), dual_chunk (here already: the chunks by whose positions its keys are rotated), ring_slots (rings with
+//      slots for drafts).
 #pragma once
 
 #include <cstdint>
@@ -72,6 +73,9 @@ struct SessionManifest {
   std::vector<std::string> needs;    // that this program does not know
   SparseRead::Kept sparse;           // how its text was read; "sparse" among the needs, unless densely
   std::string key_means;             // what its keys are kept without (Engine::key_means), of that name among the needs
+  // The chunks by whose positions its keys are rotated, of that name among the needs; empty: no token of it is so far
+  // in that they make a difference.
+  std::string dual_chunk;
   std::string owner;                 // the name of whose session it is
   SessionText text;                  // behind the tokens, and behind those of an append that is not done (saved_text.h)
   std::vector<uint32_t> hash_chain;  // of the tokens (token_chain.h), or of fewer of them

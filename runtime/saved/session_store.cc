@@ -24,6 +24,13 @@ std::string RetrievalString(const HeadPlan& heads) {
   return text;
 }
 
+// What a session of so many tokens holds by these chunks; empty: the same as by none.
+std::string ChunksOf(const DualChunk& chunks, int64_t tokens) {
+  const bool same = tokens <= chunks.length && (chunks.trained == 0 || tokens <= chunks.trained);
+  if (chunks.length == 0 || same) return "";
+  return absl::StrCat(chunks.length, " of ", chunks.size, " from ", chunks.trained);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SessionStore>> SessionStore::Open(const std::string& dir, const std::string& model_dir,
@@ -149,6 +156,13 @@ absl::Status SessionStore::CheckUsable(const SessionManifest& m, const std::stri
                                                                  ? "; start one with --key-means off"
                                                                  : "; start one with --key-means of the same file"));
   }
+  if (const std::string chunks = ChunksOf(engine_->dual_chunk(), m.tokens); m.dual_chunk != chunks) {
+    const auto shown = [](const std::string& of) { return of.empty() ? "none" : of; };
+    return differs("chunks by which positions are read,", shown(m.dual_chunk),
+                   absl::StrCat(shown(chunks), m.dual_chunk.empty()
+                                                   ? "; start one whose sessions are no longer than plain RoPE reads"
+                                                   : "; start one for longer sessions"));
+  }
   if (m.sink != heads.sink || m.recent != heads.recent) {
     return differs("sink and recent sizes", absl::StrCat(m.sink, " and ", m.recent),
                    absl::StrCat(heads.sink, " and ", heads.recent));
@@ -196,6 +210,7 @@ SessionManifest SessionStore::ManifestOf(const SessionKv& kv, const SessionManif
   m.rings_valid = kv.rings_valid;
   m.sparse = kv.sparse;
   m.key_means = engine_->key_means();
+  m.dual_chunk = ChunksOf(engine_->dual_chunk(), m.tokens);
   return m;
 }
 

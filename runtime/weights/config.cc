@@ -222,9 +222,14 @@ absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, const std::string
       return fields.status();
     }
     JsonFields inside(*chunks, file, "dual_chunk_attention_config.");
-    const int64_t chunk = inside.Int("chunk_size", 1, kMaxTokens, 8192);
-    config.dual_chunk_from = inside.Int("original_max_position_embeddings", 0, kMaxTokens, 0);
-    if (config.dual_chunk_from == 0) config.dual_chunk_from = chunk;
+    DualChunkConfig& dual = config.dual_chunk;
+    dual.chunk_size = inside.Int("chunk_size", 1, kMaxTokens, 8192);
+    dual.local_size = inside.Int("local_size", 0, kMaxTokens, 1024);
+    dual.original_max_position_embeddings = inside.Int("original_max_position_embeddings", 0, kMaxTokens, 0);
+    if (inside.ok() && dual.local_size >= dual.chunk_size) {
+      inside.Fail(
+          absl::StrCat("local_size must be below chunk_size, found ", dual.local_size, " and ", dual.chunk_size));
+    }
     fields.Adopt(inside.status());
   }
   config.max_sequence_length = fields.Int("max_sequence_length", 0, kMaxTokens, 0);
@@ -309,8 +314,12 @@ int64_t MaxPositions(const ModelConfig& config) {
     scaled = rope.factor * static_cast<double>(rope.original_max_position_embeddings);
   if (rope.scaling == RopeScaling::kDynamic) scaled = rope.factor * static_cast<double>(config.max_position_embeddings);
   const int64_t extended = static_cast<int64_t>(std::min(scaled, static_cast<double>(kMaxTokens)));
-  const int64_t covered = std::max({extended, config.max_position_embeddings, config.max_sequence_length});
-  return config.dual_chunk_from > 0 ? std::min(covered, config.dual_chunk_from) : covered;
+  return std::max({extended, config.max_position_embeddings, config.max_sequence_length});
+}
+
+int64_t MaxPlainPositions(const ModelConfig& config) {
+  const int64_t covered = MaxPositions(config);
+  return config.dual_chunk.chunk_size > 0 ? std::min(covered, config.dual_chunk.plain()) : covered;
 }
 
 }  // namespace duo

@@ -7,6 +7,7 @@
 // Values only: copy freely, any thread.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -57,6 +58,20 @@ struct ExpertsConfig {
   bool operator==(const ExpertsConfig&) const = default;
 };
 
+// Dual chunk attention (kernels/dual_chunk.h): how positions beyond those that RoPE was trained for are read.
+struct DualChunkConfig {
+  int64_t chunk_size = 0;  // 0: the model has none
+  int64_t local_size = 0;  // less than that
+  // Beyond it scores are scaled; 0: nowhere.
+  int64_t original_max_position_embeddings = 0;
+
+  // Plain RoPE gives the same up to here.
+  int64_t plain() const {
+    return original_max_position_embeddings > 0 ? std::min(chunk_size, original_max_position_embeddings) : chunk_size;
+  }
+  bool operator==(const DualChunkConfig&) const = default;
+};
+
 struct ModelConfig {
   Family family = Family::kLlama;
   std::string name_or_path;  // `_name_or_path`: what the model was called where the file was written; may be empty
@@ -70,9 +85,7 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   bool tie_embeddings = false;  // lm_head is embed_tokens
   int64_t max_position_embeddings = 0;
-  // Where positions beyond need dual chunk attention, which duo lacks: as far as plain RoPE was trained; 0: no such
-  // bound.
-  int64_t dual_chunk_from = 0;
+  DualChunkConfig dual_chunk;
   int64_t max_sequence_length = 0;  // some linearly scaled models give it beside max_position_embeddings; 0: not given
 
   bool attention_bias = false;   // q_proj, k_proj and v_proj have biases
@@ -109,10 +122,11 @@ absl::StatusOr<std::vector<int>> StopTokens(const std::string& model_dir, const 
 absl::StatusOr<std::vector<int>> ParseStopTokens(std::string_view text, const std::string& file,
                                                  const ModelConfig& config);
 
-// The longest sequence that duo reads with this model: at most dual_chunk_from, where that is given, of what the
-// model's positions cover. Those are, with yarn: original_max_position_embeddings * factor, and dynamic:
-// max_position_embeddings * factor, where that is more than max_position_embeddings; otherwise the larger of
+// The longest sequence that duo reads with this model: with yarn original_max_position_embeddings * factor, and with
+// dynamic max_position_embeddings * factor, where that is more than max_position_embeddings; otherwise the larger of
 // max_position_embeddings and max_sequence_length.
 int64_t MaxPositions(const ModelConfig& config);
+// And without dual chunk attention.
+int64_t MaxPlainPositions(const ModelConfig& config);
 
 }  // namespace duo

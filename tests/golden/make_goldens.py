@@ -17,6 +17,9 @@ window in the others, by an eager attention with exactly those masks): the last 
 by how much the best logit led at each, and bf16_error: the largest difference of a plain bf16 run to the f32 run over
 the logits of these 16 steps. The tolerance of a comparison is twice that error.
 
+transformers has no dual chunk attention: the numbers of models whose config asks for it are its layers with an eager
+attention that is written here from the publication (arXiv 2402.17463; the scale of scores from arXiv 2501.15383).
+
 `dynamic` RoPE: transformers grows its base with the longest pass so far; the numbers are taken after one pass over
 max_tokens tokens, which is what a duo session of max_tokens holds to from its start.
 """
@@ -106,6 +109,14 @@ MODELS = [
           layer_types=["full_attention", "sliding_attention"],
           rope_scaling={"rope_type": "yarn", "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
                         "original_max_position_embeddings": 128}),
+    # Chunks of 57, so the prompt has four of them and streaming heads' recent tokens lie across a bound; some distances
+    # are cut at 83. Then chunks of 40 that are shorter than what is added to them, so that none is cut, and no scale.
+    model("qwen2_dual_chunk", "qwen2", 192, 96, 2, 6, 2, 64, 251, 211, rope_theta=1000000.0, dtype="float32",
+          dual_chunk_attention_config={"chunk_size": 83, "local_size": 26, "original_max_position_embeddings": 71}),
+    model("qwen3_moe_dual_chunk", "qwen3_moe", 136, 168, 2, 6, 3, 128, 281, 179, num_experts=7, num_experts_per_tok=3,
+          moe_intermediate_size=24, norm_topk_prob=True,
+          dual_chunk_attention_config={"chunk_size": 100, "local_size": 60},
+          rope_scaling={"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 100}),
 ]
 
 
@@ -213,19 +224,62 @@ def load(spec):
         seen.add(name)
     assert ("lm_head.weight" in seen) != spec["config"]["tie_word_embeddings"], seen
     net.tie_weights()
+    dual = config.get("dual_chunk_attention_config")
+    net.chunks = DualChunks(dual, net.model.rotary_emb) if dual else None
+    if dual:  # transformers turns nothing
+        width = 2 * len(net.chunks.inv_freq)
+
+        def still(x, position_ids):
+            ones = torch.ones(*position_ids.shape, width, dtype=x.dtype)
+            return ones, 0 * ones
+
+        net.model.rotary_emb.forward = still
     return net
+
+
+class DualChunks:
+    """Rotations and scale of dual chunk attention, which takes queries and keys as they are before RoPE."""
+
+    def __init__(self, config, rotary):
+        self.size = config["chunk_size"]
+        self.length = self.size - config["local_size"]
+        self.trained = config.get("original_max_position_embeddings", 0)
+        self.inv_freq, self.factor = rotary.inv_freq.double().clone(), rotary.attention_scaling
+
+    def turn(self, x, positions):
+        angles = positions[:, None].double() * self.inv_freq
+        cos, sin = ((f(angles) * self.factor).to(x.dtype).repeat(1, 2) for f in (torch.cos, torch.sin))
+        a, b = x.chunk(2, -1)
+        return x * cos + torch.cat((-b, a), -1) * sin
+
+    def scores(self, query, key):
+        p = torch.arange(query.shape[2])
+        key = self.turn(key, p % self.length).transpose(2, 3)
+        own, chunk = p % self.length, p // self.length
+        previous = (own + self.length).clamp(max=self.size)
+        earlier = torch.full_like(own, min(2 * self.length - 1, self.size))
+        apart = chunk[:, None] - chunk
+        by_kind = [self.turn(query, at) @ key for at in (own, previous, earlier)]
+        scores = torch.where(apart == 0, by_kind[0], torch.where(apart == 1, by_kind[1], by_kind[2]))
+        if self.trained == 0:
+            return scores
+        # YaRN's temperature, of the text up to the query.
+        each = (0.1 * torch.log((p + 1) / self.trained) + 1).clamp(min=1)
+        return scores * (each**2)[:, None].to(scores.dtype)
 
 
 def duo_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
     """Eager attention as transformers' own, with the streaming heads' masks on top of the mask that it is given."""
     group = query.shape[1] // key.shape[1]
     streaming, sink, recent = module.duo
+    chunks = module.chunks
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     n = query.shape[2]
     p, j = torch.arange(n)[:, None], torch.arange(n)
     hidden = (j >= sink) & (p - j > recent)
     hidden = streaming[module.layer_idx].repeat_interleave(group)[:, None, None] & hidden
-    scores = query @ key.transpose(2, 3) * scaling + attention_mask[..., :n]
+    scores = query @ key.transpose(2, 3) if chunks is None else chunks.scores(query, key)
+    scores = scores * scaling + attention_mask[..., :n]
     scores = scores.masked_fill(hidden, float("-inf"))
     sinks = kwargs.get("s_aux")
     if sinks is not None:
@@ -239,9 +293,10 @@ AttentionMaskInterface.register("duo", eager_mask)
 
 
 def use(net, kind, streaming, sink, recent):
-    net.set_attn_implementation("eager" if kind == "full" else "duo")
+    net.set_attn_implementation("eager" if kind == "full" and net.chunks is None else "duo")
     for layer in net.model.layers:
-        layer.self_attn.duo = (streaming, sink, recent)
+        layer.self_attn.duo = (streaming & (kind == "duo"), sink, recent)
+        layer.self_attn.chunks = net.chunks
 
 
 def logits_of(net, ids):
@@ -345,6 +400,7 @@ def needle():
     spec = {"name": "needle-6m", "model": "launcher/demo/needle-6m", "heads": (~streaming).int().tolist(), "sink": 64,
             "recent": 256, "answer": built["questions"][0]["answer"], "prompt": prompt}
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    net.chunks = None
     runs = golden(net, prompt, 8, streaming, 64, 256)
     for kind, out in runs.items():
         text = tokenizer.decode(out["greedy"])

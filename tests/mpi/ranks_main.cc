@@ -5,6 +5,7 @@
 //   needle    needle-6m at sparsity 0.75, at 0.96 (a single retrieval head is left) and with full attention: the greedy
 //             tokens that transformers found, and the logits
 //   random    random models with 3 and with 1 KV heads, retrieval heads in every layer: the logits of one rank
+//   chunks    dual chunk attention over 20 chunks, split heads among the heads: the logits of one rank
 //   means     keys without their mean, of rank 0's file alone, split heads among them: the logits of one rank that
 //   keeps
 //             keys as they are
@@ -278,6 +279,26 @@ void Random(Judge& judge, bool all, const std::string& scratch) {
   }
 }
 
+// Queries of every rank meet keys of many chunks, in pages of split heads, too.
+void Chunks(Judge& judge, bool all, const std::string& scratch) {
+  int turn = 0;
+  const Golden golden = LoadGolden("qwen2_dual_chunk", absl::StrCat(scratch, "/chunks"));
+  GivePositions(golden, 2048);
+  for (const AttentionMode attention : {AttentionMode::kDuo, AttentionMode::kFull}) {
+    for (const KvFormat kv : {judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32, KvFormat::kInt4}) {
+      Case c;
+      c.golden = &golden;
+      c.prompt = RandomPrompt(static_cast<int64_t>(golden.full.logits.size()));
+      c.attention = attention;
+      c.kv = kv;
+      const GoldenRun& run = attention == AttentionMode::kDuo ? golden.duo : golden.full;
+      for (const Case& variant : Variants(c, all, judge.world(), &turn)) {
+        judge.Check(variant, judge.Alone(variant, judge.Tolerance(run, kv)));
+      }
+    }
+  }
+}
+
 void Means(Judge& judge, bool all, const std::string& scratch, int rank) {
   int turn = 0;
   for (const char* name : {"llama_mha_untied", "llama_mqa_f16"}) {
@@ -354,6 +375,7 @@ int RunCases(const Flags& flags) {
   for (const std::string& cases : flags.cases) {
     if (cases == "needle") Needle(judge, flags.all, scratch);
     if (cases == "random") Random(judge, flags.all, scratch);
+    if (cases == "chunks") Chunks(judge, flags.all, scratch);
     if (cases == "means") Means(judge, flags.all, scratch, ranks.comm->rank());
     if (cases == "families") Families(judge, scratch);
   }
@@ -383,7 +405,7 @@ int main(int argc, char** argv) {
       const absl::StatusOr<duo::CommKind> kind = duo::ParseCommKind(argv[++i]);
       if (!kind.ok()) return 2;
       flags.comm = *kind;
-    } else if (word == "needle" || word == "random" || word == "means" || word == "families") {
+    } else if (word == "needle" || word == "random" || word == "means" || word == "chunks" || word == "families") {
       flags.cases.push_back(word);
     } else {
       std::fprintf(stderr, "unknown argument %s\n", word.c_str());

@@ -156,17 +156,25 @@ TEST(Config, QwenWindowsFollowTheirSwitchAndTheirLayers) {
   EXPECT_TRUE(Contains(Error(config), "layer_types must have 3 entries"));
 }
 
-TEST(Config, PositionsEndWhereDualChunkAttentionBegins) {
+TEST(Config, PlainPositionsEndWhereDualChunkAttentionBegins) {
   json config = Llama();
   config["max_position_embeddings"] = 1010000;
-  EXPECT_EQ(MaxPositions(*Parse(config)), 1010000);
+  EXPECT_EQ(MaxPlainPositions(*Parse(config)), 1010000);
   config["dual_chunk_attention_config"] = {
       {"chunk_size", 262144}, {"local_size", 8192}, {"original_max_position_embeddings", 262000}};
-  EXPECT_EQ(MaxPositions(*Parse(config)), 262000);
-  config["dual_chunk_attention_config"].erase("original_max_position_embeddings");
-  EXPECT_EQ(MaxPositions(*Parse(config)), 262144);
-  config["dual_chunk_attention_config"] = nullptr;
   EXPECT_EQ(MaxPositions(*Parse(config)), 1010000);
+  EXPECT_EQ(MaxPlainPositions(*Parse(config)), 262000);
+  EXPECT_EQ(Parse(config)->dual_chunk, (DualChunkConfig{262144, 8192, 262000}));
+  config["dual_chunk_attention_config"].erase("original_max_position_embeddings");
+  EXPECT_EQ(MaxPlainPositions(*Parse(config)), 262144);
+  config["dual_chunk_attention_config"]["original_max_position_embeddings"] = 500000;  // distances end before
+  EXPECT_EQ(MaxPlainPositions(*Parse(config)), 262144);
+  config["dual_chunk_attention_config"] = json::object();
+  EXPECT_EQ(Parse(config)->dual_chunk, (DualChunkConfig{8192, 1024, 0}));
+  config["dual_chunk_attention_config"] = {{"chunk_size", 1024}, {"local_size", 1024}};
+  EXPECT_TRUE(Contains(Error(config), "local_size must be below chunk_size, found 1024 and 1024")) << Error(config);
+  config["dual_chunk_attention_config"] = nullptr;
+  EXPECT_EQ(MaxPlainPositions(*Parse(config)), 1010000);
   config["dual_chunk_attention_config"] = 5;
   EXPECT_TRUE(Contains(Error(config), "dual_chunk_attention_config must be an object, found 5"));
 }

@@ -90,7 +90,7 @@ TEST(KeyShift, IsRefusedByNameWhereSoftmaxSeesIt) {
   config.attention_sinks = true;
   EXPECT_NE(refusal(config).find("learned attention sinks"), std::string::npos);
   config = Shape();
-  config.dual_chunk_from = 4096;
+  config.dual_chunk.chunk_size = 4096;
   EXPECT_NE(refusal(config).find("dual chunk attention"), std::string::npos);
   config = Shape();
   config.head_dim = 16;
