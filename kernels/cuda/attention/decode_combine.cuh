@@ -32,8 +32,8 @@ struct RowPartials {
 // One block per (row, query head): weighs the partials of the row's item.
 template <int kHeadDim, bool kListed>
 __global__ void __launch_bounds__(32 * kMergeWarps) MergeKernel(DecodeArgs args, int columns, int unit, int grid) {
-  const PlanWalker<kListed> walker = {args.batch, args.kv, args.lists, args.part, args.group, columns, unit,
-                                      args.beside};
+  const PlanWalker<kListed> walker = {args.batch, args.kv, args.lists, args.part,
+                                      args.group, columns, unit,       args.beside};
   const RowPartials of(args, walker, grid);
   const int row = blockIdx.x, head = blockIdx.y;
   WaitForDependency();

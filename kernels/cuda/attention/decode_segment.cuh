@@ -254,8 +254,9 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, kN>::kThreads,
   extern __shared__ float shared[];
   if (!args.keeps_room) LetDependentsStart();
   using Walker = PlanWalker<kListed>;
-  const Walker walker = {args.batch, args.kv, args.lists, args.part,
-                         args.group, kCols,   DecodeConfig<kFormat, kHeadDim, kN>::kUnit, args.beside};
+  const Walker walker = {
+      args.batch, args.kv, args.lists, args.part, args.group, kCols, DecodeConfig<kFormat, kHeadDim, kN>::kUnit,
+      args.beside};
   const DecodePlan plan = walker.Plan(gridDim.x);
   // Lengths, page tables and the keys of earlier steps were there before the step's first kernel, which overlaps with
   // nothing before it; queries and the step's own keys were not.

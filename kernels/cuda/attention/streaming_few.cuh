@@ -30,8 +30,8 @@ inline StreamingArgs StreamingArgsOf(const Partial& to, const StepRows& rows, co
   args.lse = to.lse;
   args.group = shape.group;
   args.scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
-  args.keys = {rows.qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), rows.qkv.stride, rows.batch, kv,
-               rows.part};
+  args.keys = {
+      rows.qkv.as<bf16>() + shape.q_cols() + first, shape.kv_cols(), rows.qkv.stride, rows.batch, kv, rows.part};
   return args;
 }
 
