@@ -93,11 +93,11 @@ absl::Status BenchDrafts(const BenchFlags& flags, const Launch& launch, Runtime&
       if (options->chunk == 0) options->chunk = 256;
       absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, *options, runtime);
       if (!engine.ok()) return engine.status();
-      absl::StatusOr<double> error = VerifyEngine(**engine);
-      if (!error.ok()) return error.status();
+      absl::StatusOr<EngineCheck> check = VerifyEngine(**engine);
+      if (!check.ok()) return check.status();
       absl::StatusOr<std::vector<Measurement>> rows = Rows(flags, **engine, attention, context, room, rates.copy);
       if (!rows.ok()) return rows.status();
-      (*rows)[0].details["verified_error"] = *error;
+      (*rows)[0].details["verified_error"] = check->error;
       all.insert(all.end(), rows->begin(), rows->end());
     }
   }

@@ -354,6 +354,7 @@ absl::Status Engine::State::Prepare() {
     formats.int4_group = config.hidden < 2048 ? 32 : 128;
   }
 
+  if (absl::Status s = CheckGroups(config, formats); !s.ok()) return s;
   if (absl::Status s = CheckSparsity(); !s.ok()) return s;
   if (absl::Status s = PrepareDrafts(); !s.ok()) return s;
   const int64_t positions = MaxPositions(config);

@@ -141,6 +141,18 @@ WeightFormats MixedFormats(const ModelConfig& config, bool on_cuda) {
   return formats;
 }
 
+absl::Status CheckGroups(const ModelConfig& config, const WeightFormats& formats) {
+  for (const HeldWeight& held : AllWeights(config)) {
+    if (held.is_vector() || held.record->never_coded || formats.kept.count({held.layer, held.role()}) > 0) continue;
+    if ((held.layer < 0 ? formats.vocabulary : formats.matrices) != DType::kI4) continue;
+    if (Int4Group(held.unit, formats.int4_group) > 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat("int4 weights need columns in multiples of 32; ",
+                                                   held.tensors[0].name, " has pieces of ", held.unit,
+                                                   "; use --weights int8"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<WeightFormats> ChooseDraftFormats(const ModelConfig& config, const WeightFormats& served,
                                                  int most_group) {
   bool int4 = served.matrices == DType::kI4;

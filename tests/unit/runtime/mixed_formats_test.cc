@@ -24,6 +24,21 @@ ModelConfig Shape(int layers, int64_t hidden, int64_t intermediate, int heads) {
   return config;
 }
 
+// Random weights had no such check, and ended the program.
+TEST(MixedFormats, FourBitsWantColumnsInWholeGroups) {
+  WeightFormats formats;
+  formats.matrices = DType::kI4;
+  formats.int4_group = 32;
+  EXPECT_TRUE(CheckGroups(Shape(2, 256, 512, 4), formats).ok());
+  const absl::Status refused = CheckGroups(Shape(2, 256, 512, 16), formats);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.message().find("o_proj.weight has pieces of 16; use --weights int8"), std::string::npos) << refused;
+  formats.matrices = DType::kI8;
+  EXPECT_TRUE(CheckGroups(Shape(2, 256, 512, 16), formats).ok());
+  formats.vocabulary = DType::kI4;
+  EXPECT_TRUE(CheckGroups(Shape(2, 256, 512, 16), formats).ok());
+}
+
 TEST(MixedFormats, AreThoseOfTheMixture) {
   for (bool on_cuda : {false, true}) {
     const WeightFormats formats = MixedFormats(Shape(32, 4096, 14336, 32), on_cuda);
