@@ -2,7 +2,8 @@
 
 namespace duo {
 
-bool CanNormAndRoute(const Device& device, const NormedRows& rows, const Weight& router) {
+bool CanNormAndRoute([[maybe_unused]] const Device& device, [[maybe_unused]] const NormedRows& rows,
+                     [[maybe_unused]] const Weight& router) {
 #ifdef DUO_HAVE_CUDA
   if (device.is_cuda()) return cuda::CanNormAndRoute(device, rows, router);
 #endif
@@ -10,7 +11,7 @@ bool CanNormAndRoute(const Device& device, const NormedRows& rows, const Weight&
 }
 
 void NormAndRoute(Device& device, const Routing& out, View logits, const NormedRows& rows, const Weight& router,
-                  int experts, bool normalised) {
+                  int experts, [[maybe_unused]] bool normalised) {
   DUO_CHECK(CanNormAndRoute(device, rows, router));
   DUO_CHECK(logits.dtype == DType::kF32 && rows.residual.dtype == DType::kF32);
   DUO_CHECK(rows.out.dtype == ActivationType(device));

@@ -123,9 +123,9 @@ void AddStepVerbs(const VerbMaker& verb, BenchFlags* flags) {
   drafts->add_option("--steps", flags->steps, "Timed steps of each kind")
       ->check(CLI::Range(8, 10000))
       ->capture_default_str();
-  drafts->add_option("--rows", flags->rows, "Rows of a step that checks drafts; several: a,b")
+  drafts->add_option("--rows", flags->checks, "Rows of a step that checks drafts; several: a,b")
       ->delimiter(',')
-      ->check(CLI::Range(1, kExactRows))
+      ->check(CLI::Range(2, kExactRows))
       ->capture_default_str();
   drafts->add_option("--share", flags->share, "Thousandths of the attention that guesses by lists see")
       ->check(CLI::Range(1, 999))
@@ -135,9 +135,9 @@ void AddStepVerbs(const VerbMaker& verb, BenchFlags* flags) {
       ->capture_default_str();
   drafts
       ->add_option("--drawn", flags->drawn,
-                   "Also draw so many tokens one by one and again in steps of 16 rows, at temperatures 0 and 1, and "
-                   "count those drawn otherwise")
-      ->check(ZeroOrMore());
+                   "Also draw so many tokens (whole sixteens) one by one and again in steps of 16 rows, at "
+                   "temperatures 0 and 1, and count those drawn otherwise")
+      ->check(CLI::Range(kExactRows, 1 << 20));
 
   CLI::App* balance =
       verb("balance", "The busiest of N ranks in every layer of a decode step, measured on one device, and as modelled",

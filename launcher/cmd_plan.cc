@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "attn_patterns/head_plan.h"
@@ -252,7 +253,11 @@ absl::Status Simulate(const PlanFlags& flags, const ModelConfig& config, const P
     gpu = memory.gpu;
     worlds.push_back(*row);
   }
-  return Print(flags.json ? SimulationJson(worlds, request, gpu) : SimulationTable(worlds, request.context, gpu));
+  const std::string assumed = absl::StrCat(
+      Grouped(request.context), " tokens on GPUs like the ", absl::StrContains(GpuOf(flags), "H200") ? "H200" : "H100",
+      "; ", flags.per_host, " GPUs a host, hosts joined by ", ByteCount(links.link), " a second and ", flags.message_us,
+      " us a message (--gpus-per-host, --host-link, --host-message)");
+  return Print(flags.json ? SimulationJson(worlds, request, gpu) : SimulationTable(worlds, assumed, gpu));
 }
 
 // Prints the table or the JSON to stdout and writes the drawing.

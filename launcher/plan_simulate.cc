@@ -27,8 +27,8 @@ absl::StatusOr<SimulatedWorld> SimulateWorld(PartitionRequest request, int world
   return out;
 }
 
-std::string SimulationTable(const std::vector<SimulatedWorld>& worlds, int64_t context, int64_t gpu) {
-  std::string out = absl::StrFormat("modelled for %s tokens; gains over the first row\n\n", Grouped(context));
+std::string SimulationTable(const std::vector<SimulatedWorld>& worlds, const std::string& assumed, int64_t gpu) {
+  std::string out = absl::StrCat("modelled for ", assumed, "\ngains over the first row\n\n");
   absl::StrAppendFormat(&out, "%5s %6s %13s %11s %6s %11s %6s  %s\n", "GPUs", "hosts", "split layers", "a step", "gain",
                         "reading", "gain", "memory of the fullest GPU");
   for (const SimulatedWorld& w : worlds) {
@@ -36,7 +36,9 @@ std::string SimulationTable(const std::vector<SimulatedWorld>& worlds, int64_t c
     absl::StrAppendFormat(&out, "%5d %6d %13d %8.2f ms %6.2f %9.1f s %6.2f  %s%s\n", w.world, w.hosts, w.split_layers,
                           w.step_seconds * 1e3, worlds.front().step_seconds / w.step_seconds, w.read_seconds,
                           worlds.front().read_seconds / w.read_seconds, ByteCount(memory),
-                          gpu > 0 && !w.fits ? ", does NOT fit" : "");
+                          gpu == 0 ? ""
+                          : w.fits ? ", fits"
+                                   : ", does NOT fit");
   }
   return out;
 }

@@ -25,7 +25,7 @@ absl::StatusOr<SimulatedWorld> SimulateWorld(PartitionRequest request, int world
                                              Partition* partition);
 
 // Gains are over the first of them. gpu: bytes of a GPU's memory; 0: not known.
-std::string SimulationTable(const std::vector<SimulatedWorld>& worlds, int64_t context, int64_t gpu);
+std::string SimulationTable(const std::vector<SimulatedWorld>& worlds, const std::string& assumed, int64_t gpu);
 std::string SimulationJson(const std::vector<SimulatedWorld>& worlds, const PartitionRequest& request, int64_t gpu);
 
 }  // namespace duo

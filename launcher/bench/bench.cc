@@ -155,7 +155,7 @@ absl::StatusOr<ProbeOptions> BenchEngine(const BenchFlags& flags, const Launch& 
                                          int64_t session_tokens) {
   RuntimeFlags runtime = flags.runtime;
   runtime.attention = attention;
-  ProbeOptions options{MakeEngineOptions(runtime, launch), std::nullopt, 0};
+  ProbeOptions options{MakeEngineOptions(runtime, launch), std::nullopt, false};
   options.sessions = 1;
   options.questions = 1;
   options.max_session_tokens = session_tokens;

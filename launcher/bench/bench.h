@@ -25,6 +25,7 @@ struct BenchFlags {
   int steps = 32;    // decode: timed steps
   // decode: answers on so many forks of the document in one step, or so many of its tokens
   std::vector<int> forks = {1}, rows = {1};
+  std::vector<int> checks = {8};  // rows of a step that checks drafts
   bool sample = false;   // prefill: chunks at five histories, integrated
   std::string simulate;  // decode: "r/N", this rank's share of N alone
   // balance: numbers of ranks and placements

@@ -44,10 +44,8 @@ absl::StatusOr<std::vector<Measurement>> Rows(const BenchFlags& flags, Engine& e
       static_cast<double>(EngineProbe(engine).DecodeWeightBytes()) + static_cast<double>(engine.KvBytes(context));
   add("plain", MedianOf(flags.steps, [&] { return probe.Step(1); }));
   rows[0].floor_seconds = bytes / copy_rate;
-  for (const int count : flags.rows) {
-    if (count > 1)
-      add(absl::StrCat("check of ", count, " rows"), MedianOf(flags.steps, [&] { return probe.Step(count); }));
-  }
+  for (const int count : flags.checks)
+    add(absl::StrCat("check of ", count, " rows"), MedianOf(flags.steps, [&] { return probe.Step(count); }));
   double density = 1;
   const auto lists = [&] { return probe.MakeLists(flags.share, &density); };
   const bool listed = context / kPageTokens + 1 >= DecodeListRule::kFewestPages;

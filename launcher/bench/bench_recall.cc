@@ -202,13 +202,18 @@ Json RowOf(const Setting& setting, const Found& found, const Found& dense) {
   return row;
 }
 
-void PrintTasks(const char* where, const Json& tasks) {
+// compared: not with itself.
+void PrintTasks(const char* where, const Json& tasks, bool compared) {
   for (const auto& [task, found] : tasks.items()) {
     const double of = std::max(1.0, found["questions"].get<double>());
-    std::printf("  %-6s %-6s %6.2f %% of %-5d lost %-3d gained %-3d net %6.2f, at most %.2f points\n", where,
-                task.c_str(), 100 * found["right"].get<double>() / of, found["questions"].get<int>(),
-                found["lost"].get<int>(), found["gained"].get<int>(), 100 * found["net_loss"].get<double>(),
-                100 * found["net_loss_bound"].get<double>());
+    std::printf("  %-6s %-6s %6.2f %% of %-5d", where, task.c_str(), 100 * found["right"].get<double>() / of,
+                found["questions"].get<int>());
+    if (compared) {
+      std::printf(" lost %-3d gained %-3d net loss %6.2f, at most %.2f points", found["lost"].get<int>(),
+                  found["gained"].get<int>(), 100 * found["net_loss"].get<double>(),
+                  100 * found["net_loss_bound"].get<double>());
+    }
+    std::printf("\n");
   }
 }
 
@@ -216,8 +221,24 @@ void Print(const Json& row) {
   std::printf("%s: %s tokens read in %s, questions %s\n", row["setting"].get<std::string>().c_str(),
               Grouped(row["tokens"].get<int64_t>()).c_str(), Duration(row["read_seconds"].get<double>()).c_str(),
               Duration(row["ask_seconds"].get<double>()).c_str());
-  PrintTasks("inside", row["inside"]);
-  PrintTasks("asked", row["asked"]);
+  // How sparse it was: short texts are read and written densely, whatever was asked for.
+  if (row.contains("reading")) {
+    double density = 0, mass = 0;
+    const auto count = static_cast<double>(row["reading"].size());
+    for (const Json& document : row["reading"]) {
+      density += document["density"].get<double>() / count;
+      mass += document["mass"].get<double>() / count;
+    }
+    std::printf("  read from %.0f %% of the pages, which kept %.3f of the attention in audits\n", 100 * density, mass);
+  }
+  if (row.contains("writing")) {
+    const Json& lists = row["writing"];
+    std::printf("  %d tokens written from lists of pages, which hold %.0f %% of them\n",
+                lists["listed_tokens"].get<int>(), 100 * lists["density"].get<double>());
+  }
+  const bool compared = row["setting"] != "dense";
+  PrintTasks("inside", row["inside"], compared);
+  PrintTasks("asked", row["asked"], compared);
 }
 
 }  // namespace

@@ -59,10 +59,15 @@ absl::StatusOr<RecallDocument> ReadRecallDocument(const std::string& path, const
   try {
     const Json file = Json::parse(*read);
     absl::StatusOr<std::string> text = ReadFile(file.at("document").get<std::string>());
-    if (!text.ok()) return text.status();
+    if (!text.ok()) {
+      return absl::Status(text.status().code(), absl::StrCat(path, ": its document ", text.status().message(),
+                                                             "; paths are from the folder that duo runs in"));
+    }
     filled = FillDocument(file, *text, tokenizer, &document);
   } catch (const Json::exception& error) {
-    filled = absl::InvalidArgumentError(error.what());
+    filled = absl::InvalidArgumentError(absl::StrCat(
+        error.what(),
+        "; expected an object with document, inside and questions, as tests/bench/recall_tasks.py writes it"));
   }
   if (!filled.ok()) return absl::Status(filled.code(), absl::StrCat(path, ": ", filled.message()));
   return document;

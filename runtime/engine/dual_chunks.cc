@@ -19,8 +19,9 @@ absl::Status Engine::State::DecideChunks() {
     if (!on) continue;
     return absl::InvalidArgumentError(absl::StrFormat(
         "%s: a query meets its keys with several rotations in dual chunk attention, which sessions of more than %d "
-        "tokens need with this model and scores of pages do not know; leave it off, or keep sessions within that",
-        flag, dual.plain()));
+        "tokens need with this model and scores of pages do not know; leave it off, or keep sessions within that "
+        "(serve: --max-session-tokens %d)",
+        flag, dual.plain(), dual.plain()));
   }
   chunks.length = static_cast<int32_t>(dual.chunk_size - dual.local_size);
   chunks.size = static_cast<int32_t>(dual.chunk_size);

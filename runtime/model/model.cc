@@ -212,7 +212,7 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
   const int64_t first = input.batch.num_rows, riders = input.riders.num_rows;
   // A step of a million tokens on H200s takes 2 % less on four when room is kept, the same on two, and 2 % more on one,
   // where attention over pages is long and every multiprocessor counts (tests/bench/results/h200_four_gpus.json).
-  const bool keep_room = comm_->size() > 2;
+  const bool keep_room = comm_->size() > 2 && chunks_.length == 0;
   const auto rows = [&](int64_t at, const SeqBatch& batch) {
     return StepRows{qkv.Rows(at, batch.num_rows), shape, batch, keep_room ? kv.ring.num_heads * batch.num_seqs : 0};
   };

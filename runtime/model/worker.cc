@@ -52,10 +52,13 @@ bool OneRowEach(const StepPlan& plan) {
          plan.sample_rows.size() == plan.spans.size() && plan.spans.size() <= Worker::kMaxBatch;
 }
 
-// An answer alone whose rows check drafts.
-bool ChecksDrafts(const StepPlan& plan) {
+// An answer alone whose rows check drafts, no more than rings have room for. The first time that a recorded step is met
+// it runs twice, and what the first run wrote must not lie where the second still reads: prompts of which every token's
+// probability is wanted have as many samples as rows, too, and no such room.
+bool ChecksDrafts(const StepPlan& plan, int ring_slack) {
   return plan.kind == StepKind::kRows && plan.spans.size() == 1 && plan.tokens.size() <= kExactRows &&
-         plan.sample_rows.size() == plan.tokens.size() && plan.spans[0].keep_pages == 0;
+         plan.tokens.size() <= size_t{1} + ring_slack && plan.sample_rows.size() == plan.tokens.size() &&
+         plan.spans[0].keep_pages == 0;
 }
 
 // So many rows of one sequence, which see nothing but themselves and write nothing but the ring.
@@ -318,7 +321,7 @@ StepResult Worker::Execute(const StepPlan& plan) {
   if (records && OneRowEach(plan)) {
     const int bucket = Bucket(static_cast<int>(plan.spans.size()));
     RunRecorded(Upload(PadToBucket(plan, bucket, cache_.sizes().rings - 1)));
-  } else if (records && ChecksDrafts(plan)) {
+  } else if (records && ChecksDrafts(plan, cache_.sizes().ring_slack)) {
     RunRecorded(Upload(plan));
   } else {
     RunModel(Upload(plan));

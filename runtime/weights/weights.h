@@ -77,8 +77,8 @@ struct WeightShare {
 absl::StatusOr<WeightFormats> ChooseDraftFormats(const ModelConfig& config, const WeightFormats& served,
                                                  int most_group);
 
-// Fails where 4 bits were asked for and a matrix's columns, or the pieces that heads or ranks cut them into, are no whole
-// groups. Says which.
+// Fails where 4 bits were asked for and a matrix's columns, or the pieces that heads or ranks cut them into, are no
+// whole groups. Says which.
 absl::Status CheckGroups(const ModelConfig& config, const WeightFormats& formats);
 
 // Bytes that the share takes, alignment included.

@@ -173,8 +173,7 @@ void ForGroup(int group, const Launch& launch) {
 template <typename... Parameters, typename... Arguments>
 void LaunchTiles(const Device& device, void (*kernel)(Parameters...), dim3 grid, size_t shared,
                  Arguments... arguments) {
-  DUO_CUDA_CHECK(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kTileShared)));
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   LaunchOverlapped(device, kernel, grid, dim3(32 * kExpertWarps), shared, arguments...);
 }
 

@@ -11,7 +11,8 @@ namespace duo::cuda {
 constexpr int kUpDepth = 4, kDownDepth = 6;  // blocks of k that a warp has under way
 // Blocks of gate and up on a multiprocessor: three leave no room to look ahead, which one row does not.
 constexpr int UpBlocks(bool one_row, int group) { return one_row && group == kTileColumns ? 3 : 2; }
-constexpr size_t kTileShared = size_t{96} << 10;  // of x: two blocks fit a multiprocessor
+// Of x: two blocks fit a multiprocessor, and one with its sums the 99 KB of sm_86 and sm_89.
+constexpr size_t kTileShared = size_t{88} << 10;
 
 // Warps that share a tile's k: so many that each can have all of its blocks under way, up to all of a block's.
 inline int TileParts(int64_t cols) {

@@ -60,10 +60,10 @@ TEST(PlanSimulate, TablesAndJsonHaveARowForEachWorld) {
   std::vector<SimulatedWorld> worlds = {World(1, 8), World(8, 8)};
   worlds[0].weights = 15'000'000'000, worlds[0].kv = 18'000'000'000, worlds[0].fits = false;
   worlds[1].weights = 2'000'000'000, worlds[1].kv = 2'200'000'000;
-  const std::string table = SimulationTable(worlds, 1'000'000, 30'000'000'000);
+  const std::string table = SimulationTable(worlds, "1,000,000 tokens", 30'000'000'000);
   EXPECT_NE(table.find("1,000,000 tokens"), std::string::npos) << table;
   EXPECT_NE(table.find(", does NOT fit\n"), std::string::npos) << table;
-  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 5) << table;  // two of words, a head, two rows
+  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 6) << table;  // three of words, a head, two rows
   const nlohmann::json json = nlohmann::json::parse(SimulationJson(worlds, Llama3(), 30'000'000'000));
   EXPECT_EQ(json["context"], 1'000'000);
   ASSERT_EQ(json["simulated"].size(), 2u);
