@@ -320,7 +320,7 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
 
 absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, const EngineOptions& options,
                                                    Runtime& runtime) {
-  return OpenEngine(flags, ProbeOptions{options, std::nullopt, 0}, runtime);
+  return OpenEngine(flags, ProbeOptions{options, std::nullopt, false}, runtime);
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, ProbeOptions options, Runtime& runtime) {
