@@ -216,7 +216,7 @@ class Engine {
   const std::string& key_means() const;  // fingerprint of what keys are kept without; empty: nothing. On rank 0
   // By which positions are read. length 0: sessions here are so short that plain RoPE gives the same.
   const DualChunk& dual_chunk() const;
-  int64_t RingBytesPerHead() const;      // of one streaming head's ring of one sequence, slack for drafts included
+  int64_t RingBytesPerHead() const;  // of one streaming head's ring of one sequence, slack for drafts included
   // What the user should know about this model in these formats, a sentence each. On rank 0.
   const std::vector<std::string>& notes() const;
   EngineStats stats() const;
