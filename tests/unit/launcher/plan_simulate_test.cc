@@ -4,22 +4,15 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tests/unit/llama3_request.h"
 #include "tests/unit/published_heads.h"
 
 namespace duo {
 namespace {
 
 PartitionRequest Llama3() {
-  PartitionRequest request;
-  request.shape = {.layers = 32,
-                   .hidden = 4096,
-                   .intermediate = 14336,
-                   .heads = 32,
-                   .kv_heads = 8,
-                   .head_dim = 128,
-                   .vocab = 128256};
+  PartitionRequest request = Llama3Request(136);
   request.heads = PublishedHeads("Llama-3-8B-Instruct-Gradient-1048k", 0.5);
-  request.kv_token_bytes = 136;
   request.reads_per_step = ReadsPerStep(request.context);
   request.rates = RatesOfGpu("H200");
   return request;

@@ -12,23 +12,11 @@
 #include "attn_patterns/head_plan.h"
 #include "parallel/partition.h"
 #include "tests/support/source_dir.h"
+#include "tests/unit/llama3_request.h"
 #include "tests/unit/published_heads.h"
 
 namespace duo {
 namespace {
-
-PartitionRequest Llama3(int64_t kv_token_bytes) {
-  PartitionRequest request;
-  request.shape = {.layers = 32,
-                   .hidden = 4096,
-                   .intermediate = 14336,
-                   .heads = 32,
-                   .kv_heads = 8,
-                   .head_dim = 128,
-                   .vocab = 128256};
-  request.kv_token_bytes = kv_token_bytes;
-  return request;
-}
 
 // All layers' busiest ranks, without messages.
 double BusiestSeconds(const PartitionRequest& request) {
@@ -45,7 +33,7 @@ TEST(CostModel, IsWithinTenPercentOfTheMeasuredBusiestRank) {
   std::ifstream file(SourceDir() + "/tests/bench/results/h100_balance.json");
   const nlohmann::json measured = nlohmann::json::parse(file);
   for (const nlohmann::json& row : measured["rows"]) {
-    PartitionRequest request = Llama3(row["kv"] == "int4" ? 136 : 512);
+    PartitionRequest request = Llama3Request(row["kv"] == "int4" ? 136 : 512);
     request.heads = PublishedHeads("Llama-3-8B-Instruct-Gradient-1048k", 0.5);
     request.world = row["world"];
     request.context = row["context"];
@@ -66,7 +54,7 @@ TEST(CostModel, ReadsWithinFivePercentOfWhatWasMeasured) {
     if (name != "prefill1" && name != "prefill2_split" && name != "prefill2_heads" && name != "prefill2_contiguous") {
       continue;
     }
-    PartitionRequest request = Llama3(136);
+    PartitionRequest request = Llama3Request(136);
     request.heads = PublishedHeads("Llama-3-8B-Instruct-Gradient-1048k", 0.5);
     request.world = name == "prefill1" ? 1 : 2;
     request.context = group["rows"][0]["context"];
@@ -90,7 +78,7 @@ TEST(CostModel, MeetsTheStepsOfTheH200WithinFivePercent) {
                          Row{2, kInt4, Strategy::kSplit, 5.83e-3}, Row{2, kFp8, Strategy::kSplit, 7.33e-3},
                          Row{4, kInt4, Strategy::kAuto, 4.05e-3}, Row{4, kFp8, Strategy::kAuto, 5.07e-3},
                          Row{4, kInt4, Strategy::kContiguous, 4.50e-3}, Row{4, kFp8, Strategy::kContiguous, 6.03e-3}}) {
-    PartitionRequest request = Llama3(row.kv_token_bytes);
+    PartitionRequest request = Llama3Request(row.kv_token_bytes);
     request.heads = PublishedHeads("Llama-3-8B-Instruct-Gradient-1048k", 0.5);
     request.world = row.world;
     request.strategy = row.strategy;
@@ -104,7 +92,7 @@ TEST(CostModel, MeetsTheStepsOfTheH200WithinFivePercent) {
 
 // By hand, from the header's formulas and rates.
 TEST(CostModel, AddsUpWhatReadingTakes) {
-  PartitionRequest request = Llama3(512);
+  PartitionRequest request = Llama3Request(512);
   request.heads = FullPlan(32, 8);
   request.heads.sink = 64;
   request.heads.recent = 256;
@@ -122,7 +110,7 @@ TEST(CostModel, AddsUpWhatReadingTakes) {
 
 // By hand, from the header's formulas and rates.
 TEST(CostModel, AddsUpWhatARankHolds) {
-  PartitionRequest request = Llama3(512);
+  PartitionRequest request = Llama3Request(512);
   request.heads = FullPlan(32, 8);
   request.heads.sink = 64;
   request.heads.recent = 256;
@@ -148,7 +136,7 @@ TEST(CostModel, AddsUpWhatARankHolds) {
 
 // 16 ranks on two hosts: eight in each, twice, and a collective of the two between.
 TEST(CostModel, AddsUpWhatMessagesBetweenHostsTake) {
-  PartitionRequest request = Llama3(512);
+  PartitionRequest request = Llama3Request(512);
   request.heads = FullPlan(32, 8);
   request.hosts = {.hosts = 2, .link = 25e9, .message_seconds = 30e-6};
   CostModel model = MakeCostModel(request);
