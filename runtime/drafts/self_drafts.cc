@@ -7,59 +7,87 @@ namespace {
 
 constexpr double kWorth = 1.05;  // more tokens a second than without, at least
 constexpr double kLearn = 0.1;
-constexpr int kTried = 2;  // guesses of a round that only shows how it is
+constexpr double kLearnAgain = 0.3;  // of a kind whose last round was long ago
+constexpr double kSure = 0.9;
+constexpr int kTried = 2;  // guesses of a round that only shows how it is, at least
 
 }  // namespace
 
 void GuessCost::Measured(double seconds, double one) {
   if (!(seconds > 0) || !(one > 0)) return;
   constexpr double kFollow = 0.2;
-  ratio_ += kFollow * (std::clamp(seconds / one, 0.01, 2.0) - ratio_);
+  follow_ = std::max(kFollow, follow_ / (1 + follow_));  // of the first ones, and the guess, the mean
+  ratio_ += follow_ * (std::clamp(seconds / one, 0.01, 2.0) - ratio_);
 }
 
-SelfDrafts::Round SelfDrafts::Take(GuessKind kind, int tokens) {
-  for (int& waited : waited_) ++waited;
-  waited_[At(kind)] = 0;
-  last_ = kind;
-  return {kind, tokens};
+bool SelfDrafts::Can(GuessKind kind, MayGuessBy may) const {
+  return may != MayGuessBy::kNo && (leaves_out_[At(kind)] || Waits(kind));
 }
 
-SelfDrafts::Round SelfDrafts::Choose(int most, const std::array<bool, kGuessKinds>& may, const StepCosts& costs,
+SelfDrafts::Round SelfDrafts::Choose(int most, const MayGuessByKind& may, const StepCosts& costs,
                                      const GuessCosts& guess) {
+  awaits_lists_ = false;
   if (!on() || most < 1) return {};
   double best = kWorth;
-  Round chosen;
-  GuessKind longest = last_;  // who waited longest, of those that can guess
-  for (const GuessKind kind : {GuessKind::kLists, GuessKind::kEnds}) {
-    if (!may[At(kind)]) continue;
-    if (!may[At(longest)] || waited_[At(kind)] > waited_[At(longest)]) longest = kind;
-    double chance = 1, tokens = 1;
+  Round chosen, tried;
+  for (const GuessKind kind : {GuessKind::kEnds, GuessKind::kAll, GuessKind::kLists}) {
+    if (!Can(kind, may[At(kind)])) continue;
+    double chance = 1, tokens = 1, best_of_kind = 0;
+    Round round = {kind, 0};
     for (int k = 1; k <= std::min(most, kMostDrafts); ++k) {
       chance *= odds_[At(kind)];
       tokens += chance;
       const double rate = tokens / (k * guess[At(kind)].ratio() + costs.Of(k + 1));
-      if (rate <= best) continue;
-      best = rate;
-      chosen = {kind, k};
+      if (rate <= best_of_kind) continue;
+      best_of_kind = rate;
+      round.tokens = k;
     }
+    // A row that makes lists gives one token, and is there for those that they serve.
+    if (may[At(kind)] == MayGuessBy::kAfterRow) best_of_kind = kListsServe / ((kListsServe - 1) / best_of_kind + 1);
+    if (best_of_kind > best) {
+      best = best_of_kind;
+      chosen = round;
+    }
+    // Who waited longest.
+    if (tried.tokens == 0 || waited_[At(kind)] > waited_[At(tried.kind)]) tried = round;
   }
-  if (!may[At(longest)]) return {};
-  if (chosen.tokens > 0) {
-    poor_ = 0;
+  if (tried.tokens == 0) {  // time goes by all the same
+    for (int& waited : waited_) ++waited;
+    return {};
+  }
+  pays_ = chosen.tokens > 0;
+  lists_pay_ = pays_ && chosen.kind == GuessKind::kLists;
+  if (pays_) {
     rest_ = kRest;
-    if (Waits(longest)) return Take(longest, std::min(most, kTried));
-    return Take(chosen.kind, chosen.tokens);
+  } else if (poor_ >= kTries) {
+    poor_ = 0;
+    resting_ = rest_;
+    rest_ = std::min(2 * rest_, kLongestRest);
+    return {};
   }
-  if (++poor_ <= kTries) return Take(longest, std::min(most, kTried));
-  poor_ = 0;
-  resting_ = rest_;
-  rest_ = std::min(2 * rest_, kLongestRest);
-  return {};
+  trial_ = !pays_ || (Waits(tried.kind) && tried.kind != chosen.kind);
+  if (trial_) chosen = {tried.kind, std::min(most, std::max(tried.tokens, kTried))};
+  awaits_lists_ = may[At(chosen.kind)] == MayGuessBy::kAfterRow;
+  return awaits_lists_ ? Round() : chosen;
+}
+
+void SelfDrafts::LeftNothingOut(GuessKind kind) {
+  leaves_out_[At(kind)] = false;
+  waited_[At(kind)] = 0;
+  if (kind == GuessKind::kLists) lists_pay_ = false;
 }
 
 void SelfDrafts::Learn(GuessKind kind, int guessed, int right) {
+  if (guessed == 0) return;
+  const double away = std::min(1.0, waited_[At(kind)] / static_cast<double>(kTryAgain));
+  const double weight = kLearn + (kLearnAgain - kLearn) * away;
   double& odds = odds_[At(kind)];
-  for (int i = 0; i < std::min(right + 1, guessed); ++i) odds += kLearn * ((i < right ? 1.0 : 0.0) - odds);
+  for (int i = 0; i < std::min(right + 1, guessed); ++i) odds += weight * ((i < right ? 1.0 : 0.0) - odds);
+  for (int& waited : waited_) ++waited;
+  const bool better = trial_ && right == guessed && odds < kSure;  // than it was known to be, and may be still better
+  waited_[At(kind)] = better ? kTryAgain - kTrySoon : 0;
+  poor_ = pays_ ? 0 : poor_ + 1;
+  leaves_out_[At(kind)] = true;
 }
 
 }  // namespace duo

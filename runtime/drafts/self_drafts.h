@@ -3,8 +3,9 @@
 // text: they need not be right, and what they wrote into pages and rings is written again by the rows that check them.
 // Whether they are worth it follows from how often they were right and from what guessing and checking were measured to
 // take; where they are not, none are made for a while, so that the answer keeps its pace. So does which kind of rows
-// guesses (GuessKind): each is taken at first for right mostly, so that it is tried before another is preferred to it,
-// and now and then again. Plain values; not thread-safe.
+// guesses (GuessKind). A kind that was never tried, or not for long, is tried whatever is known of it. Lists grow old,
+// and others are made by a row that sees everything: where none serve, and they are the kind that pays or it is their
+// turn, such a row comes first, so that a kind that needs nothing takes nobody's place. Plain values; not thread-safe.
 #pragma once
 
 #include <array>
@@ -14,11 +15,15 @@
 
 namespace duo {
 
-// Which pages a guessing row visits: those that were chosen by where the answer looked, or, of every head, what a
-// streaming head sees. The latter takes less and needs no row that chooses. Guesses of another model are of the first
-// kind.
-enum class GuessKind : uint8_t { kLists, kEnds };
-constexpr int kGuessKinds = 2;
+// Which pages a guessing row visits: those that were chosen by where the answer looked; of every head, what a streaming
+// head sees, which takes less and needs no row that chooses; or all, which is worth it by a copy of the weights alone.
+// Guesses of another model are of the first kind.
+enum class GuessKind : uint8_t { kLists, kEnds, kAll };
+constexpr int kGuessKinds = 3;
+
+// May the answer's next row guess by a kind? kAfterRow: once a row that sees everything has made lists.
+enum class MayGuessBy : uint8_t { kNo, kAfterRow, kNow };
+using MayGuessByKind = std::array<MayGuessBy, kGuessKinds>;
 
 // What a step of guesses takes, in steps of one row that sees everything.
 class GuessCost {
@@ -29,6 +34,7 @@ class GuessCost {
 
  private:
   double ratio_ = 0.5;  // a guess
+  double follow_ = 1;
 };
 
 // By kind.
@@ -36,6 +42,8 @@ using GuessCosts = std::array<GuessCost, kGuessKinds>;
 
 class SelfDrafts {
  public:
+  // So many tokens behind the row that made them lists serve.
+  static constexpr int kListsServe = 16;
   // What a round guesses before it is checked; no tokens: nothing.
   struct Round {
     GuessKind kind = GuessKind::kLists;
@@ -43,14 +51,17 @@ class SelfDrafts {
   };
   // Is it tried at all, as things are?
   bool on() const { return resting_ == 0; }
-  // At most `most` tokens. may: the kinds that can guess here. costs: of the checking step.
-  Round Choose(int most, const std::array<bool, kGuessKinds>& may, const StepCosts& costs, const GuessCosts& guess);
+  // At most `most` tokens. costs: of the checking step.
+  Round Choose(int most, const MayGuessByKind& may, const StepCosts& costs, const GuessCosts& guess);
+  // Of another model.
   Round Choose(int most, const StepCosts& costs, const GuessCosts& guess) {
-    return Choose(most, {true, false}, costs, guess);
+    return Choose(most, {MayGuessBy::kNow, MayGuessBy::kNo, MayGuessBy::kNo}, costs, guess);
   }
-  // Is there to be a list, as it is the kind that pays, or is to be tried again?
-  bool WantsLists() const { return last_ == GuessKind::kLists || Waits(GuessKind::kLists); }
-  // Of so many guesses of that kind the first `right` were.
+  // Are there to be lists, as they are the kind that pays, or are to be tried soon?
+  bool WantsLists() const { return lists_pay_ || awaits_lists_ || waited_[At(GuessKind::kLists)] >= kTryAgain - 1; }
+  // Rows of that kind see everything as things are: it is not tried for as long as one that was.
+  void LeftNothingOut(GuessKind kind);
+  // Of so many guesses of that kind the first `right` were. Only rounds of which this is known count as tried.
   void Learn(GuessKind kind, int guessed, int right);
   void Rest() { resting_ = rest_; }
   // So many tokens were drawn.
@@ -59,16 +70,20 @@ class SelfDrafts {
  private:
   static constexpr int kTries = 3;                                  // rounds that do not pay before it rests
   static constexpr int kTryAgain = 48;                              // rounds without a kind before it is tried again
+  static constexpr int kTrySoon = 6;                                // likewise, where all of its last trial was right
   static constexpr int64_t kRest = 256, kLongestRest = 16 * kRest;  // tokens; twice as many after each rest in vain
   static constexpr int64_t kFirst = 16;
   static int At(GuessKind kind) { return static_cast<int>(kind); }
   bool Waits(GuessKind kind) const { return waited_[At(kind)] >= kTryAgain; }
-  Round Take(GuessKind kind, int tokens);
+  bool Can(GuessKind kind, MayGuessBy may) const;
 
-  std::array<double, kGuessKinds> odds_ = {0.8, 0.8};  // that a guess behind right ones is right
-  std::array<int, kGuessKinds> waited_ = {};           // rounds since one of the kind
-  GuessKind last_ = GuessKind::kLists;
-  int poor_ = 0;  // rounds that did not pay, one after another
+  std::array<double, kGuessKinds> odds_ = {0.8, 0.8, 0.8};                   // that a guess behind right ones is right
+  std::array<int, kGuessKinds> waited_ = {kTryAgain, kTryAgain, kTryAgain};  // rounds since one of the kind
+  std::array<bool, kGuessKinds> leaves_out_ = {true, true, true};            // as far as is known
+  bool lists_pay_ = false;            // as far as was known when a round was chosen last
+  bool awaits_lists_ = false;         // the row that was chosen last is to make some
+  bool trial_ = false, pays_ = true;  // the round that was chosen last: does it only show how its kind is; any kind
+  int poor_ = 0;                      // rounds that did not pay, one after another
   int64_t rest_ = kRest;
   // Tokens that are to be drawn before it is tried, or tried again: of a short answer the trial would be all there is.
   int64_t resting_ = kFirst;

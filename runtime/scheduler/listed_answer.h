@@ -17,7 +17,11 @@ class ListedAnswer {
   bool Serves(int64_t position) const { return Fresh(position) && found_.left_out; }
   bool Fresh(int64_t position) const { return made() && position - made_at_ < kDenseEvery; }
   // Is it time that the row at `position` makes lists? fewest: pages of a sequence that may have some.
-  bool Due(int64_t position, int64_t fewest) const { return !Fresh(position) && position / kPageTokens + 1 >= fewest; }
+  bool Due(int64_t position, int64_t fewest) const { return DueFor(position, position, fewest); }
+  // Likewise, so that there are some for the row at `next`.
+  bool DueFor(int64_t next, int64_t position, int64_t fewest) const {
+    return !Fresh(next) && position / kPageTokens + 1 >= fewest;
+  }
   // The row at `position` made lists.
   void Made(int64_t position, const ListsFound& found) {
     made_at_ = position;

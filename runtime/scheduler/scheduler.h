@@ -333,14 +333,14 @@ class Scheduler {
   void AddDraftRows(Request& request, StepPlan* plan);
   // The model's own (scheduler_guesses.cc).
   bool MayGuess(const Request& r) const { return options_.guesses && MayDraft(r) && r.self.on(); }
-  bool CanGuess(const Request& r, GuessKind kind, int64_t position) const;
+  MayGuessBy CanGuess(const Request& r, GuessKind kind, int64_t position) const;
   void PlanGuess(Request& request, int most, Riding* riding);
   void CheckGuesses(Request& request, int most, Riding* riding);
   void GuessTogether(int most_rows, Riding* riding);
   GuessAsked AskedOf(const Request& r) const;
   void AskModel(int most_rows, Riding* riding);
   void AddGuessRow(Request& request, StepPlan* plan);
-  void OnGuessed(Request& request, int32_t token);
+  void OnGuessed(Request& request, GuessKind kind, int32_t token);
   void OnDrafted(Request& request, const StepResult& result, size_t first);
   // Page lists of answers (scheduler_lists.cc).
   bool MayBeListed(const Request& r) const;

@@ -13,6 +13,8 @@
 namespace duo {
 namespace {
 
+static_assert(SelfDrafts::kListsServe == kDenseEvery);
+
 // Of the steps that an answer may still take another model may spend so much on reading its text, and so many at most
 // are counted on: answers end before they must.
 constexpr double kReadShare = 0.03;
@@ -21,11 +23,14 @@ constexpr int64_t kForetold = 512;
 }  // namespace
 
 // May the row at `position` guess? One that sees no less than any other is only worth it by a copy of the weights.
-bool Scheduler::CanGuess(const Request& r, GuessKind kind, int64_t position) const {
-  if (kind == GuessKind::kEnds) return position / kPageTokens + 1 >= int64_t{options_.ends_pages};
-  if (r.lists.Serves(position)) return true;
-  return options_.draft_weights &&
-         (r.lists.Fresh(position) || position / kPageTokens + 1 < int64_t{options_.list_pages});
+MayGuessBy Scheduler::CanGuess(const Request& r, GuessKind kind, int64_t position) const {
+  const auto if_so = [](bool can) { return can ? MayGuessBy::kNow : MayGuessBy::kNo; };
+  const int64_t pages = position / kPageTokens + 1;
+  if (kind == GuessKind::kEnds) return if_so(pages >= options_.ends_pages);
+  if (kind == GuessKind::kAll) return if_so(options_.draft_weights);
+  const bool serve = r.lists.Serves(position), place = r.lists.slot >= 0 || !list_slots_.empty();
+  if (!serve && place && r.lists.Due(position, options_.list_pages)) return MayGuessBy::kAfterRow;
+  return if_so(serve);
 }
 
 // most: drafts that the answer may have in this step. Its row of the step becomes the next guess, or the first of those
@@ -37,13 +42,14 @@ void Scheduler::PlanGuess(Request& request, int most, Riding* riding) {
     SelfDrafts::Round round;
     if (MayGuess(request)) {
       const auto can = [&](GuessKind kind) { return CanGuess(request, kind, length); };
-      round = request.self.Choose(most, {can(GuessKind::kLists), can(GuessKind::kEnds)}, step_costs_, guess_costs_);
+      const MayGuessByKind may = {can(GuessKind::kLists), can(GuessKind::kEnds), can(GuessKind::kAll)};
+      round = request.self.Choose(most, may, step_costs_, guess_costs_);
     }
     request.guesses_wanted = round.tokens;
     request.guess_kind = round.kind;
   }
   const int wanted = std::min(request.guesses_wanted, most);
-  if (count < wanted && CanGuess(request, request.guess_kind, length + count)) {
+  if (count < wanted && CanGuess(request, request.guess_kind, length + count) == MayGuessBy::kNow) {
     request.guessing = true;
     return;
   }
@@ -138,7 +144,9 @@ void Scheduler::AddGuessRow(Request& request, StepPlan* plan) {
   parts_.push_back(part);
 }
 
-void Scheduler::OnGuessed(Request& request, int32_t token) {
+// kind: what the row saw, which may be more than was planned (PlanLists).
+void Scheduler::OnGuessed(Request& request, GuessKind kind, int32_t token) {
+  if (kind != request.guess_kind) request.self.LeftNothingOut(std::exchange(request.guess_kind, kind));
   ++request.result.guess_steps;
   ++stats_.guess_steps;
   if (token >= 0) {

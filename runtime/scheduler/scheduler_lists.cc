@@ -32,14 +32,17 @@ void Scheduler::PlanLists(StepPlan* plan) {
     const int32_t first = sequence == nullptr || sequence->pages.empty() ? -1 - span.table : sequence->pages[0];
     read_together[first] = std::max(read_together[first], pages);
     const bool may = request != nullptr && MayBeListed(*request);
-    if (may && request->lists.Due(position, options_.list_pages) && !parts_[i].guesses) PlanChoice(*request, &span);
     const bool guesses = request != nullptr && parts_[i].guesses;
+    // Guesses follow the step, and are to have lists wherever its drafts end.
+    const int64_t next = position + (options_.guesses ? span.num_rows : 0);
+    if (may && request->lists.DueFor(next, position, options_.list_pages) && !guesses) PlanChoice(*request, &span);
+    const bool visits_list = guesses ? parts_[i].guess_kind == GuessKind::kLists : may && !options_.guesses;
     if (guesses && parts_[i].guess_kind == GuessKind::kEnds) {
       span.list_use = ListUse::kVisit;
       span.list = kListOfEnds;
       listed += DecodeListRule::kSinkPages + DecodeListRule::kLastPages;
       some = true;
-    } else if (may && guesses == options_.guesses && span.num_rows == 1 && request->lists.Serves(position)) {
+    } else if (visits_list && span.num_rows == 1 && request->lists.Serves(position)) {
       span.list_use = ListUse::kVisit;
       span.list = request->lists.slot;
       listed += request->lists.Pages(position);
@@ -56,6 +59,7 @@ void Scheduler::PlanLists(StepPlan* plan) {
     SeqSpan& span = plan->spans[i];
     if (span.list_use == ListUse::kVisit && !visits) span.list_use = ListUse::kNone;
     parts_[i].list_use = span.list_use;
+    if (parts_[i].guesses && span.list_use == ListUse::kNone) parts_[i].guess_kind = GuessKind::kAll;
   }
 }
 
@@ -80,6 +84,7 @@ void Scheduler::OnListed(Request& request, const Part& part, const ChosenLists& 
   } else if (chosen < lists.slots.size()) {
     const ListsFound found = FoundBy(&lists.heads[chosen * options_.heads], options_.heads, options_.kv_heads);
     request.lists.Made(position, found);
+    if (options_.guesses && !found.left_out) request.self.LeftNothingOut(GuessKind::kLists);
     stats_.decode.Add(found);
   }
 }

@@ -182,7 +182,7 @@ void Scheduler::Complete(const StepResult& result, double seconds) {
       continue;
     }
     if (part.guesses) {
-      OnGuessed(request, result.tokens[first]);
+      OnGuessed(request, part.guess_kind, result.tokens[first]);
       continue;
     }
     if (part.list_use != ListUse::kNone) OnListed(request, part, result.lists, chosen);

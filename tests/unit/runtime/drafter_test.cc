@@ -5,8 +5,6 @@
 
 #include <random>
 
-#include "runtime/drafts/self_drafts.h"
-
 namespace duo {
 namespace {
 
@@ -98,11 +96,6 @@ TEST(StepCosts, FollowWhatIsMeasuredWhateverTheContextCosts) {
   EXPECT_LT(costs.Of(8), 1.7);
 }
 
-struct Guesses {
-  double seconds = 0;  // where a plain step takes one
-  double right = 0;
-};
-
 // Where it took code to be loaded, guesses would look as good as free.
 TEST(StepCosts, AreNotThoseOfASlowFirstStep) {
   StepCosts costs(0.5);
@@ -112,81 +105,6 @@ TEST(StepCosts, AreNotThoseOfASlowFirstStep) {
   EXPECT_LT(costs.one(), 0.0015);
   for (int i = 0; i < 30; ++i) costs.Measured(1, 0.001);
   EXPECT_NEAR(costs.one(), 0.001, 1e-4);
-}
-
-// Tokens for each second of an answer that may guess in these ways.
-double RateWithGuesses(const std::vector<Guesses>& kinds, int tokens) {
-  StepCosts costs(0.06);
-  GuessCosts guess_costs;
-  SelfDrafts self;
-  std::mt19937 rng(1);
-  double seconds = 0;
-  int drawn = 0;
-  for (; drawn < tokens;) {
-    const auto [kind, count] = self.Choose(kMostDrafts, {true, kinds.size() > 1}, costs, guess_costs);
-    EXPECT_LE(count, kMostDrafts);
-    const Guesses& of = kinds[static_cast<int>(kind)];
-    for (int i = 0; i < count; ++i) guess_costs[static_cast<int>(kind)].Measured(of.seconds, 1);
-    int accepted = 0;
-    while (accepted < count && static_cast<double>(rng() % 1000) < 1000 * of.right) ++accepted;
-    seconds += count * of.seconds + costs.Of(count + 1);
-    self.Learn(kind, count, accepted);
-    self.Drawn(accepted + 1);
-    drawn += accepted + 1;
-  }
-  return drawn / seconds;
-}
-double RateWithGuesses(double guess, double right, int tokens) { return RateWithGuesses({{guess, right}}, tokens); }
-
-TEST(SelfDrafts, AreMadeWhileTheyPay) {
-  EXPECT_GT(RateWithGuesses(0.3, 0.95, 3000), 1.6);
-  EXPECT_GT(RateWithGuesses(0.15, 0.95, 3000), 2.3);
-  EXPECT_GT(RateWithGuesses(0.3, 0.95, 3000), RateWithGuesses(0.3, 0.7, 3000));
-}
-
-// Too dear, or wrong: the answer keeps its pace.
-TEST(SelfDrafts, RestWhereTheyDoNotPay) {
-  EXPECT_GT(RateWithGuesses(1, 1, 5000), 0.98);
-  EXPECT_GT(RateWithGuesses(0.9, 0.8, 5000), 0.98);
-  EXPECT_GT(RateWithGuesses(0.4, 0.2, 5000), 0.98);
-  EXPECT_GT(RateWithGuesses(1.5, 0.3, 5000), 0.98);  // by a model that is dearer than the one that answers
-  EXPECT_GT(RateWithGuesses({{0.9, 0.8}, {0.4, 0.2}}, 5000), 0.98);
-}
-
-TEST(SelfDrafts, ShortAnswersHaveNone) {
-  SelfDrafts self;
-  EXPECT_FALSE(self.on());
-  EXPECT_EQ(self.Choose(kMostDrafts, StepCosts(0.06), GuessCosts()).tokens, 0);
-  self.Drawn(16);
-  EXPECT_GT(self.Choose(kMostDrafts, StepCosts(0.06), GuessCosts()).tokens, 0);
-}
-
-TEST(SelfDrafts, AreOfTheKindThatPaysMore) {
-  const Guesses lists = {0.45, 0.95}, ends = {0.3, 0.9}, wrong = {0.3, 0.3}, dear = {0.9, 0.95};
-  EXPECT_GT(RateWithGuesses({lists, wrong}, 5000), 0.95 * RateWithGuesses(0.45, 0.95, 5000));
-  EXPECT_GT(RateWithGuesses({dear, ends}, 5000), 0.95 * RateWithGuesses(0.3, 0.9, 5000));
-  EXPECT_GT(RateWithGuesses({lists, ends}, 5000), 0.93 * RateWithGuesses(0.3, 0.9, 5000));
-}
-
-// A list costs the row that makes it.
-TEST(SelfDrafts, WantListsWhileTheyAreTheKindAndNowAndThen) {
-  const StepCosts costs(0.06);
-  GuessCosts guess_costs;
-  for (int i = 0; i < 50; ++i) guess_costs[1].Measured(0.1, 1);
-  SelfDrafts self;
-  self.Drawn(16);
-  EXPECT_TRUE(self.WantsLists());
-  int wanted = 0, taken = 0;
-  for (int i = 0; i < 200; ++i) {
-    const auto [kind, count] = self.Choose(kMostDrafts, {self.WantsLists(), true}, costs, guess_costs);
-    ASSERT_GT(count, 0);
-    self.Learn(kind, count, kind == GuessKind::kEnds ? count : 0);
-    taken += kind == GuessKind::kLists ? 1 : 0;
-    wanted += self.WantsLists() ? 1 : 0;
-  }
-  EXPECT_GE(taken, 3);
-  EXPECT_LE(taken, 5);
-  EXPECT_LE(wanted, 10);
 }
 
 }  // namespace
