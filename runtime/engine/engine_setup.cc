@@ -4,19 +4,17 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "kernels/attention.h"
 #include "kernels/base/math.h"
 #include "parallel/agreement.h"
 #include "runtime/drafts/drafter.h"
+#include "runtime/engine/agree_on_options.h"
 #include "runtime/engine/choose_heads.h"
 #include "runtime/engine/engine_state.h"
-#include "runtime/gguf/gguf_file.h"
 #include "runtime/kv/window_rings.h"
 #include "runtime/model/rope.h"
 #include "runtime/model/sampler.h"
 #include "runtime/model/workspace.h"
-#include "runtime/weights/fingerprint.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/key_bias.h"
 #include "runtime/weights/mixed_formats.h"
@@ -76,49 +74,6 @@ int MostWholeHeads(const RankShard& shard) {
   return most;
 }
 
-// What shapes a step on every rank, and so must be equal everywhere: in the flags' names, which is what users set.
-std::vector<Fact> CommonFacts(const EngineOptions& o) {
-  auto optional = [](const auto& value) { return value.has_value() ? absl::StrCat(*value) : std::string(); };
-  auto named = [](const auto& value) { return value.has_value() ? std::string(Name(*value)) : std::string("auto"); };
-  return {{"--attention", Name(o.attention)},
-          {"--sparsity", optional(o.sparsity)},
-          {"--threshold", optional(o.threshold)},
-          {"--sink", optional(o.sink)},
-          {"--recent", optional(o.recent)},
-          {"--kv", named(o.kv)},
-          {"--weights", o.int8_group > 0 ? absl::StrCat("int8:", o.int8_group) : named(o.weights)},
-          {"--weights-head", named(o.weights_head)},
-          {"--chunk", absl::StrCat(o.chunk)},
-          {"--strategy", Name(o.strategy)},
-          {"--rank-weights", absl::StrJoin(o.rank_weights, ",")},
-          {"--sessions", absl::StrCat(o.sessions)},
-          {"--questions", absl::StrCat(o.questions)},
-          {"--prefix-nodes", absl::StrCat(o.prefixes)},
-          {"--max-session-tokens", absl::StrCat(o.max_session_tokens)},
-          {"--kv-tokens", absl::StrCat(o.kv_tokens)},
-          {"--speculate", Name(o.speculate)},
-          {"--draft-weights", o.int4_drafts ? "int4" : "served"},
-          {"--draft-model", o.draft_model.empty() ? "none" : "given"},
-          {"--sources", absl::StrCat(static_cast<int>(o.provenance))},
-          {"--prefill-sparsity", Name(o.prefill_sparsity)},
-          {"--decode-sparsity", Name(o.decode_sparsity)},
-          {"--key-means", o.key_means ? "on" : "off"}};
-}
-
-// Ranks may read folders of their own: the same model must be in them.
-absl::Status AgreeOnConfig(Communicator& comm, const ProbeOptions& options) {
-  if (comm.size() == 1 || options.shape.has_value()) return absl::OkStatus();
-  const std::string path = IsGgufPath(options.model_dir) ? options.model_dir : options.model_dir + "/config.json";
-  const absl::StatusOr<std::string> text = ConfigText(options.model_dir);
-  if (absl::Status s = Agree(comm, text.status()); !s.ok()) return s;
-  return AgreeOnFacts(comm, {{absl::StrCat(path, " (its fingerprint)"), TextFingerprint(*text)}});
-}
-absl::Status AgreeOnWeights(Communicator& comm, const std::string& model_dir, const SafetensorsModel& files) {
-  if (comm.size() == 1) return absl::OkStatus();
-  return AgreeOnFacts(
-      comm, {{absl::StrCat("the weights in ", model_dir, " (their fingerprint)"), WeightsFingerprint(files)}});
-}
-
 // Of int4 KV; empty where there is nothing to warn of.
 std::string KeyWarning(const KeyRounding& keys) {
   if (keys.bias_ratio >= kLargeKeyBias) {
@@ -156,7 +111,7 @@ int64_t MinOverRanks(Communicator& comm, int64_t value) {
 
 // What follows from options and files alone, on every rank alike.
 absl::Status Engine::State::Decide() {
-  if (absl::Status s = AgreeOnFacts(*comm, CommonFacts(options)); !s.ok()) return s;
+  if (absl::Status s = AgreeOnOptions(*comm, options); !s.ok()) return s;
   if (absl::Status s = AgreeOnConfig(*comm, options); !s.ok()) return s;
   absl::StatusOr<ModelConfig> loaded =
       options.shape.has_value() ? absl::StatusOr<ModelConfig>(*options.shape) : LoadConfig(options.model_dir);

@@ -67,7 +67,7 @@ void Scheduler::PlanDrafts(bool beside_chunk, Riding* riding) {
     riding->samples += count;
     if (count == 0) PlanGuess(*request, most, riding);
   }
-  if (options_.draft_weights) GuessTogether(most_rows, riding);
+  if (options_.guesses) GuessTogether(most_rows, riding);
   if (options_.model_guesses) AskModel(most_rows, riding);
 }
 

@@ -67,13 +67,18 @@ void Scheduler::CheckGuesses(Request& request, int most, Riding* riding) {
 }
 
 // A copy of the weights is read in place of the weights only by a step in which every row guesses. So answers guess
-// together, and where one of them cannot, none does: in its step the weights are read anyway.
+// together, and where one of them cannot, none does: in its step the weights are read anyway. Without a copy likewise
+// where the step reads what guesses would leave out.
 void Scheduler::GuessTogether(int most_rows, Riding* riding) {
   const auto guesses = [](const auto& rider) { return rider.first->guessing; };
-  const bool alone = riding->rebuilds.empty() && riding->refeeds.empty();
-  if (alone && std::all_of(riding->requests.begin(), riding->requests.end(), guesses)) return;
-  for (const auto& [request, rows] : riding->requests) {
+  const std::vector<std::pair<Request*, int>>& riders = riding->requests;
+  if (std::none_of(riders.begin(), riders.end(), guesses)) return;
+  const bool all =
+      riding->rebuilds.empty() && riding->refeeds.empty() && std::all_of(riders.begin(), riders.end(), guesses);
+  if (options_.draft_weights ? all : GuessesReadLess(*riding)) return;
+  for (const auto& [request, rows] : riders) {
     if (!std::exchange(request->guessing, false)) continue;
+    if (all) request->self.LeftNothingOut(request->guess_kind);  // nor will it, as long as these are all that write
     CheckGuesses(*request, most_rows - riding->rows, riding);
   }
 }

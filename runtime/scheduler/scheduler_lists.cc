@@ -1,13 +1,20 @@
 // Answers that are written by page lists (runtime/model/decode_sparsity.h): which rows of a step visit their lists,
 // which make them, and what that found.
-#include <algorithm>
-#include <map>
 #include <utility>
 
 #include "kernels/list_ends.h"
+#include "runtime/scheduler/pages_read.h"
 #include "runtime/scheduler/scheduler.h"
 
 namespace duo {
+namespace {
+
+constexpr double kPagesOfEnds = DecodeListRule::kSinkPages + DecodeListRule::kLastPages;
+
+// What sequences that read their text together have in common.
+int32_t FirstPage(const Sequence& sequence) { return sequence.pages.empty() ? -1 - sequence.table : sequence.pages[0]; }
+
+}  // namespace
 
 // What a kept answer leaves in its session is read by whoever asks next: it is as exact as the rest. What is guessed is
 // checked, and nobody reads it.
@@ -20,17 +27,13 @@ bool Scheduler::MayBeListed(const Request& r) const {
 // read these together when they see everything.
 void Scheduler::PlanLists(StepPlan* plan) {
   if (!options_.decode.on()) return;
-  std::map<int32_t, int64_t> read_together;  // by first page: of the longest of those that begin with it
-  double listed = 0;
-  bool some = false;
+  PagesRead read;
   for (size_t i = plan->kind == StepKind::kPrefill ? 1 : 0; i < parts_.size(); ++i) {
     SeqSpan& span = plan->spans[i];
     const int64_t position = span.history, pages = (position + span.num_rows - 1) / kPageTokens + 1;
     const auto found = requests_.find(parts_[i].request);
     Request* request = found == requests_.end() || parts_[i].refeeds ? nullptr : &found->second;
-    const Sequence* sequence = request != nullptr ? request->sequence : nullptr;
-    const int32_t first = sequence == nullptr || sequence->pages.empty() ? -1 - span.table : sequence->pages[0];
-    read_together[first] = std::max(read_together[first], pages);
+    const int32_t first = request == nullptr ? -1 - span.table : FirstPage(*request->sequence);
     const bool may = request != nullptr && MayBeListed(*request);
     const bool guesses = request != nullptr && parts_[i].guesses;
     // Guesses follow the step, and are to have lists wherever its drafts end.
@@ -40,27 +43,46 @@ void Scheduler::PlanLists(StepPlan* plan) {
     if (guesses && parts_[i].guess_kind == GuessKind::kEnds) {
       span.list_use = ListUse::kVisit;
       span.list = kListOfEnds;
-      listed += DecodeListRule::kSinkPages + DecodeListRule::kLastPages;
-      some = true;
+      read.MayVisit(first, pages, kPagesOfEnds);
     } else if (visits_list && span.num_rows == 1 && request->lists.Serves(position)) {
       span.list_use = ListUse::kVisit;
       span.list = request->lists.slot;
-      listed += request->lists.Pages(position);
-      some = true;
+      read.MayVisit(first, pages, request->lists.Pages(position));
     } else {
-      listed += static_cast<double>(pages);
+      read.Sees(first, pages);
     }
   }
   plan->list_target = options_.decode.target;
-  int64_t dense = 0;
-  for (const auto& [first, pages] : read_together) dense += pages;
-  const bool visits = some && listed < static_cast<double>(dense);
+  const bool visits = read.visits();
   for (size_t i = 0; i < parts_.size(); ++i) {
     SeqSpan& span = plan->spans[i];
     if (span.list_use == ListUse::kVisit && !visits) span.list_use = ListUse::kNone;
     parts_[i].list_use = span.list_use;
     if (parts_[i].guesses && span.list_use == ListUse::kNone) parts_[i].guess_kind = GuessKind::kAll;
   }
+}
+
+// Would the rows that guess read fewer pages than if they saw everything? Not beside rows of others that read the same
+// text anyway, or where lists are too long for their number: there a plain row gives a token for what a guess takes.
+bool Scheduler::GuessesReadLess(const Riding& riding) const {
+  PagesRead read;
+  const auto sees = [&](const Sequence& sequence, int64_t first, int rows) {
+    read.Sees(FirstPage(sequence), (first + rows - 1) / kPageTokens + 1);
+  };
+  for (const auto& [session, rows] : riding.rebuilds) sees(session->sequence, session->sequence.rings_at, rows);
+  for (const auto& [request, rows] : riding.refeeds) sees(*request->sequence, request->sequence->rings_at, rows);
+  for (const auto& [request, rows] : riding.requests) {
+    const Sequence& sequence = *request->sequence;
+    const int64_t position = sequence.length + std::ssize(request->guesses);
+    if (!request->guessing || request->guess_kind == GuessKind::kAll) {
+      sees(sequence, sequence.length, rows + static_cast<int>(request->drafts.size()));
+    } else {
+      const bool ends = request->guess_kind == GuessKind::kEnds;
+      read.MayVisit(FirstPage(sequence), position / kPageTokens + 1,
+                    ends ? kPagesOfEnds : request->lists.Pages(position));
+    }
+  }
+  return read.visits();
 }
 
 void Scheduler::PlanChoice(Request& request, SeqSpan* span) {
