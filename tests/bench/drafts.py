@@ -2,7 +2,7 @@
 """What drafts bring: tokens a second and tokens a step with `--speculate off`, `text` and `self`, by kind of work.
 
     drafts.py --duo build/duo --smollm2 DIR [--only KIND].. [--rounds 3] [--answers 4] [--device cpu] [--out FILE.json]
-              [--model DIR --draft-model DIR] [--int4] [--weights bf16]
+              [--model DIR --draft-model DIR] [--int4] [--weights bf16] [--minutes 10]
 
 DIR is what launcher/demo/unpack_smollm2.py makes. Kinds of work: SmolLM2 repeats a passage (quote), answers questions about a
 text (question), also one behind a text that is long enough for page lists (long), and continues prose at temperature 0.8
@@ -11,15 +11,19 @@ the same machine, and their answers must be the same to the last token: exits wi
 processor time, so that others on the machine count for little. Of the passages only those count that were repeated word for
 word; answers that end in a loop are counted as work of their own. --model is asked in SmolLM2's place. --draft-model adds a mode
 `model`, of guesses by that one, and --int4 a mode `int4`, which is `self` with --draft-weights int4. With --out a kind that is not run stays as it was.
+With --minutes every kind has a turn of its first answer, then of the others and further turns, as long as they fit; a quarter of
+the time at most goes to the search for passages that SmolLM2 repeats, which begins with those that --out names.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 import record
 
@@ -74,15 +78,17 @@ def passages(text, size):
     return found
 
 
-def quotes(options, text):
-    """Passages that SmolLM2 repeats word for word, as many as are asked for; how many were tried."""
-    exact, tried = [], 0
-    for passage in passages(text, options.quote_bytes):
-        if len(exact) == options.answers or tried == 12 * options.answers:
+def quotes(options, text, known, seconds):
+    """Numbers of passages that SmolLM2 repeats word for word, as many as are asked for; how many were tried. known: are tried first."""
+    found, exact, tried, end = passages(text, options.quote_bytes), [], 0, time.monotonic() + seconds
+    for number in sorted(range(len(found)), key=lambda number: number not in known):
+        if len(exact) == options.answers or tried == 12 * options.answers or time.monotonic() > end:
             break
         tried += 1
-        if " ".join(generate(options, "text", quoting(options, passage))["text"].split()) == passage:
-            exact.append(passage)
+        if " ".join(generate(options, "text", quoting(options, found[number]))["text"].split()) == found[number]:
+            exact.append(number)
+        print(f"quote: {len(exact)} of {tried} passages are repeated, {max(0, end - time.monotonic()):.0f} s are left for more",
+              file=sys.stderr, flush=True)
     return exact, tried
 
 
@@ -91,8 +97,8 @@ def quoting(options, passage):
             f"Repeat this text word for word, and write nothing else.\n\n{passage}"]
 
 
-def works(options, folder, notes):
-    """(kind, arguments) of each answer"""
+def works(options, folder, notes, known):
+    """(kind, arguments) of each answer. known: numbers of passages that were repeated before."""
     with open(options.text, encoding="utf-8", errors="replace") as file:
         text = file.read()
     smollm2 = ["--model", options.smollm2]
@@ -103,9 +109,10 @@ def works(options, folder, notes):
             file.write(text[:size])
         return smollm2 + ["--chat", "--prompt-file", document, "--max-new-tokens", "120", "--ask"]
     if "quote" in options.only:
-        exact, notes["passages tried"] = quotes(options, text)
-        for passage in exact:
-            yield "quote", quoting(options, passage)
+        exact, notes["passages tried"] = quotes(options, text, known, 15 * options.minutes or math.inf)
+        notes["passages"] = exact
+        for number in exact:
+            yield "quote", quoting(options, passages(text, options.quote_bytes)[number])
     if "question" in options.only:
         for question in QUESTIONS[:options.answers]:
             yield "question", about("text.txt", 9000) + [question]
@@ -168,6 +175,40 @@ class Kind:
         return found
 
 
+class Answer:
+    """One answer, which is written in turns, in each by every mode."""
+
+    def __init__(self, kind, arguments):
+        self.kind, self.arguments = kind, arguments
+        self.tokens = self.name = None
+
+    def turn(self, options, modes, turn, kinds, differ):
+        """Returns the device."""
+        rates = {}
+        for at in range(len(modes)):
+            mode = modes[(turn + at) % len(modes)]
+            answer = generate(options, mode, self.arguments)
+            if self.tokens is None:
+                self.tokens = answer["token_ids"]
+                self.name = self.kind + (", in a loop" if loops(self.tokens) else "")
+                kinds.setdefault(self.name, Kind()).answers += 1
+            if answer["token_ids"] != self.tokens:
+                differ.append(f"{self.kind} {mode}: {self.arguments}")
+            rates[mode] = kinds[self.name].add(mode, answer)
+        kinds[self.name].turn(rates)
+        return answer["device"]
+
+
+def in_turns(answers, rounds):
+    """(answer, turn): one of each kind, then the others, then all again."""
+    by_kind = {}
+    for answer in answers:
+        by_kind.setdefault(answer.kind, []).append(answer)
+    most = max((len(of) for of in by_kind.values()), default=0)
+    first = [of[at] for at in range(most) for of in by_kind.values() if at < len(of)]
+    return [(answer, turn) for turn in range(rounds) for answer in first]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--duo", required=True)
@@ -185,36 +226,36 @@ def main():
     parser.add_argument("--weights", help="of the model that answers; else as stored")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=0, help="no turn is begun that would not end by then (0: all are taken)")
     parser.add_argument("--out")
     options = parser.parse_args()
     options.only = options.only or KINDS
     modes = MODES + ["int4"] * options.int4 + ["model"] * bool(options.draft_model)
     options.smollm2 = options.model or options.smollm2
-    kinds, differ, device, notes = {}, [], "", {}
-    with tempfile.TemporaryDirectory() as folder:
-        for kind, arguments in works(options, folder, notes):
-            first = None
-            for turn in range(options.rounds):
-                rates = {}
-                for at in range(len(modes)):
-                    mode = modes[(turn + at) % len(modes)]
-                    answer = generate(options, mode, arguments)
-                    device = answer["device"]
-                    first = first or answer
-                    if answer["token_ids"] != first["token_ids"]:
-                        differ.append(f"{kind} {mode}: {arguments}")
-                    name = kind + (", in a loop" if loops(first["token_ids"]) else "")
-                    of = kinds.setdefault(name, Kind())
-                    rates[mode] = of.add(mode, answer)
-                of.turn(rates)
-            of.answers += 1
-            print(f"{name}: {of.found()}", file=sys.stderr, flush=True)
-    version = subprocess.run([options.duo, "--version"], capture_output=True, text=True, check=True).stdout.split("\n")
     results = {"kinds": {}}
     if options.out and os.path.exists(options.out):
         with open(options.out, encoding="utf-8") as file:
             results = json.load(file)
-    made = {"version": version[0], "commit": version[1], "device": device, "threads": options.threads, "rounds": options.rounds,
+    kinds, differ, device, notes = {}, [], "", {}
+    begin, took, rounds = time.monotonic(), {}, 0  # took: seconds of the kind's last turn
+    with tempfile.TemporaryDirectory() as folder:
+        known = results["kinds"].get("quote", {}).get("passages", [])
+        turns = in_turns([Answer(*work) for work in works(options, folder, notes, known)], options.rounds)
+        for at, (answer, turn) in enumerate(turns):
+            start = time.monotonic()
+            left = begin + 60 * options.minutes - start
+            if options.minutes and took.get(answer.kind, 0) > left:
+                continue
+            device = answer.turn(options, modes, turn, kinds, differ)
+            rounds = max(rounds, turn + 1)
+            took[answer.kind] = time.monotonic() - start
+            guess = statistics.mean(took.values())
+            eta = sum(took.get(other.kind, guess) for other, _ in turns[at + 1:])
+            left = min(eta, left - took[answer.kind]) if options.minutes else eta
+            print(f"{at + 1} of {len(turns)} turns, about {max(0, left):.0f} s left; {answer.name}: {kinds[answer.name].found()}",
+                  file=sys.stderr, flush=True)
+    version = subprocess.run([options.duo, "--version"], capture_output=True, text=True, check=True).stdout.split("\n")
+    made = {"version": version[0], "commit": version[1], "device": device, "threads": options.threads, "rounds": rounds,
             **({"weights": options.weights} if options.weights else {}),
             **({"draft_model": os.path.basename(options.draft_model)} if options.draft_model else {}),
             "rates": "tokens over processor seconds from the first token on, medians and sums of modes in turns"}
