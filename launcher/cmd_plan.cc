@@ -233,9 +233,11 @@ absl::Status Print(const std::string& text) {
 
 // One GPU first, which the others are compared with.
 absl::Status Simulate(const PlanFlags& flags, const ModelConfig& config, const PartitionRequest& request) {
-  HostLayout links;
-  links.link = static_cast<double>(flags.link);
-  links.message_seconds = flags.message_us * 1e-6;
+  SimulatedHosts hosts;
+  hosts.gpu = absl::StrContains(GpuOf(flags), "H200") ? "H200" : "H100";
+  hosts.per_host = flags.per_host;
+  hosts.links.link = static_cast<double>(flags.link);
+  hosts.links.message_seconds = flags.message_us * 1e-6;
   std::vector<int> sizes = {1};
   for (const int world : flags.simulate) {
     if (world > 1) sizes.push_back(world);
@@ -244,7 +246,7 @@ absl::Status Simulate(const PlanFlags& flags, const ModelConfig& config, const P
   int64_t gpu = 0;
   for (const int world : sizes) {
     Partition partition;
-    absl::StatusOr<SimulatedWorld> row = SimulateWorld(request, world, flags.per_host, links, &partition);
+    absl::StatusOr<SimulatedWorld> row = SimulateWorld(request, world, hosts.per_host, hosts.links, &partition);
     if (!row.ok()) return row.status();
     const RankMemory memory = MemoryOf(flags, config, request, partition);
     row->weights = memory.weights;
@@ -253,11 +255,11 @@ absl::Status Simulate(const PlanFlags& flags, const ModelConfig& config, const P
     gpu = memory.gpu;
     worlds.push_back(*row);
   }
-  const std::string assumed = absl::StrCat(
-      Grouped(request.context), " tokens on GPUs like the ", absl::StrContains(GpuOf(flags), "H200") ? "H200" : "H100",
-      "; ", flags.per_host, " GPUs a host, hosts joined by ", ByteCount(links.link), " a second and ", flags.message_us,
-      " us a message (--gpus-per-host, --host-link, --host-message)");
-  return Print(flags.json ? SimulationJson(worlds, request, gpu) : SimulationTable(worlds, assumed, gpu));
+  const std::string assumed =
+      absl::StrCat(Grouped(request.context), " tokens on GPUs like the ", hosts.gpu, "; ", hosts.per_host,
+                   " GPUs a host, hosts joined by ", ByteCount(hosts.links.link), " a second and ", flags.message_us,
+                   " us a message (--gpus-per-host, --host-link, --host-message)");
+  return Print(flags.json ? SimulationJson(worlds, request, hosts, gpu) : SimulationTable(worlds, assumed, gpu));
 }
 
 // Prints the table or the JSON to stdout and writes the drawing.

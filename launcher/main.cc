@@ -70,10 +70,10 @@ int main(int argc, char** argv) {
   if (!settings.ok()) return refused(std::string(settings.status().message()));
   surroundings.settings = *std::move(settings);
   try {
-    std::vector<std::string> words = surroundings.settings.Expanded();
-    std::reverse(words.begin(), words.end());  // as the parser wants them
-    app->parse(std::move(words));
+    const std::vector<std::string> words = surroundings.settings.Expanded();
+    app->parse(std::vector<std::string>(words.rbegin(), words.rend()));  // as the parser wants them
     duo::RefuseNoNumbers(*app);
+    duo::RefuseEmptyParts(*app, words);
   } catch (const CLI::ParseError& error) {  // help and version are errors of code 0 here
     if (error.get_exit_code() != 0) return refused(surroundings.settings.Explained(error.what()));
     app->exit(error);

@@ -43,7 +43,8 @@ std::string SimulationTable(const std::vector<SimulatedWorld>& worlds, const std
   return out;
 }
 
-std::string SimulationJson(const std::vector<SimulatedWorld>& worlds, const PartitionRequest& request, int64_t gpu) {
+std::string SimulationJson(const std::vector<SimulatedWorld>& worlds, const PartitionRequest& request,
+                           const SimulatedHosts& hosts, int64_t gpu) {
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const SimulatedWorld& w : worlds) {
     nlohmann::ordered_json row = {{"world", w.world},
@@ -55,8 +56,17 @@ std::string SimulationJson(const std::vector<SimulatedWorld>& worlds, const Part
     if (gpu > 0) row["memory"]["fits"] = w.fits;
     rows.push_back(row);
   }
+  nlohmann::ordered_json assumed = {{"gpu", hosts.gpu},
+                                    {"gpus_per_host", hosts.per_host},
+                                    {"host_link", hosts.links.link},
+                                    {"host_message_seconds", hosts.links.message_seconds},
+                                    {"kv_token_bytes", request.kv_token_bytes},
+                                    {"weight_bits", request.weight_bits},
+                                    {"retrieval_heads", request.heads.retrieval_heads()},
+                                    {"streaming_heads", request.heads.streaming_heads()}};
+  if (gpu > 0) assumed["gpu_memory"] = gpu;
   const nlohmann::ordered_json out = {
-      {"context", request.context}, {"strategy", Name(request.strategy)}, {"simulated", rows}};
+      {"context", request.context}, {"strategy", Name(request.strategy)}, {"assumed", assumed}, {"simulated", rows}};
   return out.dump() + "\n";
 }
 

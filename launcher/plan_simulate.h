@@ -19,6 +19,13 @@ struct SimulatedWorld {
   bool fits = true;             // its memory, where that is known
 };
 
+// What was assumed of the machines.
+struct SimulatedHosts {
+  std::string gpu;   // whose rates they are
+  int per_host = 8;  // GPUs
+  HostLayout links;  // hosts: of each world its own
+};
+
 // `world` ranks of which `per_host` share a host, by the request's strategy, which is cheapest by the cost model where
 // it is `auto`. links: of the hosts, whose number follows. `partition` becomes what its times are of.
 absl::StatusOr<SimulatedWorld> SimulateWorld(PartitionRequest request, int world, int per_host, HostLayout links,
@@ -26,6 +33,7 @@ absl::StatusOr<SimulatedWorld> SimulateWorld(PartitionRequest request, int world
 
 // Gains are over the first of them. gpu: bytes of a GPU's memory; 0: not known.
 std::string SimulationTable(const std::vector<SimulatedWorld>& worlds, const std::string& assumed, int64_t gpu);
-std::string SimulationJson(const std::vector<SimulatedWorld>& worlds, const PartitionRequest& request, int64_t gpu);
+std::string SimulationJson(const std::vector<SimulatedWorld>& worlds, const PartitionRequest& request,
+                           const SimulatedHosts& hosts, int64_t gpu);
 
 }  // namespace duo

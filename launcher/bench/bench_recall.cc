@@ -20,7 +20,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kTogether = 64;           // questions that are open at once
-constexpr int64_t kQuestionRoom = 384;  // tokens of a question and its answer, page rounding included
+constexpr int kBehindAnswer = 2;        // tokens that may be drawn behind the answer
+constexpr int64_t kLeastRoom = 384;     // tokens of a question and its answer, page rounding included
 
 struct Setting {
   std::string name;
@@ -49,7 +50,25 @@ struct Found {
 struct Cases {
   Tokenizer tokenizer;
   std::vector<RecallDocument> documents;
+  int64_t longest = 0;        // document, in tokens
+  int64_t room = kLeastRoom;  // that the longest question takes, with its answer and page rounding
+  int64_t session = 0;        // tokens of one
 };
+
+// Tokens of the document's longest question, with what is read of the document with it, and of its answer.
+absl::StatusOr<int64_t> LongestQuestion(const RecallDocument& document, const Tokenizer& tokenizer) {
+  EncodeOptions continued;
+  continued.continued = true;
+  int64_t longest = 0;
+  for (const AskedQuestion& each : document.asked) {
+    absl::StatusOr<std::vector<int32_t>> ask = tokenizer.Encode(document.rest + each.ask, continued);
+    if (!ask.ok()) return ask.status();
+    absl::StatusOr<std::vector<int32_t>> answer = tokenizer.Encode(each.answer, continued);
+    if (!answer.ok()) return answer.status();
+    longest = std::max(longest, std::ssize(*ask) + std::ssize(*answer) + kBehindAnswer);
+  }
+  return longest;
+}
 
 absl::StatusOr<Cases> LoadCases(const BenchFlags& flags) {
   absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
@@ -61,15 +80,21 @@ absl::StatusOr<Cases> LoadCases(const BenchFlags& flags) {
     absl::StatusOr<RecallDocument> document = ReadRecallDocument(path, cases.tokenizer);
     if (!document.ok()) return document.status();
     document->asked = FirstOfEach(document->asked, flags.asked);
+    const absl::StatusOr<int64_t> question = LongestQuestion(*document, cases.tokenizer);
+    if (!question.ok()) return question.status();
+    const auto tokens = static_cast<int64_t>(document->tokens.size());
+    if (tokens + *question > MaxPositions(*config)) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: its document has %s tokens and its longest question, with the answer, %s, but the model has %s "
+          "positions; expected a shorter document or question (tests/bench/recall_tasks.py --tokens)",
+          path, Grouped(tokens), Grouped(*question), Grouped(MaxPositions(*config))));
+    }
+    cases.longest = std::max(cases.longest, tokens);
+    cases.room = std::max(cases.room, *question + 2 * kPageTokens);
     cases.documents.push_back(*std::move(document));
   }
+  cases.session = std::min(cases.longest + cases.room, MaxPositions(*config));
   return cases;
-}
-
-int64_t LongestOf(const Cases& cases) {
-  size_t longest = 0;
-  for (const RecallDocument& document : cases.documents) longest = std::max(longest, document.tokens.size());
-  return static_cast<int64_t>(longest);
 }
 
 // judge: the model's first choices for the answers inside the document, while it is read into the session. Writing
@@ -118,7 +143,7 @@ absl::Status AskAll(Engine& engine, SessionId session, const RecallDocument& doc
     absl::StatusOr<std::vector<int32_t>> answer = tokenizer.Encode(document.asked[i].answer, continued);
     if (!answer.ok()) return answer.status();
     GenerateParams params;
-    params.max_new_tokens = static_cast<int64_t>(answer->size()) + 2;
+    params.max_new_tokens = static_cast<int64_t>(answer->size()) + kBehindAnswer;
     RequestEvents events;
     events.on_token = [&answers, &tokenizer, i](int32_t token) {
       answers[i].push_back(token);
@@ -145,7 +170,7 @@ absl::StatusOr<Found> Judge(const Cases& cases, Engine& engine, bool inside, Pro
   int64_t done = 0;
   for (const RecallDocument& document : cases.documents) {
     const auto tokens = static_cast<int64_t>(document.tokens.size());
-    absl::StatusOr<SessionId> session = engine.CreateSession(tokens + kQuestionRoom, tokens);
+    absl::StatusOr<SessionId> session = engine.CreateSession(std::min(tokens + cases.room, cases.session), tokens);
     if (!session.ok()) return session.status();
     if (absl::Status s = Read(engine, *session, document, inside && !document.inside.empty(), &found); !s.ok())
       return s;
@@ -247,8 +272,9 @@ absl::Status BenchRecall(const BenchFlags& flags, const Launch& launch, Runtime&
   absl::StatusOr<Cases> cases = Cases();
   if (runtime.leader()) cases = LoadCases(flags);
   if (absl::Status s = Agree(*runtime.comm, cases.status()); !s.ok()) return s;
-  int64_t longest = LongestOf(*cases);
-  runtime.comm->Broadcast(&longest, sizeof longest, 0);
+  int64_t sizes[] = {cases->longest, cases->room, cases->session};
+  runtime.comm->Broadcast(sizes, sizeof sizes, 0);
+  const auto [longest, room, most] = sizes;
   // Logits of a whole text take longer than reading it: where only writing is compared, nobody wants them.
   const bool inside = !flags.prefill_sparsities.empty() || flags.decode_sparsities.empty();
   Json rows = Json::array();
@@ -259,8 +285,8 @@ absl::Status BenchRecall(const BenchFlags& flags, const Launch& launch, Runtime&
     options.decode_sparsity = setting.decode;
     options.sessions = 1;
     options.questions = setting.decode.on() ? 1 : kTogether;
-    options.max_session_tokens = longest + kQuestionRoom;
-    options.kv_tokens = longest + (options.questions + 1) * kQuestionRoom;
+    options.max_session_tokens = most;
+    options.kv_tokens = longest + (options.questions + 1) * room;
     options.append_logits = inside && !setting.decode.on();
     absl::StatusOr<std::unique_ptr<Engine>> engine = OpenEngine(flags.runtime, options, runtime);
     if (!engine.ok()) return engine.status();

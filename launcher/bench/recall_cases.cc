@@ -46,6 +46,11 @@ absl::Status FillDocument(const Json& file, const std::string& text, const Token
   }
   for (const Json& each : file.value("questions", Json::array()))
     to->asked.push_back({TaskOf(each), each.at("ask"), each.at("answer"), each.value("any_order", false)});
+  if (to->inside.empty() && to->asked.empty()) {
+    return absl::InvalidArgumentError(
+        "there are no questions in it; expected some under inside or questions, as tests/bench/recall_tasks.py writes "
+        "them");
+  }
   return absl::OkStatus();
 }
 

@@ -76,6 +76,24 @@ void RefuseNoNumbers(const CLI::App& app) {
   }
 }
 
+void RefuseEmptyParts(const CLI::App& app, const std::vector<std::string>& words) {
+  for (const CLI::App* command : app.get_subcommands()) RefuseEmptyParts(*command, words);
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->count() == 0 || option->get_delimiter() == '\0') continue;
+    for (size_t i = 0; i < words.size(); ++i) {
+      std::string list;
+      for (const std::string& name : option->get_lnames()) {
+        const std::string flag = absl::StrCat("--", name);
+        if (words[i] == flag && i + 1 < words.size()) list = words[i + 1];
+        if (words[i].starts_with(flag + "=")) list = words[i].substr(flag.size() + 1);
+      }
+      const std::vector<std::string> parts = absl::StrSplit(list, option->get_delimiter());
+      if (list.empty() || std::find(parts.begin(), parts.end(), "") == parts.end()) continue;
+      throw CLI::ValidationError(option->get_name(), absl::StrCat("expected a value beside every comma, found ", list));
+    }
+  }
+}
+
 CLI::Validator HttpAddress() {
   return Check("HOST:PORT with a port of at most 65535, [V6]:PORT or none",
                [](const std::string& found) { return found == "none" || IsHostAndPort(found); });

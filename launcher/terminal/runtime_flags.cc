@@ -184,7 +184,8 @@ void AddDecodeSparsityFlag(CLI::App& command, RuntimeFlags& f) {
           "many pages that each head had 0.98 of its attention on them, and 2,048 tokens at least. The dense tokens "
           "also measure what the pages kept, which is reported. Texts below 4,096 tokens, drafts, answers that become "
           "part of a session and heads split over ranks stay exact, and so do sessions and prefixes. The same question "
-          "has the same answer only where the same call runs alone")
+          "has the same answer only where the same call runs alone. Single facts lose little; answers that follow a "
+          "chain of facts through the text can lose more: 11 to 32 of 100 in a small model made to show it")
       ->check(CLI::Validator(
           [](const std::string& value) {
             return DecodeSparsityNamed(value).has_value()

@@ -117,6 +117,17 @@ def main():
         first = done.stdout.decode().split("\n\n")[0]
         check("special tokens are marked, where they are ones", first.startswith(f"\u27e6{special}\u27e7user") and first.count("\u27e6") == 1, done)
 
+        # Lists with a hole.
+        config = ["plan", "--config", os.path.join(MODEL, "config.json")]
+        for flag, found in (("--simulate", "8,,16"), ("--simulate", ",8"), ("--simulate", "8,"), ("--world", "2")):
+            more = [flag, found] + ["--rank-weights=1,,1"] * (flag == "--world")
+            refused(f"{more}", [more[-1].split("=")[-1], "comma"], *config, *more, code=2)
+        check("a list without one", run(*config, "--simulate", "8,16", "--json").returncode == 0)
+        simulated = json.loads(run(*config, "--simulate", "8", "--gpu", "h200", "--json").stdout)
+        check("simulations say what they assume", simulated["assumed"]["gpu"] == "H200" and simulated["assumed"]["gpus_per_host"] == 8, simulated)
+        help_text = " ".join(run("generate", "--help").stdout.decode().split())
+        check("the help says what writing sparsely can lose", "chain of facts" in help_text and "11 to 32 of 100" in help_text)
+
         # Files that are no text.
         for name, content, words in (
                 ("a.pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + bytes(range(256)) * 40, ["PDF"]),

@@ -61,6 +61,20 @@ def main():
         with open(questions, "w", encoding="utf-8") as file:
             json.dump({"document": document, "inside": [{**inside[0], "at": inside[0]["at"] + 1}]}, file)
         checks.expect(questions in run(code=1).stderr, "an answer that is not at its place is refused with the file's name")
+        with open(questions, "w", encoding="utf-8") as file:
+            json.dump({"document": document}, file)
+        said = run(code=1).stderr
+        checks.expect(questions in said and "no questions" in said and "recall_tasks.py" in said, f"a file that asks nothing is refused: {said}")
+
+        # A long question has room; one that is too long for the model is refused with the numbers.
+        def long_question(words):
+            with open(questions, "w", encoding="utf-8") as file:
+                json.dump({"document": document, "questions": [{"ask": "Who was it? " * words, "answer": "nobody"}]}, file)
+        long_question(300)
+        checks.expect("asked  fact" in run().stdout, "a question of more than 384 tokens is asked")
+        long_question(400000)
+        said = run(code=1).stderr
+        checks.expect(questions in said and "longest question" in said and "1,048,576 positions" in said, f"longer than the model: {said}")
 
         # The tasks' documents: the same for the same seed, every word one token, and answers where they are said to be.
         names = recall_tasks.write(os.path.join(folder, "tasks"), 3000, 1, 7)

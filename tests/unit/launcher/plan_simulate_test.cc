@@ -57,14 +57,26 @@ TEST(PlanSimulate, TablesAndJsonHaveARowForEachWorld) {
   EXPECT_NE(table.find("1,000,000 tokens"), std::string::npos) << table;
   EXPECT_NE(table.find(", does NOT fit\n"), std::string::npos) << table;
   EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 6) << table;  // three of words, a head, two rows
-  const nlohmann::json json = nlohmann::json::parse(SimulationJson(worlds, Llama3(), 30'000'000'000));
+  SimulatedHosts hosts;
+  hosts.gpu = "H200";
+  hosts.per_host = 4;
+  hosts.links.link = 25e9;
+  const nlohmann::json json = nlohmann::json::parse(SimulationJson(worlds, Llama3(), hosts, 30'000'000'000));
+  EXPECT_EQ(json["assumed"]["gpu"], "H200");
+  EXPECT_EQ(json["assumed"]["gpus_per_host"], 4);
+  EXPECT_EQ(json["assumed"]["host_link"], 25e9);
+  EXPECT_EQ(json["assumed"]["host_message_seconds"], 20e-6);
+  EXPECT_EQ(json["assumed"]["gpu_memory"], 30'000'000'000);
+  EXPECT_EQ(json["assumed"]["kv_token_bytes"], Llama3().kv_token_bytes);
   EXPECT_EQ(json["context"], 1'000'000);
   ASSERT_EQ(json["simulated"].size(), 2u);
   EXPECT_EQ(json["simulated"][1]["world"], 8);
   EXPECT_EQ(json["simulated"][1]["memory"]["fits"], true);
   EXPECT_EQ(json["simulated"][0]["memory"]["fits"], false);
   EXPECT_GT(json["simulated"][0]["step_seconds"], json["simulated"][1]["step_seconds"]);
-  EXPECT_FALSE(nlohmann::json::parse(SimulationJson(worlds, Llama3(), 0))["simulated"][0]["memory"].contains("fits"));
+  const nlohmann::json unknown = nlohmann::json::parse(SimulationJson(worlds, Llama3(), hosts, 0));
+  EXPECT_FALSE(unknown["simulated"][0]["memory"].contains("fits"));
+  EXPECT_FALSE(unknown["assumed"].contains("gpu_memory"));
 }
 
 }  // namespace
