@@ -7,7 +7,7 @@ namespace {
 
 constexpr double kWorth = 1.05;  // more tokens a second than without, at least
 constexpr double kLearn = 0.1;
-constexpr double kLearnAgain = 0.2;  // of a kind whose last round was long ago
+constexpr double kLearnAgain = 0.3;  // of a kind whose last round was long ago
 constexpr double kSure = 0.9;
 constexpr int kTried = 2;  // guesses of a round that only shows how it is, at least
 
