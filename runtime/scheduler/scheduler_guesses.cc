@@ -22,13 +22,14 @@ constexpr int64_t kForetold = 512;
 
 }  // namespace
 
-// May the row at `position` guess? One that sees no less than any other is only worth it by a copy of the weights.
+// May the row at `position` guess? One that sees no less than any other is only worth it by a copy of the weights, and
+// where no list serves.
 MayGuessBy Scheduler::CanGuess(const Request& r, GuessKind kind, int64_t position) const {
   const auto if_so = [](bool can) { return can ? MayGuessBy::kNow : MayGuessBy::kNo; };
   const int64_t pages = position / kPageTokens + 1;
   if (kind == GuessKind::kEnds) return if_so(pages >= options_.ends_pages);
-  if (kind == GuessKind::kAll) return if_so(options_.draft_weights);
   const bool serve = r.lists.Serves(position), place = r.lists.slot >= 0 || !list_slots_.empty();
+  if (kind == GuessKind::kAll) return if_so(options_.draft_weights && !serve);
   if (!serve && place && r.lists.Due(position, options_.list_pages)) return MayGuessBy::kAfterRow;
   return if_so(serve);
 }

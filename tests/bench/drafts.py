@@ -116,8 +116,6 @@ def works(options, folder, notes, known):
     if "question" in options.only:
         for question in QUESTIONS[:options.answers]:
             yield "question", about("text.txt", 9000) + [question]
-    if "long" in options.only:
-        yield "long", about("long.txt", options.long_bytes) + [QUESTIONS[0]]
     if "prose" in options.only:
         for seed, opening in enumerate(PROSE[:options.answers]):
             yield "prose", smollm2 + ["--prompt", opening, "--max-new-tokens", "200", "--temperature", "0.8", "--seed", str(seed)]
@@ -132,6 +130,8 @@ def works(options, folder, notes, known):
         pattern = os.path.join(HERE, "..", "..", "attn_patterns", "needle-6m")
         yield "needle", ["--model", os.path.join(DEMO, "needle-6m"), "--pattern", pattern, "--sparsity", "0.75", "--prompt-file",
                          made, "--max-new-tokens", "8"] + asks
+    if "long" in options.only:  # last, for it takes longest
+        yield "long", about("long.txt", options.long_bytes) + [QUESTIONS[0]]
 
 
 class Kind:
