@@ -33,7 +33,8 @@ void Scheduler::PlanLists(StepPlan* plan) {
     const int64_t position = span.history, pages = (position + span.num_rows - 1) / kPageTokens + 1;
     const auto found = requests_.find(parts_[i].request);
     Request* request = found == requests_.end() || parts_[i].refeeds ? nullptr : &found->second;
-    const int32_t first = request == nullptr ? -1 - span.table : FirstPage(*request->sequence);
+    const bool known = request != nullptr && request->sequence != nullptr;
+    const int32_t first = known ? FirstPage(*request->sequence) : -1 - span.table;
     const bool may = request != nullptr && MayBeListed(*request);
     const bool guesses = request != nullptr && parts_[i].guesses;
     // Guesses follow the step, and are to have lists wherever its drafts end.

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "gtest/gtest.h"
+#include "runtime/scheduler/pages_read.h"
 #include "runtime/scheduler/scheduler.h"
 
 namespace duo {
@@ -184,6 +185,26 @@ TEST_F(ListedAnswers, APrefixEndsWhereExactTextEnds) {
     for (const PrefixInfo& prefix : scheduler_->Prefixes()) longest = std::max(longest, prefix.tokens);
     EXPECT_EQ(longest, kTokens + (setting == std::string("off") ? 39 : 1));
   }
+}
+
+// Two rows that read one document do not keep a third from the lists of another one.
+TEST(PagesRead, RowsThatReadTogetherCountOnce) {
+  PagesRead read;
+  read.Sees(1, 100);
+  read.Sees(1, 90);
+  EXPECT_FALSE(read.visits()) << "nobody has lists";
+  read.MayVisit(2, 100, 40);
+  EXPECT_TRUE(read.visits());
+  read.MayVisit(2, 100, 70);
+  EXPECT_FALSE(read.visits()) << "together they read fewer pages without";
+}
+
+TEST(PagesRead, WhatAnotherRowReadsAnywayIsNotSaved) {
+  PagesRead read;
+  read.MayVisit(1, 100, 5);
+  EXPECT_TRUE(read.visits());
+  read.Sees(1, 99);
+  EXPECT_FALSE(read.visits());
 }
 
 TEST(DecodeSparsity, NamesGoThereAndBack) {
