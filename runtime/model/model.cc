@@ -181,7 +181,9 @@ View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) 
   const View add = transformer.Run(a, input.tokens, [&](int layer, View from_below) {
     const LayerKv& kv = cache.layers()[layer];
     const float* shift = key_shift_.empty() ? nullptr : key_shift_[layer];
-    const View qkv = transformer.Qkv(layer, a, kv.shape, from_below, View(), shift);
+    const StoredPages store = {planned.batch, kv.paged};
+    const View qkv =
+        transformer.Qkv(layer, a, kv.shape, from_below, View(), shift, StoresAtOnce(input) ? &store : nullptr);
     if (input.num_mass_rows > 0) {
       mass_reader_.Keep(*device_, layer, qkv, kv.shape, input.mass_rows, input.num_mass_rows, w.queries);
     }
@@ -235,6 +237,7 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
   step.sparse = input.sparse;
   step.kept = w.kept;
   step.sees_ends = input.sees_ends;
+  step.stored = StoresAtOnce(input);
   AttendPart(layer, kv, step, arena);
   if (riders > 0) AttendPart(layer, kv, part(first, input.riders), arena);
   return out;
@@ -292,7 +295,9 @@ void Model::AttendPaged(int layer, const LayerKv& kv, const Part& part, Arena& a
     rows.blocks_beside = 0;  // nothing else runs beside
   }
   const int64_t count = rows.qkv.rows;
-  for (const PagedKv& heads : kv.paged) StoreKv(*device_, rows, heads);
+  if (!part.stored) {
+    for (const PagedKv& heads : kv.paged) StoreKv(*device_, rows, heads);
+  }
   auto attend = [&](const PagedKv& heads, float* lse, bool own_square) {
     if (part.sparse != nullptr && !heads.split) {
       AttendSparse(layer, heads, part, arena);

@@ -131,10 +131,13 @@ class Model {
     int list_target = 0;
     KeptMass kept = {};  // where its one row leaves where it looks
     bool sees_ends = false;
+    bool stored = false;  // StoresAtOnce
     ChunkQueries queries = {};
     Partial other = {};  // Workspace::part and part_lse
     float* chunk_lse = nullptr;
   };
+  // Are retrieval heads' keys and values stored as they are rotated? Not where rows of two batches are.
+  bool StoresAtOnce(const StepInput& input) const { return !input.prefill && chunks_.length == 0; }
   // How the heads of a layer attend: stores the rows' keys and values, and returns what they attended to.
   View Attend(int layer, const StepInput& input, const LayerKv& kv, const Workspace& w, View qkv, Arena& arena);
   void AttendPart(int layer, const LayerKv& kv, const Part& part, Arena& arena);

@@ -5,6 +5,7 @@
 #include "kernels/base/math.h"
 #include "kernels/experts.h"
 #include "kernels/ops.h"
+#include "kernels/rotate_store.h"
 
 namespace duo {
 namespace {
@@ -46,7 +47,7 @@ View Transformer::Run(const Activations& a, const int32_t* tokens,
 }
 
 View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before,
-                      const float* key_shift) {
+                      const float* key_shift, const StoredPages* store) {
   const WeightSet& w = weights_.layers[layer];
   SumAddNorm(a.normed, a.residual, add, w.vector(WeightRole::kInputNorm));
   // This layer's heads, dense, in the space of the layer with the most.
@@ -55,11 +56,13 @@ View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, V
   Linear(device_, qkv, a.normed, w[WeightRole::kQkv], scratch_);
   if (!before.empty()) device_.Copy(before.data, qkv.data, Bytes(qkv.dtype, qkv.rows * qkv.cols));
   const QkNorms norms = {w.vector(WeightRole::kQNorm), w.vector(WeightRole::kKNorm), eps()};
-  if (a.chunk_queries.earlier.data == nullptr) {
-    RotateQk(device_, qkv, shape, a.cos_sin, norms, key_shift);
-  } else {
-    DUO_CHECK(key_shift == nullptr);
+  if (a.chunk_queries.earlier.data != nullptr) {
+    DUO_CHECK(key_shift == nullptr && store == nullptr);
     RotateQkByChunks(device_, qkv, DenseQueries(a, shape), shape, a.cos_sin, norms);
+  } else if (store != nullptr) {
+    RotateAndStore(device_, {qkv, shape, store->batch}, a.cos_sin, norms, key_shift, store->paged);
+  } else {
+    RotateQk(device_, qkv, shape, a.cos_sin, norms, key_shift);
   }
   return qkv;
 }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "kernels/attention.h"
@@ -33,6 +34,12 @@ struct Activations {
   View cos_sin;    // f32 [rows, head_dim], or as ChunkAngles leaves them
   // With dual chunk attention, T [rows, most q columns of a layer]: queries for keys of other chunks.
   ChunkQueries chunk_queries = {};
+};
+
+// A layer's heads whose keys and values are stored as soon as they are there, and the rows that they are of.
+struct StoredPages {
+  const SeqBatch& batch;
+  const std::vector<PagedKv>& paged;
 };
 
 // Of a layer of this shape: dense, in their space.
@@ -61,10 +68,11 @@ class Transformer {
   // ranks where it joins the stream, because there one kernel can do both. It is not defined afterwards.
 
   // residual += add; the layer's queries, keys and values of all rows, normed and rotated, dense. before: where they
-  // are copied as they were before norms and rotation; empty: nowhere. key_shift: as RotateQk takes it. Where `a` has
-  // chunk_queries, they are made, too, and key_shift must be null.
+  // are copied as they were before norms and rotation; empty: nowhere. key_shift: as RotateQk takes it. store: what is
+  // stored (StoreKv) besides; null: nothing. Where `a` has chunk_queries, they are made, too, and key_shift and store
+  // must be null.
   View Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before = View(),
-           const float* key_shift = nullptr);
+           const float* key_shift = nullptr, const StoredPages* store = nullptr);
   // attended times o_proj: this rank's part of what attention adds to the residual stream's last rows.
   View Output(int layer, const Activations& a, View attended);
   // residual += add, for the last add.rows rows; returns their MLP's input.

@@ -5,70 +5,27 @@
 #include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/kv/kv_formats.cuh"
-#include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/kv/store_vector.cuh"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {
 namespace {
 
-// Where a span's rows start among the step's; both ops below need row -> (span, position).
+// One warp per (row, head, K or V).
 template <KvFormat kFormat, int kHeadDim>
 __global__ void StoreKvKernel(bf16* qkv, int64_t stride, HeadShape shape, SeqBatch batch, PagedKv kv) {
-  constexpr int kEach = kHeadDim / 32;  // consecutive elements of a lane
-  StartOverlapped();
+  LetDependentsStart();
   const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
-  const int lane = threadIdx.x % 32;
   if (item >= int64_t{batch.num_rows} * kv.num_heads * 2) return;
   const bool is_v = item % 2;
   const int head = item / 2 % kv.num_heads;
   const int64_t row = item / 2 / kv.num_heads;
-  const int seq = batch.row_seq[row];
-  if (seq < 0) return;
-  const SeqSpan span = batch.spans[seq];
-  if (row < span.first_row || row >= span.first_row + span.num_rows) return;  // a bucket's padding
+  const StorePlace to(batch, kv, row, head);
+  WaitForDependency();
+  if (!to.exists) return;
   const int64_t column = shape.q_cols() + (is_v ? shape.kv_cols() : 0) + int64_t{kv.first_head + head} * kHeadDim;
-  bf16* x = qkv + row * stride + column + lane * kEach;
-
-  float values[kEach], lowest = INFINITY, highest = -INFINITY;
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    values[i] = ToFloat(x[i]);
-    lowest = fminf(lowest, values[i]);
-    highest = fmaxf(highest, values[i]);
-  }
-  const int64_t position = batch.positions[row], page = position / kPageTokens;
-  const int token = position % kPageTokens;
-  const bool store = span.keep_pages == 0 && kv.holds(page);
-  uint8_t* at = store ? kv.page_at(head, kv.split ? span.split_table : span.table, page) : nullptr;
-  const int64_t code_at = is_v ? kv.page.v_codes(token) : kv.page.k_codes(token);
-
-  if constexpr (kFormat == KvFormat::kBF16) {
-    if (!store) return;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) reinterpret_cast<bf16*>(at + code_at)[lane * kEach + i] = x[i];
-  } else {
-    const KvParams params = KvParamsFor(kFormat, WarpMin(lowest), WarpMax(highest));
-    const float inverse = KvInverseScale(params);
-    uint8_t codes[kEach];
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      codes[i] = KvEncode(kFormat, values[i], params, inverse);
-      x[i] = ToBf16(KvDecode(kFormat, codes[i], params));
-    }
-    if (!store) return;
-    if constexpr (kFormat == KvFormat::kInt4) {
-#pragma unroll
-      for (int i = 0; i < kEach; i += 2) at[code_at + (lane * kEach + i) / 2] = codes[i] | (codes[i + 1] << 4);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) at[code_at + lane * kEach + i] = codes[i];
-    }
-    if (lane == 0) {
-      uint16_t* p = reinterpret_cast<uint16_t*>(at + (is_v ? kv.page.v_params(token) : kv.page.k_params(token)));
-      p[0] = params.scale.bits;
-      if constexpr (kFormat != KvFormat::kFp8) p[1] = params.min.bits;
-    }
-  }
+  bf16* x = qkv + row * stride + column;
+  StoreVector<kFormat, kHeadDim>(x, x, to, kv.page, is_v);
 }
 
 // One warp per (row, head): rows that a ring keeps after this step.
