@@ -12,11 +12,32 @@
 namespace duo::cuda {
 namespace {
 
-__global__ void EmbedKernel(float* residual, int64_t stride, const int32_t* ids, Weight table, int32_t first_id) {
+constexpr int kEmbedThreads = 512, kEmbedEach = 8;
+
+// One block a row. It is among a step's first kernels, and what later ones read before their own wait must then be
+// there (rows, angles, plans): so it lets them start behind its wait, not before.
+__global__ void __launch_bounds__(kEmbedThreads)
+    EmbedKernel(float* residual, int64_t stride, const int32_t* ids, Weight table, int32_t first_id) {
   const int64_t id = int64_t{ids[blockIdx.x]} - first_id;
   float* out = residual + blockIdx.x * stride;
   const bool here = id >= 0 && id < table.rows;
-  for (int64_t c = threadIdx.x; c < table.cols; c += blockDim.x) out[c] = here ? WeightValue(table, id, c) : 0.0f;
+  for (int64_t first = threadIdx.x; first < RoundUp(table.cols, kEmbedThreads); first += kEmbedThreads * kEmbedEach) {
+    float values[kEmbedEach];
+#pragma unroll
+    for (int i = 0; i < kEmbedEach; ++i) {
+      const int64_t c = first + i * kEmbedThreads;
+      values[i] = here && c < table.cols ? WeightValue(table, id, c) : 0.0f;
+    }
+    if (first == threadIdx.x) {
+      WaitForDependency();
+      LetDependentsStart();
+    }
+#pragma unroll
+    for (int i = 0; i < kEmbedEach; ++i) {
+      const int64_t c = first + i * kEmbedThreads;
+      if (c < table.cols) out[c] = values[i];
+    }
+  }
 }
 
 __global__ void FillRowsKernel(bf16* out, int64_t stride, const float* row, int64_t cols) {
@@ -88,11 +109,14 @@ __global__ void SwiGluAny(bf16* out, int64_t out_stride, const bf16* gate_up, in
   }
 }
 
+// T: a row's bytes are a multiple of it.
+template <typename T>
 __global__ void GatherRowsKernel(uint8_t* out, int64_t out_stride, const uint8_t* in, int64_t in_stride,
                                  const int32_t* rows, int64_t bytes) {
-  const uint8_t* from = in + rows[blockIdx.x] * in_stride;
-  uint8_t* to = out + blockIdx.x * out_stride;
-  for (int64_t i = threadIdx.x; i < bytes; i += blockDim.x) to[i] = from[i];
+  StartOverlapped();
+  const T* from = reinterpret_cast<const T*>(in + rows[blockIdx.x] * in_stride);
+  T* to = reinterpret_cast<T*>(out + blockIdx.x * out_stride);
+  for (int64_t i = threadIdx.x; i < bytes / static_cast<int64_t>(sizeof(T)); i += blockDim.x) to[i] = from[i];
 }
 
 bool Aligned(const View& v, int bytes) {
@@ -102,8 +126,8 @@ bool Aligned(const View& v, int bytes) {
 }  // namespace
 
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id) {
-  EmbedKernel<<<residual.rows, 256, 0, Stream(device)>>>(residual.as<float>(), residual.stride, ids, table, first_id);
-  DUO_CUDA_CHECK(cudaGetLastError());
+  LaunchOverlapped(device, EmbedKernel, dim3(residual.rows), dim3(kEmbedThreads), 0, residual.as<float>(),
+                   residual.stride, ids, table, first_id);
 }
 
 void FillRows(Device& device, View out, const float* row) {
@@ -135,9 +159,10 @@ void SwiGlu(Device& device, View out, View gate_up) {
 
 void GatherRows(Device& device, View out, View in, const int32_t* rows, int count) {
   const int64_t size = Bits(in.dtype) / 8;
-  GatherRowsKernel<<<count, 256, 0, Stream(device)>>>(out.as<uint8_t>(), out.stride * size, in.as<const uint8_t>(),
-                                                      in.stride * size, rows, in.cols * size);
-  DUO_CUDA_CHECK(cudaGetLastError());
+  const bool vectors = in.cols * size % 16 == 0 && Aligned(in, 16) && Aligned(out, 16);
+  const auto kernel = vectors ? GatherRowsKernel<uint4> : GatherRowsKernel<uint8_t>;
+  LaunchOverlapped(device, kernel, dim3(count), dim3(256), 0, out.as<uint8_t>(), out.stride * size,
+                   in.as<const uint8_t>(), in.stride * size, rows, in.cols * size);
 }
 
 }  // namespace duo::cuda

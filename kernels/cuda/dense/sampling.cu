@@ -5,6 +5,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
+#include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 
@@ -12,7 +13,7 @@ namespace duo::cuda {
 namespace {
 
 constexpr int kParts = 32;
-constexpr int kSampleThreads = 256;
+constexpr int kSampleThreads = 256, kSampleEach = 8;
 
 struct Part {
   float top;    // largest scaled logit
@@ -47,12 +48,25 @@ __global__ void __launch_bounds__(kSampleThreads)
   const int64_t begin = shard * blockIdx.x / kParts, end = shard * (blockIdx.x + 1) / kParts;
   constexpr int32_t kNoId = 0x7fffffff;
   Part best = {-INFINITY, 0.0f, -INFINITY, kNoId};
-  for (int64_t i = begin + threadIdx.x; i < end; i += kSampleThreads) {
-    const float scaled = p.temperature >= kGreedyBelow ? x[i] / p.temperature : x[i];
-    const int32_t id = first_id + static_cast<int32_t>(i);
-    const float value = p.temperature >= kGreedyBelow ? scaled + SampleNoise(p.seed, p.position, id) : scaled;
-    const bool nan = isnan(scaled);
-    best = Merge(best, {nan ? -INFINITY : scaled, nan ? scaled : scaled == -INFINITY ? 0.0f : 1.0f, value, id});
+  WaitForDependency();
+  // Loads are under way together; one at a time they were most of the kernel.
+  for (int64_t first = begin + threadIdx.x; first < end; first += kSampleThreads * kSampleEach) {
+    float values[kSampleEach];
+#pragma unroll
+    for (int j = 0; j < kSampleEach; ++j) {
+      const int64_t i = first + j * kSampleThreads;
+      values[j] = i < end ? x[i] : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < kSampleEach; ++j) {
+      const int64_t i = first + j * kSampleThreads;
+      if (i >= end) break;
+      const float scaled = p.temperature >= kGreedyBelow ? values[j] / p.temperature : values[j];
+      const int32_t id = first_id + static_cast<int32_t>(i);
+      const float value = p.temperature >= kGreedyBelow ? scaled + SampleNoise(p.seed, p.position, id) : scaled;
+      const bool nan = isnan(scaled);
+      best = Merge(best, {nan ? -INFINITY : scaled, nan ? scaled : scaled == -INFINITY ? 0.0f : 1.0f, value, id});
+    }
   }
   __shared__ Part warps[kSampleThreads / 32];
   __shared__ bool last;
@@ -124,10 +138,9 @@ void SampleShard(Device& device, ShardSample* out, View logits, int32_t first_id
   static_assert(kRows <= Device::CudaState::kCounters);
   for (int64_t first = 0; first < logits.rows; first += kRows) {
     const int64_t rows = logits.rows - first < kRows ? logits.rows - first : kRows;
-    SampleKernel<<<dim3(kParts, rows), kSampleThreads, 0, Stream(device)>>>(
-        out + first, logits.as<float>() + first * logits.stride, logits.stride, logits.cols, first_id, params + first,
-        static_cast<Part*>(state.partials), state.counters);
-    DUO_CUDA_CHECK(cudaGetLastError());
+    LaunchOverlapped(device, SampleKernel, dim3(kParts, static_cast<unsigned>(rows)), dim3(kSampleThreads), 0,
+                     out + first, logits.as<float>() + first * logits.stride, logits.stride, logits.cols, first_id,
+                     params + first, static_cast<Part*>(state.partials), state.counters);
   }
 }
 
