@@ -30,17 +30,17 @@ __global__ void StoreKvKernel(bf16* qkv, int64_t stride, HeadShape shape, SeqBat
 
 // One warp per (row, head): rows that a ring keeps after this step.
 __global__ void StoreRingsKernel(const bf16* qkv, int64_t stride, HeadShape shape, SeqBatch batch, RingKv kv) {
-  StartOverlapped();
+  LetDependentsStart();
   const int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32;
   if (item >= int64_t{batch.num_rows} * kv.num_heads) return;
   const int head = item % kv.num_heads;
   const int64_t row = item / kv.num_heads;
   const int seq = batch.row_seq[row];
-  if (seq < 0) return;
-  const SeqSpan span = batch.spans[seq];
-  if (row < span.first_row || row >= span.first_row + span.num_rows) return;
+  const SeqSpan span = seq < 0 ? SeqSpan{} : batch.spans[seq];
   const int64_t position = batch.positions[row], end = int64_t{span.history} + span.num_rows;
+  WaitForDependency();
+  if (row < span.first_row || row >= span.first_row + span.num_rows) return;  // of no sequence, too
   if (position >= kv.sink && position < end - (kv.slots() - kv.sink)) return;
   const bf16* k = qkv + row * stride + shape.q_cols() + int64_t{kv.first_head + head} * kv.head_dim;
   const int slot = kv.slot_of(position);
@@ -60,23 +60,35 @@ __global__ void CopyPageKernel(PagedKv kv, int32_t from, int32_t to) {
   if (i < kv.id_stride() / 16) target[i] = source[i];
 }
 
+// Calls visit(lse) in all lanes of a warp, for each entry of head `id` in order. A lane looks at an entry; one after
+// the other each waits for its id, and a head that one rank holds alone has as many to look at as there are heads.
+template <typename Visit>
+__device__ __forceinline__ void ForEntriesOf(const GatheredLse& all, int32_t id, int64_t rows, int64_t row,
+                                             const Visit& visit) {
+  const int gathered = all.ranks * all.entries;
+  for (int base = 0; base < gathered; base += 32) {
+    const int e = base + threadIdx.x % 32;
+    const bool mine = e < gathered && all.ids[e] == id;
+    const float lse = mine ? all.lse[e * rows + row] : 0.0f;
+    for (uint32_t left = __ballot_sync(0xffffffffu, mine); left != 0; left &= left - 1) {
+      visit(__shfl_sync(0xffffffffu, lse, __ffs(left) - 1));
+    }
+  }
+}
+
 __global__ void ScaleSplitHeadsKernel(bf16* out, int64_t stride, int64_t rows, int head_dim, GatheredLse all) {
-  StartOverlapped();
+  LetDependentsStart();
   const int64_t row = blockIdx.x;
-  const int head = blockIdx.y;
-  const int gathered = all.ranks * all.entries, own = all.rank * all.entries + head;
+  const int head = blockIdx.y, own = all.rank * all.entries + head;
   const int32_t id = all.ids[own];
   const float sink = all.sinks == nullptr ? -INFINITY : all.sinks[head];
+  WaitForDependency();
   float top = sink;
-  for (int e = 0; e < gathered; ++e) {
-    if (all.ids[e] == id) top = fmaxf(top, all.lse[e * rows + row]);
-  }
+  ForEntriesOf(all, id, rows, row, [&](float lse) { top = fmaxf(top, lse); });
   float sum = 0;
   if (top > -INFINITY) {
     sum = expf(sink - top);
-    for (int e = 0; e < gathered; ++e) {
-      if (all.ids[e] == id) sum += expf(all.lse[e * rows + row] - top);
-    }
+    ForEntriesOf(all, id, rows, row, [&](float lse) { sum += expf(lse - top); });
   }
   const float weight = sum > 0 ? expf(all.lse[own * rows + row] - top) / sum : 0.0f;
   bf16* x = out + row * stride + int64_t{head} * head_dim;
