@@ -42,15 +42,16 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, 1>::kThreads, 
     segment = segment_at();
     stages.Begin(args.kv, segment, waits);
   }
-  if (waits) WaitForDependency();
-  waits = false;
   if constexpr (kWarps == kStreamingWarps) {
     if (const uint32_t other = plan.OtherOf(blockIdx.x); other < args.beside.blocks) {
       const int heads = streaming.keys.kv.num_heads, head = other % heads, seq = other / heads;
-      AttendStreamingHead<kHeadDim, 1, kWarps>(streaming, head, seq, 0, merge);
+      AttendStreamingHead<kHeadDim, 1, kWarps>(streaming, head, seq, 0, merge, waits);
+      waits = false;
       StoreRingOfHead<kHeadDim, kWarps>(streaming.keys, head, seq);
     }
   }
+  if (waits) WaitForDependency();
+  waits = false;
   while (at < run_end) {
     const Segment<kListed> now = segment;
     WarpAttention<kFormat, kHeadDim, 1> warp;

@@ -19,8 +19,8 @@ constexpr int kWarpsOf = kN == 1 ? 12 : 8;
 template <int kHeadDim, int kN>
 __global__ void __launch_bounds__(32 * kWarpsOf<kN>, 1) StreamingKernel(StreamingArgs args) {
   extern __shared__ float shared[];
-  StartOverlapped();
-  AttendStreamingHead<kHeadDim, kN, kWarpsOf<kN>>(args, blockIdx.y, blockIdx.z, blockIdx.x * 8 * kN, shared);
+  LetDependentsStart();
+  AttendStreamingHead<kHeadDim, kN, kWarpsOf<kN>>(args, blockIdx.y, blockIdx.z, blockIdx.x * 8 * kN, shared, true);
 }
 
 template <int kHeadDim, int kN>

@@ -2,6 +2,7 @@
 // attn_streaming.cu and, beside pages, of attn_staged.cu.
 #pragma once
 
+#include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/attention/decode_merge.cuh"
 #include "kernels/cuda/attention/streaming_keys.cuh"
 
@@ -36,15 +37,20 @@ inline StreamingArgs StreamingArgsOf(const Partial& to, const StepRows& rows, co
 }
 
 // Columns from first_column on, eight times kN of them. shared: MergeSharedBytes. All threads of the block call it.
+// waits: nothing has waited yet for the kernels before this one. The ring does not depend on them, so that a warp's
+// first keys and values are fetched meanwhile, unless some are the step's own.
 template <int kHeadDim, int kN, int kWarps>
 __device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, int head, int seq, int first_column,
-                                                    float* shared) {
+                                                    float* shared, bool waits) {
   constexpr int kCols = 8 * kN;
   constexpr KvFormat kFormat = KvFormat::kBF16;
   const StreamingKeys& keys = args.keys;
   const SeqSpan span = keys.batch.spans[seq];
   const int columns = span.num_rows * args.group - first_column;
-  if (columns <= 0) return;
+  if (columns <= 0) {
+    if (waits) WaitForDependency();
+    return;
+  }
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
   const auto block = keys.Make(head, seq);
   const int64_t low = span.history + first_column / args.group;
@@ -79,7 +85,16 @@ __device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, i
       raw.LoadOneV(reinterpret_cast<const uint8_t*>(keys.V(block, j)), 0, i, g);
     }
   };
+  const bool own = position_of(min(w * 16 + 15, total - 1)) >= span.history;
+  if (waits && own) WaitForDependency();
+  if (waits && (w + kWarps) * 16 < total) {  // its second ones come as far as the L2: registers hold one tile
+    const int64_t j = position_of(min((w + kWarps) * 16 + lane % 16, total - 1));
+    const bf16* vector = lane < 16 ? keys.K(block, j) : keys.V(block, j);
+#pragma unroll
+    for (int i = 0; i < kHeadDim; i += 64) asm volatile("prefetch.global.L2 [%0];" ::"l"(vector + i));
+  }
   if (w * 16 < total) load_k(w * 16), load_v(w * 16);
+  if (waits && !own) WaitForDependency();
   LoadQ<kFormat, kHeadDim, kN>(
       q_at, [&](int n, int step, uint2 f) { q_fragments[n][step] = f; }, warp.q_sum, args.scale, lane);
   for (int tile = w * 16; tile < total; tile += kWarps * 16) {
