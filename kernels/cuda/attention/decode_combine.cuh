@@ -36,9 +36,6 @@ __global__ void __launch_bounds__(32 * kMergeWarps) MergeKernel(DecodeArgs args,
                                       args.group, columns, unit,       args.beside};
   const RowPartials of(args, walker, grid);
   const int row = blockIdx.x, head = blockIdx.y;
-  // All blocks of the merge are there, so the next kernel takes no room from them: its blocks fetch their weights on
-  // the multiprocessors that the last partials leave.
-  LetDependentsStart();
   WaitForDependency();
   MergePartials<kHeadDim, 8>(
       {args.partial_out, args.partial_lse}, of.count,
