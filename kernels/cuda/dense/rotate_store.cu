@@ -14,7 +14,8 @@
 namespace duo::cuda {
 namespace {
 
-constexpr int kWarps = 4;
+// Few blocks: attention over pages, whose blocks want a whole multiprocessor, starts where none of them is.
+constexpr int kWarps = 16;
 
 struct RotateStoreArgs {
   bf16* qkv;
