@@ -2,6 +2,8 @@
 // attn_streaming.cu and, beside pages, of attn_staged.cu.
 #pragma once
 
+#include <climits>
+
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/attention/decode_merge.cuh"
 #include "kernels/cuda/attention/streaming_keys.cuh"
@@ -36,6 +38,59 @@ inline StreamingArgs StreamingArgsOf(const Partial& to, const StepRows& rows, co
   return args;
 }
 
+// The keys that the rows of a block see, in the order in which its warps take them: sinks, then the band. Where a key
+// lies follows from what is worked out once: a remainder and 64-bit sums for each took longer than its loads.
+struct StreamingWalk {
+  int first_sink, in_sinks, first_in_band, total;
+  int history, sink, period, slot;  // of the band's first key, behind the sinks'
+  int64_t own_stride;
+
+  __device__ __forceinline__ StreamingWalk(const StreamingKeys& keys, const StreamingKeys::Block& block, int64_t low,
+                                           int64_t high) {
+    int64_t begin[2], end[2];
+    keys.Ranges(block, low, high, begin, end);
+    first_sink = static_cast<int>(begin[0]), first_in_band = static_cast<int>(begin[1]);
+    in_sinks = static_cast<int>(end[0] - begin[0]);
+    total = in_sinks + static_cast<int>(end[1] - begin[1]);
+    history = static_cast<int>(block.history);
+    sink = keys.kv.sink;
+    period = keys.kv.recent + 1 + keys.kv.slack;
+    slot = static_cast<int>(static_cast<uint32_t>(first_in_band - sink) % static_cast<uint32_t>(period));
+    own_stride = keys.qkv_stride;
+  }
+  __device__ __forceinline__ int Position(int i) const {
+    return i < in_sinks ? first_sink + i : first_in_band + (i - in_sinks);
+  }
+  // Of key i, from the first slot of the ring's keys, or values, and the step's own first one. Those of the band that
+  // lie in the ring are fewer than it has slots.
+  template <int kHeadDim>
+  __device__ __forceinline__ const bf16* At(int i, const bf16* ring, const bf16* own) const {
+    const int position = Position(i), in_band = slot + (i - in_sinks);
+    const int at = i < in_sinks ? position : sink + (in_band >= period ? in_band - period : in_band);
+    const bf16* in_ring = ring + int64_t{at} * kHeadDim;
+    const bf16* in_step = own + (position - history) * own_stride;
+    return position >= history ? in_step : in_ring;
+  }
+};
+
+// Which keys a row sees, as StreamingKeys::Sees has it.
+struct StreamingSight {
+  int row, from, to;  // and keys of its kind alone
+
+  __device__ __forceinline__ StreamingSight() {}
+  __device__ __forceinline__ StreamingSight(const StreamingKeys& keys, int row) : row(row), from(0), to(row + 1) {
+    if (keys.kv.window > 0) from = max(0, row - keys.kv.window + 1);
+    if (keys.part.all()) return;
+    const KeyRange kind = keys.part.Keys(row);
+    from = static_cast<int>(max(int64_t{from}, kind.begin));
+    to = static_cast<int>(min(int64_t{to}, kind.end));
+  }
+  // ring_from: the first position that a ring holds, or the step has, whichever comes first.
+  __device__ __forceinline__ bool Sees(int key, int sink, int recent, int ring_from) const {
+    return key >= from && key < to && (key < sink || (row - key <= recent && key >= ring_from));
+  }
+};
+
 // Columns from first_column on, eight times kN of them. shared: MergeSharedBytes. All threads of the block call it.
 // waits: nothing has waited yet for the kernels before this one. The ring does not depend on them, so that a warp's
 // first keys and values are fetched meanwhile, unless some are the step's own.
@@ -55,11 +110,18 @@ __device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, i
   const auto block = keys.Make(head, seq);
   const int64_t low = span.history + first_column / args.group;
   const int64_t high = span.history + (first_column + min(columns, kCols) - 1) / args.group;
-  int64_t begin[2], end[2];
-  keys.Ranges(block, low, high, begin, end);
-  const int in_sinks = static_cast<int>(end[0] - begin[0]);
-  const int total = in_sinks + static_cast<int>(end[1] - begin[1]);
-  auto position_of = [&](int i) { return i < in_sinks ? begin[0] + i : begin[1] + (i - in_sinks); };
+  const StreamingWalk walk(keys, block, low, high);
+  const int total = walk.total, ring_from = static_cast<int>(min(block.ring_begin, block.history));
+  auto key_at = [&](int i) { return walk.At<kHeadDim>(i, block.ring_k, block.own_k); };
+  auto value_at = [&](int i) { return walk.At<kHeadDim>(i, block.ring_v, block.own_v); };
+  StreamingSight sight[kN][2];  // of the lane's columns
+#pragma unroll
+  for (int n = 0; n < kN; ++n) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      sight[n][i] = StreamingSight(keys, span.history + (first_column + 8 * n + 2 * c + i) / args.group);
+    }
+  }
 
   WarpAttention<kFormat, kHeadDim, kN> warp;
   warp.Reset();
@@ -74,24 +136,24 @@ __device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, i
   auto load_k = [&](int tile) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int64_t j = position_of(min(tile + TokenOfRow(g + 8 * h), total - 1));
-      raw.LoadOneK(reinterpret_cast<const uint8_t*>(keys.K(block, j)), 0, h, c);
+      const bf16* key = key_at(min(tile + TokenOfRow(g + 8 * h), total - 1));
+      raw.LoadOneK(reinterpret_cast<const uint8_t*>(key), 0, h, c);
     }
   };
   auto load_v = [&](int tile) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int64_t j = position_of(min(tile + c + 4 * i, total - 1));  // TokenOfRow of columns 2 c, 2 c + 1, + 8, + 9
-      raw.LoadOneV(reinterpret_cast<const uint8_t*>(keys.V(block, j)), 0, i, g);
+      const bf16* value = value_at(min(tile + c + 4 * i, total - 1));  // TokenOfRow of columns 2 c, 2 c + 1, + 8, + 9
+      raw.LoadOneV(reinterpret_cast<const uint8_t*>(value), 0, i, g);
     }
   };
-  const bool own = position_of(min(w * 16 + 15, total - 1)) >= span.history;
+  const bool own = walk.Position(min(w * 16 + 15, total - 1)) >= span.history;
   if (waits && own) WaitForDependency();
   if (waits && (w + kWarps) * 16 < total) {  // its second ones come as far as the L2: registers hold one tile
-    const int64_t j = position_of(min((w + kWarps) * 16 + lane % 16, total - 1));
-    const bf16* vector = lane < 16 ? keys.K(block, j) : keys.V(block, j);
+    const int i = min((w + kWarps) * 16 + lane % 16, total - 1);
+    const bf16* vector = lane < 16 ? key_at(i) : value_at(i);
 #pragma unroll
-    for (int i = 0; i < kHeadDim; i += 64) asm volatile("prefetch.global.L2 [%0];" ::"l"(vector + i));
+    for (int at = 0; at < kHeadDim; at += 64) asm volatile("prefetch.global.L2 [%0];" ::"l"(vector + at));
   }
   if (w * 16 < total) load_k(w * 16), load_v(w * 16);
   if (waits && !own) WaitForDependency();
@@ -107,13 +169,12 @@ __device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, i
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int index = tile + TokenOfRow(g + 8 * h);
-      const int64_t j = position_of(min(index, total - 1));
+      const int key = index < total ? walk.Position(index) : INT_MAX;
 #pragma unroll
       for (int n = 0; n < kN; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const int64_t row = span.history + (first_column + 8 * n + 2 * c + i) / args.group;
-          if (index >= total || !keys.Sees(block, row, j)) s[0][n][2 * h + i] = -INFINITY;
+          if (!sight[n][i].Sees(key, keys.kv.sink, keys.kv.recent, ring_from)) s[0][n][2 * h + i] = -INFINITY;
         }
       }
     }
