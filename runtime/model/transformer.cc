@@ -94,6 +94,12 @@ void Transformer::GatedMlp(const Activations& a, View out, View x, const Weight&
   Linear(device_, out, product, down, scratch_);
 }
 
+int64_t Transformer::ExpertBlockRows(const ExpertsConfig& experts) {
+  constexpr int64_t kOfExpert = 512, kMost = 8192;
+  const int64_t rows = RoundUp(CeilDiv(kOfExpert * experts.count, int64_t{experts.chosen}), kMlpRows);
+  return std::clamp(rows, kMlpRows, kMost);
+}
+
 void Transformer::Experts(int layer, const Activations& a, View out, View x, const NormedRows* norm) {
   const WeightSet& w = weights_.layers[layer];
   const ExpertsConfig& experts = config_.experts;
@@ -116,9 +122,14 @@ void Transformer::Experts(int layer, const Activations& a, View out, View x, con
                            static_cast<float>(experts.gate_limit), static_cast<float>(experts.gate_alpha)};
   ExpertMlp(device_, out, x, bank, routing, scratch_);
   if (experts.shared_intermediate > 0) {
-    const View shared = scratch_.Matrix(out.dtype, out.rows, out.cols);
-    GatedMlp(a, shared, x, w[WeightRole::kSharedGateUp], w[WeightRole::kSharedDown]);
-    AddGated(device_, out, shared, logits.Cols(experts.count, 1));
+    const View gates = logits.Cols(experts.count, 1);
+    const View shared = scratch_.Matrix(out.dtype, std::min(kMlpRows, out.rows), out.cols);
+    for (int64_t first = 0; first < out.rows; first += kMlpRows) {
+      const int64_t rows = std::min(kMlpRows, out.rows - first);
+      const View part = shared.Rows(0, rows);
+      GatedMlp(a, part, x.Rows(first, rows), w[WeightRole::kSharedGateUp], w[WeightRole::kSharedDown]);
+      AddGated(device_, out.Rows(first, rows), part, gates.Rows(first, rows));
+    }
   }
   scratch_.Rewind(mark);
 }
@@ -138,10 +149,12 @@ View Transformer::Mlp(int layer, const Activations& a, View add) {
   const View out = a.mlp.Rows(0, add.rows);
   if (NormedExperts(layer, a, out, add)) return out;
   const View normed = MlpInput(layer, a, add);
-  for (int64_t first = 0; first < out.rows; first += kMlpRows) {
-    const int64_t rows = std::min(kMlpRows, out.rows - first);
+  const bool mixed = config_.experts.in(layer);
+  const int64_t most = mixed ? ExpertBlockRows(config_.experts) : kMlpRows;
+  for (int64_t first = 0; first < out.rows; first += most) {
+    const int64_t rows = std::min(most, out.rows - first);
     const View block = out.Rows(first, rows), x = normed.Rows(first, rows);
-    if (config_.experts.in(layer)) {
+    if (mixed) {
       Experts(layer, a, block, x);
     } else {
       GatedMlp(a, block, x, w[WeightRole::kGateUp], w[WeightRole::kDown]);

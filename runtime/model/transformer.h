@@ -52,6 +52,9 @@ class Transformer {
  public:
   // A row block of the MLP, so that its activations stay small in long prefill chunks.
   static constexpr int64_t kMlpRows = 2048;
+  // The same of a mixture: enough for some hundred rows of each expert. Of 128 experts, 8 a row, 2,048 rows give 128,
+  // and most of a step's time went to beginning products.
+  static int64_t ExpertBlockRows(const ExpertsConfig& experts);
 
   // scratch: of the ops, which give back what they take of it. routes: looks at, or gives, the rows' experts; null for
   // most.
@@ -85,8 +88,8 @@ class Transformer {
  private:
   // out = the gated MLP of these two matrices on x, at most kMlpRows rows; zero where this rank has no part of it.
   void GatedMlp(const Activations& a, View out, View x, const Weight& gate_up, const Weight& down);
-  // out = the layer's mixture of experts on x, at most kMlpRows rows. norm: what makes x, where that is still to be
-  // done.
+  // out = the layer's mixture of experts on x, at most ExpertBlockRows rows. norm: what makes x, where that is still to
+  // be done.
   void Experts(int layer, const Activations& a, View out, View x, const NormedRows* norm = nullptr);
   // The same on the last rows, with `add` still to be added: where sum, norm and choice can be one launch.
   bool NormedExperts(int layer, const Activations& a, View out, View add);

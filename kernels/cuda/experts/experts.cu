@@ -1,6 +1,7 @@
 // Mixtures of experts. Few rows, as in decode: kernels of our own that find the chosen experts on the device
-// (few_rows.cuh). Many rows, as in prefill: the host reads which experts were chosen, and Linear does one product after
-// the other on rows sorted by expert; but a step that is recorded is done as few rows are.
+// (few_rows.cuh). Many rows, as in prefill: of int4 codes on Hopper one launch for all experts (grouped_rows.h);
+// otherwise the host reads which experts were chosen, and Linear does one product after the other on rows sorted by
+// expert; but a step that is recorded is done as few rows are.
 #include <algorithm>
 #include <vector>
 
@@ -8,33 +9,15 @@
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/cuda/experts/few_rows_tiles.cuh"
+#include "kernels/cuda/experts/grouped_rows.h"
+#include "kernels/cuda/experts/sort_slots.h"
+#include "kernels/cuda/experts/sum_before.cuh"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {
 namespace {
 
 constexpr int64_t kFewRows = 256;  // as many as a recorded step has at most
-constexpr int64_t kPadded = 16;    // an expert's rows are rounded up to these: fewer shapes to choose products for
-
-// Of each thread of a block of whole warps: the sum of x over the threads before it, and over all in *all.
-__device__ int SumBefore(int x, int* of_warps, int* all) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  int sum = x;
-#pragma unroll
-  for (int lanes = 1; lanes < 32; lanes *= 2) {
-    const int before = __shfl_up_sync(0xffffffffu, sum, lanes);
-    if (lane >= lanes) sum += before;
-  }
-  if (lane == 31) of_warps[warp] = sum;
-  __syncthreads();
-  int before = 0;
-  *all = 0;
-  for (int w = 0; w < warps; ++w) {
-    if (w < warp) before += of_warps[w];
-    *all += of_warps[w];
-  }
-  return before + sum - x;
-}
 
 // One block: a thread an expert counts its slots, then writes them behind those of the experts before it.
 __global__ void __launch_bounds__(kMostExperts) SortSlotsKernel(SlotLists lists, const int32_t* chosen, int slots) {
@@ -273,7 +256,7 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
                    out.stride, y, routing, static_cast<const int32_t*>(nullptr), x.cols);
 }
 
-// Slots sorted by expert, each expert's beginning at a multiple of kPadded.
+// Slots sorted by expert, each expert's beginning at a multiple of kSortedPadded: fewer shapes to choose products for.
 struct Sorted {
   std::vector<int32_t>& host;  // [slots] experts, then [places] slots or -1, then [slots] places
   std::vector<int64_t> begin;  // [experts + 1] places
@@ -286,7 +269,7 @@ void SortOnHost(Device& device, const Routing& routing, int64_t slots, int exper
   std::vector<int64_t>& begin = sorted->begin;
   begin.assign(experts + 1, 0);
   for (int64_t s = 0; s < slots; ++s) ++begin[host[s] + 1];
-  for (int e = 0; e < experts; ++e) begin[e + 1] = begin[e] + RoundUp(begin[e + 1], kPadded);
+  for (int e = 0; e < experts; ++e) begin[e + 1] = begin[e] + RoundUp(begin[e + 1], kSortedPadded);
   const int64_t places = begin[experts];
   host.resize(slots + places + slots);
   std::fill_n(host.begin() + slots, places, -1);
@@ -296,10 +279,6 @@ void SortOnHost(Device& device, const Routing& routing, int64_t slots, int exper
     host[slots + place] = static_cast<int32_t>(s);
     host[slots + places + s] = static_cast<int32_t>(place);
   }
-}
-
-int64_t MostPlaces(int64_t slots, int experts) {
-  return RoundUp(slots, kPadded) + std::min<int64_t>(experts, slots) * kPadded;
 }
 
 void ManyRows(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
@@ -347,6 +326,7 @@ size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBan
                        Arena::Rounded(sizeof(int32_t) * (few + 1));
   size_t bytes = lists + Arena::Rounded(sizeof(bf16) * few * n) + Arena::Rounded(sizeof(float) * few * dim);
   if (rows <= kFewRows || n == 0) return bytes;
+  if (GroupedRowsFit(device, bank)) return std::max(bytes, GroupedRowsScratchBytes(rows, bank, chosen));
   const int64_t slots = rows * chosen, places = MostPlaces(slots, bank.experts);
   size_t many = Arena::Rounded(sizeof(int32_t) * (places + slots));
   for (const int64_t cols : {dim, 2 * n, n, 2 * dim}) many += Arena::Rounded(sizeof(bf16) * places * cols);
@@ -363,9 +343,14 @@ void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const R
   const size_t mark = scratch.used();
   cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
   DUO_CUDA_CHECK(cudaStreamIsCapturing(Stream(device), &recording));
-  // Without columns there are the biases of the chosen experts alone.
-  if (x.rows <= kFewRows || bank.down.cols == 0 || recording != cudaStreamCaptureStatusNone) {
+  const bool grouped = GroupedRowsFit(device, bank);
+  // Without columns there are the biases of the chosen experts alone. Rows that the grouped kernels cannot read are few
+  // or of a test; the scratch for them is that of few rows.
+  if (x.rows <= kFewRows || bank.down.cols == 0 || recording != cudaStreamCaptureStatusNone ||
+      (grouped && !GroupedRowsFit(out, x))) {
     FewRows(device, out, x, bank, routing, scratch);
+  } else if (grouped) {
+    GroupedRows(device, out, x, bank, routing, scratch);
   } else {
     ManyRows(device, out, x, bank, routing, scratch);
   }

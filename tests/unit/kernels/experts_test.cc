@@ -190,6 +190,55 @@ TEST_P(Experts, MatchForLongSteps) {
   for (DType dtype : {DType::kBF16, DType::kI4}) RunMlp(dtype, {5, 2, 64, 32, 301}, 32, dtype == DType::kI4);
 }
 
+// Slots of an expert that fill one block's tile, several and a part, none, and a few of many experts each; groups of
+// every size and of two levels.
+TEST_P(Experts, OfManyRowsMatchForCodesInGroups) {
+  RunMlp(DType::kI4, {5, 2, 128, 128, 301}, 32, true);
+  RunMlp(DType::kI4, {3, 2, 256, 128, 517}, 128, false);  // two experts have all rows
+  RunMlp(DType::kI4, {2, 1, 128, 256, 513}, 64, true, 0.5f);
+  RunMlp(DType::kI4, {60, 3, 128, 128, 257}, 32, false);
+  RunMlp(DType::kI4, {4, 3, 256, 128, 290, 128}, 32, false);
+  RunMlp(DType::kI4, {3, 1, 384, 384, 260}, 128, true);
+}
+
+// Which other rows chose an expert, and where in the step a row is, changes no bit of it.
+TEST_P(Experts, OfManyRowsAreTheSameInAnyOrder) {
+  const DType type = activation();
+  std::mt19937 rng(8);
+  constexpr int kExperts = 7, kChosen = 3;
+  constexpr int64_t kRows = 900, kDim = 128, kColumns = 128;
+  const TestWeight up = MakeWeight(device(), DType::kI4, kExperts * 2 * kColumns, kDim, 32, false, rng),
+                   down = MakeWeight(device(), DType::kI4, kExperts * kDim, kColumns, 32, true, rng);
+  const ExpertBank bank = {kExperts, up.weight, down.weight};
+  const HostRouting host = MakeRouting({kExperts, kChosen, kDim, kColumns, kRows}, 0, rng);
+  std::vector<float> x = Normal(rng, kRows * kDim);
+  std::vector<int64_t> order(kRows);
+  std::iota(order.begin(), order.end(), 0);
+  auto run = [&] {
+    std::vector<float> rows;
+    HostRouting routing;
+    for (int64_t r : order) {
+      rows.insert(rows.end(), x.begin() + r * kDim, x.begin() + (r + 1) * kDim);
+      routing.experts.insert(routing.experts.end(), host.experts.begin() + r * kChosen,
+                             host.experts.begin() + (r + 1) * kChosen);
+      routing.weights.insert(routing.weights.end(), host.weights.begin() + r * kChosen,
+                             host.weights.begin() + (r + 1) * kChosen);
+    }
+    Buffer in = UploadAs(device(), type, rows), ids = Upload(device(), routing.experts),
+           shares = Upload(device(), routing.weights), out = Allocate(device(), Bytes(type, kRows * kDim));
+    Arena scratch = Scratch(device(), ExpertMlpScratchBytes(device(), kRows, bank, kChosen));
+    ExpertMlp(device(), View(out.data(), type, kRows, kDim), View(in.data(), type, kRows, kDim), bank,
+              {ids.as<int32_t>(), shares.as<float>(), kChosen}, scratch);
+    return DownloadAs(device(), type, out.data(), kRows * kDim);
+  };
+  const std::vector<float> straight = run();
+  std::shuffle(order.begin(), order.end(), rng);
+  const std::vector<float> mixed = run();
+  for (int64_t i = 0; i < kRows * kDim; ++i) {
+    ASSERT_EQ(mixed[i], straight[order[i / kDim] * kDim + i % kDim]) << "row " << order[i / kDim];
+  }
+}
+
 TEST_P(Experts, WithClampedGatesMatch) {
   for (int64_t rows : {1, 6, 270}) RunMlp(DType::kBF16, {4, 2, 64, 32, rows}, 0, true, 0.5f);
 }

@@ -1,0 +1,112 @@
+#include <algorithm>
+#include <bit>
+
+#include "kernels/base/cuda_check.h"
+#include "kernels/base/math.h"
+#include "kernels/cuda/experts/grouped_rows.h"
+#include "kernels/cuda/experts/grouped_tiles.cuh"
+#include "kernels/cuda/hopper/hopper.h"
+#include "kernels/cuda/hopper/tensor_map.h"
+#include "kernels/cuda/linear/linear_tiles.h"
+#include "kernels/cuda/state.h"
+
+namespace duo::cuda {
+namespace {
+
+// out [rows, dim] = sum over a row's slots of weight * y, in the order of the slots. A thread has four columns. Grid:
+// rows, blocks of columns.
+__global__ void CombineFoursKernel(bf16* out, int64_t stride, const float* y, Routing routing, const int32_t* places,
+                                   int dim) {
+  StartOverlapped();
+  const int64_t first = int64_t{blockIdx.x} * routing.chosen;
+  const int c = 4 * (blockIdx.y * blockDim.x + threadIdx.x);
+  if (c >= dim) return;
+  float4 sum = {};
+#pragma unroll 8
+  for (int j = 0; j < routing.chosen; ++j) {
+    const float weight = routing.weights[first + j];
+    const float4 of = __ldcs(reinterpret_cast<const float4*>(y + int64_t{places[first + j]} * dim + c));
+    sum.x = fmaf(weight, of.x, sum.x);
+    sum.y = fmaf(weight, of.y, sum.y);
+    sum.z = fmaf(weight, of.z, sum.z);
+    sum.w = fmaf(weight, of.w, sum.w);
+  }
+  *reinterpret_cast<uint2*>(out + blockIdx.x * stride + c) = {PackBf16(sum.x, sum.y), PackBf16(sum.z, sum.w)};
+}
+
+template <bool kUp, int kLevels>
+void Launch(Device& device, const GroupedWork& work, int64_t most_tiles) {
+  using Shape = GroupedShape<kUp>;
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(GroupedTiles<kUp, kLevels>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      Shape::kSharedBytes));
+  const int64_t most = std::min<int64_t>(most_tiles * work.units, device.info().multiprocessors);
+  LaunchOverlapped(device, GroupedTiles<kUp, kLevels>, dim3(static_cast<unsigned>(most)), dim3(Shape::kThreads),
+                   Shape::kSharedBytes, work);
+}
+
+// work: what does not follow from the bank.
+template <bool kUp>
+void Multiply(Device& device, GroupedWork work, const Weight& bank, int experts, int64_t most_tiles) {
+  using Shape = GroupedShape<kUp>;
+  work.codes = ByteBoxMap(bank.data, bank.rows, bank.cols / 2, Shape::kBoxRows);
+  work.bank = bank;
+  work.experts = experts;
+  work.units = static_cast<int>(bank.rows / experts / Shape::kOutputs);
+  work.blocks = static_cast<int>(bank.cols / 128);
+  work.pair_shift = std::countr_zero(static_cast<unsigned>(bank.pair_cols()));
+  work.group_shift = std::countr_zero(static_cast<unsigned>(bank.group));
+  if (bank.block > 0) {
+    Launch<kUp, 2>(device, work, most_tiles);
+  } else {
+    Launch<kUp, 1>(device, work, most_tiles);
+  }
+}
+
+bool BankFits(const Device& device, const Weight& bank) {
+  return bank.dtype == DType::kI4 && bank.cols > 0 && bank.cols % 128 == 0 && bank.rows < int64_t{1} << 31 &&
+         TiledLinearFits(device, bank);
+}
+
+}  // namespace
+
+bool GroupedRowsFit(const Device& device, const ExpertBank& bank) {
+  return BankFits(device, bank.gate_up) && BankFits(device, bank.down);
+}
+bool GroupedRowsFit(View out, View x) {
+  return x.stride % 4 == 0 && out.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.data) % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(out.data) % 8 == 0;
+}
+
+size_t GroupedRowsScratchBytes(int64_t rows, const ExpertBank& bank, int chosen) {
+  const int64_t slots = rows * chosen, places = MostPlaces(slots, bank.experts), dim = bank.gate_up.cols;
+  return SortSlotsScratchBytes(slots, bank.experts) + Arena::Rounded(sizeof(bf16) * places * dim) +
+         Arena::Rounded(sizeof(bf16) * places * bank.down.cols) + Arena::Rounded(sizeof(float) * places * dim);
+}
+
+void GroupedRows(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
+  const int64_t slots = x.rows * routing.chosen, places = MostPlaces(slots, bank.experts),
+                tiles = MostTiles(slots, bank.experts);
+  const int dim = static_cast<int>(x.cols);
+  const SortedSlots sorted = SortSlots(device, routing, x.rows, bank.experts, scratch);
+  auto* packed = static_cast<bf16*>(scratch.Take(sizeof(bf16) * places * dim));
+  auto* product = static_cast<bf16*>(scratch.Take(sizeof(bf16) * places * bank.down.cols));
+  auto* y = static_cast<float*>(scratch.Take(sizeof(float) * places * dim));
+  LaunchOverlapped(device, PackSlotsKernel, dim3(static_cast<unsigned>(tiles), 8), dim3(256), 0, packed, x.as<bf16>(),
+                   x.stride, sorted, routing.chosen, dim);
+  GroupedWork work = {};
+  work.tiles = sorted.tiles;
+  work.tile_count = sorted.count;
+  work.x = packed;
+  work.out = product;
+  work.gating = {bank.limit, bank.alpha};
+  Multiply<true>(device, work, bank.gate_up, bank.experts, tiles);
+  work.x = product;
+  work.out = y;
+  Multiply<false>(device, work, bank.down, bank.experts, tiles);
+  const int threads = 128;
+  LaunchOverlapped(device, CombineFoursKernel, dim3(static_cast<unsigned>(x.rows), CeilDiv(dim / 4, threads)),
+                   dim3(threads), 0, out.as<bf16>(), out.stride, static_cast<const float*>(y), routing,
+                   static_cast<const int32_t*>(sorted.places), dim);
+}
+
+}  // namespace duo::cuda
