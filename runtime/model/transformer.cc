@@ -95,7 +95,7 @@ void Transformer::GatedMlp(const Activations& a, View out, View x, const Weight&
 }
 
 int64_t Transformer::ExpertBlockRows(const ExpertsConfig& experts) {
-  constexpr int64_t kOfExpert = 512, kMost = 8192;
+  constexpr int64_t kOfExpert = 1024, kMost = 16384;
   const int64_t rows = RoundUp(CeilDiv(kOfExpert * experts.count, int64_t{experts.chosen}), kMlpRows);
   return std::clamp(rows, kMlpRows, kMost);
 }

@@ -52,7 +52,7 @@ class Transformer {
  public:
   // A row block of the MLP, so that its activations stay small in long prefill chunks.
   static constexpr int64_t kMlpRows = 2048;
-  // The same of a mixture: enough for some hundred rows of each expert. Of 128 experts, 8 a row, 2,048 rows give 128,
+  // The same of a mixture: enough for a thousand rows of each expert. Of 128 experts, 8 a row, 2,048 rows give 128,
   // and most of a step's time went to beginning products.
   static int64_t ExpertBlockRows(const ExpertsConfig& experts);
 

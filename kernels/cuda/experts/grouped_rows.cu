@@ -13,25 +13,29 @@
 namespace duo::cuda {
 namespace {
 
-// out [rows, dim] = sum over a row's slots of weight * y, in the order of the slots. A thread has four columns. Grid:
+// out [rows, dim] = sum over a row's slots of weight * y, in the order of the slots. A thread has eight columns. Grid:
 // rows, blocks of columns.
-__global__ void CombineFoursKernel(bf16* out, int64_t stride, const float* y, Routing routing, const int32_t* places,
-                                   int dim) {
+__global__ void CombineEightsKernel(bf16* out, int64_t stride, const bf16* y, Routing routing, const int32_t* places,
+                                    int dim) {
   StartOverlapped();
   const int64_t first = int64_t{blockIdx.x} * routing.chosen;
-  const int c = 4 * (blockIdx.y * blockDim.x + threadIdx.x);
+  const int c = 8 * (blockIdx.y * blockDim.x + threadIdx.x);
   if (c >= dim) return;
-  float4 sum = {};
+  float sums[8] = {};
 #pragma unroll 8
   for (int j = 0; j < routing.chosen; ++j) {
     const float weight = routing.weights[first + j];
-    const float4 of = __ldcs(reinterpret_cast<const float4*>(y + int64_t{places[first + j]} * dim + c));
-    sum.x = fmaf(weight, of.x, sum.x);
-    sum.y = fmaf(weight, of.y, sum.y);
-    sum.z = fmaf(weight, of.z, sum.z);
-    sum.w = fmaf(weight, of.w, sum.w);
+    const uint4 of = __ldcs(reinterpret_cast<const uint4*>(y + int64_t{places[first + j]} * dim + c));
+    const uint32_t words[4] = {of.x, of.y, of.z, of.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      sums[2 * i] = fmaf(weight, LowBf16(words[i]), sums[2 * i]);
+      sums[2 * i + 1] = fmaf(weight, HighBf16(words[i]), sums[2 * i + 1]);
+    }
   }
-  *reinterpret_cast<uint2*>(out + blockIdx.x * stride + c) = {PackBf16(sum.x, sum.y), PackBf16(sum.z, sum.w)};
+  uint2* to = reinterpret_cast<uint2*>(out + blockIdx.x * stride + c);
+  to[0] = {PackBf16(sums[0], sums[1]), PackBf16(sums[2], sums[3])};
+  to[1] = {PackBf16(sums[4], sums[5]), PackBf16(sums[6], sums[7])};
 }
 
 template <bool kUp, int kLevels>
@@ -63,8 +67,8 @@ void Multiply(Device& device, GroupedWork work, const Weight& bank, int experts,
 }
 
 bool BankFits(const Device& device, const Weight& bank) {
-  return bank.dtype == DType::kI4 && bank.cols > 0 && bank.cols % 128 == 0 && bank.rows < int64_t{1} << 31 &&
-         TiledLinearFits(device, bank);
+  return bank.dtype == DType::kI4 && bank.table == CodeTable::kNone && bank.cols > 0 && bank.cols % 128 == 0 &&
+         bank.rows < int64_t{1} << 31 && TiledLinearFits(device, bank);
 }
 
 }  // namespace
@@ -80,7 +84,7 @@ bool GroupedRowsFit(View out, View x) {
 size_t GroupedRowsScratchBytes(int64_t rows, const ExpertBank& bank, int chosen) {
   const int64_t slots = rows * chosen, places = MostPlaces(slots, bank.experts), dim = bank.gate_up.cols;
   return SortSlotsScratchBytes(slots, bank.experts) + Arena::Rounded(sizeof(bf16) * places * dim) +
-         Arena::Rounded(sizeof(bf16) * places * bank.down.cols) + Arena::Rounded(sizeof(float) * places * dim);
+         Arena::Rounded(sizeof(bf16) * places * bank.down.cols) + Arena::Rounded(sizeof(bf16) * places * dim);
 }
 
 void GroupedRows(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
@@ -90,7 +94,7 @@ void GroupedRows(Device& device, View out, View x, const ExpertBank& bank, const
   const SortedSlots sorted = SortSlots(device, routing, x.rows, bank.experts, scratch);
   auto* packed = static_cast<bf16*>(scratch.Take(sizeof(bf16) * places * dim));
   auto* product = static_cast<bf16*>(scratch.Take(sizeof(bf16) * places * bank.down.cols));
-  auto* y = static_cast<float*>(scratch.Take(sizeof(float) * places * dim));
+  auto* y = static_cast<bf16*>(scratch.Take(sizeof(bf16) * places * dim));
   LaunchOverlapped(device, PackSlotsKernel, dim3(static_cast<unsigned>(tiles), 8), dim3(256), 0, packed, x.as<bf16>(),
                    x.stride, sorted, routing.chosen, dim);
   GroupedWork work = {};
@@ -104,8 +108,8 @@ void GroupedRows(Device& device, View out, View x, const ExpertBank& bank, const
   work.out = y;
   Multiply<false>(device, work, bank.down, bank.experts, tiles);
   const int threads = 128;
-  LaunchOverlapped(device, CombineFoursKernel, dim3(static_cast<unsigned>(x.rows), CeilDiv(dim / 4, threads)),
-                   dim3(threads), 0, out.as<bf16>(), out.stride, static_cast<const float*>(y), routing,
+  LaunchOverlapped(device, CombineEightsKernel, dim3(static_cast<unsigned>(x.rows), CeilDiv(dim / 8, threads)),
+                   dim3(threads), 0, out.as<bf16>(), out.stride, static_cast<const bf16*>(y), routing,
                    static_cast<const int32_t*>(sorted.places), dim);
 }
 

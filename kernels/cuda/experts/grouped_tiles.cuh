@@ -23,7 +23,7 @@ struct GroupedWork {
   Weight bank;
   int experts, units;  // units: of a tile
   const bf16* x;       // [tile][64 columns][padded rows][64], as PackSlotsKernel lays them out
-  void* out;           // up: the product, alike; down: f32 [places][outputs]
+  bf16* out;           // up: the product, alike; down: [places][outputs]
   const SortedTile* tiles;
   const int32_t* tile_count;
   int blocks;  // of 128 columns
@@ -230,20 +230,18 @@ __device__ __forceinline__ void StoreUnit(const GroupedWork& w, const SortedTile
         // A lane had a column's product of rows 2 c and the next; now it has columns 2 c and the next of row g.
         const uint32_t two = Transpose8x8(PackBf16(products[0], products[1]));
         if (first + g < tile.rows) {
-          bf16* to = static_cast<bf16*>(w.out) + int64_t{tile.first} * (w.units * 64) +
-                     (int64_t{unit} * padded + first + g) * 64;
+          bf16* to = w.out + int64_t{tile.first} * (w.units * 64) + (int64_t{unit} * padded + first + g) * 64;
           reinterpret_cast<uint32_t*>(to)[(warp ^ g) * 4 + c] = two;
         }
       } else {
-        const int64_t outputs = int64_t{w.units} * Shape::kOutputs;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int row = first + 2 * c + i;
-          if (row >= tile.rows) continue;
-          float* to =
-              static_cast<float*>(w.out) + (tile.first + row) * outputs + unit * Shape::kOutputs + warp * 16 + g;
-          to[0] = s[4 * j + i] + bias[0];
-          to[8] = s[4 * j + 2 + i] + bias[1];
+        // Two outputs of row g alike.
+        const uint32_t low = Transpose8x8(PackBf16(s[4 * j] + bias[0], s[4 * j + 1] + bias[0]));
+        const uint32_t high = Transpose8x8(PackBf16(s[4 * j + 2] + bias[1], s[4 * j + 3] + bias[1]));
+        if (first + g < tile.rows) {
+          bf16* to = w.out + (tile.first + first + g) * int64_t{w.units} * Shape::kOutputs + unit * Shape::kOutputs +
+                     warp * 16 + 2 * c;
+          *reinterpret_cast<uint32_t*>(to) = low;
+          *reinterpret_cast<uint32_t*>(to + 8) = high;
         }
       }
     }
