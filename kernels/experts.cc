@@ -6,8 +6,11 @@ namespace duo {
 namespace {
 
 void CheckBank(const ExpertBank& bank, const Routing& routing, int64_t dim) {
-  DUO_CHECK(bank.experts >= 1 && bank.experts <= kMostExperts);
-  DUO_CHECK(routing.chosen >= 1 && routing.chosen <= bank.experts && routing.chosen <= kMostChosenExperts);
+  const int all = bank.partial() ? bank.all : bank.experts;
+  DUO_CHECK(all >= 1 && all <= kMostExperts && bank.experts >= 0);
+  DUO_CHECK(bank.first >= 0 && bank.first + bank.experts <= all);
+  DUO_CHECK(routing.chosen >= 1 && routing.chosen <= all && routing.chosen <= kMostChosenExperts);
+  if (bank.experts == 0) return;
   DUO_CHECK_EQ(bank.gate_up.rows % (2 * bank.experts), 0);
   DUO_CHECK_EQ(bank.gate_up.cols, dim);
   DUO_CHECK_EQ(bank.down.rows, bank.experts * dim);
@@ -39,7 +42,7 @@ void RouteRows(Device& device, const Routing& out, View logits, int experts, boo
 }
 
 size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBank& bank, int chosen) {
-  return BackendOf(device).ExpertMlpScratchBytes(device, rows, bank, chosen);
+  return bank.experts == 0 ? 0 : BackendOf(device).ExpertMlpScratchBytes(device, rows, bank, chosen);
 }
 
 void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
@@ -48,6 +51,10 @@ void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const R
   DUO_CHECK_EQ(out.cols, x.cols);
   CheckBank(bank, routing, x.cols);
   if (x.empty()) return;
+  if (bank.experts == 0) {
+    DUO_CHECK_EQ(out.stride, out.cols);
+    return device.Fill(out.data, 0, Bytes(out.dtype, out.rows * out.cols));
+  }
   BackendOf(device).ExpertMlp(device, out, x, bank, routing, scratch);
 }
 

@@ -26,7 +26,8 @@ struct Routing {
   int chosen = 0;
 };
 
-// The matrices of a layer's experts, one below the other.
+// The matrices of a layer's experts, one below the other; or of some that follow each other, where others hold the
+// rest: what rows chose of those counts as zero, and is not read.
 struct ExpertBank {
   int experts = 0;
   Weight gate_up;  // [experts * 2 n, dim]: of each expert all gate rows, then all up rows
@@ -34,6 +35,12 @@ struct ExpertBank {
   // 0: silu(gate) * up. Above: ClampedGate.
   float limit = 0;
   float alpha = 0;
+  // Routing's expert `first` is this bank's first one, of `all` in the layer; all 0: the bank has them all.
+  int first = 0, all = 0;
+  bool partial() const { return all > experts; }
+  // Of a routing's expert; meaningless where it is not here.
+  DUO_HD int Place(int expert) const { return expert - first; }
+  DUO_HD bool Has(int expert) const { return expert >= first && expert < first + experts; }
 };
 // gate * sigmoid(alpha gate) * (up + 1), gate at most `limit` and up between -limit and limit. A NaN stays one.
 DUO_HD inline float ClampedGate(float gate, float up, float limit, float alpha) {
@@ -50,7 +57,8 @@ Weight ExpertRows(const Weight& bank, int experts, int expert);
 void RouteRows(Device& device, const Routing& out, View logits, int experts, bool normalised);
 
 // out [rows, dim] T = sum over the row's experts of weight * down(silu(gate x) * up x), x [rows, dim] T, or with
-// ClampedGate in the middle. Gate, up and their product are rounded to T as LinearSwiGlu rounds them.
+// ClampedGate in the middle. Gate, up and their product are rounded to T as LinearSwiGlu rounds them. Rows of which the
+// bank has no expert are zero.
 size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBank& bank, int chosen);
 void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch);
 

@@ -31,6 +31,7 @@
 #include "runtime/kv/kv_cache.h"
 #include "runtime/kv/window_rings.h"
 #include "runtime/weights/config.h"
+#include "runtime/weights/cut_unit.h"
 #include "runtime/weights/fingerprint.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/model_shape.h"
@@ -56,7 +57,7 @@ struct PlanFlags {
   int64_t context = 0;     // tokens; 0: the model's own length
   int64_t gpu_memory = 0;  // bytes; 0: of the GPU at hand
   std::string gpu = "auto";
-  std::string kv = "auto", weights = "auto", strategy = "auto";
+  std::string kv = "auto", weights = "auto", strategy = "auto", experts = "auto";
   std::string svg;  // file to write; empty: none
   bool json = false;
 };
@@ -123,6 +124,11 @@ int WeightBits(const WeightFormats& formats) {
   return static_cast<int>(std::lround(bits / matrices));
 }
 
+// At which the engine cuts these columns.
+int64_t UnitOf(const PlanFlags& flags, const ModelConfig& config, int64_t columns, int world) {
+  return CutUnit(config.quantization, {WeightTypeNamed(flags.weights), Int8GroupNamed(flags.weights)}, columns, world);
+}
+
 // What the cost model's times are of.
 std::string GpuOf(const PlanFlags& flags) {
   if (flags.gpu == "h100") return "H100";
@@ -146,6 +152,10 @@ absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelCo
   const absl::StatusOr<Strategy> strategy = ParseStrategy(flags.strategy);
   if (!strategy.ok()) return strategy.status();
   request.strategy = *strategy;
+  const absl::StatusOr<ExpertPlacement> experts = ParseExpertPlacement(flags.experts);
+  if (!experts.ok()) return experts.status();
+  request.experts = *experts;
+  request.expert_unit = UnitOf(flags, config, config.experts.intermediate, flags.world);
   request.world = flags.world;
   request.rank_weights = flags.rank_weights;
   request.context = flags.context > 0 ? flags.context : MaxPositions(config);
@@ -169,7 +179,9 @@ RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const Par
   const KvFormat format = KvFormatNamed(flags.kv).value_or(KvFormat::kBF16);
   RankMemory most;
   for (int r = 0; r < partition.world; ++r) {
-    const RankShard shard = MakeShard(partition, request.shape, r, 1, 1);
+    const ExpertGranularity units = {UnitOf(flags, config, config.experts.intermediate, partition.world),
+                                     UnitOf(flags, config, config.experts.shared_intermediate, partition.world)};
+    const RankShard shard = MakeShard(partition, request.shape, r, 1, 1, units);
     const KvUnitBytes unit = UnitBytes(config, shard, request.heads, format);
     int slots = 1;
     for (const std::vector<LocalHead>& layer : shard.layers) {
@@ -189,11 +201,20 @@ RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const Par
 }
 
 // Empty for a model without experts.
-std::string DescribeExperts(const ModelConfig& config) {
+std::string DescribeExperts(const ModelConfig& config, const PartitionRequest& request, const Partition& partition) {
   if (config.experts.count == 0) return "";
-  return absl::StrFormat("%d of %d experts work on a token: %s of %s parameters, each expert cut over the ranks\n",
-                         config.experts.chosen, config.experts.count, Grouped(CountActiveParameters(config)),
-                         Grouped(CountParameters(config)));
+  std::string text =
+      absl::StrFormat("%d of %d experts work on a token: %s of %s parameters, ", config.experts.chosen,
+                      config.experts.count, Grouped(CountActiveParameters(config)), Grouped(CountParameters(config)));
+  absl::StrAppend(&text,
+                  partition.whole_experts ? "each expert whole on one rank\n" : "each expert cut over the ranks\n");
+  if (partition.world == 1) return text;
+  const ModelledSeconds &split = partition.with_split_experts, &whole = partition.with_whole_experts;
+  absl::StrAppendFormat(
+      &text, "modelled with experts:   split %.3f ms a step, %.1f s to read   whole %.3f ms, %.1f s   (%s)\n",
+      split.step * 1e3, split.read, whole.step * 1e3, whole.read,
+      request.experts == ExpertPlacement::kAuto ? "the cheaper for a whole document" : "as asked");
+  return text;
 }
 
 std::string Describe(const RankMemory& memory, int64_t context) {
@@ -207,7 +228,7 @@ std::string Describe(const RankMemory& memory, int64_t context) {
 
 // The plan's object with what this subcommand adds to it.
 std::string JsonWith(const std::string& plan, const ModelConfig& config, const PartitionRequest& request,
-                     const RankMemory& memory) {
+                     const Partition& partition, const RankMemory& memory) {
   nlohmann::ordered_json out = nlohmann::ordered_json::parse(plan);
   out["context"] = request.context;
   out["retrieval_heads"] = request.heads.retrieval_heads();
@@ -216,6 +237,10 @@ std::string JsonWith(const std::string& plan, const ModelConfig& config, const P
   if (config.experts.count > 0) {
     out["parameters"] = CountParameters(config);
     out["active_parameters"] = CountActiveParameters(config);
+    out["experts"] = {
+        {"placement", Name(partition.whole_experts ? ExpertPlacement::kWhole : ExpertPlacement::kSplit)},
+        {"step_seconds", {{"split", partition.with_split_experts.step}, {"whole", partition.with_whole_experts.step}}},
+        {"read_seconds", {{"split", partition.with_split_experts.read}, {"whole", partition.with_whole_experts.read}}}};
   }
   if (memory.gpu > 0) {
     out["memory"]["gpu"] = memory.gpu;
@@ -246,7 +271,9 @@ absl::Status Simulate(const PlanFlags& flags, const ModelConfig& config, const P
   int64_t gpu = 0;
   for (const int world : sizes) {
     Partition partition;
-    absl::StatusOr<SimulatedWorld> row = SimulateWorld(request, world, hosts.per_host, hosts.links, &partition);
+    PartitionRequest of_world = request;
+    of_world.expert_unit = UnitOf(flags, config, config.experts.intermediate, world);
+    absl::StatusOr<SimulatedWorld> row = SimulateWorld(of_world, world, hosts.per_host, hosts.links, &partition);
     if (!row.ok()) return row.status();
     const RankMemory memory = MemoryOf(flags, config, request, partition);
     row->weights = memory.weights;
@@ -281,9 +308,10 @@ absl::Status Plan(const PlanFlags& flags, const Launch& launch) {
     }
   }
   const RankMemory memory = MemoryOf(flags, *config, *request, strategies->front());
-  const std::string text =
-      flags.json ? JsonWith(PlanJson(*strategies), *config, *request, memory)
-                 : PlanTable(*request, *strategies) + DescribeExperts(*config) + Describe(memory, request->context);
+  const std::string text = flags.json ? JsonWith(PlanJson(*strategies), *config, *request, strategies->front(), memory)
+                                      : PlanTable(*request, *strategies) +
+                                            DescribeExperts(*config, *request, strategies->front()) +
+                                            Describe(memory, request->context);
   return Print(text);
 }
 
@@ -375,6 +403,13 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
       ->capture_default_str();
   command->add_option("--strategy", flags->strategy, "How heads are placed on ranks")
       ->check(CLI::IsMember({"auto", "contiguous", "heads", "split"}))
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--experts", flags->experts,
+          "How experts of a mixture lie on ranks: split: a part of each on every rank; whole: all of some; auto: "
+          "the cheaper by the cost model")
+      ->check(CLI::IsMember({"auto", "split", "whole"}))
       ->capture_default_str();
   command->add_flag("--json", flags->json, "Print one JSON object");
   command->callback([flags, model, config, world, simulate, &launch] {

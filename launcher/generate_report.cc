@@ -156,6 +156,9 @@ class Report {
     if (engine_.counted().decode.sparse()) out["listed"] = WrittenSparselyJson(engine_.counted().decode);
     out["device"] = runtime_.device->info().name;
     out["world"] = runtime_.comm->size();
+    if (engine_.config().experts.count > 0 && runtime_.comm->size() > 1) {
+      out["experts"] = Name(engine_.partition().whole_experts ? ExpertPlacement::kWhole : ExpertPlacement::kSplit);
+    }
     if (flags_.text.asks.empty()) {
       AddScores(out_.answers[0], out);
       AddSources(out_.answers[0], out);

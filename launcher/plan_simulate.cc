@@ -23,6 +23,8 @@ absl::StatusOr<SimulatedWorld> SimulateWorld(PartitionRequest request, int world
   out.hosts = request.hosts.hosts;
   out.step_seconds = partition->step_seconds;
   out.read_seconds = partition->read_seconds;
+  out.mixture = request.shape.experts > 0 && world > 1;
+  out.whole_experts = partition->whole_experts;
   for (const std::vector<RankHeads>& layer : partition->layers) out.split_layers += !SplitHeads(layer).empty();
   return out;
 }
@@ -33,12 +35,13 @@ std::string SimulationTable(const std::vector<SimulatedWorld>& worlds, const std
                         "reading", "gain", "memory of the fullest GPU");
   for (const SimulatedWorld& w : worlds) {
     const auto memory = static_cast<double>(w.weights + w.kv);
-    absl::StrAppendFormat(&out, "%5d %6d %13d %8.2f ms %6.2f %9.1f s %6.2f  %s%s\n", w.world, w.hosts, w.split_layers,
+    absl::StrAppendFormat(&out, "%5d %6d %13d %8.2f ms %6.2f %9.1f s %6.2f  %s%s%s\n", w.world, w.hosts, w.split_layers,
                           w.step_seconds * 1e3, worlds.front().step_seconds / w.step_seconds, w.read_seconds,
                           worlds.front().read_seconds / w.read_seconds, ByteCount(memory),
                           gpu == 0 ? ""
                           : w.fits ? ", fits"
-                                   : ", does NOT fit");
+                                   : ", does NOT fit",
+                          w.whole_experts ? ", experts whole" : "");
   }
   return out;
 }
@@ -54,6 +57,7 @@ std::string SimulationJson(const std::vector<SimulatedWorld>& worlds, const Part
                                   {"read_seconds", w.read_seconds},
                                   {"memory", {{"weights", w.weights}, {"kv", w.kv}}}};
     if (gpu > 0) row["memory"]["fits"] = w.fits;
+    if (w.mixture) row["experts"] = Name(w.whole_experts ? ExpertPlacement::kWhole : ExpertPlacement::kSplit);
     rows.push_back(row);
   }
   nlohmann::ordered_json assumed = {{"gpu", hosts.gpu},

@@ -60,7 +60,7 @@ double AttentionSeconds(const CostModel& model, const HeadLoad& load) {
          launches * model.rates.split_seconds;
 }
 
-double FeedForwardSeconds(const CostModel& model, int64_t columns) {
+double FeedForwardSeconds(const CostModel& model, double columns) {
   return GemmSeconds(model, 3.0 * model.shape.hidden * columns);
 }
 
@@ -78,7 +78,7 @@ double ReadAttentionSeconds(const CostModel& model, const HeadLoad& load) {
                    4.0 * shape.group() * shape.head_dim * keys / model.rates.read_attention);
 }
 
-double ReadFeedForwardSeconds(const CostModel& model, int64_t columns) {
+double ReadFeedForwardSeconds(const CostModel& model, double columns) {
   return static_cast<double>(model.context) * 6.0 * model.shape.hidden * columns / model.rates.read_gemm;
 }
 

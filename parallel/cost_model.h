@@ -36,6 +36,7 @@ struct ModelShape {
   int experts_chosen = 0;
   int expert_intermediate = 0;
   int shared_intermediate = 0;
+  int experts = 0;  // of a layer; 0: of no account
   // The columns of the feed-forward layer that one token meets. Where some layers have experts and some do not, the
   // model takes them all for the former.
   int active_intermediate() const {
@@ -77,6 +78,11 @@ struct HostLayout {
   double message_seconds = 20e-6;  // one small collective of two hosts; a further one for every doubling
 };
 
+// Of a mixture: the columns that its busiest rank multiplies a token with, over its speed (expert_placement.h).
+struct ExpertColumns {
+  double step = 0, read = 0;  // of one token alone, and in the mean over many; 0: the columns of any feed-forward layer
+};
+
 struct CostModel {
   ModelShape shape;
   int64_t context = 1'000'000;  // tokens that a retrieval head attends to
@@ -85,6 +91,7 @@ struct CostModel {
   int ring_tokens = 0;  // S + R + 1
   MachineRates rates;
   HostLayout hosts;
+  ExpertColumns experts;
 };
 
 // What one rank holds of one layer. Loads are in retrieval heads: a piece of a split head counts its share.
@@ -99,7 +106,7 @@ struct HeadLoad {
 // Seconds of one rank's own work in the first half of a layer, but for what is fixed and for messages.
 double AttentionSeconds(const CostModel& model, const HeadLoad& load);
 // Seconds of a rank that holds `columns` of the feed-forward layer, but for what is fixed.
-double FeedForwardSeconds(const CostModel& model, int64_t columns);
+double FeedForwardSeconds(const CostModel& model, double columns);
 // Seconds of a rank that holds `rows` of the vocabulary.
 double VocabularySeconds(const CostModel& model, int64_t rows);
 // Seconds of a layer that no placement changes.
@@ -107,7 +114,7 @@ double FixedSeconds(const CostModel& model);
 // Seconds of one rank's own work in a layer while `context` tokens are read: of its heads, and of `columns` of the
 // feed-forward layer, without what LayerReadSeconds (partition.h) adds for all ranks.
 double ReadAttentionSeconds(const CostModel& model, const HeadLoad& load);
-double ReadFeedForwardSeconds(const CostModel& model, int64_t columns);
+double ReadFeedForwardSeconds(const CostModel& model, double columns);
 // Seconds of a layer, while `context` tokens are read, that no placement changes: what all ranks do alike, and the
 // sums.
 double ReadFixedSeconds(const CostModel& model, int world);

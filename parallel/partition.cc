@@ -80,6 +80,21 @@ absl::Status Validate(const PartitionRequest& request) {
   return absl::OkStatus();
 }
 
+bool HasExpertsToPlace(const PartitionRequest& request) { return request.shape.experts > 0 && request.world > 1; }
+
+ExpertColumns ColumnsOf(const PartitionRequest& request, bool whole) {
+  if (!HasExpertsToPlace(request)) return {};
+  const std::vector<double> shares = SharesOf(request);
+  return whole ? WholeExpertColumns(request.shape, shares)
+               : SplitExpertColumns(request.shape, shares, request.expert_unit);
+}
+
+// What a layer's experts take of a step and of reading, weighed.
+double ExpertCost(const PartitionRequest& request, const CostModel& model, bool whole) {
+  const ExpertColumns columns = ColumnsOf(request, whole);
+  return FeedForwardSeconds(model, columns.step) + request.reads_per_step * ReadFeedForwardSeconds(model, columns.read);
+}
+
 double ReadSeconds(const CostModel& model, const std::vector<LayerHeads>& layers, const std::vector<double>& shares) {
   double seconds = 0;
   for (const LayerHeads& layer : layers) seconds += LayerReadSeconds(model, layer, shares);
@@ -162,7 +177,10 @@ int ChunkOwner(const Partition& partition, int layer, int head) {
   return holders[layer % holders.size()];
 }
 
-CostModel MakeCostModel(const PartitionRequest& request) {
+namespace {
+
+// Without what experts cost.
+CostModel PlainCostModel(const PartitionRequest& request) {
   CostModel model;
   model.shape = request.shape;
   model.context = request.context;
@@ -174,6 +192,21 @@ CostModel MakeCostModel(const PartitionRequest& request) {
   return model;
 }
 
+bool PlacesExpertsWhole(const PartitionRequest& request) {
+  if (!HasExpertsToPlace(request) || request.experts == ExpertPlacement::kSplit) return false;
+  if (request.experts == ExpertPlacement::kWhole) return true;
+  const CostModel model = PlainCostModel(request);
+  return ExpertCost(request, model, true) < ExpertCost(request, model, false);
+}
+
+}  // namespace
+
+CostModel MakeCostModel(const PartitionRequest& request) {
+  CostModel model = PlainCostModel(request);
+  model.experts = ColumnsOf(request, PlacesExpertsWhole(request));
+  return model;
+}
+
 double LayerSeconds(const CostModel& model, const std::vector<RankHeads>& layer, const std::vector<double>& shares) {
   const int world = static_cast<int>(layer.size());
   const bool split = std::any_of(layer.begin(), layer.end(), [](const RankHeads& rank) { return !rank.split.empty(); });
@@ -182,8 +215,9 @@ double LayerSeconds(const CostModel& model, const std::vector<RankHeads>& layer,
     const double speed = shares[r] * world;  // a rank of twice the mean weight is twice as fast
     attention = std::max(attention, AttentionSeconds(model, LoadOf(layer[r])) / speed);
     const int64_t columns = ProportionalRange(model.shape.active_intermediate(), shares, r, 1).size();
-    feed_forward = std::max(feed_forward, FeedForwardSeconds(model, columns) / speed);
+    feed_forward = std::max(feed_forward, FeedForwardSeconds(model, static_cast<double>(columns)) / speed);
   }
+  if (model.experts.step > 0) feed_forward = FeedForwardSeconds(model, model.experts.step);
   // The exchange of split heads' lse is on the same stream as the attention: nothing hides it.
   const double exchange = split ? MessageSeconds(model, world) : 0;
   return attention + exchange + feed_forward + FixedSeconds(model) + 2 * AllReduceSeconds(model, world);
@@ -197,8 +231,9 @@ double LayerReadSeconds(const CostModel& model, const std::vector<RankHeads>& la
     const double speed = shares[r] * world;
     attention = std::max(attention, ReadAttentionSeconds(model, LoadOf(layer[r])) / speed);
     const int64_t columns = ProportionalRange(model.shape.active_intermediate(), shares, r, 1).size();
-    feed_forward = std::max(feed_forward, ReadFeedForwardSeconds(model, columns) / speed);
+    feed_forward = std::max(feed_forward, ReadFeedForwardSeconds(model, static_cast<double>(columns)) / speed);
   }
+  if (model.experts.read > 0) feed_forward = ReadFeedForwardSeconds(model, model.experts.read);
   return attention + feed_forward + ReadFixedSeconds(model, world);
 }
 
@@ -233,6 +268,16 @@ absl::StatusOr<Partition> MakePartition(const PartitionRequest& request) {
           cost(partition.step_seconds, partition.read_seconds)) {
         take(std::move(layers));
       }
+    }
+  }
+
+  partition.whole_experts = PlacesExpertsWhole(request);
+  if (HasExpertsToPlace(request)) {
+    CostModel other = model;
+    for (const bool whole : {false, true}) {
+      other.experts = ColumnsOf(request, whole);
+      (whole ? partition.with_whole_experts : partition.with_split_experts) = {
+          StepSeconds(other, partition.layers, shares), ReadSeconds(other, partition.layers, shares)};
     }
   }
 

@@ -32,6 +32,7 @@
 #include "absl/status/statusor.h"
 #include "attn_patterns/head_plan.h"
 #include "parallel/cost_model.h"
+#include "parallel/expert_placement.h"
 
 namespace duo {
 
@@ -60,6 +61,11 @@ struct Balance {
   double heads_time = 1;  // time of `heads`
 };
 
+// By the cost model.
+struct ModelledSeconds {
+  double step = 0, read = 0;
+};
+
 struct Partition {
   Strategy strategy = Strategy::kAuto;
   int world = 1;
@@ -68,6 +74,9 @@ struct Partition {
   Balance balance;
   double step_seconds = 0;  // of one decode step, as modelled
   double read_seconds = 0;  // of reading `context` tokens, likewise
+  // Of a mixture on several ranks: how its experts lie, and those seconds with experts in either way.
+  bool whole_experts = false;
+  ModelledSeconds with_split_experts, with_whole_experts;
 };
 
 // Tokens that are written behind a document for each token of it: of a million tokens ten thousand. Reading then weighs
@@ -88,6 +97,9 @@ struct PartitionRequest {
   double reads_per_step = 0;
   MachineRates rates;
   HostLayout hosts;
+  // Of a mixture. `auto` weighs steps and reading as that of heads does.
+  ExpertPlacement experts = ExpertPlacement::kAuto;
+  int64_t expert_unit = 1;  // split experts are cut at multiples of so many columns
 };
 
 // The weight for documents of so many tokens by kWrittenPerToken.
@@ -112,7 +124,7 @@ std::vector<int> SplitHeads(const std::vector<RankHeads>& layer);
 // the layers.
 int ChunkOwner(const Partition& partition, int layer, int head);
 
-// The model's inputs as the cost model wants them.
+// The model's inputs as the cost model wants them, with experts as they then lie.
 CostModel MakeCostModel(const PartitionRequest& request);
 // One layer's modelled seconds of a step: its busiest rank, its messages, its feed-forward block.
 double LayerSeconds(const CostModel& model, const std::vector<RankHeads>& layer, const std::vector<double>& shares);

@@ -70,7 +70,14 @@ RankShard MakeShard(const Partition& partition, const ModelShape& shape, int ran
   }
   shard.ffn = ProportionalRange(shape.intermediate, partition.shares, rank, ffn_granularity);
   shard.vocab = ProportionalRange(shape.vocab, partition.shares, rank, vocab_granularity);
-  shard.expert = ProportionalRange(shape.expert_intermediate, partition.shares, rank, experts.expert);
+  shard.whole_experts = partition.whole_experts;
+  shard.experts = {0, shape.experts};
+  shard.expert = {0, shape.expert_intermediate};
+  if (partition.whole_experts) {
+    shard.experts = ProportionalRange(shape.experts, partition.shares, rank, 1);
+  } else {
+    shard.expert = ProportionalRange(shape.expert_intermediate, partition.shares, rank, experts.expert);
+  }
   shard.shared_expert = ProportionalRange(shape.shared_intermediate, partition.shares, rank, experts.shared);
   return shard;
 }

@@ -34,11 +34,13 @@ struct RankShard {
   std::vector<std::vector<LocalHead>> layers;  // [layer]: the rank's KV heads in their order; may be empty
   Range ffn;                                   // rows of gate and up, columns of down
   Range vocab;                                 // rows of the vocabulary head
-  Range expert;                                // the same as ffn, of each expert
+  Range experts;                               // those that it has a part of, or all of
+  Range expert;                                // the same as ffn, of each expert; all of it where experts are whole
   Range shared_expert;                         // and of the expert for all tokens
+  bool whole_experts = false;
 };
 
-// Experts are cut, each like a feed-forward layer, at multiples of these.
+// Experts that are split are cut, each like a feed-forward layer, at multiples of these.
 struct ExpertGranularity {
   int64_t expert = 1, shared = 1;
 };

@@ -9,24 +9,28 @@
 namespace duo::cpu {
 namespace {
 
-// The rows that chose each expert.
+// The rows that chose each expert of a bank.
 struct Lists {
   int32_t* begin;  // [experts + 1]
   int32_t* slots;  // [rows * chosen]: row * chosen + place in the row, ascending within an expert
 };
 
-Lists SortSlots(const Routing& routing, int64_t rows, int experts, Arena& scratch) {
+Lists SortSlots(const Routing& routing, int64_t rows, const ExpertBank& bank, Arena& scratch) {
   const int64_t slots = rows * routing.chosen;
+  const int experts = bank.experts, all = bank.partial() ? bank.all : experts;
   Lists lists = {static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * (experts + 1))),
                  static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * slots))};
   std::fill_n(lists.begin, experts + 1, 0);
   for (int64_t s = 0; s < slots; ++s) {
-    DUO_CHECK(routing.experts[s] >= 0 && routing.experts[s] < experts);
-    ++lists.begin[routing.experts[s] + 1];
+    DUO_CHECK(routing.experts[s] >= 0 && routing.experts[s] < all);
+    if (bank.Has(routing.experts[s])) ++lists.begin[bank.Place(routing.experts[s]) + 1];
   }
   for (int e = 0; e < experts; ++e) lists.begin[e + 1] += lists.begin[e];
   // Filling moves each beginning to the next one's place; then all move back.
-  for (int64_t s = 0; s < slots; ++s) lists.slots[lists.begin[routing.experts[s]]++] = static_cast<int32_t>(s);
+  for (int64_t s = 0; s < slots; ++s) {
+    if (bank.Has(routing.experts[s]))
+      lists.slots[lists.begin[bank.Place(routing.experts[s])]++] = static_cast<int32_t>(s);
+  }
   for (int e = experts; e > 0; --e) lists.begin[e] = lists.begin[e - 1];
   lists.begin[0] = 0;
   return lists;
@@ -52,7 +56,8 @@ void AddBiases(Device& device, View out, const ExpertBank& bank, const Routing& 
   ForRows(device, out.rows, [&](int64_t r) {
     float* to = out.as<float>() + r * out.stride;
     for (int64_t s = r * routing.chosen; s < (r + 1) * routing.chosen; ++s) {
-      const float* bias = bank.down.bias + routing.experts[s] * out.cols;
+      if (!bank.Has(routing.experts[s])) continue;
+      const float* bias = bank.down.bias + bank.Place(routing.experts[s]) * out.cols;
       for (int64_t c = 0; c < out.cols; ++c) to[c] += routing.weights[s] * bias[c];
     }
   });
@@ -107,7 +112,7 @@ void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const R
   const int64_t columns = bank.down.cols;
   if (columns == 0) return AddBiases(device, out, bank, routing);
   const size_t mark = scratch.used();
-  const Lists lists = SortSlots(routing, x.rows, bank.experts, scratch);
+  const Lists lists = SortSlots(routing, x.rows, bank, scratch);
   const Room room(scratch, x.rows, x.cols, columns);
   for (int e = 0; e < bank.experts; ++e) {
     const int64_t count = lists.begin[e + 1] - lists.begin[e];

@@ -10,6 +10,7 @@
 #include "launcher/bench/rank_share.h"
 #include "launcher/terminal/progress.h"
 #include "parallel/partition.h"
+#include "runtime/weights/cut_unit.h"
 #include "runtime/weights/model_shape.h"
 
 namespace duo {
@@ -32,6 +33,9 @@ absl::StatusOr<double> Modelled(const BenchFlags& flags, const ProbeOptions& opt
   request.kv_token_bytes = KvTokenBytes(share.kv, config.head_dim);
   request.weight_bits = Bits(options.weights.value_or(DType::kBF16));
   request.strategy = options.strategy;
+  request.experts = options.experts;
+  request.expert_unit =
+      CutUnit(config.quantization, {options.weights, options.int8_group}, config.experts.intermediate, of.world);
   const absl::StatusOr<Partition> partition = MakePartition(request);  // aims where the engine's does
   if (!partition.ok()) return partition.status();
   request.context = of.context;
@@ -74,6 +78,7 @@ absl::StatusOr<Measurement> BalanceRow(const BenchFlags& flags, const ProbeOptio
   for (const LayerTime& layer : busiest) row.seconds += layer.attention + layer.feed_forward;
   row.details = {{"world", world},
                  {"strategy", Name(options.strategy)},
+                 {"experts", Name(options.experts)},
                  {"modelled_seconds", modelled},
                  {"modelled_over_measured", modelled / row.seconds},
                  {"rank_step_seconds", steps},

@@ -85,6 +85,8 @@ absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, c
     row.details["experts"] = experts.count;
     row.details["distinct_experts"] = routes.distinct;  // mean over the layers of a step, counted
     row.details["fewest_distinct_experts"] = routes.fewest;
+    // Of whole experts a rank alone has the mean number of chosen ones, where a layer waits for the one with most.
+    if (c.world > 1) row.details["whole_experts"] = engine.partition().whole_experts;
   }
   if (engine.decode_sparsity().on()) AddLists(engine, seconds, &row);
   // On a CPU the free memory is the whole system's: it says nothing of this process.

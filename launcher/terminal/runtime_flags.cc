@@ -117,6 +117,14 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
       ->check(CLI::IsMember({"auto", "contiguous", "heads", "split"}))
       ->capture_default_str()
       ->group(kWhereGroup);
+  command
+      .add_option(
+          "--experts", f.experts,
+          "How experts of a mixture lie on ranks: split: a part of each on every rank; whole: all of some; auto: "
+          "whole where the cost model says that this is faster, else split")
+      ->check(CLI::IsMember({"auto", "split", "whole"}))
+      ->capture_default_str()
+      ->group(kWhereGroup);
   command.add_option("--rank-weights", f.rank_weights, "Unequal ranks: their shares, e.g. 2,1,1")
       ->delimiter(',')
       ->check(AboveZero())
@@ -305,6 +313,7 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   options.weights_head = WeightTypeNamed(flags.weights_head);
   options.int8_group = Int8GroupNamed(flags.weights);
   options.strategy = *ParseStrategy(flags.strategy);
+  options.experts = *ParseExpertPlacement(flags.experts);
   options.rank_weights = flags.rank_weights;
   options.chunk = flags.chunk;
   options.max_wait = flags.max_wait;

@@ -23,6 +23,7 @@ std::vector<Fact> CommonFacts(const EngineOptions& o) {
           {"--weights-head", named(o.weights_head)},
           {"--chunk", absl::StrCat(o.chunk)},
           {"--strategy", Name(o.strategy)},
+          {"--experts", Name(o.experts)},
           {"--rank-weights", absl::StrJoin(o.rank_weights, ",")},
           {"--sessions", absl::StrCat(o.sessions)},
           {"--questions", absl::StrCat(o.questions)},

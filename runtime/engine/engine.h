@@ -63,6 +63,7 @@ struct EngineOptions {
   std::optional<DType> weights_head;  // embedding and vocabulary head; unset: 16 bit (as stored)
   int int8_group = 0;                 // int8 weights: columns that share a scale, 16, 32, 64 or 128; 0: whole rows
   Strategy strategy = Strategy::kAuto;
+  ExpertPlacement experts = ExpertPlacement::kAuto;
   std::vector<double> rank_weights;
 
   int chunk = 0;          // tokens of a prefill step at most; 0: chosen for the device

@@ -15,6 +15,7 @@
 #include "runtime/model/rope.h"
 #include "runtime/model/sampler.h"
 #include "runtime/model/workspace.h"
+#include "runtime/weights/cut_unit.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/key_bias.h"
 #include "runtime/weights/mixed_formats.h"
@@ -51,6 +52,13 @@ bool AnyWhole(const Partition& partition) {
     for (const RankHeads& rank : layer) {
       if (!rank.whole.empty()) return true;
     }
+  }
+  return false;
+}
+// Whether some layer's MLP is no mixture.
+bool AnyDense(const ModelConfig& config) {
+  for (int layer = 0; layer < config.layers; ++layer) {
+    if (!config.experts.in(layer)) return true;
   }
   return false;
 }
@@ -148,29 +156,35 @@ absl::Status Engine::State::Decide() {
   request.strategy = options.strategy;
   request.reads_per_step = ReadsPerStep(request.context);
   request.rates = RatesOfGpu(PlannedGpu(*comm, *device));
+  const auto unit = [&](int64_t columns) {
+    return CutUnit(config.quantization, {options.weights, options.int8_group}, columns, comm->size());
+  };
+  request.expert_unit = unit(config.experts.intermediate);
+  request.experts = options.experts;
+  // A copy in int4 has no groups for split experts that are cut finer: whole ones it has.
+  if (options.int4_drafts && options.experts == ExpertPlacement::kAuto && request.expert_unit < kLeastInt4Group &&
+      config.experts.count > 0 && comm->size() > 1) {
+    request.experts = ExpertPlacement::kWhole;
+  }
   absl::StatusOr<Partition> made = MakePartition(request);
   if (!made.ok()) return made.status();
   partition = std::move(*made);
+  if (partition.whole_experts && options.experts == ExpertPlacement::kAuto && comm->rank() == 0) {
+    notes.push_back(request.experts == ExpertPlacement::kWhole
+                        ? "each expert lies whole on one rank, for its copy in int4 cannot be cut over so many"
+                        : "each expert lies whole on one rank, which by the cost model is faster than a part of each "
+                          "on every rank (--experts split cuts them)");
+  }
   if (const int other = options.act_as_rank; other != 0) {
     for (std::vector<RankHeads>& layer : partition.layers) std::swap(layer[0], layer[other]);
     std::swap(partition.shares[0], partition.shares[other]);
   }
-  // Groups must not change with the number of ranks, so an MLP is then cut at the bounds of the largest; a GGUF file
-  // has blocks of 256.
-  const bool as_stored = !options.weights.has_value();
-  const QuantizationConfig& stored = config.quantization;
-  const bool has_groups = stored.kind == QuantizationKind::kGguf ||
-                          (stored.weights.bits == 8 && stored.weights.granularity == QuantizationGranularity::kGroup);
-  const bool int4 = as_stored ? stored.weights.bits == 4 : *options.weights == DType::kI4;
-  const auto unit = [&](int64_t columns) -> int64_t {
-    if (columns == 0) return 1;
-    const int64_t grouped = int4                                           ? Int4Group(columns)
-                            : !as_stored && *options.weights == DType::kI8 ? options.int8_group
-                            : as_stored && has_groups                      ? GroupUnit(columns)
-                                                                           : 1;
-    return std::max<int64_t>({PreferredGranularity(columns, comm->size()), grouped, 1});
-  };
-  for (const int64_t cut : {config.intermediate, config.experts.intermediate, config.experts.shared_intermediate}) {
+  std::vector<int64_t> cuts = {config.intermediate, config.experts.intermediate, config.experts.shared_intermediate};
+  if (partition.whole_experts) {
+    cuts = {config.experts.shared_intermediate};
+    if (AnyDense(config)) cuts.push_back(config.intermediate);
+  }
+  for (const int64_t cut : cuts) {
     if (cut > 0 && comm->size() > 1) cut_unit = static_cast<int>(std::min<int64_t>(cut_unit, unit(cut)));
   }
   shard = MakeShard(partition, request.shape, comm->rank(), unit(config.intermediate), 1,

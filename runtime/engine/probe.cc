@@ -64,7 +64,7 @@ int64_t EngineProbe::DecodeWeightBytes(std::optional<double> distinct_experts) c
     for (const Weight& matrix : layer.matrices) bytes += matrix.bytes();
     for (const WeightRole role : {WeightRole::kExpertGateUp, WeightRole::kExpertDown}) {
       if (experts.count == 0) continue;
-      const double one = static_cast<double>(layer[role].bytes()) / experts.count;
+      const double one = static_cast<double>(layer[role].bytes()) / experts.count;  // of one, the mean on this rank
       bytes -= static_cast<int64_t>(one * (experts.count - distinct_experts.value_or(experts.chosen)));
     }
   }

@@ -105,7 +105,7 @@ void Transformer::Experts(int layer, const Activations& a, View out, View x, con
   const ExpertsConfig& experts = config_.experts;
   const Weight& router = w[WeightRole::kRouter];
   const size_t mark = scratch_.used();
-  // Every rank routes for itself: inputs and router are the same on all.
+  // Every rank routes for itself, whichever experts it holds: inputs and router are the same on all.
   const View padded = scratch_.Matrix(DType::kF32, x.rows, RoundUp(router.rows, 8));
   const View logits = padded.Cols(0, router.rows);
   const int64_t slots = x.rows * experts.chosen;
@@ -118,8 +118,13 @@ void Transformer::Experts(int layer, const Activations& a, View out, View x, con
     RouteRows(device_, routing, logits, experts.count, experts.normalised);
   }
   if (routes_ != nullptr) routes_->Seen(device_, layer, logits, routing, experts);
-  const ExpertBank bank = {experts.count, w[WeightRole::kExpertGateUp], w[WeightRole::kExpertDown],
-                           static_cast<float>(experts.gate_limit), static_cast<float>(experts.gate_alpha)};
+  const ExpertBank bank = {static_cast<int>(weights_.experts.size()),
+                           w[WeightRole::kExpertGateUp],
+                           w[WeightRole::kExpertDown],
+                           static_cast<float>(experts.gate_limit),
+                           static_cast<float>(experts.gate_alpha),
+                           static_cast<int>(weights_.experts.begin),
+                           experts.count};
   ExpertMlp(device_, out, x, bank, routing, scratch_);
   if (experts.shared_intermediate > 0) {
     const View gates = logits.Cols(experts.count, 1);

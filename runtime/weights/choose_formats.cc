@@ -18,6 +18,7 @@ namespace {
 std::vector<HeldWeight> AllWeights(const ModelConfig& config) {
   RankShard none;
   none.layers.resize(config.layers);
+  none.experts = {0, config.experts.count};
   return HeldWeights(config, none);
 }
 

@@ -92,9 +92,9 @@ std::string NameOf(const StoredTensor& tensor, int layer, int expert) {
   return layer < 0 ? tensor.name : LayerName(tensor.name, layer, expert);
 }
 
-// How often a record's tensors stand one below the other.
-int CopiesOf(const WeightRecord& record, const ModelConfig& config) {
-  return record.each_expert ? config.experts.count : 1;
+// For which experts a record's tensors stand one below the other on a rank; of other records, for one.
+Range ExpertsOf(const WeightRecord& record, const RankShard& shard) {
+  return record.each_expert ? shard.experts : Range{0, 1};
 }
 
 HeldWeight Hold(const WeightRecord& record, int layer, const ModelConfig& config, const RankShard& shard) {
@@ -111,7 +111,8 @@ HeldWeight Hold(const WeightRecord& record, int layer, const ModelConfig& config
     slice.present[i] = shard.layers[layer][i].adds_output;
   }
   held.cols = TotalOf(slice.col_pieces);
-  for (int expert = 0; expert < CopiesOf(record, config); ++expert) {
+  const Range experts = ExpertsOf(record, shard);
+  for (auto expert = static_cast<int>(experts.begin); expert < experts.end; ++expert) {
     for (const StoredTensor& tensor : record.tensors) {
       if (tensor.name == nullptr) break;
       slice.name = NameOf(tensor, layer, expert);
@@ -124,6 +125,7 @@ HeldWeight Hold(const WeightRecord& record, int layer, const ModelConfig& config
       held.tensors.push_back(slice);
     }
   }
+  held.whole_experts = record.each_expert && shard.whole_experts;
   held.bias = HasBias(record, config) && (shard.rank == 0 || !held.cuts_columns());
   return held;
 }

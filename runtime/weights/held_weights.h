@@ -36,13 +36,14 @@ struct HeldWeight {
   int64_t inputs = 0;          // columns on all ranks together
   int64_t unit = 1;            // the columns' pieces are multiples of it
   bool bias = false;           // this rank has its bias
+  bool whole_experts = false;  // of experts that are dealt out whole
   WeightRole role() const { return record->role; }
   bool is_vector() const { return record->cols == Dim::kOne; }
-  // Ranks hold columns of whole rows, and add up their outputs.
+  // Ranks hold columns of the same rows, and add up their outputs.
   bool cuts_columns() const {
     const Dim cols = record->cols;
-    return cols == Dim::kQueryHeads || cols == Dim::kIntermediate || cols == Dim::kExpertIntermediate ||
-           cols == Dim::kSharedIntermediate;
+    return cols == Dim::kQueryHeads || cols == Dim::kIntermediate || cols == Dim::kSharedIntermediate ||
+           (cols == Dim::kExpertIntermediate && !whole_experts);
   }
 };
 

@@ -16,7 +16,8 @@ inline ModelShape ShapeOf(const ModelConfig& config) {
           .vocab = static_cast<int>(config.vocab),
           .experts_chosen = config.experts.chosen,
           .expert_intermediate = static_cast<int>(config.experts.intermediate),
-          .shared_intermediate = static_cast<int>(config.experts.shared_intermediate)};
+          .shared_intermediate = static_cast<int>(config.experts.shared_intermediate),
+          .experts = config.experts.count};
 }
 
 }  // namespace duo

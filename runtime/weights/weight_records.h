@@ -46,7 +46,7 @@ enum class Dim : uint8_t {
   kIntermediate,        // the rank's range
   kVocab,               // the rank's range
   kExperts,             // one for each; whole
-  kExpertIntermediate,  // of one expert; the rank's range, the same of each
+  kExpertIntermediate,  // of one expert; the rank's range, the same of each; all where experts are whole
   kSharedIntermediate,  // of the expert for all tokens; the rank's range
 };
 
@@ -80,7 +80,7 @@ struct WeightRecord {
   bool ModelConfig::*unless = nullptr;   // the property with which the weight does not exist; null: none
   uint8_t random_seed = 0;               // matrices: of random weights; a tensor each, so leave room for all
   LayersWith layers = LayersWith::kAll;
-  bool each_expert = false;  // the tensors of the first expert, then those of the second, ..
+  bool each_expert = false;  // the tensors of the rank's first expert, then those of its second, ..
   bool never_coded = false;  // stays in 16 or 32 bits whatever format other matrices have
 };
 

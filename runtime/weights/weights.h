@@ -48,6 +48,7 @@ struct ModelWeights {
   std::vector<WeightSet> layers;
   WeightSet outer;       // kHead is kEmbedding where they are tied; both hold this rank's range of the vocabulary
   int32_t first_id = 0;  // of this range
+  Range experts;         // of each layer with experts, those that are here, whole or a part of each
   Buffer storage;
 };
 

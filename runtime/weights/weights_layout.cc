@@ -76,6 +76,7 @@ ModelWeights LayOut(const WeightShare& share, Layout& layout) {
     weights.outer.matrices[static_cast<size_t>(WeightRole::kHead)] = weights.outer[WeightRole::kEmbedding];
   }
   weights.first_id = static_cast<int32_t>(share.shard.vocab.begin);
+  weights.experts = share.shard.experts;
   return weights;
 }
 

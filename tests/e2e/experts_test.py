@@ -126,6 +126,20 @@ def main():
         figures = json.loads(run([*plan, "--json"]).stdout)
         expect((figures["parameters"], figures["active_parameters"]) == (info["parameters"], info["active_parameters"]), figures)
         expect(f"{CHOSEN} of {EXPERTS} experts work on a token" in run(plan).stdout, "plan")
+        costs = {}
+        for placement, said in (("split", "each expert cut over the ranks"), ("whole", "each expert whole on one rank")):
+            figures = json.loads(run([*plan, "--experts", placement, "--json"]).stdout)
+            expect(figures["experts"]["placement"] == placement, figures)
+            costs[placement] = figures["step_seconds"] + figures["read_seconds"] / (0.01 * figures["context"])
+            expect(said in run([*plan, "--experts", placement]).stdout, placement)
+        chosen = json.loads(run([*plan, "--json"]).stdout)["experts"]["placement"]
+        expect(costs[chosen] == min(costs.values()), f"auto takes {chosen} of {costs}")
+        # int4's groups leave 32 columns to one of three ranks.
+        groups = json.loads(run([*plan, "--weights", "int4", "--json"]).stdout)
+        expect(groups["experts"]["placement"] == "whole", groups["experts"])
+        row = json.loads(run([args.duo, "plan", "--model", experts, "--simulate", "3", "--attention", "full", "--weights", "int4",
+                              "--json"]).stdout)["simulated"]
+        expect("experts" not in row[0] and row[1]["experts"] == "whole", row)
 
         generate = ["--prompt", "The quick brown fox jumps over the lazy dog. " * 20, "--attention", "full", "--max-new-tokens",
                     "12", "--device", "cpu", "--threads", "1", "--json"]
@@ -138,8 +152,21 @@ def main():
                 said = ("(MXFP4 " in done.stderr and "as asked" in done.stderr) == (weights != "auto")
                 expect(model == experts or said, f"{weights}: what the experts are held as: {done.stderr}")
                 if weights == "int4" and args.mpirun:
-                    ranks = run([args.mpirun, "-n", "3", "--oversubscribe", "--allow-run-as-root", *command])
-                    expect(json.loads(ranks.stdout)["token_ids"] == answer["token_ids"], f"{model}: other tokens on three ranks")
+                    for placement in ("auto", "split", "whole"):
+                        ranks = run([args.mpirun, "-n", "3", "--oversubscribe", "--allow-run-as-root", *command, "--experts",
+                                     placement])
+                        got = json.loads(ranks.stdout)
+                        expect(got["token_ids"] == answer["token_ids"], f"{model} {placement}: other tokens on three ranks")
+                        expect(got["experts"] == ("split" if placement == "split" else "whole"), f"{placement}: {got}")
+                        expect(("each expert lies whole" in ranks.stderr) == (placement == "auto"), ranks.stderr)
+        # Fewer columns than int4's groups have can not be cut over three ranks: a copy in int4 has whole experts.
+        if args.mpirun:
+            guesses = run([args.mpirun, "-n", "3", "--oversubscribe", "--allow-run-as-root", args.duo, "generate", "--model",
+                           experts, *generate, "--speculate", "self", "--draft-weights", "int4"])
+            expect("each expert lies whole on one rank, for its copy in int4" in guesses.stderr, guesses.stderr)
+            refused = run([args.mpirun, "-n", "3", "--oversubscribe", "--allow-run-as-root", args.duo, "generate", "--model",
+                           experts, *generate, "--speculate", "self", "--draft-weights", "int4", "--experts", "split"], code=1)
+            expect("over so many ranks" in refused.stderr, refused.stderr)
         answer = json.loads(run([args.duo, "generate", "--model", sinks, *generate]).stdout)
         expect((answer["retrieval_heads"], answer["streaming_heads"]) == (KV_HEADS, KV_HEADS), f"windows keep pages: {answer}")
 

@@ -62,16 +62,17 @@ struct Case {
   KvFormat kv = KvFormat::kF32;
   std::optional<DType> weights;  // not given: as stored
   Strategy strategy = Strategy::kSplit;
+  ExpertPlacement experts = ExpertPlacement::kAuto;
   bool weighted = false;
   int chunk = 0;  // 0: the device's own, which takes these prompts whole
   std::string key_means;  // folder; empty: off
 
   std::string Text() const {
-    return absl::StrFormat("%s %s%s kv %s%s %s%s chunk %d", golden->name,
+    return absl::StrFormat("%s %s%s kv %s%s %s, experts %s%s chunk %d", golden->name,
                            attention == AttentionMode::kDuo ? "duo" : "full",
                            sparsity < 0 ? "" : absl::StrFormat(" %.2f", sparsity), Name(kv),
                            weights.has_value() ? absl::StrCat(" weights ", Name(*weights)) : "", Name(strategy),
-                           weighted ? ", unequal ranks," : "", chunk) +
+                           Name(experts), weighted ? ", unequal ranks," : "", chunk) +
            (key_means.empty() ? "" : ", keys without their mean");
   }
 };
@@ -94,6 +95,7 @@ EngineOptions OptionsFor(const Case& c, int world) {
   options.kv = c.kv;
   options.weights = c.weights;
   options.strategy = c.strategy;
+  options.experts = c.experts;
   if (c.weighted) {
     for (int r = 0; r < world; ++r) options.rank_weights.push_back(std::vector<double>{2, 1, 3, 1}[r % 4]);
   }
@@ -171,6 +173,7 @@ class Judge {
   // What one rank alone answers to a case; computed once for all that differ in placement, weights and chunk only.
   Expected Alone(Case c, float tolerance) {
     c.strategy = Strategy::kAuto;
+    c.experts = ExpertPlacement::kAuto;
     c.weighted = false;
     c.chunk = 0;
     Expected& expected = alone_[c.Text()];
@@ -323,6 +326,12 @@ void Means(Judge& judge, bool all, const std::string& scratch, int rank) {
   }
 }
 
+bool HasExperts(const Golden& golden) {
+  const absl::StatusOr<ModelConfig> config = LoadConfig(golden.model_dir);
+  DUO_CHECK(config.ok());
+  return config->experts.count > 0;
+}
+
 void Families(Judge& judge, const std::string& scratch) {
   for (const std::string& name : GoldenNames()) {
     const Golden golden = LoadGolden(name, scratch);
@@ -335,10 +344,16 @@ void Families(Judge& judge, const std::string& scratch) {
       c.attention = attention;
       c.kv = judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32;
       c.chunk = 37;
-      judge.Check(c, {run.greedy, {run.logits}, run.leads, judge.Tolerance(run, c.kv)});
+      const Expected expected = {run.greedy, {run.logits}, run.leads, judge.Tolerance(run, c.kv)};
+      judge.Check(c, expected);
+      if (!HasExperts(golden)) continue;
+      c.experts = ExpertPlacement::kWhole;
+      judge.Check(c, expected);
+      c.weighted = true;  // a rank may have few of them, or none
+      judge.Check(c, expected);
     }
   }
-  // Experts are cut, and the scales of their rows are those of whole rows, however many ranks there are.
+  // Experts are cut or dealt out, and the scales of their rows are those of whole rows, however many ranks there are.
   for (const char* name : {"mixtral_sharded", "qwen2_moe_shared"}) {
     const Golden golden = LoadGolden(name, scratch);
     for (const DType weights : {DType::kI8, DType::kF8E4M3}) {
@@ -347,9 +362,13 @@ void Families(Judge& judge, const std::string& scratch) {
       c.prompt = golden.prompt;
       c.kv = judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32;
       c.weights = weights;
-      judge.Check(c, judge.Alone(c, judge.Tolerance(golden.full, c.kv)));
-      c.weighted = true;
-      judge.Check(c, judge.Alone(c, judge.Tolerance(golden.full, c.kv)));
+      for (const ExpertPlacement experts : {ExpertPlacement::kSplit, ExpertPlacement::kWhole}) {
+        c.experts = experts;
+        for (const bool weighted : {false, true}) {
+          c.weighted = weighted;
+          judge.Check(c, judge.Alone(c, judge.Tolerance(golden.full, c.kv)));
+        }
+      }
     }
   }
 }

@@ -1,8 +1,9 @@
 // Saved sessions over ranks: what one rank saved, several restore, extend and save, and one restores again, each time
 // with the logits of a session that was never saved (the test rule). Run by ctest as
 //   mpirun -n N saved_test [--device cuda]
-// for random models with retrieval and streaming heads in every layer. The directory is one that every rank sees, and
-// then one that only rank 0 sees. The program exits with 0 when all agreed.
+// for random models with retrieval and streaming heads in every layer, and for a mixture whose experts are then split
+// or dealt out whole: nothing of them is in a saved session. The directory is one that every rank sees, and then one
+// that only rank 0 sees. The program exits with 0 when all agreed.
 #include <unistd.h>
 
 #include <filesystem>
@@ -36,10 +37,11 @@ struct Case {
   bool weighted = false;
   bool shared = true;  // every rank sees the directory
   float tolerance = 0;
+  ExpertPlacement experts = ExpertPlacement::kAuto;
 
   std::string Text() const {
-    return absl::StrFormat("%s kv %s %s%s%s", golden->name, Name(kv), Name(strategy), weighted ? ", unequal ranks" : "",
-                           shared ? "" : ", a directory of rank 0");
+    return absl::StrFormat("%s kv %s %s, experts %s%s%s", golden->name, Name(kv), Name(strategy), Name(experts),
+                           weighted ? ", unequal ranks" : "", shared ? "" : ", a directory of rank 0");
   }
 };
 
@@ -76,6 +78,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Open(const Case& c, Device& device, Comm
   options.kv = c.kv;
   if (comm.size() > 1) {
     options.strategy = c.strategy;
+    options.experts = c.experts;
     for (int r = 0; c.weighted && r < comm.size(); ++r) {
       options.rank_weights.push_back(std::vector<double>{2, 1, 3, 1}[r % 4]);
     }
@@ -195,6 +198,15 @@ int RunCases(bool cuda) {
         failures += Failed(ranks, c.Text(), Run(c, shared ? common : "saved", *ranks.device, *ranks.comm));
       }
     }
+  }
+  const Golden mixture = LoadGolden("mixtral_sharded", scratch / "models");
+  GivePositions(mixture, 512);
+  for (const ExpertPlacement experts : {ExpertPlacement::kSplit, ExpertPlacement::kWhole}) {
+    const KvFormat kv = cuda ? KvFormat::kBF16 : KvFormat::kF32;
+    Case c = {&mixture, kv, Strategy::kSplit, false, true, mixture.duo.tolerance() / (cuda ? 1 : 256)};
+    c.experts = experts;
+    ++cases;
+    failures += Failed(ranks, c.Text(), Run(c, common, *ranks.device, *ranks.comm));
   }
   fs::current_path("/");
   fs::remove_all(scratch);

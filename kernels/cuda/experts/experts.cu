@@ -19,12 +19,13 @@ namespace {
 
 constexpr int64_t kFewRows = 256;  // as many as a recorded step has at most
 
-// One block: a thread an expert counts its slots, then writes them behind those of the experts before it.
+// One block: a thread an expert counts its slots, then writes them behind those of the experts before it. Those of
+// experts that are elsewhere are left out.
 __global__ void __launch_bounds__(kMostExperts) SortSlotsKernel(SlotLists lists, const int32_t* chosen, int slots) {
   StartOverlapped();
   constexpr int kAtOnce = 1024;
   __shared__ int some[kAtOnce], of_warps[2][32];
-  const int expert = threadIdx.x;
+  const int expert = threadIdx.x, wanted = expert < lists.experts ? lists.first + expert : -1;
   // what(slot) for each slot of the thread's expert: slots come to shared memory in pieces, for all to look at.
   const auto each = [&](const auto& what) {
     for (int first = 0; first < slots; first += kAtOnce) {
@@ -34,7 +35,7 @@ __global__ void __launch_bounds__(kMostExperts) SortSlotsKernel(SlotLists lists,
       __syncthreads();
 #pragma unroll 8
       for (int i = 0; i < here; ++i) {
-        if (some[i] == expert) what(first + i);
+        if (some[i] == wanted) what(first + i);
       }
     }
   };
@@ -54,10 +55,11 @@ __global__ void __launch_bounds__(kMostExperts) SortSlotsKernel(SlotLists lists,
 
 constexpr int kCombined = 128;  // columns of a block
 
-// out [rows, dim] = sum over a row's slots of weight * y. places: where a slot's y is; null: at the slot. Grid: rows,
-// blocks of columns.
+// out [rows, dim] = sum over a row's slots of weight * y. places: where a slot's y is; null: at the slot. kPartial: of
+// slots whose expert is in `run`. Grid: rows, blocks of columns.
+template <bool kPartial>
 __global__ void CombineKernel(bf16* out, int64_t stride, const float* y, Routing routing, const int32_t* places,
-                              int dim) {
+                              int dim, ExpertRun run) {
   StartOverlapped();
   const int64_t first = int64_t{blockIdx.x} * routing.chosen;
   const int c = blockIdx.y * kCombined + threadIdx.x;
@@ -65,6 +67,9 @@ __global__ void CombineKernel(bf16* out, int64_t stride, const float* y, Routing
   float sum = 0;
 #pragma unroll 4
   for (int j = 0; j < routing.chosen; ++j) {
+    if constexpr (kPartial) {
+      if (!run.Has(routing.experts[first + j])) continue;
+    }
     const int64_t place = places == nullptr ? first + j : places[first + j];
     sum = fmaf(routing.weights[first + j], y[place * dim + c], sum);
   }
@@ -188,7 +193,7 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
   size_t shared = 0;
   const TileWork work = WorkOf(up, n, kTileOutputs / 2, &shared);
   ForGroup(up.bank.group, [&](auto group) {
-    if (rows == 1) {
+    if (up.lists.of_one_row != nullptr) {
       LaunchTiles(device, TileGateUpKernel<group(), true>, dim3(static_cast<unsigned>(work.units * up.lists.most)),
                   shared, product, up, gating, work);
     } else {
@@ -215,77 +220,106 @@ void DownFew(Device& device, float* y, const ExpertProduct& down, int64_t slots,
   });
 }
 
-// Of one row, its experts' outputs added up in the same launch; false where that does not fit.
-bool DownOneRow(Device& device, View out, const ExpertProduct& down, const Routing& routing, bool early) {
-  if (!InTiles(down)) return false;
-  const int parts = TileParts(down.bank.cols);
-  const size_t shared = SharedSlots::Bytes(down.bank.cols, down.bank.group, routing.chosen) +
-                        sizeof(float) * kTileOutputs * routing.chosen * parts;
-  if (shared > kTileShared) return false;
+// Shared memory with which one row's experts' outputs are added up in the launch that makes them.
+size_t OneRowShared(const ExpertProduct& down, int chosen) {
+  return SharedSlots::Bytes(down.bank.cols, down.bank.group, chosen) +
+         sizeof(float) * kTileOutputs * chosen * TileParts(down.bank.cols);
+}
+bool FitsOneRow(const ExpertProduct& down, int chosen) {
+  return InTiles(down) && OneRowShared(down, chosen) <= kTileShared;
+}
+void DownOneRow(Device& device, View out, const ExpertProduct& down, const Routing& routing, bool partial, bool early) {
   ForGroup(down.bank.group, [&](auto group) {
-    LaunchTiles(device, TileDownOneRowKernel<group()>, dim3(static_cast<unsigned>(CeilDiv(out.cols, kTileOutputs))),
-                shared, out.as<bf16>(), down, routing, parts, early);
+    LaunchTiles(device, partial ? TileDownOneRowKernel<group(), true> : TileDownOneRowKernel<group(), false>,
+                dim3(static_cast<unsigned>(CeilDiv(out.cols, kTileOutputs))), OneRowShared(down, routing.chosen),
+                out.as<bf16>(), down, routing, TileParts(down.bank.cols), early);
   });
-  return true;
+}
+
+// out = the sums of y, of experts that are here.
+void Combine(Device& device, View out, const float* y, const ExpertBank& bank, const Routing& routing,
+             const int32_t* places) {
+  LaunchOverlapped(device, bank.partial() ? CombineKernel<true> : CombineKernel<false>,
+                   dim3(out.rows, CeilDiv(out.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(), out.stride, y,
+                   routing, places, out.cols, ExpertRun{bank.first, bank.experts});
 }
 
 void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
   const int slots = static_cast<int>(x.rows) * routing.chosen;
   const int64_t n = bank.down.cols;
   const int chosen = std::min(bank.experts, slots);  // at most
+  ExpertProduct down = {nullptr, n, 1, bank.down, bank.experts, {}};
+  const bool one_launch = x.rows == 1 && FitsOneRow(down, routing.chosen);
   SlotLists lists = {};
-  lists.most = chosen;
-  if (x.rows == 1) {
+  lists.first = bank.first;
+  lists.experts = bank.experts;
+  // Tiles from lists know no slots whose expert is elsewhere.
+  const bool of_one_row = x.rows == 1 && (one_launch || !bank.partial() || !InTiles(down));
+  if (of_one_row) {
     lists.of_one_row = routing.experts;
+    lists.most = slots;
   } else {
     lists.chosen = static_cast<ChosenExpert*>(scratch.Take(sizeof(ChosenExpert) * chosen));
     lists.slots = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * (slots + 1)));
     lists.count = lists.slots + slots;
+    lists.most = chosen;
     LaunchOverlapped(device, SortSlotsKernel, dim3(1), dim3(RoundUp(bank.experts, 32)), 0, lists, routing.experts,
                      slots);
   }
   auto* product = static_cast<bf16*>(scratch.Take(sizeof(bf16) * slots * n));
   auto* y = static_cast<float*>(scratch.Take(sizeof(float) * slots * x.cols));
   const ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, lists};
-  const ExpertProduct down = {product, n, 1, bank.down, bank.experts, lists};
+  down.x = product;
+  down.lists = lists;
   const bool early = n > 0 && InTiles(up);
   GateUpFew(device, product, up, slots, x.rows, {bank.limit, bank.alpha});
-  if (x.rows == 1 && DownOneRow(device, out, down, routing, early)) return;
+  if (one_launch) return DownOneRow(device, out, down, routing, bank.partial(), early);
   DownFew(device, y, down, slots, x.rows, early);
-  LaunchOverlapped(device, CombineKernel, dim3(x.rows, CeilDiv(x.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(),
-                   out.stride, y, routing, static_cast<const int32_t*>(nullptr), x.cols);
+  Combine(device, out, y, bank, routing, nullptr);
 }
 
 // Slots sorted by expert, each expert's beginning at a multiple of kSortedPadded: fewer shapes to choose products for.
+// Those whose expert is elsewhere are left out.
 struct Sorted {
-  std::vector<int32_t>& host;  // [slots] experts, then [places] slots or -1, then [slots] places
+  std::vector<int32_t>& host;  // [slots] experts, then [places] slots or -1, then [slots] places, 0 of those left out
   std::vector<int64_t> begin;  // [experts + 1] places
 };
 
-void SortOnHost(Device& device, const Routing& routing, int64_t slots, int experts, Sorted* sorted) {
+void SortOnHost(Device& device, const Routing& routing, int64_t slots, const ExpertBank& bank, Sorted* sorted) {
+  const int experts = bank.experts;
   std::vector<int32_t>& host = sorted->host;
   host.resize(slots);
   device.Download(host.data(), routing.experts, sizeof(int32_t) * slots);
   std::vector<int64_t>& begin = sorted->begin;
   begin.assign(experts + 1, 0);
-  for (int64_t s = 0; s < slots; ++s) ++begin[host[s] + 1];
+  for (int64_t s = 0; s < slots; ++s) {
+    if (bank.Has(host[s])) ++begin[bank.Place(host[s]) + 1];
+  }
   for (int e = 0; e < experts; ++e) begin[e + 1] = begin[e] + RoundUp(begin[e + 1], kSortedPadded);
   const int64_t places = begin[experts];
   host.resize(slots + places + slots);
   std::fill_n(host.begin() + slots, places, -1);
   std::vector<int64_t> next(begin.begin(), begin.end() - 1);
   for (int64_t s = 0; s < slots; ++s) {
-    const int64_t place = next[host[s]]++;
+    host[slots + places + s] = 0;
+    if (!bank.Has(host[s])) continue;
+    const int64_t place = next[bank.Place(host[s])]++;
     host[slots + place] = static_cast<int32_t>(s);
     host[slots + places + s] = static_cast<int32_t>(place);
   }
 }
 
+void ZeroAll(Device& device, View out) {
+  DUO_CHECK_EQ(out.stride, out.cols);
+  device.Fill(out.data, 0, Bytes(out.dtype, out.rows * out.cols));
+}
+
 void ManyRows(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
   const int64_t slots = x.rows * routing.chosen, n = bank.down.cols;
   Sorted sorted = {State(device).host_slots, {}};
-  SortOnHost(device, routing, slots, bank.experts, &sorted);
+  SortOnHost(device, routing, slots, bank, &sorted);
   const int64_t places = sorted.begin.back();
+  if (places == 0) return ZeroAll(device, out);  // no row chose an expert that is here
   DUO_CHECK_LE(places, MostPlaces(slots, bank.experts));
   auto* lists = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * (MostPlaces(slots, bank.experts) + slots)));
   device.Upload(lists, sorted.host.data() + slots, sizeof(int32_t) * (places + slots));
@@ -313,8 +347,7 @@ void ManyRows(Device& device, View out, View x, const ExpertBank& bank, const Ro
     DUO_CUDA_CHECK(cudaGetLastError());
   }
   each_expert(bank.down, y, product);
-  LaunchOverlapped(device, CombineKernel, dim3(x.rows, CeilDiv(x.cols, kCombined)), dim3(kCombined), 0, out.as<bf16>(),
-                   out.stride, y.as<float>(), routing, lists + places, x.cols);
+  Combine(device, out, y.as<float>(), bank, routing, lists + places);
 }
 
 }  // namespace
@@ -336,10 +369,7 @@ size_t ExpertMlpScratchBytes(const Device& device, int64_t rows, const ExpertBan
 }
 
 void ExpertMlp(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
-  if (bank.down.cols == 0 && bank.down.bias == nullptr) {
-    DUO_CHECK_EQ(out.stride, out.cols);
-    return device.Fill(out.data, 0, Bytes(out.dtype, out.rows * out.cols));
-  }
+  if (bank.down.cols == 0 && bank.down.bias == nullptr) return ZeroAll(device, out);
   const size_t mark = scratch.used();
   cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
   DUO_CUDA_CHECK(cudaStreamIsCapturing(Stream(device), &recording));

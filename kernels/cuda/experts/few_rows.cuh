@@ -25,6 +25,13 @@ struct SlotLists {
   int32_t* count;             // chosen experts
   const int32_t* of_one_row;  // its experts; then there are no lists: its slots are these, an expert each
   int most;                   // the size of `chosen`; of one row its experts
+  int first, experts;         // of one row: those of the layer that are here; `chosen` has places among them
+
+  // Of one row's expert: its place here; below 0: it is elsewhere.
+  __device__ __forceinline__ int PlaceOf(int expert) const {
+    const int place = expert - first;
+    return place < experts ? place : -1;
+  }
 };
 
 // Whole pieces of 16 bytes of a row of weights: so many columns. Where kPieces is false weights are read value by
@@ -178,7 +185,7 @@ struct Gating {
 // The i-th chosen expert: one load, for everything else waits for it. Past the L1, since it may be read before the
 // kernel ahead has ended.
 __device__ __forceinline__ ChosenExpert ChosenAt(const SlotLists& lists, int i) {
-  if (lists.of_one_row != nullptr) return {__ldcg(lists.of_one_row + i), i, i + 1, i};
+  if (lists.of_one_row != nullptr) return {lists.PlaceOf(__ldcg(lists.of_one_row + i)), i, i + 1, i};
   const int4 of = __ldcg(reinterpret_cast<const int4*>(lists.chosen) + i);
   return {of.x, of.y, of.z, of.w};
 }

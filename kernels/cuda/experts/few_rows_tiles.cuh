@@ -147,7 +147,8 @@ __device__ __forceinline__ void ForTilesOfOneRow(const ExpertProduct& p, const T
   __shared__ TileSums sums[kExpertWarps];
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, tiles = kExpertWarps / work.parts;
   const int slot = blockIdx.x / work.units, unit = blockIdx.x - slot * work.units;
-  const int expert = __ldcg(p.lists.of_one_row + slot);
+  const int expert = p.lists.PlaceOf(__ldcg(p.lists.of_one_row + slot));
+  if (expert < 0) return;
   const SharedSlots x(shared_x, p.bank.cols, kGroup, 1);
   CodeTile<kGroup, kDepth> codes(p.bank, TileShare(p.bank.cols, warp % work.parts, work.parts));
   const int64_t tile = int64_t{unit} * tiles + warp / work.parts;
@@ -214,25 +215,65 @@ __global__ void __launch_bounds__(32 * kExpertWarps, 2)
   ForTiles<kGroup, kDownDepth>(p, work, kTileOutputs, row, finish);
 }
 
+// Which of one row's experts are here. Where all are (kPartial false) its slots are counted as they are.
+template <bool kPartial>
+class SlotsHere {
+ public:
+  // By whole warps.
+  __device__ __forceinline__ SlotsHere(const SlotLists& lists, int chosen) : lists_(lists), count_(chosen) {
+    if constexpr (kPartial) {
+      static_assert(kMostChosenExperts <= 64);
+      const int lane = threadIdx.x % 32;
+      uint32_t half[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int slot = lane + 32 * h;
+        const bool here = slot < chosen && lists.PlaceOf(__ldcg(lists.of_one_row + min(slot, chosen - 1))) >= 0;
+        half[h] = __ballot_sync(0xffffffffu, here);
+      }
+      mask_ = half[0] | static_cast<uint64_t>(half[1]) << 32;
+      count_ = __popcll(mask_);
+    }
+  }
+  __device__ __forceinline__ int count() const { return count_; }
+  // The i-th slot.
+  __device__ __forceinline__ int operator[](int i) const {
+    if constexpr (!kPartial) return i;
+    uint64_t left = mask_;
+    for (; i > 0; --i) left &= left - 1;
+    return __ffsll(static_cast<long long>(left)) - 1;
+  }
+  __device__ __forceinline__ int64_t Expert(int i) const {
+    return lists_.PlaceOf(__ldcg(lists_.of_one_row + (*this)[i]));
+  }
+
+ private:
+  const SlotLists& lists_;
+  int count_;
+  uint64_t mask_ = 0;
+};
+
 // Of one row: out [dim] = sum over its experts of weight * down, a block for 16 outputs, a job of a warp for an expert
 // and a part of k. Shared memory: x of all slots, then [job][output] sums.
-template <int kGroup>
+template <int kGroup, bool kPartial>
 __global__ void __launch_bounds__(32 * kExpertWarps, 2)
     TileDownOneRowKernel(bf16* out, ExpertProduct p, Routing routing, int parts, bool early) {
   extern __shared__ uint4 shared_x[];
   const int64_t dim = p.bank.rows / p.experts, first_output = int64_t{blockIdx.x} * kTileOutputs;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, jobs = routing.chosen * parts;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
   const SharedSlots x(shared_x, p.bank.cols, kGroup, routing.chosen);
   float* sums = x.sums + RoundUp(x.groups * routing.chosen, 4);
   // kExpertWarps is a multiple of the parts: all jobs of a warp have the same.
   CodeTile<kGroup, kDownDepth> codes(p.bank, TileShare(p.bank.cols, warp % parts, parts));
+  if (!early) WaitForDependency();
+  const SlotsHere<kPartial> slots(p.lists, routing.chosen);
+  const int jobs = slots.count() * parts;
   auto place_of = [&](int job) {
-    const int64_t first_row = __ldcg(routing.experts + job / parts) * dim;
+    const int64_t first_row = slots.Expert(job / parts) * dim;
     const int64_t rows[2] = {first_row + min(first_output + g, dim - 1),
                              first_row + min(first_output + g + 8, dim - 1)};
     return codes.PlaceOf(p.bank, rows);
   };
-  if (!early) WaitForDependency();
   TilePlace place = {};
   if (warp < jobs) {
     place = place_of(warp);
@@ -240,7 +281,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps, 2)
   }
   WaitForDependency();
   LetDependentsStart();
-  StageSlots<kGroup>(x, p.bank.cols, routing.chosen, [&](int s) { return p.x + s * p.x_stride; });
+  StageSlots<kGroup>(x, p.bank.cols, slots.count(), [&](int s) { return p.x + slots[s] * p.x_stride; });
   __syncthreads();
   for (int job = warp; job < jobs; job += kExpertWarps) {
     const bool more = job + kExpertWarps < jobs;
@@ -257,11 +298,11 @@ __global__ void __launch_bounds__(32 * kExpertWarps, 2)
   const int64_t column = first_output + threadIdx.x;
   if (threadIdx.x >= kTileOutputs || column >= dim) return;
   float all = 0;
-  for (int j = 0; j < routing.chosen; ++j) {
+  for (int j = 0; j < slots.count(); ++j) {
     float sum = sums[j * parts * kTileOutputs + threadIdx.x];
     for (int part = 1; part < parts; ++part) sum += sums[(j * parts + part) * kTileOutputs + threadIdx.x];
-    if (p.bank.bias != nullptr) sum += p.bank.bias[__ldcg(routing.experts + j) * dim + column];
-    all = fmaf(routing.weights[j], sum, all);
+    if (p.bank.bias != nullptr) sum += p.bank.bias[slots.Expert(j) * dim + column];
+    all = fmaf(routing.weights[slots[j]], sum, all);
   }
   out[column] = ToBf16(all);
 }

@@ -13,10 +13,11 @@
 namespace duo::cuda {
 namespace {
 
-// out [rows, dim] = sum over a row's slots of weight * y, in the order of the slots. A thread has eight columns. Grid:
-// rows, blocks of columns.
+// out [rows, dim] = sum over a row's slots of weight * y, in the order of the slots; kPartial: over slots whose expert is
+// in `run`. A thread has eight columns. Grid: rows, blocks of columns.
+template <bool kPartial>
 __global__ void CombineEightsKernel(bf16* out, int64_t stride, const bf16* y, Routing routing, const int32_t* places,
-                                    int dim) {
+                                    int dim, ExpertRun run) {
   StartOverlapped();
   const int64_t first = int64_t{blockIdx.x} * routing.chosen;
   const int c = 8 * (blockIdx.y * blockDim.x + threadIdx.x);
@@ -24,6 +25,9 @@ __global__ void CombineEightsKernel(bf16* out, int64_t stride, const bf16* y, Ro
   float sums[8] = {};
 #pragma unroll 8
   for (int j = 0; j < routing.chosen; ++j) {
+    if constexpr (kPartial) {
+      if (!run.Has(routing.experts[first + j])) continue;
+    }
     const float weight = routing.weights[first + j];
     const uint4 of = __ldcs(reinterpret_cast<const uint4*>(y + int64_t{places[first + j]} * dim + c));
     const uint32_t words[4] = {of.x, of.y, of.z, of.w};
@@ -91,7 +95,8 @@ void GroupedRows(Device& device, View out, View x, const ExpertBank& bank, const
   const int64_t slots = x.rows * routing.chosen, places = MostPlaces(slots, bank.experts),
                 tiles = MostTiles(slots, bank.experts);
   const int dim = static_cast<int>(x.cols);
-  const SortedSlots sorted = SortSlots(device, routing, x.rows, bank.experts, scratch);
+  const ExpertRun run = {bank.first, bank.experts};
+  const SortedSlots sorted = SortSlots(device, routing, x.rows, run, scratch);
   auto* packed = static_cast<bf16*>(scratch.Take(sizeof(bf16) * places * dim));
   auto* product = static_cast<bf16*>(scratch.Take(sizeof(bf16) * places * bank.down.cols));
   auto* y = static_cast<bf16*>(scratch.Take(sizeof(bf16) * places * dim));
@@ -108,9 +113,9 @@ void GroupedRows(Device& device, View out, View x, const ExpertBank& bank, const
   work.out = y;
   Multiply<false>(device, work, bank.down, bank.experts, tiles);
   const int threads = 128;
-  LaunchOverlapped(device, CombineEightsKernel, dim3(static_cast<unsigned>(x.rows), CeilDiv(dim / 8, threads)),
-                   dim3(threads), 0, out.as<bf16>(), out.stride, static_cast<const bf16*>(y), routing,
-                   static_cast<const int32_t*>(sorted.places), dim);
+  LaunchOverlapped(device, bank.partial() ? CombineEightsKernel<true> : CombineEightsKernel<false>,
+                   dim3(static_cast<unsigned>(x.rows), CeilDiv(dim / 8, threads)), dim3(threads), 0, out.as<bf16>(),
+                   out.stride, static_cast<const bf16*>(y), routing, static_cast<const int32_t*>(sorted.places), dim, run);
 }
 
 }  // namespace duo::cuda

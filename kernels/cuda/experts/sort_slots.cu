@@ -12,27 +12,28 @@ namespace {
 
 constexpr int kBlockSlots = 2048;
 
-// what(slot) for each of the block's slots that chose expert threadIdx.x, ascending.
+// what(slot) for each of the block's slots that chose the run's expert threadIdx.x, ascending.
 template <typename What>
-__device__ __forceinline__ void EachOwn(const int32_t* chosen, int64_t slots, const What& what) {
+__device__ __forceinline__ void EachOwn(const int32_t* chosen, int64_t slots, ExpertRun run, const What& what) {
   __shared__ int32_t own[kBlockSlots];
   const int64_t first = int64_t{blockIdx.x} * kBlockSlots;
+  const int wanted = threadIdx.x < run.count ? run.first + static_cast<int>(threadIdx.x) : -1;
   const int here = static_cast<int>(min(int64_t{kBlockSlots}, slots - first));
   for (int i = threadIdx.x; i < here; i += blockDim.x) own[i] = chosen[first + i];
   __syncthreads();
 #pragma unroll 8
   for (int i = 0; i < here; ++i) {
-    if (own[i] == static_cast<int>(threadIdx.x)) what(static_cast<int>(first + i));
+    if (own[i] == wanted) what(static_cast<int>(first + i));
   }
 }
 
 // counts [blocks][experts]
 __global__ void __launch_bounds__(kMostExperts)
-    CountSlotsKernel(int32_t* counts, const int32_t* chosen, int64_t slots, int experts) {
+    CountSlotsKernel(int32_t* counts, const int32_t* chosen, int64_t slots, ExpertRun run) {
   StartOverlapped();
   int count = 0;
-  EachOwn(chosen, slots, [&](int) { ++count; });
-  if (threadIdx.x < experts) counts[int64_t{blockIdx.x} * experts + threadIdx.x] = count;
+  EachOwn(chosen, slots, run, [&](int) { ++count; });
+  if (threadIdx.x < run.count) counts[int64_t{blockIdx.x} * run.count + threadIdx.x] = count;
 }
 
 // One block, a thread an expert: counts become the place of each block's first slot of each expert.
@@ -64,10 +65,10 @@ __global__ void __launch_bounds__(kMostExperts)
 }
 
 __global__ void __launch_bounds__(kMostExperts)
-    PlaceSlotsKernel(SortedSlots sorted, const int32_t* begins, const int32_t* chosen, int64_t slots, int experts) {
+    PlaceSlotsKernel(SortedSlots sorted, const int32_t* begins, const int32_t* chosen, int64_t slots, ExpertRun run) {
   StartOverlapped();
-  int place = threadIdx.x < experts ? begins[int64_t{blockIdx.x} * experts + threadIdx.x] : 0;
-  EachOwn(chosen, slots, [&](int slot) {
+  int place = threadIdx.x < run.count ? begins[int64_t{blockIdx.x} * run.count + threadIdx.x] : 0;
+  EachOwn(chosen, slots, run, [&](int slot) {
     sorted.slots[place] = slot;
     sorted.places[slot] = place++;
   });
@@ -88,7 +89,8 @@ size_t SortSlotsScratchBytes(int64_t slots, int experts) {
          Arena::Rounded(sizeof(int32_t) * CeilDiv(slots, int64_t{kBlockSlots}) * experts);
 }
 
-SortedSlots SortSlots(Device& device, const Routing& routing, int64_t rows, int experts, Arena& scratch) {
+SortedSlots SortSlots(Device& device, const Routing& routing, int64_t rows, ExpertRun run, Arena& scratch) {
+  const int experts = run.count;
   const int64_t slots = rows * routing.chosen;
   const int blocks = static_cast<int>(CeilDiv(slots, int64_t{kBlockSlots}));
   SortedSlots sorted = {};
@@ -98,9 +100,9 @@ SortedSlots SortSlots(Device& device, const Routing& routing, int64_t rows, int 
   sorted.count = sorted.places + slots;
   auto* counts = static_cast<int32_t*>(scratch.Take(sizeof(int32_t) * blocks * experts));
   const dim3 grid(blocks), threads(RoundUp(experts, 32));
-  LaunchOverlapped(device, CountSlotsKernel, grid, threads, 0, counts, routing.experts, slots, experts);
+  LaunchOverlapped(device, CountSlotsKernel, grid, threads, 0, counts, routing.experts, slots, run);
   LaunchOverlapped(device, CutTilesKernel, dim3(1), threads, 0, sorted, counts, blocks, experts);
-  LaunchOverlapped(device, PlaceSlotsKernel, grid, threads, 0, sorted, counts, routing.experts, slots, experts);
+  LaunchOverlapped(device, PlaceSlotsKernel, grid, threads, 0, sorted, counts, routing.experts, slots, run);
   return sorted;
 }
 

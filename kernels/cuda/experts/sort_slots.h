@@ -21,12 +21,17 @@ struct SortedSlots {
   SortedTile* tiles;  // [MostTiles]
   int32_t* count;     // of tiles
   int32_t* slots;     // [MostPlaces]
-  int32_t* places;    // [rows * chosen]: of each slot
+  int32_t* places;    // [rows * chosen]: of each slot whose expert is here
+};
+// Experts that are here of a layer's, where not all are.
+struct ExpertRun {
+  int first, count;
+  DUO_HD bool Has(int expert) const { return expert >= first && expert < first + count; }
 };
 int64_t MostTiles(int64_t slots, int experts);
 int64_t MostPlaces(int64_t slots, int experts);
 size_t SortSlotsScratchBytes(int64_t slots, int experts);
-// Takes its lists from scratch.
-SortedSlots SortSlots(Device& device, const Routing& routing, int64_t rows, int experts, Arena& scratch);
+// Takes its lists from scratch. Slots whose expert is not in `run` are left out, and their places mean nothing.
+SortedSlots SortSlots(Device& device, const Routing& routing, int64_t rows, ExpertRun run, Arena& scratch);
 
 }  // namespace duo::cuda

@@ -18,7 +18,16 @@ struct Sizes {
   int experts, chosen;
   int64_t dim, columns, rows;
   int block = -1;  // 0: a scale and a minimum a group whatever the type; above: groups of two levels
+  int first = 0, held = -1;  // of the experts those that the bank has; -1: all
+  bool has(int expert) const { return held < 0 || (expert >= first && expert < first + held); }
 };
+// Those of a bank of all.
+Weight HeldOf(const Weight& all, const Sizes& s) {
+  if (s.held < 0) return all;
+  Weight part = ExpertRows(all, s.experts, s.first);
+  part.rows *= s.held;
+  return part;
+}
 
 // Each row's experts, all different and never `idle`, and their weights.
 struct HostRouting {
@@ -45,7 +54,7 @@ class Experts : public DeviceTest {
  protected:
   void RunMlp(DType dtype, const Sizes& s, int group, bool bias, float limit = 0) {
     SCOPED_TRACE(testing::Message() << Name(dtype) << " rows " << s.rows << " experts " << s.experts << " dim " << s.dim
-                                    << " columns " << s.columns);
+                                    << " columns " << s.columns << " from " << s.first << " held " << s.held);
     std::mt19937 rng(static_cast<unsigned>(s.rows * 31 + s.columns));
     const DType type = activation();
     const auto make = [&](int64_t rows, int64_t cols) {
@@ -54,33 +63,56 @@ class Experts : public DeviceTest {
     };
     const TestWeight up = make(s.experts * 2 * s.columns, s.dim), down = make(s.experts * s.dim, s.columns);
     const int idle = s.experts - 2;
-    for (const TestWeight* w : {&up, &down}) {  // whoever reads it gets NaN, where the format has one
-      const Weight part = ExpertRows(w->weight, s.experts, idle);
-      device().Fill(const_cast<void*>(part.data), 0xff, Bytes(dtype, part.rows * part.cols));
-      if (part.scales != nullptr) device().Fill(const_cast<float*>(part.scales), 0xff, sizeof(float) * part.rows);
-      if (part.groups != nullptr) {
-        device().Fill(const_cast<uint16_t*>(part.groups), 0xff, 4 * part.rows * part.cols / part.pair_cols());
-      }
+    for (int expert = 0; expert < s.experts; ++expert) {  // whoever reads it gets NaN, where the format has one
+      if (expert != idle && s.has(expert)) continue;
+      Poison(dtype, ExpertRows(up.weight, s.experts, expert));
+      Poison(dtype, ExpertRows(down.weight, s.experts, expert));
     }
     const HostRouting host = MakeRouting(s, idle, rng);
     std::vector<float> x = Normal(rng, s.rows * s.dim);
     for (float& v : x) v = Rounded(type, v);
     Buffer device_x = UploadAs(device(), type, x), experts = Upload(device(), host.experts),
            weights = Upload(device(), host.weights), out = Allocate(device(), Bytes(type, s.rows * s.dim));
-    const ExpertBank bank = {s.experts, up.weight, down.weight, limit, kAlpha};
+    const ExpertBank bank = {s.held < 0 ? s.experts : s.held,
+                             HeldOf(up.weight, s),
+                             HeldOf(down.weight, s),
+                             limit,
+                             kAlpha,
+                             s.first,
+                             s.experts};
+    // What no expert here writes is to be zero, and what experts elsewhere would have written is nobody's.
+    device().Fill(out.data(), 0xff, Bytes(type, s.rows * s.dim));
     const Routing routing = {experts.as<int32_t>(), weights.as<float>(), s.chosen};
-    Arena scratch = Scratch(device(), ExpertMlpScratchBytes(device(), s.rows, bank, s.chosen));
+    const size_t scratch_bytes = ExpertMlpScratchBytes(device(), s.rows, bank, s.chosen);
+    Buffer room = Allocate(device(), std::max<size_t>(scratch_bytes, 1));
+    device().Fill(room.data(), 0xff, room.size());
+    Arena scratch(std::move(room));
     ExpertMlp(device(), View(out.data(), type, s.rows, s.dim), View(device_x.data(), type, s.rows, s.dim), bank,
               routing, scratch);
     EXPECT_EQ(scratch.used(), 0u);
     std::vector<float> plain(s.rows * s.dim);
     std::vector<double> truth(plain.size());
     for (int64_t slot = 0; slot < s.rows * s.chosen; ++slot) {
+      if (!s.has(host.experts[slot])) continue;
       Add(s, host.experts[slot], host.weights[slot], {up, down, limit}, &x[slot / s.chosen * s.dim],
           &truth[slot / s.chosen * s.dim], &plain[slot / s.chosen * s.dim]);
     }
     for (float& v : plain) v = Rounded(type, v);
-    ExpectAsGoodAs(DownloadAs(device(), type, out.data(), plain.size()), plain, truth, type, "a mixture of experts");
+    const std::vector<float> got = DownloadAs(device(), type, out.data(), plain.size());
+    ExpectAsGoodAs(got, plain, truth, type, "a mixture of experts");
+    for (size_t i = 0; i < got.size(); ++i) {
+      if (truth[i] == 0) {
+        ASSERT_EQ(got[i], 0) << i;
+      }
+    }
+  }
+
+  void Poison(DType dtype, const Weight& part) {
+    device().Fill(const_cast<void*>(part.data), 0xff, Bytes(dtype, part.rows * part.cols));
+    if (part.scales != nullptr) device().Fill(const_cast<float*>(part.scales), 0xff, sizeof(float) * part.rows);
+    if (part.groups != nullptr) {
+      device().Fill(const_cast<uint16_t*>(part.groups), 0xff, 4 * part.rows * part.cols / part.pair_cols());
+    }
   }
 
   struct Pair {
@@ -155,6 +187,27 @@ TEST_P(Experts, MatchForCodesInGroups) {
     RunMlp(DType::kI4, {3, 2, 160, 992, rows}, 32, true, 0.5f);
     RunMlp(DType::kI4, {5, 4, 64, 2880, rows}, 64, true);
   }
+}
+
+// Of experts that are dealt out over ranks: a run of them, or none, and rows of which no expert is here.
+TEST_P(Experts, ThatAreElsewhereCountAsZero) {
+  for (const auto& [first, held] : {std::pair(0, 3), {3, 2}, {6, 1}, {4, 0}}) {
+    for (int64_t rows : {1, 2, 9, 70, 301}) {
+      for (DType dtype : kWeightTypes) {
+        if ((cuda() && dtype == DType::kF32) || (rows > 9 && dtype != DType::kBF16 && dtype != DType::kI4)) continue;
+        RunMlp(dtype, {7, 3, 128, 64, rows, -1, first, held}, 32, rows % 2 == 0);
+      }
+    }
+    RunMlp(DType::kBF16, {7, 3, 64, 32, 1, -1, first, held}, 0, true, 0.5f);
+  }
+  // Down products of one row that do not fit one launch, where it has them in tiles, and those that do.
+  for (int64_t rows : {1, 3}) {
+    RunMlp(DType::kI4, {6, 5, 64, 2880, rows, -1, 2, 2}, 64, true);
+    RunMlp(DType::kI4, {70, 64, 64, 64, rows, -1, 33, 30}, 64, true);
+    RunMlp(DType::kI4, {5, 2, 256, 128, rows, 128, 1, 2}, 32, false);
+  }
+  // More rows than one product an expert is worth the trouble for, none of which chose any expert here.
+  RunMlp(DType::kBF16, {3, 1, 64, 32, 300, -1, 1, 1}, 0, false);
 }
 
 // Drafts rest on it: a row that is checked beside others has the bits that it has alone, whoever chose its experts too.

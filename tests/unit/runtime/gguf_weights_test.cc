@@ -153,7 +153,7 @@ struct Loaded {
 };
 
 // Loads every rank's share and compares all matrices. Returns the formats.
-Loaded LoadAndCompare(const std::string& path, int world) {
+Loaded LoadAndCompare(const std::string& path, int world, ExpertPlacement experts = ExpertPlacement::kSplit) {
   Loaded loaded;
   const absl::StatusOr<ModelConfig> config = LoadConfig(path);
   const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(path);
@@ -168,6 +168,7 @@ Loaded LoadAndCompare(const std::string& path, int world) {
   request.shape = ShapeOf(*config);
   request.heads = FullPlan(config->layers, config->kv_heads);
   request.world = world;
+  request.experts = experts;
   const absl::StatusOr<Partition> partition = MakePartition(request);
   EXPECT_TRUE(partition.ok()) << partition.status();
   const std::unique_ptr<Device> device = Device::Cpu(1);
@@ -247,6 +248,7 @@ TEST(GgufWeights, ExpertsAreHeldExactly) {
                                                                               : CodeTable::kNone);
     EXPECT_EQ(loaded.formats.kept.at({1, WeightRole::kRouter}), (CodeFormat{DType::kF32, 0, 0}));
     LoadAndCompare(path, 3);  // 32 columns of an expert each
+    for (const int world : {2, 3, 5}) LoadAndCompare(path, world, ExpertPlacement::kWhole);
 
     // Row 5 of expert 2's up projection is that of the file's own tensor.
     const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(path);

@@ -38,8 +38,10 @@ ModelConfig ConfigOf(const Sizes& s) {
 
 const Sizes kSmall = {Family::kQwen2, 64, 96, 2, 8, 4, 16, 100, false};
 
-std::vector<RankShard> ShardsOf(const ModelConfig& config, int world) {
+std::vector<RankShard> ShardsOf(const ModelConfig& config, int world,
+                                ExpertPlacement experts = ExpertPlacement::kAuto) {
   PartitionRequest request;
+  request.experts = experts;
   request.shape = ShapeOf(config);
   request.heads = FullPlan(config.layers, config.kv_heads);
   request.world = world;
@@ -157,6 +159,53 @@ TEST(HeldWeights, ExpertsAreCutAsAnMlpIsAndTheRouterIsWhole) {
   EXPECT_EQ(held[WeightRole::kExpertGateUp], 5 * 2 * 44 * config.hidden);
   EXPECT_EQ(held[WeightRole::kExpertDown], 5 * 44 * config.hidden);
   EXPECT_EQ(held[WeightRole::kSharedGateUp], 2 * 20 * config.hidden);
+  EXPECT_EQ(held[WeightRole::kSharedDown], 20 * config.hidden);
+}
+
+// A rank has a run of experts, with their biases; more ranks than experts leave some without.
+TEST(HeldWeights, WholeExpertsAreDealtOutInRuns) {
+  ModelConfig config = WithExperts(Family::kGptOss, {.count = 5, .chosen = 2, .intermediate = 64});
+  config.expert_bias = true;
+  for (const int world : {2, 3, 8}) {
+    int64_t next = 0;
+    bool none = false;
+    for (const RankShard& shard : ShardsOf(config, world, ExpertPlacement::kWhole)) {
+      EXPECT_EQ(shard.experts.begin, next);
+      next = shard.experts.end;
+      none |= shard.experts.size() == 0;
+      for (const HeldWeight& w : HeldWeights(config, shard)) {
+        if (w.role() != WeightRole::kExpertGateUp && w.role() != WeightRole::kExpertDown) continue;
+        const bool down = w.role() == WeightRole::kExpertDown;
+        EXPECT_FALSE(w.cuts_columns());
+        EXPECT_TRUE(w.bias);
+        EXPECT_EQ(w.rows, shard.experts.size() * (down ? config.hidden : 128));
+        EXPECT_EQ(w.cols, down ? 64 : config.hidden);
+        ASSERT_EQ(w.tensors.size(), static_cast<size_t>(shard.experts.size() * (down ? 1 : 2)));
+        for (size_t i = 0; i < w.tensors.size(); ++i) {
+          EXPECT_EQ(w.tensors[i].stacked.expert, shard.experts.begin + static_cast<int64_t>(i) / (down ? 1 : 2));
+          EXPECT_EQ(w.tensors[i].stacked.experts, 5);
+        }
+      }
+    }
+    EXPECT_EQ(next, 5);
+    EXPECT_EQ(none, world == 8);
+  }
+}
+
+TEST(HeldWeights, WholeExpertsLeaveTheSharedOneSplit) {
+  const ModelConfig config =
+      WithExperts(Family::kQwen2Moe, {.count = 5, .chosen = 2, .intermediate = 44, .shared_intermediate = 20});
+  std::map<WeightRole, int64_t> held;  // elements of layer 1 over all ranks
+  for (const RankShard& shard : ShardsOf(config, 3, ExpertPlacement::kWhole)) {
+    for (const HeldWeight& w : HeldWeights(config, shard)) {
+      if (w.layer == 1) held[w.role()] += w.rows * w.cols;
+      if (w.role() == WeightRole::kSharedDown) {
+        EXPECT_TRUE(w.cuts_columns() && w.cols < 20);
+      }
+    }
+  }
+  EXPECT_EQ(held[WeightRole::kExpertGateUp], 5 * 2 * 44 * config.hidden);
+  EXPECT_EQ(held[WeightRole::kExpertDown], 5 * 44 * config.hidden);
   EXPECT_EQ(held[WeightRole::kSharedDown], 20 * config.hidden);
 }
 

@@ -1,0 +1,24 @@
+#include "runtime/weights/cut_unit.h"
+
+#include <algorithm>
+
+#include "parallel/shard.h"
+#include "runtime/weights/code_format.h"
+#include "runtime/weights/quantize.h"
+
+namespace duo {
+
+int64_t CutUnit(const QuantizationConfig& stored, const AskedMatrices& asked, int64_t columns, int world) {
+  if (columns == 0) return 1;
+  const bool as_stored = !asked.type.has_value();
+  const bool has_groups = stored.kind == QuantizationKind::kGguf ||
+                          (stored.weights.bits == 8 && stored.weights.granularity == QuantizationGranularity::kGroup);
+  const bool int4 = as_stored ? stored.weights.bits == 4 : *asked.type == DType::kI4;
+  const int64_t grouped = int4                                      ? Int4Group(columns)
+                          : !as_stored && *asked.type == DType::kI8 ? asked.int8_group
+                          : as_stored && has_groups                 ? GroupUnit(columns)
+                                                                    : 1;
+  return std::max<int64_t>({PreferredGranularity(columns, world), grouped, 1});
+}
+
+}  // namespace duo
