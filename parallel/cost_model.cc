@@ -89,7 +89,10 @@ double ReadFixedSeconds(const CostModel& model, int world) {
   return static_cast<double>(model.context) * (model.rates.read_seconds + sums);
 }
 
-double FixedSeconds(const CostModel& model) { return model.rates.attention_seconds + model.rates.feed_forward_seconds; }
+double FixedSeconds(const CostModel& model) {
+  const double fixed = model.rates.attention_seconds + model.rates.feed_forward_seconds;
+  return model.shape.experts_chosen > 0 ? fixed + model.rates.mixture_seconds : fixed;
+}
 
 double MessageSeconds(const CostModel& model, int world) {
   const int local = RanksOfHost(model.hosts, world);

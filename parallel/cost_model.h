@@ -54,6 +54,8 @@ struct MachineRates {
   double attention = 640e12;           // FLOP/s
   double attention_seconds = 24e-6;    // of a layer's first half, whatever it holds: norm, RoPE, stores, launches
   double feed_forward_seconds = 6e-6;  // of its second half
+  double mixture_seconds = 25e-6;      // and where that is a mixture of experts: router, choice, launches too short to
+                                       // keep up with memory (of an H200: tests/bench/results/h200_experts.json)
   double split_seconds = 12e-6;  // of each attention launch where heads are split: one a piece, one for all whole heads
   double message_seconds = 2.2e-6;  // one small collective of two ranks
   double message_rank_seconds = 0;  // and for every further rank

@@ -3,7 +3,7 @@
 
     differs_test.py --duo build/duo --mpirun mpirun
 
-One rank cannot open its device, or has another --comm, --kv, --weights, --chunk, --strategy, --key-means, another config.json or
+One rank cannot open its device, or has another --comm, --kv, --weights, --chunk, --strategy, --experts, --key-means, another config.json or
 another fine-tune of the same model under its path. Every job must end by itself, with exit code 1 and exactly one line
 "error: " that names the rank and what differs. Standard library only.
 """
@@ -104,6 +104,7 @@ def main():
             ("--weights", base, [*base, "--weights", "int4"], ["--weights", rank1, "has int4"]),
             ("--chunk", base, [*base, "--chunk", "64"], ["--chunk", rank1, "has 64"]),
             ("--strategy", base, [*base, "--strategy", "split"], ["--strategy", rank1, "has split"]),
+            ("--experts", base, [*base, "--experts", "whole"], ["--experts", rank1, "has whole"]),
             ("--key-means", base, [*base, "--key-means", "on"], ["--key-means", rank1, "has on", "has off"]),
             ("config.json", base, ["--model", model(work, "config", another_config), *cpu], ["config.json", rank1]),
             ("weights", base, ["--model", model(work, "weights", another_fine_tune), *cpu], ["weights", rank1]),

@@ -102,6 +102,19 @@ TEST(ExpertPlacement, AutoTakesWhatCostsLess) {
   EXPECT_EQ(MakePartition(request)->with_whole_experts.step, 0);
 }
 
+// tests/bench/results/h200_experts.json: int4 weights and cache, 8,000 tokens, one GPU, and a rank's share of two.
+TEST(ExpertPlacement, AddsUpToWhatAMixturesStepsTook) {
+  for (const auto& [world, seconds] : {std::pair(1, 2.636e-3), {2, 2.464e-3}}) {
+    PartitionRequest request = RequestOf(world, 128);
+    request.context = 8000;
+    request.strategy = Strategy::kHeads;
+    request.experts = ExpertPlacement::kSplit;
+    request.rates = RatesOfGpu("NVIDIA H200");
+    request.rates.message_seconds = 0;  // nobody was waited for
+    EXPECT_NEAR(MakePartition(request)->step_seconds / seconds, 1, 0.05) << world;
+  }
+}
+
 TEST(ExpertPlacement, RanksHoldEveryWholeExpertOnce) {
   for (const int world : {2, 3, 7, 200}) {
     PartitionRequest request = RequestOf(world, 1);
