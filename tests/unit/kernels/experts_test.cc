@@ -199,6 +199,7 @@ TEST_P(Experts, ThatAreElsewhereCountAsZero) {
       }
     }
     RunMlp(DType::kBF16, {7, 3, 64, 32, 1, -1, first, held}, 0, true, 0.5f);
+    RunMlp(DType::kI4, {7, 3, 128, 128, 1030, -1, first, held}, 32, true);  // sorted on the device, tiles of several
   }
   // Down products of one row that do not fit one launch, where it has them in tiles, and those that do.
   for (int64_t rows : {1, 3}) {
@@ -208,6 +209,7 @@ TEST_P(Experts, ThatAreElsewhereCountAsZero) {
   }
   // More rows than one product an expert is worth the trouble for, none of which chose any expert here.
   RunMlp(DType::kBF16, {3, 1, 64, 32, 300, -1, 1, 1}, 0, false);
+  RunMlp(DType::kI4, {3, 1, 128, 128, 300, -1, 1, 1}, 32, false);
 }
 
 // Drafts rest on it: a row that is checked beside others has the bits that it has alone, whoever chose its experts too.
