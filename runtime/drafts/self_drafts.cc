@@ -6,8 +6,7 @@ namespace duo {
 namespace {
 
 constexpr double kWorth = 1.05;  // more tokens a second than without, at least
-constexpr double kLearn = 0.1;
-constexpr double kLearnAgain = 0.3;  // of a kind whose last round was long ago
+constexpr double kMost = 10, kFewest = 3;  // guesses that count, of a kind whose last round was just now or long ago
 constexpr double kSure = 0.9;
 constexpr int kTried = 2;  // guesses of a round that only shows how it is, at least
 
@@ -80,9 +79,12 @@ void SelfDrafts::LeftNothingOut(GuessKind kind) {
 void SelfDrafts::Learn(GuessKind kind, int guessed, int right) {
   if (guessed == 0) return;
   const double away = std::min(1.0, waited_[At(kind)] / static_cast<double>(kTryAgain));
-  const double weight = kLearn + (kLearnAgain - kLearn) * away;
-  double& odds = odds_[At(kind)];
-  for (int i = 0; i < std::min(right + 1, guessed); ++i) odds += weight * ((i < right ? 1.0 : 0.0) - odds);
+  double &odds = odds_[At(kind)], &counted = counted_[At(kind)];
+  counted += away * (std::min(counted, kFewest) - counted);
+  for (int i = 0; i < std::min(right + 1, guessed); ++i) {
+    counted = std::min(counted + 1, kMost);
+    odds += ((i < right ? 1.0 : 0.0) - odds) / counted;
+  }
   for (int& waited : waited_) ++waited;
   const bool better = trial_ && right == guessed && odds < kSure;  // than it was known to be, and may be still better
   waited_[At(kind)] = better ? kTryAgain - kTrySoon : 0;

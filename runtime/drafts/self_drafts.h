@@ -78,6 +78,7 @@ class SelfDrafts {
   bool Can(GuessKind kind, MayGuessBy may) const;
 
   std::array<double, kGuessKinds> odds_ = {0.8, 0.8, 0.8};                   // that a guess behind right ones is right
+  std::array<double, kGuessKinds> counted_ = {3, 3, 3};                      // guesses that these odds are of
   std::array<int, kGuessKinds> waited_ = {kTryAgain, kTryAgain, kTryAgain};  // rounds since one of the kind
   std::array<bool, kGuessKinds> leaves_out_ = {true, true, true};            // as far as is known
   bool lists_pay_ = false;            // as far as was known when a round was chosen last
