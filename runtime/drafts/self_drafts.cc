@@ -19,6 +19,12 @@ void GuessCost::Measured(double seconds, double one) {
   ratio_ += follow_ * (std::clamp(seconds / one, 0.01, 2.0) - ratio_);
 }
 
+void GuessCost::MadeLists(double seconds, double plain, double one) {
+  if (!(seconds > 0) || !(plain > 0) || !(one > 0)) return;
+  constexpr double kFollow = 0.2;
+  making_ += kFollow * (std::clamp((seconds - plain) / one, 0.0, 4.0) - making_);
+}
+
 bool SelfDrafts::Can(GuessKind kind, MayGuessBy may) const {
   return may != MayGuessBy::kNo && (leaves_out_[At(kind)] || Waits(kind));
 }
@@ -41,6 +47,7 @@ SelfDrafts::Round SelfDrafts::Choose(int most, const MayGuessByKind& may, const 
       best_of_kind = rate;
       round.tokens = k;
     }
+    best_of_kind /= 1 + best_of_kind * guess[At(kind)].making() / kListsServe;
     // A row that makes lists gives one token, and is there for those that they serve.
     if (may[At(kind)] == MayGuessBy::kAfterRow) best_of_kind = kListsServe / ((kListsServe - 1) / best_of_kind + 1);
     if (best_of_kind > best) {

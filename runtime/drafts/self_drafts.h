@@ -31,8 +31,13 @@ class GuessCost {
   double ratio() const { return ratio_; }
   // one: seconds of a step of one row; 0: not known.
   void Measured(double seconds, double one);
+  // What a step takes more that makes the lists which guesses visit.
+  double making() const { return making_; }
+  // plain: seconds of such a step without; 0: not known.
+  void MadeLists(double seconds, double plain, double one);
 
  private:
+  double making_ = 0;
   double ratio_ = 0.5;  // a guess
   double follow_ = 1;
 };

@@ -45,7 +45,14 @@ void Scheduler::CountStep(double seconds) {
   follow(&rows_seconds_, seconds);
   follow(&rows_base_, std::max(0.0, seconds - chunk_time_.Predict(0, 0, riders_)));
   const bool answers_alone = stats_.last_step_answers == stats_.last_step_batch;
-  if (options_.drafts > 0 && answers_alone) step_costs_.Measured(static_cast<int>(riders_.rows), seconds);
+  if (options_.drafts == 0 || !answers_alone) return;
+  const auto rows = static_cast<int>(riders_.rows);
+  const bool makes_lists = std::any_of(parts_.begin(), parts_.end(), [](const Part& p) {
+    return p.list_use == ListUse::kChoose || p.list_use == ListUse::kChooseAgain;
+  });
+  if (!makes_lists) return step_costs_.Measured(rows, seconds);
+  guess_costs_[static_cast<int>(GuessKind::kLists)].MadeLists(seconds, step_costs_.one() * step_costs_.Of(rows),
+                                                              step_costs_.one());
 }
 
 void Scheduler::CountChunk(double seconds) {

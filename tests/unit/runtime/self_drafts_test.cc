@@ -155,6 +155,28 @@ TEST(SelfDrafts, ListsThatLeaveNothingOutAreNotAskedForBeforeLong) {
   EXPECT_LE(rows, 11);
 }
 
+// Lists are right as often as the ends, and cheaper to visit, but the rows that make them take longer.
+TEST(SelfDrafts, ListsPayForTheRowsThatMakeThem) {
+  for (const double making : {0.0, 2.0}) {
+    SelfDrafts self;
+    self.Drawn(16);
+    GuessCosts guess;
+    for (int i = 0; i < 50; ++i) {
+      guess[0].Measured(0.2, 1);
+      guess[1].Measured(0.22, 1);
+      guess[0].MadeLists(1.1 + making, 1.1, 1);
+    }
+    int lists = 0;
+    for (int round = 0; round < 40; ++round) {
+      const auto [kind, count] = self.Choose(4, {kNow, kNow, kNo}, StepCosts(0.06), guess);
+      self.Learn(kind, count, count);
+      lists += kind == GuessKind::kLists ? 1 : 0;
+    }
+    EXPECT_EQ(lists > 30, making == 0) << lists;
+    EXPECT_EQ(lists<3, making> 0) << lists;
+  }
+}
+
 // A round that was not checked says nothing: its kind is still to be tried.
 TEST(SelfDrafts, OnlyWhatWasCheckedCountsAsTried) {
   const StepCosts costs(0.06);
