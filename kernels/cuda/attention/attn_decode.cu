@@ -8,6 +8,7 @@
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/overlapped_launch.cuh"
+#include "kernels/cuda/attention/attn_check.h"
 #include "kernels/cuda/attention/decode_combine.cuh"
 #include "kernels/cuda/attention/decode_segment.cuh"
 #include "kernels/cuda/attention/decode_staged.h"
@@ -28,13 +29,27 @@ int64_t Slots(const Device& device, int64_t rows, int group, int heads, int colu
 }
 
 // Does this step go to the kernel that reads shared pages once? One row alone has nothing to share, and is cut better
-// without regard to company. Decoding pages in shared memory takes longer than reading them, so with coded pages it
-// pays for forks (measured: of int4 from four on), and for many rows of one sequence.
-bool ForHopperRows(const Device& device, const SeqBatch& batch, const PagedKv& kv) {
-  if (batch.num_rows == 1 || !HopperRowsUsable(device, kv, batch.num_seqs)) return false;
+// without regard to company; so are a few of one sequence alone, which are attended to as if each were alone. Decoding
+// pages in shared memory takes longer than reading them, so with coded pages it pays for forks (measured: of int4 from
+// four on), and for many rows of one sequence.
+bool ForHopperRows(const Device& device, const SeqBatch& batch, int group, const PagedKv& kv) {
+  if (batch.num_rows == 1 || AttendsCheck(device, batch, group, kv)) return false;
+  if (!HopperRowsUsable(device, kv, batch.num_seqs)) return false;
   const bool int4 = kv.page.format == KvFormat::kInt4;
   if (kv.page.format == KvFormat::kBF16 || batch.max_rows > (int4 ? 8 : 4)) return true;
   return batch.may_share && batch.num_seqs >= (int4 ? 4 : 2);
+}
+
+// Of a check's, which has as many as a row alone.
+int64_t CheckSlots(const Device& device, const PagedKv& kv) { return PageBlocks(device, 0) + kv.num_heads; }
+SeqBatch OneSequence(int rows) {
+  SeqBatch batch;
+  batch.num_seqs = 1;
+  batch.num_rows = batch.max_rows = rows;
+  return batch;
+}
+size_t PartialBytes(int64_t slots, int columns, int head_dim) {
+  return Arena::Rounded(slots * columns * head_dim * sizeof(float)) + Arena::Rounded(slots * columns * sizeof(float));
 }
 
 // The partials of the narrowest form, where they are not by decode_segment.cuh.
@@ -87,9 +102,12 @@ void Decode(Device& device, const Partial& to, const StepRows& rows, const Paged
   const SeqBatch& batch = rows.batch;
   const size_t mark = scratch.used();
   const bool listed = lists != nullptr;
+  const bool check = !listed && mass.heads == 0 && rows.part.all() && AttendsCheck(device, batch, shape.group, kv);
   int eights = listed ? 1 : ColumnEights(int64_t{batch.max_rows} * shape.group);
   if (!rows.part.all() && eights == 2) eights = 4;  // there is no kernel of that width
-  const int64_t slots = Slots(device, batch.num_rows, shape.group, kv.num_heads, listed ? 8 : 32);
+  const int64_t slots =
+      check ? CheckSlots(device, kv) : Slots(device, batch.num_rows, shape.group, kv.num_heads, listed ? 8 : 32);
+  const int columns = check ? batch.num_rows * shape.group : 8 * eights;
   const int64_t first_column = int64_t{kv.first_head} * shape.group * shape.head_dim;
   DecodeArgs args = {};
   args.q = queries.as<bf16>() + first_column;
@@ -104,22 +122,38 @@ void Decode(Device& device, const Partial& to, const StepRows& rows, const Paged
   if (listed) args.lists = *lists;
   args.part = rows.part;
   args.mass = mass;
-  args.partial_out = static_cast<float*>(scratch.Take(slots * 8 * eights * shape.head_dim * sizeof(float)));
-  args.partial_lse = static_cast<float*>(scratch.Take(slots * 8 * eights * sizeof(float)));
+  args.partial_out = static_cast<float*>(scratch.Take(slots * columns * shape.head_dim * sizeof(float)));
+  args.partial_lse = static_cast<float*>(scratch.Take(slots * columns * sizeof(float)));
   const int grid = PageBlocks(device, rows.blocks_beside);
   args.keeps_room = grid < PageBlocks(device, 0);
   Staged staged;
   staged.use = eights == 1 && rows.part.all() && IsHopper(device);
   if (rows.streaming.kv != nullptr) {
     const RingKv& ring = *rows.streaming.kv;
-    DUO_CHECK(staged.use);
-    staged.streaming = StreamingArgsOf({to.out, rows.streaming.lse}, rows, ring);
-    args.beside = StagedWorkBeside(kv, ring.num_heads * batch.num_seqs);
+    // A row alone leaves its streaming heads' blocks so much less of the pages; so do more rows, whose streaming heads
+    // run beside: the cut is the same.
+    if (check || batch.max_rows == 1) args.beside = StagedWorkBeside(kv, ring.num_heads * batch.num_seqs);
+    if (batch.max_rows == 1) {
+      DUO_CHECK(staged.use);
+      staged.streaming = StreamingArgsOf({to.out, rows.streaming.lse}, rows, ring);
+    } else {
+      device.Fork([&] {
+        cuda::AttendStreaming(device, {to.out, rows.streaming.lse}, rows, ring, scratch);
+        cuda::StoreRings(device, rows, ring);
+      });
+    }
+  }
+  if (check) {
+    LaunchCheck(device, args, grid);
+    if (rows.streaming.kv != nullptr) device.Join();
+    scratch.Rewind(mark);
+    return;
   }
   VisitFormat(kv.page.format, [&](auto chosen) {
     if (kv.page.head_dim == 64) return LaunchColumns<chosen(), 64>(device, args, listed, staged, eights, grid);
     LaunchColumns<chosen(), 128>(device, args, listed, staged, eights, grid);
   });
+  if (rows.streaming.kv != nullptr && batch.max_rows > 1) device.Join();
   scratch.Rewind(mark);
 }
 
@@ -141,8 +175,7 @@ __global__ void __launch_bounds__(256) FillNothing(float* logs, int64_t count) {
 // Scratch of the above, of so many columns a slot at most.
 size_t DecodeBytes(const Device& device, int rows, int group, const PagedKv& kv, int columns) {
   const int64_t slots = Slots(device, rows, group, kv.num_heads, columns);
-  return Arena::Rounded(slots * columns * kv.page.head_dim * sizeof(float)) +
-         Arena::Rounded(slots * columns * sizeof(float));
+  return PartialBytes(slots, columns, kv.page.head_dim);
 }
 
 }  // namespace
@@ -154,9 +187,12 @@ size_t DecodeScratchBytes(const Device& device, int max_rows_total, int group, c
   if (HopperRowsUsable(device, kv, 1)) {
     hopper = HopperRowsScratchBytes(device, max_rows_total, group, kv, max_tokens);
   }
+  const size_t check = AttendsCheck(device, OneSequence(kAlikeRows), group, kv)
+                           ? PartialBytes(CheckSlots(device, kv), kAlikeRows * group, kv.page.head_dim)
+                           : 0;
   const bool always = !by_chunks && kv.page.format == KvFormat::kBF16 && HopperRowsUsable(device, kv, max_rows_total);
   // Eight columns a slot for every row in the narrowest form, 32 in the widest.
-  return std::max(hopper, DecodeBytes(device, always ? 1 : max_rows_total, group, kv, 32));
+  return std::max({hopper, check, DecodeBytes(device, always ? 1 : max_rows_total, group, kv, 32)});
 }
 
 size_t PagesPlanBytes(const Device& device, int max_rows_total, const PagedKv& kv) {
@@ -164,16 +200,19 @@ size_t PagesPlanBytes(const Device& device, int max_rows_total, const PagedKv& k
 }
 
 void PlanPages(Device& device, SeqBatch& batch, int group, const PagedKv& kv, Arena& arena) {
-  if (!ForHopperRows(device, batch, kv)) return;
+  if (!ForHopperRows(device, batch, group, kv)) return;
   batch.plans[kv.split] = PlanHopperRows(device, batch, group, kv, arena);
 }
 
 bool StreamsBesidePages(const Device& device, const StepRows& rows, const PagedKv& kv, const RingKv& ring) {
-  return !ForHopperRows(device, rows.batch, kv) && StreamsInStaged(device, rows, kv, ring);
+  const bool check = AttendsCheck(device, rows.batch, rows.shape.group, kv);
+  if (rows.batch.max_rows > 1 && !check) return false;
+  return !ForHopperRows(device, rows.batch, rows.shape.group, kv) && StreamsInStaged(device, rows, kv, ring);
 }
 
 void AttendPages(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv, Arena& scratch) {
-  if (rows.part.all() && ForHopperRows(device, rows.batch, kv)) return HopperRows(device, to, rows, kv, scratch);
+  if (rows.part.all() && ForHopperRows(device, rows.batch, rows.shape.group, kv))
+    return HopperRows(device, to, rows, kv, scratch);
   Decode(device, to, rows, kv, nullptr, {}, scratch);
 }
 

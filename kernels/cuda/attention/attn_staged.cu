@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, 1>::kThreads, 
   if constexpr (kWarps == kStreamingWarps) {
     if (const uint32_t other = plan.OtherOf(blockIdx.x); other < args.beside.blocks) {
       const int heads = streaming.keys.kv.num_heads, head = other % heads, seq = other / heads;
-      AttendStreamingHead<kHeadDim, 1, kWarps>(streaming, head, seq, 0, merge, waits);
+      AttendStreamingHead<kHeadDim, 1, kWarps>(streaming, head, seq, 0, 0, merge, waits);
       waits = false;
       StoreRingOfHead<kHeadDim, kWarps>(streaming.keys, head, seq);
     }
@@ -55,7 +55,9 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, 1>::kThreads, 
   while (at < run_end) {
     const Segment<kListed> now = segment;
     WarpAttention<kFormat, kHeadDim, 1> warp;
-    stages.template Attend<kMass>(args, now, warp);
+    uint2 q[kHeadDim / 16];
+    stages.Queries(args, now, warp, [&](int, int step, uint2 f) { q[step] = f; });
+    stages.template Attend<kMass>(args, now, warp, [&](int, int step) { return q[step]; });
     at += now.last - now.first;
     if (at < run_end) {  // its first units come while this segment's warps are merged
       segment = segment_at();
@@ -96,7 +98,7 @@ void VisitPages(const PageLayout& page, Visit&& visit) {
 
 bool StreamsInStaged(const Device& device, const StepRows& rows, const PagedKv& kv, const RingKv& ring) {
   if (!IsHopper(device) || kv.page.format == KvFormat::kF32 || ring.format != KvFormat::kBF16) return false;
-  if (rows.batch.max_rows * rows.shape.group > 8) return false;
+  if (rows.shape.group > 8) return false;
   int warps = 0;
   VisitPages(kv.page, [&](auto format, auto head_dim) { warps = DecodeConfig<format(), head_dim(), 1>::kWarps; });
   return warps == kStreamingWarps && ring.num_heads * rows.batch.num_seqs <= device.info().multiprocessors / 2;

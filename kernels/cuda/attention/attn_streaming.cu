@@ -1,5 +1,5 @@
-// Streaming heads. Few rows (decode): one block per (sequence, KV head, block of query columns), its warps sharing the
-// few hundred keys; work and latency do not depend on the context. Many rows: flash.cu.
+// Streaming heads. Few rows (decode): one block per (row, KV head, block of query heads), its warps sharing the few
+// hundred keys; work and latency do not depend on the context. Many rows: flash.cu.
 #include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
@@ -20,7 +20,9 @@ template <int kHeadDim, int kN>
 __global__ void __launch_bounds__(32 * kWarpsOf<kN>, 1) StreamingKernel(StreamingArgs args) {
   extern __shared__ float shared[];
   LetDependentsStart();
-  AttendStreamingHead<kHeadDim, kN, kWarpsOf<kN>>(args, blockIdx.y, blockIdx.z, blockIdx.x * 8 * kN, shared, true);
+  const int blocks = CeilDiv(args.group, 8 * kN), row = blockIdx.x / blocks;
+  AttendStreamingHead<kHeadDim, kN, kWarpsOf<kN>>(args, blockIdx.y, blockIdx.z, row,
+                                                  (blockIdx.x - row * blocks) * 8 * kN, shared, true);
 }
 
 template <int kHeadDim, int kN>
@@ -29,7 +31,7 @@ void Launch(Device& device, const StreamingArgs& args) {
   const auto kernel = StreamingKernel<kHeadDim, kN>;
   const SeqBatch& batch = args.keys.batch;
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-  const dim3 grid(CeilDiv(batch.max_rows * args.group, 8 * kN), args.keys.kv.num_heads, batch.num_seqs);
+  const dim3 grid(batch.max_rows * CeilDiv(args.group, 8 * kN), args.keys.kv.num_heads, batch.num_seqs);
   LaunchOverlapped(device, kernel, grid, dim3(32 * kWarpsOf<kN>), kShared, args);
 }
 
@@ -42,7 +44,7 @@ void AttendStreaming(Device& device, const Partial& to, const StepRows& rows, co
   const SeqBatch& batch = rows.batch;
   if (batch.max_rows > kFewRows) return FlashStreaming(device, to, rows, kv);
   const StreamingArgs args = StreamingArgsOf(to, rows, kv);
-  const bool narrow = batch.max_rows * shape.group <= 8;
+  const bool narrow = shape.group <= 8;
   if (shape.head_dim == 64) return narrow ? Launch<64, 1>(device, args) : Launch<64, 2>(device, args);
   narrow ? Launch<128, 1>(device, args) : Launch<128, 2>(device, args);
 }

@@ -6,7 +6,8 @@
 // end: positions are shifted by what is left out, which lies before every position that a row could mask.
 //
 // An item is (sequence, KV head, block of query columns); its work is measured in units of kUnit tokens of the pages
-// held here. All items' units, laid end to end, are cut into runs, one a block. A run that crosses items makes a
+// held here, the last of which counts as if it were full: so all rows whose positions lie in one page are cut alike
+// (attn_check.cu). All items' units, laid end to end, are cut into runs, one a block. A run that crosses items makes a
 // partial for each; the partial of block b for item i has slot b + i, which no other (b, i) pair of this order has.
 #pragma once
 
@@ -19,6 +20,7 @@ constexpr int kMinUnitsPerBlock = 4;
 
 struct SequenceWork {
   uint32_t units;  // of one item
+  uint32_t there;  // of those, the first that hold tokens
   uint32_t column_blocks;
   uint32_t skipped;  // held pages before its window, in units
   uint32_t items;    // heads * column blocks
@@ -129,8 +131,9 @@ __device__ __forceinline__ SequenceWork WorkOf(const SeqSpan& span, const PagedK
   first_page = min(first_page, pages);
   const uint32_t held = held_count(pages), skipped = held_count(first_page);
   w.units = (held - skipped) * per_page;
+  w.there = w.units;
   if (held > skipped && held_count(pages - 1) < held) {  // the sequence's last page is here, perhaps not full
-    w.units -= per_page - CeilDiv(tokens - (pages - 1) * kPageTokens, unit);
+    w.there -= per_page - CeilDiv(tokens - (pages - 1) * kPageTokens, unit);
   }
   w.skipped = skipped * per_page;
   return w;
@@ -166,7 +169,7 @@ __device__ __forceinline__ SequenceWork ListedWorkOf(const SeqSpan& span, const 
                                                      int columns, int unit) {
   SequenceWork w = {};
   if (span.num_rows <= 0) return w;
-  w.units = CeilDiv(span.history + span.num_rows - pages.left_out(), unit);
+  w.units = w.there = CeilDiv(span.history + span.num_rows - pages.left_out(), unit);
   w.items = w.column_blocks = CeilDiv(span.num_rows * group, columns);
   return w;
 }
@@ -229,6 +232,7 @@ struct PlanWalker {
         const int lane = __ffs(lanes) - 1;
         Found found;
         found.work.units = __shfl_sync(0xffffffffu, w.units, lane);
+        found.work.there = __shfl_sync(0xffffffffu, w.there, lane);
         found.work.column_blocks = __shfl_sync(0xffffffffu, w.column_blocks, lane);
         found.work.skipped = __shfl_sync(0xffffffffu, w.skipped, lane);
         found.work.items = __shfl_sync(0xffffffffu, w.items, lane);

@@ -38,13 +38,14 @@ struct DecodeConfig {
   static constexpr int kThreads = 32 * kWarps;
 };
 
-// Units [first, last) of one item, which a block attends to at once. Column k of the item's sequence is (row, query
-// head) = (k / group, k % group); the item's columns start at first_column.
+// Units [first, last) of one item, which a block attends to at once; of those, the ones before `end` hold tokens.
+// Column k of the item's sequence is (row, query head) = (k / group, k % group); the item's columns start at
+// first_column.
 template <bool kListed>
 struct Segment {
   SeqSpan span;                     // of a listed head with its positions shifted
   int head, first_column, columns;  // columns: those that there are from first_column on
-  uint32_t first, last, skipped;    // skipped: held pages before the window, in units
+  uint32_t first, last, end, skipped;  // skipped: held pages before the window, in units
   uint32_t item;
   ListedPages listed;
 
@@ -66,6 +67,7 @@ struct Segment {
     columns = span.num_rows * args.group - first_column;
     first = inside - local * work.units;
     last = min(first + (run_end - at), work.units);
+    end = min(last, work.there);
     skipped = work.skipped;
     item = found.first_item + local;
   }
@@ -192,7 +194,7 @@ __device__ __forceinline__ void AttendSegment(const DecodeArgs& args, const Segm
 
   UnitWalk<kUnit, kListed> walk(args.kv, at);
   RawTile<kFormat, kHeadDim, kTiles> raw;
-  const uint32_t last = at.last;
+  const uint32_t last = at.end;
   uint32_t unit = at.first + w;
   if (unit < last) {
     walk.Go(unit + at.skipped);

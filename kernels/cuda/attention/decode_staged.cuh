@@ -103,12 +103,12 @@ struct WarpStages {
 #pragma unroll
     for (int i = 0; i < kStages; ++i) {
       const uint32_t unit = first + i * kWarps;
-      pages[i] = unit < at.last ? walk.PageOf(unit + at.skipped) : nullptr;
+      pages[i] = unit < at.end ? walk.PageOf(unit + at.skipped) : nullptr;
     }
 #pragma unroll
     for (int i = 0; i < kStages; ++i) {
       const uint32_t unit = first + i * kWarps;
-      if (unit >= at.last) break;
+      if (unit >= at.end) break;
       walk.Go(unit + at.skipped);
       if (waits && walk.page_start + walk.token > old) {
         WaitForDependency();
@@ -181,40 +181,44 @@ struct WarpStages {
     }
   }
 
-  // The warp's attention to its units of a segment whose first ones are on their way.
-  template <bool kMass>
-  __device__ __forceinline__ void Attend(const DecodeArgs& args, const Segment<kListed>& at,
-                                         WarpAttention<kFormat, kHeadDim, 1>& warp) {
-    constexpr int kTiles = kUnit / 16, kAhead = kStages * kWarps;
+  // The fragments of a segment's kN x 8 columns, to keep(n, step, fragment), and the warp's start.
+  template <int kN, typename Keep>
+  __device__ __forceinline__ void Queries(const DecodeArgs& args, const Segment<kListed>& at,
+                                          WarpAttention<kFormat, kHeadDim, kN>& warp, Keep&& keep) const {
     warp.Reset();
-    uint2 q[kHeadDim / 16];
     auto q_at = [&](int col) -> const bf16* {
       if (col >= at.columns) return nullptr;
       const int k = at.first_column + col;
       return args.q + (at.span.first_row + k / args.group) * args.q_stride +
              (int64_t{at.head} * args.group + k % args.group) * kHeadDim;
     };
-    LoadQ<kFormat, kHeadDim, 1>(
-        q_at, [&](int, int step, uint2 f) { q[step] = f; }, warp.q_sum, args.scale, threadIdx.x % 32);
+    LoadQ<kFormat, kHeadDim, kN>(q_at, keep, warp.q_sum, args.scale, threadIdx.x % 32);
+  }
+
+  // The warp's attention to its units of a segment whose first ones are on their way. q(n, step): of Queries.
+  template <bool kMass, int kN, typename QFragment>
+  __device__ __forceinline__ void Attend(const DecodeArgs& args, const Segment<kListed>& at,
+                                         WarpAttention<kFormat, kHeadDim, kN>& warp, QFragment&& q) {
+    constexpr int kTiles = kUnit / 16, kAhead = kStages * kWarps;
     UnitWalk<kUnit, kListed> walk(args.kv, at);
     uint32_t unit = at.first + threadIdx.x / 32;
-    const uint8_t* page = unit + kAhead < at.last ? walk.PageOf(unit + at.skipped + kAhead) : nullptr;
-    for (; unit < at.last; unit += kWarps) {
+    const uint8_t* page = unit + kAhead < at.end ? walk.PageOf(unit + at.skipped + kAhead) : nullptr;
+    for (; unit < at.end; unit += kWarps) {
       walk.Go(unit + at.skipped);
       BarrierWait(barriers + 8 * stage, parity);
       const int valid = walk.limit - walk.token + 1;
       if (valid < kUnit) ClearPast(valid);
       Raw raw;
       TakeK(raw);
-      float s[kTiles][1][4];
+      float s[kTiles][kN][4];
 #pragma unroll
-      for (int t = 0; t < kTiles; ++t) warp.Scores(s[t], raw.k[t], [&](int, int step) { return q[step]; });
+      for (int t = 0; t < kTiles; ++t) warp.Scores(s[t], raw.k[t], q);
       TakeV(raw);
       __syncwarp();  // all lanes have read the stage
       const uint32_t further = unit + kAhead;
-      if (further < at.last) {
+      if (further < at.end) {
         if (Elected()) Fetch(stage, page, (further + at.skipped) % (kPageTokens / kUnit) * kUnit);
-        if (further + kWarps < at.last) page = walk.PageOf(further + kWarps + at.skipped);
+        if (further + kWarps < at.end) page = walk.PageOf(further + kWarps + at.skipped);
         __syncwarp();
       }
       Next();

@@ -93,7 +93,8 @@ struct WarpAttention {
     }
   }
 
-  // Raises the references where a score would pass them by more than 8, rescaling what was summed.
+  // Raises the references where a score would pass them by more than 8, rescaling what was summed: of the columns that
+  // need it alone, so that what a column becomes depends on no other.
   template <int kTiles>
   __device__ __forceinline__ void Raise(const float (&s)[kTiles][kN][4]) {
     bool over = false;
@@ -116,6 +117,7 @@ struct WarpAttention {
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 4));
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 8));
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 16));
+        if (!(highest > top[n][j] + 8.0f)) continue;
         const float factor = Exp2(top[n][j] - highest);
         top[n][j] = highest;
         sum[n][j] *= factor;

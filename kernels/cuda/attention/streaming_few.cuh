@@ -1,5 +1,6 @@
-// A streaming head's few rows of one sequence, by one block whose warps share the few hundred keys: of
-// attn_streaming.cu and, beside pages, of attn_staged.cu.
+// A streaming head's row, by one block whose warps share the few hundred keys: of attn_streaming.cu and, beside pages,
+// of attn_staged.cu. Every row of a step has a block of its own, for its keys begin where it begins to see: so it has
+// the same bits in any company.
 #pragma once
 
 #include <climits>
@@ -38,17 +39,17 @@ inline StreamingArgs StreamingArgsOf(const Partial& to, const StepRows& rows, co
   return args;
 }
 
-// The keys that the rows of a block see, in the order in which its warps take them: sinks, then the band. Where a key
+// The keys that a block's row sees, in the order in which its warps take them: sinks, then the band. Where a key
 // lies follows from what is worked out once: a remainder and 64-bit sums for each took longer than its loads.
 struct StreamingWalk {
   int first_sink, in_sinks, first_in_band, total;
   int history, sink, period, slot;  // of the band's first key, behind the sinks'
   int64_t own_stride;
 
-  __device__ __forceinline__ StreamingWalk(const StreamingKeys& keys, const StreamingKeys::Block& block, int64_t low,
-                                           int64_t high) {
+  __device__ __forceinline__ StreamingWalk(const StreamingKeys& keys, const StreamingKeys::Block& block,
+                                           int64_t row) {
     int64_t begin[2], end[2];
-    keys.Ranges(block, low, high, begin, end);
+    keys.Ranges(block, row, row, begin, end);
     first_sink = static_cast<int>(begin[0]), first_in_band = static_cast<int>(begin[1]);
     in_sinks = static_cast<int>(end[0] - begin[0]);
     total = in_sinks + static_cast<int>(end[1] - begin[1]);
@@ -77,7 +78,6 @@ struct StreamingWalk {
 struct StreamingSight {
   int row, from, to;  // and keys of its kind alone
 
-  __device__ __forceinline__ StreamingSight() {}
   __device__ __forceinline__ StreamingSight(const StreamingKeys& keys, int row) : row(row), from(0), to(row + 1) {
     if (keys.kv.window > 0) from = max(0, row - keys.kv.window + 1);
     if (keys.part.all()) return;
@@ -91,46 +91,34 @@ struct StreamingSight {
   }
 };
 
-// Columns from first_column on, eight times kN of them. shared: MergeSharedBytes. All threads of the block call it.
-// waits: nothing has waited yet for the kernels before this one. The ring does not depend on them, so that a warp's
-// first keys and values are fetched meanwhile, unless some are the step's own.
+// A sequence's row `row`, of whose query heads those from `first` on, eight times kN of them. shared: MergeSharedBytes.
+// All threads of the block call it. waits: nothing has waited yet for the kernels before this one. The ring does not
+// depend on them, so that a warp's first keys and values are fetched meanwhile, unless some are the step's own.
 template <int kHeadDim, int kN, int kWarps>
-__device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, int head, int seq, int first_column,
+__device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, int head, int seq, int row, int first,
                                                     float* shared, bool waits) {
-  constexpr int kCols = 8 * kN;
   constexpr KvFormat kFormat = KvFormat::kBF16;
   const StreamingKeys& keys = args.keys;
   const SeqSpan span = keys.batch.spans[seq];
-  const int columns = span.num_rows * args.group - first_column;
-  if (columns <= 0) {
+  const int columns = args.group - first;
+  if (row >= span.num_rows || columns <= 0) {
     if (waits) WaitForDependency();
     return;
   }
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
   const auto block = keys.Make(head, seq);
-  const int64_t low = span.history + first_column / args.group;
-  const int64_t high = span.history + (first_column + min(columns, kCols) - 1) / args.group;
-  const StreamingWalk walk(keys, block, low, high);
+  const StreamingWalk walk(keys, block, span.history + row);
   const int total = walk.total, ring_from = static_cast<int>(min(block.ring_begin, block.history));
   auto key_at = [&](int i) { return walk.At<kHeadDim>(i, block.ring_k, block.own_k); };
   auto value_at = [&](int i) { return walk.At<kHeadDim>(i, block.ring_v, block.own_v); };
-  StreamingSight sight[kN][2];  // of the lane's columns
-#pragma unroll
-  for (int n = 0; n < kN; ++n) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      sight[n][i] = StreamingSight(keys, span.history + (first_column + 8 * n + 2 * c + i) / args.group);
-    }
-  }
+  const StreamingSight sight(keys, span.history + row);
 
   WarpAttention<kFormat, kHeadDim, kN> warp;
   warp.Reset();
   uint2 q_fragments[kN][kHeadDim / 16];
   auto q_at = [&](int col) -> const bf16* {
     if (col >= columns) return nullptr;
-    const int k = first_column + col;
-    return args.q + (span.first_row + k / args.group) * args.q_stride +
-           (int64_t{head} * args.group + k % args.group) * kHeadDim;
+    return args.q + (span.first_row + row) * args.q_stride + (int64_t{head} * args.group + first + col) * kHeadDim;
   };
   RawTile<kFormat, kHeadDim, 1> raw;
   auto load_k = [&](int tile) {
@@ -170,13 +158,9 @@ __device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, i
     for (int h = 0; h < 2; ++h) {
       const int index = tile + TokenOfRow(g + 8 * h);
       const int key = index < total ? walk.Position(index) : INT_MAX;
+      if (sight.Sees(key, keys.kv.sink, keys.kv.recent, ring_from)) continue;
 #pragma unroll
-      for (int n = 0; n < kN; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if (!sight[n][i].Sees(key, keys.kv.sink, keys.kv.recent, ring_from)) s[0][n][2 * h + i] = -INFINITY;
-        }
-      }
+      for (int n = 0; n < kN; ++n) s[0][n][2 * h] = s[0][n][2 * h + 1] = -INFINITY;
     }
     warp.Raise(s);
     uint32_t p[kN][2];
@@ -188,15 +172,12 @@ __device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, i
       warp, shared,
       [&](int col, int channel, float x) {
         if (col >= columns) return;
-        const int k = first_column + col;
-        args.out[(span.first_row + k / args.group) * args.out_stride +
-                 (int64_t{head} * args.group + k % args.group) * kHeadDim + channel] = ToBf16(x);
+        args.out[(span.first_row + row) * args.out_stride + (int64_t{head} * args.group + first + col) * kHeadDim +
+                 channel] = ToBf16(x);
       },
       [&](int col, float lse) {
         if (args.lse == nullptr || col >= columns) return;
-        const int k = first_column + col;
-        args.lse[(int64_t{head} * args.group + k % args.group) * keys.batch.num_rows + span.first_row +
-                 k / args.group] = lse;
+        args.lse[(int64_t{head} * args.group + first + col) * keys.batch.num_rows + span.first_row + row] = lse;
       });
 }
 

@@ -3,6 +3,7 @@
 // prefill and decode round alike, and at a thousand rows and more the detour costs a few per cent of the product.
 #include <algorithm>
 
+#include "kernels/alike_rows.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/linear/dequantize.h"
 #include "kernels/cuda/linear/gemm.h"
@@ -14,8 +15,9 @@ namespace duo::cuda {
 namespace {
 
 constexpr int64_t kSliceBytes = int64_t{64} << 20;
-// bf16 up to here: cuBLASLt takes as long for 16 rows as for one, the small kernel 8 % less for one and 1 % more for 8.
-constexpr int64_t kBf16Rows = 4;
+// bf16 up to here: cuBLASLt takes as long for 16 rows as for one, the small kernel 8 % less for one and 1 % more for 8,
+// whose bits it gives each as if it were alone.
+constexpr int64_t kBf16Rows = kAlikeRows;
 // Where there is no kernel between: codes read three times by the small kernel cost no more than once dequantised (read
 // 1, write 2, read 2 bytes).
 constexpr int64_t kCodedRows = 3 * kSmallRows;
@@ -49,6 +51,10 @@ size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weig
     bytes = std::max(bytes, Arena::Rounded(SliceRows(weight) * weight.cols * sizeof(bf16)));
   }
   return bytes;
+}
+
+bool LinearAlike(const Device& device, const Weight& weight) {
+  return UsesSmall(device, kAlikeRows, weight) && SmallLinearAlike(device, weight);
 }
 
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {

@@ -17,8 +17,36 @@ constexpr int64_t kMostColumns = 32768;                            // 16 rows of
 
 int BlockColumns(DType type) { return HasGroups(type) ? 128 : HasRowScales(type) ? 64 : 32; }
 
+// x of a block that takes `shares` of a part's at once, of such a plan.
+size_t ShareXBytes(const SmallPlan& plan, int shares, int64_t rows, DType type) {
+  const int64_t blocks = CeilDiv(CeilDiv(plan.blocks, plan.parts), WarpsFor(kAlikeRows));
+  return shares * blocks * BlockColumns(type) * rows * sizeof(bf16);
+}
+
+// Rows of codes in groups are not alike: those of linear_pieces.h are scaled by other pieces.
+bool Alike(int64_t rows, const Weight& weight) { return rows <= kAlikeRows && weight.group == 0; }
+
 SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
+  if (rows > 1 && Alike(rows, weight)) {
+    SmallPlan plan = PlanSmall(device, 1, weight);
+    if (plan.parts == 0) return plan;
+    const size_t most = SharedXFor(device, kAlikeRows);
+    const size_t whole = size_t(CeilDiv(plan.blocks, plan.parts)) * BlockColumns(weight.dtype) * rows * sizeof(bf16);
+    plan.shared = whole;
+    if (whole > most) {
+      do plan.shares /= 2;
+      while (plan.shares > 1 && ShareXBytes(plan, plan.shares, rows, weight.dtype) > most);
+      plan.shared = ShareXBytes(plan, plan.shares, rows, weight.dtype);
+      if (plan.shared > most) plan.parts = 0;
+      const int warps = WarpsFor(kAlikeRows), tile_groups = CeilDiv(plan.tiles, warps / plan.shares);
+      const int64_t units = int64_t{plan.parts} * (warps / plan.shares) * tile_groups;
+      plan.grid = static_cast<int>(std::min<int64_t>(BlocksFor(kAlikeRows) * device.info().multiprocessors, units));
+    }
+    plan.shared = RoundUp(plan.shared, 16);
+    return plan;
+  }
   SmallPlan plan = {};
+  plan.shares = WarpsFor(MostRows(rows, weight.dtype));
   plan.tiles = static_cast<int>(CeilDiv(weight.rows, 16));
   plan.blocks = static_cast<int>(weight.cols / BlockColumns(weight.dtype));
   const int most_rows = MostRows(rows, weight.dtype), grid = BlocksFor(most_rows) * device.info().multiprocessors;
@@ -46,6 +74,14 @@ SmallPlan PlanSmall(const Device& device, int64_t rows, const Weight& weight) {
   return plan;
 }
 
+// Of the parts' sums, or, where blocks take some shares of a part, of the shares'.
+size_t PartialBytes(const SmallPlan& plan, int64_t rows) {
+  if (TakesShares(plan, rows)) {
+    return size_t{16 * kAlikeRows} * plan.tiles * plan.parts * WarpsFor(kAlikeRows) * sizeof(float);
+  }
+  return plan.parts > 1 ? size_t{256} * plan.tiles * plan.parts * sizeof(float) : 0;
+}
+
 void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, Arena& scratch) {
   const size_t mark = scratch.used();
   const SmallPlan plan = PlanSmall(device, x.rows, weight);
@@ -61,8 +97,9 @@ void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, 
   args.tiles = plan.tiles;
   args.parts = plan.parts;
   args.blocks = plan.blocks;
-  if (plan.parts > 1) {
-    args.partial = static_cast<float*>(scratch.Take(size_t{256} * plan.tiles * plan.parts * sizeof(float)));
+  args.shares = plan.shares;
+  if (const size_t bytes = PartialBytes(plan, x.rows); bytes > 0) {
+    args.partial = static_cast<float*>(scratch.Take(bytes));
   }
   args.arrivals = State(device).counters;
   if (weight.block > 0)
@@ -113,11 +150,14 @@ bool SmallLinearFits(const Weight& weight) {
          weight.rows <= 16 * Device::CudaState::kCounters && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
 }
 
+bool SmallLinearAlike(const Device& device, const Weight& weight) {
+  return Alike(kAlikeRows, weight) && PlanSmall(device, kAlikeRows, weight).parts > 0;
+}
+
 size_t SmallLinearScratchBytes(const Device& device, int64_t rows, const Weight& weight) {
   size_t most = 0;
   for (int64_t r = 1; r <= rows; ++r) {  // parts, and with them the partial sums, are not monotonic in the rows
-    const SmallPlan plan = PlanSmall(device, r, weight);
-    if (plan.parts > 1) most = std::max(most, size_t{256} * plan.tiles * plan.parts * sizeof(float));
+    most = std::max(most, PartialBytes(PlanSmall(device, r, weight), r));
   }
   return Arena::Rounded(most);
 }

@@ -30,8 +30,9 @@ struct SmallArgs {
   int rows;
   Weight weight;
   int tiles, parts, blocks;  // of 16 outputs; of k; k-blocks in all
+  int shares;                // of a part that a block takes at once: all of its warps', or fewer
   int pair_shift;            // groups of two levels: log2 of the k-blocks per pair
-  float* partial;            // [part][tile][256]
+  float* partial;            // [part][tile][256], or of fewer shares at once [part][share][tile][128]
   uint32_t* arrivals;        // [tile]
 };
 
@@ -40,8 +41,9 @@ struct SmallArgs {
 struct PartShare {
   int begin, blocks;  // of the part
   int first, count;   // of the warp, inside the part
-  __device__ PartShare(const SmallArgs& args, int part, int warp) : begin(0), blocks(args.blocks) {
-    const int warps = blockDim.x / 32;
+  __device__ PartShare(const SmallArgs& args, int part, int warp)
+      : PartShare(args, part, warp, static_cast<int>(blockDim.x / 32)) {}
+  __device__ PartShare(const SmallArgs& args, int part, int warp, int warps) : begin(0), blocks(args.blocks) {
     if (args.parts > 1) {
       begin = static_cast<int>(int64_t{args.blocks} * part / args.parts);
       blocks = static_cast<int>(int64_t{args.blocks} * (part + 1) / args.parts) - begin;
@@ -143,11 +145,12 @@ struct ThreadOutput {
   bool exists;
   float scale = 1, bias = 0;
 
-  __device__ __forceinline__ ThreadOutput(const SmallArgs& args, int tile)
-      : row(threadIdx.x / 16), in_tile(threadIdx.x % 16) {
+  __device__ __forceinline__ ThreadOutput(const SmallArgs& args, int tile) : ThreadOutput(args, tile, threadIdx.x) {}
+  __device__ __forceinline__ ThreadOutput(const SmallArgs& args, int tile, int thread)
+      : row(thread / 16), in_tile(thread % 16) {
     const Weight& weight = args.weight;
     output = TileRow<kOut>(weight.rows, tile, in_tile);
-    exists = static_cast<int>(threadIdx.x) < 16 * kRows && row < args.rows && TileHas<kOut>(weight.rows, tile, in_tile);
+    exists = thread < 16 * kRows && row < args.rows && TileHas<kOut>(weight.rows, tile, in_tile);
     if (!exists) return;
     if constexpr (HasRowScales(kType) && kGroup == 0) scale = weight.scales[output];
     if (weight.bias != nullptr) bias = weight.bias[output];
@@ -254,6 +257,99 @@ __global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallL
     }
     const bool whole = args.parts == 1 || AddParts(args, part, tile, output.exists, total);
     output.Store(args, total, output.exists && whole);
+  }
+}
+
+// What SmallLinearKernel makes of up to eight rows, to the bits of one, where x of all shares of a part is too much for
+// a block: it takes args.shares of them at once, each of 8 / args.shares tiles, a warp each. The last of a tile's
+// shares to arrive has them all added up in the order in which one block would.
+template <DType kType, SmallOut kOut>
+__global__ void __launch_bounds__(32 * WarpsFor(8), BlocksFor(8)) ShareLinearKernel(SmallArgs args) {
+  using S = BlockShape<kType, 0>;
+  using Products = std::conditional_t<S::kInteger, IntegerProducts<kType, 0, false, 8>, FloatProducts<kType, 8>>;
+  constexpr int kWarps = WarpsFor(8), kTile = 16 * 8;
+  extern __shared__ uint4 shared[];
+  __shared__ bool last_to_arrive[kWarps];
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32, rows = args.rows;
+  const int at_once = args.shares, tiles_at_once = kWarps / at_once;  // powers of two
+  const int share_groups = kWarps / at_once, tile_groups = CeilDiv(args.tiles, tiles_at_once);
+  const int units = args.parts * share_groups * tile_groups;
+  const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
+  const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
+  if (begin == end) return;
+
+  // Warps of the same share have its x in common; `most` is room for the longest.
+  const int most = CeilDiv(CeilDiv(args.blocks, args.parts), kWarps);
+  const int first_tile_of_warp = w / at_once;
+  Products products;
+  SharedX x = {};
+  x.elements = reinterpret_cast<uint8_t*>(shared) + w % at_once * most * S::kXBytes * rows;
+  struct Unit {
+    int part, share, group;  // share: the block's first
+  };
+  auto unit_at = [&](int unit) {
+    const int of_share = unit / tile_groups;
+    return Unit{of_share / share_groups, of_share % share_groups * at_once, unit % tile_groups};
+  };
+  auto place_of = [&](const Unit& unit, PartShare* share) {
+    *share = PartShare(args, unit.part, unit.share + w % at_once, kWarps);
+    return PlaceOf<kType, 0, false, kOut>(args, unit.part, unit.group * tiles_at_once + first_tile_of_warp, *share);
+  };
+  Unit unit = unit_at(begin);
+  PartShare share(args, 0, 0, kWarps), next_share = share;
+  UnitPlace place = place_of(unit, &share);
+  WeightPipe<kType, 0, false> pipe;
+  pipe.Start(place, lane);
+  // The weights above do not depend on earlier kernels; x and everything written does.
+  LetDependentsStart();
+  WaitForDependency();
+  int staged_part = -1, staged_share = -1;
+  for (int at = begin; at < end; ++at) {
+    if (unit.part != staged_part || unit.share != staged_share) {
+      __syncthreads();  // every warp is done with the last one's
+      // Each warp for itself, of the same values: what else it learns of them is its own.
+      products.Stage(args.x + (int64_t{share.begin} + share.first) * S::kColumns, args.x_stride, rows, share.count, x,
+                     lane);
+      __syncthreads();
+      staged_part = unit.part, staged_share = unit.share;
+    }
+    products.Clear();
+    UnitPlace next = {};
+    Unit next_unit = unit;
+    if (at + 1 < end) next_unit = unit_at(at + 1), next = place_of(next_unit, &next_share);
+    pipe.Multiply(products, place, next, x, rows, lane);
+    const int first_tile = unit.group * tiles_at_once, tile = place.tile;
+    const int64_t stride = int64_t{args.tiles} * kTile;  // between shares
+    if (tile < args.tiles) {
+      const int64_t number = int64_t{unit.part} * kWarps + unit.share + w % at_once;
+      products.Store(args.partial + number * stride + int64_t{tile} * kTile, lane);
+    }
+    __threadfence();
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < tiles_at_once && first_tile + static_cast<int>(threadIdx.x) < args.tiles) {
+      const uint32_t all = args.parts * share_groups;
+      last_to_arrive[threadIdx.x] = atomicInc(&args.arrivals[first_tile + threadIdx.x], all - 1) == all - 1;
+    }
+    __syncthreads();
+    for (int i = w / 4; i < tiles_at_once && first_tile + i < args.tiles; i += kWarps / 4) {
+      if (!last_to_arrive[i]) continue;
+      __threadfence();
+      const ThreadOutput<kType, 0, kOut, 8> output(args, first_tile + i, threadIdx.x % kTile);
+      const float* from = args.partial + int64_t{first_tile + i} * kTile + threadIdx.x % kTile;
+      float total = 0;
+      for (int part = 0; part < args.parts && output.exists; ++part, from += kWarps * stride) {
+        float sums[kWarps], of_part = 0;
+#pragma unroll
+        for (int v = 0; v < kWarps; ++v) sums[v] = __ldcg(from + v * stride);
+#pragma unroll
+        for (int v = 0; v < kWarps; ++v) of_part += sums[v];
+        total += of_part;
+      }
+      output.Store(args, total, output.exists);
+    }
+    unit = next_unit;
+    place = next;
+    share = next_share;
   }
 }
 

@@ -5,14 +5,21 @@
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/overlapped_launch.cuh"
 #include "kernels/cuda/linear/linear_small.cuh"
+#include "kernels/cuda/linear/linear_small.h"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {
 
 struct SmallPlan {
   int tiles, parts, blocks, grid;
+  int shares;  // of a part that a block takes at once
   size_t shared;
 };
+
+// Is it cut so that blocks take some of a part's shares, for up to kAlikeRows rows?
+inline bool TakesShares(const SmallPlan& plan, int64_t rows) {
+  return rows <= kAlikeRows && plan.shares < WarpsFor(kAlikeRows);
+}
 
 // The rows that a kernel is made for.
 inline int MostRows(int64_t rows, DType type) {
@@ -32,6 +39,13 @@ void Launch(Device& device, const SmallArgs& args, const SmallPlan& plan) {
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedXFor(device, kRows)));
   LaunchOverlapped(device, kernel, dim3(plan.grid), dim3(32 * WarpsFor(kRows)), plan.shared, args);
 }
+template <DType kType, SmallOut kOut>
+void LaunchShares(Device& device, const SmallArgs& args, const SmallPlan& plan) {
+  const auto kernel = ShareLinearKernel<kType, kOut>;
+  const size_t most = SharedXFor(device, kAlikeRows);
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+  LaunchOverlapped(device, kernel, dim3(plan.grid), dim3(32 * WarpsFor(kAlikeRows)), plan.shared, args);
+}
 template <DType kType, int kGroup, bool kTwo, int kRows>
 void LaunchRows(Device& device, const SmallArgs& args, const SmallPlan& plan, SmallOut out) {
   switch (out) {
@@ -46,6 +60,18 @@ void LaunchRows(Device& device, const SmallArgs& args, const SmallPlan& plan, Sm
 // kTwo: groups of two levels.
 template <DType kType, int kGroup, bool kTwo = false>
 void LaunchType(Device& device, const SmallArgs& args, const SmallPlan& plan, SmallOut out) {
+  if constexpr (kGroup == 0) {
+    if (TakesShares(plan, args.rows)) {
+      switch (out) {
+        case SmallOut::kFloat:
+          return LaunchShares<kType, SmallOut::kFloat>(device, args, plan);
+        case SmallOut::kActivation:
+          return LaunchShares<kType, SmallOut::kActivation>(device, args, plan);
+        case SmallOut::kGated:
+          return LaunchShares<kType, SmallOut::kGated>(device, args, plan);
+      }
+    }
+  }
   switch (MostRows(args.rows, kType)) {
     case 4:
       if constexpr (BlockShape<kType, kGroup>::kInteger) LaunchRows<kType, kGroup, kTwo, 4>(device, args, plan, out);
