@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/alike_rows.h"
 #include "kernels/base/seconds.h"
 #include "kernels/row_cuts.h"
 #include "launcher/bench/bench.h"
@@ -27,7 +28,7 @@ double MedianOf(int steps, const Step& step) {
 }
 
 absl::StatusOr<std::vector<Measurement>> Rows(const BenchFlags& flags, Engine& engine, const std::string& attention,
-                                              int64_t context, int64_t room, double copy_rate) {
+                                              int64_t context, int64_t room, double copy_rate, int together) {
   const absl::StatusOr<SessionId> session = EngineProbe(engine).CreateFilledSession(context + room, context + room);
   if (!session.ok()) return session.status();
   DraftProbe probe(engine, *session, room);
@@ -62,12 +63,12 @@ absl::StatusOr<std::vector<Measurement>> Rows(const BenchFlags& flags, Engine& e
   for (const float temperature : {0.0f, 1.0f}) {
     if (flags.drawn == 0) break;
     Measurement row;
-    row.what = absl::StrCat("drawn in steps of ", kExactRows, " rows at temperature ", temperature);
+    row.what = absl::StrCat("drawn in steps of ", together, " rows at temperature ", temperature);
     row.context = context;
     const Clock::time_point start = Clock::now();
-    const int64_t tokens = flags.drawn / kExactRows * kExactRows;
+    const int64_t tokens = flags.drawn;
     row.details["tokens"] = static_cast<double>(tokens);
-    row.details["drawn_otherwise"] = static_cast<double>(probe.DrawnOtherwise(tokens, kExactRows, temperature));
+    row.details["drawn_otherwise"] = static_cast<double>(probe.DrawnOtherwise(tokens, together, temperature));
     row.seconds = SecondsSince(start) / static_cast<double>(tokens);
     rows.push_back(row);
   }
@@ -93,7 +94,8 @@ absl::Status BenchDrafts(const BenchFlags& flags, const Launch& launch, Runtime&
       if (!engine.ok()) return engine.status();
       absl::StatusOr<EngineCheck> check = VerifyEngine(**engine);
       if (!check.ok()) return check.status();
-      absl::StatusOr<std::vector<Measurement>> rows = Rows(flags, **engine, attention, context, room, rates.copy);
+      absl::StatusOr<std::vector<Measurement>> rows = Rows(flags, **engine, attention, context, room, rates.copy,
+                                                           runtime.device->is_cuda() ? kAlikeRows : kExactRows);
       if (!rows.ok()) return rows.status();
       (*rows)[0].details["verified_error"] = check->error;
       all.insert(all.end(), rows->begin(), rows->end());

@@ -78,9 +78,11 @@ int64_t DraftProbe::DrawnOtherwise(int64_t tokens, int rows, float temperature) 
   DUO_CHECK_LE(rows, kExactRows);
   int64_t otherwise = 0;
   int32_t last = sequence_.tokens[begin_];
-  for (int64_t at = 0; at + rows <= tokens; at += rows) {
+  for (int64_t at = 0; at < tokens;) {
+    const int64_t in_page = kPageTokens - (begin_ + at) % kPageTokens;
+    const auto count = static_cast<int>(std::min<int64_t>({rows, tokens - at, in_page}));
     std::vector<int32_t> fed, drawn;
-    for (int row = 0; row < rows; ++row) {
+    for (int row = 0; row < count; ++row) {
       fed.push_back(last);
       StepResult result;
       Run(Plan(begin_ + at + row, {&last, 1}, temperature), &result);
@@ -89,7 +91,8 @@ int64_t DraftProbe::DrawnOtherwise(int64_t tokens, int rows, float temperature) 
     }
     StepResult together;
     Run(Plan(begin_ + at, fed, temperature), &together);
-    for (int row = 0; row < rows; ++row) otherwise += together.tokens[row] != drawn[row];
+    for (int row = 0; row < count; ++row) otherwise += together.tokens[row] != drawn[row];
+    at += count;
   }
   return otherwise;
 }

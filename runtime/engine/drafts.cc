@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/alike_rows.h"
 #include "runtime/engine/engine_state.h"
 
 namespace duo {
@@ -16,7 +17,7 @@ constexpr int kMostGuessedTexts = 8;
 absl::Status Engine::State::DecideDrafts() {
   const bool model = !options.draft_model.empty();
   if (options.speculate == Speculation::kAuto) {
-    options.speculate = model ? Speculation::kModel : device->is_cuda() ? Speculation::kOff : Speculation::kText;
+    options.speculate = model ? Speculation::kModel : device->is_cuda() ? Speculation::kAuto : Speculation::kText;
   }
   if (model != (options.speculate == Speculation::kModel)) {
     return absl::InvalidArgumentError(
@@ -29,7 +30,37 @@ absl::Status Engine::State::DecideDrafts() {
   return absl::OkStatus();
 }
 
+// Does a step in which one answer alone checks drafts give each of its rows the bits that it has in a step of its own?
+// On the CPU always, and in any company. On GPUs in up to kAlikeRows rows of one page, where every matrix and every
+// head is known to (kernels/README.md has what is left): one rank, whose sums are its own; no experts, which sort rows
+// by expert; no windows, which would cut rows apart; none read by dual chunks or page lists.
+bool Engine::State::ChecksAreExact() const {
+  if (!device->is_cuda()) return true;
+  if (comm->size() > 1 || config.experts.count > 0 || config.sliding_window > 0 || config.dual_chunk.chunk_size > 0 ||
+      options.decode_sparsity.on() || !formats.kept.empty()) {
+    return false;
+  }
+  if (!AttentionAlike(*device, config.head_dim, config.heads / config.kv_heads, kv)) return false;
+  const auto alike = [&](DType dtype, int64_t rows, int64_t cols) {
+    Weight weight;
+    weight.dtype = dtype;
+    weight.rows = rows;
+    weight.cols = cols;
+    weight.group = dtype == DType::kI4 ? formats.int4_group : dtype == DType::kI8 ? formats.int8_group : 0;
+    return LinearAlike(*device, weight);
+  };
+  const int64_t d = config.head_dim, q_cols = config.heads * d;
+  return alike(formats.matrices, q_cols + 2 * config.kv_heads * d, config.hidden) &&
+         alike(formats.matrices, config.hidden, q_cols) &&
+         alike(formats.matrices, 2 * config.intermediate, config.hidden) &&
+         alike(formats.matrices, config.hidden, config.intermediate) &&
+         alike(formats.vocabulary, config.vocab, config.hidden);
+}
+
 absl::Status Engine::State::PrepareDrafts() {
+  if (options.speculate == Speculation::kAuto) {  // on a GPU
+    options.speculate = ChecksAreExact() ? Speculation::kText : Speculation::kOff;
+  }
   if (options.int4_drafts) {
     absl::StatusOr<WeightFormats> chosen = ChooseDraftFormats(config, formats, cut_unit);
     if (absl::Status s = Agree(*comm, chosen.status()); !s.ok()) return s;

@@ -283,6 +283,7 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
   s.rider_factor = device->is_cuda() ? 16 : 2;
   s.measured = options.measured;
   s.drafts = sizes.ring_slack;
+  s.checks_alone = device->is_cuda() && ChecksAreExact();
   s.row_cost = device->is_cuda() ? kGpuRowCost : kCpuRowCost;
   scheduler = std::make_unique<Scheduler>(s, sizes, AnyWhole(partition), AnySplit(partition));
 }

@@ -64,6 +64,7 @@ struct Engine::State {
   absl::Status DecideChunks();
   absl::Status DecideDrafts();
   absl::Status PrepareDrafts();
+  bool ChecksAreExact() const;
   absl::Status LoadDraftWeights(Model& model);
   absl::Status LoadDraftModel();
   // Of a load behind so many bytes of others.

@@ -4,11 +4,13 @@
 // draw that differs is the answer's, too. What is behind it is taken back: pages by their length, ring slots because
 // they overwrote nothing that is still seen (kernels/base/ring.h).
 //
-// Drafts ride only in steps of up to kExactRows rows without a chunk: there a row has the same bits in any company
-// (kernels/row_cuts.h), and the answer is the same to the last token as without them.
+// Drafts ride only in steps of up to kExactRows rows without a chunk, on GPUs in shorter ones of one answer alone
+// (SchedulerOptions::checks_alone): there a row has the bits that it has alone (kernels/alike_rows.h), and the answer is
+// the same to the last token as without them.
 #include <algorithm>
 #include <utility>
 
+#include "kernels/alike_rows.h"
 #include "runtime/scheduler/scheduler.h"
 
 namespace duo {
@@ -33,8 +35,9 @@ void Scheduler::PlanDrafts(bool beside_chunk, Riding* riding) {
     session.index.Extend(session.sequence.tokens, kIndexedAtOnce);
     if (request->ask) request->drafter.Read(request->tokens);
   }
-  const int most_rows = std::min({kExactRows, options_.max_rows, options_.max_samples});
-  if (beside_chunk || riding->rows >= most_rows) {
+  const bool alone = options_.checks_alone;
+  const int most_rows = std::min({alone ? kAlikeRows : kExactRows, options_.max_rows, options_.max_samples});
+  if (beside_chunk || riding->rows >= (alone ? 2 : most_rows)) {
     for (const auto& [request, rows] : riding->requests) {  // whose next tokens are drawn now
       request->guesses.clear();
       request->guesses_wanted = 0;
@@ -52,7 +55,9 @@ void Scheduler::PlanDrafts(bool beside_chunk, Riding* riding) {
     if (!MayDraft(*request)) continue;
     const int room = (most_rows - step.rows) / left--;
     const int64_t answer = request->params.max_new_tokens - request->result.new_tokens - 1;
-    const int most = static_cast<int>(std::min<int64_t>({answer, room, options_.drafts}));
+    const int64_t in_page = kPageTokens - 1 - request->sequence->length % kPageTokens;
+    const int most = static_cast<int>(
+        std::min<int64_t>({answer, room, options_.drafts, alone ? in_page : int64_t{options_.drafts}}));
     if (!request->guesses.empty()) {
       PlanGuess(*request, most, riding);
       step.rows = riding->rows;

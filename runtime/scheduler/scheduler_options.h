@@ -38,6 +38,9 @@ struct SchedulerOptions {
   // Drafts of an answer in a step, at most, as many as its rings have slack for; 0: none. row_cost: StepCosts has it.
   int drafts = 0;
   double row_cost = 0.15;
+  // On GPUs: drafts ride with no other sequence, in steps of up to kAlikeRows rows whose positions lie in one page.
+  // There a row has the bits that it has alone (alike_rows.h).
+  bool checks_alone = false;
   // They also come from rows that visit the lists of `decode`, which no answer is written by then, or the ends alone.
   bool guesses = false;
   ModelGuesses model_guesses;    // drafts also come from another model; empty: they do not

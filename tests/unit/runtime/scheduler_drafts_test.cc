@@ -2,10 +2,13 @@
 // are: two schedulers run the same random calls over a model made by hand.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdio>
+#include <map>
 #include <random>
 #include <utility>
 
+#include "kernels/alike_rows.h"
 #include "runtime/scheduler/scheduler.h"
 #include "tests/support/test_scale.h"
 #include "tests/unit/runtime/hand_made_model.h"
@@ -31,11 +34,14 @@ enum class Guesses { kNone, kLists, kCopy, kModel };
 
 class Side {
  public:
-  explicit Side(int drafts, Guesses guesses = Guesses::kNone)
-      : scheduler(Options(drafts, guesses), Sizes(), true, false), model(Sizes(), drafts) {}
+  explicit Side(int drafts, Guesses guesses = Guesses::kNone, bool checks_alone = false)
+      : scheduler(Options(drafts, guesses, checks_alone), Sizes(), true, false),
+        model(Sizes(), drafts),
+        checks_alone_(checks_alone) {}
 
-  static SchedulerOptions Options(int drafts, Guesses from) {
+  static SchedulerOptions Options(int drafts, Guesses from, bool checks_alone) {
     SchedulerOptions options;
+    options.checks_alone = checks_alone;
     options.chunk = 100;
     options.max_batch = 16;
     options.refeed = HandMadeModel::kRecent;
@@ -69,6 +75,7 @@ class Side {
   bool Step() {
     StepPlan plan;
     if (!scheduler.Next(&plan)) return false;
+    if (checks_alone_) ExpectRowsAlike(plan);
     const auto visits = [](const SeqSpan& span) { return span.list_use == ListUse::kVisit; };
     const bool little = plan.draft_weights != 0 || std::all_of(plan.spans.begin(), plan.spans.end(), visits);
     scheduler.Complete(model.Execute(plan), (little ? 0.002 : 0.01) + 0.0001 * static_cast<double>(plan.tokens.size()));
@@ -93,6 +100,24 @@ class Side {
 
   Scheduler scheduler;
   HandMadeModel model;
+  int checks = 0;  // steps with drafts, where they are looked at
+
+ private:
+  // Drafts are where a row has the bits that it has alone on a GPU.
+  void ExpectRowsAlike(const StepPlan& plan) {
+    std::map<int32_t, int> draws;
+    for (const int32_t row : plan.sample_rows) ++draws[plan.row_seq[row]];
+    for (const auto& [seq, count] : draws) {
+      if (count == 1) continue;
+      ++checks;
+      const SeqSpan& span = plan.spans[seq];
+      EXPECT_EQ(plan.spans.size(), 1u);
+      EXPECT_LE(span.num_rows, kAlikeRows);
+      EXPECT_EQ(span.history / kPageTokens, (span.history + span.num_rows - 1) / kPageTokens);
+    }
+  }
+
+  bool checks_alone_;
 };
 
 // Calls that both sides get, one round after the other; after each round both rest and are compared.
@@ -319,6 +344,28 @@ TEST(SchedulerDrafts, AnswersAreThoseWithoutGuessesOfAnotherModel) {
 
 TEST(SchedulerDrafts, AnswersAreThoseWithoutGuessesByACopyOfTheWeights) {
   ExpectAnswersAreThoseWithout(Guesses::kCopy, Scaled(20));
+}
+
+TEST(SchedulerDrafts, OnGpusChecksAreShortWithinOnePageAndOfOneAnswerAlone) {
+  Side plain(0), drafting(kMostDrafts, Guesses::kNone, true);
+  Tokens text;
+  for (int i = 0; i < 90; ++i) text.push_back(i % 11);
+  std::array<std::array<Answer, 2>, 2> answers;
+  for (int side = 0; side < 2; ++side) {
+    Side& on = side == 0 ? plain : drafting;
+    for (int i = 0; i < 2; ++i) {  // the second begins before the first ends
+      const SessionId session = *on.scheduler.CreateSession(1000);
+      GenerateParams params;
+      params.max_new_tokens = 300 + 100 * i;
+      ASSERT_TRUE(on.scheduler.Ask(session, text, params, on.Events(&answers[side][i], 0)).ok());
+      for (int step = 0; step < 40 && i == 0; ++step) ASSERT_TRUE(on.Step());
+    }
+    while (on.Step()) {
+    }
+  }
+  EXPECT_GT(drafting.checks, 20);
+  EXPECT_GT(drafting.scheduler.stats().accepted_tokens, 100);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(answers[0][i].tokens, answers[1][i].tokens);
 }
 
 TEST(SchedulerDrafts, OffPlansNoDraftRows) {
