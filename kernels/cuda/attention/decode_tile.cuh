@@ -120,8 +120,8 @@ struct WarpAttention {
         if (!(highest > top[n][j] + 8.0f)) continue;
         const float factor = Exp2(top[n][j] - highest);
         top[n][j] = highest;
-        sum[n][j] *= factor;
-        offset[n][j] *= factor;
+        sum[n][j] = __fmul_rn(sum[n][j], factor);  // never one with the sum behind it: all widths round alike
+        offset[n][j] = __fmul_rn(offset[n][j], factor);
 #pragma unroll
         for (int m = 0; m < kChunks; ++m) o[n][m][j] *= factor, o[n][m][j + 2] *= factor;
       }
