@@ -212,10 +212,12 @@ View Model::Attend(int layer, const StepInput& input, const LayerKv& kv, const W
   const View out(w.attended.data, w.attended.dtype, qkv.rows, shape.q_cols());
   if (kv.ring.num_heads > 0) RoundToRing(*device_, qkv, shape, kv.ring);
   const int64_t first = input.batch.num_rows, riders = input.riders.num_rows;
-  // A step of a million tokens on H200s takes 2 % less on four when room is kept, the same on two, and 2 % more on one,
-  // where attention over pages is long and every multiprocessor counts (tests/bench/results/h200_four_gpus.json).
-  const bool keep_room = comm_->size() > 2 && chunks_.length == 0;
+  // Streaming heads beside attention over pages have no multiprocessor once that has begun, unless room is kept. One
+  // answer takes 14 % less with it at 100,000 tokens of bf16, and 0.4 % more at a million (one H200,
+  // h200_launches.json); on four GPUs a step of a million takes 2 % less (h200_four_gpus.json). Several sequences,
+  // which need more room than there is, were not measured on fewer.
   const auto rows = [&](int64_t at, const SeqBatch& batch) {
+    const bool keep_room = chunks_.length == 0 && (comm_->size() > 2 || batch.num_seqs == 1);
     return StepRows{qkv.Rows(at, batch.num_rows), shape, batch, keep_room ? kv.ring.num_heads * batch.num_seqs : 0};
   };
   const auto part = [&](int64_t at, const SeqBatch& batch) {
