@@ -5,9 +5,9 @@
 namespace duo {
 namespace {
 
-void CheckWeight(const Device& device, const Weight& w) {
+void CheckWeight(const Weight& w) {
   DUO_CHECK(w.data != nullptr);
-  DUO_CHECK(w.table == CodeTable::kNone || (w.dtype == DType::kI4 && !device.is_cuda()));
+  DUO_CHECK(w.table == CodeTable::kNone || w.dtype == DType::kI4);
   DUO_CHECK_MSG(w.dtype != DType::kI32, Name(w.dtype));
   if (w.table == CodeTable::kE2M1) {
     DUO_CHECK(w.exponents != nullptr);
@@ -39,7 +39,7 @@ size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weig
 }
 
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
-  CheckWeight(device, weight);
+  CheckWeight(weight);
   DUO_CHECK_EQ(x.cols, weight.cols);
   DUO_CHECK_EQ(out.cols, weight.rows);
   DUO_CHECK_EQ(out.rows, x.rows);
@@ -50,7 +50,7 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
 }
 
 void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch) {
-  CheckWeight(device, weight);
+  CheckWeight(weight);
   DUO_CHECK_EQ(x.cols, weight.cols);
   DUO_CHECK_EQ(gate_up.cols, weight.rows);
   DUO_CHECK_EQ(2 * out.cols, weight.rows);
@@ -62,7 +62,7 @@ void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& 
 }
 
 void Embed(Device& device, View residual, const int32_t* ids, const Weight& table, int32_t first_id) {
-  CheckWeight(device, table);
+  CheckWeight(table);
   DUO_CHECK(residual.dtype == DType::kF32);
   DUO_CHECK_EQ(residual.cols, table.cols);
   if (residual.empty()) return;

@@ -32,7 +32,7 @@ constexpr bool IsCoded(DType type) { return HasRowScales(type) || HasGroups(type
 // block of groups and a pair of small whole numbers for each of its groups,
 //   scale[r][g] = groups[r][b].scale * subs[r][g].scale, min likewise, b = c / block,
 // which are exact in f32, unlike in f16. int4 codes may stand for the numbers of a table, value = table[code] * scale;
-// of kE2M1 (OCP Microscaling 1.0's MXFP4) the scale is a power of two, for which f16 has too few. The CPU has tables.
+// of kE2M1 (OCP Microscaling 1.0's MXFP4) the scale is a power of two, for which f16 has too few.
 enum class CodeTable : uint8_t { kNone, kIq4, kE2M1 };
 struct Weight {
   DType dtype = DType::kBF16;

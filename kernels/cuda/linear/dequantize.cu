@@ -17,7 +17,7 @@ __global__ void DequantizeAny(bf16* out, Weight weight, int64_t first, int64_t c
 }
 
 // cols % 16 == 0, so that a thread's elements share a row and a group. kGrouped: of int8; int4 always is.
-template <DType kType, bool kGrouped>
+template <DType kType, bool kGrouped, CodeTable kTable = CodeTable::kNone>
 __global__ void DequantizeCodes(bf16* out, Weight weight, int64_t first, int64_t count) {
   const int64_t i = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kEach;
   if (i >= count * weight.cols) return;
@@ -43,7 +43,10 @@ __global__ void DequantizeCodes(bf16* out, Weight weight, int64_t first, int64_t
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int e = 2 * p + j;
-      if constexpr (kType == DType::kI4) {
+      if constexpr (kTable != CodeTable::kNone) {
+        const uint32_t four = FourNumbers<kTable>(words[e / 8] >> (16 * (e % 8 / 4)));
+        value[j] = fmaf(Int8Value(four, e % 4) * kTableUnit<kTable>, scale, min);
+      } else if constexpr (kType == DType::kI4) {
         value[j] = fmaf(static_cast<float>((words[e / 8] >> (4 * (e % 8))) & 15), scale, min);
       } else {
         const uint8_t code = words[e / 4] >> (8 * (e % 4));
@@ -83,6 +86,10 @@ void Dequantize(Device& device, bf16* out, const Weight& weight, int64_t first, 
     DequantizeCodes<DType::kI8, false><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
   } else if (codes && weight.dtype == DType::kF8E4M3) {
     DequantizeCodes<DType::kF8E4M3, false><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
+  } else if (codes && weight.table == CodeTable::kIq4) {
+    DequantizeCodes<DType::kI4, true, CodeTable::kIq4><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
+  } else if (codes && weight.table == CodeTable::kE2M1) {
+    DequantizeCodes<DType::kI4, true, CodeTable::kE2M1><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
   } else if (codes && weight.dtype == DType::kI4) {
     DequantizeCodes<DType::kI4, true><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
   } else {

@@ -29,9 +29,12 @@ int64_t SliceRows(const Weight& weight) {
 constexpr int64_t kTiledRows = kTileRows;
 
 bool UsesTiles(const Device& device, int64_t rows, const Weight& weight) {
-  return rows > kSmallRows && rows <= kTiledRows && TiledLinearFits(device, weight);
+  return rows <= kTiledRows && (rows > kSmallRows || !SmallLinearFits(weight)) && TiledLinearFits(device, weight);
 }
-bool UsesPieces(int64_t rows, const Weight& weight) { return rows <= kPieceRows && PiecesFit(weight); }
+// They round x to 16 bits, which bf16 outputs do not show. MXFP4's weights are exact in bf16, and so must its f32 be.
+bool UsesPieces(int64_t rows, const Weight& weight, DType out) {
+  return rows <= kPieceRows && PiecesFit(weight) && !(weight.table == CodeTable::kE2M1 && out == DType::kF32);
+}
 bool UsesSmall(const Device& device, int64_t rows, const Weight& weight) {
   const int64_t most = weight.dtype == DType::kBF16 ? kBf16Rows : IsCoded(weight.dtype) ? kCodedRows : kSmallRows;
   return rows <= most && SmallLinearFits(weight) && !UsesTiles(device, rows, weight);
@@ -58,7 +61,7 @@ bool LinearAlike(const Device& device, const Weight& weight) {
 }
 
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
-  if (UsesPieces(x.rows, weight)) return PiecesLinear(device, out, x, weight, scratch);
+  if (UsesPieces(x.rows, weight, out.dtype)) return PiecesLinear(device, out, x, weight, scratch);
   if (UsesSmall(device, x.rows, weight)) {
     for (int64_t row = 0; row < x.rows; row += kSmallRows) {
       const int64_t count = std::min<int64_t>(kSmallRows, x.rows - row);
@@ -87,7 +90,7 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
 }
 
 void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch) {
-  if (UsesPieces(x.rows, weight)) return PiecesLinearGated(device, out, x, weight, scratch);
+  if (UsesPieces(x.rows, weight, out.dtype)) return PiecesLinearGated(device, out, x, weight, scratch);
   if (x.rows <= kSmallRows && UsesSmall(device, x.rows, weight))
     return SmallLinearGated(device, out, x, weight, scratch);
   cuda::Linear(device, gate_up, x, weight, scratch);

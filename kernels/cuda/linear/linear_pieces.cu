@@ -4,7 +4,7 @@
 
 #include "kernels/base/cuda_check.h"
 #include "kernels/cuda/linear/linear_pieces.h"
-#include "kernels/cuda/linear/linear_pieces_kernel.cuh"
+#include "kernels/cuda/linear/linear_pieces_launch.cuh"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {
@@ -34,10 +34,12 @@ size_t SharedRoom(const Device& device) {
   return size_t{most ? 200u : more ? 140u : 72u} << 10;
 }
 
+bool EndsWithinBlock(const Weight& weight) { return weight.cols % (4 * PieceColumns(weight.dtype)) != 0; }
+
 PiecesPlan Plan(const Device& device, const Weight& weight) {
   PiecesPlan plan = {};
   plan.tiles = static_cast<int>(CeilDiv(weight.rows, 16));
-  plan.blocks = static_cast<int>(weight.cols / (4 * PieceColumns(weight.dtype)));
+  plan.blocks = static_cast<int>(CeilDiv(weight.cols, 4 * PieceColumns(weight.dtype)));
   plan.many = plan.tiles >= 4 * device.info().multiprocessors;
   const int warps = plan.many ? 4 : 8, grid = (plan.many ? 4 : 2) * device.info().multiprocessors;
   double best_time = 0;
@@ -52,35 +54,6 @@ PiecesPlan Plan(const Device& device, const Weight& weight) {
   }
   plan.units = plan.tiles * plan.parts;
   return plan;
-}
-
-template <DType kType, bool kTwo, int kRows, SmallOut kOut, int kWarps, int kBlocks>
-void Launch(Device& device, const SmallArgs& args, const PieceWeights& weights) {
-  const auto kernel = PiecesKernel<kType, kTwo, kRows, kOut, kWarps, kBlocks>;
-  const size_t shared = PieceSharedBytes<kType>(CeilDiv(args.blocks, args.parts), kWarps, kRows);
-  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  const int grid = std::min(kBlocks * device.info().multiprocessors, args.tiles * args.parts);
-  LaunchOverlapped(device, kernel, dim3(grid), dim3(32 * kWarps), shared, args, weights);
-}
-template <DType kType, bool kTwo, SmallOut kOut>
-void LaunchCut(Device& device, const SmallArgs& args, const PieceWeights& weights, bool many) {
-  if (many) {
-    if (args.rows == 1) return Launch<kType, kTwo, 1, kOut, 4, 5>(device, args, weights);
-    return Launch<kType, kTwo, kPieceRows, kOut, 4, 4>(device, args, weights);
-  }
-  if (args.rows == 1) return Launch<kType, kTwo, 1, kOut, 8, 2>(device, args, weights);
-  Launch<kType, kTwo, kPieceRows, kOut, 8, 2>(device, args, weights);
-}
-template <DType kType, bool kTwo>
-void LaunchType(Device& device, const SmallArgs& args, const PieceWeights& weights, bool many, SmallOut out) {
-  switch (out) {
-    case SmallOut::kFloat:
-      return LaunchCut<kType, kTwo, SmallOut::kFloat>(device, args, weights, many);
-    case SmallOut::kActivation:
-      return LaunchCut<kType, kTwo, SmallOut::kActivation>(device, args, weights, many);
-    case SmallOut::kGated:
-      return LaunchCut<kType, kTwo, SmallOut::kGated>(device, args, weights, many);
-  }
 }
 
 void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, Arena& scratch) {
@@ -102,36 +75,52 @@ void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, 
     args.partial = static_cast<float*>(scratch.Take(size_t{256} * plan.units * sizeof(float)));
   }
   args.arrivals = State(device).counters;
-  const auto shift = [&](int columns) { return std::countr_zero(static_cast<unsigned>(columns)); };
-  const int piece = shift(PieceColumns(weight.dtype));
-  PieceWeights weights = {};
-  weights.codes = static_cast<const uint4*>(weight.data);
-  weights.pairs = reinterpret_cast<const uint32_t*>(weight.groups);
-  weights.subs = reinterpret_cast<const uint16_t*>(weight.subs);
-  weights.pair_shift = shift(weight.pair_cols()) - piece;
-  weights.sub_shift = shift(weight.group) - piece;
+  const PieceWeights weights = PiecesOf(weight);
   const bool two = weight.block > 0;
-  if (weight.dtype == DType::kI4) {
-    two ? LaunchType<DType::kI4, true>(device, args, weights, plan.many, kind)
-        : LaunchType<DType::kI4, false>(device, args, weights, plan.many, kind);
+  if (weight.table != CodeTable::kNone) {
+    LaunchTable(device, args, weights, plan.many, kind);
+  } else if (EndsWithinBlock(weight)) {
+    LaunchKind<PieceKind<DType::kI4, false, CodeTable::kNone, true>>(device, args, weights, plan.many, kind);
+  } else if (weight.dtype == DType::kI4) {
+    two ? LaunchKind<PieceKind<DType::kI4, true>>(device, args, weights, plan.many, kind)
+        : LaunchKind<PieceKind<DType::kI4, false>>(device, args, weights, plan.many, kind);
   } else {
-    two ? LaunchType<DType::kI8, true>(device, args, weights, plan.many, kind)
-        : LaunchType<DType::kI8, false>(device, args, weights, plan.many, kind);
+    two ? LaunchKind<PieceKind<DType::kI8, true>>(device, args, weights, plan.many, kind)
+        : LaunchKind<PieceKind<DType::kI8, false>>(device, args, weights, plan.many, kind);
   }
   scratch.Rewind(mark);
 }
 
 }  // namespace
 
-bool PiecesFit(const Weight& weight) {
-  if ((weight.dtype != DType::kI4 && weight.dtype != DType::kI8) || weight.table != CodeTable::kNone) return false;
+PieceWeights PiecesOf(const Weight& weight) {
+  const auto shift = [](int columns) { return std::countr_zero(static_cast<unsigned>(columns)); };
+  const int piece = shift(PieceColumns(weight.dtype));
+  PieceWeights pieces = {};
+  pieces.codes = static_cast<const uint4*>(weight.data);
+  pieces.pairs = reinterpret_cast<const uint32_t*>(weight.groups);
+  pieces.subs = reinterpret_cast<const uint16_t*>(weight.subs);
+  pieces.exponents = weight.exponents;
+  pieces.pair_shift = shift(weight.pair_cols()) - piece;
+  pieces.sub_shift = shift(weight.group) - piece;
+  return pieces;
+}
+
+bool HasPieces(const Weight& weight) {
+  if (weight.dtype != DType::kI4 && weight.dtype != DType::kI8) return false;
   const int columns = PieceColumns(weight.dtype);
   const auto whole = [&](int group) {
     return group >= columns && std::has_single_bit(static_cast<unsigned>(group)) && weight.cols % group == 0;
   };
-  return whole(weight.group) && whole(weight.pair_cols()) && weight.cols % (4 * columns) == 0 &&
-         weight.cols <= kMostColumns && weight.rows <= 16 * Device::CudaState::kCounters &&
+  // Of the other kinds no kernel has columns that end within a block.
+  const bool any_end = weight.table != CodeTable::kNone || (weight.dtype == DType::kI4 && weight.block == 0);
+  return whole(weight.group) && whole(weight.pair_cols()) && weight.cols > 0 &&
+         (any_end || !EndsWithinBlock(weight)) &&
          weight.rows * (weight.cols / columns) < int64_t{1} << 32 && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
+}
+
+bool PiecesFit(const Weight& weight) {
+  return HasPieces(weight) && weight.cols <= kMostColumns && weight.rows <= 16 * Device::CudaState::kCounters;
 }
 
 size_t PiecesScratchBytes(const Device& device, const Weight& weight) {

@@ -8,12 +8,16 @@
 // the products are by zero, which costs nothing, for the tensor cores wait for memory; scaling four pieces one after
 // another in every lane took two thirds of the instructions.
 //
+// Codes of a table become its numbers in registers (code_tables.cuh). Columns that are no whole blocks end in pieces
+// whose x is zero: the last piece of the output is read in their stead.
+//
 // x meets the codes as 16-bit fixed point, its high and its low bytes in the two columns of a pair
 // (linear_products.cuh). Whole numbers are exact and every row has columns of its own, so a row's bits do not depend on
 // the rows beside it.
 #pragma once
 
 #include "kernels/base/math.h"
+#include "kernels/cuda/linear/code_tables.cuh"
 #include "kernels/cuda/linear/linear_products.cuh"
 
 namespace duo::cuda {
@@ -30,6 +34,21 @@ struct PieceShape {
   static constexpr int kXBytes = 4 * 2 * kHalfBytes;  // of a block's
   static constexpr int kDepth = 4;                    // blocks in flight per warp
   static constexpr int kAtOnce = 2;                   // blocks whose products are interleaved
+};
+
+// What a kernel is made for. kTwo: groups of two levels. kEndsWithin: columns may end within a block, which costs one
+// row of whole blocks 3 %.
+template <DType kOfType, bool kOfTwo, CodeTable kOfTable = CodeTable::kNone,
+          bool kMayEndWithin = kOfTable != CodeTable::kNone>
+struct PieceKind {
+  static constexpr bool kEndsWithin = kMayEndWithin;
+  static constexpr DType kType = kOfType;
+  static constexpr bool kTwo = kOfTwo;
+  static constexpr CodeTable kTable = kOfTable;
+  static constexpr bool kPowers = kTable == CodeTable::kE2M1;  // scales
+  // A table's numbers come out of it in the order of int8's codes.
+  static constexpr DType kXType = kTable == CodeTable::kNone ? kType : DType::kI8;
+  using Shape = PieceShape<kType>;
 };
 
 // A warp's x in shared memory: of whole kAtOnces of blocks and of all rows that a kernel is made for, with zeros where
@@ -50,33 +69,44 @@ struct PieceWeights {
   const uint4* codes;
   const uint32_t* pairs;
   const uint16_t* subs;
+  const uint8_t* exponents;   // e2m1: of each piece
   int pair_shift, sub_shift;  // log2 of the pieces of a pair of `groups` and, of two levels, of a group
 };
+PieceWeights PiecesOf(const Weight& weight);  // linear_pieces.cu's
+bool HasPieces(const Weight& weight);         // codes in groups, whole pieces of them
 // Where a warp's share of k begins for a lane, in output rows g and g + 8 of a tile.
 struct PiecePlace {
   uint32_t first[2];  // piece
+  int last;           // the output's last piece, counted from `first`
   int part, tile, blocks;
 };
 
 // Blocks of weights on their way from memory.
-template <DType kType, bool kTwo>
+template <typename Kind>
 struct PieceRing {
-  static constexpr int kDepth = PieceShape<kType>::kDepth;
+  static constexpr int kDepth = Kind::Shape::kDepth;
+  static constexpr bool kTwo = Kind::kTwo;
   uint32_t codes[kDepth][2][4] = {};
   uint32_t pairs[kDepth][2] = {};
   uint32_t subs[kTwo ? kDepth : 1][2] = {};
 
   // Block `block` of the share.
   __device__ __forceinline__ void Load(int slot, const PieceWeights& weights, const PiecePlace& place, int block) {
+    const int from_first = Kind::kEndsWithin ? min(4 * block, place.last) : 4 * block;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const uint32_t piece = place.first[h] + 4 * block;
+      const uint32_t piece = place.first[h] + from_first;
       LoadStreaming<16>(codes[slot][h], weights.codes + piece);
-      pairs[slot][h] = __ldg(weights.pairs + (piece >> weights.pair_shift));
+      if constexpr (Kind::kPowers) {
+        pairs[slot][h] = __ldg(weights.exponents + piece);
+      } else {
+        pairs[slot][h] = __ldg(weights.pairs + (piece >> weights.pair_shift));
+      }
       if constexpr (kTwo) subs[slot][h] = __ldg(weights.subs + (piece >> weights.sub_shift));
     }
   }
   __device__ __forceinline__ float2 Scale(int slot, int h) const {
+    if constexpr (Kind::kPowers) return {PowerOf(pairs[slot][h]) * kTableUnit<Kind::kTable>, 0};
     float2 of = {F16Value(pairs[slot][h]), F16Value(pairs[slot][h] >> 16)};
     if constexpr (kTwo) {
       of.x *= Int8Value(subs[slot][h], 0);
@@ -87,21 +117,22 @@ struct PieceRing {
 };
 
 // The products of one tile and a warp's share of k. kRows: the most rows.
-template <DType kType, bool kTwo, int kRows>
+template <typename Kind, int kRows>
 class PieceProducts {
  public:
-  using S = PieceShape<kType>;
+  using S = typename Kind::Shape;
 
-  // `x` is the share's first column, `blocks` long. Every row is scaled so that its largest |x| of the share becomes
-  // kMostFixed.
-  __device__ __forceinline__ void Stage(const bf16* x, int64_t stride, int rows, int blocks, const PieceX& shared,
+  // row(r): the share's first column of row r of x; the share has `blocks`, of which `columns` exist. Every row is
+  // scaled so that its largest |x| of the share becomes kMostFixed.
+  template <typename Row>
+  __device__ __forceinline__ void Stage(const Row& row, int rows, int blocks, int columns, const PieceX& shared,
                                         int lane) {
-    const int padded = RoundUp(blocks, S::kAtOnce) * S::kChunks;
+    const int padded = RoundUp(blocks, S::kAtOnce) * S::kChunks, there = min(blocks * S::kChunks, columns / 8);
 #pragma unroll 1
     for (int r = 0; r < kRows; ++r) {
-      const bf16* of_row = x + r * stride;
-      const int chunks = r < rows ? blocks * S::kChunks : 0;
-      const float largest = __shfl_sync(0xffffffffu, LargestOf<1>(of_row, stride, 1, chunks, lane), 0);
+      const bf16* of_row = row(min(r, rows - 1));
+      const int chunks = r < rows ? there : 0;
+      const float largest = __shfl_sync(0xffffffffu, LargestOf<1>(of_row, 0, 1, chunks, lane), 0);
       const float unit = FixedUnit(largest), factor = 1 / unit;
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
@@ -112,7 +143,7 @@ class PieceProducts {
       for (int i = lane; i < RoundUp(padded, 32); i += 32) {
         const uint4 v = i < chunks ? *reinterpret_cast<const uint4*>(of_row + i * 8) : make_uint4(0, 0, 0, 0);
         uint2 high, low;
-        int sum = FixedEight<kType>(v, factor, high, low);
+        int sum = FixedEight<Kind::kXType>(v, factor, high, low);
 #pragma unroll
         for (int lanes = 1; lanes < S::kSteps; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
         if (i >= padded) continue;
@@ -144,28 +175,54 @@ class PieceProducts {
 #pragma unroll
       for (int h = 0; h < 2; ++h) scales[i][h] = ring.Scale(slot + i, h);
     }
+    const auto multiply = [&](int r, int i) {
+      const uint32_t(&codes)[2][4] = ring.codes[slot + i];
+      const int line = (block + i) * kRows + r;
+      const auto* from = reinterpret_cast<const uint4*>(first + line * line_bytes);
+      int products[4] = {};
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
+      for (int two = 0; two < S::kSteps / 2; ++two) {
+        const uint4 b = from[two];
+        Step(products, codes, 2 * two, b.x, b.y);
+        Step(products, codes, 2 * two + 1, b.z, b.w);
+      }
+      const float x_sum = shared.sums[line * 4 + c];
 #pragma unroll
-      for (int i = 0; i < S::kAtOnce; ++i) {
-        const uint32_t(&codes)[2][4] = ring.codes[slot + i];
-        const int line = (block + i) * kRows + r;
-        const auto* from = reinterpret_cast<const uint4*>(first + line * line_bytes);
-        int products[4] = {};
+      for (int h = 0; h < 2; ++h) {
+        const float product = static_cast<float>(256 * products[2 * h] + products[2 * h + 1]);
+        sums_[r][h] = fmaf(scales[i][h].x, product, fmaf(scales[i][h].y, x_sum, sums_[r][h]));
+      }
+    };
+    // The numbers of a block of a table's codes serve all rows before those of the next are looked up.
+    constexpr bool kRowsInner = Kind::kTable != CodeTable::kNone;
 #pragma unroll
-        for (int two = 0; two < S::kSteps / 2; ++two) {
-          const uint4 b = from[two];
-          Step(products, codes, 2 * two, b.x, b.y);
-          Step(products, codes, 2 * two + 1, b.z, b.w);
-        }
-        const float x_sum = shared.sums[line * 4 + c];
+    for (int outer = 0; outer < (kRowsInner ? S::kAtOnce : kRows); ++outer) {
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const float product = static_cast<float>(256 * products[2 * h] + products[2 * h + 1]);
-          sums_[r][h] = fmaf(scales[i][h].x, product, fmaf(scales[i][h].y, x_sum, sums_[r][h]));
-        }
+      for (int inner = 0; inner < (kRowsInner ? kRows : S::kAtOnce); ++inner) {
+        kRowsInner ? multiply(inner, outer) : multiply(outer, inner);
       }
     }
+  }
+
+  __device__ __forceinline__ float unit(int row) const {
+    float of = units_[0];
+#pragma unroll
+    for (int r = 1; r < kRows; ++r) {
+      if (r == row) of = units_[r];
+    }
+    return of;
+  }
+
+  // A row's sums of outputs g and g + 8 over the share, the same in the four lanes of a g. unit: the row's.
+  __device__ __forceinline__ float2 Total(int row, float unit) const {
+    float of[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      of[h] = sums_[row][h] * unit;
+      of[h] += __shfl_xor_sync(0xffffffffu, of[h], 1);
+      of[h] += __shfl_xor_sync(0xffffffffu, of[h], 2);
+    }
+    return {of[0], of[1]};
   }
 
   // sums [row][piece of four][16 outputs]
@@ -182,7 +239,12 @@ class PieceProducts {
 
   static __device__ __forceinline__ void Step(int (&products)[4], const uint32_t (&codes)[2][4], int step, uint32_t b0,
                                               uint32_t b1) {
-    if constexpr (kType == DType::kI4) {
+    if constexpr (Kind::kTable != CodeTable::kNone) {
+      const uint32_t w0 = codes[0][step], w1 = codes[1][step];
+      const NumberSums n0 = EightNumbers<Kind::kTable>(w0), n1 = EightNumbers<Kind::kTable>(w1);
+      MmaS8(products, n0.a[0], n1.a[0], n0.a[1], n1.a[1], b0, b1);
+      MmaS8(products, n0.b[0], n1.b[0], n0.b[1], n1.b[1], b0, b1);
+    } else if constexpr (Kind::kType == DType::kI4) {
       const uint32_t w0 = codes[0][step], w1 = codes[1][step];
       MmaU8S8(products, w0 & kNibbles, w1 & kNibbles, w0 >> 4 & kNibbles, w1 >> 4 & kNibbles, b0, b1);
     } else {
@@ -193,5 +255,31 @@ class PieceProducts {
   float sums_[kRows][2];     // of the lane's piece of four: outputs g, g + 8
   float units_[kRows] = {};  // what 1 of a row's fixed point stands for
 };
+
+// Multiplies a unit. A slot of the ring is refilled as soon as it was used, from this unit or in its last round from
+// `next`.
+template <typename Products, typename Ring>
+__device__ __forceinline__ void MultiplyPieces(Products& products, Ring& ring, const PieceWeights& weights,
+                                               const PiecePlace& place, const PiecePlace& next, const PieceX& x,
+                                               int lane) {
+  constexpr int kDepth = Products::S::kDepth, kAtOnce = Products::S::kAtOnce;
+  const int mine = place.blocks;
+  // At least one round, so that a warp without blocks here still fetches those of the next unit.
+  for (int base = 0; base == 0 || base < mine; base += kDepth) {
+    const bool last_round = base + kDepth >= mine;
+#pragma unroll
+    for (int slot = 0; slot < kDepth; slot += kAtOnce) {
+      if (base + slot < mine) products.Multiply(ring, slot, x, base + slot, lane);
+#pragma unroll
+      for (int i = slot; i < slot + kAtOnce; ++i) {
+        if (!last_round) {
+          if (base + kDepth + i < mine) ring.Load(i, weights, place, base + kDepth + i);
+        } else if (i < next.blocks) {
+          ring.Load(i, weights, next, i);
+        }
+      }
+    }
+  }
+}
 
 }  // namespace duo::cuda

@@ -1,5 +1,5 @@
-// Linear for 1 or 2 rows and codes in groups, of one level or two: each weight is read once and each row has the bits
-// that it has alone. Part of kernels/cuda/linear.cc.
+// Linear for 1 or 2 rows and codes in groups, of one level or two or of a table: each weight is read once and each row
+// has the bits that it has alone. Part of kernels/cuda/linear.cc.
 #pragma once
 
 #include "kernels/ops.h"

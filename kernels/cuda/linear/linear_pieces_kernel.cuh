@@ -14,51 +14,28 @@ __host__ __device__ constexpr size_t PieceSharedBytes(int blocks, int warps, int
   return kPieceLineBytes + size_t(blocks + warps * (PieceShape<kType>::kAtOnce - 1)) * rows * PieceX::Bytes<kType>();
 }
 
-template <SmallOut kOut>
+template <typename Kind, SmallOut kOut>
 __device__ __forceinline__ PiecePlace PlaceOfPieces(const SmallArgs& args, int part, int tile, const PartShare& share) {
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  const int row_pieces = static_cast<int>(args.weight.cols) / Kind::Shape::kPieceColumns;
+  const int first = (share.begin + share.first) * 4 + c;
   PiecePlace place = {};
+  place.last = row_pieces - 1 - first;
   place.part = part;
   place.tile = tile;
   place.blocks = share.count;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const auto row = static_cast<uint32_t>(TileRow<kOut>(args.weight.rows, tile, g + 8 * h));
-    place.first[h] = (row * args.blocks + share.begin + share.first) * 4 + c;
+    place.first[h] = row * row_pieces + first;
   }
   return place;
 }
 
-// Multiplies a unit. A slot of the ring is refilled as soon as it was used, from this unit or in its last round from
-// `next`.
-template <typename Products, typename Ring>
-__device__ __forceinline__ void MultiplyPieces(Products& products, Ring& ring, const PieceWeights& weights,
-                                               const PiecePlace& place, const PiecePlace& next, const PieceX& x,
-                                               int lane) {
-  constexpr int kDepth = Products::S::kDepth, kAtOnce = Products::S::kAtOnce;
-  const int mine = place.blocks;
-  // At least one round, so that a warp without blocks here still fetches those of the next unit.
-  for (int base = 0; base == 0 || base < mine; base += kDepth) {
-    const bool last_round = base + kDepth >= mine;
-#pragma unroll
-    for (int slot = 0; slot < kDepth; slot += kAtOnce) {
-      if (base + slot < mine) products.Multiply(ring, slot, x, base + slot, lane);
-#pragma unroll
-      for (int i = slot; i < slot + kAtOnce; ++i) {
-        if (!last_round) {
-          if (base + kDepth + i < mine) ring.Load(i, weights, place, base + kDepth + i);
-        } else if (i < next.blocks) {
-          ring.Load(i, weights, next, i);
-        }
-      }
-    }
-  }
-}
-
 // kRows: the most rows. kBlocks: of a multiprocessor.
-template <DType kType, bool kTwo, int kRows, SmallOut kOut, int kWarps, int kBlocks>
+template <typename Kind, int kRows, SmallOut kOut, int kWarps, int kBlocks>
 __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs args, PieceWeights weights) {
-  using S = PieceShape<kType>;
+  using S = typename Kind::Shape;
   static_assert(32 * kWarps >= 16 * kRows);
   extern __shared__ uint4 shared[];
   __shared__ float reduce[2][kWarps][kRows * 64];
@@ -70,7 +47,7 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs a
 
   // Every warp has its own x: the k's that it multiplies, of the part that it is in.
   const int room = (CeilDiv(args.blocks, args.parts) + kWarps * (S::kAtOnce - 1)) * kRows;
-  PieceProducts<kType, kTwo, kRows> products;
+  PieceProducts<Kind, kRows> products;
   PieceX x = {};
   x.zeros = shared + 1;
   auto stage = [&](const PartShare& share) {
@@ -78,15 +55,16 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs a
     uint8_t* elements = reinterpret_cast<uint8_t*>(shared) + kPieceLineBytes;
     x.elements = elements + first_line * S::kXBytes;
     x.sums = reinterpret_cast<float*>(elements + room * S::kXBytes) + first_line * 4;
-    products.Stage(args.x + (int64_t{share.begin} + share.first) * S::kColumns, args.x_stride, args.rows, share.count,
-                   x, lane);
+    const int column = (share.begin + share.first) * S::kColumns;
+    const auto row = [&](int r) { return args.x + r * args.x_stride + column; };
+    products.Stage(row, args.rows, share.count, max(0, static_cast<int>(args.weight.cols) - column), x, lane);
   };
 
   int staged = -1;
   const int first_part = args.parts == 1 ? 0 : begin / args.tiles;
   PartShare share(args, first_part, w), next_share = share;
-  PiecePlace place = PlaceOfPieces<kOut>(args, first_part, begin - first_part * args.tiles, share);
-  PieceRing<kType, kTwo> ring;
+  PiecePlace place = PlaceOfPieces<Kind, kOut>(args, first_part, begin - first_part * args.tiles, share);
+  PieceRing<Kind> ring;
 #pragma unroll
   for (int i = 0; i < S::kDepth; ++i) {
     if (i < place.blocks) ring.Load(i, weights, place, i);
@@ -104,13 +82,13 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs a
       __syncwarp();
       staged = part;
     }
-    const ThreadOutput<kType, 1, kOut, kRows> output(args, tile);
+    const ThreadOutput<Kind::kType, 1, kOut, kRows> output(args, tile);
     products.Clear();
     PiecePlace next = {};
     if (unit + 1 < end) {
       const bool new_part = tile + 1 == args.tiles;
       if (new_part) next_share = PartShare(args, part + 1, w);
-      next = PlaceOfPieces<kOut>(args, new_part ? part + 1 : part, new_part ? 0 : tile + 1, next_share);
+      next = PlaceOfPieces<Kind, kOut>(args, new_part ? part + 1 : part, new_part ? 0 : tile + 1, next_share);
     }
     MultiplyPieces(products, ring, weights, place, next, x, lane);
     place = next;

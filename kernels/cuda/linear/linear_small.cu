@@ -136,6 +136,7 @@ void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, 
 // int8 in groups and groups of two levels: those of linear_small_groups.cu, whose k-blocks lie within a block of
 // groups.
 bool HasKernel(const Weight& w) {
+  if (w.table != CodeTable::kNone) return false;
   if (w.dtype == DType::kI4) return w.block == 0 || (w.group == 32 && w.block % BlockColumns(w.dtype) == 0);
   if (w.dtype != DType::kI8 || w.group == 0) return true;
   if (w.block == 0) return w.group == 32;

@@ -5,9 +5,7 @@
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
 #include "kernels/cuda/hopper/hopper.h"
-#include "kernels/cuda/hopper/tensor_map.h"
-#include "kernels/cuda/linear/linear_tiles.cuh"
-#include "kernels/cuda/linear/linear_tiles.h"
+#include "kernels/cuda/linear/linear_tiles_launch.cuh"
 #include "kernels/cuda/state.h"
 
 namespace duo::cuda {
@@ -16,24 +14,6 @@ namespace {
 constexpr int kMostParts = 8;  // blocks of a cluster that every Hopper GPU grants
 
 int KBlockColumns(DType type) { return type == DType::kI4 ? 128 : 64; }
-int PackedRows(int64_t rows) { return rows <= 64 ? 64 : rows <= 128 ? 128 : kTileRows; }
-
-// Sums of more do not fit the registers, and scales of 8 bits' groups take those of a second tile.
-constexpr int MostTiles(DType type, int group, int packed_rows) {
-  return packed_rows > 128 || (type == DType::kI8 && group > 0) ? 1 : 2;
-}
-
-struct TilesPlan {
-  int tiles;  // of 64 outputs, of a warp group
-  int parts;  // of k
-};
-
-template <typename Codes, int kTiles, int kN>
-void SetShared() {
-  DUO_CUDA_CHECK(cudaFuncSetAttribute(LinearTiles<Codes, kTiles, kN>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      TilesShape<Codes, kTiles, kN>::kSharedBytes));
-}
-
 // A cluster's blocks are neighbours, which leaves some multiprocessors over: 30 clusters of 4, say, on 132.
 int ClustersAtOnce(Device& device, int parts) {
   int& known = State(device).clusters_at_once[parts];
@@ -65,7 +45,7 @@ TilesPlan PlanTiles(Device& device, const Weight& weight, int packed_rows) {
   const int64_t units = CeilDiv(weight.cols, int64_t{128});  // a part has one at least
   TilesPlan best = {1, 1};
   double best_time = 0;
-  const int most_tiles = MostTiles(weight.dtype, weight.group, packed_rows);
+  const int most_tiles = MostTiles(weight.dtype, weight.group, weight.table, packed_rows);
   for (int tiles = 1; tiles <= most_tiles; ++tiles) {
     for (int parts = 1; parts <= kMostParts && parts <= units; ++parts) {
       const int64_t clusters = CeilDiv(weight.rows, 128 * tiles), at_once = ClustersAtOnce(device, parts);
@@ -82,50 +62,17 @@ TilesPlan PlanTiles(Device& device, const Weight& weight, int packed_rows) {
   return best;
 }
 
-template <typename Codes, int kTiles, int kN>
-void LaunchTiles(Device& device, TilesWork& work, View x, bf16* packed, int parts) {
-  using Shape = TilesShape<Codes, kTiles, kN>;
-  const Weight& weight = work.weight;
-  const int64_t cols = weight.cols, blocks = cols / Codes::kColumns;
-  work.blocks = static_cast<int>(RoundUp(blocks, Shape::kAtOnce));
-  work.codes = ByteBoxMap(weight.data, weight.rows, blocks * 64, Shape::kOutputs);
-  LaunchOverlapped(device, PackRows<Codes, kN>, dim3(CeilDiv(kN * work.blocks * Codes::kSteps, 256)), dim3(256), 0,
-                   packed, x.as<bf16>(), x.stride, work.rows, static_cast<int>(cols), work.blocks);
-  SetShared<Codes, kTiles, kN>();
-  const unsigned tiles = static_cast<unsigned>(CeilDiv(weight.rows, Shape::kOutputs));
-  LaunchClusters(device, LinearTiles<Codes, kTiles, kN>, dim3(parts, tiles), parts, dim3(Shape::kThreads),
-                 Shape::kSharedBytes, work);
-}
-template <typename Codes, int kN>
-void LaunchPacked(Device& device, TilesWork& work, View x, bf16* packed, const TilesPlan& plan) {
-  if constexpr (MostTiles(Codes::kType, Codes::kLevels, kN) == 2) {
-    if (plan.tiles == 2) return LaunchTiles<Codes, 2, kN>(device, work, x, packed, plan.parts);
-  }
-  LaunchTiles<Codes, 1, kN>(device, work, x, packed, plan.parts);
-}
-template <typename Codes>
-void LaunchCodes(Device& device, TilesWork& work, View x, bf16* packed, const TilesPlan& plan) {
-  switch (PackedRows(work.rows)) {
-    case 64:
-      return LaunchPacked<Codes, 64>(device, work, x, packed, plan);
-    case 128:
-      return LaunchPacked<Codes, 128>(device, work, x, packed, plan);
-    default:
-      return LaunchPacked<Codes, kTileRows>(device, work, x, packed, plan);
-  }
-}
-
 }  // namespace
 
 bool TiledLinearFits(const Device& device, const Weight& weight) {
-  if (!IsHopper(device) || !IsCoded(weight.dtype) || weight.table != CodeTable::kNone) return false;
+  if (!IsHopper(device) || !IsCoded(weight.dtype)) return false;
   const int lane_columns = KBlockColumns(weight.dtype) / 4;  // of one group
   for (const int columns : {weight.group, weight.block}) {
     if (columns > 0 && !std::has_single_bit(static_cast<unsigned>(columns))) return false;
   }
-  return weight.cols % KBlockColumns(weight.dtype) == 0 && (weight.group == 0 || weight.group % lane_columns == 0) &&
-         weight.rows <= int64_t{65535} * 128 && weight.rows * weight.cols < int64_t{1} << 35 &&
-         reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
+  return weight.cols > 0 && weight.cols % lane_columns == 0 &&
+         (weight.group == 0 || weight.group % lane_columns == 0) && weight.rows <= int64_t{65535} * 128 &&
+         weight.rows * weight.cols < int64_t{1} << 35 && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
 }
 
 size_t TiledLinearScratchBytes(int64_t rows, const Weight& weight) {
@@ -152,7 +99,9 @@ void TiledLinear(Device& device, View out, View x, const Weight& weight, Arena& 
   }
   const TilesPlan plan = PlanTiles(device, weight, PackedRows(x.rows));
   const bool two = weight.block > 0;
-  if (weight.dtype == DType::kI4) {
+  if (weight.table != CodeTable::kNone) {
+    LaunchTableTiles(device, work, x, packed, plan);
+  } else if (weight.dtype == DType::kI4) {
     if (two) {
       LaunchCodes<TileCodes<DType::kI4, 2>>(device, work, x, packed, plan);
     } else {

@@ -55,11 +55,12 @@ __global__ void PackRows(bf16* packed, const bf16* x, int64_t stride, int rows, 
   const int step = i % Codes::kSteps, block = i / Codes::kSteps % blocks, row = i / Codes::kSteps / blocks;
   if (row >= kN) return;
   uint32_t out[2][4] = {};
-  if (row < rows && block * Codes::kColumns < cols) {
-    const bf16* from = x + row * stride + int64_t{block} * Codes::kColumns + 4 * step;
+  if (row < rows) {
+    const int column = block * Codes::kColumns + 4 * step;
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const uint2 four = *reinterpret_cast<const uint2*>(from + c * Codes::kLaneColumns);
+      if (column + c * Codes::kLaneColumns >= cols) break;
+      const uint2 four = *reinterpret_cast<const uint2*>(x + row * stride + column + c * Codes::kLaneColumns);
       float v[4] = {LowBf16(four.x), HighBf16(four.x), LowBf16(four.y), HighBf16(four.y)};
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -122,7 +123,7 @@ __device__ __forceinline__ void MultiplyStages(const TilesWork& w, uint32_t shar
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, warp = threadIdx.x / 32;
   // Of the warp's first output in the block; tile t's are 64 further on, and lane g has outputs g and g + 8.
   const int in_block = warp / 4 * (64 * kTiles) + warp % 4 * 16;
-  GroupReader<Codes::kLevels> readers[kTiles][2];
+  GroupReader<Codes> readers[kTiles][2];
   auto each_output = [&](auto&& what) {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {

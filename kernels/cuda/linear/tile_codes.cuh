@@ -12,10 +12,11 @@ namespace duo::cuda {
 
 // kLevels: of scale. 0: a scale a row, which is left to the end; 1: scales and minima of groups of columns; 2: of
 // these, too, and of blocks of groups.
-template <DType kOfType, int kScaleLevels>
+template <DType kOfType, int kScaleLevels, CodeTable kOfTable = CodeTable::kNone>
 struct TileCodes {
   static constexpr DType kType = kOfType;
   static constexpr int kLevels = kScaleLevels;
+  static constexpr CodeTable kTable = kOfTable;
   static constexpr bool kGrouped = kLevels > 0;
   static constexpr bool kNibbles = kType == DType::kI4;
   static constexpr int kSubs = kNibbles ? 2 : 1;  // blocks of 64 columns in a k-block
@@ -38,7 +39,14 @@ struct TileCodes {
                                                uint32_t& second) {
     const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
     constexpr uint32_t kUnit = 0x4b000000;  // 2^23, whose last bit counts 1
-    if constexpr (kNibbles) {
+    if constexpr (kTable != CodeTable::kNone) {
+      const uint32_t numbers = FourNumbers<kTable>(words[step / 2] >> (step % 2 * 16));
+      float v[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) v[i] = fmaf(Int8Value(numbers, i), group.scale, group.min);
+      first = PackBf16(v[0], v[1]);
+      second = PackBf16(v[2], v[3]);
+    } else if constexpr (kNibbles) {
       const uint32_t four = words[step / 2] >> (step % 2 * 16);
       // Each nibble where it lies is its value times a power of 16, exactly.
       const float scales[4] = {group.scale, group.scale * 0x1p-4f, group.scale * 0x1p-8f, group.scale * 0x1p-12f};
@@ -70,8 +78,10 @@ struct TileCodes {
 
 // The groups of one output that a lane meets: where they begin, and the next of them, fetched a k-block ahead of its
 // use.
-template <int kLevels>
+template <typename Codes>
 struct GroupReader {
+  static constexpr int kLevels = Codes::kLevels;
+  static constexpr bool kPowers = Codes::kTable == CodeTable::kE2M1;
   uint32_t first_pair, first_sub = 0;  // of the output
   uint32_t pair = 0, sub = 0;
 
@@ -81,13 +91,18 @@ struct GroupReader {
   }
   // pair_shift, group_shift: log2 of the columns of a pair and of a group.
   __device__ __forceinline__ void Load(const Weight& w, int column, int pair_shift, int group_shift) {
-    pair = __ldg(reinterpret_cast<const uint32_t*>(w.groups) + (first_pair + (column >> pair_shift)));
+    if constexpr (kPowers) {
+      pair = __ldg(w.exponents + (first_pair + (column >> pair_shift)));
+    } else {
+      pair = __ldg(reinterpret_cast<const uint32_t*>(w.groups) + (first_pair + (column >> pair_shift)));
+    }
     if constexpr (kLevels == 2) {
       sub = __ldg(reinterpret_cast<const uint16_t*>(w.subs) + (first_sub + (column >> group_shift)));
     }
   }
   template <typename Group>
   __device__ __forceinline__ Group Value() const {
+    if constexpr (kPowers) return Group{PowerOf(pair) * kTableUnit<Codes::kTable>, 0};
     Group of = {F16Value(pair), F16Value(pair >> 16)};
     if constexpr (kLevels == 2) {
       of.scale *= Int8Value(sub, 0);

@@ -1,6 +1,7 @@
 // One element of a Weight of any format, as ops.h defines it. For embedding rows and for dequantising to scratch.
 #pragma once
 
+#include "kernels/cuda/linear/code_tables.cuh"
 #include "kernels/ops.h"
 
 namespace duo::cuda {
@@ -10,6 +11,7 @@ struct GroupPair {
   float scale, min;
 };
 __device__ __forceinline__ GroupPair GroupPairOf(const Weight& w, int64_t row, int64_t col) {
+  if (w.table == CodeTable::kE2M1) return {PowerOf(w.exponents[row * (w.cols / w.group) + col / w.group]), 0.0f};
   const int64_t pair_cols = w.block > 0 ? w.block : w.group;
   const uint16_t* pair = w.groups + (row * (w.cols / pair_cols) + col / pair_cols) * 2;
   GroupPair of = {ToFloat(f16{pair[0]}), ToFloat(f16{pair[1]})};
@@ -40,8 +42,10 @@ __device__ __forceinline__ float WeightValue(const Weight& w, int64_t row, int64
       return static_cast<const int8_t*>(w.data)[i] * w.scales[row];
     case DType::kI4: {
       const uint8_t byte = static_cast<const uint8_t*>(w.data)[i / 2];
+      const uint32_t code = i % 2 == 0 ? byte & 15 : byte >> 4;
       const GroupPair pair = GroupPairOf(w, row, col);
-      return fmaf(static_cast<float>(i % 2 == 0 ? byte & 15 : byte >> 4), pair.scale, pair.min);
+      const float number = w.table == CodeTable::kNone ? static_cast<float>(code) : TableNumber(w.table, code);
+      return fmaf(number, pair.scale, pair.min);
     }
     case DType::kI32:
       break;

@@ -184,16 +184,73 @@ TEST_P(Linears, CodesInGroupsOfOneAndTwoLevels) {
   }
 }
 
+// Codes of a table, few rows and many, in columns that are whole blocks of the kernels' and that are not.
+TEST_P(Linears, CodesOfATable) {
+  std::mt19937 rng(23);
+  for (auto [table, block] : {std::pair(CodeTable::kIq4, 0), std::pair(CodeTable::kIq4, 32),
+                              std::pair(CodeTable::kIq4, 256), std::pair(CodeTable::kE2M1, 0)}) {
+    for (int64_t cols : {32, 352, 768, 2880}) {
+      if (block > 0 && cols % block != 0) continue;
+      const TestWeight w = MakeTableWeight(device(), table, 37, cols, block, rng);
+      for (int64_t rows : {1, 2, 3, 8, 16, 17, 60, 150, 300}) {
+        if (cols == 2880 && rows > 17 && rows != 60) continue;
+        SCOPED_TRACE(testing::Message() << "table " << static_cast<int>(table) << " blocks of " << block << " columns "
+                                        << cols << " rows " << rows);
+        RunWith(w, rows, rows % 2 == 0 ? activation() : DType::kF32, rng);
+      }
+    }
+  }
+}
+
+// Scales of e2m1 reach from 2^-127 on, below f32's normal numbers.
+TEST_P(Linears, PowersOfTwoMayBeTheLeast) {
+  std::mt19937 rng(29);
+  TestWeight w = MakeTableWeight(device(), CodeTable::kE2M1, 8, 64, 0, rng);
+  const std::vector<uint8_t> exponents = {0, 1, 2, 126, 127, 128, 190, 200, 0, 0, 1, 1, 2, 3, 4, 5};
+  const std::vector<uint8_t> sixes(8 * 32, 0x57);  // 6 and 3
+  w.exponents = Upload(device(), exponents);
+  w.weight.exponents = w.exponents.as<uint8_t>();
+  w.data = Upload(device(), sixes);
+  w.weight.data = w.data.data();
+  const std::vector<int32_t> ids = {0, 1, 2, 3, 4, 5, 6, 7};
+  Buffer device_ids = Upload(device(), ids), out = Allocate(device(), 4 * 8 * 64);
+  Embed(device(), View(out.data(), DType::kF32, 8, 64), device_ids.as<int32_t>(), w.weight, 0);
+  const std::vector<float> got = DownloadAs(device(), DType::kF32, out.data(), 8 * 64);
+  for (int i = 0; i < 8 * 64; ++i)
+    ASSERT_EQ(got[i], std::ldexp(i % 2 == 0 ? 6.0f : 3.0f, exponents[i / 32] - 127)) << i;
+}
+
+// Columns that end within a block of the kernels of a few rows, and within a tile of those of more.
+TEST_P(Linears, ColumnsThatAreNoWholeBlocks) {
+  std::mt19937 rng(31);
+  for (int64_t rows : {1, 2, 3, 5, 16, 17, 100}) {
+    for (auto [dtype, cols, group] :
+         {std::tuple(DType::kI4, 32, 32), std::tuple(DType::kI4, 160, 32), std::tuple(DType::kI4, 352, 32),
+          std::tuple(DType::kI4, 2880, 64), std::tuple(DType::kI8, 96, 32), std::tuple(DType::kI8, 80, 16)}) {
+      SCOPED_TRACE(testing::Message() << Name(dtype) << " columns " << cols << " rows " << rows);
+      RunWith(MakeGroupedWeight(device(), dtype, 150, cols, group, 0, rng), rows, activation(), rng);
+    }
+    for (auto dtype : {DType::kI8, DType::kF8E4M3}) {
+      for (int64_t cols : {16, 80, 208}) Run(dtype, rows, 150, cols, 0, true, activation());
+    }
+  }
+}
+
 // A few rows of codes in groups: a row has the bits that it has alone, however k is cut. On CUDA of two rows.
 TEST_P(Linears, RowsOfCodesInGroupsAreTheSameInCompany) {
   std::mt19937 rng(19);
   const DType type = activation();
   constexpr int64_t kOuts = 200;
   const int64_t most_rows = cuda() ? 2 : 4;
-  for (auto [dtype, group, block] : {std::tuple(DType::kI4, 128, 0), std::tuple(DType::kI4, 32, 256),
-                                     std::tuple(DType::kI8, 32, 0), std::tuple(DType::kI8, 16, 256)}) {
-    for (int64_t cols : {256, 1280, 14336}) {
-      const TestWeight w = MakeGroupedWeight(device(), dtype, kOuts, cols, group, block, rng);
+  constexpr CodeTable kNone = CodeTable::kNone;
+  for (auto [dtype, group, block, table] :
+       {std::tuple(DType::kI4, 128, 0, kNone), std::tuple(DType::kI4, 32, 256, kNone),
+        std::tuple(DType::kI8, 32, 0, kNone), std::tuple(DType::kI8, 16, 256, kNone),
+        std::tuple(DType::kI4, 32, 256, CodeTable::kIq4), std::tuple(DType::kI4, 32, 0, CodeTable::kE2M1)}) {
+    for (int64_t cols : {256, 1280, 14336, 2880}) {
+      if (cols % group != 0 || (block > 0 && cols % block != 0)) continue;
+      const TestWeight w = table != kNone ? MakeTableWeight(device(), table, kOuts, cols, block, rng)
+                                          : MakeGroupedWeight(device(), dtype, kOuts, cols, group, block, rng);
       std::vector<float> x = Normal(rng, most_rows * cols);
       for (int64_t i = 0; i < most_rows * cols; ++i) x[i] *= static_cast<float>(1 + 1000 * (i / cols));
       Buffer device_x = UploadAs(device(), type, x);

@@ -1,6 +1,7 @@
 // Random weight matrices of every format, with the exact value of each element.
 #pragma once
 
+#include <cmath>
 #include <vector>
 
 #include "devices.h"
@@ -11,7 +12,7 @@ struct TestWeight {
   Weight weight;               // device pointers
   std::vector<double> values;  // [rows][cols], exact
   std::vector<float> bias;
-  Buffer data, scales, groups, subs, bias_memory;
+  Buffer data, scales, groups, subs, exponents, bias_memory;
 };
 
 inline TestWeight MakeWeight(Device& device, DType dtype, int64_t rows, int64_t cols, int group, bool bias,
@@ -132,6 +133,43 @@ inline TestWeight MakeGroupedWeight(Device& device, DType dtype, int64_t rows, i
     w.weight.subs = w.subs.as<int8_t>();
   }
   w.bias.assign(rows, 0.0f);
+  return w;
+}
+
+// Codes of a table: kIq4's in groups of 32 with a scale and no minimum, or of two levels; kE2M1's with powers of two.
+inline TestWeight MakeTableWeight(Device& device, CodeTable table, int64_t rows, int64_t cols, int block,
+                                  std::mt19937& rng) {
+  constexpr int kGroup = 32;
+  constexpr double kIq4[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  constexpr double kE2M1[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6};
+  const bool powers = table == CodeTable::kE2M1;
+  TestWeight w = MakeGroupedWeight(device, DType::kI4, rows, cols, kGroup, powers ? 0 : block, rng);
+  std::vector<uint16_t> pairs = Download<uint16_t>(device, w.groups.data(), w.groups.size() / 2);
+  for (size_t i = 0; i < pairs.size(); ++i) pairs[i] = i % 2 == 0 ? ToF16(ToFloat(f16{pairs[i]}) * 0.1f).bits : 0;
+  const std::vector<uint8_t> bytes = Download<uint8_t>(device, w.data.data(), Bytes(DType::kI4, rows * cols));
+  std::vector<int8_t> subs;
+  if (w.weight.block > 0) subs = Download<int8_t>(device, w.subs.data(), 2 * rows * (cols / kGroup));
+  std::vector<uint8_t> exponents(powers ? rows * (cols / kGroup) : 0);
+  for (uint8_t& e : exponents) e = static_cast<uint8_t>(118 + rng() % 6);
+  for (int64_t i = 0; i < rows * cols; ++i) {
+    const int64_t r = i / cols, c = i % cols, group = r * (cols / kGroup) + c / kGroup;
+    const int code = bytes[i / 2] >> (4 * (i % 2)) & 15;
+    if (powers) {
+      w.values[i] = kE2M1[code] * std::ldexp(1.0, exponents[group] - 127);
+    } else {
+      const int64_t pair = r * (cols / w.weight.pair_cols()) + c / w.weight.pair_cols();
+      w.values[i] = kIq4[code] * double{ToFloat(f16{pairs[2 * pair]})} * (block > 0 ? subs[2 * group] : 1);
+    }
+  }
+  w.weight.table = table;
+  if (powers) {
+    w.exponents = Upload(device, exponents);
+    w.weight.exponents = w.exponents.as<uint8_t>();
+    w.weight.groups = nullptr;
+  } else {
+    w.groups = Upload(device, pairs);
+    w.weight.groups = w.groups.as<uint16_t>();
+  }
   return w;
 }
 

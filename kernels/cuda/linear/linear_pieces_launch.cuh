@@ -1,0 +1,46 @@
+// Launches linear_pieces_kernel.cuh's kernel as linear_pieces.cu has planned it. Its instances are spread over several
+// files, which compile side by side.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/base/cuda_check.h"
+#include "kernels/cuda/linear/linear_pieces.h"
+#include "kernels/cuda/linear/linear_pieces_kernel.cuh"
+
+namespace duo::cuda {
+
+template <typename Kind, int kRows, SmallOut kOut, int kWarps, int kBlocks>
+void LaunchPieces(Device& device, const SmallArgs& args, const PieceWeights& weights) {
+  const auto kernel = PiecesKernel<Kind, kRows, kOut, kWarps, kBlocks>;
+  const size_t shared = PieceSharedBytes<Kind::kType>(CeilDiv(args.blocks, args.parts), kWarps, kRows);
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+  const int grid = std::min(kBlocks * device.info().multiprocessors, args.tiles * args.parts);
+  LaunchOverlapped(device, kernel, dim3(grid), dim3(32 * kWarps), shared, args, weights);
+}
+template <typename Kind, SmallOut kOut>
+void LaunchCut(Device& device, const SmallArgs& args, const PieceWeights& weights, bool many) {
+  if (many) {
+    if (args.rows == 1) return LaunchPieces<Kind, 1, kOut, 4, 5>(device, args, weights);
+    return LaunchPieces<Kind, kPieceRows, kOut, 4, 4>(device, args, weights);
+  }
+  if (args.rows == 1) return LaunchPieces<Kind, 1, kOut, 8, 2>(device, args, weights);
+  LaunchPieces<Kind, kPieceRows, kOut, 8, 2>(device, args, weights);
+}
+// many: PiecesPlan's.
+template <typename Kind>
+void LaunchKind(Device& device, const SmallArgs& args, const PieceWeights& weights, bool many, SmallOut out) {
+  switch (out) {
+    case SmallOut::kFloat:
+      return LaunchCut<Kind, SmallOut::kFloat>(device, args, weights, many);
+    case SmallOut::kActivation:
+      return LaunchCut<Kind, SmallOut::kActivation>(device, args, weights, many);
+    case SmallOut::kGated:
+      return LaunchCut<Kind, SmallOut::kGated>(device, args, weights, many);
+  }
+}
+
+// Codes of a table (linear_pieces_tables.cu).
+void LaunchTable(Device& device, const SmallArgs& args, const PieceWeights& weights, bool many, SmallOut out);
+
+}  // namespace duo::cuda

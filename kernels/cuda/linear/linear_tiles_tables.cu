@@ -1,0 +1,16 @@
+// The kernels of many rows for codes of a table.
+#include "kernels/cuda/linear/linear_tiles_launch.cuh"
+
+namespace duo::cuda {
+
+void LaunchTableTiles(Device& device, TilesWork& work, View x, bf16* packed, const TilesPlan& plan) {
+  if (work.weight.table == CodeTable::kE2M1) {
+    LaunchCodes<TileCodes<DType::kI4, 1, CodeTable::kE2M1>>(device, work, x, packed, plan);
+  } else if (work.weight.block > 0) {
+    LaunchCodes<TileCodes<DType::kI4, 2, CodeTable::kIq4>>(device, work, x, packed, plan);
+  } else {
+    LaunchCodes<TileCodes<DType::kI4, 1, CodeTable::kIq4>>(device, work, x, packed, plan);
+  }
+}
+
+}  // namespace duo::cuda
