@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/math.h"
+#include "kernels/cuda/experts/few_rows_pieces.h"
 #include "kernels/cuda/experts/few_rows_tiles.cuh"
 #include "kernels/cuda/experts/grouped_rows.h"
 #include "kernels/cuda/experts/sort_slots.h"
@@ -93,10 +94,11 @@ __global__ void GatherSlotsKernel(bf16* out, const bf16* x, int64_t stride, cons
 
 int ThreadsFor(int64_t cols) { return static_cast<int>(std::clamp<int64_t>(RoundUp(cols, 32), 32, 512)); }
 
-// Columns of a piece: whether a product's weights can be read in pieces. Groups of two levels, and int8 in groups, are
-// read value by value.
+// Columns of a piece: whether a product's weights can be read in pieces. What else is not few_rows_pieces.h's is read
+// value by value.
 bool InPieces(const ExpertProduct& p, int columns) {
-  const bool plain_groups = p.bank.block == 0 && (p.bank.dtype != DType::kI8 || p.bank.group == 0);
+  const bool plain_groups =
+      p.bank.block == 0 && p.bank.table == CodeTable::kNone && (p.bank.dtype != DType::kI8 || p.bank.group == 0);
   return plain_groups && p.bank.cols % columns == 0 && p.x_stride % 8 == 0 &&
          reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && reinterpret_cast<uintptr_t>(p.bank.data) % 16 == 0;
 }
@@ -184,6 +186,7 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
                const Gating& gating) {
   const int64_t n = up.bank.rows / up.experts / 2;
   if (n == 0) return;
+  if (InExpertPieces(up)) return PieceGateUp(device, product, up, gating);
   if (!InTiles(up)) {
     return ForKind(up, slots, rows, [&](auto type, auto pieces, auto at_once) {
       LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once()>, GridOf(n, kUpColumns, up.lists.most),
@@ -203,9 +206,10 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
   });
 }
 
-// y [slots][dim]. early: the kernel ahead is TileGateUpKernel.
+// y [slots][dim]. early: the kernel ahead is TileGateUpKernel or PieceGateUpKernel.
 void DownFew(Device& device, float* y, const ExpertProduct& down, int64_t slots, int64_t rows, bool early) {
   const int64_t dim = down.bank.rows / down.experts;
+  if (InExpertPieces(down)) return PieceDown(device, y, down, early);
   if (!InTiles(down)) {
     return ForKind(down, slots, rows, [&](auto type, auto pieces, auto at_once) {
       LaunchOverlapped(device, DownKernel<type(), pieces(), at_once()>, GridOf(dim, kDownColumns, down.lists.most),
@@ -226,9 +230,11 @@ size_t OneRowShared(const ExpertProduct& down, int chosen) {
          sizeof(float) * kTileOutputs * chosen * TileParts(down.bank.cols);
 }
 bool FitsOneRow(const ExpertProduct& down, int chosen) {
+  if (InExpertPieces(down)) return PieceDownFitsOneRow(down, chosen);
   return InTiles(down) && OneRowShared(down, chosen) <= kTileShared;
 }
 void DownOneRow(Device& device, View out, const ExpertProduct& down, const Routing& routing, bool partial, bool early) {
+  if (InExpertPieces(down)) return PieceDownOneRow(device, out, down, routing, early);
   ForGroup(down.bank.group, [&](auto group) {
     LaunchTiles(device, partial ? TileDownOneRowKernel<group(), true> : TileDownOneRowKernel<group(), false>,
                 dim3(static_cast<unsigned>(CeilDiv(out.cols, kTileOutputs))), OneRowShared(down, routing.chosen),
@@ -248,13 +254,16 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   const int slots = static_cast<int>(x.rows) * routing.chosen;
   const int64_t n = bank.down.cols;
   const int chosen = std::min(bank.experts, slots);  // at most
+  ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, {}};
   ExpertProduct down = {nullptr, n, 1, bank.down, bank.experts, {}};
-  const bool one_launch = x.rows == 1 && FitsOneRow(down, routing.chosen);
+  // few_rows_pieces.h knows of one row's slots only those whose expert is here: where others are elsewhere it gets lists.
+  const bool sorted = bank.partial() && (InExpertPieces(up) || InExpertPieces(down));
+  const bool one_launch = x.rows == 1 && !sorted && FitsOneRow(down, routing.chosen);
   SlotLists lists = {};
   lists.first = bank.first;
   lists.experts = bank.experts;
   // Tiles from lists know no slots whose expert is elsewhere.
-  const bool of_one_row = x.rows == 1 && (one_launch || !bank.partial() || !InTiles(down));
+  const bool of_one_row = x.rows == 1 && !sorted && (one_launch || !bank.partial() || !InTiles(down));
   if (of_one_row) {
     lists.of_one_row = routing.experts;
     lists.most = slots;
@@ -268,10 +277,9 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   }
   auto* product = static_cast<bf16*>(scratch.Take(sizeof(bf16) * slots * n));
   auto* y = static_cast<float*>(scratch.Take(sizeof(float) * slots * x.cols));
-  const ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, lists};
+  up.lists = down.lists = lists;
   down.x = product;
-  down.lists = lists;
-  const bool early = n > 0 && InTiles(up);
+  const bool early = n > 0 && (InExpertPieces(up) || InTiles(up));
   GateUpFew(device, product, up, slots, x.rows, {bank.limit, bank.alpha});
   if (one_launch) return DownOneRow(device, out, down, routing, bank.partial(), early);
   DownFew(device, y, down, slots, x.rows, early);

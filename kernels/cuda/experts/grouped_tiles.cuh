@@ -134,7 +134,7 @@ __device__ __forceinline__ void MultiplyUnit(const GroupedWork& w, uint32_t shar
   using Codes = TileCodes<DType::kI4, kLevels>;
   using Group = typename Codes::Group;
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, warp = threadIdx.x / 32;
-  GroupReader<kLevels> readers[2];
+  GroupReader<Codes> readers[2];
   auto load_groups = [&](int block) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {

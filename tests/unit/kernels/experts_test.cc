@@ -19,6 +19,7 @@ struct Sizes {
   int64_t dim, columns, rows;
   int block = -1;  // 0: a scale and a minimum a group whatever the type; above: groups of two levels
   int first = 0, held = -1;  // of the experts those that the bank has; -1: all
+  CodeTable table = CodeTable::kNone;
   bool has(int expert) const { return held < 0 || (expert >= first && expert < first + held); }
 };
 // Those of a bank of all.
@@ -58,6 +59,7 @@ class Experts : public DeviceTest {
     std::mt19937 rng(static_cast<unsigned>(s.rows * 31 + s.columns));
     const DType type = activation();
     const auto make = [&](int64_t rows, int64_t cols) {
+      if (s.table != CodeTable::kNone) return MakeTableWeight(device(), s.table, rows, cols, s.block, rng);
       return s.block >= 0 ? MakeGroupedWeight(device(), dtype, rows, cols, group, s.block, rng)
                           : MakeWeight(device(), dtype, rows, cols, group, bias, rng);
     };
@@ -110,6 +112,9 @@ class Experts : public DeviceTest {
   void Poison(DType dtype, const Weight& part) {
     device().Fill(const_cast<void*>(part.data), 0xff, Bytes(dtype, part.rows * part.cols));
     if (part.scales != nullptr) device().Fill(const_cast<float*>(part.scales), 0xff, sizeof(float) * part.rows);
+    if (part.exponents != nullptr) {
+      device().Fill(const_cast<uint8_t*>(part.exponents), 0xff, part.rows * part.cols / part.group);
+    }
     if (part.groups != nullptr) {
       device().Fill(const_cast<uint16_t*>(part.groups), 0xff, 4 * part.rows * part.cols / part.pair_cols());
     }
@@ -171,11 +176,23 @@ TEST_P(Experts, MatchForEveryFormatAndNumberOfRows) {
 }
 
 TEST_P(Experts, MatchForGroupsOfOneAndOfTwoLevels) {
-  for (int64_t rows : {1, 7}) {
+  for (int64_t rows : {1, 7, 40}) {
     RunMlp(DType::kI8, {5, 2, 128, 64, rows, 0}, 32, false);
     RunMlp(DType::kI4, {5, 2, 256, 128, rows, 128}, 32, false);
     RunMlp(DType::kI8, {5, 2, 256, 128, rows, 128}, 32, false);
   }
+}
+
+// Codes of a table, whose columns are whole blocks of the kernels' or not; the last of more rows than few.
+TEST_P(Experts, MatchForCodesOfATable) {
+  for (int64_t rows : {1, 2, 5, 33}) {
+    RunMlp(DType::kI4, {5, 2, 96, 160, rows, 0, 0, -1, CodeTable::kE2M1}, 32, false, 0.5f);
+    RunMlp(DType::kI4, {4, 3, 64, 2880, rows, 0, 0, -1, CodeTable::kE2M1}, 32, false);
+    RunMlp(DType::kI4, {4, 2, 2880, 32, rows, 0, 0, -1, CodeTable::kE2M1}, 32, false);
+    RunMlp(DType::kI4, {5, 2, 96, 160, rows, 0, 0, -1, CodeTable::kIq4}, 32, false);
+    RunMlp(DType::kI4, {5, 2, 512, 256, rows, 256, 0, -1, CodeTable::kIq4}, 32, false);
+  }
+  RunMlp(DType::kI4, {3, 2, 96, 160, 301, 0, 0, -1, CodeTable::kE2M1}, 32, false);
 }
 
 // Columns that are no whole blocks, outputs that are no whole tiles, columns so many that several warps share them, and
@@ -206,6 +223,7 @@ TEST_P(Experts, ThatAreElsewhereCountAsZero) {
     RunMlp(DType::kI4, {6, 5, 64, 2880, rows, -1, 2, 2}, 64, true);
     RunMlp(DType::kI4, {70, 64, 64, 64, rows, -1, 33, 30}, 64, true);
     RunMlp(DType::kI4, {5, 2, 256, 128, rows, 128, 1, 2}, 32, false);
+    RunMlp(DType::kI4, {5, 2, 96, 160, rows, 0, 1, 2, CodeTable::kE2M1}, 32, false);
   }
   // More rows than one product an expert is worth the trouble for, none of which chose any expert here.
   RunMlp(DType::kBF16, {3, 1, 64, 32, 300, -1, 1, 1}, 0, false);
@@ -215,11 +233,26 @@ TEST_P(Experts, ThatAreElsewhereCountAsZero) {
 // Drafts rest on it: a row that is checked beside others has the bits that it has alone, whoever chose its experts too.
 TEST_P(Experts, OfARowAreThoseItHasAlone) {
   const DType type = activation();
-  for (const auto& [dim, columns, group] : {std::tuple<int64_t, int64_t, int>(256, 128, 128), {960, 192, 64}}) {
+  struct Case {
+    int64_t dim, columns;
+    int group, block = -1;
+    CodeTable table = CodeTable::kNone;
+    DType dtype = DType::kI4;
+  };
+  for (const Case& c :
+       {Case{256, 128, 128}, Case{960, 192, 64}, Case{512, 256, 32, 256}, Case{960, 192, 32, 0, CodeTable::kE2M1},
+        Case{512, 256, 32, 256, CodeTable::kIq4}, Case{512, 256, 16, 256, CodeTable::kNone, DType::kI8}}) {
+    SCOPED_TRACE(testing::Message() << Name(c.dtype) << " groups of " << c.group << " blocks of " << c.block
+                                    << " table " << static_cast<int>(c.table));
+    const int64_t dim = c.dim, columns = c.columns;
     std::mt19937 rng(5);
     const int experts = 6, chosen = 2;
-    const TestWeight up = MakeWeight(device(), DType::kI4, experts * 2 * columns, dim, group, true, rng),
-                     down = MakeWeight(device(), DType::kI4, experts * dim, columns, group, true, rng);
+    const auto make = [&](int64_t rows, int64_t cols) {
+      if (c.table != CodeTable::kNone) return MakeTableWeight(device(), c.table, rows, cols, c.block, rng);
+      return c.block >= 0 ? MakeGroupedWeight(device(), c.dtype, rows, cols, c.group, c.block, rng)
+                          : MakeWeight(device(), c.dtype, rows, cols, c.group, true, rng);
+    };
+    const TestWeight up = make(experts * 2 * columns, dim), down = make(experts * dim, columns);
     const ExpertBank bank = {experts, up.weight, down.weight};
     constexpr int64_t kMost = 16;
     const HostRouting host = MakeRouting({experts, chosen, dim, columns, kMost}, experts - 1, rng);
@@ -293,6 +326,7 @@ TEST_P(Experts, OfManyRowsAreTheSameInAnyOrder) {
     ASSERT_EQ(mixed[i], straight[order[i / kDim] * kDim + i % kDim]) << "row " << order[i / kDim];
   }
 }
+
 
 TEST_P(Experts, WithClampedGatesMatch) {
   for (int64_t rows : {1, 6, 270}) RunMlp(DType::kBF16, {4, 2, 64, 32, rows}, 0, true, 0.5f);
