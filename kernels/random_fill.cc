@@ -1,5 +1,7 @@
 #include "kernels/random_fill.h"
 
+#include <cmath>
+
 #include "kernels/backend.h"
 
 namespace duo {
@@ -48,6 +50,11 @@ void FillWeight(Device& device, const Weight& weight, uint64_t seed, float ampli
     groups.params = weight.dtype == DType::kI8 ? KvParams{ToF16(amplitude / 127.5f), f16{0}}  // signed codes
                                                : RandomParams(KvFormat::kInt4, amplitude);
     FillElements(device, groups, seed);
+  }
+  if (weight.exponents != nullptr) {  // random codes of e2m1 are 2.93 in the mean square's root, uniform ones 0.58
+    const int exponent = 127 + static_cast<int>(std::lround(std::log2(amplitude * (0.5774f / 2.926f))));
+    device.Fill(const_cast<uint8_t*>(weight.exponents), static_cast<uint8_t>(exponent),
+                weight.rows * (weight.cols / weight.group));
   }
   if (weight.subs != nullptr) {  // 1 and 1 for each group: the pair of its block as it is; two groups a write
     const int64_t count = weight.rows * (weight.cols / weight.group);

@@ -51,14 +51,15 @@ void AddModelFlags(CLI::App& command, BenchFlags& flags, bool several) {
       ->check(CLI::Validator(ShapeRefusal, ""))
       ->capture_default_str();
   std::vector<std::string> weights = WeightFormatNames();
-  weights.emplace_back(kMixedWeights);
+  weights.insert(weights.end(), {kMixedWeights, kMxfp4Weights});
   command.remove_option(command.get_option("--weights"));
   command
       .add_option(
           "--weights", flags.runtime.weights,
           absl::StrCat("Format of the weights; auto: as stored, random ones bf16; int8:32: a scale for every 32 "
                        "columns (others on the CPU); ",
-                       kMixedWeights, ": of random ones, GGUF's mixture of 4 and 6 bits"))
+                       kMixedWeights, ": of random ones, GGUF's mixture of 4 and 6 bits; ", kMxfp4Weights,
+                       ": of random ones, experts as gpt-oss has them"))
       ->check(CLI::IsMember(weights))
       ->capture_default_str()
       ->group("Memory");

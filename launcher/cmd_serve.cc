@@ -55,7 +55,7 @@ std::string ModelOf(const ServeFlags& flags) {
 // how many.
 absl::StatusOr<Model> LoadModel(const ServeFlags& flags, const Launch& launch, Runtime& runtime,
                                 std::function<void(int64_t done, int64_t total)> on_load) {
-  ProbeOptions options{MakeEngineOptions(flags.runtime, launch), std::nullopt, false};
+  ProbeOptions options{MakeEngineOptions(flags.runtime, launch), std::nullopt, ""};
   if (flags.random_weights) {
     absl::StatusOr<ProbeOptions> made_up = MadeUpModel(flags.runtime, launch, flags.shape);
     if (!made_up.ok()) return made_up.status();

@@ -155,17 +155,17 @@ absl::StatusOr<ProbeOptions> BenchEngine(const BenchFlags& flags, const Launch& 
                                          int64_t session_tokens) {
   RuntimeFlags runtime = flags.runtime;
   runtime.attention = attention;
-  ProbeOptions options{MakeEngineOptions(runtime, launch), std::nullopt, false};
+  ProbeOptions options{MakeEngineOptions(runtime, launch), std::nullopt, ""};
   options.sessions = 1;
   options.questions = 1;
   options.max_session_tokens = session_tokens;
   options.kv_tokens = session_tokens;
-  options.mixed_weights = runtime.weights == kMixedWeights;
+  if (IsMixture(runtime.weights)) options.mixed_weights = runtime.weights;
   if (!runtime.model.empty()) {
-    if (!options.mixed_weights) return options;
-    return absl::InvalidArgumentError(absl::StrCat("--weights ", kMixedWeights,
-                                                   " is for random weights: a GGUF file in that mixture comes as it "
-                                                   "is, without --weights"));
+    if (options.mixed_weights.empty()) return options;
+    return absl::InvalidArgumentError(absl::StrCat("--weights ", options.mixed_weights,
+                                                   " is for random weights: a file in that mixture comes as it is, "
+                                                   "without --weights"));
   }
   absl::StatusOr<ModelConfig> shape = ShapeNamed(flags.shape);
   if (!shape.ok()) return shape.status();

@@ -98,8 +98,8 @@ void TimePrefill(KernelTimes& times) {
   add(8, 8192, 131072, KvFormat::kInt4, head_dim);
 }
 
-// The matrices of a step of the Llama-3-8B shape, gate and up, down, qkv: of one answer, and of many. Last GGUF's Q4_K
-// and Q6_K, whose codes have scales of two levels.
+// The matrices of a step of the Llama-3-8B shape, gate and up, down, qkv: of one answer, and of many. Then GGUF's
+// Q4_K and Q6_K, whose codes have scales of two levels, and codes of a table: IQ4_XS, IQ4_NL, MXFP4.
 void TimeLinear(KernelTimes& times) {
   if (!times.cuda()) return;
   for (int64_t rows : {1, 64, 128, 256}) {
@@ -114,16 +114,31 @@ void TimeLinear(KernelTimes& times) {
       }
     }
   }
-  for (auto [type, group] : {std::pair(DType::kI4, 32), std::pair(DType::kI8, 16)}) {
-    for (auto [outputs, inputs] : {std::pair(28672, 4096), std::pair(4096, 14336), std::pair(6144, 4096)}) {
-      LinearBench b;
-      b.type = type;
-      b.group = group;
-      b.block = 256;
-      b.outputs = outputs;
-      b.inputs = inputs;
-      times.Add(BenchLinear(times.device, b, times.rates));
+  const LinearBench formats[] = {{.type = DType::kI4, .group = 32, .block = 256},
+                                 {.type = DType::kI8, .group = 16, .block = 256},
+                                 {.type = DType::kI4, .group = 32, .block = 256, .table = CodeTable::kIq4},
+                                 {.type = DType::kI4, .group = 32, .table = CodeTable::kIq4},
+                                 {.type = DType::kI4, .group = 32, .table = CodeTable::kE2M1}};
+  for (const LinearBench& format : formats) {
+    for (int64_t rows : {1, 16, 128}) {
+      if (rows > 1 && format.table == CodeTable::kNone) continue;
+      for (auto [outputs, inputs] : {std::pair(28672, 4096), std::pair(4096, 14336), std::pair(6144, 4096)}) {
+        LinearBench b = format;
+        b.rows = rows;
+        b.outputs = outputs;
+        b.inputs = inputs;
+        times.Add(BenchLinear(times.device, b, times.rates));
+      }
     }
+  }
+  for (int64_t rows : {1, 8}) {  // gpt-oss-20b's q, k and v: columns that are no multiple of 128
+    LinearBench b;
+    b.type = DType::kI4;
+    b.group = 64;
+    b.rows = rows;
+    b.outputs = 5120;
+    b.inputs = 2880;
+    times.Add(BenchLinear(times.device, b, times.rates));
   }
 }
 

@@ -71,6 +71,7 @@ struct LinearBench {
   int group = 0;  // columns of a group of codes, 0: int4's 128; int8 has none
   int block =
       0;  // two levels of scale: columns of a block of groups. 4 bits, 32, 256: GGUF's Q4_K; 8, 16, 256: its Q6_K
+  CodeTable table = CodeTable::kNone;  // of 4 bits, in groups of 32
   int64_t rows = 1;
   int64_t outputs = 28672;
   int64_t inputs = 4096;

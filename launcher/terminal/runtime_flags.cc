@@ -331,7 +331,7 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
 
 absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, const EngineOptions& options,
                                                    Runtime& runtime) {
-  return OpenEngine(flags, ProbeOptions{options, std::nullopt, false}, runtime);
+  return OpenEngine(flags, ProbeOptions{options, std::nullopt, ""}, runtime);
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const RuntimeFlags& flags, ProbeOptions options, Runtime& runtime) {

@@ -46,7 +46,7 @@ Engine::Engine() : state_(std::make_unique<State>()) {}
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, Device& device,
                                                        Communicator& comm) {
   std::unique_ptr<Engine> engine(new Engine());
-  if (absl::Status s = engine->state_->Start({options, std::nullopt, false}, device, comm); !s.ok()) return s;
+  if (absl::Status s = engine->state_->Start({options, std::nullopt, ""}, device, comm); !s.ok()) return s;
   return engine;
 }
 

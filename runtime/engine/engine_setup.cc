@@ -318,8 +318,8 @@ absl::Status Engine::State::Prepare() {
       const std::string warning = keys.ok() ? KeyWarning(*keys) : "";  // what is missing, the loader will say
       if (!warning.empty()) notes.push_back(warning);
     }
-  } else if (options.mixed_weights) {
-    formats = MixedFormats(config, device->is_cuda());
+  } else if (!options.mixed_weights.empty()) {
+    formats = MixedFormats(config, device->is_cuda(), options.mixed_weights);
   } else {
     formats.int4_group = config.hidden < 2048 ? 32 : 128;
   }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "runtime/engine/engine.h"
@@ -14,7 +15,7 @@ namespace duo {
 
 struct ProbeOptions : EngineOptions {
   std::optional<ModelConfig> shape;  // a model of this shape with random weights instead of model_dir's
-  bool mixed_weights = false;        // of a shape: llama.cpp's mixture Q4_K_M (MixedFormats) instead of `weights`
+  std::string mixed_weights;         // of a shape: a mixture of formats (MixedFormats) instead of `weights`
   int act_as_rank = 0;               // do this rank's share of the communicator's world (which then answers for all)
 };
 

@@ -22,17 +22,13 @@ std::vector<HeldWeight> AllWeights(const ModelConfig& config) {
   return HeldWeights(config, none);
 }
 
-// What CUDA's kernels of a few rows multiply with as it is (kernels/cuda/linear/linear_small.cu); the rest becomes bf16
-// there, and so do e2m1's codes; those of another table become its numbers. They read 128 columns of int4 and 64 of
-// int8 at a time, which must lie within a block of groups: int4 of smaller blocks, as where columns are cut into heads
-// of 64, is widened.
+// What CUDA's kernels of a few rows multiply with as it is (kernels/cuda/linear/linear_pieces.cu, linear_small.cu); the
+// rest becomes bf16 there. They read 128 columns of int4 and 64 of int8 at a time, which must lie within a block of
+// groups: int4 of smaller blocks, as where columns are cut into heads of 64, is widened.
 CodeFormat OnCuda(CodeFormat format) {
   constexpr CodeFormat kWide = {DType::kBF16, 0, 0};
-  if (format.group == 0 || format.table == CodeTable::kE2M1) return kWide;
-  if (format.table != CodeTable::kNone) {
-    format.type = DType::kI8;
-    format.table = CodeTable::kNone;
-  }
+  if (format.group == 0) return kWide;
+  if (format.table != CodeTable::kNone) return format;
   if (format.block == 0) return format.type == DType::kI4 || format.group == 32 ? format : kWide;
   if (format.group > 32) return kWide;
   if (format.type == DType::kI4 && (format.group != 32 || format.block % 128 != 0)) format.type = DType::kI8;
@@ -121,7 +117,7 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
   return formats;
 }
 
-WeightFormats MixedFormats(const ModelConfig& config, bool on_cuda) {
+WeightFormats MixedFormats(const ModelConfig& config, bool on_cuda, std::string_view mixture) {
   constexpr CodeFormat kQ4K = {DType::kI4, 32, 256}, kQ6K = {DType::kI8, 16, 256};
   // The layers with more bits: the first and the last eighth, and every third between.
   const auto more = [&](int layer) {
@@ -132,6 +128,12 @@ WeightFormats MixedFormats(const ModelConfig& config, bool on_cuda) {
   for (const HeldWeight& held : AllWeights(config)) {
     if (held.is_vector() || held.record->never_coded) continue;
     const WeightRole role = held.role();
+    if (mixture == kMxfp4Weights) {
+      if (role != WeightRole::kExpertGateUp && role != WeightRole::kExpertDown) continue;
+      const CodeFormat codes = FitTo({DType::kI4, 32, 0, CodeTable::kE2M1}, held.unit).value_or(CodeFormat{});
+      formats.kept[{held.layer, role}] = on_cuda ? OnCuda(codes) : codes;
+      continue;
+    }
     const bool down = role == WeightRole::kDown || role == WeightRole::kExpertDown || role == WeightRole::kSharedDown;
     const bool wide = role == WeightRole::kHead || (role == WeightRole::kEmbedding && config.tie_embeddings) ||
                       ((down || role == WeightRole::kQkv) && more(held.layer));

@@ -1,14 +1,21 @@
-// The formats of llama.cpp's mixture Q4_K_M for a model without a file, to measure with random weights: Q4_K, but Q6_K
-// for the head, and in half of the layers for v and down. As in ChooseFormats, q, k and v become one matrix, and each
-// matrix has the nearest format that holds it and that the device has. A pure function, any thread.
+// The formats of mixtures in which models come, for a model without a file, to measure with random weights. A pure
+// function, any thread.
 #pragma once
+
+#include <string_view>
 
 #include "runtime/weights/weights.h"
 
 namespace duo {
 
-constexpr char kMixedWeights[] = "q4_k_m";  // its name among the formats of --weights
+// Their names among the formats of --weights.
+// llama.cpp's Q4_K_M: Q4_K, but Q6_K for the head, and in half of the layers for v and down. As in ChooseFormats, q, k
+// and v become one matrix, and each matrix has the nearest format that holds it and that the device has.
+constexpr char kMixedWeights[] = "q4_k_m";
+// gpt-oss's: experts MXFP4, all else bf16.
+constexpr char kMxfp4Weights[] = "mxfp4";
+inline bool IsMixture(std::string_view name) { return name == kMixedWeights || name == kMxfp4Weights; }
 
-WeightFormats MixedFormats(const ModelConfig& config, bool on_cuda);
+WeightFormats MixedFormats(const ModelConfig& config, bool on_cuda, std::string_view mixture);
 
 }  // namespace duo

@@ -226,6 +226,15 @@ TEST(GgufWeights, EveryTypeIsHeldExactly) {
     }
     EXPECT_TRUE(loaded.formats.note.empty()) << loaded.formats.note;
     LoadAndCompare(path, 2);
+    if (gate.table == CodeTable::kNone) continue;  // GPUs keep a table's codes as well
+    const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(path);
+    ASSERT_TRUE(files.ok()) << files.status();
+    const absl::StatusOr<WeightFormats> on_cuda = ChooseFormats(*files, loaded.config, /*on_cuda=*/true, {});
+    ASSERT_TRUE(on_cuda.ok()) << on_cuda.status();
+    EXPECT_TRUE(on_cuda->note.empty()) << on_cuda->note;
+    for (WeightRole role : {WeightRole::kQkv, WeightRole::kO, WeightRole::kGateUp, WeightRole::kDown}) {
+      EXPECT_EQ(on_cuda->kept.at({0, role}), loaded.formats.kept.at({0, role}));
+    }
   }
 }
 

@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
+#include "kernels/cpu/weight_decode.h"
+#include "kernels/random_fill.h"
 #include "runtime/weights/model_shape.h"
 
 namespace duo {
@@ -41,7 +44,7 @@ TEST(MixedFormats, FourBitsWantColumnsInWholeGroups) {
 
 TEST(MixedFormats, AreThoseOfTheMixture) {
   for (bool on_cuda : {false, true}) {
-    const WeightFormats formats = MixedFormats(Shape(32, 4096, 14336, 32), on_cuda);
+    const WeightFormats formats = MixedFormats(Shape(32, 4096, 14336, 32), on_cuda, kMixedWeights);
     const auto of = [&](int layer, WeightRole role) { return formats.kept.at({layer, role}); };
     EXPECT_EQ(of(-1, WeightRole::kHead), kSix);
     EXPECT_EQ(of(-1, WeightRole::kEmbedding), kFour);
@@ -60,9 +63,46 @@ TEST(MixedFormats, AreThoseOfTheMixture) {
   }
 }
 
+// Experts in MXFP4 stay so on both devices, and their random scales make outputs as large as inputs.
+TEST(MixedFormats, OfExpertsInMxfp4) {
+  ModelConfig config = Shape(2, 64, 96, 4);
+  config.family = Family::kGptOss;
+  config.experts.count = 4;
+  config.experts.chosen = 2;
+  config.experts.intermediate = 96;
+  config.experts.layers.assign(2, 1);
+  for (bool on_cuda : {false, true}) {
+    const WeightFormats formats = MixedFormats(config, on_cuda, kMxfp4Weights);
+    EXPECT_EQ(formats.kept.size(), 4u);
+    for (int layer : {0, 1}) {
+      for (WeightRole role : {WeightRole::kExpertGateUp, WeightRole::kExpertDown}) {
+        EXPECT_EQ(formats.kept.at({layer, role}), (CodeFormat{DType::kI4, 32, 0, CodeTable::kE2M1}));
+      }
+    }
+  }
+  auto device = Device::Cpu(1);
+  std::vector<uint8_t> codes(64 * 32 / 2), exponents(64);
+  Weight w;
+  w.dtype = DType::kI4;
+  w.rows = 64;
+  w.cols = 32;
+  w.group = 32;
+  w.table = CodeTable::kE2M1;
+  w.data = codes.data();
+  w.exponents = exponents.data();
+  FillWeight(*device, w, 1, 0.25f);
+  double squares = 0;
+  std::vector<float> row(32);
+  for (int r = 0; r < 64; ++r) {
+    cpu::DecodeWeightRow(w, r, 0, 32, row.data());
+    for (float v : row) squares += double{v} * v;
+  }
+  EXPECT_NEAR(std::sqrt(3 * squares / (64 * 32)) / 0.25, 1, 0.5);
+}
+
 TEST(MixedFormats, AreFilledAtRandomWithScalesOfBothLevels) {
   const ModelConfig config = Shape(2, 512, 1024, 4);
-  const WeightFormats formats = MixedFormats(config, false);
+  const WeightFormats formats = MixedFormats(config, false, kMixedWeights);
   PartitionRequest request;
   request.shape = ShapeOf(config);
   request.heads = FullPlan(config.layers, config.kv_heads);
