@@ -5,8 +5,8 @@
 // they overwrote nothing that is still seen (kernels/base/ring.h).
 //
 // Drafts ride only in steps of up to kExactRows rows without a chunk, on GPUs in shorter ones of one answer alone
-// (SchedulerOptions::checks_alone): there a row has the bits that it has alone (kernels/alike_rows.h), and the answer is
-// the same to the last token as without them.
+// (SchedulerOptions::checks_alone): there a row has the bits that it has alone (kernels/alike_rows.h), and the answer
+// is the same to the last token as without them.
 #include <algorithm>
 #include <utility>
 

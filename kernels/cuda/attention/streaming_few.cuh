@@ -46,8 +46,7 @@ struct StreamingWalk {
   int history, sink, period, slot;  // of the band's first key, behind the sinks'
   int64_t own_stride;
 
-  __device__ __forceinline__ StreamingWalk(const StreamingKeys& keys, const StreamingKeys::Block& block,
-                                           int64_t row) {
+  __device__ __forceinline__ StreamingWalk(const StreamingKeys& keys, const StreamingKeys::Block& block, int64_t row) {
     int64_t begin[2], end[2];
     keys.Ranges(block, row, row, begin, end);
     first_sink = static_cast<int>(begin[0]), first_in_band = static_cast<int>(begin[1]);

@@ -20,7 +20,7 @@ struct CheckCase {
   int head_dim, group;
 };
 
-// One sequence of two paged heads and a streaming one. `given`: qkv of all its tokens.
+// One sequence of two paged heads and a streaming one. `given`: qkv of its tokens, again and again.
 class OneSequence {
  public:
   static constexpr int kHeads = 2, kRings = 1;
@@ -62,7 +62,12 @@ class OneSequence {
   // others attended to; nothing where a step only stores.
   std::vector<std::vector<float>> Step(int history, int rows, int wrong = 0, bool attends = true) {
     const int cols = shape_.qkv_cols(), out_cols = shape_.q_cols();
-    std::vector<float> qkv(given_.begin() + int64_t{history} * cols, given_.begin() + int64_t{history + rows} * cols);
+    std::vector<float> qkv;
+    const int64_t period = std::ssize(given_) / cols;
+    for (int p = history; p < history + rows; ++p) {
+      const auto row = given_.begin() + p % period * cols;
+      qkv.insert(qkv.end(), row, row + cols);
+    }
     for (int64_t i = int64_t{rows - wrong} * cols; i < int64_t{rows} * cols; ++i) qkv[i] = 30 - 7 * qkv[i];
     SeqSpan span;
     span.num_rows = rows;
@@ -121,7 +126,9 @@ void Compare(Device& device, const CheckCase& c, const std::vector<float>& given
   SCOPED_TRACE(testing::Message() << Name(c.format) << " head_dim " << c.head_dim << " group " << c.group << " from "
                                   << begin << " on");
   OneSequence one(device, c, given, tokens), many(device, c, given, tokens);
-  if (begin > 0) one.Step(0, begin, 0, false), many.Step(0, begin, 0, false);
+  for (int p = 0; p < begin; p += 4096) {
+    for (OneSequence* each : {&one, &many}) each->Step(p, std::min(4096, begin - p), 0, false);
+  }
   std::vector<std::vector<float>> alone;
   for (int p = begin; p < tokens; ++p) {
     alone.push_back(one.Step(p, 1)[0]);
@@ -151,6 +158,8 @@ TEST_P(CudaChecks, AttendAloneAndInCompanyAlikeAlsoBehindRowsThatWereTakenBack) 
       Compare(device(), c, given, 0, 280);
       Compare(device(), c, given, 1000, 1100);
       Compare(device(), c, given, kMost - 140, kMost);
+      // So long that each warp attends to many units, one after the other.
+      if (group == 4) Compare(device(), c, given, 100000 - 40, 100000);
     }
   }
 }
