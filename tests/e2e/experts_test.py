@@ -143,6 +143,12 @@ def main():
 
         generate = ["--prompt", "The quick brown fox jumps over the lazy dog. " * 20, "--attention", "full", "--max-new-tokens",
                     "12", "--device", "cpu", "--threads", "1", "--json"]
+        # One rank's share alone lacks the other pieces of split heads: what it computes is timed, not compared.
+        for share, strategy, compared in (("0/3", "split", False), ("0/2", "heads", True)):
+            bench = json.loads(run([args.duo, "bench", "decode", "--model", experts, "--attention", "full", "--simulate-rank", share,
+                                    "--strategy", strategy, "--context", "600", "--steps", "8", "--device", "cpu", "--json"]).stdout)
+            expect(("verified_error" in bench["rows"][0]) == compared, f"{strategy}: {bench['rows']}")
+
         for model in (experts, sinks):
             for weights in ("auto", "fp8", "int8", "int4"):
                 command = [args.duo, "generate", "--model", model, "--weights", weights, *generate]
