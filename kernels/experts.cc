@@ -15,6 +15,10 @@ void CheckBank(const ExpertBank& bank, const Routing& routing, int64_t dim) {
   DUO_CHECK_EQ(bank.gate_up.cols, dim);
   DUO_CHECK_EQ(bank.down.rows, bank.experts * dim);
   DUO_CHECK_EQ(2 * bank.down.cols * bank.experts, bank.gate_up.rows);
+  for (const Weight* w : {&bank.gate_up, &bank.down}) {  // an expert's groups end with its rows
+    if (w->groups != nullptr || w->exponents != nullptr) DUO_CHECK_EQ(w->cols % w->group, 0);
+    if (w->groups != nullptr) DUO_CHECK_EQ(w->cols % w->pair_cols(), 0);
+  }
 }
 
 }  // namespace

@@ -408,7 +408,8 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
       ->add_option(
           "--experts", flags->experts,
           "How experts of a mixture lie on ranks: split: a part of each on every rank; whole: all of some; auto: "
-          "the cheaper by the cost model")
+          "the cheaper by the cost model (a program with --draft-weights int4 takes whole where that copy cannot be "
+          "cut)")
       ->check(CLI::IsMember({"auto", "split", "whole"}))
       ->capture_default_str();
   command->add_flag("--json", flags->json, "Print one JSON object");

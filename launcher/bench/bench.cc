@@ -169,6 +169,10 @@ absl::StatusOr<ProbeOptions> BenchEngine(const BenchFlags& flags, const Launch& 
   }
   absl::StatusOr<ModelConfig> shape = ShapeNamed(flags.shape);
   if (!shape.ok()) return shape.status();
+  if (runtime.weights == "mxfp4" && shape->experts.count == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--weights mxfp4 is for experts, and ", flags.shape,
+                                                   " has none: take a shape with experts, for example gpt-oss-20b"));
+  }
   absl::StatusOr<HeadPlan> heads = BenchHeads(flags, attention, *shape);
   if (!heads.ok()) return heads.status();
   options.shape = *shape;

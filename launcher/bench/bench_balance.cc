@@ -35,7 +35,8 @@ absl::StatusOr<double> Modelled(const BenchFlags& flags, const ProbeOptions& opt
   request.strategy = options.strategy;
   request.experts = options.experts;
   request.expert_unit =
-      CutUnit(config.quantization, {options.weights, options.int8_group}, config.experts.intermediate, of.world);
+      CutUnit(config.quantization, {options.weights, options.int8_group, !options.mixed_weights.empty()},
+              config.experts.intermediate, of.world);
   const absl::StatusOr<Partition> partition = MakePartition(request);  // aims where the engine's does
   if (!partition.ok()) return partition.status();
   request.context = of.context;

@@ -46,7 +46,8 @@ const char* Name(AttentionMode mode);  // "auto", "duo", "full", "streaming"
 // Several tokens of an answer in one step, where a text that was read has them (runtime/drafts); answers are the same.
 // kSelf: where none has, also what the model guesses from the pages where it looked; kModel: or what a smaller model
 // guesses. kAuto: kModel where there is such a model, else kText where answers are then the same to the last bit:
-// on the CPU, and on GPUs for the models and formats that kernels/README.md names; else kOff.
+// on the CPU, and those that are written alone on GPUs, for the models and formats that kernels/README.md names; else
+// kOff.
 enum class Speculation { kAuto, kOff, kText, kSelf, kModel };
 const char* Name(Speculation speculation);  // "auto", "off", "text", "self", "model"
 

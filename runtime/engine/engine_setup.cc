@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/alike_rows.h"
 #include "kernels/attention.h"
 #include "kernels/base/math.h"
 #include "parallel/agreement.h"
@@ -157,7 +158,8 @@ absl::Status Engine::State::Decide() {
   request.reads_per_step = ReadsPerStep(request.context);
   request.rates = RatesOfGpu(PlannedGpu(*comm, *device));
   const auto unit = [&](int64_t columns) {
-    return CutUnit(config.quantization, {options.weights, options.int8_group}, columns, comm->size());
+    return CutUnit(config.quantization, {options.weights, options.int8_group, !options.mixed_weights.empty()}, columns,
+                   comm->size());
   };
   request.expert_unit = unit(config.experts.intermediate);
   request.experts = options.experts;
@@ -194,7 +196,8 @@ absl::Status Engine::State::Decide() {
 
 absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const StepLimits& limits) {
   KvSizes sizes;
-  sizes.ring_slack = options.speculate == Speculation::kOff ? 0 : kMostDrafts;
+  const int most_drafts = device->is_cuda() && ChecksAreExact() ? kAlikeRows - 1 : kMostDrafts;
+  sizes.ring_slack = options.speculate == Speculation::kOff ? 0 : most_drafts;
   const KvUnitBytes unit = UnitBytes(config, shard, heads, kv, sizes.ring_slack);
   sizes.format = kv;
   sizes.slots = SplitSlots(partition);

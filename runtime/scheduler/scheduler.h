@@ -288,6 +288,7 @@ class Scheduler {
   bool ReadAlike(const Sequence& sequence) const;
   // Drafts (scheduler_drafts.cc).
   static bool MayDraft(const Request& r);
+  int MostDrafts(const Request& r, int room) const;
   void PlanDrafts(bool beside_chunk, Riding* riding);
   void AddDraftRows(Request& request, StepPlan* plan);
   // The model's own (scheduler_guesses.cc).

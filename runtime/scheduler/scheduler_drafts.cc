@@ -53,11 +53,7 @@ void Scheduler::PlanDrafts(bool beside_chunk, Riding* riding) {
   }
   for (const auto& [request, rows] : riding->requests) {
     if (!MayDraft(*request)) continue;
-    const int room = (most_rows - step.rows) / left--;
-    const int64_t answer = request->params.max_new_tokens - request->result.new_tokens - 1;
-    const int64_t in_page = kPageTokens - 1 - request->sequence->length % kPageTokens;
-    const int most = static_cast<int>(
-        std::min<int64_t>({answer, room, options_.drafts, alone ? in_page : int64_t{options_.drafts}}));
+    const int most = MostDrafts(*request, (most_rows - step.rows) / left--);
     if (!request->guesses.empty()) {
       PlanGuess(*request, most, riding);
       step.rows = riding->rows;
@@ -74,6 +70,13 @@ void Scheduler::PlanDrafts(bool beside_chunk, Riding* riding) {
   }
   if (options_.guesses) GuessTogether(most_rows, riding);
   if (options_.model_guesses) AskModel(most_rows, riding);
+}
+
+int Scheduler::MostDrafts(const Request& r, int room) const {
+  const int64_t answer = r.params.max_new_tokens - r.result.new_tokens - 1;
+  const int64_t in_page = kPageTokens - 1 - r.sequence->length % kPageTokens;
+  return static_cast<int>(
+      std::min<int64_t>({answer, room, options_.drafts, options_.checks_alone ? in_page : options_.drafts}));
 }
 
 void Scheduler::AddDraftRows(Request& request, StepPlan* plan) {

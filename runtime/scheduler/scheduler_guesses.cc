@@ -108,13 +108,12 @@ void Scheduler::AskModel(int most_rows, Riding* riding) {
   bool any = false;
   for (Request* request : asking) {
     const int64_t answer = request->params.max_new_tokens - request->result.new_tokens - 1;
-    const int most = static_cast<int>(std::min<int64_t>({answer, room, options_.drafts}));
     asked.push_back(AskedOf(*request));
     if (options_.measured) {
       const double cost = guess_costs_[0].ratio() * options_.guess_read_cost;
       asked.back().read = static_cast<int64_t>(kReadShare * static_cast<double>(std::min(answer, kForetold)) / cost);
     }
-    asked.back().wanted = request->self.Choose(most, step_costs_, guess_costs_).tokens;
+    asked.back().wanted = request->self.Choose(MostDrafts(*request, room), step_costs_, guess_costs_).tokens;
     any |= asked.back().wanted > 0;
   }
   if (!any) return;

@@ -15,6 +15,7 @@ constexpr int kLeastInt4Group = 32;  // columns
 struct AskedMatrices {
   std::optional<DType> type;
   int int8_group = 0;  // 0: a scale a row
+  bool mixed = false;  // random ones as a GGUF file's or MXFP4: in groups, whatever the type
 };
 
 // Multiples of which `world` ranks cut so many columns at. Groups must not change with the number of ranks, so these

@@ -346,8 +346,12 @@ TEST(SchedulerDrafts, AnswersAreThoseWithoutGuessesByACopyOfTheWeights) {
   ExpectAnswersAreThoseWithout(Guesses::kCopy, Scaled(20));
 }
 
-TEST(SchedulerDrafts, OnGpusChecksAreShortWithinOnePageAndOfOneAnswerAlone) {
-  Side plain(0), drafting(kMostDrafts, Guesses::kNone, true);
+class ChecksAlone : public testing::TestWithParam<Guesses> {};
+INSTANTIATE_TEST_SUITE_P(SchedulerDrafts, ChecksAlone,
+                         testing::Values(Guesses::kNone, Guesses::kLists, Guesses::kCopy, Guesses::kModel));
+
+TEST_P(ChecksAlone, OnGpusAreShortWithinOnePageAndOfOneAnswer) {
+  Side plain(0), drafting(kMostDrafts, GetParam(), true);
   Tokens text;
   for (int i = 0; i < 90; ++i) text.push_back(i % 11);
   std::array<std::array<Answer, 2>, 2> answers;
