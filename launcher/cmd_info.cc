@@ -129,8 +129,8 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
                                    static_cast<int>(pattern->pattern.gates.size()), pattern->pattern.sink,
                                    pattern->pattern.recent));
   } else if (absl::IsNotFound(pattern.status())) {
-    row("pattern", absl::StrFormat("none, so full attention; make one: duo identify --model %s --out %s", flags.model,
-                                   OwnPatternFolder(flags.model)));
+    row("pattern", absl::StrFormat("none, so full attention; make one: duo identify%s --model %s --out %s",
+                                   c.attention_sinks ? " --quick" : "", flags.model, OwnPatternFolder(flags.model)));
   } else {
     row("pattern", std::string(pattern.status().message()));
   }

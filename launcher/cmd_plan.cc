@@ -34,6 +34,7 @@
 #include "runtime/weights/cut_unit.h"
 #include "runtime/weights/fingerprint.h"
 #include "runtime/weights/held_weights.h"
+#include "runtime/weights/mixed_formats.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/weights.h"
 
@@ -96,6 +97,7 @@ absl::StatusOr<HeadPlan> HeadsOf(const PlanFlags& flags, const ModelConfig& conf
 WeightFormats FormatsOf(const PlanFlags& flags, const ModelConfig& config) {
   const std::optional<DType> asked = WeightTypeNamed(flags.weights);
   const QuantizationConfig& stored = config.quantization;
+  if (!asked.has_value() && stored.kind == QuantizationKind::kMxfp4) return MixedFormats(config, true, kMxfp4Weights);
   if (!asked.has_value() && stored.kind == QuantizationKind::kGguf) {
     const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(flags.model);
     absl::StatusOr<WeightFormats> chosen =
@@ -382,6 +384,12 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
       ->add_option("--gpu-memory", flags->gpu_memory,
                    "Say whether a rank fits so much memory, as 80GB (default: the GPU at hand)")
       ->transform(CLI::AsSizeValue(true))
+      ->check(CLI::Validator(
+          [](const std::string& bytes) {
+            return std::strtod(bytes.c_str(), nullptr) < 1e9 ? absl::StrCat(bytes, " bytes are no GPU's: write 80GB")
+                                                             : std::string();
+          },
+          ""))
       ->type_name("SIZE");
   command
       ->add_option("--gpu", flags->gpu,

@@ -167,6 +167,9 @@ absl::Status IdentifyQuickly(const HeadMassRun& run) {
   json["program"] = "duo identify --quick";
   json["device"] = run.runtime.device->info().name;
   json["seconds"] = seconds;
+  // Before this one is written: it may lie where the model's pattern is looked for.
+  const absl::StatusOr<FoundPattern> other =
+      FindPattern(identity, config.layers, config.kv_heads, PatternRoots(run.launch.program));
   if (absl::Status s = WritePattern(pattern, json.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace),
                                     run.flags.out);
       !s.ok()) {
@@ -175,8 +178,6 @@ absl::Status IdentifyQuickly(const HeadMassRun& run) {
   std::printf("%s", HeadsTable(*measured, pattern.provenance).c_str());
   std::printf("\n%s: gates of %d KV heads in %.1f s\n", run.flags.out.c_str(), config.layers * config.kv_heads,
               seconds);
-  const absl::StatusOr<FoundPattern> other =
-      FindPattern(identity, config.layers, config.kv_heads, PatternRoots(run.launch.program));
   if (!other.ok()) return absl::OkStatus();
   const absl::StatusOr<HeadPlan> mine = PlanBySparsity(pattern, 0.5), theirs = PlanBySparsity(other->pattern, 0.5);
   if (!mine.ok() || !theirs.ok()) return absl::OkStatus();

@@ -12,10 +12,12 @@ absl::StatusOr<HeadPlan> DuoPlan(EngineOptions& options, const ModelConfig& conf
   const bool asked = !options.pattern_dir.empty() || options.sparsity.has_value() || options.threshold.has_value();
   if (options.attention == AttentionMode::kAuto && !asked && absl::IsNotFound(found.status())) {
     options.attention = AttentionMode::kFull;
+    const char* how = config.attention_sinks ? " --quick" : "";  // whose gates are not trained
+    const char* sooner = config.attention_sinks ? "" : ", much sooner and a little worse with --quick";
     notes.push_back(absl::StrFormat(
-        "full attention: no pattern says which heads of this model need it (make one: duo identify --model %s --out "
-        "%s/attn_pattern, much sooner and a little worse with --quick; or give one with --pattern DIR)",
-        options.model_dir, options.model_dir));
+        "full attention: no pattern says which heads of this model need it (make one: duo identify%s --model %s --out "
+        "%s/attn_pattern%s; or give one with --pattern DIR)",
+        how, options.model_dir, options.model_dir, sooner));
     return FullPlan(config.layers, config.kv_heads);
   }
   if (!found.ok()) return found.status();

@@ -36,8 +36,8 @@ absl::StatusOr<IdentifyModel> IdentifyModel::Prepare(const ModelConfig& config, 
   IdentifyModel model(config, sizes, device);
   if (config.attention_sinks) {
     return absl::UnimplementedError(
-        "training gates of a model with learned attention sinks is not supported; give the heads of a similar model "
-        "with --pattern DIR, or use --attention full");
+        "training gates of a model with learned attention sinks is not supported; --quick measures its heads without "
+        "training");
   }
   if (sizes.max_tokens > MaxPlainPositions(config)) {
     return absl::UnimplementedError(absl::StrCat("passes of ", sizes.max_tokens,
