@@ -256,7 +256,8 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   const int chosen = std::min(bank.experts, slots);  // at most
   ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, {}};
   ExpertProduct down = {nullptr, n, 1, bank.down, bank.experts, {}};
-  // few_rows_pieces.h knows of one row's slots only those whose expert is here: where others are elsewhere it gets lists.
+  // few_rows_pieces.h knows of one row's slots only those whose expert is here: where others are elsewhere it gets
+  // lists.
   const bool sorted = bank.partial() && (InExpertPieces(up) || InExpertPieces(down));
   const bool one_launch = x.rows == 1 && !sorted && FitsOneRow(down, routing.chosen);
   SlotLists lists = {};

@@ -13,8 +13,8 @@
 namespace duo::cuda {
 namespace {
 
-// out [rows, dim] = sum over a row's slots of weight * y, in the order of the slots; kPartial: over slots whose expert is
-// in `run`. A thread has eight columns. Grid: rows, blocks of columns.
+// out [rows, dim] = sum over a row's slots of weight * y, in the order of the slots; kPartial: over slots whose expert
+// is in `run`. A thread has eight columns. Grid: rows, blocks of columns.
 template <bool kPartial>
 __global__ void CombineEightsKernel(bf16* out, int64_t stride, const bf16* y, Routing routing, const int32_t* places,
                                     int dim, ExpertRun run) {
@@ -115,7 +115,8 @@ void GroupedRows(Device& device, View out, View x, const ExpertBank& bank, const
   const int threads = 128;
   LaunchOverlapped(device, bank.partial() ? CombineEightsKernel<true> : CombineEightsKernel<false>,
                    dim3(static_cast<unsigned>(x.rows), CeilDiv(dim / 8, threads)), dim3(threads), 0, out.as<bf16>(),
-                   out.stride, static_cast<const bf16*>(y), routing, static_cast<const int32_t*>(sorted.places), dim, run);
+                   out.stride, static_cast<const bf16*>(y), routing, static_cast<const int32_t*>(sorted.places), dim,
+                   run);
 }
 
 }  // namespace duo::cuda

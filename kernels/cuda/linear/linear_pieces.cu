@@ -114,8 +114,7 @@ bool HasPieces(const Weight& weight) {
   };
   // Of the other kinds no kernel has columns that end within a block.
   const bool any_end = weight.table != CodeTable::kNone || (weight.dtype == DType::kI4 && weight.block == 0);
-  return whole(weight.group) && whole(weight.pair_cols()) && weight.cols > 0 &&
-         (any_end || !EndsWithinBlock(weight)) &&
+  return whole(weight.group) && whole(weight.pair_cols()) && weight.cols > 0 && (any_end || !EndsWithinBlock(weight)) &&
          weight.rows * (weight.cols / columns) < int64_t{1} << 32 && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
 }
 

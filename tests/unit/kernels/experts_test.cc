@@ -327,7 +327,6 @@ TEST_P(Experts, OfManyRowsAreTheSameInAnyOrder) {
   }
 }
 
-
 TEST_P(Experts, WithClampedGatesMatch) {
   for (int64_t rows : {1, 6, 270}) RunMlp(DType::kBF16, {4, 2, 64, 32, rows}, 0, true, 0.5f);
 }

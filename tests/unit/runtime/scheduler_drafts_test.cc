@@ -354,7 +354,8 @@ TEST_P(ChecksAlone, OnGpusAreShortWithinOnePageAndOfOneAnswer) {
   Side plain(0), drafting(kMostDrafts, GetParam(), true);
   Tokens text;
   for (int i = 0; i < 110; ++i) text.push_back(i % 11);
-  const bool model = GetParam() == Guesses::kModel;  // which reads little for answers of sixty tokens, as it expects here
+  const bool model =
+      GetParam() == Guesses::kModel;  // which reads little for answers of sixty tokens, as it expects here
   const int asked = model ? 30 : 2;
   std::array<std::vector<Answer>, 2> answers = {std::vector<Answer>(asked), std::vector<Answer>(asked)};
   for (int side = 0; side < 2; ++side) {
