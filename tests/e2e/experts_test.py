@@ -173,6 +173,19 @@ def main():
             refused = run([args.mpirun, "-n", "3", "--oversubscribe", "--allow-run-as-root", args.duo, "generate", "--model",
                            experts, *generate, "--speculate", "self", "--draft-weights", "int4", "--experts", "split"], code=1)
             expect("over so many ranks" in refused.stderr, refused.stderr)
+        # gpt-oss's own experts are four bits and an exponent for 32 of them, in the plan too; heads are measured without training.
+        planned = json.loads(run([args.duo, "plan", "--model", sinks, "--world", "1", "--attention", "full", "--json"]).stdout)
+        wide = json.loads(run([args.duo, "plan", "--model", sinks, "--world", "1", "--attention", "full", "--weights", "bf16",
+                               "--json"]).stdout)
+        experts_bytes = 3 * COLUMNS * HIDDEN * EXPERTS * LAYERS * (2 - 17 / 32)
+        expect(abs(wide["memory"]["weights"] - planned["memory"]["weights"] - experts_bytes) < 0.01 * experts_bytes, (wide, planned))
+        advice = run([args.duo, "info", "--model", sinks]).stdout
+        expect("duo identify --quick" in advice, advice)
+        quick = run([args.duo, "identify", "--quick", "--model", sinks, "--out", os.path.join(sinks, "attn_pattern"), "--device", "cpu",
+                     "--min-length", "520", "--max-length", "700"])
+        expect("against" not in quick.stdout, f"the new pattern beside itself: {quick.stdout}")
+        shutil.rmtree(os.path.join(sinks, "attn_pattern"))
+
         answer = json.loads(run([args.duo, "generate", "--model", sinks, *generate]).stdout)
         expect((answer["retrieval_heads"], answer["streaming_heads"]) == (KV_HEADS, KV_HEADS), f"windows keep pages: {answer}")
 

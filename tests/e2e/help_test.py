@@ -70,6 +70,7 @@ def main():
             (["identify", *demo, "--out", "x", "--lr", "-1"], "expected a number above 0, found -1"),
             (["bench", "decode", "--shape", "elephant"], "llama-3-8b"), (["bench", "identify", "--shape", "elephant"], "llama-3-8b"),
             (["bench", "decode", "--simulate-rank", "3/2"], "0/4"), (["bench", "prefill", "--context", "0"], "found 0"),
+            (["plan", "--model", "m", "--world", "2", "--gpu-memory", "80"], "80GB"),
             (["bench", "comm"], "mpirun"), (["serve", *demo, "--listen", "nowhere"], "HOST:PORT"),
             (["serve", *demo, "--listen", "127.0.0.1:99999"], "65535"), (["serve", *demo, "--metrics", "9090"], "HOST:PORT"),
             (["serve", *demo, "--idle-out", "5"], "--save-dir"), (["client", "ask", "book"], "a question or --file"),
