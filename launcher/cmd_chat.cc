@@ -237,7 +237,9 @@ void AddChatCommand(CLI::App& app, Launch& launch) {
       ->capture_default_str();
   command->add_option("--seed", flags->chat.seed, "Draws with the same seed are the same")->capture_default_str();
   AddServerFlags(*command, flags->server);
-  command->get_option("--server")->description("Talk to the model of this `duo serve` instead of one in this process");
+  command->get_option("--server")
+      ->description("Talk to the model of this `duo serve` instead of one in this process")
+      ->default_str("");  // without the flag there is no server
   command
       ->add_option(
           "--session", flags->session,
