@@ -153,7 +153,7 @@ absl::Status Engine::State::Decide() {
   request.world = comm->size();
   request.rank_weights = options.rank_weights;
   request.kv_token_bytes = KvTokenBytes(kv, config.head_dim);
-  request.weight_bits = Bits(options.weights.value_or(DType::kBF16));
+  request.weight_bits = options.weights.has_value() ? Bits(*options.weights) : StoredBits(config.quantization);
   request.strategy = options.strategy;
   request.reads_per_step = ReadsPerStep(request.context);
   request.rates = RatesOfGpu(PlannedGpu(*comm, *device));

@@ -52,6 +52,13 @@ inline bool KeepsCodes(const QuantizationConfig& config) {
   return config.kind != QuantizationKind::kMxfp4 && config.kind != QuantizationKind::kFp8Blocks;
 }
 
+// Bits of the codes of an MLP's matrices as duo holds them; 16 where they become 16-bit ones, and of GGUF files, whose
+// tensors have types of their own.
+inline int StoredBits(const QuantizationConfig& config) {
+  if (config.kind == QuantizationKind::kMxfp4) return 4;
+  return KeepsCodes(config) && config.weights.bits > 0 ? config.weights.bits : 16;
+}
+
 // "compressed-tensors float-quantized, 8-bit float weights per channel" and the like, for messages.
 std::string Describe(const QuantizationConfig& config);
 

@@ -188,6 +188,7 @@ TEST(Config, Fp8HasBlocks) {
   EXPECT_EQ(parsed->quantization.block_rows, 64);
   EXPECT_EQ(parsed->quantization.block_cols, 128);
   EXPECT_FALSE(KeepsCodes(parsed->quantization));
+  EXPECT_EQ(StoredBits(parsed->quantization), 16);
   EXPECT_EQ(Describe(parsed->quantization), "fp8 e4m3 in blocks of 64 x 128");
   config["quantization_config"]["weight_block_size"] = {64};
   EXPECT_TRUE(Contains(Error(config), "weight_block_size must be two whole numbers"));
@@ -297,6 +298,8 @@ TEST(Config, ReadsQuantisationKinds) {
   EXPECT_EQ(awq.weights.group_size, 64);
   EXPECT_FALSE(awq.weights.symmetric);
   EXPECT_TRUE(Holds(awq.ignore, "lm_head"));
+  EXPECT_EQ(StoredBits(awq), 4);
+  EXPECT_EQ(StoredBits({}), 16);
   EXPECT_EQ(Describe(awq), "AWQ gemm, weights 4-bit int in groups of 64 with zero points");
 
   config["quantization_config"] = {{"quant_method", "gptq"}, {"bits", 8}, {"group_size", -1}, {"desc_act", true}};
