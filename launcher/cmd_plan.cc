@@ -386,7 +386,7 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
       ->transform(CLI::AsSizeValue(true))
       ->check(CLI::Validator(
           [](const std::string& bytes) {
-            return std::strtod(bytes.c_str(), nullptr) < 1e9 ? absl::StrCat(bytes, " bytes are no GPU's: write 80GB")
+            return std::strtod(bytes.c_str(), nullptr) < 1e6 ? absl::StrCat(bytes, " bytes are no GPU's: write 80GB")
                                                              : std::string();
           },
           ""))
