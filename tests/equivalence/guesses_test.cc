@@ -109,7 +109,7 @@ TEST_F(Int4GuessesTest, TheCopyIsInTheMemoryPlan) {
   const auto device = Device::Cpu(1);
   const auto comm = MakeSelfCommunicator();
   const auto plan = [&](bool int4, bool tied) {
-    ProbeOptions options = {With(Speculation::kSelf, 0), LoadConfig(golden_.model_dir).value(), 0};
+    ProbeOptions options = {With(Speculation::kSelf, 0), LoadConfig(golden_.model_dir).value(), ""};
     options.shape->tie_embeddings = tied;
     options.attention = AttentionMode::kFull;
     options.pattern_dir.clear();
