@@ -17,7 +17,7 @@ struct SimulatedWorld {
   double step_seconds = 0, read_seconds = 0;
   int64_t weights = 0, kv = 0;  // bytes of the fullest rank
   bool mixture = false, whole_experts = false;
-  bool fits = true;             // its memory, where that is known
+  bool fits = true;  // its memory, where that is known
 };
 
 // What was assumed of the machines.

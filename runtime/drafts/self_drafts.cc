@@ -5,7 +5,7 @@
 namespace duo {
 namespace {
 
-constexpr double kWorth = 1.05;  // more tokens a second than without, at least
+constexpr double kWorth = 1.05;            // more tokens a second than without, at least
 constexpr double kMost = 10, kFewest = 3;  // guesses that count, of a kind whose last round was just now or long ago
 constexpr double kSure = 0.9;
 constexpr int kTried = 2;  // guesses of a round that only shows how it is, at least

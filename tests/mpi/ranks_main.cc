@@ -64,7 +64,7 @@ struct Case {
   Strategy strategy = Strategy::kSplit;
   ExpertPlacement experts = ExpertPlacement::kAuto;
   bool weighted = false;
-  int chunk = 0;  // 0: the device's own, which takes these prompts whole
+  int chunk = 0;          // 0: the device's own, which takes these prompts whole
   std::string key_means;  // folder; empty: off
 
   std::string Text() const {

@@ -43,8 +43,8 @@ struct DecodeConfig {
 // first_column.
 template <bool kListed>
 struct Segment {
-  SeqSpan span;                     // of a listed head with its positions shifted
-  int head, first_column, columns;  // columns: those that there are from first_column on
+  SeqSpan span;                        // of a listed head with its positions shifted
+  int head, first_column, columns;     // columns: those that there are from first_column on
   uint32_t first, last, end, skipped;  // skipped: held pages before the window, in units
   uint32_t item;
   ListedPages listed;

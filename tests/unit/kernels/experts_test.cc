@@ -17,7 +17,7 @@ constexpr float kAlpha = 1.702f;
 struct Sizes {
   int experts, chosen;
   int64_t dim, columns, rows;
-  int block = -1;  // 0: a scale and a minimum a group whatever the type; above: groups of two levels
+  int block = -1;            // 0: a scale and a minimum a group whatever the type; above: groups of two levels
   int first = 0, held = -1;  // of the experts those that the bank has; -1: all
   CodeTable table = CodeTable::kNone;
   bool has(int expert) const { return held < 0 || (expert >= first && expert < first + held); }
