@@ -2,7 +2,6 @@
 // long a decode step would take by the cost model. Needs no GPU, no MPI and no weights.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <map>
@@ -34,6 +33,7 @@
 #include "runtime/weights/cut_unit.h"
 #include "runtime/weights/fingerprint.h"
 #include "runtime/weights/held_weights.h"
+#include "runtime/weights/matrix_bits.h"
 #include "runtime/weights/mixed_formats.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/weights.h"
@@ -105,25 +105,13 @@ WeightFormats FormatsOf(const PlanFlags& flags, const ModelConfig& config) {
     if (chosen.ok()) return *std::move(chosen);  // what is wrong with the file, whoever loads it says
   }
   WeightFormats formats;
-  formats.matrices = asked.value_or(config.dtype);
+  formats.matrices = asked.value_or(DType::kBF16);  // f32 and f16 become bf16 there
   for (const DType type : {DType::kF8E4M3, DType::kI8, DType::kI4}) {
-    if (!asked.has_value() && KeepsCodes(stored) && stored.weights.bits == Bits(type)) formats.matrices = type;
+    if (!asked.has_value() && StoredBits(stored) == Bits(type)) formats.matrices = type;
   }
   formats.int8_group = Int8GroupNamed(flags.weights);
   formats.int4_group = config.hidden < 2048 ? 32 : 128;
   return formats;
-}
-
-// Bits that a step reads of a weight, scales left out; of a GGUF file, whose tensors have types of their own, their
-// mean.
-int WeightBits(const WeightFormats& formats) {
-  if (formats.kept.empty()) return Bits(formats.matrices);
-  double bits = 0, matrices = 0;
-  for (const auto& [which, format] : formats.kept) {
-    bits += Bits(format.type);
-    matrices += 1;
-  }
-  return static_cast<int>(std::lround(bits / matrices));
 }
 
 // At which the engine cuts these columns.
@@ -150,7 +138,7 @@ absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelCo
   KeepWindowsInRings(config, &request.heads);
 
   request.kv_token_bytes = KvTokenBytes(KvFormatNamed(flags.kv).value_or(KvFormat::kBF16), config.head_dim);
-  request.weight_bits = WeightBits(FormatsOf(flags, config));
+  request.weight_bits = MatrixBits(config, FormatsOf(flags, config));
   const absl::StatusOr<Strategy> strategy = ParseStrategy(flags.strategy);
   if (!strategy.ok()) return strategy.status();
   request.strategy = *strategy;

@@ -31,7 +31,7 @@ absl::StatusOr<double> Modelled(const BenchFlags& flags, const ProbeOptions& opt
   request.world = of.world;
   request.rank_weights = flags.runtime.rank_weights;
   request.kv_token_bytes = KvTokenBytes(share.kv, config.head_dim);
-  request.weight_bits = Bits(options.weights.value_or(DType::kBF16));
+  request.weight_bits = share.weight_bits;
   request.strategy = options.strategy;
   request.experts = options.experts;
   request.expert_unit =

@@ -115,6 +115,7 @@ absl::StatusOr<DecodeShare> TimeDecodeShare(const BenchFlags& flags, ProbeOption
   DecodeShare share;
   share.heads = (*engine)->heads();
   share.kv = (*engine)->kv_format();
+  share.weight_bits = EngineProbe(**engine).WeightBits();
   share.step_seconds = Median(*seconds);
   share.layers.resize(steps[0].size());
   for (size_t l = 0; l < share.layers.size(); ++l) {

@@ -16,6 +16,7 @@ struct DecodeShare {
   std::vector<LayerTime> layers;  // medians
   HeadPlan heads;                 // of the model
   KvFormat kv = KvFormat::kBF16;
+  int weight_bits = 16;  // that the partition was made for
 };
 
 // Who takes part in a decode step: answers on so many forks of one document, or so many new tokens of it at once.

@@ -19,6 +19,7 @@
 #include "runtime/weights/cut_unit.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/key_bias.h"
+#include "runtime/weights/matrix_bits.h"
 #include "runtime/weights/mixed_formats.h"
 #include "runtime/weights/model_shape.h"
 #include "runtime/weights/quantize.h"
@@ -118,6 +119,38 @@ int64_t MinOverRanks(Communicator& comm, int64_t value) {
 
 }  // namespace
 
+// Opens the model's files and chooses what its matrices become in memory.
+absl::Status Engine::State::DecideFormats() {
+  if (device->is_cuda() && options.int8_group > 0 && options.int8_group != 32) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--weights int8:", options.int8_group, " runs on the CPU only; on CUDA use --weights int8:32, int8 or int4"));
+  }
+  formats = WeightFormats();
+  formats.matrices = options.weights.value_or(DType::kBF16);
+  formats.vocabulary = options.weights_head.value_or(DType::kBF16);
+  formats.int8_group = options.int8_group;
+  if (!options.shape.has_value()) {
+    absl::StatusOr<SafetensorsModel> opened = SafetensorsModel::Open(options.model_dir);
+    if (absl::Status s = Agree(*comm, opened.status()); !s.ok()) return s;
+    files.emplace(std::move(*opened));
+    if (absl::Status s = AgreeOnWeights(*comm, options.model_dir, *files); !s.ok()) return s;
+    if (HasHeadOfItsOwn(*files, config)) {
+      config.tie_embeddings = false;
+      notes.push_back("config.json ties the output head to the embedding, but the weights bring another: it is taken");
+    }
+    absl::StatusOr<WeightFormats> chosen =
+        ChooseFormats(*files, config, device->is_cuda(), {options.weights, options.weights_head, options.int8_group});
+    if (absl::Status s = Agree(*comm, chosen.status()); !s.ok()) return s;
+    formats = *chosen;
+    if (!formats.note.empty()) notes.push_back(formats.note);
+  } else if (!options.mixed_weights.empty()) {
+    formats = MixedFormats(config, device->is_cuda(), options.mixed_weights);
+  } else {
+    formats.int4_group = config.hidden < 2048 ? 32 : 128;
+  }
+  return absl::OkStatus();
+}
+
 // What follows from options and files alone, on every rank alike.
 absl::Status Engine::State::Decide() {
   if (absl::Status s = AgreeOnOptions(*comm, options); !s.ok()) return s;
@@ -147,13 +180,14 @@ absl::Status Engine::State::Decide() {
   if (absl::Status s = DecideDrafts(); !s.ok()) return s;
   kv = options.kv.value_or(device->is_cuda() ? KvFormat::kBF16 : KvFormat::kF32);
   if (absl::Status s = CheckAttention(*device, config.head_dim, config.heads / config.kv_heads, kv); !s.ok()) return s;
+  if (absl::Status s = DecideFormats(); !s.ok()) return s;
   PartitionRequest request;
   request.shape = ShapeOf(config);
   request.heads = heads;
   request.world = comm->size();
   request.rank_weights = options.rank_weights;
   request.kv_token_bytes = KvTokenBytes(kv, config.head_dim);
-  request.weight_bits = options.weights.has_value() ? Bits(*options.weights) : StoredBits(config.quantization);
+  request.weight_bits = MatrixBits(config, formats);
   request.strategy = options.strategy;
   request.reads_per_step = ReadsPerStep(request.context);
   request.rates = RatesOfGpu(PlannedGpu(*comm, *device));
@@ -294,39 +328,11 @@ void Engine::State::MakeScheduler(const KvSizes& sizes, int chunk) {
 // Formats, limits and sizes: everything that is known before memory is taken.
 absl::Status Engine::State::Prepare() {
   if (absl::Status s = Decide(); !s.ok()) return s;
-  if (device->is_cuda() && options.int8_group > 0 && options.int8_group != 32) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--weights int8:", options.int8_group, " runs on the CPU only; on CUDA use --weights int8:32, int8 or int4"));
+  if (files.has_value() && kv == KvFormat::kInt4 && comm->rank() == 0) {
+    const absl::StatusOr<KeyRounding> keys = EstimateKeyRounding(*files, config, device->pool());
+    const std::string warning = keys.ok() ? KeyWarning(*keys) : "";  // what is missing, the loader will say
+    if (!warning.empty()) notes.push_back(warning);
   }
-  formats = WeightFormats();
-  formats.matrices = options.weights.value_or(DType::kBF16);
-  formats.vocabulary = options.weights_head.value_or(DType::kBF16);
-  formats.int8_group = options.int8_group;
-  if (!options.shape.has_value()) {
-    absl::StatusOr<SafetensorsModel> opened = SafetensorsModel::Open(options.model_dir);
-    if (absl::Status s = Agree(*comm, opened.status()); !s.ok()) return s;
-    files.emplace(std::move(*opened));
-    if (absl::Status s = AgreeOnWeights(*comm, options.model_dir, *files); !s.ok()) return s;
-    if (HasHeadOfItsOwn(*files, config)) {
-      config.tie_embeddings = false;
-      notes.push_back("config.json ties the output head to the embedding, but the weights bring another: it is taken");
-    }
-    absl::StatusOr<WeightFormats> chosen =
-        ChooseFormats(*files, config, device->is_cuda(), {options.weights, options.weights_head, options.int8_group});
-    if (absl::Status s = Agree(*comm, chosen.status()); !s.ok()) return s;
-    formats = *chosen;
-    if (!formats.note.empty()) notes.push_back(formats.note);
-    if (kv == KvFormat::kInt4 && comm->rank() == 0) {
-      const absl::StatusOr<KeyRounding> keys = EstimateKeyRounding(*files, config, device->pool());
-      const std::string warning = keys.ok() ? KeyWarning(*keys) : "";  // what is missing, the loader will say
-      if (!warning.empty()) notes.push_back(warning);
-    }
-  } else if (!options.mixed_weights.empty()) {
-    formats = MixedFormats(config, device->is_cuda(), options.mixed_weights);
-  } else {
-    formats.int4_group = config.hidden < 2048 ? 32 : 128;
-  }
-
   if (absl::Status s = CheckGroups(config, formats); !s.ok()) return s;
   if (absl::Status s = CheckSparsity(); !s.ok()) return s;
   if (absl::Status s = PrepareDrafts(); !s.ok()) return s;

@@ -60,6 +60,7 @@ struct Engine::State {
   absl::Status Prepare();
   absl::Status Load();
   absl::Status Decide();
+  absl::Status DecideFormats();
   absl::Status CheckSparsity();
   absl::Status DecideChunks();
   absl::Status DecideDrafts();

@@ -4,6 +4,7 @@
 #include "kernels/base/splitmix64.h"
 #include "runtime/engine/engine_state.h"
 #include "runtime/model/worker_probe.h"
+#include "runtime/weights/matrix_bits.h"
 
 namespace duo {
 
@@ -55,6 +56,8 @@ RouteReport EngineProbe::Routes() const {
   const RouteTape* tape = engine_.state_->worker->model().routes().get();
   return tape == nullptr ? RouteReport() : tape->Report();
 }
+
+int EngineProbe::WeightBits() const { return MatrixBits(engine_.config(), engine_.state_->formats); }
 
 int64_t EngineProbe::DecodeWeightBytes(std::optional<double> distinct_experts) const {
   const ModelWeights& weights = engine_.state_->worker->model().weights();

@@ -39,6 +39,8 @@ class EngineProbe {
   // each, and the experts that no row chooses. distinct_experts: that some row chooses in a layer; of one row it is
   // known.
   int64_t DecodeWeightBytes(std::optional<double> distinct_experts = std::nullopt) const;
+  // What the partition took for the bits of a weight (matrix_bits.h).
+  int WeightBits() const;
   // Which experts rows choose is recorded, or replayed, by all ranks (route_tape.h); what was seen, of this rank.
   void Watch(RouteWatch watch);
   RouteReport Routes() const;

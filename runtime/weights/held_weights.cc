@@ -166,13 +166,18 @@ int64_t CountParameters(const ModelConfig& config) { return Count(config, config
 
 int64_t CountActiveParameters(const ModelConfig& config) { return Count(config, config.experts.chosen); }
 
+std::vector<TokenMatrix> TokenMatrices(const ModelConfig& config) {
+  std::vector<TokenMatrix> matrices;
+  EachWeight(config, [&](const WeightRecord& record, int layer) {
+    if (layer < 0 || record.cols == Dim::kOne) return;
+    matrices.push_back({layer, record.role, ElementsOf(record, config, record.cols, config.experts.chosen)});
+  });
+  return matrices;
+}
+
 int64_t TokenMatrixElements(const ModelConfig& config) {
   int64_t count = 0;
-  EachWeight(config, [&](const WeightRecord& record, int layer) {
-    if (layer >= 0 && record.cols != Dim::kOne) {
-      count += ElementsOf(record, config, record.cols, config.experts.chosen);
-    }
-  });
+  for (const TokenMatrix& matrix : TokenMatrices(config)) count += matrix.elements;
   return count;
 }
 

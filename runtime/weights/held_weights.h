@@ -54,7 +54,14 @@ std::vector<HeldWeight> HeldWeights(const ModelConfig& config, const RankShard& 
 int64_t CountParameters(const ModelConfig& config);
 // Those that work on one token: all of them but the experts that it does not choose.
 int64_t CountActiveParameters(const ModelConfig& config);
-// Those of all layers' matrices, without biases, that one token is multiplied with.
+// A layer's matrix that a token is multiplied with; of experts, as many together as it chooses.
+struct TokenMatrix {
+  int layer = 0;
+  WeightRole role = WeightRole::kCount;
+  int64_t elements = 0;  // on all ranks, without the bias
+};
+std::vector<TokenMatrix> TokenMatrices(const ModelConfig& config);
+// The elements of all of them.
 int64_t TokenMatrixElements(const ModelConfig& config);
 
 // A weight's stored tensor, "model.layers.3.self_attn.k_proj.weight" for (kQkv, 1, 3); empty where the model has none.
