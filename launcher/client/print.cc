@@ -137,6 +137,9 @@ void PrintPlan(const v1::PlanResponse& p) {
   Row("memory", p.memory());
   Row("ranks", absl::StrFormat("%d, placed by \"%s\"; the busiest has %.2f times the mean's time, %.2f its memory",
                                p.world(), p.strategy(), p.balance_time(), p.balance_memory()));
+  if (!p.experts().empty()) {
+    Row("experts", p.experts() == "whole" ? "whole: each lies on one rank" : "split: every rank has a part of each");
+  }
   for (const v1::RankHeads& rank : p.ranks()) {
     Row("", absl::StrFormat("rank %d: %d retrieval heads whole, %.1f in pieces, %d streaming heads", rank.rank(),
                             rank.whole(), rank.split(), rank.streaming()));

@@ -45,6 +45,9 @@ ClusterPlan PlanOf(const CallContext& context) {
   plan.max_session_tokens = context.sessions->options().max_session_tokens;
   plan.kv_tokens = engine.memory_plan().kv_tokens;
   plan.ranks = SharesOf(partition);
+  if (engine.config().experts.count > 0 && partition.world > 1) {
+    plan.experts = Name(partition.whole_experts ? ExpertPlacement::kWhole : ExpertPlacement::kSplit);
+  }
   return plan;
 }
 

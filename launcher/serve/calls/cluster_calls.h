@@ -22,6 +22,7 @@ struct ClusterPlan {
   int world = 0, layers = 0, kv_heads = 0, retrieval_heads = 0, streaming_heads = 0, sink = 0, recent = 0;
   double balance_time = 0, balance_memory = 0;  // of the busiest rank, 1 is perfect
   std::string memory;                           // one line: where a rank's memory goes
+  std::string experts;  // of a mixture on several ranks how its experts lie, "split" or "whole"; else empty
   int64_t max_session_tokens = 0, kv_tokens = 0;
   std::vector<RankShare> ranks;
 };

@@ -29,7 +29,8 @@ export function showMemory(state) {
 }
 
 export function showRanks(state) {
-  const {ranks, balance, world, strategy} = state.plan;
+  const {ranks, balance, world, strategy, experts} = state.plan;
+  const placed = {split: ' Every rank has a part of each expert.', whole: ' Each expert lies whole on one rank.'};
   const most = Math.max(1, ...ranks.map((rank) => rank.kv_bytes));
   drawBars($('ranks'), ranks.map((rank, i) => ({
     name: `Rank ${i}`, kind: '', used: rank.kv_bytes, room: most,
@@ -38,5 +39,5 @@ export function showRanks(state) {
   })));
   setText($('balance'), world === 1 ? 'One rank holds everything.' :
       `The busiest rank over the mean, by the plan (${strategy}): time ${balance.time.toFixed(2)}, ` +
-      `memory ${balance.memory.toFixed(2)}. 1 is perfect.`);
+      `memory ${balance.memory.toFixed(2)}. 1 is perfect.${placed[experts] ?? ''}`);
 }

@@ -20,20 +20,22 @@ Json PlanJson(const ServerView& view) {
                      {"streaming_heads", plan.ranks[i].streaming},
                      {"kv_bytes", view.rank_kv_bytes[i]}});
   }
-  return {{"world", plan.world},
-          {"layers", plan.layers},
-          {"kv_heads", plan.kv_heads},
-          {"retrieval_heads", plan.retrieval_heads},
-          {"streaming_heads", plan.streaming_heads},
-          {"sink", plan.sink},
-          {"recent", plan.recent},
-          {"kv_format", plan.kv_format},
-          {"strategy", plan.strategy},
-          {"balance", {{"time", plan.balance_time}, {"memory", plan.balance_memory}}},
-          {"memory", plan.memory},
-          {"max_session_tokens", plan.max_session_tokens},
-          {"kv_tokens", plan.kv_tokens},
-          {"ranks", std::move(ranks)}};
+  Json json = {{"world", plan.world},
+               {"layers", plan.layers},
+               {"kv_heads", plan.kv_heads},
+               {"retrieval_heads", plan.retrieval_heads},
+               {"streaming_heads", plan.streaming_heads},
+               {"sink", plan.sink},
+               {"recent", plan.recent},
+               {"kv_format", plan.kv_format},
+               {"strategy", plan.strategy},
+               {"balance", {{"time", plan.balance_time}, {"memory", plan.balance_memory}}},
+               {"memory", plan.memory},
+               {"max_session_tokens", plan.max_session_tokens},
+               {"kv_tokens", plan.kv_tokens},
+               {"ranks", std::move(ranks)}};
+  if (!plan.experts.empty()) json["experts"] = plan.experts;
+  return json;
 }
 
 Json EngineJson(const ClusterStats& stats) {
