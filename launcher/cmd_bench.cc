@@ -8,6 +8,7 @@
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/format_names.h"
+#include "launcher/terminal/runtime_checks.h"
 #include "runtime/weights/mixed_formats.h"
 
 namespace duo {
@@ -40,6 +41,17 @@ std::string RankShareRefusal(std::string& share) {
   return read && end == static_cast<int>(share.size()) && rank >= 0 && rank < world
              ? ""
              : absl::StrCat("expected r/N with 0 <= r < N, for example 0/4, found ", share);
+}
+
+// What would be refused later, after minutes perhaps: weights for ranks that are played, or for those that run.
+void CheckWorlds(const std::string& verb, const BenchFlags& flags, const Launch& launch) {
+  if (verb == "balance") {
+    for (const int world : flags.worlds) CheckRankWeights(flags.runtime, world);
+    return;
+  }
+  int rank = 0, world = launch.world;
+  if (!flags.simulate.empty()) std::sscanf(flags.simulate.c_str(), "%d/%d", &rank, &world);
+  CheckRankWeights(flags.runtime, world);
 }
 
 // What the verbs share that run a whole model, given or made of random weights. several: duo and full in one run.
@@ -88,6 +100,7 @@ struct VerbMaker {
     command->footer(examples);
     command->add_flag("--json", flags->json, "Print one JSON object");
     command->callback([flags = flags, name = std::string(name), launch = launch] {
+      CheckWorlds(name, *flags, *launch);
       launch->chosen = [flags, name, launch] { return RunBench(name, *flags, *launch); };
     });
     return command;

@@ -18,7 +18,7 @@
 #include "launcher/client/server_flags.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/prompt_file.h"
-#include "launcher/terminal/runtime_flags.h"
+#include "launcher/terminal/runtime_checks.h"
 #include "runtime/text/tokenizer_folder.h"
 #include "runtime/weights/config.h"
 
@@ -197,13 +197,18 @@ int RunServedChat(const ChatFlags& flags) {
   return Chat(session, interrupt).Run(flags.document);
 }
 
-// A model or a server, and of a server's flags only with one.
-void CheckChatFlags(const CLI::App& command) {
+// A model or a server, and the flags of that one alone: those of the other would be without effect.
+void CheckChatFlags(const CLI::App& command, const std::vector<const CLI::Option*>& of_model) {
   const bool served = command.count("--server") > 0;
   if (!served && command.count("--model") == 0) throw CLI::RequiredError("--model or --server");
   if (served && command.count("--model") > 0) throw CLI::ExcludesError("--server", "--model");
   for (const char* flag : {"--session", "--tls-ca", "--tls-cert", "--tls-key", "--token-file"}) {
     if (!served && command.count(flag) > 0) throw CLI::RequiresError(flag, "--server");
+  }
+  for (const CLI::Option* option : of_model) {
+    if (!served || option->count() == 0) continue;
+    throw CLI::ValidationError(option->get_name(),
+                               "is of a model in this process; with --server the server's own flags say how it runs");
   }
 }
 
@@ -221,6 +226,10 @@ void AddChatCommand(CLI::App& app, Launch& launch) {
       kCommands);
   AddRuntimeFlags(*command, flags->runtime, /*model_required=*/false);
   AddSpeculateFlag(*command, flags->runtime);
+  std::vector<const CLI::Option*> of_model;
+  for (const CLI::Option* option : command->get_options()) {
+    if (option != command->get_help_ptr()) of_model.push_back(option);
+  }
   command->add_option("--file", flags->document, "A text that the first turn begins with")->type_name("FILE");
   command->add_option("--system", flags->system, "The system turn (default: the template's own)")->type_name("TEXT");
   command->add_option("--max-tokens", flags->max_tokens, "Length of the conversation at most")
@@ -236,6 +245,7 @@ void AddChatCommand(CLI::App& app, Launch& launch) {
       ->check(CLI::Range(1e-6, 1.0))
       ->capture_default_str();
   command->add_option("--seed", flags->chat.seed, "Draws with the same seed are the same")->capture_default_str();
+  of_model.push_back(command->get_option("--max-tokens"));
   AddServerFlags(*command, flags->server);
   command->get_option("--server")
       ->description("Talk to the model of this `duo serve` instead of one in this process")
@@ -246,8 +256,9 @@ void AddChatCommand(CLI::App& app, Launch& launch) {
           "The conversation's session there, which stays; one that is there goes on (default: a new one, which "
           "ends with the conversation)")
       ->type_name("ID");
-  command->callback([flags, command, &launch] {
-    CheckChatFlags(*command);
+  command->callback([flags, command, of_model, &launch] {
+    CheckChatFlags(*command, of_model);
+    CheckRuntimeFlags(flags->runtime, launch);
     launch.chosen = [flags, command, &launch] {
       return command->count("--server") > 0 ? RunServedChat(*flags) : RunChat(*flags, launch);
     };

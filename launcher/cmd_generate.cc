@@ -14,6 +14,7 @@
 #include "launcher/generate_texts.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/progress.h"
+#include "launcher/terminal/runtime_checks.h"
 #include "runtime/text/grammar/matcher.h"
 #include "runtime/text/text_stream.h"
 #include "runtime/text/token_bytes.h"
@@ -268,6 +269,7 @@ void AddGenerateCommand(CLI::App& app, Launch& launch) {
   command->callback([command, flags, &launch] {
     if (command->count("--prompt") + command->count("--prompt-file") + command->count("--messages") == 0)
       throw CLI::RequiredError("--prompt, --prompt-file or --messages");
+    CheckRuntimeFlags(flags->runtime, launch);
     launch.chosen = [flags, &launch] { return RunGenerate(*flags, launch); };
   });
 }

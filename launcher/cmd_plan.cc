@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 
 #include "absl/status/statusor.h"
@@ -258,8 +259,11 @@ absl::Status Simulate(const PlanFlags& flags, const ModelConfig& config, const P
     if (world > 1) sizes.push_back(world);
   }
   std::vector<SimulatedWorld> worlds;
-  int64_t gpu = 0;
+  int64_t gpu = 0, done = 0;
+  Progress progress("simulating", "GPUs", false);
   for (const int world : sizes) {
+    progress.Update(done, std::accumulate(sizes.begin(), sizes.end(), int64_t{0}));
+    done += world;
     Partition partition;
     PartitionRequest of_world = request;
     of_world.expert_unit = UnitOf(flags, config, config.experts.intermediate, world);

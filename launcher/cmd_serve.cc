@@ -21,7 +21,7 @@
 #include "launcher/serve_flags.h"
 #include "launcher/stop_signals.h"
 #include "launcher/surroundings.h"
-#include "launcher/terminal/runtime_flags.h"
+#include "launcher/terminal/runtime_checks.h"
 #include "launcher/terminal/service_manager.h"
 #include "runtime/gguf/gguf_file.h"
 #include "runtime/text/tokenizer_folder.h"
@@ -295,6 +295,7 @@ void AddServeCommand(CLI::App& app, Launch& launch, const Surroundings& surround
       return;
     }
     CheckServeFlags(*c, *flags);
+    CheckRuntimeFlags(flags->runtime, launch);
     launch.chosen = [flags, &launch, &surroundings] { return RunServe(*flags, launch, surroundings); };
   });
 }

@@ -55,6 +55,10 @@ int main(int argc, char** argv) {
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
     if (const char* rank = std::getenv(name); launch.under_mpirun && rank != nullptr) launch.rank = std::atoi(rank);
   }
+  if (launch.under_mpirun) launch.world = 0;
+  for (const char* name : {"SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"}) {
+    if (const char* size = std::getenv(name); launch.under_mpirun && size != nullptr) launch.world = std::atoi(size);
+  }
 
   if (const char* socket = std::getenv("NOTIFY_SOCKET")) surroundings.notify_socket = socket;
   const duo::BuildInfo build = duo::ThisBuild();
@@ -71,9 +75,9 @@ int main(int argc, char** argv) {
   surroundings.settings = *std::move(settings);
   try {
     const std::vector<std::string> words = surroundings.settings.Expanded();
+    duo::RefuseEmptyParts(*app, words);
     app->parse(std::vector<std::string>(words.rbegin(), words.rend()));  // as the parser wants them
     duo::RefuseNoNumbers(*app);
-    duo::RefuseEmptyParts(*app, words);
   } catch (const CLI::ParseError& error) {  // help and version are errors of code 0 here
     if (error.get_exit_code() != 0) return refused(surroundings.settings.Explained(error.what()));
     app->exit(error);

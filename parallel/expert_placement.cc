@@ -7,7 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "parallel/shard.h"
+#include "parallel/range_sizes.h"
 
 namespace duo {
 namespace {
@@ -88,26 +88,23 @@ double ExpectedMostChosen(int chosen, const std::vector<int64_t>& held, const st
 
 ExpertColumns SplitExpertColumns(const ModelShape& shape, const std::vector<double>& shares, int64_t unit) {
   double busiest = 0;
+  const std::vector<int64_t> own = RangeSizes(shape.expert_intermediate, shares, unit),
+                             shared = RangeSizes(shape.shared_intermediate, shares, 1);
   for (size_t r = 0; r < shares.size(); ++r) {
-    const int rank = static_cast<int>(r);
-    const int64_t columns =
-        shape.experts_chosen * ProportionalRange(shape.expert_intermediate, shares, rank, unit).size() +
-        ProportionalRange(shape.shared_intermediate, shares, rank, 1).size();
+    const int64_t columns = shape.experts_chosen * own[r] + shared[r];
     busiest = std::max(busiest, static_cast<double>(columns) / Speed(shares, r));
   }
   return {busiest, busiest};
 }
 
 ExpertColumns WholeExpertColumns(const ModelShape& shape, const std::vector<double>& shares) {
-  std::vector<int64_t> held;
+  const std::vector<int64_t> held = RangeSizes(shape.experts, shares, 1),
+                             columns = RangeSizes(shape.shared_intermediate, shares, 1);
   std::vector<double> speeds;
   double shared = 0, most = 0;  // of a token, in the mean
   for (size_t r = 0; r < shares.size(); ++r) {
-    const int rank = static_cast<int>(r);
     speeds.push_back(Speed(shares, r));
-    held.push_back(ProportionalRange(shape.experts, shares, rank, 1).size());
-    shared = std::max(
-        shared, static_cast<double>(ProportionalRange(shape.shared_intermediate, shares, rank, 1).size()) / speeds[r]);
+    shared = std::max(shared, static_cast<double>(columns[r]) / speeds[r]);
     most = std::max(most, static_cast<double>(held[r]) * shape.experts_chosen / shape.experts / speeds[r]);
   }
   const double one = ExpectedMostChosen(shape.experts_chosen, held, speeds);

@@ -10,7 +10,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/ring.h"
 #include "parallel/placement.h"
-#include "parallel/shard.h"
+#include "parallel/range_sizes.h"
 
 namespace duo {
 namespace {
@@ -62,18 +62,19 @@ absl::Status Validate(const PartitionRequest& request) {
   if (request.world < 1)
     return absl::InvalidArgumentError(absl::StrCat("world: expected 1 or more, found ", request.world));
   if (!request.rank_weights.empty() && static_cast<int>(request.rank_weights.size()) != request.world) {
-    return absl::InvalidArgumentError(absl::StrCat("rank weights: expected one for each of ", request.world,
+    return absl::InvalidArgumentError(absl::StrCat("--rank-weights: expected one for each of ", request.world,
                                                    " ranks, found ", request.rank_weights.size()));
   }
   for (const double weight : request.rank_weights) {
     if (!(weight > 0) || std::isinf(weight)) {
-      return absl::InvalidArgumentError(absl::StrCat("rank weights: expected numbers above 0, found ", weight));
+      return absl::InvalidArgumentError(absl::StrCat("--rank-weights: expected numbers above 0, found ", weight));
     }
   }
   const std::vector<double> shares = SharesOf(request);
+  const std::vector<int64_t> vocab = RangeSizes(shape.vocab, shares, 1);
   for (int r = 0; r < request.world; ++r) {
-    if (ProportionalRange(shape.vocab, shares, r, 1).size() > 0) continue;
-    return absl::InvalidArgumentError(absl::StrCat("rank weights: rank ", r, "'s share of ", shares[r],
+    if (vocab[r] > 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat("--rank-weights: rank ", r, "'s share of ", shares[r],
                                                    " leaves it none of the vocabulary's ", shape.vocab,
                                                    " tokens; give it a larger weight, or start fewer ranks"));
   }
@@ -105,9 +106,9 @@ double StepSeconds(const CostModel& model, const std::vector<LayerHeads>& layers
   double seconds = 0;
   for (const LayerHeads& layer : layers) seconds += LayerSeconds(model, layer, shares);
   double head = 0;
+  const std::vector<int64_t> rows = RangeSizes(model.shape.vocab, shares, 1);
   for (size_t r = 0; r < shares.size(); ++r) {
-    const int64_t rows = ProportionalRange(model.shape.vocab, shares, static_cast<int>(r), 1).size();
-    head = std::max(head, VocabularySeconds(model, rows) / (shares[r] * shares.size()));
+    head = std::max(head, VocabularySeconds(model, rows[r]) / (shares[r] * shares.size()));
   }
   return seconds + head;
 }
@@ -211,11 +212,11 @@ double LayerSeconds(const CostModel& model, const std::vector<RankHeads>& layer,
   const int world = static_cast<int>(layer.size());
   const bool split = std::any_of(layer.begin(), layer.end(), [](const RankHeads& rank) { return !rank.split.empty(); });
   double attention = 0, feed_forward = 0;
+  const std::vector<int64_t> columns = RangeSizes(model.shape.active_intermediate(), shares, 1);
   for (int r = 0; r < world; ++r) {
     const double speed = shares[r] * world;  // a rank of twice the mean weight is twice as fast
     attention = std::max(attention, AttentionSeconds(model, LoadOf(layer[r])) / speed);
-    const int64_t columns = ProportionalRange(model.shape.active_intermediate(), shares, r, 1).size();
-    feed_forward = std::max(feed_forward, FeedForwardSeconds(model, static_cast<double>(columns)) / speed);
+    feed_forward = std::max(feed_forward, FeedForwardSeconds(model, static_cast<double>(columns[r])) / speed);
   }
   if (model.experts.step > 0) feed_forward = FeedForwardSeconds(model, model.experts.step);
   // The exchange of split heads' lse is on the same stream as the attention: nothing hides it.
@@ -227,11 +228,11 @@ double LayerReadSeconds(const CostModel& model, const std::vector<RankHeads>& la
                         const std::vector<double>& shares) {
   const int world = static_cast<int>(layer.size());
   double attention = 0, feed_forward = 0;
+  const std::vector<int64_t> columns = RangeSizes(model.shape.active_intermediate(), shares, 1);
   for (int r = 0; r < world; ++r) {
     const double speed = shares[r] * world;
     attention = std::max(attention, ReadAttentionSeconds(model, LoadOf(layer[r])) / speed);
-    const int64_t columns = ProportionalRange(model.shape.active_intermediate(), shares, r, 1).size();
-    feed_forward = std::max(feed_forward, ReadFeedForwardSeconds(model, static_cast<double>(columns)) / speed);
+    feed_forward = std::max(feed_forward, ReadFeedForwardSeconds(model, static_cast<double>(columns[r])) / speed);
   }
   if (model.experts.read > 0) feed_forward = ReadFeedForwardSeconds(model, model.experts.read);
   return attention + feed_forward + ReadFixedSeconds(model, world);
@@ -262,11 +263,11 @@ absl::StatusOr<Partition> MakePartition(const PartitionRequest& request) {
   if (request.strategy == Strategy::kAuto) {
     // With unequal weights the layers placed so far break ties, and a tie broken otherwise may cost more. Keep the
     // promise.
-    for (const Strategy other : {Strategy::kSplit, Strategy::kHeads, Strategy::kContiguous}) {
-      std::vector<LayerHeads> layers = place(other);
-      if (cost(StepSeconds(model, layers, shares), ReadSeconds(model, layers, shares)) <
+    const std::vector<LayerHeads> split = place(Strategy::kSplit);
+    for (const std::vector<LayerHeads>* layers : {&split, &heads, &naive}) {
+      if (cost(StepSeconds(model, *layers, shares), ReadSeconds(model, *layers, shares)) <
           cost(partition.step_seconds, partition.read_seconds)) {
-        take(std::move(layers));
+        take(*layers);
       }
     }
   }

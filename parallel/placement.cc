@@ -100,10 +100,13 @@ class Placer {
   template <typename Cost, typename Then>
   int Least(const Cost& cost, const Then& then, int layer) const {
     int best = Rotated(layer, 0);
+    double least = cost(best);
     for (int i = 1; i < world(); ++i) {
       const int rank = Rotated(layer, i);
-      const double a = cost(rank), b = cost(best), slack = 1e-9 * std::abs(b);
-      if (a < b - slack || (a <= b + slack && then(rank) < then(best) - 1e-9)) best = rank;
+      const double one = cost(rank), slack = 1e-9 * std::abs(least);
+      if (one > least + slack || (one >= least - slack && then(rank) >= then(best) - 1e-9)) continue;
+      best = rank;
+      least = one;
     }
     return best;
   }
@@ -137,15 +140,14 @@ class Placer {
     }
   }
 
-  static void DropCopies(LayerHeads& layer) {
-    for (size_t r = 0; r < layer.size(); ++r) {
-      for (size_t q = 0; q < r; ++q) {
-        const auto drop = [](std::vector<int>& from, const std::vector<int>& held) {
-          std::erase_if(from, [&](int h) { return std::count(held.begin(), held.end(), h) > 0; });
-        };
-        drop(layer[r].whole, layer[q].whole);
-        drop(layer[r].streaming, layer[q].streaming);
-      }
+  void DropCopies(LayerHeads& layer) const {
+    std::vector<uint8_t> whole(plan_.kv_heads), streaming(plan_.kv_heads);  // that an earlier rank holds
+    const auto drop = [](std::vector<int>& from, std::vector<uint8_t>& held) {
+      std::erase_if(from, [&](int h) { return std::exchange(held[h], 1) != 0; });
+    };
+    for (RankHeads& rank : layer) {
+      drop(rank.whole, whole);
+      drop(rank.streaming, streaming);
     }
   }
 

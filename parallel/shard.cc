@@ -5,6 +5,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/math.h"
+#include "parallel/range_sizes.h"
 
 namespace duo {
 
@@ -17,17 +18,38 @@ Range KvRows(const ModelShape& shape, int kv_head) {
   return {int64_t{kv_head} * shape.head_dim, int64_t{kv_head + 1} * shape.head_dim};
 }
 
+namespace {
+
+// Where the first of so many ranks' ranges end, `share` being the sum of their shares, added up in their order.
+int64_t Boundary(int64_t total, double share, int64_t granularity) {
+  const int64_t units = CeilDiv(total, granularity);
+  return std::min<int64_t>(total, std::llround(share * static_cast<double>(units)) * granularity);
+}
+
+}  // namespace
+
 Range ProportionalRange(int64_t total, const std::vector<double>& shares, int rank, int64_t granularity) {
   DUO_CHECK_GE(granularity, 1);
   DUO_CHECK_LT(rank, static_cast<int>(shares.size()));
-  const int64_t units = CeilDiv(total, granularity);
-  const auto boundary = [&](int ranks) {
-    if (ranks == static_cast<int>(shares.size())) return total;
-    double share = 0;
-    for (int r = 0; r < ranks; ++r) share += shares[r];
-    return std::min<int64_t>(total, std::llround(share * static_cast<double>(units)) * granularity);
-  };
-  return {boundary(rank), boundary(rank + 1)};
+  double share = 0;
+  for (int r = 0; r < rank; ++r) share += shares[r];
+  const int64_t begin = Boundary(total, share, granularity);
+  const bool last = rank + 1 == static_cast<int>(shares.size());
+  return {begin, last ? total : Boundary(total, share + shares[rank], granularity)};
+}
+
+std::vector<int64_t> RangeSizes(int64_t total, const std::vector<double>& shares, int64_t granularity) {
+  DUO_CHECK_GE(granularity, 1);
+  std::vector<int64_t> sizes;
+  double share = 0;
+  int64_t begin = 0;
+  for (size_t r = 0; r < shares.size(); ++r) {
+    share += shares[r];
+    const int64_t end = r + 1 == shares.size() ? total : Boundary(total, share, granularity);
+    sizes.push_back(end - begin);
+    begin = end;
+  }
+  return sizes;
 }
 
 int64_t PreferredGranularity(int64_t total, int world) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <iterator>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -77,19 +78,29 @@ void RefuseNoNumbers(const CLI::App& app) {
 }
 
 void RefuseEmptyParts(const CLI::App& app, const std::vector<std::string>& words) {
-  for (const CLI::App* command : app.get_subcommands()) RefuseEmptyParts(*command, words);
-  for (const CLI::Option* option : app.get_options()) {
-    if (option->count() == 0 || option->get_delimiter() == '\0') continue;
+  const CLI::App* command = &app;  // that the words name
+  for (const std::string& word : words) {
+    for (const CLI::App* one : command->get_subcommands([](const CLI::App*) { return true; })) {
+      if (one->get_name() != word) continue;
+      command = one;
+      break;
+    }
+  }
+  for (const CLI::Option* option : command->get_options()) {
+    if (option->get_delimiter() == '\0') continue;
     for (size_t i = 0; i < words.size(); ++i) {
-      std::string list;
+      std::optional<std::string> list;
       for (const std::string& name : option->get_lnames()) {
         const std::string flag = absl::StrCat("--", name);
         if (words[i] == flag && i + 1 < words.size()) list = words[i + 1];
         if (words[i].starts_with(flag + "=")) list = words[i].substr(flag.size() + 1);
       }
-      const std::vector<std::string> parts = absl::StrSplit(list, option->get_delimiter());
-      if (list.empty() || std::find(parts.begin(), parts.end(), "") == parts.end()) continue;
-      throw CLI::ValidationError(option->get_name(), absl::StrCat("expected a value beside every comma, found ", list));
+      if (!list.has_value()) continue;
+      const std::vector<std::string> parts = absl::StrSplit(*list, option->get_delimiter());
+      if (std::find(parts.begin(), parts.end(), "") == parts.end()) continue;
+      throw CLI::ValidationError(
+          option->get_name(), parts.size() == 1 ? "expected a value, or several with commas between, found none"
+                                                : absl::StrCat("expected a value beside every comma, found ", *list));
     }
   }
 }

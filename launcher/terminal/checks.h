@@ -17,8 +17,8 @@ CLI::Validator HttpAddress();  // HOST:PORT, [V6]:PORT or none
 // Refuses, as a usage error, NaN, infinity and whole numbers out of range among the values of the parsed command's
 // options that take numbers, which CLI11 lets through.
 void RefuseNoNumbers(const CLI::App& app);
-// Likewise lists with nothing between two commas or at an end, of which CLI11 takes what is left. words: that were
-// parsed.
+// Likewise lists with nothing between two commas or at an end, of which CLI11 takes what is left, and empty ones, of
+// which it says that so many values are missing. words: that are to be parsed.
 void RefuseEmptyParts(const CLI::App& app, const std::vector<std::string>& words);
 
 }  // namespace duo

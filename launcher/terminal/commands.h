@@ -13,6 +13,7 @@ struct Launch {
   std::string program;  // path of this program, for finding the patterns beside it
   bool under_mpirun = false;
   int rank = 0;                 // as mpirun says, before MPI is started: only rank 0 prints
+  int world = 1;                // likewise, how many ranks; 0: started as one of several, nobody says of how many
   std::function<int()> chosen;  // set by the subcommand that was parsed: runs it, returns the exit code
 };
 

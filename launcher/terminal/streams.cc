@@ -29,8 +29,8 @@ absl::Status FlushOutput() {
   if (flushed && std::ferror(stdout) == 0 && std::cout.good()) return absl::OkStatus();
   pollfd pipe{STDOUT_FILENO, POLLOUT, 0};
   if (why == EPIPE || (poll(&pipe, 1, 0) > 0 && (pipe.revents & POLLERR) != 0)) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("stdout: writing to it failed",
-                                          why == 0 ? "" : absl::StrCat(" (", std::strerror(why), ")")));
+  return absl::DataLossError(
+      absl::StrCat("stdout: writing to it failed", why == 0 ? "" : absl::StrCat(" (", std::strerror(why), ")")));
 }
 
 }  // namespace duo

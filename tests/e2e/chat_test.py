@@ -107,6 +107,16 @@ def try_server(checks, duo, model, document):
     for words in ([], ["--server", "x:1", "--model", "y"], ["--model", "y", "--session", "z"]):
         wrong = subprocess.run([duo, "chat", *words], input="", capture_output=True, text=True, check=False, timeout=60)
         checks.expect(wrong.returncode == 2, f"duo chat {words}: exit {wrong.returncode}")
+    # What a model in this process would be run with says nothing of a server's; values of the environment are no flags.
+    for flag, value in (("--kv", "int4"), ("--weights", "int8"), ("--attention", "full"), ("--device", "cpu"), ("--threads", "2"),
+                        ("--speculate", "off"), ("--max-tokens", "4000"), ("--pattern", "none")):
+        idle = subprocess.run([duo, "chat", "--server", server.address, flag, value], input="", capture_output=True, text=True, check=False,
+                              timeout=60)
+        checks.expect(idle.returncode == 2 and f"{flag}: is of a model in this process" in idle.stderr and "server's own" in idle.stderr,
+                      f"{flag} with --server: exit {idle.returncode}, {idle.stderr!r}")
+    idle = subprocess.run([duo, "chat", "--server", server.address], input="", capture_output=True, text=True, check=False, timeout=60,
+                          env=dict(os.environ, DUO_KV="int4"))
+    checks.expect(idle.returncode == 1, f"a variable is no flag of duo chat: exit {idle.returncode}, {idle.stderr!r}")
 
 
 def main():

@@ -122,6 +122,13 @@ def main():
         for flag, found in (("--simulate", "8,,16"), ("--simulate", ",8"), ("--simulate", "8,"), ("--world", "2")):
             more = [flag, found] + ["--rank-weights=1,,1"] * (flag == "--world")
             refused(f"{more}", [more[-1].split("=")[-1], "comma"], *config, *more, code=2)
+        for flag, list_, words in (("--rows", ",", ["comma"]), ("--rows", "8,", ["comma"]), ("--rows", "", ["found none"]),
+                                   ("--context", ",,", ["comma"]), ("--kernels", "", ["found none"])):
+            verb = "attention" if flag == "--kernels" else "decode"
+            for words_of_flag in ([flag, list_], [f"{flag}={list_}"]):
+                refused(f"bench {verb} {words_of_flag}", [flag, "expected a value"] + words, "bench", verb, *words_of_flag, code=2)
+        refused("a list without a value in a variable", ["--rank-weights", "comma", "DUO_RANK_WEIGHTS"], "serve", "--model", MODEL,
+                code=2, env=dict(os.environ, DUO_RANK_WEIGHTS=","))
         check("a list without one", run(*config, "--simulate", "8,16", "--json").returncode == 0)
         simulated = json.loads(run(*config, "--simulate", "8", "--gpu", "h200", "--json").stdout)
         check("simulations say what they assume", simulated["assumed"]["gpu"] == "H200" and simulated["assumed"]["gpus_per_host"] == 8, simulated)
@@ -178,6 +185,28 @@ def main():
         for flag, value in (("--seed", "-1"), ("--seed", "99999999999999999999"), ("--max-new-tokens", "0"), ("--recent", "-1"),
                             ("--threads", "99999999999")):
             refused(f"{flag} {value}", [flag], "generate", *short, "--prompt", "x", f"{flag}={value}", code=2)
+        # Flags that contradict each other or the number of ranks, before anything is opened: there is no such model.
+        absent = os.path.join(work, "absent")
+        ranks = dict(os.environ, OMPI_COMM_WORLD_SIZE="3", OMPI_COMM_WORLD_RANK="0")
+        for command in (["generate", "--model", absent, "--prompt", "x"], ["serve", "--model", absent], ["chat", "--model", absent]):
+            refused(f"--rank-weights without ranks: {command[0]}", ["--rank-weights", "for each of 1 rank, found 2", "mpirun -n"], *command,
+                    "--rank-weights", "2,1", code=2)
+            refused(f"--rank-weights of other ranks: {command[0]}", ["--rank-weights", "for each of 3 ranks, found 2"], *command,
+                    "--rank-weights", "2,1", code=2, env=ranks)
+            refused(f"--speculate model: {command[0]}", ["--speculate model", "--draft-model PATH", "same tokenizer"], *command,
+                    "--speculate", "model", code=2)
+            refused(f"--draft-model: {command[0]}", ["--draft-model", "under text"], *command, "--speculate", "text", "--draft-model", MODEL,
+                    code=2)
+            refused(f"--draft-weights: {command[0]}", ["--draft-weights int4", "--speculate self"], *command, "--draft-weights", "int4", code=2)
+        refused("two kinds of page lists", ["--decode-sparsity", "--speculate self"], "generate", "--model", absent, "--prompt", "x",
+                "--speculate", "self", "--decode-sparsity", "auto", code=2)
+        refused("--speculate model in a variable", ["--speculate model", "DUO_SPECULATE"], "serve", "--model", absent, code=2,
+                env=dict(os.environ, DUO_SPECULATE="model"))
+        refused("weights of ranks that are played", ["--rank-weights", "for each of 4 ranks, found 2"], "bench", "balance", "--shape", "needle-6m",
+                "--world", "2,4", "--rank-weights", "1,1", code=2)
+        refused("and of one of them", ["--rank-weights", "for each of 4 ranks, found 2"], "bench", "decode", "--shape", "needle-6m",
+                "--simulate-rank", "0/4", "--rank-weights", "1,1", code=2)
+
         for address in ("127.0.0.1:70000", "127.0.0.1", "127.0.0.1:"):
             refused(f"--server {address}", ["--server"], "client", "list", "--server", address, code=2)
             refused(f"--listen {address}", ["--listen"], "serve", "--model", MODEL, "--listen", address, code=2)

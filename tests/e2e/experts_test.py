@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Mixtures of experts as a user meets them: `duo info`, `plan`, `generate` and `identify` on tiny random models with the demo
-model's tokenizer.
+"""Mixtures of experts as a user meets them: `duo info`, `plan`, `generate`, `serve` and `identify` on tiny random models with the
+demo model's tokenizer.
 
     experts_test.py --duo build/duo [--mpirun mpirun] [--source DIR]
 
@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import urllib.request
 
 from checks import Checks, arguments, demo_model
 
@@ -100,6 +101,32 @@ def write_model(folder, demo, family, config):
         file.write(struct.pack("<Q", len(text)) + text + b"".join(blobs))
 
 
+class Served:
+    """`duo serve` on so many ranks, once it answers."""
+
+    def __init__(self, args, model, world, placement):
+        ranks = [args.mpirun, "-n", str(world), "--oversubscribe", "--allow-run-as-root"] if world > 1 else []
+        command = [*ranks, args.duo, "serve", "--model", model, "--attention", "full", "--device", "cpu", "--threads", "1", "--log", "json",
+                   "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--sessions", "2", "--max-session-tokens", "2000"]
+        self.duo = args.duo
+        self.process = subprocess.Popen(command + (["--experts", placement] if placement else []), stderr=subprocess.PIPE, text=True)
+        found = {}
+        for line in self.process.stderr:
+            event = json.loads(line) if line.startswith("{") else {"event": line}
+            found[event["event"]] = event
+            if "model loaded" in found:
+                self.grpc, self.http = (f"127.0.0.1:{found[name]['port']}" for name in ("listening", "listening for HTTP"))
+                return
+        raise AssertionError(f"the server has ended: {found}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run([self.duo, "client", "drain", "--server", self.grpc], check=False, capture_output=True, timeout=60)
+        self.process.communicate(timeout=60)
+
+
 def main():
     parser = arguments(__doc__, "--duo")
     parser.add_argument("--mpirun", default="")
@@ -173,6 +200,16 @@ def main():
             refused = run([args.mpirun, "-n", "3", "--oversubscribe", "--allow-run-as-root", args.duo, "generate", "--model",
                            experts, *generate, "--speculate", "self", "--draft-weights", "int4", "--experts", "split"], code=1)
             expect("over so many ranks" in refused.stderr, refused.stderr)
+        # A server says how they lie, over gRPC and HTTP; a model without experts, and one rank, have nothing to say.
+        served = [(experts, 3, placement) for placement in ("split", "whole")] if args.mpirun else []
+        for model, world, placement in [*served, (experts, 1, ""), (demo, 1, "")]:
+            with Served(args, model, world, placement) as server:
+                plan = json.loads(run([args.duo, "client", "plan", "--server", server.grpc, "--json"]).stdout)
+                told = run([args.duo, "client", "plan", "--server", server.grpc]).stdout
+                state = json.loads(urllib.request.urlopen(f"http://{server.http}/duo/v1/state", timeout=60).read())
+                expect(plan.get("experts", "") == placement, f"{model} {world} {placement}: {plan}")
+                expect(state["plan"].get("experts", "") == placement, f"{model} {world} {placement}: {state['plan']}")
+                expect(("experts" in told) == (placement != "") and placement in told, told)
         # gpt-oss's own experts are four bits and an exponent for 32 of them, in the plan too; heads are measured without training.
         planned = json.loads(run([args.duo, "plan", "--model", sinks, "--world", "1", "--attention", "full", "--json"]).stdout)
         wide = json.loads(run([args.duo, "plan", "--model", sinks, "--world", "1", "--attention", "full", "--weights", "bf16",

@@ -129,7 +129,7 @@ def main():
         for weights in ("1,1e-9", "1,1e-4"):
             code, lines = run(args, [*base, "--rank-weights", weights], [*base, "--rank-weights", weights])
             errors = [line for line in lines if line.startswith("error: ")]
-            good = code == 1 and len(errors) == 1 and "rank weights: rank 1" in errors[0]
+            good = code == 1 and len(errors) == 1 and "--rank-weights: rank 1" in errors[0]
             print(f"{'ok  ' if good else 'FAIL'} --rank-weights {weights}: exit {code}; {errors or lines[:3]}")
             failures += not good
     return 1 if failures else 0

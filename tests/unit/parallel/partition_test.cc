@@ -280,9 +280,9 @@ TEST(Partition, RefusesContradictorySizes) {
   };
   PartitionRequest request = RequestOf(plan, 2, Strategy::kSplit);
   request.rank_weights = {1, 2, 3};
-  EXPECT_EQ(message(request), "rank weights: expected one for each of 2 ranks, found 3");
+  EXPECT_EQ(message(request), "--rank-weights: expected one for each of 2 ranks, found 3");
   request.rank_weights = {1, 0};
-  EXPECT_EQ(message(request), "rank weights: expected numbers above 0, found 0");
+  EXPECT_EQ(message(request), "--rank-weights: expected numbers above 0, found 0");
   request = RequestOf(plan, 0, Strategy::kSplit);
   EXPECT_EQ(message(request), "world: expected 1 or more, found 0");
   request = RequestOf(plan, 2, Strategy::kSplit);

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <random>
 
+#include "parallel/range_sizes.h"
 #include "tests/support/test_scale.h"
 
 namespace duo {
@@ -20,8 +21,10 @@ TEST(Shard, CutsARangeInProportionAtMultiplesOfTheGranularity) {
     const double sum = std::accumulate(shares.begin(), shares.end(), 0.0);
     for (double& share : shares) share /= sum;
     int64_t end = 0;
+    const std::vector<int64_t> sizes = RangeSizes(total, shares, granularity);
     for (int r = 0; r < world; ++r) {
       const Range range = ProportionalRange(total, shares, r, granularity);
+      EXPECT_EQ(range.size(), sizes[r]);
       EXPECT_EQ(range.begin, end);
       EXPECT_LE(range.begin, range.end);
       if (range.end < total) {
