@@ -37,7 +37,9 @@ export function showRanks(state) {
     words: `${bytes(rank.kv_bytes)}, ${Number(rank.retrieval_heads.toFixed(2))} retrieval and ` +
         `${rank.streaming_heads} streaming heads`,
   })));
-  setText($('balance'), world === 1 ? 'One rank holds everything.' :
-      `The busiest rank over the mean, by the plan (${strategy}): time ${balance.time.toFixed(2)}, ` +
-      `memory ${balance.memory.toFixed(2)}. 1 is perfect.${placed[experts] ?? ''}`);
+  setText(
+      $('balance'),
+      world === 1 ? 'One rank holds everything.' :
+                    `The busiest rank over the mean, by the plan (${strategy}): time ${balance.time.toFixed(2)}, ` +
+              `memory ${balance.memory.toFixed(2)}. 1 is perfect.${placed[experts] ?? ''}`);
 }
