@@ -219,6 +219,23 @@ absl::StatusOr<EngineCheck> VerifyEngine(Engine& engine) {
   return check;
 }
 
+bool InCache(const Measurement& row, bool on_cuda) {
+  return !on_cuda && row.seconds > 0 && row.floor_seconds > row.seconds;
+}
+
+std::string RowText(const Measurement& row, size_t width, bool on_cuda) {
+  const bool small = row.seconds<1, has_floor = row.floor_seconds> 0;
+  const auto time = [small](double seconds) {
+    return absl::StrFormat("%.3f %s", seconds * (small ? 1e3 : 1), small ? "ms" : "s ");
+  };
+  return absl::StrFormat("%-*s %12s %12s %12s %8s", static_cast<int>(width), row.what,
+                         row.context > 0 ? Grouped(row.context) : "-", time(row.seconds),
+                         has_floor ? time(row.floor_seconds) : "-  ",
+                         !has_floor              ? "-"
+                         : InCache(row, on_cuda) ? "in cache"
+                                                 : absl::StrFormat("%.1f%%", 100 * row.floor_seconds / row.seconds));
+}
+
 void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates,
                const std::vector<Measurement>& rows, const char* verb) {
   if (flags.json) {
@@ -239,6 +256,7 @@ void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rat
                                       {"seconds", row.seconds},
                                       {"floor_seconds", row.floor_seconds},
                                       {"floor_share", row.seconds > 0 ? row.floor_seconds / row.seconds : 0}};
+      if (InCache(row, runtime.device->is_cuda())) entry["in_cache"] = true;
       entry.update(row.details);
       out["rows"].push_back(entry);
     }
@@ -249,12 +267,9 @@ void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rat
               runtime.comm->size() == 1 ? "rank" : "ranks", rates.source.c_str());
   size_t width = 4;
   for (const Measurement& row : rows) width = std::max(width, row.what.size());
-  std::printf("%-*s %12s %12s %12s %7s\n", static_cast<int>(width), "", "tokens", "time", "floor", "ratio");
+  std::printf("%-*s %12s %12s %12s %8s\n", static_cast<int>(width), "", "tokens", "time", "floor", "ratio");
   for (const Measurement& row : rows) {
-    const bool small = row.seconds < 1;
-    std::printf("%-*s %12s %9.3f %s %9.3f %s %6.1f%%", static_cast<int>(width), row.what.c_str(),
-                Grouped(row.context).c_str(), row.seconds * (small ? 1e3 : 1), small ? "ms" : "s ",
-                row.floor_seconds * (small ? 1e3 : 1), small ? "ms" : "s ", 100 * row.floor_seconds / row.seconds);
+    std::printf("%s", RowText(row, width, runtime.device->is_cuda()).c_str());
     for (const auto& [key, value] : row.details.items()) {
       if (value.is_number_float()) std::printf("  %s %.4g", key.c_str(), value.get<double>());
       if (value.is_string()) std::printf("  %s %s", key.c_str(), value.get<std::string>().c_str());

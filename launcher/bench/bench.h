@@ -76,12 +76,18 @@ struct EngineCheck {
 absl::StatusOr<EngineCheck> VerifyEngine(Engine& engine);
 
 struct Measurement {
-  std::string what;     // "decode duo"
-  int64_t context = 0;  // tokens; 0 where `what` says it
-  double seconds = 0;   // of one decode step, or of the whole prefill
-  double floor_seconds = 0;
+  std::string what;          // "decode duo"
+  int64_t context = 0;       // tokens; 0 where `what` says it
+  double seconds = 0;        // of one decode step, or of the whole prefill
+  double floor_seconds = 0;  // 0: none is known
   nlohmann::ordered_json details;
 };
+// Whether a CPU was faster than its memory can be read, because what is read again and again stays in its caches: the
+// floor, which is of memory, says nothing then.
+bool InCache(const Measurement& row, bool on_cuda);
+// What the table says of a row, its details left out: `what` in `width` columns, tokens, time, floor, and the share of
+// the floor in the time.
+std::string RowText(const Measurement& row, size_t width, bool on_cuda);
 // A table for people, or one JSON object with the machine, the flags and the rows.
 void PrintRows(const BenchFlags& flags, const Runtime& runtime, const Rates& rates,
                const std::vector<Measurement>& rows, const char* verb);

@@ -2,6 +2,7 @@
 // against an f64 reference.
 
 #include "launcher/bench/bench.h"
+#include "launcher/terminal/progress.h"
 
 namespace duo {
 
@@ -148,14 +149,19 @@ absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime) {
   DUO_CHECK(!flags.contexts.empty());
   const Rates rates = RatesOf(*runtime.device);
   KernelTimes times{*runtime.device, {rates.copy, rates.gemm, rates.attention}, flags.contexts};
+  Progress progress("timing", "kinds of kernels", !runtime.leader());
+  int64_t timed = 0;
   for (const std::string& kernels : flags.kernels) {
+    progress.Update(timed++, static_cast<int64_t>(flags.kernels.size()));
     if (kernels == "decode") TimeDecode(times);
     if (kernels == "company") TimeCompany(times);
     if (kernels == "streaming") TimeStreaming(times);
     if (kernels == "prefill") TimePrefill(times);
     if (kernels == "linear") TimeLinear(times);
   }
+  progress.Done();
   if (!times.failed.ok()) return times.failed;
+  if (times.rows.empty()) return absl::InvalidArgumentError("--kernels linear are timed on CUDA alone");
   return PrintKernelRows(flags, runtime, rates, times.rows, "attention");
 }
 
