@@ -12,6 +12,7 @@
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/sparse_json.h"
 #include "launcher/terminal/sparse_text.h"
+#include "launcher/terminal/streams.h"
 
 namespace duo {
 namespace {
@@ -31,6 +32,7 @@ class Report {
       PrintAnswers();
     }
     std::fflush(stdout);
+    if (runtime_.mpi != nullptr) LetOutputPass();
     if (!flags_.json) PrintSources();
     if (OutputsMeet()) std::fputc('\n', stderr);  // between the text and what is said about it
     const HeadPlan& heads = engine_.heads();

@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 
@@ -19,6 +21,12 @@ void OpenClosedStreams() {
   for (int stream = 0; stream < 3; ++stream) {
     if (fcntl(stream, F_GETFD) < 0 && errno == EBADF) (void)open(files[stream], stream == 0 ? O_RDONLY : O_WRONLY);
   }
+}
+
+void LetOutputPass() {
+  std::cout.flush();
+  std::fflush(stdout);
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
 }
 
 absl::Status FlushOutput() {

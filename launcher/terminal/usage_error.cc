@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 
 namespace duo {
 namespace {
@@ -51,6 +52,29 @@ bool LooksLikeFlag(const std::string& word) {
          word[1] != '.';
 }
 
+// The parser's words about a flag with too few or too many values, said as other refusals are. CLI11 says "--rows: 1
+// required INT:INT in [1 - 64] missing", of a list of values "TEXT:{a,b}" in place of INT, and "--kv: At Most 1
+// required but received 2".
+std::string SaidOfCounts(const std::string& refusal) {
+  const std::string many = ": At Most 1 required but received ", few = ": 1 required ", missing = " missing";
+  if (const size_t at = refusal.find(many); at != std::string::npos) {
+    return absl::StrCat(refusal.substr(0, at), ": expected one value, found ", refusal.substr(at + many.size()));
+  }
+  const size_t at = refusal.find(few);
+  if (at == std::string::npos || !absl::EndsWith(refusal, missing)) return refusal;
+  const size_t begin = at + few.size();
+  std::string wanted = refusal.substr(begin, refusal.size() - missing.size() - begin);
+  if (const size_t list = wanted.find(":{"); list != std::string::npos) {
+    wanted = "one of " + absl::StrReplaceAll(wanted.substr(list + 2, wanted.size() - list - 3), {{",", ", "}});
+  } else if (const size_t range = wanted.find(" in ["); range != std::string::npos) {
+    wanted =
+        "a number from " + absl::StrReplaceAll(wanted.substr(range + 5, wanted.size() - range - 6), {{" - ", " to "}});
+  } else {
+    wanted = absl::StrCat("a value (", wanted, ")");
+  }
+  return absl::StrCat(refusal.substr(0, at), ": expected ", wanted, ", found none");
+}
+
 std::string DidYouMean(const std::string& nearest) {
   return nearest.empty() ? "" : absl::StrCat("; did you mean \"", nearest, "\"?");
 }
@@ -93,7 +117,11 @@ std::string UsageError(const CLI::App& app, const std::vector<std::string>& argu
       break;
     }
   }
-  return absl::StrCat(problem.empty() ? refusal : problem, " (see ", path, " --help)");
+  if (const std::vector<std::string> names = CommandNames(*command);
+      refusal == "A subcommand is required" && problem.empty()) {
+    problem = absl::StrCat("expected one of ", absl::StrJoin(names, ", "));
+  }
+  return absl::StrCat(problem.empty() ? SaidOfCounts(refusal) : problem, " (see ", path, " --help)");
 }
 
 }  // namespace duo

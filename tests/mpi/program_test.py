@@ -7,7 +7,8 @@ CASE: generate-prefill, generate-decode, serve-idle, serve-prefill, serve-decode
 moment. Everything must be gone within --limit seconds, with an exit code other than 0 and exactly one line "error: ", which names
 the rank. serve-idle also measures that a rank at rest takes at most 2 % of a core. generate-term, generate-int: mpirun is
 told to stop, all ranks go, nothing hangs. hosts: the main job on two hosts of two ranks, over TCP, finds its fact
-(exit code 77, skipped, where network namespaces cannot be made). bound: what ranks say that mpirun bound to one core. Kills are repeated DUO_TEST_SCALE times. Standard library
+(exit code 77, skipped, where network namespaces cannot be made). bound: what ranks say that mpirun bound to one core. together:
+answer and statistics where mpirun's output and errors go to one place. Kills are repeated DUO_TEST_SCALE times. Standard library
 only.
 """
 
@@ -222,6 +223,17 @@ def bound(args):
         assert told.count("bound this rank to one core") == said and told.count("--bind-to none") == said, (way, told)
 
 
+def together(args):
+    """Where mpirun's two streams go to one place, an answer stays in one piece and the statistics begin a line behind it."""
+    words = [args.duo, "generate", "--model", MODEL, "--prompt", "The passcode for the rapid tower is 499748. ", "--max-new-tokens", "12",
+             "--device", "cpu", "--threads", "1"]
+    alone = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+    for _ in range(20):
+        done = subprocess.run([args.mpirun, "-n", "2", "--oversubscribe", "--allow-run-as-root", *words], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, check=True)
+        assert re.search(re.escape(alone.rstrip("\n")) + r"\n(.*\n)*\d+ tokens read in ", done.stdout), done.stdout
+
+
 def memory(args):
     """Ranks of one host plan with a share of its memory each, and say in one sentence what does not fit into that."""
     free = []
@@ -253,6 +265,8 @@ def main():
                 hosts(args, folder)
             elif command == "bound":
                 bound(args)
+            elif command == "together":
+                together(args)
             elif command == "memory":
                 memory(args)
             elif moment in ("term", "int"):

@@ -40,6 +40,38 @@ TEST(UsageError, NamesTheWordThatIsNotKnownAndWhatWasMeant) {
   EXPECT_EQ(said({}), "the parser's words (see duo --help)");
 }
 
+// In place of the parser's own words, which show how it is made.
+TEST(UsageError, SaysWhatIsWantedWhereAValueIsMissing) {
+  CLI::App app("a program", "duo");
+  app.require_subcommand(1);
+  CLI::App* bench = app.add_subcommand("bench", "");
+  std::vector<int> rows;
+  std::string kind, file;
+  bench->add_option("--rows", rows, "")->delimiter(',')->check(CLI::Range(1, 64));
+  bench->add_option("--kind", kind, "")->check(CLI::IsMember({"duo", "full"}));
+  bench->add_option("--file", file, "")->type_name("FILE");
+  const auto said = [&](std::vector<std::string> words) {
+    try {
+      RefuseEmptyParts(app, words);
+      app.parse(std::vector<std::string>(words.rbegin(), words.rend()));
+    } catch (const CLI::ParseError& error) {
+      return UsageError(app, words, error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(said({"bench", "--rows"}), "--rows: expected a number from 1 to 64, found none (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--kind"}), "--kind: expected one of duo, full, found none (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--file"}), "--file: expected a value (FILE), found none (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--rows", ","}),
+            "--rows: expected a value beside every comma, found , (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--rows="}),
+            "--rows: expected a value, or several with commas between, found none (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--kind", "duo", "--kind", "full"}),
+            "--kind: expected one value, found 2 (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--rows", "1,2"}), "");
+  EXPECT_EQ(said({}), "expected one of bench (see duo --help)");
+}
+
 TEST(Checks, AddressesAndNumbers) {
   const auto refusal = [](const CLI::Validator& check, std::string value) { return check(value); };
   for (const char* good : {"127.0.0.1:50051", "host.example:0", "[::1]:7070", "unix:/run/duo", "0.0.0.0:65535"}) {
