@@ -13,10 +13,10 @@ void OpenClosedStreams();
 // Whether all that was printed to stdout got out. A reader that ended early is no error.
 absl::Status FlushOutput();
 
-// Of a rank, before something is said on stderr about what was printed: flushes stdout and gives mpirun time to take it.
-// It copies a rank's two streams one independently of the other, and where they go to one place, what is written last
-// can be first. Nothing tells whether it has taken a text (stdout is a terminal of its own), so this is a tenth of a
-// second.
+// Of a rank, before something is said on stderr about what was printed: flushes stdout and gives mpirun time to take
+// it. It copies a rank's two streams one independently of the other, and where they go to one place, what is written
+// last can be first. Nothing tells whether it has taken a text (stdout is a terminal of its own), so this is a tenth of
+// a second.
 void LetOutputPass();
 
 }  // namespace duo
