@@ -95,6 +95,13 @@ def python_package():
                 check(question["answer"] in answer.text and answer.finish == "stop", f"an answer: {answer}")
                 equal([one.id for one in client.list()], ["book"], "sessions")
 
+            example = os.path.join(harness.SOURCE, "launcher", "python", "example", "example.py")  # as its first lines say to run it
+            shown = subprocess.run([sys.executable, example, "--server", server.address], capture_output=True, text=True, check=False,
+                                   env=dict(os.environ, PYTHONPATH=os.path.join(folder, "there")))
+            check(shown.returncode == 0, f"the example: {shown.stderr[-1500:]}")
+            for answer in ("402113", "771950", "083364"):
+                check(shown.stdout.count(answer) == 2, f"the example is not told {answer}: {shown.stdout}")
+
             async def with_asyncio():
                 async with AsyncClient(server.address) as client:
                     await client.wait_until_ready(60)

@@ -167,10 +167,13 @@ void Sessions::Save(const CallPtr& call, const std::string& id, const Saved& don
 absl::StatusOr<std::string> Sessions::CheckRestore(const std::string& id, const std::string& new_id,
                                                    int64_t max_tokens) {
   if (store_ == nullptr) return absl::FailedPreconditionError("this server has no --save-dir");
-  if (absl::StatusOr<SessionView> view = Get(id); !view.ok()) return view.status();
+  const absl::StatusOr<SessionView> view = Get(id);
+  if (!view.ok()) return view.status();
   const bool renamed = !new_id.empty() && new_id != id;
   if (!renamed && (Lookup(id) != nullptr || taken_.count(id) != 0)) {
-    return absl::AlreadyExistsError(absl::StrCat("there is a session ", id, " already"));
+    return absl::AlreadyExistsError(absl::StrCat(
+        "there is a session ", id, " already",
+        view->residence == Residence::kMovedOut ? ": it is moved out, and the next call on it brings it back" : ""));
   }
   if (closing_.count(id) != 0) {
     return absl::FailedPreconditionError(absl::StrCat("session ", id, " is still being closed; try again"));

@@ -83,6 +83,10 @@ TEST_F(ServiceFixture, ADrainSavesRefusesAndEnds) {
   server_ = nullptr;
   Serve();
   EXPECT_EQ(Get("doc")->residence, Residence::kMovedOut);
+  Awaited<SaveDone> restored;
+  StartRestore(context(), caller_, {"doc", "", 0}, restored.Finish());
+  EXPECT_EQ(restored.Wait().status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_NE(restored.Wait().status().message().find("the next call on it brings it back"), std::string::npos);
   AskClient client;
   auto job = StartAsk(client, {.session_id = "doc", .text = "x", .max_new_tokens = 1});
   EXPECT_TRUE(client.Wait().ok());

@@ -3,7 +3,9 @@
 
     duo serve --model launcher/demo/needle-6m --listen 127.0.0.1:50051 &
     pip install launcher/python
-    python3 launcher/python/example.py --server 127.0.0.1:50051
+    python3 launcher/python/example/example.py --server 127.0.0.1:50051
+
+It has a folder of its own: beside the package's source it would find that, which has no stubs, before what is installed.
 """
 
 import argparse
