@@ -92,7 +92,11 @@ class Report {
     const std::string& file = flags_.text.prompt_file;
     for (size_t i = 0; i < out_.answers.size() && flags_.sources > 0; ++i) {
       std::string of;
-      if (!flags_.text.asks.empty()) of = absl::StrCat(" for ", absl::StripAsciiWhitespace(flags_.text.asks[i]));
+      if (!flags_.text.asks.empty()) {
+        of = flags_.text.asks[i];
+        absl::RemoveExtraAsciiWhitespace(&of);  // questions may have lines, this is one
+        of = absl::StrCat(" for \"", of, "\"");
+      }
       std::fprintf(stderr, "where the model looked%s:\n%s", of.c_str(),
                    SourcesText(out_.answers[i].sources->Find(out_.answers[i].stream->tokens()), file == "-" ? "" : file)
                        .c_str());

@@ -114,7 +114,7 @@ class Served:
         for line in self.process.stderr:
             event = json.loads(line) if line.startswith("{") else {"event": line}
             found[event["event"]] = event
-            if "model loaded" in found:
+            if {"model loaded", "listening", "listening for HTTP"} <= set(found):
                 self.grpc, self.http = (f"127.0.0.1:{found[name]['port']}" for name in ("listening", "listening for HTTP"))
                 return
         raise AssertionError(f"the server has ended: {found}")

@@ -83,6 +83,8 @@ def main():
         test.expect(len(printed.stdout.splitlines()) == len(facts), "stdout has more than the answers")
         test.expect(printed.stderr.count("where the model looked") == len(facts), "a list of each answer on stderr")
         test.expect(f"{path}:" in printed.stderr, "lines are of the file")
+        for ask in asks:
+            test.expect(f'where the model looked for "{" ".join(ask.split())}":\n' in printed.stderr, f"a question in one line: {printed.stderr}")
         again = json.loads(generate("--json", "--replay", "2").stdout)["answers"]
         for (key, sentence), answer in zip(facts, again):
             test.expect(sentence[-7:-1] in answer["text"], f"{key}, behind its sources: {answer['text']!r}")
