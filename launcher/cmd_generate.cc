@@ -57,16 +57,32 @@ absl::StatusOr<Room> Plan(const GenerateFlags& flags, const Texts& texts) {
   return room;
 }
 
+// Of what the answers are to be; null where they may be anything. Wants no model, so that what is wrong with a schema
+// or a pattern is said before one is loaded.
+absl::StatusOr<std::shared_ptr<const Grammar>> ReadGrammar(const SamplingFlags& flags) {
+  const absl::StatusOr<Guide> guide = ReadGuideFlags(flags);
+  if (!guide.ok()) return guide.status();
+  if (guide->kind == Guide::Kind::kNone) return nullptr;
+  return CompileGuide(*guide);
+}
+
 class Generation {
  public:
-  Generation(const GenerateFlags& flags, const Room& room, Texts texts, Runtime& runtime, Engine& engine)
-      : flags_(flags), room_(room), texts_(std::move(texts)), runtime_(runtime), engine_(engine) {}
+  // grammar: of what the answers are to be; null: anything
+  Generation(const GenerateFlags& flags, const Room& room, std::shared_ptr<const Grammar> grammar, Texts texts,
+             Runtime& runtime, Engine& engine)
+      : flags_(flags),
+        room_(room),
+        grammar_(std::move(grammar)),
+        texts_(std::move(texts)),
+        runtime_(runtime),
+        engine_(engine) {}
 
   int Run() {
     absl::StatusOr<SamplingRules> rules = ReadSamplingFlags(flags_.sampling);
     if (!rules.ok()) return Fail(rules.status());
     out_.rules = std::move(*rules);
-    if (absl::Status s = ReadGuide(); !s.ok()) return Fail(s);
+    if (grammar_ != nullptr) trie_ = MakeTokenTrie(texts_.tokenizer, engine_.config().vocab);
     const Clock::time_point start = Clock::now();
     progress_ = std::make_unique<Progress>("reading", "tokens", false);
     const absl::Status status = flags_.text.asks.empty() ? Continue() : AskAll();
@@ -79,16 +95,6 @@ class Generation {
   }
 
  private:
-  absl::Status ReadGuide() {
-    absl::StatusOr<Guide> guide = ReadGuideFlags(flags_.sampling);
-    if (!guide.ok() || guide->kind == Guide::Kind::kNone) return guide.status();
-    absl::StatusOr<std::shared_ptr<const Grammar>> grammar = CompileGuide(*guide);
-    if (!grammar.ok()) return grammar.status();
-    grammar_ = std::move(*grammar);
-    trie_ = MakeTokenTrie(texts_.tokenizer, engine_.config().vocab);
-    return absl::OkStatus();
-  }
-
   absl::Status Continue() {
     absl::StatusOr<SessionId> session =
         engine_.CreateSession(1);  // the text is continued on a fork, which takes the room
@@ -208,7 +214,7 @@ class Generation {
 
   const GenerateFlags& flags_;
   Room room_;
-  std::shared_ptr<const Grammar> grammar_;  // null: answers may be anything
+  const std::shared_ptr<const Grammar> grammar_;
   std::shared_ptr<const TokenTrie> trie_;
   Texts texts_;
   Runtime& runtime_;
@@ -223,9 +229,11 @@ int RunGenerate(const GenerateFlags& flags, const Launch& launch) {
   Communicator& comm = *runtime->comm;
   absl::StatusOr<Texts> texts = Texts();
   absl::StatusOr<Room> room = Room();
+  absl::StatusOr<std::shared_ptr<const Grammar>> grammar = nullptr;
   if (runtime->leader()) {
     texts = EncodeTexts(flags.runtime.model, flags.text);
     if (texts.ok()) room = Plan(flags, *texts);
+    grammar = ReadGrammar(flags.sampling);
     if (texts.ok() && !texts->asks.empty() && texts->prompt.empty() && !texts->tokenizer.has_stable_places()) {
       std::fprintf(stderr, "each question reads the prompt again: with this tokenizer no place in a text is certain\n");
     }
@@ -234,8 +242,10 @@ int RunGenerate(const GenerateFlags& flags, const Launch& launch) {
                    Grouped(flags.text.max_tokens).c_str(), Grouped(static_cast<int64_t>(texts->cut_bytes)).c_str());
     }
   }
-  if (absl::Status s = Agree(comm, texts.ok() ? room.status() : texts.status()); !s.ok())
-    return Fail(s, runtime->leader());
+  absl::Status ready = texts.status();
+  ready.Update(room.status());
+  ready.Update(grammar.status());
+  if (absl::Status s = Agree(comm, ready); !s.ok()) return Fail(s, runtime->leader());
   comm.Broadcast(&*room, sizeof(Room), 0);
 
   EngineOptions options = MakeEngineOptions(flags.runtime, launch);
@@ -250,7 +260,7 @@ int RunGenerate(const GenerateFlags& flags, const Launch& launch) {
     (*engine)->Follow();
     return 0;
   }
-  return Generation(flags, *room, std::move(*texts), *runtime, **engine).Run();
+  return Generation(flags, *room, *std::move(grammar), *std::move(texts), *runtime, **engine).Run();
 }
 
 }  // namespace

@@ -79,7 +79,7 @@ int main(int argc, char** argv) {
     app->parse(std::vector<std::string>(words.rbegin(), words.rend()));  // as the parser wants them
     duo::RefuseNoNumbers(*app);
   } catch (const CLI::ParseError& error) {  // help and version are errors of code 0 here
-    if (error.get_exit_code() != 0) return refused(surroundings.settings.Explained(error.what()));
+    if (error.get_exit_code() != 0) return refused(surroundings.settings.Explained(duo::InOurWords(error.what())));
     app->exit(error);
     return duo::Ended(0);
   }

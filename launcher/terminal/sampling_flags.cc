@@ -6,6 +6,20 @@
 
 namespace duo {
 
+namespace {
+
+std::optional<TokenBias> ReadBias(const std::string& text) {
+  TokenBias bias;
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || !absl::SimpleAtoi(text.substr(0, equals), &bias.token) ||
+      !absl::SimpleAtof(text.substr(equals + 1), &bias.bias)) {
+    return std::nullopt;
+  }
+  return bias;
+}
+
+}  // namespace
+
 void AddSamplingFlags(CLI::App& command, SamplingFlags& flags) {
   SamplingRules& r = flags.rules;
   const char* group = "Sampling";
@@ -28,6 +42,12 @@ void AddSamplingFlags(CLI::App& command, SamplingFlags& flags) {
       ->group(group);
   command.add_option("--logit-bias", flags.biases, "Added to a token's logit, -100 to 100; repeat for more")
       ->type_name("TOKEN=BIAS")
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            return ReadBias(text).has_value() ? std::string()
+                                              : absl::StrCat("expected TOKEN=BIAS, as 42=-5.5, found ", text);
+          },
+          ""))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->expected(1)
       ->allow_extra_args(false)
@@ -82,13 +102,11 @@ absl::StatusOr<Guide> ReadGuideFlags(const SamplingFlags& flags) {
 absl::StatusOr<SamplingRules> ReadSamplingFlags(const SamplingFlags& flags) {
   SamplingRules rules = flags.rules;
   for (const std::string& text : flags.biases) {
-    TokenBias bias;
-    const size_t equals = text.find('=');
-    if (equals == std::string::npos || !absl::SimpleAtoi(text.substr(0, equals), &bias.token) ||
-        !absl::SimpleAtof(text.substr(equals + 1), &bias.bias)) {
+    const std::optional<TokenBias> bias = ReadBias(text);
+    if (!bias.has_value()) {
       return absl::InvalidArgumentError(absl::StrCat("--logit-bias: expected TOKEN=BIAS, found \"", text, "\""));
     }
-    rules.logit_bias.push_back(bias);
+    rules.logit_bias.push_back(*bias);
   }
   return rules;
 }

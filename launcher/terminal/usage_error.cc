@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
 
 namespace duo {
 namespace {
@@ -52,27 +53,21 @@ bool LooksLikeFlag(const std::string& word) {
          word[1] != '.';
 }
 
-// The parser's words about a flag with too few or too many values, said as other refusals are. CLI11 says "--rows: 1
-// required INT:INT in [1 - 64] missing", of a list of values "TEXT:{a,b}" in place of INT, and "--kv: At Most 1
-// required but received 2".
-std::string SaidOfCounts(const std::string& refusal) {
-  const std::string many = ": At Most 1 required but received ", few = ": 1 required ", missing = " missing";
-  if (const size_t at = refusal.find(many); at != std::string::npos) {
-    return absl::StrCat(refusal.substr(0, at), ": expected one value, found ", refusal.substr(at + many.size()));
+// "{a,b}" as a, b.
+std::string Listed(absl::string_view braced) {
+  return absl::StrReplaceAll(braced.substr(1, braced.size() - 2), {{",", ", "}});
+}
+
+// What CLI11's words for a value's type and check say is wanted: "INT:INT in [1 - 64]", "TEXT:{a,b}", "FILE".
+std::string Wanted(const std::string& type) {
+  if (const size_t list = type.find(":{"); list != std::string::npos) {
+    return absl::StrCat("one of ", Listed(type.substr(list + 1)));
   }
-  const size_t at = refusal.find(few);
-  if (at == std::string::npos || !absl::EndsWith(refusal, missing)) return refusal;
-  const size_t begin = at + few.size();
-  std::string wanted = refusal.substr(begin, refusal.size() - missing.size() - begin);
-  if (const size_t list = wanted.find(":{"); list != std::string::npos) {
-    wanted = "one of " + absl::StrReplaceAll(wanted.substr(list + 2, wanted.size() - list - 3), {{",", ", "}});
-  } else if (const size_t range = wanted.find(" in ["); range != std::string::npos) {
-    wanted =
-        "a number from " + absl::StrReplaceAll(wanted.substr(range + 5, wanted.size() - range - 6), {{" - ", " to "}});
-  } else {
-    wanted = absl::StrCat("a value (", wanted, ")");
+  if (const size_t range = type.find(" in ["); range != std::string::npos) {
+    const std::string bounds = type.substr(range + 5, type.size() - range - 6);
+    return absl::StrCat("a number from ", absl::StrReplaceAll(bounds, {{" - ", " to "}}));
   }
-  return absl::StrCat(refusal.substr(0, at), ": expected ", wanted, ", found none");
+  return absl::StrCat("a value (", type, ")");
 }
 
 std::string DidYouMean(const std::string& nearest) {
@@ -93,6 +88,28 @@ std::string Nearest(const std::string& word, const std::vector<std::string>& can
     }
   }
   return nearest;
+}
+
+std::string InOurWords(const std::string& refusal) {
+  const size_t colon = refusal.find(": ");
+  if (colon == std::string::npos) return refusal;
+  const std::string name = refusal.substr(0, colon), rest = refusal.substr(colon + 2);
+  const std::string many = "At Most 1 required but received ", few = "1 required ", missing = " missing",
+                    value = "Value ", outside = " not in range ", unlisted = " not in {";
+  const auto said = [&](const std::string& wanted, const std::string& found) {
+    return absl::StrCat(name, ": expected ", wanted, ", found ", found);
+  };
+  if (absl::StartsWith(rest, many)) return said("one value", rest.substr(many.size()));
+  if (absl::StartsWith(rest, few) && absl::EndsWith(rest, missing)) {
+    return said(Wanted(rest.substr(few.size(), rest.size() - few.size() - missing.size())), "none");
+  }
+  if (const size_t at = rest.rfind(outside); absl::StartsWith(rest, value) && at != std::string::npos) {
+    return said("a number from " + rest.substr(at + outside.size()), rest.substr(value.size(), at - value.size()));
+  }
+  if (const size_t at = rest.rfind(unlisted); at != std::string::npos && rest.back() == '}') {
+    return said("one of " + Listed(rest.substr(at + unlisted.size() - 1)), rest.substr(0, at));
+  }
+  return refusal;
 }
 
 std::string UsageError(const CLI::App& app, const std::vector<std::string>& arguments, const std::string& refusal) {
@@ -121,7 +138,7 @@ std::string UsageError(const CLI::App& app, const std::vector<std::string>& argu
       refusal == "A subcommand is required" && problem.empty()) {
     problem = absl::StrCat("expected one of ", absl::StrJoin(names, ", "));
   }
-  return absl::StrCat(problem.empty() ? SaidOfCounts(refusal) : problem, " (see ", path, " --help)");
+  return absl::StrCat(problem.empty() ? refusal : problem, " (see ", path, " --help)");
 }
 
 }  // namespace duo

@@ -185,6 +185,16 @@ def main():
         for flag, value in (("--seed", "-1"), ("--seed", "99999999999999999999"), ("--max-new-tokens", "0"), ("--recent", "-1"),
                             ("--threads", "99999999999")):
             refused(f"{flag} {value}", [flag], "generate", *short, "--prompt", "x", f"{flag}={value}", code=2)
+        # What the answer is to be is read before the model, whose weights are missing here.
+        light = copy_model(os.path.join(work, "light"))
+        os.remove(os.path.join(light, "model.safetensors"))
+        generate = ["generate", "--model", light, "--device", "cpu", "--prompt", "x"]
+        refused("a schema that is not there", ["absent.json"], *generate, "--json-schema", os.path.join(work, "absent.json"))
+        refused("a pattern with a hole", ["a ( has no )"], *generate, "--regex", "(")
+        refused("a bias of nothing", ["--logit-bias", "TOKEN=BIAS", "found 5"], *generate, "--logit-bias", "5", code=2)
+        refused("a bias of nothing, for a server", ["--logit-bias", "TOKEN=BIAS", "found 5"], "client", "ask", "book", "Who?", "--logit-bias", "5",
+                code=2)
+
         # Flags that contradict each other or the number of ranks, before anything is opened: there is no such model.
         absent = os.path.join(work, "absent")
         ranks = dict(os.environ, OMPI_COMM_WORLD_SIZE="3", OMPI_COMM_WORLD_RANK="0")

@@ -41,7 +41,7 @@ TEST(UsageError, NamesTheWordThatIsNotKnownAndWhatWasMeant) {
 }
 
 // In place of the parser's own words, which show how it is made.
-TEST(UsageError, SaysWhatIsWantedWhereAValueIsMissing) {
+TEST(UsageError, SaysWhatIsExpectedAndWhatWasFound) {
   CLI::App app("a program", "duo");
   app.require_subcommand(1);
   CLI::App* bench = app.add_subcommand("bench", "");
@@ -55,7 +55,7 @@ TEST(UsageError, SaysWhatIsWantedWhereAValueIsMissing) {
       RefuseEmptyParts(app, words);
       app.parse(std::vector<std::string>(words.rbegin(), words.rend()));
     } catch (const CLI::ParseError& error) {
-      return UsageError(app, words, error.what());
+      return UsageError(app, words, InOurWords(error.what()));
     }
     return std::string();
   };
@@ -68,6 +68,11 @@ TEST(UsageError, SaysWhatIsWantedWhereAValueIsMissing) {
             "--rows: expected a value, or several with commas between, found none (see duo bench --help)");
   EXPECT_EQ(said({"bench", "--kind", "duo", "--kind", "full"}),
             "--kind: expected one value, found 2 (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--rows", "1,65"}),
+            "--rows: expected a number from 1 to 64, found 65 (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--rows", "many"}),
+            "--rows: expected a number from 1 to 64, found many (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--kind", "half"}), "--kind: expected one of duo, full, found half (see duo bench --help)");
   EXPECT_EQ(said({"bench", "--rows", "1,2"}), "");
   EXPECT_EQ(said({}), "expected one of bench (see duo --help)");
 }
