@@ -22,6 +22,7 @@
 #include "kernels/kv_codec.h"
 #include "launcher/plan_render.h"
 #include "launcher/plan_simulate.h"
+#include "launcher/plan_weights.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/format_names.h"
@@ -167,6 +168,7 @@ struct RankMemory {
 RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const PartitionRequest& request,
                     const Partition& partition) {
   const WeightFormats formats = FormatsOf(flags, config);
+  PlannedWeights weights(config, formats);
   const KvFormat format = KvFormatNamed(flags.kv).value_or(KvFormat::kBF16);
   RankMemory most;
   for (int r = 0; r < partition.world; ++r) {
@@ -179,7 +181,7 @@ RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const Par
       for (const LocalHead& head : layer) slots = std::max(slots, head.slots);
     }
     RankMemory rank;
-    rank.weights = WeightBytes({config, shard, formats});
+    rank.weights = weights.Bytes(shard);
     rank.kv = unit.page * CeilDiv(request.context, int64_t{kPageTokens}) +
               unit.split_page * CeilDiv(request.context, int64_t{kPageTokens} * slots) + unit.ring;
     if (rank.total() > most.total()) most = rank;
