@@ -8,6 +8,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "launcher/terminal/outputs.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/sparse_json.h"
@@ -93,9 +95,9 @@ class Report {
     for (size_t i = 0; i < out_.answers.size() && flags_.sources > 0; ++i) {
       std::string of;
       if (!flags_.text.asks.empty()) {
-        of = flags_.text.asks[i];
-        absl::RemoveExtraAsciiWhitespace(&of);  // questions may have lines, this is one
-        of = absl::StrCat(" for \"", of, "\"");
+        const std::vector<std::string> words =  // of a question, which may have lines: this is one
+            absl::StrSplit(flags_.text.asks[i], absl::ByAnyChar(" \t\r\n"), absl::SkipEmpty());
+        of = absl::StrCat(" for \"", absl::StrJoin(words, " "), "\"");
       }
       std::fprintf(stderr, "where the model looked%s:\n%s", of.c_str(),
                    SourcesText(out_.answers[i].sources->Find(out_.answers[i].stream->tokens()), file == "-" ? "" : file)
