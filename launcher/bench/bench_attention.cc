@@ -161,7 +161,7 @@ absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime) {
   }
   progress.Done();
   if (!times.failed.ok()) return times.failed;
-  if (times.rows.empty()) return absl::InvalidArgumentError("--kernels linear are timed on CUDA alone");
+  if (times.rows.empty()) return absl::InvalidArgumentError("--kernels linear: these matrices are timed on CUDA alone");
   return PrintKernelRows(flags, runtime, rates, times.rows, "attention");
 }
 
