@@ -132,6 +132,11 @@ def main():
         check("a list without one", run(*config, "--simulate", "8,16", "--json").returncode == 0)
         simulated = json.loads(run(*config, "--simulate", "8", "--gpu", "h200", "--json").stdout)
         check("simulations say what they assume", simulated["assumed"]["gpu"] == "H200" and simulated["assumed"]["gpus_per_host"] == 8, simulated)
+        wide = copy_model(os.path.join(work, "wide"))
+        edit_json(os.path.join(wide, "config.json"), lambda c: c.update(torch_dtype="float32"))
+        planned = [json.loads(run("plan", "--model", model, "--simulate", "2", "--json").stdout) for model in (MODEL, wide)]
+        check("f32 weights become bf16 on a GPU, in the plan too", planned[0]["assumed"]["weight_bits"] == planned[1]["assumed"]["weight_bits"] == 16 and
+              planned[0]["simulated"][0]["memory"] == planned[1]["simulated"][0]["memory"], planned[1])
         help_text = " ".join(run("generate", "--help").stdout.decode().split())
         check("the help says what writing sparsely can lose", "chain of facts" in help_text and "11 to 32 of 100" in help_text)
 
