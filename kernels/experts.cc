@@ -1,6 +1,7 @@
 #include "kernels/experts.h"
 
 #include "kernels/backend.h"
+#include "kernels/scale_blocks.h"
 
 namespace duo {
 namespace {
@@ -18,6 +19,7 @@ void CheckBank(const ExpertBank& bank, const Routing& routing, int64_t dim) {
   for (const Weight* w : {&bank.gate_up, &bank.down}) {  // an expert's groups end with its rows
     if (w->groups != nullptr || w->exponents != nullptr) DUO_CHECK_EQ(w->cols % w->group, 0);
     if (w->groups != nullptr) DUO_CHECK_EQ(w->cols % w->pair_cols(), 0);
+    if (HasScaleBlocks(*w)) DUO_CHECK_EQ(w->rows / bank.experts % w->block, 0);
   }
 }
 
@@ -28,7 +30,7 @@ Weight ExpertRows(const Weight& bank, int experts, int expert) {
   Weight part = bank;
   part.rows = rows;
   part.data = static_cast<const uint8_t*>(bank.data) + Bytes(bank.dtype, first * bank.cols);
-  if (bank.scales != nullptr) part.scales = bank.scales + first;
+  if (bank.scales != nullptr) part.scales = HasScaleBlocks(bank) ? ScalesOfRow(bank, first) : bank.scales + first;
   if (bank.groups != nullptr) part.groups = bank.groups + first * (bank.cols / bank.pair_cols()) * 2;
   if (bank.exponents != nullptr) part.exponents = bank.exponents + first * (bank.cols / bank.group);
   if (bank.subs != nullptr) part.subs = bank.subs + first * (bank.cols / bank.group) * 2;

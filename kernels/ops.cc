@@ -1,6 +1,7 @@
 #include "kernels/ops.h"
 
 #include "kernels/backend.h"
+#include "kernels/scale_blocks.h"
 
 namespace duo {
 namespace {
@@ -21,12 +22,16 @@ void CheckWeight(const Weight& w) {
     DUO_CHECK_EQ(w.pair_cols() % w.group, 0);
   } else if (HasRowScales(w.dtype)) {
     DUO_CHECK(w.scales != nullptr);
+    if (HasScaleBlocks(w)) {
+      for (const int side : {w.block, w.group}) DUO_CHECK(side > 0 && side <= 128 && (side & (side - 1)) == 0);
+    }
   }
 }
 
 }  // namespace
 
 size_t Weight::bytes() const {
+  if (HasScaleBlocks(*this)) return Bytes(dtype, rows * cols) + ScaleCount(*this) * sizeof(float);
   size_t parameters = 0;
   if (HasRowScales(dtype) && group == 0) parameters = rows * sizeof(float);
   if (group > 0) parameters = rows * (cols / pair_cols()) * (exponents != nullptr ? 1 : 2 * sizeof(uint16_t));

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/backend.h"
+#include "kernels/scale_blocks.h"
 
 namespace duo {
 namespace {
@@ -39,7 +40,7 @@ void FillWeight(Device& device, const Weight& weight, uint64_t seed, float ampli
   if (run.kind == FillKind::kCode) run.count = Bytes(weight.dtype, run.count);
   FillElements(device, run, seed);
   if (weight.scales != nullptr) {
-    FillFloats(device, const_cast<float*>(weight.scales), weight.rows,
+    FillFloats(device, const_cast<float*>(weight.scales), HasScaleBlocks(weight) ? ScaleCount(weight) : weight.rows,
                amplitude / (weight.dtype == DType::kI8 ? 127.0f : 448.0f));
   }
   if (weight.groups != nullptr) {

@@ -69,7 +69,7 @@ void AddModelFlags(CLI::App& command, BenchFlags& flags, bool several) {
       .add_option(
           "--weights", flags.runtime.weights,
           absl::StrCat("Format of the weights; auto: as stored, random ones bf16; int8:32: a scale for every 32 "
-                       "columns (others on the CPU); ",
+                       "columns (others on the CPU); fp8:128x128: one for each block of 128 rows and columns; ",
                        kMixedWeights, ": of random ones, GGUF's mixture of 4 and 6 bits; ", kMxfp4Weights,
                        ": of random ones, experts as gpt-oss has them"))
       ->check(CLI::IsMember(weights))

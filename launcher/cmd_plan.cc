@@ -112,6 +112,12 @@ WeightFormats FormatsOf(const PlanFlags& flags, const ModelConfig& config) {
     if (!asked.has_value() && StoredBits(stored) == Bits(type)) formats.matrices = type;
   }
   formats.int8_group = Int8GroupNamed(flags.weights);
+  if (!asked.has_value() && stored.block_cols > 0) {
+    const std::optional<CodeFormat> blocks = ScaleBlockFormat(stored.block_rows, stored.block_cols);
+    const bool held = blocks.has_value() && blocks->group >= 64;  // on CUDA
+    formats.matrices = held ? DType::kF8E4M3 : config.dtype;
+    formats.int8_group = held ? blocks->group : 0;
+  }
   formats.int4_group = config.hidden < 2048 ? 32 : 128;
   return formats;
 }
@@ -400,7 +406,7 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
       ->check(CLI::IsMember(KvFormatNames()))
       ->capture_default_str();
   command
-      ->add_option("--weights", flags->weights, "Weight format; auto: as stored; int8:32: a scale for every 32 columns")
+      ->add_option("--weights", flags->weights, "Weight format; auto: as stored; int8:32: a scale for every 32 columns; fp8:128x128: one for each block")
       ->check(CLI::IsMember(WeightFormatNames()))
       ->capture_default_str();
   command->add_option("--strategy", flags->strategy, "How heads are placed on ranks")

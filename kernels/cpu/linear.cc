@@ -11,6 +11,7 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/weight_decode.h"
 #include "kernels/row_cuts.h"
+#include "kernels/scale_blocks.h"
 
 namespace duo::cpu {
 namespace {
@@ -49,6 +50,11 @@ void LinearFewRows(Device& device, View out, View x, const Weight& w, Arena& scr
     }
   }
   const int64_t row_bytes = Bytes(w.dtype, w.cols);
+  const bool scale_blocks = HasScaleBlocks(w);
+  const auto scales_from = [&](int64_t row) -> const float* {
+    if (w.scales == nullptr) return nullptr;
+    return scale_blocks ? ScalesOfRow(w, row) : w.scales + row;
+  };
   device.pool().ParallelFor(CeilDiv(w.rows, kGemvRows), [&](int64_t item, int) {
     const int64_t first = item * kGemvRows, outs = std::min(kGemvRows, w.rows - first);
     float y[kExactRows * kGemvRows];
@@ -58,12 +64,14 @@ void LinearFewRows(Device& device, View out, View x, const Weight& w, Arena& scr
                  .row_bytes = row_bytes,
                  .outs = outs,
                  .cols = w.cols,
-                 .scales = w.scales != nullptr ? w.scales + first : nullptr,
+                 .scales = scales_from(first),
                  .groups = w.groups != nullptr ? w.groups + first * (w.cols / w.pair_cols()) * 2 : nullptr,
                  .subs = w.subs != nullptr ? w.subs + first * (w.cols / w.group) * 2 : nullptr,
                  .exponents = w.exponents != nullptr ? w.exponents + first * (w.cols / w.group) : nullptr,
                  .group = w.group,
                  .block = w.pair_cols(),
+                 .scale_rows = scale_blocks ? w.block : 1,
+                 .past = scale_blocks ? static_cast<int>(first % w.block) : 0,
                  .rows = static_cast<int>(std::min<int64_t>(rows - r, kMaxGemvRows)),
                  .x = prepared + r * cols,
                  .x_stride = cols,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/scale_blocks.h"
+
 namespace duo::cpu {
 
 Code CodeOf(const Weight& w) {
@@ -31,6 +33,15 @@ void DecodeWeightRow(const Weight& w, int64_t row, int64_t first, int64_t count,
   const uint8_t* codes = static_cast<const uint8_t*>(w.data) + Bytes(w.dtype, row * w.cols + first);
   if (w.group == 0) {
     simd.decode(CodeOf(w), codes, w.scales != nullptr ? w.scales[row] : 1.0f, 0.0f, count, out);
+    return;
+  }
+  if (HasScaleBlocks(w)) {
+    const float* scales = ScalesOfRow(w, row);
+    for (int64_t c = first, end = first + count; c < end;) {
+      const int64_t next = std::min(end, (c / w.group + 1) * w.group);
+      simd.decode(CodeOf(w), codes + (c - first), scales[c / w.group], 0.0f, next - c, out + (c - first));
+      c = next;
+    }
     return;
   }
   for (int64_t c = first, end = first + count; c < end;) {

@@ -1,6 +1,7 @@
 #include "launcher/terminal/format_names.h"
 
 #include "absl/strings/numbers.h"
+#include "runtime/weights/scale_grid.h"
 
 namespace duo {
 namespace {
@@ -8,6 +9,7 @@ namespace {
 constexpr DType kWeightTypes[] = {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4};
 constexpr int kInt8Groups[] = {16, 32, 64, 128};
 constexpr std::string_view kInt8GroupPrefix = "int8:";
+constexpr std::string_view kFp8Blocks = "fp8:128x128";
 
 }  // namespace
 
@@ -25,6 +27,7 @@ std::vector<std::string> WeightTypeNames() {
 
 std::vector<std::string> WeightFormatNames() {
   std::vector<std::string> names = WeightTypeNames();
+  names.emplace_back(kFp8Blocks);
   for (const int group : kInt8Groups) names.push_back(std::string(kInt8GroupPrefix) + std::to_string(group));
   return names;
 }
@@ -37,6 +40,7 @@ std::optional<KvFormat> KvFormatNamed(std::string_view name) {
 }
 
 std::optional<DType> WeightTypeNamed(std::string_view name) {
+  if (name == kFp8Blocks) return DType::kF8E4M3;
   if (Int8GroupNamed(name) > 0) return DType::kI8;
   for (const DType type : kWeightTypes) {
     if (name == Name(type)) return type;
@@ -45,6 +49,7 @@ std::optional<DType> WeightTypeNamed(std::string_view name) {
 }
 
 int Int8GroupNamed(std::string_view name) {
+  if (name == kFp8Blocks) return kScaleBlock;
   int group = 0;
   if (!name.starts_with(kInt8GroupPrefix) ||
       !absl::SimpleAtoi(std::string(name.substr(kInt8GroupPrefix.size())), &group))

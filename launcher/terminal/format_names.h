@@ -11,7 +11,7 @@
 
 namespace duo {
 
-// "auto" first. Weights have int8 in groups besides, "int8:32" and the like.
+// "auto" first. Weights have int8 in groups besides, "int8:32" and the like, and "fp8:128x128", fp8 in blocks.
 std::vector<std::string> KvFormatNames();
 std::vector<std::string> WeightFormatNames();
 std::vector<std::string> WeightTypeNames();  // those without groups: embedding and head have no others
@@ -19,10 +19,10 @@ std::vector<std::string> WeightTypeNames();  // those without groups: embedding 
 // Nothing for "auto".
 std::optional<KvFormat> KvFormatNamed(std::string_view name);
 
-// Nothing for "auto"; int8 for "int8:32".
+// Nothing for "auto"; int8 for "int8:32", fp8 for "fp8:128x128".
 std::optional<DType> WeightTypeNamed(std::string_view name);
 
-// Columns that share a scale: 32 for "int8:32"; 0 for whatever has no such number.
+// Columns that share a scale: 32 for "int8:32", 128 for "fp8:128x128"; 0 for whatever has no such number.
 int Int8GroupNamed(std::string_view name);
 
 }  // namespace duo

@@ -98,7 +98,8 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
       ->group(memory);
   command
       .add_option("--weights", f.weights,
-                  "Format of the weights; auto: as stored; int8:32: a scale for every 32 columns (others on the CPU)")
+                  "Format of the weights; auto: as stored; int8:32: a scale for every 32 columns (others on the CPU); "
+                  "fp8:128x128: one for each block of 128 rows and columns")
       ->check(CLI::IsMember(WeightFormatNames()))
       ->capture_default_str()
       ->group(memory);

@@ -13,13 +13,16 @@ namespace {
 std::vector<Fact> CommonFacts(const EngineOptions& o) {
   auto optional = [](const auto& value) { return value.has_value() ? absl::StrCat(*value) : std::string(); };
   auto named = [](const auto& value) { return value.has_value() ? std::string(Name(*value)) : std::string("auto"); };
+  const bool blocks = o.weights == DType::kF8E4M3 && o.int8_group > 0;
   return {{"--attention", Name(o.attention)},
           {"--sparsity", optional(o.sparsity)},
           {"--threshold", optional(o.threshold)},
           {"--sink", optional(o.sink)},
           {"--recent", optional(o.recent)},
           {"--kv", named(o.kv)},
-          {"--weights", o.int8_group > 0 ? absl::StrCat("int8:", o.int8_group) : named(o.weights)},
+          {"--weights", blocks             ? absl::StrCat("fp8:", o.int8_group, "x", o.int8_group)
+                        : o.int8_group > 0 ? absl::StrCat("int8:", o.int8_group)
+                                           : named(o.weights)},
           {"--weights-head", named(o.weights_head)},
           {"--chunk", absl::StrCat(o.chunk)},
           {"--strategy", Name(o.strategy)},

@@ -10,7 +10,7 @@ namespace duo {
 
 // Opens the model's files and chooses what its matrices become in memory.
 absl::Status Engine::State::DecideFormats() {
-  if (device->is_cuda() && options.int8_group > 0 && options.int8_group != 32) {
+  if (device->is_cuda() && options.weights == DType::kI8 && options.int8_group > 0 && options.int8_group != 32) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--weights int8:", options.int8_group, " runs on the CPU only; on CUDA use --weights int8:32, int8 or int4"));
   }

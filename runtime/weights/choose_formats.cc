@@ -10,6 +10,7 @@
 #include "runtime/weights/mixed_formats.h"
 #include "runtime/weights/quantize.h"
 #include "runtime/weights/weights.h"
+#include "runtime/weights/weights_layout.h"
 
 namespace duo {
 namespace {
@@ -22,12 +23,13 @@ std::vector<HeldWeight> AllWeights(const ModelConfig& config) {
   return HeldWeights(config, none);
 }
 
-// What CUDA's kernels of a few rows multiply with as it is (kernels/cuda/linear/linear_pieces.cu, linear_small.cu); the
-// rest becomes bf16 there. They read 128 columns of int4 and 64 of int8 at a time, which must lie within a block of
-// groups: int4 of smaller blocks, as where columns are cut into heads of 64, is widened.
+// What CUDA's kernels of a few rows multiply with as it is (kernels/cuda/linear/linear_pieces.cu, linear_small.cu,
+// linear_scale_blocks.cu); the rest becomes bf16 there. They read 128 columns of int4 and 64 of 8 bits at a time, which
+// must lie within a block of groups: int4 of smaller blocks, as where columns are cut into heads of 64, is widened.
 CodeFormat OnCuda(CodeFormat format) {
   constexpr CodeFormat kWide = {DType::kBF16, 0, 0};
   if (format.group == 0) return kWide;
+  if (format.scale_blocks()) return format.group >= 64 ? format : kWide;
   if (format.table != CodeTable::kNone) return format;
   if (format.block == 0) return format.type == DType::kI4 || format.group == 32 ? format : kWide;
   if (format.group > 32) return kWide;
@@ -35,8 +37,9 @@ CodeFormat OnCuda(CodeFormat format) {
   return format.type == DType::kI4 || format.block % 64 == 0 ? format : kWide;
 }
 
-// The matrices of a GGUF file, or of one whose experts are MXFP4, each in the format that holds what its tensors store,
-// or the nearest that the device has. layers, outer: which of the model's weights.
+// The matrices of a GGUF file, or of one whose experts are MXFP4 or whose matrices are fp8 in blocks, each in the
+// format that holds what its tensors store, or the nearest that the device has. layers, outer: which of the model's
+// weights.
 absl::Status KeepBlocks(const SafetensorsModel& files, const ModelConfig& config, bool on_cuda, bool layers, bool outer,
                         WeightFormats& formats) {
   std::set<std::string> expanded, as;
@@ -48,9 +51,9 @@ absl::Status KeepBlocks(const SafetensorsModel& files, const ModelConfig& config
       absl::StatusOr<StoredMatrix> matrix = FindStored(files, config.quantization, slice);
       if (!matrix.ok()) return matrix.status();
       joined = joined.has_value() ? Join(*joined, matrix->block_format()) : matrix->block_format();
-      if (matrix->in_blocks()) coded.insert(matrix->type_name());
+      if (matrix->in_blocks() || matrix->in_scale_blocks()) coded.insert(matrix->type_name());
     }
-    const std::optional<CodeFormat> fitted = FitTo(*joined, held.unit);
+    const std::optional<CodeFormat> fitted = FitTo(*joined, held);
     CodeFormat format = fitted.value_or(CodeFormat{DType::kF32, 0, 0});
     if (held.record->never_coded && IsQuantized(format.type)) format = {DType::kF32, 0, 0};
     if (on_cuda) format = OnCuda(format);
@@ -92,7 +95,8 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
       *out = DType::kI8;
       formats.int8_group = on_cuda ? 32 : std::min<int>(128, GroupUnit(stored->group()));
     }
-    const bool own = config.quantization.kind == QuantizationKind::kGguf && !wanted.has_value();
+    const bool in_blocks = config.quantization.kind == QuantizationKind::kGguf || config.quantization.block_cols > 0;
+    const bool own = in_blocks && !wanted.has_value();
     if (config.quantization.kind == QuantizationKind::kMxfp4) {
       if (wanted.has_value() && out == &formats.matrices) {
         formats.note = absl::StrCat("the checkpoint's experts (", Describe(config.quantization), ") are held as ",
@@ -109,7 +113,8 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
           absl::StrCat(Name(*out), " weights run on the CPU only; on CUDA use --weights bf16, fp8, int8 or int4"));
     }
   }
-  if (config.quantization.kind != QuantizationKind::kGguf && config.quantization.kind != QuantizationKind::kMxfp4)
+  if (config.quantization.kind != QuantizationKind::kGguf && config.quantization.kind != QuantizationKind::kMxfp4 &&
+      config.quantization.block_cols == 0)
     return formats;
   absl::Status kept =
       KeepBlocks(files, config, on_cuda, !asked.matrices.has_value(), !asked.vocabulary.has_value(), formats);

@@ -8,13 +8,22 @@ namespace {
 
 constexpr CodeFormat kWideE2M1 = {DType::kBF16, 0, 0};
 
+int PowerOfTwoIn(int count) { return std::min(count & -count, 128); }
+
 }  // namespace
+
+std::optional<CodeFormat> ScaleBlockFormat(int block_rows, int block_cols) {
+  const CodeFormat format = {DType::kF8E4M3, PowerOfTwoIn(block_cols), PowerOfTwoIn(block_rows)};
+  return format.group >= 16 ? std::optional(format) : std::nullopt;
+}
 
 CodeFormat Join(const CodeFormat& a, const CodeFormat& b) {
   if (a == b) return a;
   if (a.table == CodeTable::kE2M1) return Join(kWideE2M1, b);
   if (b.table == CodeTable::kE2M1) return Join(a, kWideE2M1);
-  if (a.group == 0 || b.group == 0) {
+  if (a.scale_blocks() && b.scale_blocks())
+    return {a.type, std::min(a.group, b.group), std::min(a.block, b.block)};
+  if (a.group == 0 || b.group == 0 || a.scale_blocks() || b.scale_blocks()) {
     // bf16 and f16 hold what the other does not.
     return {DType::kF32, 0, 0};
   }
@@ -34,6 +43,10 @@ std::optional<CodeFormat> FitTo(CodeFormat format, int64_t unit) {
     if (format.table == CodeTable::kE2M1) return kWideE2M1;
     format.type = DType::kI8;
     format.table = CodeTable::kNone;
+  }
+  if (format.scale_blocks()) {
+    while (format.group > 16 && unit % format.group != 0) format.group /= 2;
+    return unit % format.group == 0 ? std::optional(format) : std::nullopt;
   }
   const int least = format.type == DType::kI4 ? 32 : 16;
   while (format.group > least && unit % format.group != 0) format.group /= 2;

@@ -11,10 +11,17 @@ namespace duo {
 int64_t CutUnit(const QuantizationConfig& stored, const AskedMatrices& asked, int64_t columns, int world) {
   if (columns == 0) return 1;
   const bool as_stored = !asked.type.has_value();
+  // Of fp8 in blocks the last rank's last block may be cut off.
+  int64_t fp8_group = !as_stored && *asked.type == DType::kF8E4M3 ? asked.int8_group : 0;
+  if (as_stored && stored.block_cols > 0) {
+    const std::optional<CodeFormat> blocks = ScaleBlockFormat(stored.block_rows, stored.block_cols);
+    fp8_group = blocks.has_value() ? blocks->group : 1;
+  }
   const bool has_groups = stored.kind == QuantizationKind::kGguf ||
                           (stored.weights.bits == 8 && stored.weights.granularity == QuantizationGranularity::kGroup);
   const bool int4 = as_stored ? stored.weights.bits == 4 : *asked.type == DType::kI4;
   const int64_t grouped = asked.mixed ? std::max<int64_t>(GroupUnit(columns), kLeastInt4Group)
+                          : fp8_group > 0 ? fp8_group
                           : int4      ? Int4Group(columns)
                           : !as_stored && *asked.type == DType::kI8 ? asked.int8_group
                           : as_stored && has_groups                 ? GroupUnit(columns)

@@ -5,7 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/math.h"
+#include "kernels/scale_blocks.h"
 #include "runtime/weights/quantize.h"
+#include "runtime/weights/scale_grid.h"
 
 namespace duo {
 namespace {
@@ -16,8 +18,10 @@ bool RowScaled(const Weight& w) { return HasRowScales(w.dtype) && w.group == 0; 
 int64_t RowBytes(const Weight& w) { return Bytes(w.dtype, w.cols); }
 // Pairs of scale and minimum, and of what they are multiplied with.
 int64_t RowExponents(const Weight& w) { return w.table == CodeTable::kE2M1 ? w.cols / w.group : 0; }
-int64_t RowPairs(const Weight& w) { return w.group > 0 && RowExponents(w) == 0 ? w.cols / w.pair_cols() : 0; }
-int64_t RowSubs(const Weight& w) { return w.block > 0 ? w.cols / w.group : 0; }
+int64_t RowPairs(const Weight& w) {
+  return w.group > 0 && RowExponents(w) == 0 && !HasScaleBlocks(w) ? w.cols / w.pair_cols() : 0;
+}
+int64_t RowSubs(const Weight& w) { return w.block > 0 && !HasScaleBlocks(w) ? w.cols / w.group : 0; }
 CodeFormat FormatOf(const Weight& w) { return {w.dtype, w.group, w.block, w.table}; }
 
 void GatherRow(const MatrixPart& part, int64_t row, float* out) {
@@ -182,6 +186,42 @@ void MatrixLoader::Upload(const Weight& w, int64_t out_row, int64_t count) {
     device_.Upload(const_cast<uint8_t*>(w.exponents) + out_row * exponents, exponents_.data(), exponents_.size());
 }
 
+// The codes and the scales of a part, of fp8 in blocks. The blocks are the stored tensor's, also where a rank holds a
+// piece of them.
+void MatrixLoader::FillScaleBlocks(const Weight& w, const MatrixPart& part, int64_t out_row) {
+  const ScaleGrid grid = ScaleGridOf(part.matrix, part.rows, device_.pool());
+  const int64_t across = ScalesAcross(w), row_bytes = w.cols;
+  std::vector<float> scales(CeilDiv(part.rows.size(), int64_t{w.block}) * across);
+  for (int64_t r = 0; r * w.block < part.rows.size(); ++r) {
+    int64_t column = 0;  // in memory
+    for (size_t i = 0; i < part.cols.size(); ++i) {
+      const Range& piece = part.cols[i];
+      for (int64_t c = piece.begin; c < piece.end; c += w.group, column += w.group)
+        scales[r * across + column / w.group] = part.present[i] ? grid.At(part.rows.begin + r * w.block, c) : 0.0f;
+    }
+  }
+  device_.Upload(const_cast<float*>(ScalesOfRow(w, out_row)), scales.data(), 4 * scales.size());
+
+  const int64_t block_rows = std::max<int64_t>(1, kBlockBytes / (4 * w.cols));
+  for (int64_t first = 0; first < part.rows.size(); first += block_rows) {
+    const int64_t count = std::min(block_rows, part.rows.size() - first);
+    codes_.assign(count * row_bytes, 0);
+    device_.pool().ParallelFor(CeilDiv(count, 16), [&](int64_t block, int) {
+      for (int64_t r = block * 16; r < std::min(count, block * 16 + 16); ++r) {
+        uint8_t* codes = codes_.data() + r * row_bytes;
+        for (size_t i = 0; i < part.cols.size(); codes += part.cols[i].size(), ++i) {
+          if (part.present[i]) grid.Codes(part.matrix, part.rows.begin + first + r, part.cols[i], codes);
+        }
+      }
+    });
+    device_.Upload(static_cast<uint8_t*>(const_cast<void*>(w.data)) + (out_row + first) * row_bytes, codes_.data(),
+                   codes_.size());
+    part.matrix.DropPages();
+    done_ += count * row_bytes;
+    if (progress_) progress_(done_, total_);
+  }
+}
+
 absl::Status MatrixLoader::FillPart(const Weight& w, const MatrixPart& part, const std::vector<float>& maxima,
                                     int64_t out_row) {
   if (w.cols == 0) return absl::OkStatus();
@@ -212,6 +252,11 @@ absl::Status MatrixLoader::Fill(const Weight& w, const std::vector<MatrixPart>& 
   int64_t out_row = 0;
   for (const MatrixPart& part : parts) {
     std::vector<float> maxima;
+    if (HasScaleBlocks(w)) {
+      if (w.cols > 0) FillScaleBlocks(w, part, out_row);
+      out_row += part.rows.size();
+      continue;
+    }
     if (RowScaled(w) && cuts_columns && !Keeps(part, w)) maxima = SharedMaxima(part, w);
     if (absl::Status s = FillPart(w, part, maxima, out_row); !s.ok()) return s;
     out_row += part.rows.size();

@@ -38,6 +38,7 @@ class MatrixLoader {
   std::vector<float> SharedMaxima(const MatrixPart& part, const Weight& w);
   absl::Status FillPart(const Weight& w, const MatrixPart& part, const std::vector<float>& maxima, int64_t out_row);
   bool Encode(const Weight& w, const MatrixPart& part, int64_t first, int64_t count, const std::vector<float>& maxima);
+  void FillScaleBlocks(const Weight& w, const MatrixPart& part, int64_t out_row);
   void Upload(const Weight& w, int64_t out_row, int64_t count);
 
   Device& device_;

@@ -49,6 +49,12 @@ QuantizationConfig ParseFp8(JsonFields& fields) {
   if (format != "e4m3") {
     fields.Fail(absl::StrCat("quantization_config.fmt \"", format, "\" is not supported; supported is e4m3"));
   }
+  if (fields.IsNull("weight_block_size")) {
+    config.weights.granularity = QuantizationGranularity::kTensor;
+    config.weights.group_size = 0;
+    config.format = "e4m3 with a scale for each tensor";
+    return config;
+  }
   std::vector<int> block = {128, 128};
   if (fields.Has("weight_block_size")) block = fields.Ids("weight_block_size");
   if (fields.ok() && (block.size() != 2 || block[0] < 1 || block[1] < 1)) {
@@ -62,8 +68,9 @@ QuantizationConfig ParseFp8(JsonFields& fields) {
   return config;
 }
 
+// block_rows: of the strategy "block"; else as it was.
 QuantizationScheme ParseScheme(const nlohmann::json& value, const std::string& file, const std::string& inside,
-                               JsonFields& errors) {
+                               JsonFields& errors, int* block_rows) {
   QuantizationScheme scheme;
   if (!value.is_object()) {
     errors.Fail(absl::StrCat(inside, " must be an object, found ", Shown(value)));
@@ -84,13 +91,23 @@ QuantizationScheme ParseScheme(const nlohmann::json& value, const std::string& f
   } else if (strategy == "channel" || strategy == "token") {
     // A token is the channel of an activation: one scale a row.
     scheme.granularity = QuantizationGranularity::kChannel;
+  } else if (strategy == "block") {
+    scheme.granularity = QuantizationGranularity::kGroup;
+    std::vector<int> block;
+    if (fields.Has("block_structure")) block = fields.Ids("block_structure");
+    if (fields.ok() && (block.size() != 2 || block[0] < 1 || block[1] < 1)) {
+      fields.Fail(absl::StrCat(inside, ".block_structure must be two whole numbers from 1 on"));
+    } else if (fields.ok()) {
+      *block_rows = block[0];
+      scheme.group_size = block[1];
+    }
   } else if (strategy == "group") {
     scheme.granularity = QuantizationGranularity::kGroup;
     if (group <= 0) fields.Fail(absl::StrCat(inside, ".group_size must be positive for groups, found ", group));
     scheme.group_size = static_cast<int>(group);
   } else {
     fields.Fail(absl::StrCat(inside, ".strategy \"", strategy, "\" is not supported; supported are tensor, channel, ",
-                             "token, group"));
+                             "token, group, block"));
   }
   scheme.symmetric = fields.Bool("symmetric", true);
   // true, false or "local", which recomputes within a group.
@@ -126,14 +143,16 @@ QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string&
   config.targets = inner.Strings("targets");
   config.format = inner.String("format", config.format);
   if (const nlohmann::json* weights = inner.Find("weights")) {
-    config.weights = ParseScheme(*weights, file, inside + ".weights", inner);
+    config.weights = ParseScheme(*weights, file, inside + ".weights", inner, &config.block_rows);
+    if (config.block_rows > 0) config.block_cols = config.weights.group_size;
     // "group" permutes the columns; "weight" and "static" only chose the order in which they were rounded.
     config.activation_order = weights->is_object() && weights->value("actorder", nlohmann::json()) == "group";
   } else {
     inner.Fail(absl::StrCat(inside, ".weights must be an object, found none"));
   }
   if (const nlohmann::json* activations = inner.Find("input_activations")) {
-    config.activations = ParseScheme(*activations, file, inside + ".input_activations", inner);
+    int rows_of_activations = 0;  // a block of theirs is a group of one row's
+    config.activations = ParseScheme(*activations, file, inside + ".input_activations", inner, &rows_of_activations);
   }
   if (inner.Has("output_activations")) inner.Fail(absl::StrCat(inside, ".output_activations is not supported"));
   fields.Adopt(inner.status());
@@ -210,7 +229,10 @@ std::string Describe(const QuantizationConfig& config) {
     }
     return text;
   };
-  std::string text = absl::StrCat(kind, " ", config.format, ", weights ", scheme(config.weights));
+  std::string text = absl::StrCat(kind, " ", config.format, ", weights ",
+                                  config.block_rows > 0 ? absl::StrCat(config.weights.bits, "-bit float in blocks of ",
+                                                                       config.block_rows, " x ", config.block_cols)
+                                                        : scheme(config.weights));
   if (!config.weights.symmetric) text += " with zero points";
   if (config.activations.bits > 0) absl::StrAppend(&text, ", activations ", scheme(config.activations));
   return text;

@@ -72,14 +72,15 @@ absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, c
     absl::StatusOr<TensorInfo> tensor = files.Require(name, kPlain, {rows, cols});
     status = tensor.status();
     if (tensor.ok()) matrix.codes_ = *std::move(tensor);
-  } else if (config.kind == QuantizationKind::kFp8Blocks) {
+  } else if (config.block_cols > 0) {
     status = matrix.FindFp8Blocks(files, stem, config);
-  } else if (config.kind != QuantizationKind::kCompressedTensors) {
+  } else if (config.kind != QuantizationKind::kCompressedTensors && config.kind != QuantizationKind::kFp8Blocks) {
     status = matrix.FindTransposed(files, stem, config);
   } else if (config.format == "pack-quantized") {
     status = matrix.FindPacked(files, stem, config.weights);
   } else {
-    status = matrix.FindRowCodes(files, stem, config.weights);
+    const bool inverse = config.kind == QuantizationKind::kFp8Blocks;  // by its name alone
+    status = matrix.FindRowCodes(files, stem, inverse ? "weight_scale_inv" : "weight_scale", config.weights);
   }
   if (!status.ok()) return status;
   matrix.file_ = matrix.codes_.file;
@@ -94,7 +95,7 @@ absl::Status StoredMatrix::SetGroups(int group_size, const std::string& stem) {
                                                cols_, "], which is not supported"));
 }
 
-absl::Status StoredMatrix::FindRowCodes(const SafetensorsModel& files, const std::string& stem,
+absl::Status StoredMatrix::FindRowCodes(const SafetensorsModel& files, const std::string& stem, const char* scale,
                                         const QuantizationScheme& scheme) {
   layout_ = Layout::kRowCodes;
   const bool is_float = scheme.type == QuantizationType::kFloat;
@@ -103,7 +104,7 @@ absl::Status StoredMatrix::FindRowCodes(const SafetensorsModel& files, const std
   if (!codes.ok()) return codes.status();
   codes_ = *std::move(codes);
   absl::StatusOr<TensorInfo> scales =
-      RequireScales(files, stem + "weight_scale", {{rows_, 1}, {rows_}, {1}, {}, {1, 1}});
+      RequireScales(files, stem + scale, {{rows_, 1}, {rows_}, {1}, {}, {1, 1}});
   if (!scales.ok()) return scales.status();
   scales_ = *std::move(scales);
   bits_ = 8;
@@ -122,8 +123,9 @@ absl::Status StoredMatrix::FindFp8Blocks(const SafetensorsModel& files, const st
   absl::StatusOr<TensorInfo> codes = files.Require(stem + "weight", {StoredDType::kF8E4M3}, {rows_, cols_});
   if (!codes.ok()) return codes.status();
   codes_ = *std::move(codes);
+  const char* name = config.kind == QuantizationKind::kFp8Blocks ? "weight_scale_inv" : "weight_scale";
   absl::StatusOr<TensorInfo> scales =
-      RequireScales(files, stem + "weight_scale_inv", {{CeilDiv<int64_t>(rows_, block_rows_), groups_}});
+      RequireScales(files, stem + name, {{CeilDiv<int64_t>(rows_, block_rows_), groups_}});
   if (!scales.ok()) return scales.status();
   scales_ = *std::move(scales);
   return absl::OkStatus();
@@ -291,7 +293,12 @@ void StoredMatrix::Group(int64_t row, int64_t first, int64_t count, uint8_t* cod
   scale_and_min[1] = ToF16(-scale * static_cast<float>(ZeroAt(row, group) - middle)).bits;
 }
 
+float StoredMatrix::BlockScale(int64_t block_row, int64_t block_col) const {
+  return FloatAt(scales_, block_row * groups_ + block_col);
+}
+
 CodeFormat StoredMatrix::block_format() const {
+  if (in_scale_blocks()) return ScaleBlockFormat(block_rows_, group_).value_or(CodeFormat{DType::kBF16, 0, 0});
   if (!in_blocks()) return {ToDType(codes_.dtype).value_or(DType::kF32), 0, 0};
   if (layout_ == Layout::kMxfp4) return {DType::kI4, 32, 0, CodeTable::kE2M1};
   const GgufTypeInfo& info = Info(codes_.blocks);
@@ -370,7 +377,7 @@ void StoredMatrix::Values(int64_t row, int64_t first, int64_t count, float* out)
     const uint8_t* codes = codes_.data + row * cols_;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t c = first + i;
-      out[i] = F8ToFloat(codes[c]) * FloatAt(scales_, row / block_rows_ * groups_ + c / group_);
+      out[i] = F8ToFloat(codes[c]) * BlockScale(row / block_rows_, c / group_);
     }
     return;
   }

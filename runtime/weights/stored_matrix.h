@@ -61,8 +61,8 @@ class StoredMatrix {
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
 
-  // The format that holds a GGUF file's tensor, or MXFP4's, exactly: its codes, or the float type for what is no codes.
-  // Not for checkpoints of other codes.
+  // The format that holds a GGUF file's tensor, or MXFP4's, or fp8 in blocks exactly: its codes, or the float type for
+  // what is no codes. Not for checkpoints of other codes.
   CodeFormat block_format() const;
   bool in_blocks() const { return layout_ == Layout::kBlocks || layout_ == Layout::kMxfp4; }
   // Columns [first, first + count) of an in_blocks() row in a format that holds block_format()'s values (Join, FitTo):
@@ -75,10 +75,15 @@ class StoredMatrix {
   std::optional<DType> native() const;
   int group() const { return group_; }
 
+  // fp8 in blocks: the stored sides of a block, and a block's scale; `Codes` has the codes.
+  bool in_scale_blocks() const { return layout_ == Layout::kFp8Blocks; }
+  int block_rows() const { return block_rows_; }
+  float BlockScale(int64_t block_row, int64_t block_col) const;
+
   // Values of columns [first, first + count) of a row.
   void Values(int64_t row, int64_t first, int64_t count, float* out) const;
 
-  // native() fp8 or int8: the codes, and the row's scale.
+  // native() fp8 or int8, or fp8 in blocks: the codes; and of the former the row's scale.
   void Codes(int64_t row, int64_t first, int64_t count, uint8_t* out) const;
   float RowScale(int64_t row) const;
 
@@ -96,7 +101,8 @@ class StoredMatrix {
  private:
   enum class Layout : uint8_t { kPlain, kRowCodes, kPacked, kAwq, kGptq, kBlocks, kStacked, kMxfp4, kFp8Blocks };
 
-  absl::Status FindRowCodes(const SafetensorsModel& files, const std::string& stem, const QuantizationScheme& scheme);
+  absl::Status FindRowCodes(const SafetensorsModel& files, const std::string& stem, const char* scale,
+                            const QuantizationScheme& scheme);
   absl::Status FindFp8Blocks(const SafetensorsModel& files, const std::string& stem, const QuantizationConfig& config);
   absl::Status FindPacked(const SafetensorsModel& files, const std::string& stem, const QuantizationScheme& scheme);
   absl::Status FindTransposed(const SafetensorsModel& files, const std::string& stem, const QuantizationConfig& config);

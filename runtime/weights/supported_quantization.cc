@@ -18,11 +18,14 @@ absl::Status CheckSupported(const QuantizationConfig& config, const std::string&
       if (config.format == "float-quantized" || config.format == "int-quantized" ||
           config.format == "naive-quantized") {
         if (weights.bits != 8) why = "8 bits are";
-        if (weights.granularity == QuantizationGranularity::kGroup) why = "scales per tensor or channel are";
+        const bool blocks = config.block_cols > 0 && weights.type == QuantizationType::kFloat;
+        if (weights.granularity == QuantizationGranularity::kGroup && !blocks)
+          why = "scales per tensor or channel, and of floats per block, are";
         if (!weights.symmetric) why = "symmetric weights are";
       } else if (config.format == "pack-quantized") {
         if (weights.type != QuantizationType::kInt || (weights.bits != 4 && weights.bits != 8))
           why = "4 and 8 bit int are";
+        if (config.block_cols > 0) why = "scales per channel or in groups of columns are";
       } else {
         why = "float-quantized, int-quantized, naive-quantized and pack-quantized are";
       }

@@ -1,11 +1,26 @@
 #include "runtime/weights/weights_layout.h"
 
 #include "kernels/base/check.h"
+#include "kernels/scale_blocks.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/quantize.h"
 
 namespace duo {
 namespace {
+
+// Rows of the weight that share a scale, of `most` in the stored tensors: a power of two at whose multiples every piece
+// of a tensor begins, there and in memory.
+int ScaleRows(const HeldWeight& held, int most) {
+  int64_t first = 0;  // in memory
+  int64_t unit = most;
+  for (const TensorSlice& slice : held.tensors) {
+    for (const Range& piece : slice.row_pieces) {
+      while (first % unit != 0 || piece.begin % unit != 0) unit /= 2;
+      first += piece.size();
+    }
+  }
+  return static_cast<int>(unit);
+}
 
 // Walks the layout of all weights: once to count bytes, once to hand out pointers.
 class Layout {
@@ -27,9 +42,14 @@ class Layout {
     w.cols = held.cols;
     w.data = Take(Bytes(w.dtype, w.rows * w.cols));
     w.group = format.group;
-    w.block = format.block;
-    if (HasRowScales(w.dtype) && w.group == 0) w.scales = Floats(w.rows);
+    w.block = format.scale_blocks() ? ScaleRows(held, format.block) : format.block;
     w.table = format.table;
+    if (HasScaleBlocks(w)) {
+      w.scales = Floats(ScaleCount(w));
+      if (held.bias) w.bias = Floats(w.rows);
+      return w;
+    }
+    if (HasRowScales(w.dtype) && w.group == 0) w.scales = Floats(w.rows);
     if (w.table == CodeTable::kE2M1) {
       DUO_CHECK_GT(w.group, 0);
       w.exponents = Take(w.rows * (w.cols / w.group));
@@ -50,7 +70,9 @@ class Layout {
     const DType type = held.layer < 0 ? formats_.vocabulary : formats_.matrices;
     if (held.record->never_coded && IsQuantized(type)) return {DType::kBF16, 0, 0};
     if (type == DType::kI4) return {type, Int4Group(held.unit, formats_.int4_group), 0};
-    if (type == DType::kI8 && formats_.int8_group > 0)
+    if (type == DType::kF8E4M3 && formats_.int8_group > 0)
+      return FitTo(CodeFormat{type, formats_.int8_group, formats_.int8_group}, held).value_or(CodeFormat{type, 0, 0});
+    if (type == DType::kI8 && formats_.int8_group > 0 && formats_.matrices != DType::kF8E4M3)
       return FitTo({type, formats_.int8_group, 0}, held.unit).value_or(CodeFormat{type, 0, 0});
     return {type, 0, 0};
   }
@@ -81,6 +103,11 @@ ModelWeights LayOut(const WeightShare& share, Layout& layout) {
 }
 
 }  // namespace
+
+std::optional<CodeFormat> FitTo(const CodeFormat& format, const HeldWeight& held) {
+  if (format.scale_blocks() && held.record->cols != Dim::kQueryHeads) return format;
+  return FitTo(format, held.unit);
+}
 
 std::vector<HeldWeight> WeightsOf(const WeightShare& share) {
   std::vector<HeldWeight> held = HeldWeights(share.config, share.shard);

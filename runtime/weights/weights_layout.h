@@ -2,6 +2,7 @@
 // who fill them (weights.cc, weights_random.cc) and those who measure (runtime/model/workspace.cc).
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "runtime/weights/held_weights.h"
@@ -11,6 +12,10 @@ namespace duo {
 
 // Memory for all weights of the share; every weight points into `storage`, whose bytes are as allocated.
 absl::StatusOr<ModelWeights> LayOutWeights(const WeightShare& share, Device& device);
+
+// FitTo with the pieces that the weight's columns are cut into on any number of ranks. Blocks of fp8 need whole pieces
+// only where others follow in memory, which are a head's: elsewhere ranks cut at the bounds of blocks (cut_unit.h).
+std::optional<CodeFormat> FitTo(const CodeFormat& format, const HeldWeight& held);
 
 // HeldWeights of what the share has.
 std::vector<HeldWeight> WeightsOf(const WeightShare& share);

@@ -2,6 +2,7 @@
 
 #include "kernels/base/splitmix64.h"
 #include "kernels/random_fill.h"
+#include "kernels/scale_blocks.h"
 #include "runtime/weights/weights_layout.h"
 
 namespace duo {
@@ -21,7 +22,7 @@ Weight RowsOf(const Weight& w, int64_t first, int64_t count) {
   Weight part = w;
   part.rows = count;
   part.data = static_cast<const uint8_t*>(w.data) + Bytes(w.dtype, first * w.cols);
-  if (w.scales != nullptr) part.scales = w.scales + first;
+  if (w.scales != nullptr) part.scales = HasScaleBlocks(w) ? ScalesOfRow(w, first) : w.scales + first;
   if (w.exponents != nullptr) part.exponents = w.exponents + first * (w.cols / w.group);
   if (w.groups != nullptr) part.groups = w.groups + first * (w.cols / w.pair_cols()) * 2;
   if (w.subs != nullptr) part.subs = w.subs + first * (w.cols / w.group) * 2;

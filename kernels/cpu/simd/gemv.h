@@ -62,6 +62,58 @@ DUO_INLINE void GemvBlock(const GemvWork& w, int64_t first) {
   }
 }
 
+// kF8 with a scale for each block of rows and columns: sum over blocks of scale * (codes . x). A block's columns are
+// whole vectors, but for the last one's.
+template <Code code, int kRows, int kOuts>
+DUO_INLINE void GemvScaleBlock(const GemvWork& w, int64_t first) {
+  constexpr int kUnitBytes = kLanes * CodeBits(code) / 8;
+  const int64_t across = (w.cols + w.group - 1) / w.group;
+  const uint8_t* codes[kOuts];
+  const float* scales[kOuts];
+  F sums[kOuts][kRows] = {};
+#pragma GCC unroll 8
+  for (int o = 0; o < kOuts; ++o) {
+    codes[o] = w.codes + (first + o) * w.row_bytes;
+    scales[o] = w.scales + (w.past + first + o) / w.scale_rows * across;
+  }
+  for (int64_t g = 0; g < across; ++g) {
+    const int64_t end = (g + 1) * w.group < w.cols ? (g + 1) * w.group : w.cols;
+    F of_block[kOuts][kRows] = {};
+    int64_t c = g * w.group;
+    const auto step = [&](int o, F value) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) of_block[o][r] = Fma(value, Load(w.x + r * w.x_stride + c), of_block[o][r]);
+    };
+    for (; c + kLanes <= end; c += kLanes) {
+#pragma GCC unroll 8
+      for (int o = 0; o < kOuts; ++o) {
+        const uint8_t* at = codes[o] + c * CodeBits(code) / 8;
+        __builtin_prefetch(at + kOuts * w.row_bytes);
+        step(o, LoadCodes<code>(at));
+      }
+    }
+    if (c < end) {
+#pragma GCC unroll 8
+      for (int o = 0; o < kOuts; ++o) {
+        uint8_t padded[kUnitBytes] = {};
+        __builtin_memcpy(padded, codes[o] + c * CodeBits(code) / 8, (end - c) * CodeBits(code) / 8);
+        step(o, LoadCodes<code>(padded));
+      }
+    }
+#pragma GCC unroll 8
+    for (int o = 0; o < kOuts; ++o) {
+      const F scale = Splat(scales[o][g] * kCodeScale<code>);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sums[o][r] = Fma(scale, of_block[o][r], sums[o][r]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int o = 0; o < kOuts; ++o) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) w.y[r * w.y_stride + first + o] = Sum(sums[o][r]);
+  }
+}
+
 constexpr int kGroupsAtOnce = 32;
 
 // `count` unscaled codes to f32. What is left of whole vectors is decoded with what lies before it: a copy of a few
@@ -207,6 +259,14 @@ void GemvAll(const GemvWork& w) {
   if constexpr (IsNibbles(code)) return GemvGroups<code, kRows>(w);
   if constexpr (code == Code::kI8) {
     if (w.group > 0) return GemvGroups<code, kRows>(w);
+  }
+  if constexpr (code == Code::kF8) {
+    if (w.group > 0) {
+      int64_t o = 0;
+      for (; o + kOuts <= w.outs; o += kOuts) GemvScaleBlock<code, kRows, kOuts>(w, o);
+      for (; o < w.outs; ++o) GemvScaleBlock<code, kRows, 1>(w, o);
+      return;
+    }
   }
   if constexpr (!IsNibbles(code)) {
     int64_t o = 0;

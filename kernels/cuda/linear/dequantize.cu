@@ -16,7 +16,8 @@ __global__ void DequantizeAny(bf16* out, Weight weight, int64_t first, int64_t c
   out[i] = ToBf16(WeightValue(weight, first + i / weight.cols, i % weight.cols));
 }
 
-// cols % 16 == 0, so that a thread's elements share a row and a group. kGrouped: of int8; int4 always is.
+// cols % 16 == 0, so that a thread's elements share a row and a group. kGrouped: of int8, and of fp8 in blocks; int4
+// always is.
 template <DType kType, bool kGrouped, CodeTable kTable = CodeTable::kNone>
 __global__ void DequantizeCodes(bf16* out, Weight weight, int64_t first, int64_t count) {
   const int64_t i = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kEach;
@@ -29,7 +30,9 @@ __global__ void DequantizeCodes(bf16* out, Weight weight, int64_t first, int64_t
   } else {
     LoadStreaming<16>(words, static_cast<const uint8_t*>(weight.data) + at);
   }
-  if constexpr (kGrouped) {
+  if constexpr (kGrouped && kType == DType::kF8E4M3) {
+    scale = ScalesOfRow(weight, row)[col / weight.group];
+  } else if constexpr (kGrouped) {
     const GroupPair pair = GroupPairOf(weight, row, col);
     scale = pair.scale;
     min = pair.min;
@@ -51,7 +54,7 @@ __global__ void DequantizeCodes(bf16* out, Weight weight, int64_t first, int64_t
       } else {
         const uint8_t code = words[e / 4] >> (8 * (e % 4));
         const float number = kType == DType::kI8 ? static_cast<float>(static_cast<int8_t>(code)) : F8ToFloat(code);
-        value[j] = kGrouped ? fmaf(number, scale, min) : number * scale;
+        value[j] = kGrouped && kType == DType::kI8 ? fmaf(number, scale, min) : number * scale;
       }
     }
     pairs[p] = PackBf16(value[0], value[1]);
@@ -84,6 +87,8 @@ void Dequantize(Device& device, bf16* out, const Weight& weight, int64_t first, 
     DequantizeCodes<DType::kI8, true><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
   } else if (codes && weight.dtype == DType::kI8) {
     DequantizeCodes<DType::kI8, false><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
+  } else if (codes && HasScaleBlocks(weight)) {
+    DequantizeCodes<DType::kF8E4M3, true><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
   } else if (codes && weight.dtype == DType::kF8E4M3) {
     DequantizeCodes<DType::kF8E4M3, false><<<blocks, 256, 0, Stream(device)>>>(out, weight, first, count);
   } else if (codes && weight.table == CodeTable::kIq4) {

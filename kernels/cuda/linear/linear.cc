@@ -8,6 +8,7 @@
 #include "kernels/cuda/linear/dequantize.h"
 #include "kernels/cuda/linear/gemm.h"
 #include "kernels/cuda/linear/linear_pieces.h"
+#include "kernels/cuda/linear/linear_scale_blocks.h"
 #include "kernels/cuda/linear/linear_small.h"
 #include "kernels/cuda/linear/linear_tiles.h"
 
@@ -29,7 +30,11 @@ int64_t SliceRows(const Weight& weight) {
 constexpr int64_t kTiledRows = kTileRows;
 
 bool UsesTiles(const Device& device, int64_t rows, const Weight& weight) {
-  return rows <= kTiledRows && (rows > kSmallRows || !SmallLinearFits(weight)) && TiledLinearFits(device, weight);
+  const bool small = SmallLinearFits(weight) || ScaleBlocksFit(weight);
+  return rows <= kTiledRows && (rows > kSmallRows || !small) && TiledLinearFits(device, weight);
+}
+bool UsesScaleBlocks(const Device& device, int64_t rows, const Weight& weight) {
+  return rows <= kCodedRows && ScaleBlocksFit(weight) && !UsesTiles(device, rows, weight);
 }
 // They round x to 16 bits, which bf16 outputs do not show. MXFP4's weights are exact in bf16, and so must its f32 be.
 bool UsesPieces(int64_t rows, const Weight& weight, DType out) {
@@ -44,19 +49,23 @@ bool UsesSmall(const Device& device, int64_t rows, const Weight& weight) {
 
 size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weight) {
   // A plan for `rows` must also serve fewer of them.
-  size_t bytes = PiecesFit(weight) ? PiecesScratchBytes(device, weight) : 0;
+  size_t bytes = PiecesFit(weight)        ? PiecesScratchBytes(device, weight)
+                 : ScaleBlocksFit(weight) ? ScaleBlocksScratchBytes(device, weight)
+                                          : 0;
   if (SmallLinearFits(weight)) {
     bytes = std::max(bytes, SmallLinearScratchBytes(device, std::min<int64_t>(rows, kSmallRows), weight));
   }
   if (UsesTiles(device, std::min(rows, kTiledRows), weight))
     bytes = std::max(bytes, TiledLinearScratchBytes(rows, weight));
-  if (weight.dtype != DType::kBF16 && !UsesSmall(device, rows, weight) && !UsesTiles(device, rows, weight)) {
+  if (weight.dtype != DType::kBF16 && !UsesSmall(device, rows, weight) && !UsesScaleBlocks(device, rows, weight) &&
+      !UsesTiles(device, rows, weight)) {
     bytes = std::max(bytes, Arena::Rounded(SliceRows(weight) * weight.cols * sizeof(bf16)));
   }
   return bytes;
 }
 
 bool LinearAlike(const Device& device, const Weight& weight) {
+  if (ScaleBlocksFit(weight)) return ScaleBlocksAlike(device, weight);
   return UsesSmall(device, kAlikeRows, weight) && SmallLinearAlike(device, weight);
 }
 
@@ -66,6 +75,13 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
     for (int64_t row = 0; row < x.rows; row += kSmallRows) {
       const int64_t count = std::min<int64_t>(kSmallRows, x.rows - row);
       SmallLinear(device, out.Rows(row, count), x.Rows(row, count), weight, scratch);
+    }
+    return;
+  }
+  if (UsesScaleBlocks(device, x.rows, weight)) {
+    for (int64_t row = 0; row < x.rows; row += kScaleBlockRows) {
+      const int64_t count = std::min<int64_t>(kScaleBlockRows, x.rows - row);
+      ScaleBlocksLinear(device, out.Rows(row, count), x.Rows(row, count), weight, scratch);
     }
     return;
   }
@@ -93,6 +109,8 @@ void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& 
   if (UsesPieces(x.rows, weight, out.dtype)) return PiecesLinearGated(device, out, x, weight, scratch);
   if (x.rows <= kSmallRows && UsesSmall(device, x.rows, weight))
     return SmallLinearGated(device, out, x, weight, scratch);
+  if (x.rows <= kScaleBlockRows && UsesScaleBlocks(device, x.rows, weight))
+    return ScaleBlocksLinearGated(device, out, x, weight, scratch);
   cuda::Linear(device, gate_up, x, weight, scratch);
   cuda::SwiGlu(device, out, gate_up);
 }

@@ -138,6 +138,7 @@ void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, 
 bool HasKernel(const Weight& w) {
   if (w.table != CodeTable::kNone) return false;
   if (w.dtype == DType::kI4) return w.block == 0 || (w.group == 32 && w.block % BlockColumns(w.dtype) == 0);
+  if (w.dtype == DType::kF8E4M3) return w.group == 0;  // in blocks: linear_scale_blocks.h
   if (w.dtype != DType::kI8 || w.group == 0) return true;
   if (w.block == 0) return w.group == 32;
   return (w.group == 16 || w.group == 32) && w.block % BlockColumns(w.dtype) == 0;

@@ -94,7 +94,8 @@ void TiledLinear(Device& device, View out, View x, const Weight& weight, Arena& 
                   reinterpret_cast<uintptr_t>(out.data) % (work.out_float ? 16 : 8) == 0;
   work.rows = static_cast<int>(x.rows);
   if (weight.group > 0) {
-    work.pair_shift = std::countr_zero(static_cast<unsigned>(weight.pair_cols()));
+    work.pair_shift =
+        std::countr_zero(static_cast<unsigned>(HasScaleBlocks(weight) ? weight.group : weight.pair_cols()));
     work.group_shift = std::countr_zero(static_cast<unsigned>(weight.group));
   }
   const TilesPlan plan = PlanTiles(device, weight, PackedRows(x.rows));
@@ -107,6 +108,8 @@ void TiledLinear(Device& device, View out, View x, const Weight& weight, Arena& 
     } else {
       LaunchCodes<TileCodes<DType::kI4, 1>>(device, work, x, packed, plan);
     }
+  } else if (HasScaleBlocks(weight)) {
+    LaunchScaleBlockTiles(device, work, x, packed, plan);
   } else if (weight.dtype == DType::kF8E4M3) {
     LaunchCodes<TileCodes<DType::kF8E4M3, 0>>(device, work, x, packed, plan);
   } else if (weight.group == 0) {

@@ -15,7 +15,7 @@ inline int PackedRows(int64_t rows) { return rows <= 64 ? 64 : rows <= 128 ? 128
 // Sums of more do not fit the registers, and scales of 8 bits' groups, or a table's numbers, take those of a second
 // tile.
 constexpr int MostTiles(DType type, int group, CodeTable table, int packed_rows) {
-  return packed_rows > 128 || (type == DType::kI8 && group > 0) || table != CodeTable::kNone ? 1 : 2;
+  return packed_rows > 128 || (HasRowScales(type) && group > 0) || table != CodeTable::kNone ? 1 : 2;
 }
 
 struct TilesPlan {
@@ -62,7 +62,8 @@ void LaunchCodes(Device& device, TilesWork& work, View x, bf16* packed, const Ti
   }
 }
 
-// Codes of a table (linear_tiles_tables.cu).
+// Codes of a table, and fp8 with a scale for each block (linear_tiles_tables.cu).
 void LaunchTableTiles(Device& device, TilesWork& work, View x, bf16* packed, const TilesPlan& plan);
+void LaunchScaleBlockTiles(Device& device, TilesWork& work, View x, bf16* packed, const TilesPlan& plan);
 
 }  // namespace duo::cuda

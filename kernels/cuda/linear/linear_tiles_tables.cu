@@ -1,4 +1,4 @@
-// The kernels of many rows for codes of a table.
+// The kernels of many rows for codes of a table, and for fp8 with a scale for each block.
 #include "kernels/cuda/linear/linear_tiles_launch.cuh"
 
 namespace duo::cuda {
@@ -11,6 +11,10 @@ void LaunchTableTiles(Device& device, TilesWork& work, View x, bf16* packed, con
   } else {
     LaunchCodes<TileCodes<DType::kI4, 1, CodeTable::kIq4>>(device, work, x, packed, plan);
   }
+}
+
+void LaunchScaleBlockTiles(Device& device, TilesWork& work, View x, bf16* packed, const TilesPlan& plan) {
+  LaunchCodes<TileCodes<DType::kF8E4M3, 1>>(device, work, x, packed, plan);
 }
 
 }  // namespace duo::cuda

@@ -10,8 +10,8 @@
 
 namespace duo::cuda {
 
-// kLevels: of scale. 0: a scale a row, which is left to the end; 1: scales and minima of groups of columns; 2: of
-// these, too, and of blocks of groups.
+// kLevels: of scale. 0: a scale a row, which is left to the end; 1: scales and minima of groups of columns, of fp8 scales
+// of blocks; 2: of groups and of blocks of groups.
 template <DType kOfType, int kScaleLevels, CodeTable kOfTable = CodeTable::kNone>
 struct TileCodes {
   static constexpr DType kType = kOfType;
@@ -22,9 +22,11 @@ struct TileCodes {
   static constexpr int kSubs = kNibbles ? 2 : 1;  // blocks of 64 columns in a k-block
   static constexpr int kColumns = 64 * kSubs, kSteps = kColumns / 16;
   static constexpr int kLaneColumns = kColumns / 4;
-  // fp8 codes become their value times 2^-120 (F8HighBytes): half of that is taken from x, half from the result.
-  static constexpr float kXFactor = kType == DType::kF8E4M3 ? 0x1p64f : 1.0f;
-  static constexpr float kOutFactor = kType == DType::kF8E4M3 ? 0x1p56f : 1.0f;
+  // fp8 codes become their value times 2^-120 (F8HighBytes): half of that is taken from x, half from the result. With a
+  // block's scale they become their value.
+  static constexpr bool kShifted = kType == DType::kF8E4M3 && !kGrouped;
+  static constexpr float kXFactor = kShifted ? 0x1p64f : 1.0f;
+  static constexpr float kOutFactor = kShifted ? 0x1p56f : 1.0f;
 
   // Of the four columns that a lane meets in a step: the number of column `j` of half `half`.
   __host__ __device__ static constexpr int InFour(int half, int j) { return kNibbles ? 2 * half + j : 2 * j + half; }
@@ -57,6 +59,12 @@ struct TileCodes {
       }
       first = PackBf16(v[0], v[1]);
       second = PackBf16(v[2], v[3]);
+    } else if constexpr (kType == DType::kF8E4M3 && kGrouped) {
+      const auto scaled = [&](uint32_t pair) {
+        return PackBf16(LowBf16(pair) * 0x1p120f * group.scale, HighBf16(pair) * 0x1p120f * group.scale);
+      };
+      first = scaled(F8HighBytes(words[step] << 8));
+      second = scaled(F8HighBytes(words[step]));
     } else if constexpr (kType == DType::kF8E4M3) {
       first = F8HighBytes(words[step] << 8);
       second = F8HighBytes(words[step]);
@@ -82,16 +90,23 @@ template <typename Codes>
 struct GroupReader {
   static constexpr int kLevels = Codes::kLevels;
   static constexpr bool kPowers = Codes::kTable == CodeTable::kE2M1;
+  static constexpr bool kScaleBlocks = Codes::kType == DType::kF8E4M3;
   uint32_t first_pair, first_sub = 0;  // of the output
   uint32_t pair = 0, sub = 0;
 
   __device__ __forceinline__ void Start(const Weight& w, int64_t output) {
+    if constexpr (kScaleBlocks) {
+      first_pair = static_cast<uint32_t>(output / w.block * ScalesAcross(w));
+      return;
+    }
     first_pair = static_cast<uint32_t>(output * (w.cols / (kLevels == 2 ? w.block : w.group)));
     if constexpr (kLevels == 2) first_sub = static_cast<uint32_t>(output * (w.cols / w.group));
   }
   // pair_shift, group_shift: log2 of the columns of a pair and of a group.
   __device__ __forceinline__ void Load(const Weight& w, int column, int pair_shift, int group_shift) {
-    if constexpr (kPowers) {
+    if constexpr (kScaleBlocks) {
+      pair = __ldg(reinterpret_cast<const uint32_t*>(w.scales) + (first_pair + (column >> pair_shift)));
+    } else if constexpr (kPowers) {
       pair = __ldg(w.exponents + (first_pair + (column >> pair_shift)));
     } else {
       pair = __ldg(reinterpret_cast<const uint32_t*>(w.groups) + (first_pair + (column >> pair_shift)));
@@ -102,6 +117,7 @@ struct GroupReader {
   }
   template <typename Group>
   __device__ __forceinline__ Group Value() const {
+    if constexpr (kScaleBlocks) return Group{__uint_as_float(pair), 0};
     if constexpr (kPowers) return Group{PowerOf(pair) * kTableUnit<Codes::kTable>, 0};
     Group of = {F16Value(pair), F16Value(pair >> 16)};
     if constexpr (kLevels == 2) {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/linear/code_tables.cuh"
-#include "kernels/ops.h"
+#include "kernels/scale_blocks.h"
 
 namespace duo::cuda {
 
@@ -33,7 +33,8 @@ __device__ __forceinline__ float WeightValue(const Weight& w, int64_t row, int64
     case DType::kBF16:
       return ToFloat(static_cast<const bf16*>(w.data)[i]);
     case DType::kF8E4M3:
-      return F8ToFloat(static_cast<const uint8_t*>(w.data)[i]) * w.scales[row];
+      return F8ToFloat(static_cast<const uint8_t*>(w.data)[i]) *
+             (HasScaleBlocks(w) ? ScalesOfRow(w, row)[col / w.group] : w.scales[row]);
     case DType::kI8:
       if (w.group > 0) {
         const GroupPair pair = GroupPairOf(w, row, col);
