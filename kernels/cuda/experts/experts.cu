@@ -98,28 +98,31 @@ int ThreadsFor(int64_t cols) { return static_cast<int>(std::clamp<int64_t>(Round
 // value by value.
 bool InPieces(const ExpertProduct& p, int columns) {
   const bool plain_groups =
-      p.bank.block == 0 && p.bank.table == CodeTable::kNone && (p.bank.dtype != DType::kI8 || p.bank.group == 0);
+      (p.bank.block == 0 || HasScaleBlocks(p.bank)) && p.bank.table == CodeTable::kNone && (p.bank.dtype != DType::kI8 || p.bank.group == 0);
   return plain_groups && p.bank.cols % columns == 0 && p.x_stride % 8 == 0 &&
          reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && reinterpret_cast<uintptr_t>(p.bank.data) % 16 == 0;
 }
 
-// launch(type, in pieces, slots that a warp takes at once) for the product's kind, as constants.
+// launch(type, in pieces, slots that a warp takes at once, fp8 in blocks) for the product's kind, as constants.
 template <typename Launch>
 void ForKind(const ExpertProduct& p, int64_t slots, int64_t rows, const Launch& launch) {
-  auto of_pieces = [&](auto type, auto pieces) {
+  auto of_pieces = [&](auto type, auto pieces, auto blocks) {
     if (rows == 1) {
-      launch(type, pieces, std::integral_constant<int, 1>());
+      launch(type, pieces, std::integral_constant<int, 1>(), blocks);
     } else if (slots <= 2 * p.experts) {
-      launch(type, pieces, std::integral_constant<int, 2>());
+      launch(type, pieces, std::integral_constant<int, 2>(), blocks);
     } else {
-      launch(type, pieces, std::integral_constant<int, 4>());
+      launch(type, pieces, std::integral_constant<int, 4>(), blocks);
     }
   };
   auto of_type = [&](auto type) {
     if (InPieces(p, PieceColumns<type()>())) {
-      of_pieces(type, std::true_type());
+      if constexpr (type() == DType::kF8E4M3) {
+        if (HasScaleBlocks(p.bank)) return of_pieces(type, std::true_type(), std::true_type());
+      }
+      of_pieces(type, std::true_type(), std::false_type());
     } else {
-      of_pieces(type, std::false_type());
+      of_pieces(type, std::false_type(), std::false_type());
     }
   };
   switch (p.bank.dtype) {
@@ -188,8 +191,8 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
   if (n == 0) return;
   if (InExpertPieces(up)) return PieceGateUp(device, product, up, gating);
   if (!InTiles(up)) {
-    return ForKind(up, slots, rows, [&](auto type, auto pieces, auto at_once) {
-      LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once()>, GridOf(n, kUpColumns, up.lists.most),
+    return ForKind(up, slots, rows, [&](auto type, auto pieces, auto at_once, auto blocks) {
+      LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once(), blocks()>, GridOf(n, kUpColumns, up.lists.most),
                        dim3(32 * kExpertWarps), 0, product, up, gating);
     });
   }
@@ -211,8 +214,8 @@ void DownFew(Device& device, float* y, const ExpertProduct& down, int64_t slots,
   const int64_t dim = down.bank.rows / down.experts;
   if (InExpertPieces(down)) return PieceDown(device, y, down, early);
   if (!InTiles(down)) {
-    return ForKind(down, slots, rows, [&](auto type, auto pieces, auto at_once) {
-      LaunchOverlapped(device, DownKernel<type(), pieces(), at_once()>, GridOf(dim, kDownColumns, down.lists.most),
+    return ForKind(down, slots, rows, [&](auto type, auto pieces, auto at_once, auto blocks) {
+      LaunchOverlapped(device, DownKernel<type(), pieces(), at_once(), blocks()>, GridOf(dim, kDownColumns, down.lists.most),
                        dim3(32 * kExpertWarps), 0, y, down);
     });
   }

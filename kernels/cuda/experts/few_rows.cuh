@@ -40,9 +40,11 @@ template <DType kType>
 constexpr int PieceColumns() {
   return kType == DType::kI4 ? 32 : kType == DType::kBF16 || kType == DType::kF16 ? 8 : 16;
 }
-// A piece, and of int4 the scale and the minimum of its group, in which it lies whole.
-template <DType kType>
+// A piece, and of int4 the scale and the minimum of its group, in which it lies whole; of fp8 in blocks (kBlocks) the
+// scale of its block.
+template <DType kType, bool kBlocks>
 struct WeightPiece {
+  static_assert(!kBlocks || kType == DType::kF8E4M3);
   uint32_t words[4];
   uint32_t pair = 0;
 
@@ -53,6 +55,7 @@ struct WeightPiece {
     if constexpr (kType == DType::kI4) {
       pair = __ldg(reinterpret_cast<const uint32_t*>(w.groups) + row * (w.cols / w.group) + col / w.group);
     }
+    if constexpr (kBlocks) pair = __ldg(reinterpret_cast<const uint32_t*>(ScalesOfRow(w, row)) + col / w.group);
   }
   // Eight values from column 8 * `eighth` of the piece on; of codes without their scale.
   __device__ __forceinline__ void Eight(int eighth, float (&v)[8]) const {
@@ -71,9 +74,9 @@ struct WeightPiece {
     }
   }
 };
-template <DType kType, bool kPieces>
+template <DType kType, bool kPieces, bool kBlocks>
 __device__ __forceinline__ float RowScale(const Weight& w, int64_t row) {
-  return kPieces && HasRowScales(kType) ? w.scales[row] : 1.0f;
+  return kPieces && HasRowScales(kType) && !kBlocks ? w.scales[row] : 1.0f;
 }
 
 __device__ __forceinline__ void LoadEight(const bf16* x, float (&v)[8]) {
@@ -97,7 +100,7 @@ struct ExpertProduct {
 };
 
 // Sums [kRows][kSlots] of kRows weight rows times the x of up to kSlots slots; the same on all lanes.
-template <DType kType, bool kPieces, int kRows, int kSlots>
+template <DType kType, bool kPieces, bool kBlocks, int kRows, int kSlots>
 __device__ __forceinline__ void WarpProducts(const ExpertProduct& p, const int64_t (&rows)[kRows],
                                              const int (&slots)[kSlots], int count, float (&sums)[kRows][kSlots]) {
   const int lane = threadIdx.x % 32;
@@ -110,7 +113,8 @@ __device__ __forceinline__ void WarpProducts(const ExpertProduct& p, const int64
   }
   if constexpr (kPieces) {
     constexpr int kColumns = PieceColumns<kType>();
-    WeightPiece<kType> pieces[kRows], next[kRows];
+    constexpr bool kScaled = kType == DType::kI4 || kBlocks;  // by pieces
+    WeightPiece<kType, kBlocks> pieces[kRows], next[kRows];
     auto fetch = [&](int64_t col) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) next[r].Load(p.bank, rows[r], col);
@@ -120,7 +124,7 @@ __device__ __forceinline__ void WarpProducts(const ExpertProduct& p, const int64
 #pragma unroll
       for (int r = 0; r < kRows; ++r) pieces[r] = next[r];
       if (col + 32 * kColumns < p.bank.cols) fetch(col + 32 * kColumns);
-      float codes[kRows][kSlots] = {}, x_sums[kSlots] = {};  // int4: of the group
+      float codes[kRows][kSlots] = {}, x_sums[kSlots] = {};  // of the piece
 #pragma unroll
       for (int e = 0; e < kColumns / 8; ++e) {
         float w[kRows][8];
@@ -136,10 +140,17 @@ __device__ __forceinline__ void WarpProducts(const ExpertProduct& p, const int64
             if constexpr (kType == DType::kI4) x_sums[s] += v[i];
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
-              float& sum = kType == DType::kI4 ? codes[r][s] : sums[r][s];
+              float& sum = kScaled ? codes[r][s] : sums[r][s];
               sum = fmaf(w[r][i], v[i], sum);
             }
           }
+        }
+      }
+      if constexpr (kBlocks) {
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+          for (int s = 0; s < kSlots; ++s) sums[r][s] = fmaf(__uint_as_float(pieces[r].pair), codes[r][s], sums[r][s]);
         }
       }
       if constexpr (kType == DType::kI4) {
@@ -167,7 +178,7 @@ __device__ __forceinline__ void WarpProducts(const ExpertProduct& p, const int64
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    const float scale = RowScale<kType, kPieces>(p.bank, rows[r]);
+    const float scale = RowScale<kType, kPieces, kBlocks>(p.bank, rows[r]);
     const float bias = p.bank.bias != nullptr ? p.bank.bias[rows[r]] : 0.0f;
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) sums[r][s] = WarpSum(sums[r][s]) * scale + bias;
@@ -204,7 +215,7 @@ __device__ __forceinline__ void NextSlots(const SlotLists& lists, const ChosenEx
 constexpr int kUpColumns = 2, kDownColumns = 4;
 
 // product [slots][n] = gate and up by `gating`, halves rounded first. Grid: blocks of columns, chosen experts.
-template <DType kType, bool kPieces, int kSlots>
+template <DType kType, bool kPieces, int kSlots, bool kBlocks = false>
 __global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product, ExpertProduct p, Gating gating) {
   StartOverlapped();
   const ChosenExpert of = ChosenAt(p.lists, blockIdx.y);
@@ -221,7 +232,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product,
     int slots[kSlots];
     NextSlots(p.lists, of, first, slots);
     float sums[2 * kUpColumns][kSlots];
-    WarpProducts<kType, kPieces>(p, rows, slots, count, sums);
+    WarpProducts<kType, kPieces, kBlocks>(p, rows, slots, count, sums);
     if (threadIdx.x % 32 != 0) continue;
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
@@ -236,7 +247,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps) GateUpKernel(bf16* product,
 }
 
 // y [slots][dim] f32. Grid: blocks of columns, chosen experts.
-template <DType kType, bool kPieces, int kSlots>
+template <DType kType, bool kPieces, int kSlots, bool kBlocks = false>
 __global__ void __launch_bounds__(32 * kExpertWarps) DownKernel(float* y, ExpertProduct p) {
   StartOverlapped();
   const ChosenExpert of = ChosenAt(p.lists, blockIdx.y);
@@ -250,7 +261,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps) DownKernel(float* y, Expert
     int slots[kSlots];
     NextSlots(p.lists, of, first, slots);
     float sums[kDownColumns][kSlots];
-    WarpProducts<kType, kPieces>(p, rows, slots, count, sums);
+    WarpProducts<kType, kPieces, kBlocks>(p, rows, slots, count, sums);
     if (threadIdx.x % 32 != 0) continue;
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {

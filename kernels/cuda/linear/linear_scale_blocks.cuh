@@ -53,15 +53,11 @@ template <int kOfDepth>
 struct ScaledRing {
   static constexpr int kDepth = kOfDepth;
   uint32_t codes[kDepth][2][4];
-  float scales[kDepth][2];
 
   // Block `block` of the share.
-  __device__ __forceinline__ void Load(int slot, const ScaledPlace& place, int group_shift, int block) {
+  __device__ __forceinline__ void Load(int slot, const ScaledPlace& place, int block) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      LoadStreaming<16>(codes[slot][h], place.codes[h] + block * kScaledColumns);
-      scales[slot][h] = __ldg(place.scales[h] + ((place.first + block) >> group_shift));
-    }
+    for (int h = 0; h < 2; ++h) LoadStreaming<16>(codes[slot][h], place.codes[h] + block * kScaledColumns);
   }
 };
 
@@ -96,10 +92,12 @@ class ScaledProducts {
     }
   }
 
+  // Scales are few enough to be in the L1: asked for here they are there when the products are.
   template <typename Ring>
-  __device__ __forceinline__ void Multiply(const Ring& ring, int slot, const uint4* shared, int rows, int block,
-                                           int lane) {
-    const int g = lane / 4, c = lane % 4;
+  __device__ __forceinline__ void Multiply(const Ring& ring, int slot, const ScaledPlace& place, int group_shift,
+                                           const uint4* shared, int rows, int block, int lane) {
+    const int g = lane / 4, c = lane % 4, scale_at = (place.first + block) >> group_shift;
+    const float scales[2] = {__ldg(place.scales[0] + scale_at), __ldg(place.scales[1] + scale_at)};
     float sums[2][kEights][4] = {};  // two chains
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -122,7 +120,7 @@ class ScaledProducts {
     for (int n = 0; n < kEights; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        totals_[n][i] = fmaf(ring.scales[slot][i / 2], sums[0][n][i] + sums[1][n][i], totals_[n][i]);
+        totals_[n][i] = fmaf(scales[i / 2], sums[0][n][i] + sums[1][n][i], totals_[n][i]);
       }
     }
   }
@@ -173,7 +171,7 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) ScaleBlocksKernel(ScaleB
   ScaledRing<kDepth> ring;
 #pragma unroll
   for (int i = 0; i < kDepth; ++i) {
-    if (i < place.blocks) ring.Load(i, place, all.group_shift, i);
+    if (i < place.blocks) ring.Load(i, place, i);
   }
   // The weights above do not depend on earlier kernels; x and everything written does.
   LetDependentsStart();
@@ -201,11 +199,11 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) ScaleBlocksKernel(ScaleB
       const bool last_round = base + kDepth >= place.blocks;
 #pragma unroll
       for (int i = 0; i < kDepth; ++i) {
-        if (base + i < place.blocks) products.Multiply(ring, i, x, rows, base + i, lane);
+        if (base + i < place.blocks) products.Multiply(ring, i, place, all.group_shift, x, rows, base + i, lane);
         if (!last_round) {
-          if (base + kDepth + i < place.blocks) ring.Load(i, place, all.group_shift, base + kDepth + i);
+          if (base + kDepth + i < place.blocks) ring.Load(i, place, base + kDepth + i);
         } else if (i < next.blocks) {
-          ring.Load(i, next, all.group_shift, i);
+          ring.Load(i, next, i);
         }
       }
     }
