@@ -406,7 +406,9 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
       ->check(CLI::IsMember(KvFormatNames()))
       ->capture_default_str();
   command
-      ->add_option("--weights", flags->weights, "Weight format; auto: as stored; int8:32: a scale for every 32 columns; fp8:128x128: one for each block")
+      ->add_option(
+          "--weights", flags->weights,
+          "Weight format; auto: as stored; int8:32: a scale for every 32 columns; fp8:128x128: one for each block")
       ->check(CLI::IsMember(WeightFormatNames()))
       ->capture_default_str();
   command->add_option("--strategy", flags->strategy, "How heads are placed on ranks")

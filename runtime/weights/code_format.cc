@@ -21,8 +21,7 @@ CodeFormat Join(const CodeFormat& a, const CodeFormat& b) {
   if (a == b) return a;
   if (a.table == CodeTable::kE2M1) return Join(kWideE2M1, b);
   if (b.table == CodeTable::kE2M1) return Join(a, kWideE2M1);
-  if (a.scale_blocks() && b.scale_blocks())
-    return {a.type, std::min(a.group, b.group), std::min(a.block, b.block)};
+  if (a.scale_blocks() && b.scale_blocks()) return {a.type, std::min(a.group, b.group), std::min(a.block, b.block)};
   if (a.group == 0 || b.group == 0 || a.scale_blocks() || b.scale_blocks()) {
     // bf16 and f16 hold what the other does not.
     return {DType::kF32, 0, 0};

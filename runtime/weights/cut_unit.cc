@@ -20,9 +20,9 @@ int64_t CutUnit(const QuantizationConfig& stored, const AskedMatrices& asked, in
   const bool has_groups = stored.kind == QuantizationKind::kGguf ||
                           (stored.weights.bits == 8 && stored.weights.granularity == QuantizationGranularity::kGroup);
   const bool int4 = as_stored ? stored.weights.bits == 4 : *asked.type == DType::kI4;
-  const int64_t grouped = asked.mixed ? std::max<int64_t>(GroupUnit(columns), kLeastInt4Group)
+  const int64_t grouped = asked.mixed     ? std::max<int64_t>(GroupUnit(columns), kLeastInt4Group)
                           : fp8_group > 0 ? fp8_group
-                          : int4      ? Int4Group(columns)
+                          : int4          ? Int4Group(columns)
                           : !as_stored && *asked.type == DType::kI8 ? asked.int8_group
                           : as_stored && has_groups                 ? GroupUnit(columns)
                                                                     : 1;

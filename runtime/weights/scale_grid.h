@@ -1,6 +1,6 @@
-// ScaleGrid: the scales by which a stored matrix becomes fp8 in blocks (kernels/scale_blocks.h): those that it is stored
-// with, and then its codes are kept, or those of its values, absmax / 448 of each block of 128 x 128. They are the
-// matrix's own, whatever pieces of it a rank holds. Values; const calls from any thread.
+// ScaleGrid: the scales by which a stored matrix becomes fp8 in blocks (kernels/scale_blocks.h): those that it is
+// stored with, and then its codes are kept, or those of its values, absmax / 448 of each block of 128 x 128. They are
+// the matrix's own, whatever pieces of it a rank holds. Values; const calls from any thread.
 #pragma once
 
 #include <cstdint>

@@ -103,8 +103,7 @@ absl::Status StoredMatrix::FindRowCodes(const SafetensorsModel& files, const std
       files.Require(stem + "weight", {is_float ? StoredDType::kF8E4M3 : StoredDType::kI8}, {rows_, cols_});
   if (!codes.ok()) return codes.status();
   codes_ = *std::move(codes);
-  absl::StatusOr<TensorInfo> scales =
-      RequireScales(files, stem + scale, {{rows_, 1}, {rows_}, {1}, {}, {1, 1}});
+  absl::StatusOr<TensorInfo> scales = RequireScales(files, stem + scale, {{rows_, 1}, {rows_}, {1}, {}, {1, 1}});
   if (!scales.ok()) return scales.status();
   scales_ = *std::move(scales);
   bits_ = 8;

@@ -97,8 +97,8 @@ int ThreadsFor(int64_t cols) { return static_cast<int>(std::clamp<int64_t>(Round
 // Columns of a piece: whether a product's weights can be read in pieces. What else is not few_rows_pieces.h's is read
 // value by value.
 bool InPieces(const ExpertProduct& p, int columns) {
-  const bool plain_groups =
-      (p.bank.block == 0 || HasScaleBlocks(p.bank)) && p.bank.table == CodeTable::kNone && (p.bank.dtype != DType::kI8 || p.bank.group == 0);
+  const bool plain_groups = (p.bank.block == 0 || HasScaleBlocks(p.bank)) && p.bank.table == CodeTable::kNone &&
+                            (p.bank.dtype != DType::kI8 || p.bank.group == 0);
   return plain_groups && p.bank.cols % columns == 0 && p.x_stride % 8 == 0 &&
          reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && reinterpret_cast<uintptr_t>(p.bank.data) % 16 == 0;
 }
@@ -192,8 +192,8 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
   if (InExpertPieces(up)) return PieceGateUp(device, product, up, gating);
   if (!InTiles(up)) {
     return ForKind(up, slots, rows, [&](auto type, auto pieces, auto at_once, auto blocks) {
-      LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once(), blocks()>, GridOf(n, kUpColumns, up.lists.most),
-                       dim3(32 * kExpertWarps), 0, product, up, gating);
+      LaunchOverlapped(device, GateUpKernel<type(), pieces(), at_once(), blocks()>,
+                       GridOf(n, kUpColumns, up.lists.most), dim3(32 * kExpertWarps), 0, product, up, gating);
     });
   }
   size_t shared = 0;
@@ -215,8 +215,8 @@ void DownFew(Device& device, float* y, const ExpertProduct& down, int64_t slots,
   if (InExpertPieces(down)) return PieceDown(device, y, down, early);
   if (!InTiles(down)) {
     return ForKind(down, slots, rows, [&](auto type, auto pieces, auto at_once, auto blocks) {
-      LaunchOverlapped(device, DownKernel<type(), pieces(), at_once(), blocks()>, GridOf(dim, kDownColumns, down.lists.most),
-                       dim3(32 * kExpertWarps), 0, y, down);
+      LaunchOverlapped(device, DownKernel<type(), pieces(), at_once(), blocks()>,
+                       GridOf(dim, kDownColumns, down.lists.most), dim3(32 * kExpertWarps), 0, y, down);
     });
   }
   size_t shared = 0;

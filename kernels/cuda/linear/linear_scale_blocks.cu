@@ -67,8 +67,7 @@ void Launch(Device& device, const ScaleBlocksArgs& args, int grid) {
   const auto kernel = ScaleBlocksKernel<kRows, kOut, Warps(kMore), Blocks(kMore), kDepth>;
   const size_t shared =
       static_cast<size_t>(CeilDiv(args.small.blocks, args.small.parts)) * kScaledXBytes * args.small.rows;
-  DUO_CUDA_CHECK(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedRoom(device, kMore)));
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedRoom(device, kMore)));
   LaunchOverlapped(device, kernel, dim3(grid), dim3(32 * Warps(kMore)), shared, args);
 }
 template <SmallOut kOut>
@@ -122,8 +121,7 @@ bool ScaleBlocksFit(const Weight& weight) {
 bool ScaleBlocksAlike(const Device& device, const Weight& weight) { return Plan(device, weight, false).parts > 0; }
 
 size_t ScaleBlocksScratchBytes(const Device& device, const Weight& weight) {
-  return Arena::Rounded(
-      std::max(PartialBytes(Plan(device, weight, false)), PartialBytes(Plan(device, weight, true))));
+  return Arena::Rounded(std::max(PartialBytes(Plan(device, weight, false)), PartialBytes(Plan(device, weight, true))));
 }
 
 void ScaleBlocksLinear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {

@@ -10,8 +10,8 @@
 
 namespace duo::cuda {
 
-// kLevels: of scale. 0: a scale a row, which is left to the end; 1: scales and minima of groups of columns, of fp8 scales
-// of blocks; 2: of groups and of blocks of groups.
+// kLevels: of scale. 0: a scale a row, which is left to the end; 1: scales and minima of groups of columns, of fp8
+// scales of blocks; 2: of groups and of blocks of groups.
 template <DType kOfType, int kScaleLevels, CodeTable kOfTable = CodeTable::kNone>
 struct TileCodes {
   static constexpr DType kType = kOfType;
