@@ -27,6 +27,7 @@ constexpr bool IsCoded(DType type) { return HasRowScales(type) || HasGroups(type
 // A weight matrix [rows = outputs, cols = inputs], row-major. value(r, c) =
 //   f32, f16, bf16   data
 //   fp8, int8        code * scale[r]                  int8 without groups is symmetric, codes -127..127
+//   fp8 in blocks    code * scale[r / block][c / group]                      kernels/scale_blocks.h
 //   int4, int8       code * scale[r][g] + min[r][g]   g = c / group
 // Two int4 codes share a byte, the even column's in the low nibble. Groups may have two levels: a pair of f16 for a
 // block of groups and a pair of small whole numbers for each of its groups,
@@ -39,12 +40,12 @@ struct Weight {
   int64_t rows = 0;
   int64_t cols = 0;
   const void* data = nullptr;
-  const float* scales = nullptr;     // [rows] for fp8, and int8 without groups
+  const float* scales = nullptr;     // [rows] for fp8, and int8 without groups; of fp8 in blocks, one for each of them
   const uint16_t* groups = nullptr;  // int4, int8 with groups: [rows][cols / pair_cols()] pairs of f16 (scale, min)
-  int group = 0;                     // columns per group: 128, 64, 32, or of int8 16; 0: no groups
+  int group = 0;                     // columns per group: 128, 64, 32, or of int8 16; 0: no groups. fp8: of a block
   const float* bias = nullptr;       // [rows] or null
   const int8_t* subs = nullptr;      // two levels: [rows][cols / group] pairs (scale, min); null: one
-  int block = 0;                     // two levels: columns per pair of `groups`, up to 256; 0: one level
+  int block = 0;  // two levels: columns per pair of `groups`, up to 256; 0: one level. fp8 in blocks: rows of a block
   CodeTable table = CodeTable::kNone;
   const uint8_t* exponents = nullptr;  // kE2M1, instead of groups: [rows][cols / 32], scale = 2^(exponent - 127)
   size_t bytes() const;                // codes and parameters

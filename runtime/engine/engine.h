@@ -63,7 +63,8 @@ struct EngineOptions {
   std::optional<KvFormat> kv;         // unset: bf16 on CUDA, f32 on the CPU
   std::optional<DType> weights;       // unset: as stored
   std::optional<DType> weights_head;  // embedding and vocabulary head; unset: 16 bit (as stored)
-  int int8_group = 0;                 // int8 weights: columns that share a scale, 16, 32, 64 or 128; 0: whole rows
+  int int8_group = 0;                 // int8 weights: columns that share a scale, 16, 32, 64 or 128; 0: whole rows.
+                                      // fp8 weights: 128: blocks of 128 x 128 that do
   Strategy strategy = Strategy::kAuto;
   ExpertPlacement experts = ExpertPlacement::kAuto;
   std::vector<double> rank_weights;

@@ -14,7 +14,7 @@ constexpr int kLeastInt4Group = 32;  // columns
 // What is asked of the MLPs' matrices; type unset: as stored.
 struct AskedMatrices {
   std::optional<DType> type;
-  int int8_group = 0;  // 0: a scale a row
+  int int8_group = 0;  // 0: a scale a row; of fp8: sides of a block
   bool mixed = false;  // random ones as a GGUF file's or MXFP4: in groups, whatever the type
 };
 

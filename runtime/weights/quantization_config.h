@@ -13,7 +13,8 @@
 
 namespace duo {
 
-// kGguf: blocks, whose type each tensor names itself; `format` counts them.
+// kGguf: blocks, whose type each tensor names itself; `format` counts them. kFp8Blocks: quant_method "fp8", in blocks
+// (compressed-tensors has such too) or with a scale for each tensor.
 enum class QuantizationKind : uint8_t { kNone, kCompressedTensors, kAwq, kGptq, kGguf, kMxfp4, kFp8Blocks };
 enum class QuantizationType : uint8_t { kInt, kFloat };
 enum class QuantizationGranularity : uint8_t { kTensor, kChannel, kGroup };
@@ -37,7 +38,7 @@ struct QuantizationConfig {
   QuantizationScheme activations;      // bits 0: activations stay in 16 bits
   std::vector<std::string> targets;    // compressed-tensors: "Linear", names or "re:" patterns
   std::vector<std::string> ignore;     // modules that stay unquantised, names or "re:" patterns
-  int block_rows = 0, block_cols = 0;  // kFp8Blocks: of a weight matrix, that share a scale
+  int block_rows = 0, block_cols = 0;  // of fp8 in blocks: of a weight matrix, that share a scale; else 0
   bool activation_order = false;       // GPTQ desc_act, compressed-tensors actorder: columns have a g_idx
 
   bool operator==(const QuantizationConfig&) const = default;
@@ -49,7 +50,8 @@ absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json
 
 // Whether one of duo's formats can hold the stored codes; otherwise weights become 16-bit ones unless asked otherwise.
 inline bool KeepsCodes(const QuantizationConfig& config) {
-  return config.kind != QuantizationKind::kMxfp4 && config.kind != QuantizationKind::kFp8Blocks;
+  const bool narrow = config.block_cols > 0 && config.block_cols % 16 != 0;  // code_format.h's ScaleBlockFormat
+  return config.kind != QuantizationKind::kMxfp4 && !narrow;
 }
 
 // Bits of the codes of an MLP's matrices as duo holds them; 16 where they become 16-bit ones, and of GGUF files, whose

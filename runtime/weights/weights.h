@@ -36,7 +36,7 @@ struct WeightFormats {
   DType matrices = DType::kBF16;    // attention and MLP projections
   DType vocabulary = DType::kBF16;  // embedding and vocabulary head
   int int4_group = 128;             // columns of an int4 group at most
-  int int8_group = 0;               // columns of an int8 group; 0: a scale a row
+  int int8_group = 0;               // columns of an int8 group; 0: a scale a row. fp8: sides of a block
   // Of a file whose tensors have types of their own: the weights that keep their codes, by layer (-1: the model's) and
   // role. They have these formats instead of the ones above.
   std::map<std::pair<int, WeightRole>, CodeFormat> kept;
@@ -55,13 +55,14 @@ struct ModelWeights {
 // What a user asks for; what is unset comes as stored.
 struct AskedFormats {
   std::optional<DType> matrices, vocabulary;
-  int int8_group = 0;  // of int8 weights; 0: a scale a row
+  int int8_group = 0;  // of int8 weights; 0: a scale a row. Of fp8 weights 128: a scale a block of 128 x 128
 };
 
 // Formats for this device: as asked; unset means as stored (CUDA has no f32 or f16 matrices: bf16 there; neither has
 // what came quantised in a way that duo's formats do not hold). int4 groups are those of a checkpoint that has them;
 // otherwise the largest that divide, but of at most 32 columns in models narrower than 2,048: small models lose most by
-// coarse groups and have least to gain. A GGUF file's matrices have each a format of its own.
+// coarse groups and have least to gain. A GGUF file's matrices have each a format of its own, and so have those of fp8
+// in blocks.
 absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const ModelConfig& config, bool on_cuda,
                                             const AskedFormats& asked);
 

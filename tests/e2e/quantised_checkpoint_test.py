@@ -146,16 +146,21 @@ def compressed_row(w, kind, per_tensor):
     return {"weight": stored, "weight_scale": ("BF16", stored_bf16(out_scale))}, values.astype(np.float32)
 
 
-def fp8_blocks(w, block):
+def fp8_blocks(w, block, scale_name="weight_scale_inv"):
     rows, cols = w.shape
-    by_row, by_col = np.arange(rows) // block, np.arange(cols) // block
+    by_row, by_col = np.arange(rows) // block[0], np.arange(cols) // block[1]
     scales = np.zeros((by_row[-1] + 1, by_col[-1] + 1), np.float32)
     for r in range(scales.shape[0]):
         for c in range(scales.shape[1]):
             scales[r, c] = np.abs(w[by_row == r][:, by_col == c]).max() / 448
     scale = scales[by_row][:, by_col]
     codes = to_e4m3(np.clip(w / scale, -448, 448))
-    return {"weight": ("F8_E4M3", codes), "weight_scale_inv": ("F32", scales)}, bf16(from_e4m3(codes) * scale)
+    return {"weight": ("F8_E4M3", codes), scale_name: ("F32", scales)}, from_e4m3(codes) * scale
+
+
+def fp8_tensor(w):
+    stored, values = compressed_row(w, "float", True)
+    return {"weight": stored["weight"], "weight_scale_inv": stored["weight_scale"]}, values
 
 
 def packed(w, bits, group, symmetric, held, order_seed=None):
@@ -202,6 +207,15 @@ def gptq_config(bits, group, sym=True, order=False, fmt="gptq"):
     return {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": sym, "desc_act": order, "checkpoint_format": fmt}
 
 
+def fp8_config(block):
+    return {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": block}
+
+
+def narrow_blocks(w, block):
+    stored, values = fp8_blocks(w, block)
+    return stored, bf16(values)
+
+
 # name: (quantization_config, matrix -> (tensors, values that duo should hold), whether duo must say what it does)
 SCHEMES = {
     "compressed-tensors fp8 per channel": (compressed("float-quantized", kind="float"),
@@ -223,8 +237,13 @@ SCHEMES = {
                                           lambda w: packed(w, 8, 32, True, "int8"), False),
     "compressed-tensors int8 in groups with zeros": (compressed("pack-quantized", 8, strategy="group", group=64, symmetric=False),
                                                      lambda w: packed(w, 8, 64, False, "int8"), False),
-    "fp8 in blocks": ({"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [96, 96]},
-                      lambda w: fp8_blocks(w, 96), True),
+    "fp8 in blocks": (fp8_config([128, 128]), lambda w: fp8_blocks(w, (128, 128)), False),
+    "fp8 in blocks of no power of two": (fp8_config([80, 96]), lambda w: fp8_blocks(w, (80, 96)), False),
+    "fp8 in blocks that are narrow": (fp8_config([128, 24]), lambda w: narrow_blocks(w, (128, 24)), True),
+    "fp8 per tensor": (fp8_config(None), fp8_tensor, False),
+    "compressed-tensors fp8 in blocks": (compressed("float-quantized", kind="float", strategy="block",
+                                                    block_structure=[128, 128]),
+                                         lambda w: fp8_blocks(w, (128, 128), "weight_scale"), False),
     "AWQ": ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"},
             lambda w: awq(w, 64), False),
     "GPTQ": (gptq_config(4, 32), lambda w: gptq(w, 4, 32, True, "int4"), False),
@@ -300,7 +319,8 @@ def main():
                                        "--max-new-tokens", "1", "--device", "cpu"], capture_output=True, text=True, check=False)
                 said = "the checkpoint's weights" in done.stderr and "held as bf16" in done.stderr
                 expect(done.returncode == 0 and said == says, f"{name}: {'says' if says else 'need not say'} what it is held as")
-            if name in ("AWQ", "compressed-tensors int8 per channel", "GPTQ 8 bits") and shutil.which("mpirun"):
+            if name in ("AWQ", "compressed-tensors int8 per channel", "GPTQ 8 bits", "fp8 in blocks",
+                        "fp8 in blocks of no power of two") and shutil.which("mpirun"):
                 command = [args.duo, "generate", "--model", came, "--prompt", "The quick brown fox", "--attention", "full",
                            "--max-new-tokens", "16", "--device", "cpu", "--threads", "1", "--json"]
                 texts = []

@@ -28,6 +28,12 @@ uint64_t Fnv1a64(std::string_view text) {
   return hash;
 }
 
+uint8_t NoNan(uint8_t e4m3) { return (e4m3 & 0x7f) == 0x7f ? e4m3 ^ 0x40 : e4m3; }
+
+const char* TypeOf(const Json& tensor, const char* stored) {
+  return tensor.contains("bytes") ? "U8" : tensor.contains("e4m3") ? "F8_E4M3" : tensor.contains("scale") ? "F32" : stored;
+}
+
 // The bytes of a tensor as safetensors holds them, little-endian.
 std::string TensorBytes(const Json& tensor, int64_t count, DType dtype) {
   if (tensor.contains("bytes")) {
@@ -37,6 +43,23 @@ std::string TensorBytes(const Json& tensor, int64_t count, DType dtype) {
     for (int64_t i = 0; i < count; ++i) {
       bytes[i] =
           static_cast<char>(first + static_cast<int>(SplitMix64(base + static_cast<uint64_t>(i)) >> 56) % spread);
+    }
+    return bytes;
+  }
+  if (tensor.contains("e4m3")) {
+    const uint64_t base = Fnv1a64(tensor["name"].get<std::string>());
+    std::string bytes(count, '\0');
+    for (int64_t i = 0; i < count; ++i)
+      bytes[i] = static_cast<char>(NoNan(static_cast<uint8_t>(SplitMix64(base + static_cast<uint64_t>(i)) >> 56)));
+    return bytes;
+  }
+  if (tensor.contains("scale")) {
+    const uint64_t base = Fnv1a64(tensor["name"].get<std::string>());
+    std::string bytes(4 * count, '\0');
+    for (int64_t i = 0; i < count; ++i) {
+      const int u = static_cast<int>(SplitMix64(base + static_cast<uint64_t>(i)) >> 56);
+      const float x = std::ldexp(static_cast<float>(192 + u % 64) / 256, -tensor["scale"].get<int>());
+      std::memcpy(&bytes[4 * i], &x, 4);
     }
     return bytes;
   }
@@ -89,7 +112,7 @@ void WriteShard(const fs::path& path, const Json& tensors, size_t first, size_t 
     for (const Json& n : tensor["shape"]) count *= n.get<int64_t>();
     const size_t begin = data.size();
     data += TensorBytes(tensor, count, dtype);
-    header[tensor["name"].get<std::string>()] = {{"dtype", tensor.contains("bytes") ? "U8" : stored},
+    header[tensor["name"].get<std::string>()] = {{"dtype", TypeOf(tensor, stored)},
                                                  {"shape", tensor["shape"]},
                                                  {"data_offsets", {begin, data.size()}}};
   }

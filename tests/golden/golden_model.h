@@ -4,7 +4,8 @@
 // Element i takes u = the top byte of splitmix64(fnv1a64(tensor name) + i) and is (2u - 255) * 2^-exponent, or, in a
 // norm's weight (exponent null), (192 + u % 64) / 256, or, in a tensor with "bytes" [first, spread], first + u %
 // spread. That is eight significant bits: exact in bf16, f16 and f32. From element "zero_from" on, where a tensor has
-// that, it is 0.
+// that, it is 0. A tensor with "e4m3" has the codes u, a NaN's with its bit 6 turned, and one with "scale" has
+// (192 + u % 64) / 256 * 2^-scale in f32.
 //
 // Plain values; any thread. What is wrong with a golden file is a bug in the tests: a CHECK.
 #pragma once

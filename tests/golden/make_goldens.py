@@ -9,7 +9,8 @@ committed; golden_test.cc compares duo with these files.
 No weights are committed. Every tensor follows from a counter, here and in golden_model.cc alike: element i of a tensor
 takes u = the top byte of splitmix64(fnv1a64(tensor name) + i), and is (2u - 255) * 2^-exponent, or, in a norm's weight,
 (192 + u % 64) / 256, or in one of bytes ("bytes": [first, spread]) first + u % spread. Eight significant bits, so bf16, f16 and f32 files hold the same numbers. From element "zero_from"
-on, where a tensor has that, it is 0.
+on, where a tensor has that, it is 0. A tensor of e4m3 codes ("e4m3": true) has u, a NaN's with its bit 6 turned; one of
+scales ("scale": e) has (192 + u % 64) / 256 * 2^-e in f32.
 
 Each file holds config (config.json as it is written), dtype and shards of the safetensors, the tensors with their
 exponents, the prompt, and for full attention and for duo (retrieval heads in every layer but a small sink and recent
@@ -65,6 +66,9 @@ def model(name, model_type, hidden, inter, layers, heads, kv_heads, head_dim, vo
     return spec
 
 
+FP8_BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
+              "modules_to_not_convert": ["lm_head", "mlp.gate"]}
+
 MODELS = [
     model("llama_mha_untied", "llama", 72, 88, 2, 3, 3, 64, 257, 181, dtype="float32"),
     model("llama_gqa_tied_biases_sharded", "llama", 384, 104, 2, 6, 2, 64, 203, 211, shards=3, tied=True,
@@ -96,6 +100,11 @@ MODELS = [
     model("qwen3_moe_idle_expert", "qwen3_moe", 136, 168, 2, 6, 3, 128, 281, 179, num_experts=19, idle_expert=True,
           num_experts_per_tok=3, moe_intermediate_size=24, norm_topk_prob=True, torch_dtype=None, dtype="bfloat16",
           rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
+    # fp8 in blocks of 128 x 128, the last of a row and of a column cut off: columns that are whole pieces of CUDA's kernels
+    # and that are not; heads narrower than a block. Then experts.
+    model("qwen3_fp8_blocks", "qwen3", 192, 328, 2, 6, 3, 64, 263, 191, shards=2, quantization_config=FP8_BLOCKS),
+    model("qwen3_moe_fp8_blocks", "qwen3_moe", 208, 168, 2, 6, 3, 128, 277, 203, num_experts=7, num_experts_per_tok=3,
+          moe_intermediate_size=144, norm_topk_prob=True, quantization_config=FP8_BLOCKS),
     # Windows that the recent tokens of streaming heads cover, and longer ones; gates that reach their clamp. The prompt is
     # so long that no choice of an expert hangs on the last bit of bf16, which made the error of one run 7 times another's.
     model("gpt_oss_mxfp4", "gpt_oss", 160, 96, 3, 6, 2, 64, 277, 97, num_local_experts=6, num_experts_per_tok=2,
@@ -179,6 +188,26 @@ def mxfp4(name, shape, tensors):
     return np.ascontiguousarray(values.transpose(0, 2, 1)).astype(np.float32)
 
 
+def splitmix_bytes(name, count):
+    return (splitmix64(np.uint64(fnv1a64(name)) + np.arange(count, dtype=np.uint64)) >> np.uint64(56)).astype(np.int64)
+
+
+def fp8_blocks(name, shape, block, tensors):
+    """A matrix of e4m3 codes with a scale for each block; both tensors are added."""
+    grid = [-(-side // of) for side, of in zip(shape, block)]
+    gain = {"q_proj": 1.2, "k_proj": 1.2, "o_proj": 2}.get(name.split(".")[-2], 1.0)
+    scales = {"name": name + "_scale_inv", "shape": grid, "scale": round(math.log2(95 * math.sqrt(shape[1]) / gain))}
+    tensors += [{"name": name, "shape": shape, "e4m3": True}, scales]
+    codes = splitmix_bytes(name, math.prod(shape))
+    codes = np.where(codes & 127 == 127, codes ^ 64, codes)
+    exponents, mantissas = codes >> 3 & 15, codes & 7
+    values = np.where(exponents == 0, mantissas * 2.0**-9, (8 + mantissas) * 2.0 ** (exponents - 10.0))
+    values = (values * np.where(codes >= 128, -1, 1)).reshape(shape)
+    scale = (192 + splitmix_bytes(scales["name"], math.prod(grid)) % 64) / 256 * 2.0 ** -scales["scale"]
+    scale = scale.reshape(grid).repeat(block[0], 0)[: shape[0]].repeat(block[1], 1)[:, : shape[1]]
+    return (values * scale).astype(np.float32)
+
+
 def stored(name, parameter, mixtral, stacked):
     """A parameter's tensors as checkpoints hold them: [(name, shape)] by expert. transformers 5 joins experts' matrices."""
     shape = list(parameter.shape)
@@ -198,7 +227,8 @@ def stored(name, parameter, mixtral, stacked):
 
 def load(spec):
     config = dict(spec["config"])
-    quantised = config.pop("quantization_config", None) is not None
+    quantisation = config.pop("quantization_config", {})
+    quantised, block = quantisation.get("quant_method") == "mxfp4", quantisation.get("weight_block_size")
     stacked = config["model_type"] == "gpt_oss"  # its checkpoints have the joined tensors
     net = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager",
                                            experts_implementation="eager").float().eval()
@@ -212,6 +242,9 @@ def load(spec):
         for tensors in stored(name, parameter, config["model_type"] == "mixtral", stacked):
             parts = []
             for tensor, shape in tensors:
+                if block and tensor.endswith("_proj.weight"):
+                    parts.append(fp8_blocks(tensor, shape, block, spec["tensors"]))
+                    continue
                 entry = {"name": tensor, "shape": shape, "exponent": exponent(tensor, shape)}
                 values = fill(tensor, shape, entry["exponent"])
                 if tensor.endswith(".mlp.gate.weight") and "idle_expert" in spec:

@@ -19,6 +19,7 @@ struct Sizes {
   int block = -1;            // 0: a scale and a minimum a group whatever the type; above: groups of two levels
   int first = 0, held = -1;  // of the experts those that the bank has; -1: all
   CodeTable table = CodeTable::kNone;
+  int scale_rows = 0;  // above: fp8 in blocks of so many rows
   bool has(int expert) const { return held < 0 || (expert >= first && expert < first + held); }
 };
 // Those of a bank of all.
@@ -58,6 +59,7 @@ class Experts : public DeviceTest {
     std::mt19937 rng(static_cast<unsigned>(s.rows * 31 + s.columns));
     const DType type = activation();
     const auto make = [&](int64_t rows, int64_t cols) {
+      if (s.scale_rows > 0) return MakeScaleBlockWeight(device(), rows, cols, s.scale_rows, group, bias, rng);
       if (s.table != CodeTable::kNone) return MakeTableWeight(device(), s.table, rows, cols, s.block, rng);
       return s.block >= 0 ? MakeGroupedWeight(device(), dtype, rows, cols, group, s.block, rng)
                           : MakeWeight(device(), dtype, rows, cols, group, bias, rng);
@@ -110,7 +112,10 @@ class Experts : public DeviceTest {
 
   void Poison(DType dtype, const Weight& part) {
     device().Fill(const_cast<void*>(part.data), 0xff, Bytes(dtype, part.rows * part.cols));
-    if (part.scales != nullptr) device().Fill(const_cast<float*>(part.scales), 0xff, sizeof(float) * part.rows);
+    if (part.scales != nullptr) {
+      const int64_t scales = HasScaleBlocks(part) ? ScaleCount(part) : part.rows;
+      device().Fill(const_cast<float*>(part.scales), 0xff, sizeof(float) * scales);
+    }
     if (part.exponents != nullptr) {
       device().Fill(const_cast<uint8_t*>(part.exponents), 0xff, part.rows * part.cols / part.group);
     }
@@ -192,6 +197,21 @@ TEST_P(Experts, MatchForCodesOfATable) {
     RunMlp(DType::kI4, {5, 2, 512, 256, rows, 256, 0, -1, CodeTable::kIq4}, 32, false);
   }
   RunMlp(DType::kI4, {3, 2, 96, 160, 301, 0, 0, -1, CodeTable::kE2M1}, 32, false);
+}
+
+// fp8 with a scale for each block, the last of an expert's columns cut off, experts whose rows are no whole blocks; whole
+// pieces of columns and not.
+TEST_P(Experts, MatchForFp8InBlocks) {
+  for (int64_t rows : {1, 2, 5, 33, 301}) {
+    for (auto [dim, columns, scale_rows] : {std::tuple(256, 128, 128), std::tuple(208, 144, 16), std::tuple(136, 88, 8)}) {
+      Sizes s = {5, 2, dim, columns, rows};
+      s.scale_rows = scale_rows;
+      RunMlp(DType::kF8E4M3, s, 128, rows == 2, rows == 5 ? 0.5f : 0.0f);
+      if (rows > 5) continue;
+      s.first = 1, s.held = 2;
+      RunMlp(DType::kF8E4M3, s, 64, false);
+    }
+  }
 }
 
 // Columns that are no whole blocks, outputs that are no whole tiles, columns so many that several warps share them, and

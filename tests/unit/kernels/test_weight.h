@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "devices.h"
+#include "kernels/scale_blocks.h"
 
 namespace duo {
 
@@ -133,6 +134,39 @@ inline TestWeight MakeGroupedWeight(Device& device, DType dtype, int64_t rows, i
     w.weight.subs = w.subs.as<int8_t>();
   }
   w.bias.assign(rows, 0.0f);
+  return w;
+}
+
+// fp8 with a scale for each block of `block` rows and `group` columns; the last ones are cut off.
+inline TestWeight MakeScaleBlockWeight(Device& device, int64_t rows, int64_t cols, int block, int group, bool bias,
+                                       std::mt19937& rng) {
+  TestWeight w;
+  w.weight.dtype = DType::kF8E4M3;
+  w.weight.rows = rows;
+  w.weight.cols = cols;
+  w.weight.block = block;
+  w.weight.group = group;
+  std::vector<float> scales(ScaleCount(w.weight));
+  std::uniform_int_distribution<int> byte(0, 255);
+  for (float& s : scales) s = 0.0001f * (1 + byte(rng) / 16.0f);
+  std::vector<uint8_t> codes(rows * cols);
+  w.values.resize(rows * cols);
+  for (int64_t i = 0; i < rows * cols; ++i) {
+    codes[i] = static_cast<uint8_t>(byte(rng));
+    if ((codes[i] & 0x7f) == 0x7f) codes[i] ^= 0x40;  // no NaN
+    const float scale = scales[i / cols / block * ScalesAcross(w.weight) + i % cols / group];
+    w.values[i] = double{F8ToFloat(codes[i])} * scale;
+  }
+  w.data = Upload(device, codes);
+  w.scales = Upload(device, scales);
+  w.weight.data = w.data.data();
+  w.weight.scales = w.scales.as<float>();
+  w.bias.assign(rows, 0.0f);
+  if (bias) {
+    w.bias = Normal(rng, rows);
+    w.bias_memory = Upload(device, w.bias);
+    w.weight.bias = w.bias_memory.as<float>();
+  }
   return w;
 }
 

@@ -187,13 +187,35 @@ TEST(Config, Fp8HasBlocks) {
   EXPECT_EQ(parsed->quantization.kind, QuantizationKind::kFp8Blocks);
   EXPECT_EQ(parsed->quantization.block_rows, 64);
   EXPECT_EQ(parsed->quantization.block_cols, 128);
-  EXPECT_FALSE(KeepsCodes(parsed->quantization));
-  EXPECT_EQ(StoredBits(parsed->quantization), 16);
+  EXPECT_TRUE(KeepsCodes(parsed->quantization));
+  EXPECT_EQ(StoredBits(parsed->quantization), 8);
   EXPECT_EQ(Describe(parsed->quantization), "fp8 e4m3 in blocks of 64 x 128");
+  config["quantization_config"]["weight_block_size"] = nullptr;
+  EXPECT_EQ(Describe(Parse(config)->quantization), "fp8 e4m3 with a scale for each tensor");
   config["quantization_config"]["weight_block_size"] = {64};
   EXPECT_TRUE(Contains(Error(config), "weight_block_size must be two whole numbers"));
   config["quantization_config"] = {{"quant_method", "fp8"}, {"fmt", "e5m2"}};
   EXPECT_TRUE(Contains(Error(config), "fmt \"e5m2\" is not supported"));
+}
+
+TEST(Config, CompressedTensorsHasBlocks) {
+  json config = Llama();
+  json weights = {{"num_bits", 8}, {"type", "float"}, {"strategy", "block"}, {"block_structure", {128, 64}}};
+  config["quantization_config"] = {{"quant_method", "compressed-tensors"},
+                                   {"format", "float-quantized"},
+                                   {"config_groups", {{"group_0", {{"targets", {"Linear"}}, {"weights", weights}}}}}};
+  const auto parsed = Parse(config);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->quantization.block_rows, 128);
+  EXPECT_EQ(parsed->quantization.block_cols, 64);
+  EXPECT_EQ(Describe(parsed->quantization),
+            "compressed-tensors float-quantized, weights 8-bit float in blocks of 128 x 64");
+  json& group = config["quantization_config"]["config_groups"]["group_0"];
+  group["weights"].erase("block_structure");
+  EXPECT_TRUE(Contains(Error(config), "block_structure must be two whole numbers")) << Error(config);
+  group["weights"]["block_structure"] = {128, 128};
+  group["weights"]["type"] = "int";
+  EXPECT_TRUE(Contains(Error(config), "scales per tensor or channel, and of floats per block, are")) << Error(config);
 }
 
 TEST(Config, UnsupportedModelsAreNamed) {

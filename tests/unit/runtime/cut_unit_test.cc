@@ -22,5 +22,19 @@ TEST(CutUnit, OfMatricesWithoutGroupsFollowsTheRanks) {
   EXPECT_EQ(CutUnit({}, {DType::kI8, 64}, 4096, 2) % 64, 0);
 }
 
+// Blocks of a width that is no power of two are held as narrower ones; the last rank's last block may be cut off.
+TEST(CutUnit, OfFp8InBlocksIsABlockWide) {
+  QuantizationConfig stored;
+  stored.kind = QuantizationKind::kFp8Blocks;
+  stored.weights = {.bits = 8, .type = QuantizationType::kFloat, .granularity = QuantizationGranularity::kGroup};
+  for (const int64_t columns : {144, 768, 1408, 14336}) {
+    stored.block_rows = stored.block_cols = 128;
+    EXPECT_EQ(CutUnit(stored, {}, columns, 3), 128);
+    EXPECT_EQ(CutUnit({}, {DType::kF8E4M3, 128}, columns, 3), 128);
+    stored.block_cols = 96;
+    EXPECT_EQ(CutUnit(stored, {}, columns, 1) % 32, 0);
+  }
+}
+
 }  // namespace
 }  // namespace duo
