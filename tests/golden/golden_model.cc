@@ -31,7 +31,10 @@ uint64_t Fnv1a64(std::string_view text) {
 uint8_t NoNan(uint8_t e4m3) { return (e4m3 & 0x7f) == 0x7f ? e4m3 ^ 0x40 : e4m3; }
 
 const char* TypeOf(const Json& tensor, const char* stored) {
-  return tensor.contains("bytes") ? "U8" : tensor.contains("e4m3") ? "F8_E4M3" : tensor.contains("scale") ? "F32" : stored;
+  return tensor.contains("bytes")   ? "U8"
+         : tensor.contains("e4m3")  ? "F8_E4M3"
+         : tensor.contains("scale") ? "F32"
+                                    : stored;
 }
 
 // The bytes of a tensor as safetensors holds them, little-endian.
@@ -112,9 +115,8 @@ void WriteShard(const fs::path& path, const Json& tensors, size_t first, size_t 
     for (const Json& n : tensor["shape"]) count *= n.get<int64_t>();
     const size_t begin = data.size();
     data += TensorBytes(tensor, count, dtype);
-    header[tensor["name"].get<std::string>()] = {{"dtype", TypeOf(tensor, stored)},
-                                                 {"shape", tensor["shape"]},
-                                                 {"data_offsets", {begin, data.size()}}};
+    header[tensor["name"].get<std::string>()] = {
+        {"dtype", TypeOf(tensor, stored)}, {"shape", tensor["shape"]}, {"data_offsets", {begin, data.size()}}};
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');

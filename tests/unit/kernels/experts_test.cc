@@ -199,11 +199,12 @@ TEST_P(Experts, MatchForCodesOfATable) {
   RunMlp(DType::kI4, {3, 2, 96, 160, 301, 0, 0, -1, CodeTable::kE2M1}, 32, false);
 }
 
-// fp8 with a scale for each block, the last of an expert's columns cut off, experts whose rows are no whole blocks; whole
-// pieces of columns and not.
+// fp8 with a scale for each block, the last of an expert's columns cut off, experts whose rows are no whole blocks;
+// whole pieces of columns and not.
 TEST_P(Experts, MatchForFp8InBlocks) {
   for (int64_t rows : {1, 2, 5, 33, 301}) {
-    for (auto [dim, columns, scale_rows] : {std::tuple(256, 128, 128), std::tuple(208, 144, 16), std::tuple(136, 88, 8)}) {
+    for (auto [dim, columns, scale_rows] :
+         {std::tuple(256, 128, 128), std::tuple(208, 144, 16), std::tuple(136, 88, 8)}) {
       Sizes s = {5, 2, dim, columns, rows};
       s.scale_rows = scale_rows;
       RunMlp(DType::kF8E4M3, s, 128, rows == 2, rows == 5 ? 0.5f : 0.0f);
