@@ -2,9 +2,11 @@
 // fp8 codes with a scale for each block of rows and columns. Units of work, parts of k and what becomes of a sum are
 // linear_small.cuh's.
 //
-// A code becomes the bf16 that its bits stand for times 2^-120, exactly (F8HighBytes), of which x takes 2^64. The sums
-// of 64 columns, which have one scale, are scaled in f32 and added to the total: a multiply-add for each four products
-// of tensor cores. Every row of x has a column of its own, so its bits do not depend on the rows beside it.
+// A code becomes the f16 that it stands for, exactly, by one conversion for two (from sm_89 on). So x is f16 as well,
+// scaled by a power of two that makes the largest of a row and a warp's share of k 2^14 to 2^15: nothing larger than
+// 2^-29 of that is rounded. The sums of 64 columns, which have one scale, are scaled in f32 and added to the total: a
+// multiply-add for each four products of tensor cores. Every row of x has a column of its own, so its bits do not depend
+// on the rows beside it.
 #pragma once
 
 #include "kernels/cuda/linear/linear_small.cuh"
@@ -61,6 +63,25 @@ struct ScaledRing {
   }
 };
 
+// The f16 pairs of a word's codes 0 and 1, 2 and 3.
+__device__ __forceinline__ void F8Pairs(uint32_t word, uint32_t& low, uint32_t& high) {
+#if __CUDA_ARCH__ >= 890
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; }"
+      : "=r"(low), "=r"(high)
+      : "r"(word));
+#else
+  // Sign, exponent and mantissa where f16 has them are the value times 2^-8.
+  const auto pair = [](uint32_t high_bytes) {
+    const uint32_t scaled = (high_bytes & 0x80008000u) | (high_bytes & 0x7f007f00u) >> 1;
+    uint32_t of;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(of) : "r"(scaled), "r"(0x5c005c00u));  // 2^8
+    return of;
+  };
+  low = pair(__byte_perm(word, 0, 0x1404));
+  high = pair(__byte_perm(word, 0, 0x3424));
+#endif
+}
+
 // The products of one tile and a warp's share of k. kRows: the most rows, 8 or 16.
 template <int kRows>
 class ScaledProducts {
@@ -68,18 +89,28 @@ class ScaledProducts {
   static constexpr int kEights = kRows / 8;
 
   // x: the share's first column, `blocks` k-blocks long. In shared memory [block][half][row][lane quarter] 16 bytes:
-  // what meets two words of codes, whose pairs are codes 0 and 2, 1 and 3.
-  static __device__ __forceinline__ void Stage(const bf16* x, int64_t stride, int rows, int blocks, uint4* shared,
-                                               int lane) {
+  // what meets two words of codes.
+  __device__ __forceinline__ void Stage(const bf16* x, int64_t stride, int rows, int blocks, uint4* shared, int lane) {
     const int chunks = blocks * (kScaledColumns / 8);
-    for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < rows; ++r, x += stride) {
+      // A NaN's or an infinity's exponent is the largest: the row's sums are none then, or wrong beside an infinity,
+      // which no finite number is either.
+      const float largest = __shfl_sync(0xffffffffu, LargestOf<1>(x, 0, 1, chunks, lane), 0);
+      const uint32_t exponent = max(__float_as_uint(largest) >> 23, 15u);
+      const float unit = __uint_as_float((exponent - 14) << 23), factor = __uint_as_float((268 - exponent) << 23);
+#pragma unroll
+      for (int n = 0; n < kEights; ++n) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          if (8 * n + 2 * (lane % 4) + j == r) units_[n][j] = unit;
+        }
+      }
 #pragma unroll 4
       for (int i = lane; i < chunks; i += 32) {
-        const uint4 v = *reinterpret_cast<const uint4*>(x + r * stride + i * 8);
-        const auto scaled = [](uint32_t pair) { return PackBf16(LowBf16(pair) * 0x1p64f, HighBf16(pair) * 0x1p64f); };
-        shared[(i / 8 * 2 + i % 2) * rows * 4 + r * 4 + i % 8 / 2] = {
-            scaled(__byte_perm(v.x, v.y, 0x5410)), scaled(__byte_perm(v.x, v.y, 0x7632)),
-            scaled(__byte_perm(v.z, v.w, 0x5410)), scaled(__byte_perm(v.z, v.w, 0x7632))};
+        const uint4 v = *reinterpret_cast<const uint4*>(x + i * 8);
+        const auto scaled = [&](uint32_t pair) { return PackF16(LowBf16(pair) * factor, HighBf16(pair) * factor); };
+        shared[(i / 8 * 2 + i % 2) * rows * 4 + r * 4 + i % 8 / 2] = {scaled(v.x), scaled(v.y), scaled(v.z),
+                                                                     scaled(v.w)};
       }
     }
   }
@@ -108,11 +139,12 @@ class ScaledProducts {
       }
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const uint32_t w0 = ring.codes[slot][0][2 * half + j], w1 = ring.codes[slot][1][2 * half + j];
-        const uint32_t a0 = F8HighBytes(w0 << 8), a1 = F8HighBytes(w1 << 8), a2 = F8HighBytes(w0), a3 = F8HighBytes(w1);
+        uint32_t a0, a1, a2, a3;
+        F8Pairs(ring.codes[slot][0][2 * half + j], a0, a2);
+        F8Pairs(ring.codes[slot][1][2 * half + j], a1, a3);
 #pragma unroll
         for (int n = 0; n < kEights; ++n) {
-          Mma(sums[j][n], a0, a1, a2, a3, j == 0 ? b[n].x : b[n].z, j == 0 ? b[n].y : b[n].w);
+          MmaF16(sums[j][n], a0, a1, a2, a3, j == 0 ? b[n].x : b[n].z, j == 0 ? b[n].y : b[n].w);
         }
       }
     }
@@ -132,13 +164,14 @@ class ScaledProducts {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = 8 * n + 2 * (lane % 4) + i % 2;
-        sums[row * 16 + lane / 4 + 8 * (i / 2)] = totals_[n][i] * 0x1p56f;  // of the codes' 2^-120 and of x's 2^64
+        sums[row * 16 + lane / 4 + 8 * (i / 2)] = totals_[n][i] * units_[n][i % 2];
       }
     }
   }
 
  private:
   float totals_[kEights][4];
+  float units_[kEights][2] = {};  // what 1 of a row's scaled x stands for
 };
 
 // kRows: the most rows. kBlocks: of a multiprocessor.
@@ -157,10 +190,11 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) ScaleBlocksKernel(ScaleB
   // Every warp has its own x: the k's that it multiplies, of the part that it is in.
   const int rows = args.rows;
   const uint4* x = nullptr;
+  ScaledProducts<kRows> products;
   auto stage = [&](const PartShare& share) {
     uint4* to = shared + share.first * rows * (kScaledXBytes / 16);
     const int64_t first = int64_t{share.begin} + share.first;
-    ScaledProducts<kRows>::Stage(args.x + first * kScaledColumns, args.x_stride, rows, share.count, to, lane);
+    products.Stage(args.x + first * kScaledColumns, args.x_stride, rows, share.count, to, lane);
     x = to;
   };
 
@@ -176,7 +210,6 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) ScaleBlocksKernel(ScaleB
   // The weights above do not depend on earlier kernels; x and everything written does.
   LetDependentsStart();
   WaitForDependency();
-  ScaledProducts<kRows> products;
   for (int unit = begin; unit < end; ++unit) {
     const int part = place.part, tile = place.tile;
     if (part != staged) {
