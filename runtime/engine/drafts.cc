@@ -46,7 +46,8 @@ bool Engine::State::ChecksAreExact() const {
     weight.dtype = dtype;
     weight.rows = rows;
     weight.cols = cols;
-    weight.group = dtype == DType::kI4 ? formats.int4_group : dtype == DType::kI8 ? formats.int8_group : 0;
+    weight.group = dtype == DType::kI4 ? formats.int4_group : HasRowScales(dtype) ? formats.int8_group : 0;
+    if (dtype == DType::kF8E4M3) weight.block = weight.group;  // fp8 in blocks
     return LinearAlike(*device, weight);
   };
   const int64_t d = config.head_dim, q_cols = config.heads * d;

@@ -14,46 +14,47 @@ namespace duo::cuda {
 namespace {
 
 constexpr int kMostParts = 16;
-constexpr int64_t kMostColumns = 32768;                            // 16 rows of a sixteenth of them fit
-constexpr double kBytesPerSecond = 3.5e12, kPartSeconds = 1.5e-6;  // measured on an H200, for Plan
+constexpr int64_t kMostColumns = 32768;  // 16 rows of a sixteenth of them fit
+constexpr int kDepth = 4;                // k-blocks in flight per warp
 
-constexpr int kDepth = 4;  // k-blocks in flight per warp
-// Of up to 8 rows and of more.
-constexpr int Warps(bool more) { return more ? 16 : 8; }
-constexpr int Blocks(bool more) { return more ? 1 : 2; }
+// How a multiprocessor's warps are dealt to blocks.
+enum class Cut { kSmall, kMiddle, kLarge };
+constexpr int Warps(Cut cut) { return cut == Cut::kSmall ? 4 : cut == Cut::kMiddle ? 8 : 16; }
+constexpr int Blocks(Cut cut) { return cut == Cut::kSmall ? 5 : cut == Cut::kMiddle ? 2 : 1; }
 
-// Bytes of x beside the warps' sums: what 227 KB a multiprocessor leave, on sm_80 what 163 KB leave, on others what 99
-// KB leave.
-size_t SharedRoom(const Device& device, bool more) {
+// Bytes of x of a block beside the warps' sums: of what 227 KB a multiprocessor leave, on sm_80 what 163 KB leave, on
+// others what 99 KB leave.
+size_t SharedRoom(const Device& device, Cut cut) {
   const int capability = device.info().capability;
   const bool most = capability >= 90 && capability < 120, some = capability == 80 || capability == 87;
-  if (most) return size_t{more ? 190u : 90u} << 10;
-  if (some) return size_t{more ? 120u : 64u} << 10;
-  return size_t{more ? 60u : 36u} << 10;
+  const size_t of_all = most ? 180 : some ? 120 : 60;
+  return (of_all / Blocks(cut)) << 10;
 }
 
-// How a product is cut. By the weight and the device, and by whether there are more than 8 rows: a row's bits follow
-// from it, which must not depend on the rows beside it.
 struct ScaledPlan {
-  int tiles, parts, blocks, grid;
+  Cut cut;
+  int tiles, parts, blocks;
+  bool operator==(const ScaledPlan&) const = default;
 };
 
-ScaledPlan Plan(const Device& device, const Weight& weight, bool more) {
+// Parts cost more than they bring (28,672 x 4,096 on an H200: 36.8 us, in two parts 58), so there are as few as x lets.
+// Many tiles go to many small blocks, so that some read while others add up; a few more than two for each multiprocessor
+// to one large block each, which are the most even.
+ScaledPlan Plan(const Device& device, const Weight& weight, int64_t rows) {
   ScaledPlan plan = {};
   plan.tiles = static_cast<int>(CeilDiv(weight.rows, 16));
   plan.blocks = static_cast<int>(weight.cols / kScaledColumns);
-  const int rows = more ? kScaleBlockRows : kAlikeRows, most = Blocks(more) * device.info().multiprocessors;
-  double best_time = 0;
-  for (int parts = 1; parts <= std::min(kMostParts, plan.blocks); ++parts) {
-    if (static_cast<size_t>(CeilDiv(plan.blocks, parts)) * kScaledXBytes * rows > SharedRoom(device, more)) continue;
-    // Time by the bytes, the blocks left idle in the last round, and what a unit's partial sum costs. Half of the
-    // blocks can still read at the full rate.
-    const int64_t units = int64_t{plan.tiles} * parts, rounds = CeilDiv(units, most);
-    const double share = std::min(1.0, 2.0 * units / (rounds * most));
-    const double time = weight.bytes() / (kBytesPerSecond * share) + (parts > 1 ? kPartSeconds * rounds : 0);
-    if (plan.parts == 0 || time < best_time) plan.parts = parts, best_time = time;
+  const auto fits = [&](Cut cut, int parts) {
+    return static_cast<size_t>(CeilDiv(plan.blocks, parts)) * kScaledXBytes * rows <= SharedRoom(device, cut);
+  };
+  const int multiprocessors = device.info().multiprocessors;
+  plan.cut = rows > kAlikeRows                                                      ? Cut::kLarge
+             : plan.tiles >= 4 * multiprocessors && fits(Cut::kSmall, 1)            ? Cut::kSmall
+             : plan.tiles > 2 * multiprocessors && plan.tiles < 4 * multiprocessors ? Cut::kLarge
+                                                                                    : Cut::kMiddle;
+  for (int parts = 1; parts <= std::min(kMostParts, plan.blocks) && plan.parts == 0; ++parts) {
+    if (fits(plan.cut, parts)) plan.parts = parts;
   }
-  plan.grid = static_cast<int>(std::min<int64_t>(most, int64_t{plan.tiles} * plan.parts));
   return plan;
 }
 
@@ -61,25 +62,32 @@ size_t PartialBytes(const ScaledPlan& plan) {
   return plan.parts > 1 ? size_t{256} * plan.tiles * plan.parts * sizeof(float) : 0;
 }
 
-template <int kRows, SmallOut kOut>
-void Launch(Device& device, const ScaleBlocksArgs& args, int grid) {
-  constexpr bool kMore = kRows > kAlikeRows;
-  const auto kernel = ScaleBlocksKernel<kRows, kOut, Warps(kMore), Blocks(kMore), kDepth>;
+template <int kRows, SmallOut kOut, Cut kCut>
+void Launch(Device& device, const ScaleBlocksArgs& args) {
+  const auto kernel = ScaleBlocksKernel<kRows, kOut, Warps(kCut), Blocks(kCut), kDepth>;
   const size_t shared =
       static_cast<size_t>(CeilDiv(args.small.blocks, args.small.parts)) * kScaledXBytes * args.small.rows;
-  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedRoom(device, kMore)));
-  LaunchOverlapped(device, kernel, dim3(grid), dim3(32 * Warps(kMore)), shared, args);
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedRoom(device, kCut)));
+  const int grid = std::min(Blocks(kCut) * device.info().multiprocessors, args.small.tiles * args.small.parts);
+  LaunchOverlapped(device, kernel, dim3(grid), dim3(32 * Warps(kCut)), shared, args);
 }
 template <SmallOut kOut>
-void LaunchRows(Device& device, const ScaleBlocksArgs& args, int grid) {
-  if (args.small.rows <= kAlikeRows) return Launch<8, kOut>(device, args, grid);
-  Launch<16, kOut>(device, args, grid);
+void LaunchCut(Device& device, const ScaleBlocksArgs& args, Cut cut) {
+  if (args.small.rows > kAlikeRows) return Launch<kScaleBlockRows, kOut, Cut::kLarge>(device, args);
+  switch (cut) {
+    case Cut::kSmall:
+      return Launch<kAlikeRows, kOut, Cut::kSmall>(device, args);
+    case Cut::kMiddle:
+      return Launch<kAlikeRows, kOut, Cut::kMiddle>(device, args);
+    case Cut::kLarge:
+      return Launch<kAlikeRows, kOut, Cut::kLarge>(device, args);
+  }
 }
 
 void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, Arena& scratch) {
   const size_t mark = scratch.used();
   DUO_CHECK(x.rows <= kScaleBlockRows && reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.stride % 8 == 0);
-  const ScaledPlan plan = Plan(device, weight, x.rows > kAlikeRows);
+  const ScaledPlan plan = Plan(device, weight, x.rows);
   DUO_CHECK_GT(plan.parts, 0);
   const auto shift = [](int count) { return std::countr_zero(static_cast<unsigned>(count)); };
   ScaleBlocksArgs args = {};
@@ -99,13 +107,13 @@ void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, 
   args.across = static_cast<int>(ScalesAcross(weight));
   switch (kind) {
     case SmallOut::kFloat:
-      LaunchRows<SmallOut::kFloat>(device, args, plan.grid);
+      LaunchCut<SmallOut::kFloat>(device, args, plan.cut);
       break;
     case SmallOut::kActivation:
-      LaunchRows<SmallOut::kActivation>(device, args, plan.grid);
+      LaunchCut<SmallOut::kActivation>(device, args, plan.cut);
       break;
     case SmallOut::kGated:
-      LaunchRows<SmallOut::kGated>(device, args, plan.grid);
+      LaunchCut<SmallOut::kGated>(device, args, plan.cut);
   }
   scratch.Rewind(mark);
 }
@@ -118,10 +126,19 @@ bool ScaleBlocksFit(const Weight& weight) {
          weight.rows <= 16 * Device::CudaState::kCounters && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
 }
 
-bool ScaleBlocksAlike(const Device& device, const Weight& weight) { return Plan(device, weight, false).parts > 0; }
+// A row's bits follow from how its product is cut.
+bool ScaleBlocksAlike(const Device& device, const Weight& weight) {
+  const ScaledPlan alone = Plan(device, weight, 1);
+  for (int rows = 2; rows <= kAlikeRows; ++rows) {
+    if (Plan(device, weight, rows) != alone) return false;
+  }
+  return true;
+}
 
 size_t ScaleBlocksScratchBytes(const Device& device, const Weight& weight) {
-  return Arena::Rounded(std::max(PartialBytes(Plan(device, weight, false)), PartialBytes(Plan(device, weight, true))));
+  size_t most = 0;
+  for (int rows = 1; rows <= kScaleBlockRows; ++rows) most = std::max(most, PartialBytes(Plan(device, weight, rows)));
+  return Arena::Rounded(most);
 }
 
 void ScaleBlocksLinear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
