@@ -38,8 +38,8 @@ struct ScaledPlan {
 };
 
 // Parts cost more than they bring (28,672 x 4,096 on an H200: 36.8 us, in two parts 58), so there are as few as x lets.
-// Many tiles go to many small blocks, so that some read while others add up; a few more than two for each multiprocessor
-// to one large block each, which are the most even.
+// Many tiles go to many small blocks, so that some read while others add up; a few more than two for each
+// multiprocessor to one large block each, which are the most even.
 ScaledPlan Plan(const Device& device, const Weight& weight, int64_t rows) {
   ScaledPlan plan = {};
   plan.tiles = static_cast<int>(CeilDiv(weight.rows, 16));

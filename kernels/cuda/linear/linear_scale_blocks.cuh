@@ -5,8 +5,8 @@
 // A code becomes the f16 that it stands for, exactly, by one conversion for two (from sm_89 on). So x is f16 as well,
 // scaled by a power of two that makes the largest of a row and a warp's share of k 2^14 to 2^15: nothing larger than
 // 2^-29 of that is rounded. The sums of 64 columns, which have one scale, are scaled in f32 and added to the total: a
-// multiply-add for each four products of tensor cores. Every row of x has a column of its own, so its bits do not depend
-// on the rows beside it.
+// multiply-add for each four products of tensor cores. Every row of x has a column of its own, so its bits do not
+// depend on the rows beside it.
 #pragma once
 
 #include "kernels/cuda/linear/linear_small.cuh"
@@ -110,7 +110,7 @@ class ScaledProducts {
         const uint4 v = *reinterpret_cast<const uint4*>(x + i * 8);
         const auto scaled = [&](uint32_t pair) { return PackF16(LowBf16(pair) * factor, HighBf16(pair) * factor); };
         shared[(i / 8 * 2 + i % 2) * rows * 4 + r * 4 + i % 8 / 2] = {scaled(v.x), scaled(v.y), scaled(v.z),
-                                                                     scaled(v.w)};
+                                                                      scaled(v.w)};
       }
     }
   }
