@@ -19,7 +19,7 @@ void CheckBank(const ExpertBank& bank, const Routing& routing, int64_t dim) {
   for (const Weight* w : {&bank.gate_up, &bank.down}) {  // an expert's groups end with its rows
     if (w->groups != nullptr || w->exponents != nullptr) DUO_CHECK_EQ(w->cols % w->group, 0);
     if (w->groups != nullptr) DUO_CHECK_EQ(w->cols % w->pair_cols(), 0);
-    if (HasScaleBlocks(*w)) DUO_CHECK_EQ(w->rows / bank.experts % w->block, 0);
+    if (HasScaleBlocks(*w) && bank.experts > 1) DUO_CHECK_EQ(w->rows / bank.experts % w->block, 0);
   }
 }
 

@@ -78,6 +78,7 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
   WeightFormats formats;
   if (config.hidden < 2048) formats.int4_group = 32;
   formats.int8_group = asked.int8_group;
+  const bool scale_blocks = config.quantization.block_cols > 0 && KeepsCodes(config.quantization);
   const int64_t q_rows = int64_t{config.heads} * config.head_dim;
   for (auto [wanted, name, rows, out] :
        {std::tuple(asked.matrices, TensorName(config, WeightRole::kQkv, 0, 0), q_rows, &formats.matrices),
@@ -95,7 +96,7 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
       *out = DType::kI8;
       formats.int8_group = on_cuda ? 32 : std::min<int>(128, GroupUnit(stored->group()));
     }
-    const bool in_blocks = config.quantization.kind == QuantizationKind::kGguf || config.quantization.block_cols > 0;
+    const bool in_blocks = config.quantization.kind == QuantizationKind::kGguf || scale_blocks;
     const bool own = in_blocks && !wanted.has_value();
     if (config.quantization.kind == QuantizationKind::kMxfp4) {
       if (wanted.has_value() && out == &formats.matrices) {
@@ -114,7 +115,7 @@ absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const
     }
   }
   if (config.quantization.kind != QuantizationKind::kGguf && config.quantization.kind != QuantizationKind::kMxfp4 &&
-      config.quantization.block_cols == 0)
+      !scale_blocks)
     return formats;
   absl::Status kept =
       KeepBlocks(files, config, on_cuda, !asked.matrices.has_value(), !asked.vocabulary.has_value(), formats);
