@@ -50,7 +50,7 @@ def commit():
 
 
 def perplexity(args, results):
-    runs = [(w, "f32", "off") for w in WEIGHTS] + [("f32", kv, "off") for kv in ("bf16", "fp8", "int8", "int4")]
+    runs = [(w, "f32", "off") for w in [*WEIGHTS, "fp8:128x128"]] + [("f32", kv, "off") for kv in ("bf16", "fp8", "int8", "int4")]
     if args.key_means:
         runs.append(("f32", "int4", args.key_means))
     for weights, kv, means in runs:
