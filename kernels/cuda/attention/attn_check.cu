@@ -4,6 +4,7 @@
 #include "kernels/cuda/attention/decode_combine.cuh"
 #include "kernels/cuda/attention/decode_staged.cuh"
 #include "kernels/cuda/hopper/hopper.h"
+#include "kernels/cuda/kv/kv_formats.cuh"
 
 namespace duo::cuda {
 namespace {
@@ -120,9 +121,7 @@ void Launch(Device& device, const DecodeArgs& args, int columns, int grid) {
                    dim3(32 * kMergeWarps), 0, args, columns, Shape::kUnit, grid);
 }
 
-// bf16 and int4 pages. With fp8 and int8 ones of head size 128, checks of a long text were seen to draw otherwise now
-// and then (tests/bench/results/h200_checks.json), though the kernels' bits were the same in every test.
-bool Attended(KvFormat format) { return format == KvFormat::kBF16 || format == KvFormat::kInt4; }
+bool Attended(KvFormat format) { return format != KvFormat::kF32; }
 
 }  // namespace
 
@@ -137,12 +136,10 @@ bool AttendsCheck(const Device& device, const SeqBatch& batch, int group, const 
 
 void LaunchCheck(Device& device, const DecodeArgs& args, int grid) {
   const int columns = args.batch.num_rows * args.group;
-  const auto launch = [&](auto format) {
+  VisitFormat(args.kv.page.format, [&](auto format) {
     if (args.kv.page.head_dim == 64) return Launch<format(), 64>(device, args, columns, grid);
     Launch<format(), 128>(device, args, columns, grid);
-  };
-  if (args.kv.page.format == KvFormat::kBF16) return launch(std::integral_constant<KvFormat, KvFormat::kBF16>());
-  launch(std::integral_constant<KvFormat, KvFormat::kInt4>());
+  });
 }
 
 }  // namespace duo::cuda

@@ -16,13 +16,6 @@ constexpr double kBytesPerSecond = 3.5e12, kPartSeconds = 1.5e-6;  // measured o
 
 int PieceColumns(DType type) { return type == DType::kI4 ? 32 : 16; }
 
-// How a product is cut. By the weight and the device alone: a row's bits follow from it, which must not depend on the
-// rows beside it.
-struct PiecesPlan {
-  bool many;  // outputs: blocks of 4 warps then, else of 8, so that all multiprocessors have enough to read
-  int tiles, parts, blocks, units;
-};
-
 size_t SharedBytes(const Weight& weight, int blocks, int warps) {
   return weight.dtype == DType::kI4 ? PieceSharedBytes<DType::kI4>(blocks, warps, kPieceRows)
                                     : PieceSharedBytes<DType::kI8>(blocks, warps, kPieceRows);
@@ -34,9 +27,11 @@ size_t SharedRoom(const Device& device) {
   return size_t{most ? 200u : more ? 140u : 72u} << 10;
 }
 
+}  // namespace
+
 bool EndsWithinBlock(const Weight& weight) { return weight.cols % (4 * PieceColumns(weight.dtype)) != 0; }
 
-PiecesPlan Plan(const Device& device, const Weight& weight) {
+PiecesPlan PlanPieces(const Device& device, const Weight& weight) {
   PiecesPlan plan = {};
   plan.tiles = static_cast<int>(CeilDiv(weight.rows, 16));
   plan.blocks = static_cast<int>(CeilDiv(weight.cols, 4 * PieceColumns(weight.dtype)));
@@ -56,10 +51,12 @@ PiecesPlan Plan(const Device& device, const Weight& weight) {
   return plan;
 }
 
+namespace {
+
 void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, Arena& scratch) {
   const size_t mark = scratch.used();
   DUO_CHECK(x.rows <= kPieceRows && reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.stride % 8 == 0);
-  const PiecesPlan plan = Plan(device, weight);
+  const PiecesPlan plan = PlanPieces(device, weight);
   DUO_CHECK_GT(plan.parts, 0);
   SmallArgs args = {};
   args.out = out.data;
@@ -123,7 +120,7 @@ bool PiecesFit(const Weight& weight) {
 }
 
 size_t PiecesScratchBytes(const Device& device, const Weight& weight) {
-  const PiecesPlan plan = Plan(device, weight);
+  const PiecesPlan plan = PlanPieces(device, weight);
   return plan.parts > 1 ? Arena::Rounded(size_t{256} * plan.units * sizeof(float)) : 0;
 }
 

@@ -10,6 +10,16 @@
 
 namespace duo::cuda {
 
+// How a product is cut. By the weight and the device alone: a row's bits follow from it, which must not depend on the
+// rows beside it.
+struct PiecesPlan {
+  bool many;  // outputs: blocks of 4 warps then, else of 8, so that all multiprocessors have enough to read
+  int tiles, parts, blocks, units;
+  int warps() const { return many ? 4 : 8; }
+};
+PiecesPlan PlanPieces(const Device& device, const Weight& weight);  // linear_pieces.cu's
+bool EndsWithinBlock(const Weight& weight);                         // do columns?
+
 template <typename Kind, int kRows, SmallOut kOut, int kWarps, int kBlocks>
 void LaunchPieces(Device& device, const SmallArgs& args, const PieceWeights& weights) {
   const auto kernel = PiecesKernel<Kind, kRows, kOut, kWarps, kBlocks>;
