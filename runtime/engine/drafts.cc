@@ -5,6 +5,7 @@
 
 #include "kernels/alike_rows.h"
 #include "runtime/engine/engine_state.h"
+#include "runtime/weights/weights_layout.h"
 
 namespace duo {
 namespace {
@@ -37,25 +38,18 @@ absl::Status Engine::State::DecideDrafts() {
 bool Engine::State::ChecksAreExact() const {
   if (!device->is_cuda()) return true;
   if (comm->size() > 1 || config.experts.count > 0 || config.sliding_window > 0 || config.dual_chunk.chunk_size > 0 ||
-      options.decode_sparsity.on() || !formats.kept.empty()) {
+      options.decode_sparsity.on()) {
     return false;
   }
   if (!AttentionAlike(*device, config.head_dim, config.heads / config.kv_heads, kv)) return false;
-  const auto alike = [&](DType dtype, int64_t rows, int64_t cols) {
-    Weight weight;
-    weight.dtype = dtype;
-    weight.rows = rows;
-    weight.cols = cols;
-    weight.group = dtype == DType::kI4 ? formats.int4_group : HasRowScales(dtype) ? formats.int8_group : 0;
-    if (dtype == DType::kF8E4M3) weight.block = weight.group;  // fp8 in blocks
-    return LinearAlike(*device, weight);
+  const ModelWeights weights = DescribeWeights({config, shard, formats});
+  const auto alike = [&](const WeightSet& of, std::initializer_list<WeightRole> roles) {
+    return std::all_of(roles.begin(), roles.end(), [&](WeightRole role) { return LinearAlike(*device, of[role]); });
   };
-  const int64_t d = config.head_dim, q_cols = config.heads * d;
-  return alike(formats.matrices, q_cols + 2 * config.kv_heads * d, config.hidden) &&
-         alike(formats.matrices, config.hidden, q_cols) &&
-         alike(formats.matrices, 2 * config.intermediate, config.hidden) &&
-         alike(formats.matrices, config.hidden, config.intermediate) &&
-         alike(formats.vocabulary, config.vocab, config.hidden);
+  constexpr auto kOfLayers = {WeightRole::kQkv, WeightRole::kO, WeightRole::kGateUp, WeightRole::kDown};
+  return alike(weights.outer, {WeightRole::kHead}) &&
+         std::all_of(weights.layers.begin(), weights.layers.end(),
+                     [&](const WeightSet& layer) { return alike(layer, kOfLayers); });
 }
 
 absl::Status Engine::State::PrepareDrafts() {

@@ -116,6 +116,11 @@ std::vector<HeldWeight> WeightsOf(const WeightShare& share) {
   return held;
 }
 
+ModelWeights DescribeWeights(const WeightShare& share) {
+  Layout layout(nullptr, share.formats);
+  return LayOut(share, layout);
+}
+
 int64_t WeightBytes(const WeightShare& share) {
   Layout layout(nullptr, share.formats);
   LayOut(share, layout);

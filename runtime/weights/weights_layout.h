@@ -17,6 +17,9 @@ absl::StatusOr<ModelWeights> LayOutWeights(const WeightShare& share, Device& dev
 // only where others follow in memory, which are a head's: elsewhere ranks cut at the bounds of blocks (cut_unit.h).
 std::optional<CodeFormat> FitTo(const CodeFormat& format, const HeldWeight& held);
 
+// Formats and shapes of the share's weights, without memory: matrices with rows and columns whose data is null.
+ModelWeights DescribeWeights(const WeightShare& share);
+
 // HeldWeights of what the share has.
 std::vector<HeldWeight> WeightsOf(const WeightShare& share);
 

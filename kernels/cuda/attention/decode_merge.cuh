@@ -39,7 +39,9 @@ __device__ __forceinline__ void MergeWarps(WarpAttention<kFormat, kHeadDim, kN>&
       for (int i = 0; i < kWarps; ++i) top = fmaxf(top, tops[i * kCols + col]);
       float sum = 0;
 #pragma unroll
-      for (int i = 0; i < kWarps; ++i) sum += sums[i * kCols + col] * Exp2(tops[i * kCols + col] - top);
+      for (int i = 0; i < kWarps; ++i) {
+        sum = __fmaf_rn(sums[i * kCols + col], Exp2(tops[i * kCols + col] - top), sum);
+      }
       const float factor = sum > 0 ? Exp2(warp.top[n][j] - top) / sum : 0.0f;
       if (w == 0 && g == 0) write_lse(col, sum > 0 ? (top + log2f(sum)) * kLn2 : -INFINITY);
 #pragma unroll

@@ -11,7 +11,8 @@
 //   score = scale * (q . code') + offset * sum(q)
 //   o     = sum_t (p scale) code'_t + sum_t p offset_v
 // where code' = code - 128 (int8), 2^-120 value (fp8), for int4 code + 128 in K and code - 8 in V,
-// so every attended value is the exact decoded one. V's codes lie around zero for two reasons: rounding p * scale to
+// so every attended value is the exact decoded one. Every sum of products says whether it is fused: left to the
+// compiler, one width might be and another not, and a row's bits would depend on its company. V's codes lie around zero for two reasons: rounding p * scale to
 // bf16 costs no more than in the plain path, and tensor cores cut their f32 sums off instead of rounding them, which
 // over a million tokens of codes around 136 adds up (seen: 0.0017 of the values' range at 4 M).
 #pragma once
@@ -76,18 +77,24 @@ struct WarpAttention {
     for (int h = 0; h < 2; ++h) {
       if constexpr (kFormat == KvFormat::kBF16) {
 #pragma unroll
-        for (int n = 0; n < kN; ++n) s[n][2 * h] *= scale, s[n][2 * h + 1] *= scale;
+        for (int n = 0; n < kN; ++n) {
+          s[n][2 * h] = __fmul_rn(s[n][2 * h], scale);
+          s[n][2 * h + 1] = __fmul_rn(s[n][2 * h + 1], scale);
+        }
       } else if constexpr (kFormat == KvFormat::kFp8) {
         const float factor = F16Value(params[h]) * (scale * Form::kUndo);
 #pragma unroll
-        for (int n = 0; n < kN; ++n) s[n][2 * h] *= factor, s[n][2 * h + 1] *= factor;
+        for (int n = 0; n < kN; ++n) {
+          s[n][2 * h] = __fmul_rn(s[n][2 * h], factor);
+          s[n][2 * h + 1] = __fmul_rn(s[n][2 * h + 1], factor);
+        }
       } else {
         const float code_scale = F16Value(params[h]);
         const float factor = code_scale * scale, zero = F16Value(params[h] >> 16) - Form::kZero * code_scale;
 #pragma unroll
         for (int n = 0; n < kN; ++n) {
-          s[n][2 * h] = s[n][2 * h] * factor + zero * q_sum[n][0];
-          s[n][2 * h + 1] = s[n][2 * h + 1] * factor + zero * q_sum[n][1];
+          s[n][2 * h] = __fmaf_rn(s[n][2 * h], factor, __fmul_rn(zero, q_sum[n][0]));
+          s[n][2 * h + 1] = __fmaf_rn(s[n][2 * h + 1], factor, __fmul_rn(zero, q_sum[n][1]));
         }
       }
     }
@@ -120,7 +127,7 @@ struct WarpAttention {
         if (!(highest > top[n][j] + 8.0f)) continue;
         const float factor = Exp2(top[n][j] - highest);
         top[n][j] = highest;
-        sum[n][j] = __fmul_rn(sum[n][j], factor);  // never one with the sum behind it: all widths round alike
+        sum[n][j] = __fmul_rn(sum[n][j], factor);
         offset[n][j] = __fmul_rn(offset[n][j], factor);
 #pragma unroll
         for (int m = 0; m < kChunks; ++m) o[n][m][j] *= factor, o[n][m][j + 2] *= factor;
@@ -148,8 +155,8 @@ struct WarpAttention {
         see(n, p0, p1);
         const uint32_t pair = kFormat == KvFormat::kBF16 ? PackBf16(p0, p1) : PackBf16(p0 * scale, p1 * scale);
         if constexpr (kFormat == KvFormat::kInt4 || kFormat == KvFormat::kInt8) {
-          offset[n][0] += p0 * zero;
-          offset[n][1] += p1 * zero;
+          offset[n][0] = __fmaf_rn(p0, zero, offset[n][0]);
+          offset[n][1] = __fmaf_rn(p1, zero, offset[n][1]);
         }
         p[n][h] = Transpose8x8(pair);
       }
@@ -188,8 +195,8 @@ struct WarpAttention {
         if constexpr (kFormat == KvFormat::kInt4 || kFormat == KvFormat::kInt8) add = over_tokens(offset[n][j]);
 #pragma unroll
         for (int m = 0; m < kChunks; ++m) {
-          o[n][m][j] = o[n][m][j] * Form::kUndo + add;
-          o[n][m][j + 2] = o[n][m][j + 2] * Form::kUndo + add;
+          o[n][m][j] = __fmaf_rn(o[n][m][j], Form::kUndo, add);
+          o[n][m][j + 2] = __fmaf_rn(o[n][m][j + 2], Form::kUndo, add);
         }
       }
     }

@@ -8,6 +8,7 @@
 #include "kernels/cuda/linear/dequantize.h"
 #include "kernels/cuda/linear/gemm.h"
 #include "kernels/cuda/linear/linear_pieces.h"
+#include "kernels/cuda/linear/linear_quads.h"
 #include "kernels/cuda/linear/linear_scale_blocks.h"
 #include "kernels/cuda/linear/linear_small.h"
 #include "kernels/cuda/linear/linear_tiles.h"
@@ -37,8 +38,15 @@ bool UsesScaleBlocks(const Device& device, int64_t rows, const Weight& weight) {
   return rows <= kCodedRows && ScaleBlocksFit(weight) && !UsesTiles(device, rows, weight);
 }
 // They round x to 16 bits, which bf16 outputs do not show. MXFP4's weights are exact in bf16, and so must its f32 be.
+bool HasPieceKernels(const Weight& weight, DType out) {
+  return PiecesFit(weight) && !(weight.table == CodeTable::kE2M1 && out == DType::kF32);
+}
 bool UsesPieces(int64_t rows, const Weight& weight, DType out) {
-  return rows <= kPieceRows && PiecesFit(weight) && !(weight.table == CodeTable::kE2M1 && out == DType::kF32);
+  return rows <= kPieceRows && HasPieceKernels(weight, out);
+}
+// Behind UsesPieces.
+bool UsesQuads(const Device& device, int64_t rows, const Weight& weight, DType out) {
+  return rows <= kQuadRows && HasPieceKernels(weight, out) && QuadsFit(device, weight);
 }
 bool UsesSmall(const Device& device, int64_t rows, const Weight& weight) {
   const int64_t most = weight.dtype == DType::kBF16 ? kBf16Rows : IsCoded(weight.dtype) ? kCodedRows : kSmallRows;
@@ -52,6 +60,7 @@ size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weig
   size_t bytes = PiecesFit(weight)        ? PiecesScratchBytes(device, weight)
                  : ScaleBlocksFit(weight) ? ScaleBlocksScratchBytes(device, weight)
                                           : 0;
+  if (rows > kPieceRows && PiecesFit(weight)) bytes = std::max(bytes, QuadsScratchBytes(device, weight));
   if (SmallLinearFits(weight)) {
     bytes = std::max(bytes, SmallLinearScratchBytes(device, std::min<int64_t>(rows, kSmallRows), weight));
   }
@@ -65,12 +74,15 @@ size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weig
 }
 
 bool LinearAlike(const Device& device, const Weight& weight) {
+  static_assert(kAlikeRows <= kQuadRows);
   if (ScaleBlocksFit(weight)) return ScaleBlocksAlike(device, weight);
+  if (UsesPieces(1, weight, DType::kF32)) return UsesQuads(device, kAlikeRows, weight, DType::kF32);
   return UsesSmall(device, kAlikeRows, weight) && SmallLinearAlike(device, weight);
 }
 
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {
   if (UsesPieces(x.rows, weight, out.dtype)) return PiecesLinear(device, out, x, weight, scratch);
+  if (UsesQuads(device, x.rows, weight, out.dtype)) return QuadsLinear(device, out, x, weight, scratch);
   if (UsesSmall(device, x.rows, weight)) {
     for (int64_t row = 0; row < x.rows; row += kSmallRows) {
       const int64_t count = std::min<int64_t>(kSmallRows, x.rows - row);
@@ -107,6 +119,7 @@ void Linear(Device& device, View out, View x, const Weight& weight, Arena& scrat
 
 void LinearSwiGlu(Device& device, View out, View gate_up, View x, const Weight& weight, Arena& scratch) {
   if (UsesPieces(x.rows, weight, out.dtype)) return PiecesLinearGated(device, out, x, weight, scratch);
+  if (UsesQuads(device, x.rows, weight, out.dtype)) return QuadsLinearGated(device, out, x, weight, scratch);
   if (x.rows <= kSmallRows && UsesSmall(device, x.rows, weight))
     return SmallLinearGated(device, out, x, weight, scratch);
   if (x.rows <= kScaleBlockRows && UsesScaleBlocks(device, x.rows, weight))

@@ -87,6 +87,7 @@ void Run(Device& device, View out, View x, const Weight& weight, SmallOut kind, 
 }  // namespace
 
 bool QuadsFit(const Device& device, const Weight& weight) {
+  DUO_CHECK(PiecesFit(weight));
   return PlanQuads(device, PlanPieces(device, weight), weight, kQuadRows).shares > 0;
 }
 
