@@ -46,10 +46,11 @@ bool Engine::State::ChecksAreExact() const {
   const auto alike = [&](const WeightSet& of, std::initializer_list<WeightRole> roles) {
     return std::all_of(roles.begin(), roles.end(), [&](WeightRole role) { return LinearAlike(*device, of[role]); });
   };
-  constexpr auto kOfLayers = {WeightRole::kQkv, WeightRole::kO, WeightRole::kGateUp, WeightRole::kDown};
+  const auto layer_is = [&](const WeightSet& layer) {
+    return alike(layer, {WeightRole::kQkv, WeightRole::kO, WeightRole::kGateUp, WeightRole::kDown});
+  };
   return alike(weights.outer, {WeightRole::kHead}) &&
-         std::all_of(weights.layers.begin(), weights.layers.end(),
-                     [&](const WeightSet& layer) { return alike(layer, kOfLayers); });
+         std::all_of(weights.layers.begin(), weights.layers.end(), layer_is);
 }
 
 absl::Status Engine::State::PrepareDrafts() {

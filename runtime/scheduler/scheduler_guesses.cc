@@ -129,6 +129,8 @@ void Scheduler::AskModel(int most_rows, Riding* riding) {
     request.drafts = std::move(guessed.tokens[i]);
     const auto count = static_cast<int>(request.drafts.size());
     request.guesses_wanted = count;
+    // Not because it is reading: it has nothing to say of this text, and nothing would be learnt of it.
+    if (count == 0 && asked[i].wanted > 0 && !guessed.read) request.self.Rest();
     request.result.guess_steps += count;
     riding->Add(request.sequence->length + 1, count);
     riding->samples += count;

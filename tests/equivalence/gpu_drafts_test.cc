@@ -29,11 +29,12 @@ class GpuDrafts : public EngineOnDevicesWithKv {
 };
 INSTANTIATE_TEST_SUITE_P(gpu, GpuDrafts,
                          testing::Combine(testing::Values(DeviceKind::kCuda),
-                                          testing::Values(KvFormat::kBF16, KvFormat::kInt4)),
+                                          testing::Values(KvFormat::kBF16, KvFormat::kFp8, KvFormat::kInt8,
+                                                          KvFormat::kInt4)),
                          [](const auto& info) { return std::string(Name(std::get<1>(info.param))); });
 
 TEST_P(GpuDrafts, AnswersWrittenOneByOneAreTheSameToTheBit) {
-  for (const DType weights : {DType::kBF16, DType::kI8}) {
+  for (const DType weights : {DType::kBF16, DType::kI8, DType::kI4}) {
     SCOPED_TRACE(Name(weights));
     Bench plain = With(Speculation::kOff, weights), drafting = With(Speculation::kAuto, weights);
     ASSERT_TRUE(plain.engine != nullptr && drafting.engine != nullptr);
@@ -71,13 +72,14 @@ TEST_P(GpuDrafts, AnswersWrittenOneByOneAreTheSameToTheBit) {
 }
 
 TEST_P(GpuDrafts, AutoHasNoneWhereARowsBitsDependOnItsCompany) {
-  const std::pair<DType, KvFormat> others[] = {
-      {DType::kI4, kv()}, {DType::kBF16, KvFormat::kFp8}, {DType::kBF16, KvFormat::kInt8}};
-  for (const auto& [weights, format] : others) {
-    Bench other = With(Speculation::kAuto, weights, format);
-    ASSERT_NE(other.engine, nullptr);
-    EXPECT_EQ(other.engine->speculation(), Speculation::kOff);
-  }
+  EngineOptions options = Options();
+  options.kv = kv();
+  options.max_session_tokens = 2500;
+  options.speculate = Speculation::kAuto;
+  options.decode_sparsity = *DecodeSparsityNamed("auto");  // answers visit page lists
+  Bench lists = Open(options, 1);
+  ASSERT_NE(lists.engine, nullptr);
+  EXPECT_EQ(lists.engine->speculation(), Speculation::kOff);
 }
 
 }  // namespace

@@ -214,15 +214,24 @@ struct WarpStages {
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) warp.Scores(s[t], raw.k[t], q);
       TakeV(raw);
-      __syncwarp();  // all lanes have read the stage
-      const uint32_t further = unit + kAhead;
-      if (further < at.end) {
-        if (Elected()) Fetch(stage, page, (further + at.skipped) % (kPageTokens / kUnit) * kUnit);
-        if (further + kWarps < at.end) page = walk.PageOf(further + kWarps + at.skipped);
+      const auto refill = [&] {
+        // The stage's codes are in registers for certain only once a fence has waited for them: the copy engine was seen
+        // to overwrite values that lanes had asked for and not got, where the next codes came from the L2.
+        SharedStoresFence();
         __syncwarp();
-      }
-      Next();
+        const uint32_t further = unit + kAhead;
+        if (further < at.end) {
+          if (Elected()) Fetch(stage, page, (further + at.skipped) % (kPageTokens / kUnit) * kUnit);
+          if (further + kWarps < at.end) page = walk.PageOf(further + kWarps + at.skipped);
+          __syncwarp();
+        }
+        Next();
+      };
+      // Behind the products, where registers hold the codes until then, nobody waits for the fence.
+      constexpr bool kLate = kN * kTiles <= 2;
+      if constexpr (!kLate) refill();
       AttendScored<kMass, false>(warp, s, raw.k_params, raw, args, at, walk.page_start + walk.token, walk.tokens);
+      if constexpr (kLate) refill();
     }
   }
 };

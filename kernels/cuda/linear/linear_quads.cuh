@@ -25,43 +25,23 @@ class QuadProducts {
   static constexpr int kFourBytes = 4 * S::kXBytes;
   static constexpr bool kWords = Kind::kType == DType::kI8;  // a lane has one word of x of each piece, else two
 
-  // Rows first_row, first_row + step, .. of a share of `blocks`, of which `columns` exist; x is its first column. They
-  // lie [block][four of rows][two pieces][column of B][word][piece][8 bytes], of int8 [block][four of rows][column of
+  // `rows` rows from `first_row` on of a share of `blocks`, of which `columns` exist; x is row 0's first column. They lie
+  // [block][four of rows][two pieces][column of B][word][piece][8 bytes], of int8 [block][four of rows][column of
   // B][word][piece][4 bytes]; their units go to units[row]. Every row is scaled so that its largest |x| of the share
   // becomes kMostFixed.
-  static __device__ __forceinline__ void Stage(const bf16* x, int64_t stride, int rows, int first_row, int step,
-                                               int blocks, int columns, const PieceX& shared, float* units, int lane) {
+  static __device__ __forceinline__ void Stage(const bf16* x, int64_t stride, int first_row, int rows, int blocks,
+                                               int columns, const PieceX& shared, float* units, int lane) {
     const int padded = RoundUp(blocks, S::kAtOnce) * S::kChunks, there = min(blocks * S::kChunks, columns / 8);
 #pragma unroll 1
-    for (int r = first_row; r < rows; r += step) {
-      const bf16* of_row = x + r * stride;
-      const float largest = __shfl_sync(0xffffffffu, LargestOf<1>(of_row, 0, 1, there, lane), 0);
-      const float unit = FixedUnit(largest), factor = 1 / unit;
-      if (lane == 0) units[r] = unit;
-      const int four = r / 4, column = 2 * (r % 4);
-      // Whole warps go round together: the sums shuffle.
-#pragma unroll 4
-      for (int i = lane; i < RoundUp(padded, 32); i += 32) {
-        const uint4 v = i < there ? *reinterpret_cast<const uint4*>(of_row + i * 8) : make_uint4(0, 0, 0, 0);
-        uint2 high, low;
-        int sum = FixedEight<Kind::kXType>(v, factor, high, low);
-#pragma unroll
-        for (int lanes = 1; lanes < S::kSteps; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-        if (i >= padded) continue;
-        const int block = i / S::kChunks, piece = i % S::kChunks / S::kSteps, in_piece = i % S::kSteps;
-        if (in_piece == 0) shared.sums[(block * kRows + r) * 4 + piece] = static_cast<float>(sum);
-        uint8_t* to = shared.elements + (block * kFours + four) * kFourBytes + column * 64;
-        if constexpr (kWords) {
-          to += in_piece * 32 + piece * 4;
-          *reinterpret_cast<uint32_t*>(to) = high.x;
-          *reinterpret_cast<uint32_t*>(to + 16) = high.y;
-          *reinterpret_cast<uint32_t*>(to + 64) = low.x;
-          *reinterpret_cast<uint32_t*>(to + 80) = low.y;
-        } else {
-          to += piece / 2 * 512 + in_piece * 16 + piece % 2 * 8;
-          *reinterpret_cast<uint2*>(to) = high;
-          *reinterpret_cast<uint2*>(to + 64) = low;
-        }
+    for (int four = 0; four < rows; four += 4) {
+      const int count = min(4, rows - four);
+      const bf16* of_four = x + (first_row + four) * stride;
+      const float unit = FixedUnit(LargestOf<4>(of_four, stride, count, there, lane));  // of row lane % 4
+      if (lane < count) units[first_row + four + lane] = unit;
+#pragma unroll 2
+      for (int i = 0; i < count; ++i) {
+        const float factor = 1 / __shfl_sync(0xffffffffu, unit, i);
+        StageRow(of_four + i * stride, first_row + four + i, there, padded, factor, shared, lane);
       }
     }
   }
@@ -102,6 +82,35 @@ class QuadProducts {
 
  private:
   static constexpr uint32_t kNibbles = 0x0f0f0f0fu;
+
+  static __device__ __forceinline__ void StageRow(const bf16* x, int row, int there, int padded, float factor,
+                                                  const PieceX& shared, int lane) {
+    const int four = row / 4, column = 2 * (row % 4);
+    // Whole warps go round together: the sums shuffle.
+#pragma unroll 4
+    for (int i = lane; i < RoundUp(padded, 32); i += 32) {
+      const uint4 v = i < there ? *reinterpret_cast<const uint4*>(x + i * 8) : make_uint4(0, 0, 0, 0);
+      uint2 high, low;
+      int sum = FixedEight<Kind::kXType>(v, factor, high, low);
+#pragma unroll
+      for (int lanes = 1; lanes < S::kSteps; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+      if (i >= padded) continue;
+      const int block = i / S::kChunks, piece = i % S::kChunks / S::kSteps, in_piece = i % S::kSteps;
+      if (in_piece == 0) shared.sums[(block * kRows + row) * 4 + piece] = static_cast<float>(sum);
+      uint8_t* to = shared.elements + (block * kFours + four) * kFourBytes + column * 64;
+      if constexpr (kWords) {
+        to += in_piece * 32 + piece * 4;
+        *reinterpret_cast<uint32_t*>(to) = high.x;
+        *reinterpret_cast<uint32_t*>(to + 16) = high.y;
+        *reinterpret_cast<uint32_t*>(to + 64) = low.x;
+        *reinterpret_cast<uint32_t*>(to + 80) = low.y;
+      } else {
+        to += piece / 2 * 512 + in_piece * 16 + piece % 2 * 8;
+        *reinterpret_cast<uint2*>(to) = high;
+        *reinterpret_cast<uint2*>(to + 64) = low;
+      }
+    }
+  }
 
   // Word k of the lane's piece c -> word c of piece k, among the four lanes of a g.
   static __device__ __forceinline__ void Exchange(uint32_t (&w)[4], int lane) {
@@ -244,11 +253,12 @@ __global__ void __launch_bounds__(32 * kQuadWarps, kQuadBlocks)
   LetDependentsStart();
   WaitForDependency();
   int staged_part = -1, staged_share = -1;
+  const int first_row = args.rows * team / teams, last_row = args.rows * (team + 1) / teams;  // that this warp stages
   for (int at = begin; at < end; ++at) {
     if (unit.part != staged_part || unit.share != staged_share) {
       __syncthreads();  // every warp is done with the last one's
       const int column = (share.begin + share.first) * S::kColumns;
-      products.Stage(args.x + column, args.x_stride, args.rows, team, teams, share.count,
+      products.Stage(args.x + column, args.x_stride, first_row, last_row - first_row, share.count,
                      max(0, static_cast<int>(args.weight.cols) - column), x, units_of_x[in_team], lane);
       __syncthreads();
       products.TakeUnits(units_of_x[in_team], lane);

@@ -377,6 +377,32 @@ TEST_P(ChecksAlone, OnGpusAreShortWithinOnePageAndOfOneAnswer) {
   for (int i = 0; i < asked; ++i) EXPECT_EQ(answers[0][i].tokens, answers[1][i].tokens);
 }
 
+// One that guesses nothing, as of a token that its vocabulary lacks, is not asked for every token: it may take time.
+TEST(SchedulerDrafts, AModelThatGuessesNothingIsLeftInPeaceForAWhile) {
+  int64_t asked = 0;
+  SchedulerOptions options = Side::Options(kMostDrafts, Guesses::kModel, false);
+  options.model_guesses = [&asked](std::span<const GuessAsked> of) {
+    for (const GuessAsked& a : of) asked += a.wanted > 0;
+    ModelGuessed nothing;
+    nothing.tokens.resize(of.size());
+    return nothing;
+  };
+  Scheduler scheduler(options, Side::Sizes(), true, false);
+  HandMadeModel model(Side::Sizes(), kMostDrafts);
+  const SessionId session = *scheduler.CreateSession(1000);
+  GenerateParams params;
+  params.max_new_tokens = 400;
+  params.temperature = 1;
+  int64_t written = 0;
+  RequestEvents events;
+  events.on_token = [&written](int32_t) { return ++written > 0; };
+  ASSERT_TRUE(scheduler.Ask(session, Tokens(30, 1), params, events).ok());
+  for (StepPlan plan; scheduler.Next(&plan); plan = StepPlan()) scheduler.Complete(model.Execute(plan), 0.01);
+  EXPECT_EQ(written, 400);
+  EXPECT_GT(asked, 0);
+  EXPECT_LT(asked, 4);
+}
+
 TEST(SchedulerDrafts, OffPlansNoDraftRows) {
   Side side(0);
   const SessionId session = *side.scheduler.CreateSession(500);
