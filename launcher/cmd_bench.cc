@@ -149,8 +149,8 @@ void AddStepVerbs(const VerbMaker& verb, BenchFlags* flags) {
       ->capture_default_str();
   drafts
       ->add_option("--drawn", flags->drawn,
-                   "Also draw so many tokens (whole sixteens) one by one and again in steps of 16 rows, at "
-                   "temperatures 0 and 1, and count those drawn otherwise")
+                   "Also draw so many tokens one by one and again in steps of 16 rows, on GPUs of 8, at temperatures 0 "
+                   "and 1, and count those drawn otherwise")
       ->check(CLI::Range(kExactRows, 1 << 20));
 
   CLI::App* balance =

@@ -144,8 +144,7 @@ void AddSpeculateFlag(CLI::App& command, RuntimeFlags& f) {
           "first and last ones, while that pays. model: and tokens that --draft-model guesses, likewise. off: a token "
           "a step. auto: model with "
           "--draft-model, else text on the CPU and on a Hopper GPU where an answer that is written alone is then the "
-          "same to the last bit "
-          "(weights without groups, bf16 or int4 KV, no experts, one GPU), else off")
+          "same to the last bit (no experts, no sliding window, one GPU), else off")
       ->check(CLI::IsMember({"auto", "off", "text", "self", "model"}))
       ->capture_default_str();
   command

@@ -215,8 +215,8 @@ struct WarpStages {
       for (int t = 0; t < kTiles; ++t) warp.Scores(s[t], raw.k[t], q);
       TakeV(raw);
       const auto refill = [&] {
-        // The stage's codes are in registers for certain only once a fence has waited for them: the copy engine was seen
-        // to overwrite values that lanes had asked for and not got, where the next codes came from the L2.
+        // The stage's codes are in registers for certain only once a fence has waited for them: the copy engine was
+        // seen to overwrite values that lanes had asked for and not got, where the next codes came from the L2.
         SharedStoresFence();
         __syncwarp();
         const uint32_t further = unit + kAhead;

@@ -12,9 +12,10 @@
 //   o     = sum_t (p scale) code'_t + sum_t p offset_v
 // where code' = code - 128 (int8), 2^-120 value (fp8), for int4 code + 128 in K and code - 8 in V,
 // so every attended value is the exact decoded one. Every sum of products says whether it is fused: left to the
-// compiler, one width might be and another not, and a row's bits would depend on its company. V's codes lie around zero for two reasons: rounding p * scale to
-// bf16 costs no more than in the plain path, and tensor cores cut their f32 sums off instead of rounding them, which
-// over a million tokens of codes around 136 adds up (seen: 0.0017 of the values' range at 4 M).
+// compiler, one width might be and another not, and a row's bits would depend on its company. V's codes lie around zero
+// for two reasons: rounding p * scale to bf16 costs no more than in the plain path, and tensor cores cut their f32 sums
+// off instead of rounding them, which over a million tokens of codes around 136 adds up (seen: 0.0017 of the values'
+// range at 4 M).
 #pragma once
 
 #include "kernels/cuda/attention/decode_codes.cuh"

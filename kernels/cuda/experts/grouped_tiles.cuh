@@ -162,6 +162,7 @@ __device__ __forceinline__ void MultiplyUnit(const GroupedWork& w, uint32_t shar
                               Shape::StageRow(warp, g, h) * 64 + c * 16);
       groups[h] = readers[h].template Value<Group>();
     }
+    SharedStoresFence();  // the codes are in registers: the copy engine will write there again
     __syncwarp();
     if (lane == 0) BarrierArrive(barriers.CodesEmpty(rings.codes.stage));
     rings.codes.Next();

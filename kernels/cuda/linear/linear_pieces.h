@@ -6,7 +6,7 @@
 
 namespace duo::cuda {
 
-constexpr int kPieceRows = 2;  // of more rows, linear_small.h's is as fast: its columns hold four
+constexpr int kPieceRows = 2;  // of more rows, linear_quads.h's multiplies by no zeros
 
 bool PiecesFit(const Weight& weight);  // by type and shape
 size_t PiecesScratchBytes(const Device& device, const Weight& weight);

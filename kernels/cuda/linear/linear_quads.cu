@@ -33,8 +33,7 @@ QuadsPlan PlanQuads(const Device& device, const PiecesPlan& cut, const Weight& w
   while (plan.shares > 0 && SharedBytes(weight, plan.shares, most, rows) > SharedRoom(device)) plan.shares /= 2;
   if (plan.shares == 0) return plan;
   plan.shared = SharedBytes(weight, plan.shares, most, rows);
-  const int64_t units =
-      int64_t{cut.parts} * (plan.warps / plan.shares) * CeilDiv(cut.tiles, kQuadWarps / plan.shares);
+  const int64_t units = int64_t{cut.parts} * (plan.warps / plan.shares) * CeilDiv(cut.tiles, kQuadWarps / plan.shares);
   plan.grid = static_cast<int>(std::min<int64_t>(kQuadBlocks * device.info().multiprocessors, units));
   return plan;
 }

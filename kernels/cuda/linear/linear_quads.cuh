@@ -25,8 +25,8 @@ class QuadProducts {
   static constexpr int kFourBytes = 4 * S::kXBytes;
   static constexpr bool kWords = Kind::kType == DType::kI8;  // a lane has one word of x of each piece, else two
 
-  // `rows` rows from `first_row` on of a share of `blocks`, of which `columns` exist; x is row 0's first column. They lie
-  // [block][four of rows][two pieces][column of B][word][piece][8 bytes], of int8 [block][four of rows][column of
+  // `rows` rows from `first_row` on of a share of `blocks`, of which `columns` exist; x is row 0's first column. They
+  // lie [block][four of rows][two pieces][column of B][word][piece][8 bytes], of int8 [block][four of rows][column of
   // B][word][piece][4 bytes]; their units go to units[row]. Every row is scaled so that its largest |x| of the share
   // becomes kMostFixed.
   static __device__ __forceinline__ void Stage(const bf16* x, int64_t stride, int first_row, int rows, int blocks,
@@ -74,8 +74,7 @@ class QuadProducts {
         float of[4];  // rounded each, as where they meet in shared memory
 #pragma unroll
         for (int piece = 0; piece < 4; ++piece) of[piece] = __fmul_rn(sums_[n][piece][h], units_[n]);
-        sums[(4 * n + lane % 4) * 16 + lane / 4 + 8 * h] =
-            __fadd_rn(__fadd_rn(of[0], of[1]), __fadd_rn(of[2], of[3]));
+        sums[(4 * n + lane % 4) * 16 + lane / 4 + 8 * h] = __fadd_rn(__fadd_rn(of[0], of[1]), __fadd_rn(of[2], of[3]));
       }
     }
   }
@@ -191,8 +190,8 @@ class QuadProducts {
     }
   }
 
-  float sums_[kFours][4][2];    // of rows 4 n + c: piece of four, outputs g, g + 8
-  float units_[kFours] = {};    // what 1 of a row's fixed point stands for
+  float sums_[kFours][4][2];  // of rows 4 n + c: piece of four, outputs g, g + 8
+  float units_[kFours] = {};  // what 1 of a row's fixed point stands for
 };
 
 // Of a block that takes `shares` of a part's at once, each of `most` blocks at most.
@@ -219,9 +218,7 @@ __global__ void __launch_bounds__(32 * kQuadWarps, kQuadBlocks)
   const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
   const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
   if (begin == end) return;
-  const auto team_sync = [&] {
-    asm volatile("bar.sync %0, %1;" ::"r"(1 + team), "r"(32 * shares) : "memory");
-  };
+  const auto team_sync = [&] { asm volatile("bar.sync %0, %1;" ::"r"(1 + team), "r"(32 * shares) : "memory"); };
 
   struct Unit {
     int part, share, group;  // share: the block's first

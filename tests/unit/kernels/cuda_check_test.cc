@@ -196,8 +196,8 @@ TEST_P(CudaChecks, LinearLayersGiveARowTheSameBitsInAnyCompany) {
   for (const auto& [outs, cols] :
        {Shape{78, 320}, Shape{300, 4096}, Shape{2112, 5824}, Shape{2118, 12352}, Shape{40, 32768}}) {
     for (const auto& [dtype, group, block, table] :
-         {Format{DType::kBF16}, Format{DType::kF16}, Format{DType::kF8E4M3}, Format{DType::kI8},
-          Format{DType::kI4, 64}, Format{DType::kI4, 32, 256}, Format{DType::kI8, 32}, Format{DType::kI8, 16, 256},
+         {Format{DType::kBF16}, Format{DType::kF16}, Format{DType::kF8E4M3}, Format{DType::kI8}, Format{DType::kI4, 64},
+          Format{DType::kI4, 32, 256}, Format{DType::kI8, 32}, Format{DType::kI8, 16, 256},
           Format{DType::kI4, 32, 0, CodeTable::kIq4}, Format{DType::kI4, 32, 256, CodeTable::kIq4}}) {
       if (block > 0 && cols % block != 0) continue;
       SCOPED_TRACE(testing::Message() << Name(dtype) << ":" << group << "/" << block << " " << outs << " x " << cols);
