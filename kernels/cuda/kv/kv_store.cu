@@ -60,39 +60,78 @@ __global__ void CopyPageKernel(PagedKv kv, int32_t from, int32_t to) {
   if (i < kv.id_stride() / 16) target[i] = source[i];
 }
 
-// Calls visit(lse) in all lanes of a warp, for each entry of head `id` in order. A lane looks at an entry; one after
-// the other each waits for its id, and a head that one rank holds alone has as many to look at as there are heads.
-template <typename Visit>
-__device__ __forceinline__ void ForEntriesOf(const GatheredLse& all, int32_t id, int64_t rows, int64_t row,
-                                             const Visit& visit) {
-  const int gathered = all.ranks * all.entries;
-  for (int base = 0; base < gathered; base += 32) {
-    const int e = base + threadIdx.x % 32;
-    const bool mine = e < gathered && all.ids[e] == id;
-    const float lse = mine ? all.lse[e * rows + row] : 0.0f;
-    for (uint32_t left = __ballot_sync(0xffffffffu, mine); left != 0; left &= left - 1) {
-      visit(__shfl_sync(0xffffffffu, lse, __ffs(left) - 1));
+// The entries of a head among those gathered, known before the kernels ahead have ended: up to 64 by a bit each.
+class EntriesOfHead {
+ public:
+  __device__ __forceinline__ EntriesOfHead(const GatheredLse& all, int32_t id) : all_(all), id_(id) {
+    if (gathered() > 64) return;
+    const int lane = threadIdx.x % 32;
+    uint32_t half[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int e = lane + 32 * h;
+      half[h] = __ballot_sync(0xffffffffu, e < gathered() && all.ids[min(e, gathered() - 1)] == id);
+    }
+    mask_ = half[0] | static_cast<uint64_t>(half[1]) << 32;
+  }
+  // Calls visit(lse) in all lanes of a warp, for each entry in order.
+  template <typename Visit>
+  __device__ __forceinline__ void ForEach(int64_t rows, int64_t row, const Visit& visit) const {
+    if (gathered() <= 64) {
+      for (uint64_t left = mask_; left != 0; left &= left - 1) {
+        visit(all_.lse[(__ffsll(static_cast<long long>(left)) - 1) * rows + row]);
+      }
+      return;
+    }
+    for (int base = 0; base < gathered(); base += 32) {
+      const int e = base + threadIdx.x % 32;
+      const bool mine = e < gathered() && all_.ids[e] == id_;
+      const float lse = mine ? all_.lse[e * rows + row] : 0.0f;
+      for (uint32_t left = __ballot_sync(0xffffffffu, mine); left != 0; left &= left - 1) {
+        visit(__shfl_sync(0xffffffffu, lse, __ffs(left) - 1));
+      }
     }
   }
-}
 
+ private:
+  __device__ __forceinline__ int gathered() const { return all_.ranks * all_.entries; }
+
+  const GatheredLse& all_;
+  int32_t id_;
+  uint64_t mask_ = 0;
+};
+
+// A block has 64 threads. What it reads is asked for together, not one after the other.
 __global__ void ScaleSplitHeadsKernel(bf16* out, int64_t stride, int64_t rows, int head_dim, GatheredLse all) {
   LetDependentsStart();
+  constexpr int kEach = 4;  // channels of a thread; more are read later
   const int64_t row = blockIdx.x;
   const int head = blockIdx.y, own = all.rank * all.entries + head;
-  const int32_t id = all.ids[own];
+  const EntriesOfHead entries(all, all.ids[own]);
   const float sink = all.sinks == nullptr ? -INFINITY : all.sinks[head];
   WaitForDependency();
+  bf16* x = out + row * stride + int64_t{head} * head_dim;
+  bf16 first[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int c = static_cast<int>(threadIdx.x) + 64 * i;
+    first[i] = c < head_dim ? x[c] : ToBf16(0.0f);
+  }
+  const float own_lse = all.lse[own * rows + row];
   float top = sink;
-  ForEntriesOf(all, id, rows, row, [&](float lse) { top = fmaxf(top, lse); });
+  entries.ForEach(rows, row, [&](float lse) { top = fmaxf(top, lse); });
   float sum = 0;
   if (top > -INFINITY) {
     sum = expf(sink - top);
-    ForEntriesOf(all, id, rows, row, [&](float lse) { sum += expf(lse - top); });
+    entries.ForEach(rows, row, [&](float lse) { sum += expf(lse - top); });
   }
-  const float weight = sum > 0 ? expf(all.lse[own * rows + row] - top) / sum : 0.0f;
-  bf16* x = out + row * stride + int64_t{head} * head_dim;
-  for (int c = threadIdx.x; c < head_dim; c += blockDim.x) x[c] = ToBf16(ToFloat(x[c]) * weight);
+  const float weight = sum > 0 ? expf(own_lse - top) / sum : 0.0f;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int c = static_cast<int>(threadIdx.x) + 64 * i;
+    if (c < head_dim) x[c] = ToBf16(ToFloat(first[i]) * weight);
+  }
+  for (int c = threadIdx.x + 64 * kEach; c < head_dim; c += 64) x[c] = ToBf16(ToFloat(x[c]) * weight);
 }
 
 __global__ void MergePartialKernel(bf16* out, int64_t stride, float* lse, const bf16* part, int64_t part_stride,

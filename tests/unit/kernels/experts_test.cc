@@ -261,7 +261,9 @@ TEST_P(Experts, OfARowAreThoseItHasAlone) {
   };
   for (const Case& c :
        {Case{256, 128, 128}, Case{960, 192, 64}, Case{512, 256, 32, 256}, Case{960, 192, 32, 0, CodeTable::kE2M1},
-        Case{512, 256, 32, 256, CodeTable::kIq4}, Case{512, 256, 16, 256, CodeTable::kNone, DType::kI8}}) {
+        Case{512, 256, 32, 256, CodeTable::kIq4}, Case{512, 256, 16, 256, CodeTable::kNone, DType::kI8},
+        // Whole tiles (group_tiles.cuh): k of several warps' parts and of one; a part of a block at the end.
+        Case{1984, 832, 32}, Case{96, 2080, 32}, Case{1984, 832, 32, 0, CodeTable::kE2M1}}) {
     SCOPED_TRACE(testing::Message() << Name(c.dtype) << " groups of " << c.group << " blocks of " << c.block
                                     << " table " << static_cast<int>(c.table));
     const int64_t dim = c.dim, columns = c.columns;
