@@ -28,6 +28,7 @@
 #include "launcher/terminal/format_names.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
+#include "parallel/prefill_split.h"
 #include "parallel/shard.h"
 #include "runtime/kv/kv_cache.h"
 #include "runtime/kv/window_rings.h"
@@ -165,22 +166,31 @@ absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelCo
 // What the fullest rank needs for one document of `context` tokens, without the workspace and the driver's share.
 struct RankMemory {
   int64_t weights = 0, kv = 0;
-  int64_t gpu = 0;  // 0: none is known
+  int64_t peers = 0;  // the other ranks' weights, which it needs to read by rows
+  int64_t gpu = 0;    // 0: none is known
   int64_t total() const { return weights + kv; }
   // The rest is for the workspace, libraries and the driver.
-  bool fits() const { return static_cast<double>(total()) <= 0.94 * static_cast<double>(gpu); }
+  bool fits() const { return Fits(total()); }
+  bool fits_by_rows() const { return Fits(total() + peers); }
+  bool Fits(int64_t bytes) const { return static_cast<double>(bytes) <= 0.94 * static_cast<double>(gpu); }
 };
 
+// per_host: ranks of a host.
 RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const PartitionRequest& request,
-                    const Partition& partition) {
+                    const Partition& partition, int per_host) {
   const WeightFormats formats = FormatsOf(flags, config);
   PlannedWeights weights(config, formats);
   const KvFormat format = KvFormatNamed(flags.kv).value_or(KvFormat::kBF16);
+  const ExpertGranularity units = {UnitOf(flags, config, config.experts.intermediate, partition.world),
+                                   UnitOf(flags, config, config.experts.shared_intermediate, partition.world)};
   RankMemory most;
+  int fullest = 0;
+  std::vector<int64_t> layers;  // [rank] bytes
+  std::vector<std::string> hosts;
   for (int r = 0; r < partition.world; ++r) {
-    const ExpertGranularity units = {UnitOf(flags, config, config.experts.intermediate, partition.world),
-                                     UnitOf(flags, config, config.experts.shared_intermediate, partition.world)};
     const RankShard shard = MakeShard(partition, request.shape, r, 1, 1, units);
+    layers.push_back(WeightBytes({config, shard, formats, WeightParts::kLayers}));
+    hosts.push_back(absl::StrCat(r / per_host));
     const KvUnitBytes unit = UnitBytes(config, shard, request.heads, format);
     int slots = 1;
     for (const std::vector<LocalHead>& layer : shard.layers) {
@@ -190,7 +200,15 @@ RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const Par
     rank.weights = weights.Bytes(shard);
     rank.kv = unit.page * CeilDiv(request.context, int64_t{kPageTokens}) +
               unit.split_page * CeilDiv(request.context, int64_t{kPageTokens} * slots) + unit.ring;
-    if (rank.total() > most.total()) most = rank;
+    if (rank.total() <= most.total()) continue;
+    most = rank;
+    fullest = r;
+  }
+  RankShard whole = MakeShard(partition, request.shape, 0, 1, 1, units);
+  whole.vocab = {0, config.vocab};
+  most.peers = WeightBytes({config, whole, formats, WeightParts::kEmbedding});
+  for (const int peer : RowGroupsOf(hosts, partition.shares, fullest).peers) {
+    if (peer != fullest) most.peers += layers[peer];
   }
   most.gpu = flags.gpu_memory;
   if (most.gpu == 0 && Device::CudaDeviceCount() > 0) {
@@ -277,10 +295,12 @@ absl::Status Simulate(const PlanFlags& flags, const ModelConfig& config, const P
     of_world.expert_unit = UnitOf(flags, config, config.experts.intermediate, world);
     absl::StatusOr<SimulatedWorld> row = SimulateWorld(of_world, world, hosts.per_host, hosts.links, &partition);
     if (!row.ok()) return row.status();
-    const RankMemory memory = MemoryOf(flags, config, request, partition);
+    const RankMemory memory = MemoryOf(flags, config, request, partition, hosts.per_host);
     row->weights = memory.weights;
     row->kv = memory.kv;
+    row->weights_by_rows = memory.weights + memory.peers;
     row->fits = memory.gpu == 0 || memory.fits();
+    row->fits_by_rows = memory.gpu == 0 || memory.fits_by_rows();
     gpu = memory.gpu;
     worlds.push_back(*row);
   }
@@ -309,7 +329,7 @@ absl::Status Plan(const PlanFlags& flags, const Launch& launch) {
       return absl::UnavailableError(absl::StrCat(flags.svg, ": expected a file that can be written, found none"));
     }
   }
-  const RankMemory memory = MemoryOf(flags, *config, *request, strategies->front());
+  const RankMemory memory = MemoryOf(flags, *config, *request, strategies->front(), flags.world);
   const std::string text = flags.json ? JsonWith(PlanJson(*strategies), *config, *request, strategies->front(), memory)
                                       : PlanTable(*request, *strategies) +
                                             DescribeExperts(*config, *request, strategies->front()) +

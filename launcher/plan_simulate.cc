@@ -23,25 +23,40 @@ absl::StatusOr<SimulatedWorld> SimulateWorld(PartitionRequest request, int world
   out.hosts = request.hosts.hosts;
   out.step_seconds = partition->step_seconds;
   out.read_seconds = partition->read_seconds;
+  out.read_by_rows_seconds = world > 1 ? ReadByRowsSeconds(MakeCostModel(request), *partition) : out.read_seconds;
   out.mixture = request.shape.experts > 0 && world > 1;
   out.whole_experts = partition->whole_experts;
   for (const std::vector<RankHeads>& layer : partition->layers) out.split_layers += !SplitHeads(layer).empty();
   return out;
 }
 
+namespace {
+
+// ", fits" of a memory that is known.
+const char* Fits(bool fits, int64_t gpu) { return gpu == 0 ? "" : fits ? ", fits" : ", does NOT fit"; }
+
+}  // namespace
+
 std::string SimulationTable(const std::vector<SimulatedWorld>& worlds, const std::string& assumed, int64_t gpu) {
-  std::string out = absl::StrCat("modelled for ", assumed, "\ngains over the first row\n\n");
-  absl::StrAppendFormat(&out, "%5s %6s %13s %11s %6s %11s %6s  %s\n", "GPUs", "hosts", "split layers", "a step", "gain",
-                        "reading", "gain", "memory of the fullest GPU");
+  std::string out =
+      absl::StrCat("modelled for ", assumed,
+                   "\ngains over the first row; by rows: reading with --prefill-split rows, for which every host "
+                   "holds the whole model (< where it pays)\n\n");
+  absl::StrAppendFormat(&out, "%5s %6s %13s %11s %6s %11s %6s %13s  %s\n", "GPUs", "hosts", "split layers", "a step",
+                        "gain", "reading", "gain", "by rows", "memory of the fullest GPU");
   for (const SimulatedWorld& w : worlds) {
-    const auto memory = static_cast<double>(w.weights + w.kv);
-    absl::StrAppendFormat(&out, "%5d %6d %13d %8.2f ms %6.2f %9.1f s %6.2f  %s%s%s\n", w.world, w.hosts, w.split_layers,
+    absl::StrAppendFormat(&out, "%5d %6d %13d %8.2f ms %6.2f %9.1f s %6.2f ", w.world, w.hosts, w.split_layers,
                           w.step_seconds * 1e3, worlds.front().step_seconds / w.step_seconds, w.read_seconds,
-                          worlds.front().read_seconds / w.read_seconds, ByteCount(memory),
-                          gpu == 0 ? ""
-                          : w.fits ? ", fits"
-                                   : ", does NOT fit",
-                          w.whole_experts ? ", experts whole" : "");
+                          worlds.front().read_seconds / w.read_seconds);
+    absl::StrAppend(&out, w.world == 1
+                              ? std::string(13, ' ')
+                              : absl::StrFormat("%9.1f s %s", w.read_by_rows_seconds, w.reads_by_rows() ? "<" : " "));
+    absl::StrAppend(&out, "  ", ByteCount(static_cast<double>(w.weights + w.kv)), Fits(w.fits, gpu));
+    if (w.world > 1) {
+      absl::StrAppend(&out, "; by rows ", ByteCount(static_cast<double>(w.weights_by_rows + w.kv)),
+                      Fits(w.fits_by_rows, gpu));
+    }
+    absl::StrAppend(&out, w.whole_experts ? ", experts whole\n" : "\n");
   }
   return out;
 }
@@ -57,6 +72,11 @@ std::string SimulationJson(const std::vector<SimulatedWorld>& worlds, const Part
                                   {"read_seconds", w.read_seconds},
                                   {"memory", {{"weights", w.weights}, {"kv", w.kv}}}};
     if (gpu > 0) row["memory"]["fits"] = w.fits;
+    if (w.world > 1) {
+      row["by_rows"] = {{"read_seconds", w.read_by_rows_seconds}, {"weights", w.weights_by_rows}};
+      if (gpu > 0) row["by_rows"]["fits"] = w.fits_by_rows;
+      row["prefill_split"] = Name(w.reads_by_rows() ? PrefillSplit::kRows : PrefillSplit::kHeads);
+    }
     if (w.mixture) row["experts"] = Name(w.whole_experts ? ExpertPlacement::kWhole : ExpertPlacement::kSplit);
     rows.push_back(row);
   }

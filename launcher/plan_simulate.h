@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "parallel/partition.h"
+#include "parallel/prefill_split.h"
 
 namespace duo {
 
@@ -15,9 +16,17 @@ struct SimulatedWorld {
   int world = 1, hosts = 1;
   int split_layers = 0;  // layers with heads that are split
   double step_seconds = 0, read_seconds = 0;
-  int64_t weights = 0, kv = 0;  // bytes of the fullest rank
+  double read_by_rows_seconds = 0;  // of --prefill-split rows; of one rank as read_seconds
+  int64_t weights = 0, kv = 0;      // bytes of the fullest rank
+  int64_t weights_by_rows = 0;      // bytes of its weights where it reads by rows
   bool mixture = false, whole_experts = false;
   bool fits = true;  // its memory, where that is known
+  bool fits_by_rows = true;
+  // Whether reading by rows is enough faster to be worth the memory, and has it: what `--prefill-split auto` would take
+  // of such links.
+  bool reads_by_rows() const {
+    return world > 1 && fits_by_rows && read_by_rows_seconds < (1 - kLeastRowsGain) * read_seconds;
+  }
 };
 
 // What was assumed of the machines.

@@ -65,12 +65,13 @@ class MpiCommunicator final : public Communicator {
  public:
   explicit MpiCommunicator(MpiSession& session) : session_(session) {
     Check(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
-    Check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    KnowPeers();
   }
+  MpiCommunicator(MpiSession& session, MPI_Comm comm) : session_(session), comm_(comm) { KnowPeers(); }
   ~MpiCommunicator() override { MPI_Comm_free(&comm_); }
 
-  int rank() const override { return session_.rank(); }
-  int size() const override { return session_.size(); }
+  int rank() const override { return rank_; }
+  int size() const override { return static_cast<int>(peers_.size()); }
   bool capturable() const override { return false; }
   [[noreturn]] void Abort(std::string_view message) override { session_.Abort(message); }
 
@@ -104,6 +105,24 @@ class MpiCommunicator final : public Communicator {
     device.Upload(out, host, bytes * size());
   }
 
+  void AllToAll(void* out, std::span<const int64_t> out_bytes, const void* in, std::span<const int64_t> in_bytes,
+                Device& device) override {
+    const int64_t sent = LayOut(in_bytes, &own_counts_, &own_offsets_);
+    const int64_t got = LayOut(out_bytes, &counts_, &offsets_);
+    const auto exchange = [&](const void* from, void* to) {
+      MPI_Request request;
+      Check(MPI_Ialltoallv(from, own_counts_.data(), own_offsets_.data(), MPI_BYTE, to, counts_.data(), offsets_.data(),
+                           MPI_BYTE, comm_, &request),
+            "MPI_Ialltoallv");
+      Finish(request, kInStep, rank());
+    };
+    if (!device.is_cuda()) return exchange(in, out);
+    uint8_t* host = Scratch(staged_, sent + got);
+    if (sent > 0) device.Download(host, in, sent);
+    exchange(host, host + sent);
+    if (got > 0) device.Upload(out, host + sent, got);
+  }
+
   using Communicator::Barrier;
   using Communicator::Broadcast;
 
@@ -130,13 +149,44 @@ class MpiCommunicator final : public Communicator {
     }
   }
 
+  std::unique_ptr<Communicator> Split(int group) override {
+    MPI_Comm part = MPI_COMM_NULL;
+    Check(MPI_Comm_split(comm_, group, rank(), &part), "MPI_Comm_split");
+    return std::make_unique<MpiCommunicator>(session_, part);
+  }
+
  private:
+  void KnowPeers() {
+    Check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    int ranks = 0;
+    Check(MPI_Comm_size(comm_, &ranks), "MPI_Comm_size");
+    Check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
+    peers_.resize(ranks);
+    const int own = session_.rank();
+    Check(MPI_Allgather(&own, 1, MPI_INT, peers_.data(), 1, MPI_INT, comm_), "MPI_Allgather");
+  }
+
   void Check(int result, const char* call) {
     if (result == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING] = {};
     int length = 0;
     MPI_Error_string(result, text, &length);
-    Abort(absl::StrCat("rank ", rank(), ": ", call, " failed: ", text));
+    Abort(absl::StrCat("rank ", session_.rank(), ": ", call, " failed: ", text));
+  }
+
+  // Blocks of so many bytes, one after the other, as MPI counts them; returns the bytes of all.
+  static int64_t LayOut(std::span<const int64_t> bytes, std::vector<int>* counts, std::vector<int>* offsets) {
+    counts->clear();
+    offsets->clear();
+    int64_t all = 0;
+    for (const int64_t block : bytes) {
+      DUO_CHECK_LE(all, INT32_MAX);
+      DUO_CHECK_LE(block, static_cast<int64_t>(kPieceBytes));
+      counts->push_back(static_cast<int>(block));
+      offsets->push_back(static_cast<int>(all));
+      all += block;
+    }
+    return all;
   }
 
   static uint8_t* Scratch(std::vector<uint8_t>& scratch, size_t bytes) {
@@ -153,9 +203,10 @@ class MpiCommunicator final : public Communicator {
       Check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
       if (done) return;
       const double waited = SecondsSince(start);
-      if (wait.timeout_seconds > 0 && waited > wait.timeout_seconds && !session_.watches(peer)) {
-        const std::string who = peer == rank() ? "a peer" : absl::StrCat("rank ", peer, " on ", session_.host(peer));
-        Abort(absl::StrCat("rank ", rank(), ": expected a sign of life from ", who, ", found none for ",
+      if (wait.timeout_seconds > 0 && waited > wait.timeout_seconds && !session_.watches(peers_[peer])) {
+        const std::string who =
+            peer == rank() ? "a peer" : absl::StrCat("rank ", peers_[peer], " on ", session_.host(peers_[peer]));
+        Abort(absl::StrCat("rank ", session_.rank(), ": expected a sign of life from ", who, ", found none for ",
                            wait.timeout_seconds, " s"));
       }
       if (waited < wait.hot_seconds) {
@@ -238,6 +289,8 @@ class MpiCommunicator final : public Communicator {
 
   MpiSession& session_;
   MPI_Comm comm_ = MPI_COMM_NULL;
+  int rank_ = 0;
+  std::vector<int> peers_;  // [rank]: the session's rank
   // Grow to the largest call and stay.
   std::vector<uint8_t> staged_;                                   // the device's data on the host
   std::vector<uint8_t> parts_;                                    // [rank][elements]: what is to be summed

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "kernels/base/check.h"
 #include "parallel/comm_factories.h"
@@ -39,16 +40,22 @@ class NcclCommunicator final : public Communicator {
     DUO_CHECK_EQ(cudaSetDevice(device.ordinal()), cudaSuccess);
     Check(ncclCommInitRank(&comm_, size(), id, rank()), "ncclCommInitRank");
     if (peer_memory && session.local_size() == size()) peers_ = PeerMemory::Open(*host_, device);
-    const WaitWatch::Asked asked = {[nccl = AskedNccl{comm_}] { return AsyncTrouble(nccl); },
-                                    [this] { return peers_ == nullptr ? -1 : peers_->silent_peer(); }};
-    watch_ = std::make_unique<WaitWatch>(rank(), asked, [this](const std::string& wrong) { Abort(wrong); });
+    StartWatch();
+  }
+  // Of a part of another one's ranks.
+  NcclCommunicator(std::unique_ptr<Communicator> host, ncclComm_t comm) : host_(std::move(host)), comm_(comm) {
+    StartWatch();
   }
   ~NcclCommunicator() override {
     watch_.reset();
     peers_.reset();
     Check(ncclCommDestroy(comm_), "ncclCommDestroy");
   }
-
+  void StartWatch() {
+    const WaitWatch::Asked asked = {[nccl = AskedNccl{comm_}] { return AsyncTrouble(nccl); },
+                                    [this] { return peers_ == nullptr ? -1 : peers_->silent_peer(); }};
+    watch_ = std::make_unique<WaitWatch>(rank(), asked, [this](const std::string& wrong) { Abort(wrong); });
+  }
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
   bool capturable() const override { return true; }
@@ -82,6 +89,20 @@ class NcclCommunicator final : public Communicator {
     Check(ncclAllGather(in, out, bytes, ncclUint8, comm_, Stream(device)), "ncclAllGather");
   }
 
+  void AllToAll(void* out, std::span<const int64_t> out_bytes, const void* in, std::span<const int64_t> in_bytes,
+                Device& device) override {
+    auto* to = static_cast<uint8_t*>(out);
+    const auto* from = static_cast<const uint8_t*>(in);
+    Check(ncclGroupStart(), "ncclGroupStart");
+    for (int r = 0; r < size(); ++r) {
+      if (in_bytes[r] > 0) Check(ncclSend(from, in_bytes[r], ncclUint8, r, comm_, Stream(device)), "ncclSend");
+      if (out_bytes[r] > 0) Check(ncclRecv(to, out_bytes[r], ncclUint8, r, comm_, Stream(device)), "ncclRecv");
+      from += in_bytes[r];
+      to += out_bytes[r];
+    }
+    Check(ncclGroupEnd(), "ncclGroupEnd");
+  }
+
   using Communicator::Barrier;
   using Communicator::Broadcast;
   void Broadcast(void* data, size_t bytes, int root, const Wait& wait) override {
@@ -89,6 +110,12 @@ class NcclCommunicator final : public Communicator {
   }
   void AllGatherHost(void* out, const void* in, size_t bytes) override { host_->AllGatherHost(out, in, bytes); }
   void Barrier(const Wait& wait) override { host_->Barrier(wait); }
+
+  std::unique_ptr<Communicator> Split(int group) override {
+    ncclComm_t part = nullptr;
+    Check(ncclCommSplit(comm_, group, rank(), &part, nullptr), "ncclCommSplit");
+    return std::make_unique<NcclCommunicator>(host_->Split(group), part);
+  }
 
  private:
   static cudaStream_t Stream(Device& device) { return static_cast<cudaStream_t>(device.stream()); }

@@ -16,6 +16,11 @@ class SelfCommunicator final : public Communicator {
   void AllGather(void* out, const void* in, size_t bytes, Device& device) override {
     if (out != in && bytes > 0) device.Copy(out, in, bytes);
   }
+  void AllToAll(void* out, std::span<const int64_t> out_bytes, const void* in, std::span<const int64_t> in_bytes,
+                Device& device) override {
+    DUO_CHECK_EQ(out_bytes[0], in_bytes[0]);
+    AllGather(out, in, in_bytes[0], device);
+  }
   using Communicator::Barrier;
   using Communicator::Broadcast;
   bool capturable() const override { return true; }
@@ -24,6 +29,7 @@ class SelfCommunicator final : public Communicator {
     if (bytes > 0) std::memcpy(out, in, bytes);
   }
   void Barrier(const Wait&) override {}
+  std::unique_ptr<Communicator> Split(int) override { return MakeSelfCommunicator(); }
   [[noreturn]] void Abort(std::string_view message) override {
     std::fprintf(stderr, "error: %.*s\n", static_cast<int>(message.size()), message.data());
     std::fflush(nullptr);

@@ -2,7 +2,8 @@
 // knows whether there is one rank (self), several over host memory (mpi) or one GPU each (nccl).
 //
 // There are two kinds of exchange, and every rank must make the same calls in the same order:
-// - Device memory (AllReduceSum, AllGather), ordered with the device's stream. On nccl these calls are asynchronous,
+// - Device memory (AllReduceSum, AllGather, AllToAll), ordered with the device's stream. On nccl these calls are
+// asynchronous,
 //   and recordable into a DeviceGraph where capturable(); on mpi they synchronise the stream, stage through host memory
 //   and return when the exchange is done, so that several ranks can share one GPU.
 // - Host memory (Broadcast, AllGatherHost, Barrier), for plans and sizes. These return when this rank's part is done.
@@ -12,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -59,7 +61,12 @@ class Communicator {
   virtual bool AllReduceAddNorm(View /*data*/, const ResidualNorm& /*norm*/, Device& /*device*/) { return false; }
   // in: device, `bytes` of this rank. out: device, [size()][bytes] in rank order; in may be out + rank() * bytes.
   virtual void AllGather(void* out, const void* in, size_t bytes, Device& device) = 0;
-  // Whether the two above may be called inside Device::Capture.
+  // Every rank sends a block to every rank: in [size()] blocks, block r for rank r, of in_bytes[r]; out [size()]
+  // blocks, block r from rank r, of out_bytes[r], which is what rank r says of this one. Device memory, blocks one
+  // after the other; out and in do not overlap. A block may be empty; none is longer than 1 GiB.
+  virtual void AllToAll(void* out, std::span<const int64_t> out_bytes, const void* in,
+                        std::span<const int64_t> in_bytes, Device& device) = 0;
+  // Whether AllReduceSum and AllGather may be called inside Device::Capture.
   virtual bool capturable() const = 0;
 
   // data: host, `bytes` on every rank; root's bytes reach all.
@@ -69,6 +76,10 @@ class Communicator {
   virtual void AllGatherHost(void* out, const void* in, size_t bytes) = 0;
   virtual void Barrier(const Wait& wait) = 0;
   void Barrier() { Barrier(Wait{}); }
+
+  // The ranks that give the same group, among themselves, in the order that they have here. Collective; must not
+  // outlive this one.
+  virtual std::unique_ptr<Communicator> Split(int group) = 0;
 
   // Ends the whole job: one "error: " line on stderr, exit code 1.
   [[noreturn]] virtual void Abort(std::string_view message) = 0;

@@ -27,16 +27,21 @@ class SimulatedRank : public Communicator {
   int size() const override { return world_; }
   void AllReduceSum(View, Device& device) override;
   void AllGather(void* out, const void* in, size_t bytes, Device& device) override;
+  void AllToAll(void* out, std::span<const int64_t> out_bytes, const void* in, std::span<const int64_t> in_bytes,
+                Device& device) override;
   bool capturable() const override { return true; }
   void Broadcast(void*, size_t, int, const Wait&) override {}
   void AllGatherHost(void* out, const void* in, size_t bytes) override;
   void Barrier(const Wait&) override {}
+  std::unique_ptr<Communicator> Split(int group) override;  // all ranks are on one host: the same again
   [[noreturn]] void Abort(std::string_view message) override;
 
   // Of the step before, which must have ended. With one rank there is no all-reduce: zeros.
   std::vector<LayerTime> LayerTimes(Device& device) const;
 
  private:
+  explicit SimulatedRank(int world) : world_(world) {}  // whose clock is another's
+
   int world_;
   Buffer stamps_;     // device int64 [1 + 2 layers]: nanoseconds at the embedding's sum, then at each half layer's end
   int64_t next_ = 0;  // of stamps

@@ -126,6 +126,17 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
       ->check(CLI::IsMember({"auto", "split", "whole"}))
       ->capture_default_str()
       ->group(kWhereGroup);
+  command
+      .add_option(
+          "--prefill-split", f.prefill_split,
+          "What ranks share out of a long prompt. heads: each computes all rows with its share of the weights, and two "
+          "sums a layer join them. rows: each computes a share of the rows, which sends about a third of the bytes and "
+          "so reads faster over slow links, e.g. between two hosts of one GPU each; every rank, or every host of "
+          "several alike, then holds the whole model's weights. Answers and saved sessions are the same. auto: rows "
+          "where the links, measured at start, make it faster and memory has room")
+      ->check(CLI::IsMember({"heads", "rows", "auto"}))
+      ->capture_default_str()
+      ->group(kWhereGroup);
   command.add_option("--rank-weights", f.rank_weights, "Unequal ranks: their shares, e.g. 2,1,1")
       ->delimiter(',')
       ->check(AboveZero())
@@ -315,6 +326,7 @@ EngineOptions MakeEngineOptions(const RuntimeFlags& flags, const Launch& launch)
   options.weights_head = WeightTypeNamed(flags.weights_head);
   options.int8_group = Int8GroupNamed(flags.weights);
   options.strategy = *ParseStrategy(flags.strategy);
+  options.prefill_split = *ParsePrefillSplit(flags.prefill_split);
   options.experts = *ParseExpertPlacement(flags.experts);
   options.rank_weights = flags.rank_weights;
   options.chunk = flags.chunk;

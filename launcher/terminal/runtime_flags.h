@@ -21,7 +21,7 @@ namespace duo {
 struct RuntimeFlags {
   std::string model;
   std::string attention = "auto", kv = "auto", weights = "auto", weights_head = "auto", device = "auto", comm = "auto",
-              strategy = "auto", experts = "auto";
+              strategy = "auto", experts = "auto", prefill_split = "heads";
   std::string pattern;
   std::optional<double> sparsity, threshold;
   std::optional<int> sink, recent;

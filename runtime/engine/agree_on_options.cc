@@ -27,6 +27,7 @@ std::vector<Fact> CommonFacts(const EngineOptions& o) {
           {"--chunk", absl::StrCat(o.chunk)},
           {"--strategy", Name(o.strategy)},
           {"--experts", Name(o.experts)},
+          {"--prefill-split", Name(o.prefill_split)},
           {"--rank-weights", absl::StrJoin(o.rank_weights, ",")},
           {"--sessions", absl::StrCat(o.sessions)},
           {"--questions", absl::StrCat(o.questions)},

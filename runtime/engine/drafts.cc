@@ -80,17 +80,17 @@ absl::Status Engine::State::PrepareDrafts() {
 
 std::function<void(int64_t, int64_t)> Engine::State::Progress(int64_t before) const {
   if (!options.on_load) return nullptr;
-  const int64_t all =
-      memory.weights + memory.draft_weights + (draft_model != nullptr ? draft_model->weight_bytes() : 0);
+  const int64_t all = memory.weights + memory.peer_shards + memory.draft_weights +
+                      (draft_model != nullptr ? draft_model->weight_bytes() : 0);
   return [this, before, all](int64_t done, int64_t) { options.on_load(before + done, all); };
 }
 
 absl::Status Engine::State::LoadDraftWeights(Model& model) {
   if (!draft_formats.has_value()) return absl::OkStatus();
   const WeightShare share = {config, shard, *draft_formats};
-  absl::StatusOr<ModelWeights> copy = files.has_value()
-                                          ? LoadWeights(*files, share, *device, *comm, Progress(memory.weights))
-                                          : RandomWeights(share, *device);
+  absl::StatusOr<ModelWeights> copy =
+      files.has_value() ? LoadWeights(*files, share, *device, *comm, Progress(memory.weights + memory.peer_shards))
+                        : RandomWeights(share, *device);
   if (absl::Status s = Agree(*comm, copy.status()); !s.ok()) return s;
   model.AddDraftWeights(*std::move(copy));
   return absl::OkStatus();
@@ -99,7 +99,8 @@ absl::Status Engine::State::LoadDraftWeights(Model& model) {
 absl::Status Engine::State::LoadDraftModel() {
   if (options.draft_model.empty()) return absl::OkStatus();
   absl::Status loaded;
-  if (draft_model != nullptr) loaded = draft_model->Load(Progress(memory.weights + memory.draft_weights));
+  if (draft_model != nullptr)
+    loaded = draft_model->Load(Progress(memory.weights + memory.peer_shards + memory.draft_weights));
   return Agree(*comm, loaded);
 }
 

@@ -32,6 +32,7 @@
 #include "kernels/kv_codec.h"
 #include "parallel/communicator.h"
 #include "parallel/partition.h"
+#include "parallel/prefill_split.h"
 #include "runtime/engine/memory_plan.h"
 #include "runtime/kv/kv_io.h"
 #include "runtime/scheduler/request.h"
@@ -68,6 +69,8 @@ struct EngineOptions {
   Strategy strategy = Strategy::kAuto;
   ExpertPlacement experts = ExpertPlacement::kAuto;
   std::vector<double> rank_weights;
+  // What ranks share out of long chunks of prompt. Answers are the same, KV cache and saved sessions, too.
+  PrefillSplit prefill_split = PrefillSplit::kHeads;
 
   int chunk = 0;          // tokens of a prefill step at most; 0: chosen for the device
   double max_wait = 0.5;  // seconds that a prefill step may take while other sessions are open

@@ -189,8 +189,12 @@ absl::Status Engine::State::Decide() {
   for (const int64_t cut : cuts) {
     if (cut > 0 && comm->size() > 1) cut_unit = static_cast<int>(std::min<int64_t>(cut_unit, unit(cut)));
   }
-  shard = MakeShard(partition, request.shape, comm->rank(), unit(config.intermediate), 1,
-                    {unit(config.experts.intermediate), unit(config.experts.shared_intermediate)});
+  const auto shard_of = [&](int rank) {
+    return MakeShard(partition, request.shape, rank, unit(config.intermediate), 1,
+                     {unit(config.experts.intermediate), unit(config.experts.shared_intermediate)});
+  };
+  shard = shard_of(comm->rank());
+  FindRowPeers(shard_of);
   return absl::OkStatus();
 }
 
@@ -207,14 +211,16 @@ absl::StatusOr<KvSizes> Engine::State::Size(const WeightFormats& formats, const 
   memory.device_free = device->FreeMemory();
   memory.reserve = device->is_cuda() ? int64_t{256} << 20 : memory.device_free / 32;
   memory.weights = WeightBytes({config, shard, formats});
+  memory.peer_shards = shared_rows.has_value() ? PeerShardBytes(config, *shared_rows, formats) : 0;
   memory.rings = sizes.rings * unit.ring;
   sizes.lists = limits.lists ? std::min(RunningQuestions(options), kMostListedAnswers) : 0;
   memory.tables =
       4 * sizes.tables * (sizes.table_pages + CeilDiv(sizes.table_pages, sizes.slots)) + ListBytes(shard, sizes);
   const RopeFrequencies rope = ComputeRopeFrequencies(config, limits.max_tokens);
   const absl::StatusOr<int64_t> forward =
-      WorkspaceBytes({config, partition, shard, rope, provenance, key_shift.shift, chunks}, formats,
-                     draft_formats.has_value() ? &*draft_formats : nullptr, heads, sizes, limits, *device);
+      WorkspaceBytes({config, partition, shard, rope, provenance, key_shift.shift, chunks,
+                      shared_rows.has_value() ? &*shared_rows : nullptr},
+                     formats, draft_formats.has_value() ? &*draft_formats : nullptr, heads, sizes, limits, *device);
   if (!forward.ok()) return forward.status();
   const auto sampling = static_cast<int64_t>(Bytes(DType::kF32, limits.samples * shard.vocab.size()) +
                                              DrawScratchBytes(*device, limits.samples, shard.vocab.size()));
@@ -318,7 +324,7 @@ absl::Status Engine::State::Prepare() {
   limits.rows = std::max(SchedulerOptions().max_rows, limits.batch) + kMaxDecodeRows;
   limits.samples = options.append_logits ? std::max(chunk, limits.rows) : std::max(kMaxDecodeRows, limits.batch);
   if (absl::Status s = DecideKeyShift(); !s.ok()) return s;
-  absl::StatusOr<KvSizes> sized = Size(formats, limits);
+  absl::StatusOr<KvSizes> sized = SizeWithPeers();
   if (!sized.ok()) return sized.status();
   sizes = *sized;
   return absl::OkStatus();
@@ -345,6 +351,7 @@ absl::Status Engine::State::Load() {
   absl::StatusOr<Model> model = Model::Create({config, partition, shard, rope, provenance, key_shift.shift, chunks},
                                               std::move(*weights), *device, *comm);
   if (absl::Status s = Agree(*comm, model.status()); !s.ok()) return s;
+  if (absl::Status s = LoadPeerShards(*model); !s.ok()) return s;
   if (absl::Status s = LoadDraftWeights(*model); !s.ok()) return s;
   absl::StatusOr<KvCache> cache = KvCache::Create(*device, config, shard, heads, sizes);
   if (absl::Status s = Agree(*comm, cache.status()); !s.ok()) return s;

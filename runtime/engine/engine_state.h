@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "kernels/base/seconds.h"
 #include "kernels/base/thread_pool.h"
 #include "parallel/shard.h"
@@ -39,6 +40,8 @@ struct Engine::State {
   DualChunk chunks;                        // length 0: no session is so long that it is read by chunks
   Partition partition;
   RankShard shard;
+  std::optional<SharedRows> shared_rows;                // where long chunks are shared out by rows
+  std::unique_ptr<Communicator> among_peers, in_group;  // of these, until the model has them
   KvFormat kv = KvFormat::kBF16;
   std::vector<std::string> notes;
   MemoryPlan memory;
@@ -68,6 +71,11 @@ struct Engine::State {
   bool ChecksAreExact() const;
   absl::Status LoadDraftWeights(Model& model);
   absl::Status LoadDraftModel();
+  // Whom long chunks may be shared out over by rows; nobody where they go by heads. shard_of: of any rank.
+  void FindRowPeers(absl::FunctionRef<RankShard(int rank)> shard_of);
+  absl::Status LoadPeerShards(Model& model);
+  // Size, and before it whether long chunks are shared out by rows, where that is left to the engine.
+  absl::StatusOr<KvSizes> SizeWithPeers();
   // Of a load behind so many bytes of others.
   std::function<void(int64_t, int64_t)> Progress(int64_t before) const;
   absl::Status DecideKeyShift();

@@ -21,7 +21,8 @@ std::string WhereAny(const absl::FormatSpec<double>& words, int64_t bytes) {
 }  // namespace
 
 std::string Describe(const MemoryPlan& plan) {
-  const std::string drafts = WhereAny(" + draft weights %.2f", plan.draft_weights) +
+  const std::string drafts = WhereAny(" + other ranks' weights %.2f", plan.peer_shards) +
+                             WhereAny(" + draft weights %.2f", plan.draft_weights) +
                              WhereAny(" + draft model %.2f", plan.draft_model) +
                              WhereAny(" + text index %.2f", plan.index);
   return absl::StrFormat("weights %.2f + KV %.2f (%s tokens) + rings %.2f + workspace %.2f%s = %.2f of %.2f GiB free",
@@ -32,6 +33,7 @@ std::string Describe(const MemoryPlan& plan) {
 absl::Status CheckFits(const MemoryPlan& plan) {
   if (plan.total() + plan.reserve <= plan.device_free) return absl::OkStatus();
   const std::string drafts =
+      WhereAny("other ranks' weights %.2f (--prefill-split heads needs none), ", plan.peer_shards) +
       WhereAny("draft weights %.2f, ", plan.draft_weights) + WhereAny("draft model %.2f, ", plan.draft_model);
   return absl::ResourceExhaustedError(absl::StrFormat(
       "not enough memory: %.2f GiB wanted (weights %.2f, KV of %s tokens %.2f, rings %.2f, workspace "

@@ -12,6 +12,7 @@ namespace duo {
 struct MemoryPlan {
   int64_t device_free = 0;  // before loading
   int64_t weights = 0;
+  int64_t peer_shards = 0;    // other ranks' weights, where long chunks are shared out by rows
   int64_t draft_weights = 0;  // of a copy that only guesses
   int64_t draft_model = 0;    // on rank 0: weights, cache and workspace of another model that guesses
   int64_t kv_pages = 0;       // whole and split heads
@@ -22,7 +23,7 @@ struct MemoryPlan {
   int64_t index = 0;      // of the tokens for drafts, on the CPU; beside a GPU it lies in the host's memory, unplanned
   int64_t kv_tokens = 0;  // tokens of retrieval KV that kv_pages holds
   int64_t total() const {
-    return weights + draft_weights + draft_model + kv_pages + rings + tables + workspace + index;
+    return weights + peer_shards + draft_weights + draft_model + kv_pages + rings + tables + workspace + index;
   }
 };
 

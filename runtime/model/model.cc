@@ -131,18 +131,27 @@ Model::Workspace Model::Allocate(Arena& arena, const StepInput& input, const KvC
   const int rows = input.rows();
   const DType t = ActivationType(*device_);
   const int64_t d = config_.head_dim, group = config_.heads / config_.kv_heads, heads = MaxHeads(shard_);
-  const int64_t block = std::min<int64_t>(rows, Transformer::kMlpRows), ffn = MlpColumns(config_, shard_);
+  const bool by_rows = ByRows(input);
   Workspace w;
+  if (by_rows) w.rows = rows_prefill_->RowsOf(rows);
+  const int64_t own_rows = by_rows ? w.rows[rows_prefill_->own()].size() : rows;
+  const int64_t block = std::min<int64_t>(own_rows, Transformer::kMlpRows);
+  const int64_t ffn = by_rows ? rows_prefill_->MlpColumnsOf(config_) : MlpColumns(config_, shard_);
   // First: what is behind these can be rewound.
   w.logits = arena.Matrix(DType::kF32, input.num_samples, shard_.vocab.size());
   if (input.num_mass_rows > 0) w.queries = arena.Matrix(t, input.num_mass_rows, mass_reader_.columns());
   w.kept = TakeKeptMass(arena, input, cache);
   w.kept_end = arena.used();
   Activations& a = w.a;
-  a.residual = arena.Matrix(DType::kF32, rows, config_.hidden);
-  a.normed = arena.Matrix(t, rows, config_.hidden);
-  a.projected = arena.Matrix(t, rows, config_.hidden);
-  a.mlp = arena.Matrix(t, rows, config_.hidden);
+  a.residual = arena.Matrix(DType::kF32, own_rows, config_.hidden);
+  a.normed = arena.Matrix(t, own_rows, config_.hidden);
+  a.projected = arena.Matrix(t, own_rows, config_.hidden);
+  a.mlp = arena.Matrix(t, own_rows, config_.hidden);
+  if (by_rows) {
+    w.sent = arena.Take(rows_prefill_->SentBytes(config_, t, own_rows));
+    w.returned = arena.Take(rows_prefill_->ReturnedBytes(config_, t, own_rows));
+    if (input.num_samples > 0) w.all_normed = arena.Matrix(t, rows, config_.hidden);
+  }
   const bool by_chunks = chunks_.length > 0;
   a.cos_sin = arena.Matrix(DType::kF32, rows, by_chunks ? (kChunkKinds + 1) * d : d);
   a.qkv = arena.Matrix(t, rows, heads * (group + 2) * d);
@@ -178,21 +187,37 @@ View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) 
   if (input.riders.num_rows > 0) PlanStep(planned.riders, cache, arena);
   const ModelWeights& weights = input.draft_weights ? draft_weights_ : weights_;
   Transformer transformer(config_, weights, *device_, *comm_, arena, routes_.get());
-  const View add = transformer.Run(a, input.tokens, [&](int layer, View from_below) {
+  const auto attend = [&](int layer, View qkv) {
     const LayerKv& kv = cache.layers()[layer];
     const float* shift = key_shift_.empty() ? nullptr : key_shift_[layer];
     const StoredPages store = {planned.batch, kv.paged};
-    const View qkv =
-        transformer.Qkv(layer, a, kv.shape, from_below, View(), shift, StoresAtOnce(input) ? &store : nullptr);
+    transformer.Rotate(layer, a, kv.shape, qkv, View(), shift, StoresAtOnce(input) ? &store : nullptr);
     if (input.num_mass_rows > 0) {
       mass_reader_.Keep(*device_, layer, qkv, kv.shape, input.mass_rows, input.num_mass_rows, w.queries);
     }
     return Attend(layer, planned, kv, w, qkv, arena);
-  });
-  if (input.num_samples == 0) return w.logits;
-  transformer.Finish(a, add, a.normed);
-  View sampled = arena.Matrix(a.normed.dtype, input.num_samples, config_.hidden);
-  GatherRows(*device_, sampled, a.normed, input.sample_rows, input.num_samples);
+  };
+  View sampled;
+  const auto take_sampled = [&] { sampled = arena.Matrix(a.normed.dtype, input.num_samples, config_.hidden); };
+  if (ByRows(input)) {
+    const RowsStep step = {config_, weights, *device_, arena, a, w.rows, w.sent, w.returned};
+    const View add = rows_prefill_->Run(step, input.tokens, attend);
+    if (input.num_samples == 0) return w.logits;
+    take_sampled();
+    rows_prefill_->Finish(step, add, w.all_normed, sampled, input.sample_rows, input.num_samples);
+  } else {
+    const View add = transformer.Run(a, input.tokens, [&](int layer, View from_below) {
+      const HeadShape& shape = cache.layers()[layer].shape;
+      const View qkv(a.qkv.data, a.qkv.dtype, a.residual.rows, shape.qkv_cols());
+      transformer.QkvInput(layer, a, from_below);
+      transformer.Project(layer, a, qkv);
+      return attend(layer, qkv);
+    });
+    if (input.num_samples == 0) return w.logits;
+    transformer.Finish(a, add, a.normed);
+    take_sampled();
+    GatherRows(*device_, sampled, a.normed, input.sample_rows, input.num_samples);
+  }
   Linear(*device_, w.logits, sampled, weights.outer[WeightRole::kHead], arena);
   return w.logits;
 }

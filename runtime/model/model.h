@@ -17,6 +17,7 @@
 #include "runtime/kv/kv_cache.h"
 #include "runtime/model/mass_reader.h"
 #include "runtime/model/rope.h"
+#include "runtime/model/rows_prefill.h"
 #include "runtime/model/sparse_prefill.h"
 #include "runtime/model/transformer.h"
 #include "runtime/weights/config.h"
@@ -63,6 +64,8 @@ struct ModelParts {
   const std::vector<ProvenanceHead>& provenance;  // whose mass rows may ask for; empty: no row asks
   const std::vector<float>& key_shift;            // of all heads (key_shift.h); empty: keys stay as they are
   DualChunk chunks = {};                          // length 0: attention is not by chunks
+  // Where long chunks are shared out by rows, over whom, and the peers' shards; null: they are not.
+  const SharedRows* shared_rows = nullptr;
 };
 
 class Model {
@@ -72,6 +75,8 @@ class Model {
 
   // A copy of the weights that only guesses, for steps that ask for it; its embedding becomes the model's own.
   void AddDraftWeights(ModelWeights weights);
+  // From now on long chunks are shared out by rows.
+  void AddRowsPrefill(std::unique_ptr<RowsPrefill> rows) { rows_prefill_ = std::move(rows); }
   bool has_draft_weights() const { return !draft_weights_.layers.empty(); }
 
   // logits [num_samples, this rank's vocabulary] f32, in `arena`, valid until its next step.
@@ -114,9 +119,18 @@ class Model {
     View part;
     float* part_lse = nullptr;
     float* chunk_lse = nullptr;
+    // By rows: those of each rank, what is sent and what comes back, and the last norm of all rows.
+    std::vector<Range> rows;
+    void* sent = nullptr;
+    void* returned = nullptr;
+    View all_normed;
   };
 
   Model() = default;
+  // Whose rows, not whose heads, the ranks share; not where somebody looks at every row's experts.
+  bool ByRows(const StepInput& input) const {
+    return rows_prefill_ != nullptr && input.prefill && routes_ == nullptr && rows_prefill_->Takes(input.rows());
+  }
   Workspace Allocate(Arena& arena, const StepInput& input, const KvCache& cache) const;
   KeptMass TakeKeptMass(Arena& arena, const StepInput& input, const KvCache& cache) const;
   void PlanStep(SeqBatch& batch, const KvCache& cache, Arena& arena);
@@ -166,7 +180,8 @@ class Model {
   View mass_queries_;
   KeptMass kept_mass_;
   size_t mass_end_ = 0;
-  std::unique_ptr<RouteTape> routes_;  // null but in benchmarks
+  std::unique_ptr<RouteTape> routes_;          // null but in benchmarks
+  std::unique_ptr<RowsPrefill> rows_prefill_;  // null: every step goes by heads
   Device* device_ = nullptr;
   Communicator* comm_ = nullptr;
 };

@@ -21,7 +21,7 @@ void FillBias(Device& device, const View& out, const Weight& weight) {
 }  // namespace
 
 ChunkQueries DenseQueries(const Activations& a, const HeadShape& shape) {
-  const auto dense = [&](const View& q) { return View(q.data, q.dtype, a.residual.rows, shape.q_cols()); };
+  const auto dense = [&](const View& q) { return View(q.data, q.dtype, q.rows, shape.q_cols()); };
   return {dense(a.chunk_queries.previous), dense(a.chunk_queries.earlier)};
 }
 
@@ -48,12 +48,26 @@ View Transformer::Run(const Activations& a, const int32_t* tokens,
 
 View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before,
                       const float* key_shift, const StoredPages* store) {
-  const WeightSet& w = weights_.layers[layer];
-  SumAddNorm(a.normed, a.residual, add, w.vector(WeightRole::kInputNorm));
+  QkvInput(layer, a, add);
   // This layer's heads, dense, in the space of the layer with the most.
   const View qkv(a.qkv.data, a.qkv.dtype, a.residual.rows, shape.qkv_cols());
-  if (shape.kv_heads == 0) return qkv;
-  Linear(device_, qkv, a.normed, w[WeightRole::kQkv], scratch_);
+  Project(layer, a, qkv);
+  Rotate(layer, a, shape, qkv, before, key_shift, store);
+  return qkv;
+}
+
+void Transformer::QkvInput(int layer, const Activations& a, View add) {
+  SumAddNorm(a.normed, a.residual, add, weights_.layers[layer].vector(WeightRole::kInputNorm));
+}
+
+void Transformer::Project(int layer, const Activations& a, View qkv) {
+  if (qkv.cols > 0) Linear(device_, qkv, a.normed, weights_.layers[layer][WeightRole::kQkv], scratch_);
+}
+
+void Transformer::Rotate(int layer, const Activations& a, const HeadShape& shape, View qkv, View before,
+                         const float* key_shift, const StoredPages* store) {
+  if (shape.kv_heads == 0) return;
+  const WeightSet& w = weights_.layers[layer];
   if (!before.empty()) device_.Copy(before.data, qkv.data, Bytes(qkv.dtype, qkv.rows * qkv.cols));
   const QkNorms norms = {w.vector(WeightRole::kQNorm), w.vector(WeightRole::kKNorm), eps()};
   if (a.chunk_queries.earlier.data != nullptr) {
@@ -64,7 +78,6 @@ View Transformer::Qkv(int layer, const Activations& a, const HeadShape& shape, V
   } else {
     RotateQk(device_, qkv, shape, a.cos_sin, norms, key_shift);
   }
-  return qkv;
 }
 
 View Transformer::Output(int layer, const Activations& a, View attended) {
@@ -150,10 +163,14 @@ bool Transformer::NormedExperts(int layer, const Activations& a, View out, View 
 }
 
 View Transformer::Mlp(int layer, const Activations& a, View add) {
-  const WeightSet& w = weights_.layers[layer];
   const View out = a.mlp.Rows(0, add.rows);
   if (NormedExperts(layer, a, out, add)) return out;
-  const View normed = MlpInput(layer, a, add);
+  return MlpOf(layer, a, MlpInput(layer, a, add));
+}
+
+View Transformer::MlpOf(int layer, const Activations& a, View normed) {
+  const WeightSet& w = weights_.layers[layer];
+  const View out = a.mlp.Rows(0, normed.rows);
   const bool mixed = config_.experts.in(layer);
   const int64_t most = mixed ? ExpertBlockRows(config_.experts) : kMlpRows;
   for (int64_t first = 0; first < out.rows; first += most) {

@@ -76,12 +76,21 @@ class Transformer {
   // must be null.
   View Qkv(int layer, const Activations& a, const HeadShape& shape, View add, View before = View(),
            const float* key_shift = nullptr, const StoredPages* store = nullptr);
+  // Its parts, for whoever has something in between. residual += add; a.normed = the norm of that.
+  void QkvInput(int layer, const Activations& a, View add);
+  // qkv = a.normed times the layer's matrix, unless it has no columns.
+  void Project(int layer, const Activations& a, View qkv);
+  // Norms and rotates, as Qkv has it.
+  void Rotate(int layer, const Activations& a, const HeadShape& shape, View qkv, View before, const float* key_shift,
+              const StoredPages* store);
   // attended times o_proj: this rank's part of what attention adds to the residual stream's last rows.
   View Output(int layer, const Activations& a, View attended);
   // residual += add, for the last add.rows rows; returns their MLP's input.
   View MlpInput(int layer, const Activations& a, View add);
   // A layer's MLP, or its mixture of experts: this rank's part of it.
   View Mlp(int layer, const Activations& a, View add);
+  // The same of what MlpInput gave.
+  View MlpOf(int layer, const Activations& a, View normed);
   // residual += add, for the last add.rows rows, and the final norm of them where `out` is not empty.
   void Finish(const Activations& a, View add, View out);
 

@@ -79,6 +79,22 @@ absl::StatusOr<int64_t> WorkspaceBytes(const ModelParts& parts, const WeightForm
     input.sparse = &sparse;
     model->Forward(input, *cache, arena);
   }
+  if (parts.shared_rows != nullptr) {
+    const SharedRows& shared = *parts.shared_rows;
+    absl::StatusOr<PeerShards> peers = MakePeerShards(
+        parts.config, shared, formats, [&](const WeightShare& share) { return LayOutWeights(share, *measuring); });
+    if (!peers.ok()) return peers.status();
+    const RowGroups& groups = shared.groups;
+    model->AddRowsPrefill(std::make_unique<RowsPrefill>(shared.shards, groups, *std::move(peers),
+                                                        MakeMeasuringCommunicator(groups.group, groups.groups()),
+                                                        MakeMeasuringCommunicator(0, groups.ranks)));
+    model->Forward(LargestStep(limits, true, masses, &span), *cache, arena);
+    if (SparseStep sparse = LargestSparseStep(limits, parts.config); limits.sparse && sparse.rows.end > 0) {
+      StepInput input = LargestStep(limits, true, masses, &span);
+      input.sparse = &sparse;
+      model->Forward(input, *cache, arena);
+    }
+  }
   if (limits.lists) {
     StepInput input = LargestStep(limits, false, masses, &span);
     input.batch.visits_lists = input.batch.makes_lists = input.sees_ends = true;

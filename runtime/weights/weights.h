@@ -66,11 +66,14 @@ struct AskedFormats {
 absl::StatusOr<WeightFormats> ChooseFormats(const SafetensorsModel& files, const ModelConfig& config, bool on_cuda,
                                             const AskedFormats& asked);
 
+enum class WeightParts : uint8_t { kAll, kLayers, kEmbedding /* alone */ };
+
 // A rank's share of a model's weights, in the formats that they get in memory.
 struct WeightShare {
   const ModelConfig& config;
   const RankShard& shard;
   const WeightFormats& formats;
+  WeightParts parts = WeightParts::kAll;
 };
 
 // Of a copy of these weights that only guesses (runtime/drafts/self_drafts.h): matrices and vocabulary head are int4

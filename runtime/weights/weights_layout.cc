@@ -111,6 +111,11 @@ std::optional<CodeFormat> FitTo(const CodeFormat& format, const HeldWeight& held
 
 std::vector<HeldWeight> WeightsOf(const WeightShare& share) {
   std::vector<HeldWeight> held = HeldWeights(share.config, share.shard);
+  if (share.parts != WeightParts::kAll) {
+    const bool layers = share.parts == WeightParts::kLayers;
+    std::erase_if(held, [&](const HeldWeight& h) { return layers ? h.layer < 0 : h.role() != WeightRole::kEmbedding; });
+    return held;
+  }
   if (!share.formats.without_embedding || share.config.tie_embeddings) return held;
   std::erase_if(held, [](const HeldWeight& h) { return h.role() == WeightRole::kEmbedding; });
   return held;

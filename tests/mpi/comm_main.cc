@@ -109,12 +109,37 @@ void GathersInRankOrder(Communicator& c, Device& device, size_t bytes, bool in_p
   EXPECT(host == all);
 }
 
+// What rank `from` sends to rank `to`: blocks of many lengths, some of them empty.
+std::vector<uint8_t> BlockOf(int from, int to, int64_t scale) {
+  std::vector<uint8_t> block((from * 3 + to * 5) % 4 * scale + (from == to ? 0 : from + 1));
+  for (size_t i = 0; i < block.size(); ++i) block[i] = static_cast<uint8_t>(i * 13 + from * 64 + to);
+  return block;
+}
+
+void BlocksReachTheirRanks(Communicator& c, Device& device, int64_t scale) {
+  std::vector<uint8_t> sent, expected;
+  std::vector<int64_t> sent_bytes, got_bytes;
+  for (int r = 0; r < c.size(); ++r) {
+    const std::vector<uint8_t> to = BlockOf(c.rank(), r, scale), from = BlockOf(r, c.rank(), scale);
+    sent.insert(sent.end(), to.begin(), to.end());
+    expected.insert(expected.end(), from.begin(), from.end());
+    sent_bytes.push_back(static_cast<int64_t>(to.size()));
+    got_bytes.push_back(static_cast<int64_t>(from.size()));
+  }
+  const Message in(device, sent), out(device, std::vector<uint8_t>(expected.size(), 0xdd));
+  c.AllToAll(out.data(), got_bytes, in.data(), sent_bytes, device);
+  device.Synchronize();
+  EXPECT(out.Is(expected));
+  EXPECT(in.Is(sent));
+}
+
 // Both algorithms over MPI and the block limit are crossed.
 void ExchangesOfAllSizes(Communicator& c, Device& device) {
   for (const DType type : {DType::kF32, DType::kBF16}) {
     for (const int64_t n : {0, 1, 3, 257, 16384, 16385, 70001, (1 << 20) + 5})
       SumsInRankOrder(c, device, n, type, false);
   }
+  for (const int64_t scale : {0, 1, 257, 100003}) BlocksReachTheirRanks(c, device, scale);
   for (const bool in_place : {false, true}) {
     for (const size_t bytes : {1, 13, 100003}) GathersInRankOrder(c, device, bytes, in_place, false);
   }
@@ -304,6 +329,7 @@ int Run(const std::string& mode) {
     SmallExchanges(c, *device);
     SumsInARow(c, *device);
     LargerSums(c, *device);
+    for (const int64_t scale : {0, 1, 257, 1000003}) BlocksReachTheirRanks(c, *device, scale);
     SumsWithNorms(c, *device);
   } else if (mode == "idle") {
     RestsWhileIdle(c);

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# usage: hosts.sh HOSTS RANKS COMMAND...
+# usage: [HOST_LINK=100mbit] hosts.sh HOSTS RANKS COMMAND...
 # Runs COMMAND under mpirun on HOSTS hosts with RANKS ranks each. The hosts are network namespaces of this machine, with
 # addresses 10.77.0.1, .2, .. and host names host1, host2, .. of their own, joined by a bridge: mpirun starts its daemons
-# there through an agent as it would through ssh, and MPI crosses them over TCP. Needs root and iproute2; exits with 77
-# (skipped) without. The exit code is mpirun's.
+# there through an agent as it would through ssh, and MPI crosses them over TCP. HOST_LINK limits what a host
+# sends to the others by a token bucket (tc-tbf). Needs root and iproute2; exits with 77 (skipped) without. The exit code is mpirun's.
 hosts=$1 ranks=$2
 shift 2
 tag=duo$$
@@ -42,6 +42,9 @@ for ((i = 1; i <= hosts; ++i)); do
     ip -n $tag-0 link set port$i master switch up &&
     ip -n $tag-$i addr add 10.77.0.$i/24 dev eth0 &&
     ip -n $tag-$i link set eth0 up || exit 1
+  if [ -n "$HOST_LINK" ]; then
+    ip netns exec $tag-$i tc qdisc add dev eth0 root tbf rate "$HOST_LINK" burst 128kb latency 100ms || exit 1
+  fi
   list+=${list:+,}10.77.0.$i:$ranks
 done
 

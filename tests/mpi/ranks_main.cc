@@ -9,6 +9,8 @@
 //   means     keys without their mean, of rank 0's file alone, split heads among them: the logits of one rank that
 //   keeps
 //             keys as they are
+//   rows      long chunks shared out by rows, of random models, of one read by dual chunks and of every family: the
+//             logits of one rank
 //   families  every family's golden: the logits and greedy tokens of transformers; experts with coded weights: one
 //   rank's
 // --all crosses every codec with all placements, weights and chunks, where the default takes them in turn; so does a
@@ -66,6 +68,7 @@ struct Case {
   bool weighted = false;
   int chunk = 0;          // 0: the device's own, which takes these prompts whole
   std::string key_means;  // folder; empty: off
+  PrefillSplit prefill = PrefillSplit::kHeads;
 
   std::string Text() const {
     return absl::StrFormat("%s %s%s kv %s%s %s, experts %s%s chunk %d", golden->name,
@@ -73,7 +76,8 @@ struct Case {
                            sparsity < 0 ? "" : absl::StrFormat(" %.2f", sparsity), Name(kv),
                            weights.has_value() ? absl::StrCat(" weights ", Name(*weights)) : "", Name(strategy),
                            Name(experts), weighted ? ", unequal ranks," : "", chunk) +
-           (key_means.empty() ? "" : ", keys without their mean");
+           (key_means.empty() ? "" : ", keys without their mean") +
+           (prefill == PrefillSplit::kHeads ? "" : absl::StrCat(", prefill by ", Name(prefill)));
   }
 };
 
@@ -96,6 +100,7 @@ EngineOptions OptionsFor(const Case& c, int world) {
   options.weights = c.weights;
   options.strategy = c.strategy;
   options.experts = c.experts;
+  options.prefill_split = c.prefill;
   if (c.weighted) {
     for (int r = 0; r < world; ++r) options.rank_weights.push_back(std::vector<double>{2, 1, 3, 1}[r % 4]);
   }
@@ -176,6 +181,7 @@ class Judge {
     c.experts = ExpertPlacement::kAuto;
     c.weighted = false;
     c.chunk = 0;
+    c.prefill = PrefillSplit::kHeads;
     Expected& expected = alone_[c.Text()];
     if (!leader() || !expected.tokens.empty()) return expected;  // the others wait in the case that follows
     const std::unique_ptr<Communicator> self = MakeSelfCommunicator();
@@ -295,6 +301,38 @@ void Chunks(Judge& judge, bool all, const std::string& scratch) {
   RandomPrompts(judge, golden, {judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32, KvFormat::kInt4}, all, &turn);
 }
 
+bool HasExperts(const Golden& golden) {
+  const absl::StatusOr<ModelConfig> config = LoadConfig(golden.model_dir);
+  DUO_CHECK(config.ok());
+  return config->experts.count > 0;
+}
+
+// Chunks that no number of ranks divides, some of them too short to be shared out; unequal ranks; split heads, copies
+// of heads, learned sinks, windows, biases and experts, whose parts lie where heads have them.
+void Rows(Judge& judge, bool all, const std::string& scratch) {
+  int turn = 0;
+  for (const std::string& name : GoldenNames()) {
+    const Golden golden = LoadGolden(name, absl::StrCat(scratch, "/rows"));
+    GivePositions(golden, 2048);
+    const bool random = name == "llama_mha_untied" || name == "llama_mqa_f16";
+    for (const AttentionMode attention : {AttentionMode::kDuo, AttentionMode::kFull}) {
+      Case c;
+      c.golden = &golden;
+      c.prompt = RandomPrompt(static_cast<int64_t>(golden.full.logits.size()));
+      c.attention = attention;
+      c.kv = judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32;
+      const GoldenRun& run = attention == AttentionMode::kDuo ? golden.duo : golden.full;
+      c.prefill = PrefillSplit::kRows;
+      const Expected expected = judge.Alone(c, judge.Tolerance(run, c.kv));
+      for (const Case& variant : Variants(c, all && random, judge.world(), &turn)) judge.Check(variant, expected);
+      if (!HasExperts(golden)) continue;
+      c.experts = ExpertPlacement::kWhole;
+      c.weighted = true;
+      judge.Check(c, expected);
+    }
+  }
+}
+
 void Means(Judge& judge, bool all, const std::string& scratch, int rank) {
   int turn = 0;
   for (const char* name : {"llama_mha_untied", "llama_mqa_f16"}) {
@@ -324,12 +362,6 @@ void Means(Judge& judge, bool all, const std::string& scratch, int rank) {
       for (const Case& variant : Variants(c, all, judge.world(), &turn)) judge.Check(variant, expected);
     }
   }
-}
-
-bool HasExperts(const Golden& golden) {
-  const absl::StatusOr<ModelConfig> config = LoadConfig(golden.model_dir);
-  DUO_CHECK(config.ok());
-  return config->experts.count > 0;
 }
 
 void Families(Judge& judge, const std::string& scratch) {
@@ -389,6 +421,7 @@ int RunCases(const Flags& flags) {
     if (cases == "random") Random(judge, flags.all, scratch);
     if (cases == "chunks") Chunks(judge, flags.all, scratch);
     if (cases == "means") Means(judge, flags.all, scratch, ranks.comm->rank());
+    if (cases == "rows") Rows(judge, flags.all, scratch);
     if (cases == "families") Families(judge, scratch);
   }
   fs::remove_all(scratch);
@@ -417,7 +450,8 @@ int main(int argc, char** argv) {
       const absl::StatusOr<duo::CommKind> kind = duo::ParseCommKind(argv[++i]);
       if (!kind.ok()) return 2;
       flags.comm = *kind;
-    } else if (word == "needle" || word == "random" || word == "means" || word == "chunks" || word == "families") {
+    } else if (word == "needle" || word == "random" || word == "means" || word == "chunks" || word == "rows" ||
+               word == "families") {
       flags.cases.push_back(word);
     } else {
       std::fprintf(stderr, "unknown argument %s\n", word.c_str());

@@ -38,10 +38,12 @@ struct Case {
   bool shared = true;  // every rank sees the directory
   float tolerance = 0;
   ExpertPlacement experts = ExpertPlacement::kAuto;
+  PrefillSplit prefill = PrefillSplit::kHeads;
 
   std::string Text() const {
-    return absl::StrFormat("%s kv %s %s, experts %s%s%s", golden->name, Name(kv), Name(strategy), Name(experts),
-                           weighted ? ", unequal ranks" : "", shared ? "" : ", a directory of rank 0");
+    return absl::StrFormat("%s kv %s %s, experts %s, prefill by %s%s%s", golden->name, Name(kv), Name(strategy),
+                           Name(experts), Name(prefill), weighted ? ", unequal ranks" : "",
+                           shared ? "" : ", a directory of rank 0");
   }
 };
 
@@ -79,6 +81,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Open(const Case& c, Device& device, Comm
   if (comm.size() > 1) {
     options.strategy = c.strategy;
     options.experts = c.experts;
+    options.prefill_split = c.prefill;
     for (int r = 0; c.weighted && r < comm.size(); ++r) {
       options.rank_weights.push_back(std::vector<double>{2, 1, 3, 1}[r % 4]);
     }
@@ -193,7 +196,8 @@ int RunCases(bool cuda) {
       for (const bool shared : {true, false}) {
         // As in ranks_main.cc: f32 on the CPU is held to 2^8 of the tolerance that is derived from bf16.
         const float tolerance = golden.duo.tolerance() / (!cuda && kv == KvFormat::kF32 ? 256 : 1);
-        const Case c = {&golden, kv, strategies[cases % strategies.size()], cases % 4 == 3, shared, tolerance};
+        Case c = {&golden, kv, strategies[cases % strategies.size()], cases % 4 == 3, shared, tolerance};
+        if (cases % 3 == 0) c.prefill = PrefillSplit::kRows;
         ++cases;
         failures += Failed(ranks, c.Text(), Run(c, shared ? common : "saved", *ranks.device, *ranks.comm));
       }

@@ -36,10 +36,12 @@ struct Case {
   KvFormat kv = KvFormat::kF32;
   bool weighted = false;
   float tolerance = 0;
+  PrefillSplit prefill = PrefillSplit::kHeads;
 
   std::string Text() const {
-    return absl::StrFormat("%s %s kv %s%s", golden->name, attention == AttentionMode::kDuo ? "duo" : "full", Name(kv),
-                           weighted ? ", unequal ranks" : "");
+    return absl::StrFormat("%s %s kv %s%s, prefill by %s", golden->name,
+                           attention == AttentionMode::kDuo ? "duo" : "full", Name(kv),
+                           weighted ? ", unequal ranks" : "", Name(prefill));
   }
   Tokens Random(int count, uint64_t seed) const {
     return RandomTokens(static_cast<int64_t>(golden->full.logits.size()), count, seed);
@@ -57,6 +59,7 @@ EngineOptions OptionsFor(const Case& c, int world) {
   options.kv = c.kv;
   if (world > 1) {
     options.strategy = Strategy::kSplit;
+    options.prefill_split = c.prefill;
     for (int r = 0; c.weighted && r < world; ++r) {
       options.rank_weights.push_back(std::vector<double>{2, 1, 3, 1}[r % 4]);
     }
@@ -217,10 +220,14 @@ int RunCases(bool cuda) {
     for (const AttentionMode attention : {AttentionMode::kDuo, AttentionMode::kFull}) {
       for (const KvFormat kv : {KvFormat::kF32, KvFormat::kInt4}) {
         if (cuda && kv == KvFormat::kF32) continue;
-        Case c = {&golden, attention, kv, cases++ % 2 == 1};
+        Case c = {&golden, attention, kv, cases / 2 % 2 == 1};
         if (ranks.leader()) c.tolerance = ToleranceOf(c, *ranks.device);
         const std::vector<Answer> expected = ranks.leader() ? ExpectedOf(c, *ranks.device) : std::vector<Answer>();
-        failures += Failed(ranks, c.Text(), Run(c, expected, *ranks.device, *ranks.comm));
+        for (const PrefillSplit prefill : {PrefillSplit::kHeads, PrefillSplit::kRows}) {
+          c.prefill = prefill;
+          ++cases;
+          failures += Failed(ranks, c.Text(), Run(c, expected, *ranks.device, *ranks.comm));
+        }
       }
     }
   }

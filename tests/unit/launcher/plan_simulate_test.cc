@@ -49,10 +49,22 @@ TEST(PlanSimulate, SaysInHowManyLayersHeadsAreSplit) {
   EXPECT_GT(World(64, 8).split_layers, 16);
 }
 
+// Two hosts of one GPU each: by rows as soon as what joins them is slow, and where memory has room.
+TEST(PlanSimulate, ReadsByRowsOverSlowLinks) {
+  SimulatedWorld slow = World(2, 1, {.link = 125e6});
+  EXPECT_LT(slow.read_by_rows_seconds, slow.read_seconds / 2);
+  EXPECT_TRUE(slow.reads_by_rows());
+  slow.fits_by_rows = false;
+  EXPECT_FALSE(slow.reads_by_rows());
+  EXPECT_FALSE(World(2, 8).reads_by_rows());
+  EXPECT_FALSE(World(1, 8).reads_by_rows());
+}
+
 TEST(PlanSimulate, TablesAndJsonHaveARowForEachWorld) {
   std::vector<SimulatedWorld> worlds = {World(1, 8), World(8, 8)};
   worlds[0].weights = 15'000'000'000, worlds[0].kv = 18'000'000'000, worlds[0].fits = false;
   worlds[1].weights = 2'000'000'000, worlds[1].kv = 2'200'000'000;
+  worlds[1].weights_by_rows = 16'000'000'000, worlds[1].read_by_rows_seconds = worlds[1].read_seconds / 2;
   const std::string table = SimulationTable(worlds, "1,000,000 tokens", 30'000'000'000);
   EXPECT_NE(table.find("1,000,000 tokens"), std::string::npos) << table;
   EXPECT_NE(table.find(", does NOT fit\n"), std::string::npos) << table;
@@ -73,6 +85,10 @@ TEST(PlanSimulate, TablesAndJsonHaveARowForEachWorld) {
   EXPECT_EQ(json["simulated"][1]["world"], 8);
   EXPECT_EQ(json["simulated"][1]["memory"]["fits"], true);
   EXPECT_EQ(json["simulated"][0]["memory"]["fits"], false);
+  EXPECT_EQ(json["simulated"][1]["by_rows"]["weights"], 16'000'000'000);
+  EXPECT_EQ(json["simulated"][1]["prefill_split"], "rows");
+  EXPECT_FALSE(json["simulated"][0].contains("by_rows"));
+  EXPECT_NE(table.find(" s <  4.20 GB, fits; by rows 18.20 GB, fits\n"), std::string::npos) << table;
   EXPECT_GT(json["simulated"][0]["step_seconds"], json["simulated"][1]["step_seconds"]);
   const nlohmann::json unknown = nlohmann::json::parse(SimulationJson(worlds, Llama3(), hosts, 0));
   EXPECT_FALSE(unknown["simulated"][0]["memory"].contains("fits"));
