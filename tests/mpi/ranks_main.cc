@@ -308,27 +308,45 @@ bool HasExperts(const Golden& golden) {
 }
 
 // Chunks that no number of ranks divides, some of them too short to be shared out; unequal ranks; split heads, copies
-// of heads, learned sinks, windows, biases and experts, whose parts lie where heads have them.
+// of heads, keys and values in every format. Of the families learned sinks, windows, biases and experts, whose parts
+// lie where heads have them.
 void Rows(Judge& judge, bool all, const std::string& scratch) {
   int turn = 0;
-  for (const std::string& name : GoldenNames()) {
+  Case c;
+  c.prefill = PrefillSplit::kRows;
+  for (const char* name : {"llama_mha_untied", "llama_mqa_f16", "qwen2_dual_chunk"}) {
     const Golden golden = LoadGolden(name, absl::StrCat(scratch, "/rows"));
     GivePositions(golden, 2048);
-    const bool random = name == "llama_mha_untied" || name == "llama_mqa_f16";
+    c.golden = &golden;
+    c.prompt = RandomPrompt(static_cast<int64_t>(golden.full.logits.size()));
     for (const AttentionMode attention : {AttentionMode::kDuo, AttentionMode::kFull}) {
-      Case c;
-      c.golden = &golden;
-      c.prompt = RandomPrompt(static_cast<int64_t>(golden.full.logits.size()));
-      c.attention = attention;
-      c.kv = judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32;
       const GoldenRun& run = attention == AttentionMode::kDuo ? golden.duo : golden.full;
-      c.prefill = PrefillSplit::kRows;
-      const Expected expected = judge.Alone(c, judge.Tolerance(run, c.kv));
-      for (const Case& variant : Variants(c, all && random, judge.world(), &turn)) judge.Check(variant, expected);
-      if (!HasExperts(golden)) continue;
-      c.experts = ExpertPlacement::kWhole;
-      c.weighted = true;
-      judge.Check(c, expected);
+      for (const KvFormat kv : {judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32, KvFormat::kInt4}) {
+        c.attention = attention;
+        c.kv = kv;
+        for (const Case& variant : Variants(c, all, judge.world(), &turn)) {
+          judge.Check(variant, judge.Alone(variant, judge.Tolerance(run, kv)));
+        }
+      }
+    }
+  }
+  c.kv = judge.cuda() ? KvFormat::kBF16 : KvFormat::kF32;
+  for (const std::string& name : GoldenNames()) {
+    const Golden golden = LoadGolden(name, absl::StrCat(scratch, "/rows"));
+    c.golden = &golden;
+    c.prompt = golden.prompt;
+    for (const AttentionMode attention : {AttentionMode::kDuo, AttentionMode::kFull}) {
+      const GoldenRun& run = attention == AttentionMode::kDuo ? golden.duo : golden.full;
+      c.attention = attention;
+      c.new_tokens = static_cast<int64_t>(run.greedy.size());
+      c.chunk = 65;
+      c.weighted = ++turn % 2 == 1;
+      const Expected expected = {run.greedy, {run.logits}, run.leads, judge.Tolerance(run, c.kv)};
+      for (const ExpertPlacement experts : {ExpertPlacement::kSplit, ExpertPlacement::kWhole}) {
+        if (experts == ExpertPlacement::kWhole && !HasExperts(golden)) continue;
+        c.experts = experts;
+        judge.Check(c, expected);
+      }
     }
   }
 }
