@@ -9,7 +9,7 @@ namespace duo {
 namespace {
 
 // A head's weights follow from the head, not from the rank: the holders of a split head must agree. All ranks have the
-// same router. The other matrices are cut without overlap, so a rank's own numbers do.
+// same router, and rows of the same vocabulary. The other matrices are cut without overlap, so a rank's own numbers do.
 uint64_t SeedOf(uint64_t what, int layer, uint64_t unit) {
   return SplitMix64(SplitMix64(what << 32 | static_cast<uint64_t>(layer < 0 ? 0 : layer)) + unit);
 }
@@ -83,8 +83,13 @@ absl::StatusOr<ModelWeights> RandomWeights(const WeightShare& share, Device& dev
     } else {
       // An embedding's rows are inputs themselves, not added up.
       const float amplitude = held.role() == WeightRole::kEmbedding ? 1.0f : Amplitude(held.inputs);
-      const uint64_t unit = held.role() == WeightRole::kRouter ? 0 : shard.rank;
-      FillWeight(device, w, SeedOf(held.record->random_seed, held.layer, unit), amplitude);
+      // Of the vocabulary a rank has the same rows as whoever has all of it: element i follows from seed + i.
+      const bool vocabulary = held.record->tensors[0].rows == Dim::kVocab;
+      const uint64_t unit = vocabulary || held.role() == WeightRole::kRouter ? 0 : shard.rank;
+      const bool bytes = FillKindOf(w.dtype) == FillKind::kCode || FillKindOf(w.dtype) == FillKind::kE4M3;
+      const int64_t row = bytes ? static_cast<int64_t>(Bytes(w.dtype, w.cols)) : w.cols;
+      const uint64_t skipped = vocabulary ? shard.vocab.begin * row : 0;
+      FillWeight(device, w, SeedOf(held.record->random_seed, held.layer, unit) + skipped, amplitude);
     }
   }
   return weights;
