@@ -1,6 +1,6 @@
 // The test rule over ranks: however many ranks share a model, equal or unequal, in whatever way its heads are placed,
 // cut and stored, it answers as one rank does. Run by ctest as
-//   mpirun -n N ranks_test [--all] [--device cuda] [--comm mpi|nccl] [CASES...]
+//   mpirun -n N ranks_test [--all] [--device cuda] [--comm mpi|nccl] [--cases FIRST:LAST] [CASES...]
 // One launch runs many cases; the program exits with 0 when all agreed. CASES:
 //   needle    needle-6m at sparsity 0.75, at 0.96 (a single retrieval head is left) and with full attention: the greedy
 //             tokens that transformers found, and the logits
@@ -13,8 +13,8 @@
 //             logits of one rank
 //   families  every family's golden: the logits and greedy tokens of transformers; experts with coded weights: one
 //   rank's
-// --all crosses every codec with all placements, weights and chunks, where the default takes them in turn; so does a
-// DUO_TEST_SCALE above 1.
+// --cases runs the cases [FIRST, LAST) alone and names each, where time is short. --all crosses every codec with all
+// placements, weights and chunks, where the default takes them in turn; so does a DUO_TEST_SCALE above 1.
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,6 +26,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -167,8 +168,16 @@ class Judge {
     return !cuda() && kv == KvFormat::kF32 ? run.tolerance() / 256 : run.tolerance();
   }
 
+  // Cases [first, last) alone are run, and named.
+  void Take(int first, int last) {
+    first_ = first;
+    last_ = last;
+  }
+
   void Check(const Case& c, const Expected& expected) {
+    if (!Wanted(seen_++)) return;
     ++cases_;
+    if (leader() && last_ < kAll) std::fprintf(stderr, "%d: %s\n", seen_ - 1, c.Text().c_str());
     const absl::StatusOr<Answer> answer = Run(c, device_, comm_);
     std::string wrong = answer.ok() ? "" : std::string(answer.status().message());
     if (answer.ok() && leader()) wrong = Difference(*answer, expected);
@@ -183,6 +192,7 @@ class Judge {
     c.chunk = 0;
     c.prefill = PrefillSplit::kHeads;
     Expected& expected = alone_[c.Text()];
+    if (!Wanted(seen_)) return expected;
     if (!leader() || !expected.tokens.empty()) return expected;  // the others wait in the case that follows
     const std::unique_ptr<Communicator> self = MakeSelfCommunicator();
     absl::StatusOr<Answer> answer = Run(c, device_, *self);
@@ -199,7 +209,11 @@ class Judge {
   Device& device_;
   Communicator& comm_;
   std::map<std::string, Expected> alone_;
+  static constexpr int kAll = 1 << 30;
+  bool Wanted(int number) const { return number >= first_ && number < last_; }
+
   int failures_ = 0, cases_ = 0;
+  int seen_ = 0, first_ = 0, last_ = kAll;
 };
 
 // The placements, weights and chunks of one kind of case: all of them; or, in turn, one for equal and one for unequal
@@ -431,6 +445,7 @@ struct Flags {
   bool all = false, cuda = false;
   CommKind comm = CommKind::kAuto;
   std::vector<std::string> cases;
+  std::pair<int, int> range = {-1, -1};
 };
 
 int RunCases(const Flags& flags) {
@@ -438,6 +453,7 @@ int RunCases(const Flags& flags) {
   // Every rank writes the goldens' models for itself: ranks need not share a file system.
   const fs::path scratch = fs::temp_directory_path() / absl::StrCat("duo_ranks_", getpid());
   Judge judge(ranks);
+  if (flags.range.first >= 0) judge.Take(flags.range.first, flags.range.second);
   for (const std::string& cases : flags.cases) {
     if (cases == "needle") Needle(judge, flags.all, scratch);
     if (cases == "random") Random(judge, flags.all, scratch);
@@ -466,6 +482,8 @@ int main(int argc, char** argv) {
     const bool value = i + 1 < argc;
     if (word == "--all") {
       flags.all = true;
+    } else if (word == "--cases" && value) {
+      if (std::sscanf(argv[++i], "%d:%d", &flags.range.first, &flags.range.second) != 2) return 2;
     } else if (word == "--device" && value) {
       flags.cuda = std::string(argv[++i]) == "cuda";
     } else if (word == "--comm" && value) {
