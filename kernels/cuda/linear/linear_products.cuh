@@ -102,16 +102,20 @@ __device__ __forceinline__ int FixedEight(const uint4& v, float factor, uint2& h
          __dp4a(static_cast<int>(low.x), ones, __dp4a(static_cast<int>(low.y), ones, 0));
 }
 
-// The products of one tile, weights as 16-bit floats. kRows: the most rows, 8 or 16.
-template <DType kType, int kRows>
+// The products of one tile, weights as 16-bit floats. kRows: the most rows, 8 or 16. kWide: three rows and more, whose
+// x is laid out with many loads under way. That takes a third more registers, and with so many no block of the kernel
+// behind gets in before the last ones have ended: one row then lost more than eight had won.
+template <DType kType, int kRows, bool kWide = false>
 class FloatProducts {
  public:
   using S = BlockShape<kType, 0>;
   static constexpr int kEights = kRows / 8;
 
-  // `x` is the share's first column, `blocks` long. Elements lie [block][16-byte unit][row][lane quarter].
+  // `x` is the share's first column, `blocks` long. Elements lie [block][16-byte unit][row][lane quarter]. Of `peers`
+  // warps that have the share in common, this one lays out its part of the units.
   __device__ __forceinline__ void Stage(const bf16* x, int64_t stride, int rows, int blocks, const SharedX& shared,
-                                        int lane) {
+                                        int lane, int peer = 0, int peers = 1) {
+    if constexpr (kWide) return StageWide(x, stride, rows, blocks, shared, lane, peer, peers);
     const int chunks = blocks * S::kChunks;
     for (int row = 0; row < rows; row += 4, x += 4 * stride) {
       const int count = min(4, rows - row);
@@ -148,6 +152,27 @@ class FloatProducts {
         }
       }
     }
+  }
+
+  __device__ __forceinline__ void StageWide(const bf16* x, int64_t stride, int rows, int blocks, const SharedX& shared,
+                                            int lane, int peer, int peers) {
+    const int chunks = blocks * S::kChunks;
+    uint32_t exponents[2 * kEights] = {};  // of row 4 i + lane % 4's largest
+    if constexpr (kHalf) {
+#pragma unroll
+      for (int i = 0; i < 2 * kEights; ++i) {
+        if (4 * i >= rows) break;
+        const float largest = LargestOf(x + 4 * i * stride, stride, min(4, rows - 4 * i), chunks, lane);
+        exponents[i] = max(__float_as_uint(largest) >> 23, 15u);
+        const float unit = __uint_as_float((exponents[i] - 14) << 23);  // its inverse makes the largest 2^14 to 2^15
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const float of_column = __shfl_sync(0xffffffffu, unit, 2 * lane % 4 + j);
+          if (2 * (lane % 4) / 4 == i % 2) units_[i / 2][j] = of_column;
+        }
+      }
+    }
+    StageMore(x, stride, rows, blocks, exponents, shared, lane, peer, peers);
   }
 
   __device__ __forceinline__ void Clear() {
@@ -206,6 +231,60 @@ class FloatProducts {
  private:
   static constexpr bool kHalf = kType == DType::kF16;
 
+  // The loads of x that a lane has under way at once: what staging takes is their latency.
+  static constexpr int kAtOnce = 8;
+
+  // Any rows, each of up to eight by four lanes, so that a warp's stores lie in order.
+  __device__ __forceinline__ void StageMore(const bf16* x, int64_t stride, int rows, int blocks,
+                                            const uint32_t (&exponents)[2 * kEights], const SharedX& shared, int lane,
+                                            int peer, int peers) const {
+    const int c = lane % 4, units = blocks * S::kLaneChunks;
+#pragma unroll
+    for (int n = 0; n < kEights; ++n) {
+      if (8 * n >= rows) break;
+      const uint32_t low = __shfl_sync(0xffffffffu, exponents[2 * n], lane / 4 % 4);
+      const uint32_t high = __shfl_sync(0xffffffffu, exponents[2 * n + 1], lane / 4 % 4);
+      const float factor = FactorOf(lane < 16 ? low : high);
+      const int row = 8 * n + lane / 4;
+      if (row >= rows) continue;
+      const bf16* from = x + row * stride + c * (8 * S::kLaneChunks);
+      uint4* to = reinterpret_cast<uint4*>(shared.elements) + row * 4 + c;
+      for (int first = peer; first < units; first += kAtOnce * peers) {
+        uint4 v[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int unit = first + i * peers;
+          if (unit >= units) break;
+          const int column = unit / S::kLaneChunks * S::kColumns + unit % S::kLaneChunks * 8;
+          v[i] = *reinterpret_cast<const uint4*>(from + column);
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int unit = first + i * peers;
+          if (unit >= units) break;
+          to[unit * rows * 4] = AsOperand(v[i], factor);
+        }
+      }
+    }
+  }
+
+  // Of f16: what a row is scaled by whose largest has this exponent.
+  static __device__ __forceinline__ float FactorOf(uint32_t exponent) {
+    return __uint_as_float((268 - exponent) << 23);
+  }
+  // Eight x as the weights meet them.
+  static __device__ __forceinline__ uint4 AsOperand(uint4 v, float factor) {
+    if constexpr (S::kBits == 8) {  // a word holds codes 0-3; its pairs are (0, 2), (1, 3)
+      v = {__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x5410),
+           __byte_perm(v.z, v.w, 0x7632)};
+    }
+    if constexpr (kType == DType::kF8E4M3) {
+      auto scaled = [](uint32_t pair) { return PackBf16(LowBf16(pair) * 0x1p64f, HighBf16(pair) * 0x1p64f); };
+      v = {scaled(v.x), scaled(v.y), scaled(v.z), scaled(v.w)};
+    }
+    if constexpr (kHalf) v = {Half(v.x, factor), Half(v.y, factor), Half(v.z, factor), Half(v.w, factor)};
+    return v;
+  }
   static __device__ __forceinline__ uint32_t Half(uint32_t pair, float factor) {
     return PackF16(LowBf16(pair) * factor, HighBf16(pair) * factor);
   }
@@ -228,7 +307,7 @@ class IntegerProducts {
   // `x` is the share's first column, `blocks` long. Elements lie [block][64 k][row][high, low][lane quarter][chunk].
   // Every row is scaled so that its largest |x| of the share becomes kMostFixed.
   __device__ __forceinline__ void Stage(const bf16* x, int64_t stride, int rows, int blocks, const SharedX& shared,
-                                        int lane) {
+                                        int lane, int = 0, int = 1) {
     const int chunks = blocks * S::kChunks;
     for (int row = 0; row < rows; row += 4, x += 4 * stride) {
       const int count = min(4, rows - row);

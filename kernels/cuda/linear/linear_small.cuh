@@ -193,11 +193,11 @@ __device__ __forceinline__ bool AddParts(const SmallArgs& args, int part, int ti
 }
 
 // kRows: the most rows, 4 (int8 and int4 alone), 8 or 16.
-template <DType kType, int kGroup, bool kTwo, int kRows, SmallOut kOut>
+template <DType kType, int kGroup, bool kTwo, int kRows, SmallOut kOut, bool kWide>
 __global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallLinearKernel(SmallArgs args) {
   using S = BlockShape<kType, kGroup>;
   using Products =
-      std::conditional_t<S::kInteger, IntegerProducts<kType, kGroup, kTwo, kRows>, FloatProducts<kType, kRows>>;
+      std::conditional_t<S::kInteger, IntegerProducts<kType, kGroup, kTwo, kRows>, FloatProducts<kType, kRows, kWide>>;
   constexpr int kWarps = WarpsFor(kRows), kTile = 16 * kRows;
   extern __shared__ uint4 shared[];
   __shared__ float reduce[2][kWarps][kTile];
@@ -266,7 +266,7 @@ __global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallL
 template <DType kType, SmallOut kOut>
 __global__ void __launch_bounds__(32 * WarpsFor(8), BlocksFor(8)) ShareLinearKernel(SmallArgs args) {
   using S = BlockShape<kType, 0>;
-  using Products = std::conditional_t<S::kInteger, IntegerProducts<kType, 0, false, 8>, FloatProducts<kType, 8>>;
+  using Products = std::conditional_t<S::kInteger, IntegerProducts<kType, 0, false, 8>, FloatProducts<kType, 8, true>>;
   constexpr int kWarps = WarpsFor(8), kTile = 16 * 8;
   extern __shared__ uint4 shared[];
   __shared__ bool last_to_arrive[kWarps];
@@ -307,9 +307,9 @@ __global__ void __launch_bounds__(32 * WarpsFor(8), BlocksFor(8)) ShareLinearKer
   for (int at = begin; at < end; ++at) {
     if (unit.part != staged_part || unit.share != staged_share) {
       __syncthreads();  // every warp is done with the last one's
-      // Each warp for itself, of the same values: what else it learns of them is its own.
+      // Warps of the same share lay out a part each; what else they learn of it each learns for itself.
       products.Stage(args.x + (int64_t{share.begin} + share.first) * S::kColumns, args.x_stride, rows, share.count, x,
-                     lane);
+                     lane, first_tile_of_warp, tiles_at_once);
       __syncthreads();
       staged_part = unit.part, staged_share = unit.share;
     }

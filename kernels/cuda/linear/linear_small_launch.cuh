@@ -35,7 +35,10 @@ inline size_t SharedXFor(const Device& device, int most_rows) {
 
 template <DType kType, int kGroup, bool kTwo, int kRows, SmallOut kOut>
 void Launch(Device& device, const SmallArgs& args, const SmallPlan& plan) {
-  const auto kernel = SmallLinearKernel<kType, kGroup, kTwo, kRows, kOut>;
+  auto kernel = SmallLinearKernel<kType, kGroup, kTwo, kRows, kOut, false>;
+  if constexpr (!BlockShape<kType, kGroup>::kInteger && kRows == 8) {
+    if (args.rows > 2) kernel = SmallLinearKernel<kType, kGroup, kTwo, kRows, kOut, true>;
+  }
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedXFor(device, kRows)));
   LaunchOverlapped(device, kernel, dim3(plan.grid), dim3(32 * WarpsFor(kRows)), plan.shared, args);
 }
