@@ -10,7 +10,8 @@ namespace duo {
 // On GPUs: so many rows of a step's only sequence, whose positions lie in one page.
 constexpr int kAlikeRows = 8;
 
-// Linear and LinearSwiGlu. By shape and format: no element is looked at.
+// Linear and LinearSwiGlu, while the device keeps rows alike (Device::KeepRowsAlike). By shape and format: no element
+// is looked at.
 bool LinearAlike(const Device& device, const Weight& weight);
 // AttendPages and AttendStreaming, of heads without a window and of all keys.
 bool AttentionAlike(const Device& device, int head_dim, int group, KvFormat format);

@@ -82,6 +82,11 @@ class Device {
   void Fork(const std::function<void()>& work);
   void Join();  // later work waits for the forked work, too
 
+  // Products of up to kAlikeRows rows launched from now on, on CUDA: each row to the bits that it has alone
+  // (alike_rows.h), as checking drafts wants it, or, as at first, what takes least time for the rows together.
+  void KeepRowsAlike(bool alike) { rows_alike_ = alike; }
+  bool rows_alike() const { return rows_alike_; }
+
   // Records what `work` launches on this device. CUDA only.
   DeviceGraph Capture(const std::function<void()>& work);
   void Launch(const DeviceGraph& graph);
@@ -96,6 +101,7 @@ class Device {
   DeviceKind kind_ = DeviceKind::kCpu;
   DeviceInfo info_;
   bool measuring_ = false;
+  bool rows_alike_ = false;
   std::shared_ptr<ThreadPool> pool_;
   int ordinal_ = 0;
   int sharers_ = 1;

@@ -182,6 +182,8 @@ View Model::Forward(const StepInput& input, const KvCache& cache, Arena& arena) 
   } else {
     ChunkAngles(*device_, a.cos_sin, input.batch.positions, frequencies_, rope_factor_, chunks_);
   }
+  // A step in which one sequence alone checks drafts. Of several sequences each takes its rows as they come.
+  device_->KeepRowsAlike(input.batch.num_seqs == 1 && input.riders.num_rows == 0);
   StepInput planned = input;
   if (!input.prefill) PlanStep(planned.batch, cache, arena);
   if (input.riders.num_rows > 0) PlanStep(planned.riders, cache, arena);

@@ -17,9 +17,9 @@ namespace duo::cuda {
 namespace {
 
 constexpr int64_t kSliceBytes = int64_t{64} << 20;
-// bf16 up to here: cuBLASLt takes as long for 16 rows as for one, the small kernel 8 % less for one and 1 % more for 8,
-// whose bits it gives each as if it were alone.
-constexpr int64_t kBf16Rows = kAlikeRows;
+// bf16 up to here: cuBLASLt takes as long for 16 rows as for one, the small kernel 8 % less for one and more for 8.
+// Where each row shall have the bits that it has alone, it takes those, too.
+constexpr int64_t kBf16Rows = 4;
 // Where there is no kernel between: codes read three times by the small kernel cost no more than once dequantised (read
 // 1, write 2, read 2 bytes).
 constexpr int64_t kCodedRows = 3 * kSmallRows;
@@ -44,12 +44,16 @@ bool HasPieceKernels(const Weight& weight, DType out) {
 bool UsesPieces(int64_t rows, const Weight& weight, DType out) {
   return rows <= kPieceRows && HasPieceKernels(weight, out);
 }
-// Behind UsesPieces.
+bool HasQuads(const Device& device, const Weight& weight, DType out) {
+  return HasPieceKernels(weight, out) && QuadsFit(device, weight);
+}
+// Behind UsesPieces, whose bits they have: answers of several sequences take less time elsewhere.
 bool UsesQuads(const Device& device, int64_t rows, const Weight& weight, DType out) {
-  return rows <= kQuadRows && HasPieceKernels(weight, out) && QuadsFit(device, weight);
+  return device.rows_alike() && rows <= kQuadRows && HasQuads(device, weight, out);
 }
 bool UsesSmall(const Device& device, int64_t rows, const Weight& weight) {
-  const int64_t most = weight.dtype == DType::kBF16 ? kBf16Rows : IsCoded(weight.dtype) ? kCodedRows : kSmallRows;
+  const int64_t most_bf16 = device.rows_alike() ? kAlikeRows : kBf16Rows;
+  const int64_t most = weight.dtype == DType::kBF16 ? most_bf16 : IsCoded(weight.dtype) ? kCodedRows : kSmallRows;
   return rows <= most && SmallLinearFits(weight) && !UsesTiles(device, rows, weight);
 }
 
@@ -76,8 +80,8 @@ size_t LinearScratchBytes(const Device& device, int64_t rows, const Weight& weig
 bool LinearAlike(const Device& device, const Weight& weight) {
   static_assert(kAlikeRows <= kQuadRows);
   if (ScaleBlocksFit(weight)) return ScaleBlocksAlike(device, weight);
-  if (UsesPieces(1, weight, DType::kF32)) return UsesQuads(device, kAlikeRows, weight, DType::kF32);
-  return UsesSmall(device, kAlikeRows, weight) && SmallLinearAlike(device, weight);
+  if (UsesPieces(1, weight, DType::kF32)) return HasQuads(device, weight, DType::kF32);
+  return SmallLinearFits(weight) && !UsesTiles(device, kAlikeRows, weight) && SmallLinearAlike(device, weight);
 }
 
 void Linear(Device& device, View out, View x, const Weight& weight, Arena& scratch) {

@@ -238,6 +238,7 @@ TEST_P(Linears, ColumnsThatAreNoWholeBlocks) {
 
 // A few rows of codes in groups: a row has the bits that it has alone, however k is cut.
 TEST_P(Linears, RowsOfCodesInGroupsAreTheSameInCompany) {
+  device().KeepRowsAlike(true);
   std::mt19937 rng(19);
   const DType type = activation();
   constexpr int64_t kOuts = 200;
