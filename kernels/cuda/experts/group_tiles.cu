@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <bit>
 
 #include "kernels/base/cuda_check.h"
 #include "kernels/cuda/experts/group_tiles.cuh"
@@ -18,8 +17,7 @@ GroupWork WorkOf(const ExpertProduct& p, bool up, int at_once, int columns, int 
   const Weight& w = p.bank;
   GroupWork work = {};
   work.cols = static_cast<int>(w.cols);
-  work.groups = work.cols / w.group;
-  work.shift = std::countr_zero(static_cast<unsigned>(w.group / 32));
+  work.groups = work.cols / 32;
   work.blocks = CeilDiv(work.cols, kTileColumns);
   work.parts = 1;
   while (work.parts < kExpertWarps && CeilDiv(work.blocks, work.parts) > kGroupDepth) work.parts *= 2;
@@ -29,7 +27,7 @@ GroupWork WorkOf(const ExpertProduct& p, bool up, int at_once, int columns, int 
   work.at_once = at_once;
   const int rows = work.tiles * kTileOutputs;
   work.code_bytes = static_cast<uint32_t>(rows * (work.cols / 2));
-  work.param_bytes = static_cast<uint32_t>(RoundUp(rows * work.groups * (w.exponents != nullptr ? 1 : 4), 16));
+  work.param_bytes = static_cast<uint32_t>(RoundUp(rows * work.groups, 16));
   work.stages = most_stages;
   while (work.stages > 1 && GroupMemory::Bytes(work, columns) > kGroupShared) --work.stages;
   return work;
@@ -67,9 +65,7 @@ bool InExpertGroups(const Device& device, const ExpertProduct& p, bool up) {
   const Weight& w = p.bank;
   if (!IsHopper(device) || p.experts <= 0 || w.cols <= 0) return false;
   if (w.dtype != DType::kI4 || w.block != 0) return false;
-  // Of int4 this takes one row's time down by 5 %, and sixteen rows' up by 45 % (h200_models.json): it stays with
-  // tiles.
-  if (w.table != CodeTable::kE2M1) return false;
+  if (w.table != CodeTable::kE2M1 || w.group != 32) return false;
   const int64_t outputs = w.rows / p.experts / (up ? 2 : 1);
   if (outputs % (up ? kTileOutputs / 2 : kTileOutputs) != 0 || w.cols % 64 != 0) return false;
   if (!OnLine(w.data) || !OnLine(w.exponents) || !OnLine(p.x)) return false;
@@ -86,25 +82,24 @@ int GroupCounters(const ExpertProduct& down) { return WorkOf(down, false, 1, 1).
 void GroupGateUpOneRow(Device& device, bf16* product, const ExpertProduct& up, const Gating& gating, int* counters,
                        int num_counters) {
   const GroupWork work = WorkOf(up, true, 1, 1);
-  LaunchWith(device, GroupGateUpOneRowKernel<true>, work, up.lists.most, 1, product, up, gating, work, counters,
+  LaunchWith(device, GroupGateUpOneRowKernel, work, up.lists.most, 1, product, up, gating, work, counters,
              num_counters);
 }
 
 void GroupDownOneRow(Device& device, View out, float* y, const ExpertProduct& down, const Routing& routing,
                      int* counters) {
   const GroupWork work = WorkOf(down, false, routing.chosen, 1);
-  LaunchWith(device, GroupDownOneRowKernel<true>, work, routing.chosen, 1, out.as<bf16>(), y, down, routing, work,
-             counters);
+  LaunchWith(device, GroupDownOneRowKernel, work, routing.chosen, 1, out.as<bf16>(), y, down, routing, work, counters);
 }
 
 void GroupGateUp(Device& device, bf16* product, const ExpertProduct& up, const Gating& gating) {
   const GroupWork work = ListWork(up, true);
-  LaunchWith(device, GroupGateUpKernel<true>, work, up.lists.most, kGroupSlots, product, up, gating, work);
+  LaunchWith(device, GroupGateUpKernel, work, up.lists.most, kGroupSlots, product, up, gating, work);
 }
 
 void GroupDown(Device& device, float* y, const ExpertProduct& down, bool early) {
   const GroupWork work = ListWork(down, false);
-  LaunchWith(device, GroupDownKernel<true>, work, down.lists.most, kGroupSlots, y, down, work, early);
+  LaunchWith(device, GroupDownKernel, work, down.lists.most, kGroupSlots, y, down, work, early);
 }
 
 }  // namespace duo::cuda

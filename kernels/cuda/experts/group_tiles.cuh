@@ -4,9 +4,7 @@
 //
 // x is 16-bit fixed point, each 32 of it by themselves. Their sums are whole numbers, exact in f32 too. How k is cut
 // follows from k alone, so a slot has the same bits whatever is beside it.
-//
-// kPowers: MXFP4; without it int4 codes in groups of 32 and more, which group_tiles.cu does not ask for: with many rows
-// few_rows_tiles.cuh is faster.
+// int4 codes in groups were faster in one row and 45 % slower in sixteen than in few_rows_tiles.cuh, so they go there.
 #pragma once
 
 #include "kernels/cuda/experts/few_rows_tiles.cuh"
@@ -28,7 +26,6 @@ constexpr int kGroupDepth = 3;  // blocks of k of a warp, where there are enough
 struct GroupWork {
   int parts, tiles, units, stages, at_once;  // units: of one expert
   int cols, groups, blocks;                  // of k; blocks: of kTileColumns
-  int shift;                                 // a group has 2^shift pieces of 32
   int outputs;                               // of an expert, of gate alone
   uint32_t code_bytes, param_bytes;
 };
@@ -39,27 +36,27 @@ struct GroupMemory {
   static constexpr int kZeros = kBlockBytes;            // what lanes without x read
   uint8_t* stages;
   uint8_t* zeros;
-  uint8_t* x;     // [slot][block][kBlockBytes]
-  float2* units;  // [slot][blocks * 4] what 1 of a group's fixed point stands for, and the sum of its x
-  float* sums;    // [2 * stages][warp][slot][16]
+  uint8_t* x;    // [slot][block][kBlockBytes]
+  float* units;  // [slot][blocks * 4] what 1 of a group's fixed point stands for
+  float* sums;   // [2 * stages][warp][slot][16]
 
   __device__ GroupMemory(uint8_t* memory, const GroupWork& work) {
     stages = memory;
     zeros = memory + work.stages * (work.code_bytes + work.param_bytes);
     x = zeros + kZeros;
-    units = reinterpret_cast<float2*>(x + work.at_once * work.blocks * kBlockBytes);
-    sums = reinterpret_cast<float*>(units + work.at_once * work.blocks * 4);
+    units = reinterpret_cast<float*>(x + work.at_once * work.blocks * kBlockBytes);
+    sums = units + work.at_once * work.blocks * 4;
   }
   // slots: of x that a warp multiplies at once.
   static size_t Bytes(const GroupWork& work, int slots) {
     const size_t stage = size_t{work.code_bytes} + work.param_bytes;
-    return kZeros + stage * work.stages + size_t(work.at_once) * work.blocks * (kBlockBytes + 4 * sizeof(float2)) +
+    return kZeros + stage * work.stages + size_t(work.at_once) * work.blocks * (kBlockBytes + 4 * sizeof(float)) +
            sizeof(float) * kTileOutputs * kExpertWarps * 2 * work.stages * slots;
   }
 };
 
 // x of `count` slots; row(s) is where slot s's begins. By a whole block.
-template <bool kPowers, typename Row>
+template <typename Row>
 __device__ __forceinline__ void StageGroups(const GroupMemory& to, const GroupWork& work, int count, const Row& row) {
   const int chunks = work.blocks * 16, all = chunks * count;
   if (threadIdx.x < GroupMemory::kZeros / 16) reinterpret_cast<uint4*>(to.zeros)[threadIdx.x] = uint4{};
@@ -76,53 +73,38 @@ __device__ __forceinline__ void StageGroups(const GroupMemory& to, const GroupWo
     for (int lane = 1; lane < 4; lane *= 2) largest = max(largest, __shfl_xor_sync(lanes, largest, lane));
     const float unit = FixedUnit(__uint_as_float(largest << 16));
     uint2 high, low;
-    int sum = FixedEight < kPowers ? DType::kI8 : DType::kI4 > (v, 1 / unit, high, low);
-#pragma unroll
-    for (int lane = 1; lane < 4; lane *= 2) sum += __shfl_xor_sync(lanes, sum, lane);
+    FixedEight<DType::kI8>(v, 1 / unit, high, low);
     const int block = chunk / 16, group = chunk % 16 / 4, step = chunk % 4;
     uint8_t* at =
         to.x + (slot * work.blocks + block) * GroupMemory::kBlockBytes + step / 2 * 128 + group * 32 + step % 2 * 8;
     *reinterpret_cast<uint2*>(at) = high;
     *reinterpret_cast<uint2*>(at + 16) = low;
-    if (step == 0) to.units[slot * work.blocks * 4 + block * 4 + group] = {unit, unit * static_cast<float>(sum)};
+    if (step == 0) to.units[slot * work.blocks * 4 + block * 4 + group] = unit;
   }
 }
 
-// A block's codes of two outputs as the tensor cores take them: int4's as they are, MXFP4's as two sums
-// (code_tables.cuh).
-template <bool kPowers>
+// A block's codes of two outputs as the tensor cores take them, as two sums (code_tables.cuh).
 struct GroupNumbers {
-  uint32_t a[4][kPowers ? 2 : 1][4];  // [word]
+  uint32_t a[4][2][4];  // [word]
 
   __device__ __forceinline__ GroupNumbers(const uint4& low, const uint4& high) {
     const uint32_t of_low[4] = {low.x, low.y, low.z, low.w}, of_high[4] = {high.x, high.y, high.z, high.w};
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
-      if constexpr (kPowers) {
-        const NumberSums n0 = EightNumbers<CodeTable::kE2M1>(of_low[w]),
-                         n1 = EightNumbers<CodeTable::kE2M1>(of_high[w]);
-        a[w][0][0] = n0.a[0], a[w][0][1] = n1.a[0], a[w][0][2] = n0.a[1], a[w][0][3] = n1.a[1];
-        a[w][1][0] = n0.b[0], a[w][1][1] = n1.b[0], a[w][1][2] = n0.b[1], a[w][1][3] = n1.b[1];
-      } else {
-        constexpr uint32_t kNibbles = 0x0f0f0f0fu;
-        a[w][0][0] = of_low[w] & kNibbles, a[w][0][1] = of_high[w] & kNibbles;
-        a[w][0][2] = of_low[w] >> 4 & kNibbles, a[w][0][3] = of_high[w] >> 4 & kNibbles;
-      }
+      const NumberSums n0 = EightNumbers<CodeTable::kE2M1>(of_low[w]), n1 = EightNumbers<CodeTable::kE2M1>(of_high[w]);
+      a[w][0][0] = n0.a[0], a[w][0][1] = n1.a[0], a[w][0][2] = n0.a[1], a[w][0][3] = n1.a[1];
+      a[w][1][0] = n0.b[0], a[w][1][1] = n1.b[0], a[w][1][2] = n0.b[1], a[w][1][3] = n1.b[1];
     }
   }
   __device__ __forceinline__ void Multiply(int (&products)[4], int word, uint32_t b0, uint32_t b1) const {
-    if constexpr (kPowers) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) MmaS8(products, a[word][i][0], a[word][i][1], a[word][i][2], a[word][i][3], b0, b1);
-    } else {
-      MmaU8S8(products, a[word][0][0], a[word][0][1], a[word][0][2], a[word][0][3], b0, b1);
-    }
+    for (int i = 0; i < 2; ++i) MmaS8(products, a[word][i][0], a[word][i][1], a[word][i][2], a[word][i][3], b0, b1);
   }
 };
 
 // A warp's sums of a tile of a stage and its share of k. first_slot: of x. rows: of the stage, of outputs g and g + 8.
 // to: [slot][16]. kSlots: the most; there are `slots`.
-template <bool kPowers, int kSlots>
+template <int kSlots>
 __device__ __forceinline__ void MultiplyGroups(const GroupMemory& memory, const GroupWork& work, const uint8_t* stage,
                                                const int (&rows)[2], const TileShare& share, int first_slot, int slots,
                                                float* to) {
@@ -133,46 +115,40 @@ __device__ __forceinline__ void MultiplyGroups(const GroupMemory& memory, const 
   const int x_stride = mine ? work.blocks * GroupMemory::kBlockBytes : 0, x_block = mine ? GroupMemory::kBlockBytes : 0;
   const uint32_t x =
       mine ? SharedAddress(memory.x) + first_slot * x_stride + c * 32 + g % 2 * 16 : SharedAddress(memory.zeros);
-  const float2* units = memory.units + first_slot * work.blocks * 4 + c;
+  const float* units = memory.units + first_slot * work.blocks * 4 + c;
   uint32_t codes[2];
   const uint8_t* params[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     codes[h] = SharedAddress(stage) + rows[h] * row_bytes + c * 16;
-    params[h] = stage + work.code_bytes + rows[h] * work.groups * (kPowers ? 1 : 4);
+    params[h] = stage + work.code_bytes + rows[h] * work.groups;
   }
   float totals[kSlots][2] = {};
 #pragma unroll 1
   for (int base = share.first; base < share.end; base += kAhead) {
     uint4 words[kAhead][2];
-    float scale[kAhead][2], least[kAhead][2];
+    float scale[kAhead][2];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int block = min(base + i, share.end - 1);
-      const uint32_t group = min((block * 4u + c) >> work.shift, last_group);
+      const uint32_t group = min(block * 4u + c, last_group);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         words[i][h] = LoadShared16(codes[h] + block * 64);
-        if constexpr (kPowers) {
-          scale[i][h] = PowerOf(params[h][group]) * kTableUnit<CodeTable::kE2M1>;
-          least[i][h] = 0;
-        } else {
-          const uint32_t pair = reinterpret_cast<const uint32_t*>(params[h])[group];
-          scale[i][h] = F16Value(pair), least[i][h] = F16Value(pair >> 16);
-        }
+        scale[i][h] = PowerOf(params[h][group]) * kTableUnit<CodeTable::kE2M1>;
       }
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int block = base + i;
       if (block >= share.end) break;
-      const GroupNumbers<kPowers> numbers(words[i][0], words[i][1]);
+      const GroupNumbers numbers(words[i][0], words[i][1]);
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
         if (kSlots > 1 && s >= slots) break;
         const uint32_t at = x + s * x_stride + block * x_block;
         const uint4 x0 = LoadShared16(at), x1 = LoadShared16(at + 128);
-        const float2 unit = units[(s * work.blocks + block) * 4];
+        const float unit = units[(s * work.blocks + block) * 4];
         int products[4] = {};
         numbers.Multiply(products, 0, x0.x, x0.y);
         numbers.Multiply(products, 1, x0.z, x0.w);
@@ -180,8 +156,7 @@ __device__ __forceinline__ void MultiplyGroups(const GroupMemory& memory, const 
         numbers.Multiply(products, 3, x1.z, x1.w);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const float product = static_cast<float>(256 * products[2 * h] + products[2 * h + 1]) * unit.x;
-          if constexpr (!kPowers) totals[s][h] = fmaf(least[i][h], unit.y, totals[s][h]);
+          const float product = static_cast<float>(256 * products[2 * h] + products[2 * h + 1]) * unit;
           totals[s][h] = fmaf(scale[i][h], product, totals[s][h]);
         }
       }
@@ -200,20 +175,19 @@ __device__ __forceinline__ void MultiplyGroups(const GroupMemory& memory, const 
 }
 
 // A unit's codes and scales -> a stage. By one thread. kUp: of the tiles' gate rows, then of their up rows.
-template <bool kPowers, bool kUp>
+template <bool kUp>
 __device__ __forceinline__ void FetchGroups(const ExpertProduct& p, const GroupWork& work, int expert, int unit,
                                             uint32_t to, uint32_t full) {
   const int of_tile = kUp ? kTileOutputs / 2 : kTileOutputs, halves = kUp ? 2 : 1;
   const int first = unit * work.tiles * of_tile, most = work.tiles * of_tile, rows = min(most, work.outputs - first);
-  const uint32_t code_row = work.cols / 2, param_row = work.groups * (kPowers ? 1 : 4);
-  const uint8_t* params = kPowers ? p.bank.exponents : reinterpret_cast<const uint8_t*>(p.bank.groups);
+  const uint32_t code_row = work.cols / 2, param_row = work.groups;
   BarrierArriveExpect(full, halves * rows * (code_row + param_row));
 #pragma unroll
   for (int h = 0; h < halves; ++h) {
     const int64_t row = (int64_t{expert} * halves + h) * work.outputs + first;
     CopyBytes(to + h * most * code_row, static_cast<const uint8_t*>(p.bank.data) + row * code_row, rows * code_row,
               full);
-    CopyBytes(to + work.code_bytes + h * most * param_row, params + row * param_row, rows * param_row, full);
+    CopyBytes(to + work.code_bytes + h * most * param_row, p.bank.exponents + row * param_row, rows * param_row, full);
   }
 }
 
@@ -255,7 +229,7 @@ class RowUnits {
 
 // What both products of one row do. stage_x(): x to shared memory. bias(expert, unit, tile) of the lane's output, lane
 // % 16; finish(slot, unit, tile, sum) by one warp, and ended(unit) behind a unit's.
-template <bool kPowers, bool kUp, typename StageX, typename Bias, typename Finish, typename Ended>
+template <bool kUp, typename StageX, typename Bias, typename Finish, typename Ended>
 __device__ __forceinline__ void ForGroupsOfOneRow(const ExpertProduct& p, const GroupWork& work,
                                                   const GroupMemory& memory, const StageX& stage_x, const Bias& bias,
                                                   const Finish& finish, const Ended& ended) {
@@ -267,7 +241,7 @@ __device__ __forceinline__ void ForGroupsOfOneRow(const ExpertProduct& p, const 
   const auto fetch = [&](int at, int stage) {  // by a whole warp
     const int expert = units.Expert(at);
     if (lane == 0) {
-      FetchGroups<kPowers, kUp>(p, work, expert, units.Unit(at), stages + stage * stage_bytes, full + 8 * stage);
+      FetchGroups<kUp>(p, work, expert, units.Unit(at), stages + stage * stage_bytes, full + 8 * stage);
     }
   };
   if (warp == kExpertWarps) {
@@ -309,8 +283,8 @@ __device__ __forceinline__ void ForGroupsOfOneRow(const ExpertProduct& p, const 
   int stage = 0;
   for (int at = units.begin; at < units.end; ++at) {
     BarrierWait(full + 8 * stage, parity);
-    MultiplyGroups<kPowers, 1>(memory, work, memory.stages + stage * stage_bytes, rows, share, kUp ? 0 : units.Slot(at),
-                               1, sums_of(stage, parity) + warp * kTileOutputs);
+    MultiplyGroups<1>(memory, work, memory.stages + stage * stage_bytes, rows, share, kUp ? 0 : units.Slot(at), 1,
+                      sums_of(stage, parity) + warp * kTileOutputs);
     __syncwarp();
     if (lane == 0) BarrierArrive(done + 8 * stage);
     if (++stage == work.stages) stage = 0, parity ^= 1;
@@ -350,7 +324,6 @@ struct GroupDownEnds {
 };
 
 // GateUpKernel of one row; `counters` are zeroed for the next kernel.
-template <bool kPowers>
 __global__ void __launch_bounds__(GroupThreads(kGroupStages), 2)
     GroupGateUpOneRowKernel(bf16* product, ExpertProduct p, Gating gating, GroupWork work, int* counters,
                             int num_counters) {
@@ -360,8 +333,8 @@ __global__ void __launch_bounds__(GroupThreads(kGroupStages), 2)
   WaitForDependency();  // for the lists; the kernel after the next may rely on them from its beginning
   for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < num_counters; i += gridDim.x * blockDim.x) counters[i] = 0;
   const GroupUpEnds ends = {p.bank.bias, work.outputs, work.tiles};
-  ForGroupsOfOneRow<kPowers, true>(
-      p, work, memory, [&] { StageGroups<kPowers>(memory, work, 1, [&](int) { return p.x; }); },
+  ForGroupsOfOneRow<true>(
+      p, work, memory, [&] { StageGroups(memory, work, 1, [&](int) { return p.x; }); },
       [&](int expert, int unit, int tile) { return ends.Bias(expert, unit, tile); },
       [&](int slot, int unit, int tile, float sum) { ends.Store(product, gating, slot, unit, tile, sum); }, [](int) {});
 #endif
@@ -369,7 +342,6 @@ __global__ void __launch_bounds__(GroupThreads(kGroupStages), 2)
 
 // Of one row: out [dim] = sum over its experts of weight * down. y [slots][dim] f32: who finishes the last expert of a
 // unit adds them up, which counters [units] tell.
-template <bool kPowers>
 __global__ void __launch_bounds__(GroupThreads(kGroupStages), 2)
     GroupDownOneRowKernel(bf16* out, float* y, ExpertProduct p, Routing routing, GroupWork work, int* counters) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -397,9 +369,8 @@ __global__ void __launch_bounds__(GroupThreads(kGroupStages), 2)
       out[column] = ToBf16(all);
     }
   };
-  ForGroupsOfOneRow<kPowers, false>(
-      p, work, memory,
-      [&] { StageGroups<kPowers>(memory, work, routing.chosen, [&](int s) { return p.x + s * p.x_stride; }); },
+  ForGroupsOfOneRow<false>(
+      p, work, memory, [&] { StageGroups(memory, work, routing.chosen, [&](int s) { return p.x + s * p.x_stride; }); },
       [&](int expert, int unit, int tile) { return ends.Bias(expert, unit, tile); },
       [&](int slot, int unit, int tile, float sum) { ends.Store(y, slot, unit, tile, sum); }, ended);
 #endif
@@ -407,7 +378,7 @@ __global__ void __launch_bounds__(GroupThreads(kGroupStages), 2)
 
 // What both products of lists of slots do: as few_rows_tiles.cuh's ForTiles. finish(expert, unit, tile, slot's id,
 // sum).
-template <bool kPowers, bool kUp, typename Bias, typename Finish>
+template <bool kUp, typename Bias, typename Finish>
 __device__ __forceinline__ void ForGroupLists(const ExpertProduct& p, const GroupWork& work, const GroupMemory& memory,
                                               const Bias& bias, const Finish& finish) {
   constexpr int kOfWarp = kGroupSlots * kTileOutputs;
@@ -426,7 +397,7 @@ __device__ __forceinline__ void ForGroupLists(const ExpertProduct& p, const Grou
   UnitWalk ahead = walk;  // of the warps that refill: the next unit to be fetched
   const bool refills = warp >= kExpertWarps;
   const auto fetch = [&](int stage) {
-    FetchGroups<kPowers, kUp>(p, work, ahead.of.expert, ahead.unit, stages + stage * stage_bytes, full + 8 * stage);
+    FetchGroups<kUp>(p, work, ahead.of.expert, ahead.unit, stages + stage * stage_bytes, full + 8 * stage);
   };
   for (int s = 0; refills && s < work.stages && !ahead.done; ++s) {
     if (threadIdx.x == 32 * kExpertWarps) fetch(s);
@@ -447,14 +418,14 @@ __device__ __forceinline__ void ForGroupLists(const ExpertProduct& p, const Grou
       };
       __syncthreads();  // everybody is done with x
       if (threadIdx.x < count) ids[threadIdx.x] = slot_at(threadIdx.x);
-      StageGroups<kPowers>(memory, work, count, [&](int s) { return p.x + slot_at(s) / p.slots_a_row * p.x_stride; });
+      StageGroups(memory, work, count, [&](int s) { return p.x + slot_at(s) / p.slots_a_row * p.x_stride; });
       __syncthreads();
     }
     float* sums = memory.sums + (parity * work.stages + stage) * (kExpertWarps * kOfWarp);
     if (!refills) {
       BarrierWait(full + 8 * stage, parity);
-      MultiplyGroups<kPowers, kGroupSlots>(memory, work, memory.stages + stage * stage_bytes, rows, share, 0, count,
-                                           sums + warp * kOfWarp);
+      MultiplyGroups<kGroupSlots>(memory, work, memory.stages + stage * stage_bytes, rows, share, 0, count,
+                                  sums + warp * kOfWarp);
       __syncwarp();
       if (lane == 0) BarrierArrive(done + 8 * stage);
     } else if (warp == kExpertWarps + stage) {
@@ -477,7 +448,6 @@ __device__ __forceinline__ void ForGroupLists(const ExpertProduct& p, const Grou
 }
 
 // GateUpKernel.
-template <bool kPowers>
 __global__ void __launch_bounds__(GroupThreads(kGroupListStages), 2)
     GroupGateUpKernel(bf16* product, ExpertProduct p, Gating gating, GroupWork work) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -485,14 +455,13 @@ __global__ void __launch_bounds__(GroupThreads(kGroupListStages), 2)
   const GroupMemory memory(group_memory, work);
   WaitForDependency();  // for the lists; the kernel after the next may rely on them from its beginning
   const GroupUpEnds ends = {p.bank.bias, work.outputs, work.tiles};
-  ForGroupLists<kPowers, true>(
+  ForGroupLists<true>(
       p, work, memory, [&](int expert, int unit, int tile) { return ends.Bias(expert, unit, tile); },
       [&](int id, int unit, int tile, float sum) { ends.Store(product, gating, id, unit, tile, sum); });
 #endif
 }
 
 // DownKernel. early: the lists may be read before the kernel ahead has ended.
-template <bool kPowers>
 __global__ void __launch_bounds__(GroupThreads(kGroupListStages), 2)
     GroupDownKernel(float* y, ExpertProduct p, GroupWork work, bool early) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -500,7 +469,7 @@ __global__ void __launch_bounds__(GroupThreads(kGroupListStages), 2)
   const GroupMemory memory(group_memory, work);
   if (!early) WaitForDependency();
   const GroupDownEnds ends = {p.bank.bias, work.outputs, work.tiles};
-  ForGroupLists<kPowers, false>(
+  ForGroupLists<false>(
       p, work, memory, [&](int expert, int unit, int tile) { return ends.Bias(expert, unit, tile); },
       [&](int id, int unit, int tile, float sum) { ends.Store(y, id, unit, tile, sum); });
 #endif
