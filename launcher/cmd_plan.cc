@@ -116,7 +116,7 @@ WeightFormats FormatsOf(const PlanFlags& flags, const ModelConfig& config) {
   if (!asked.has_value() && stored.block_cols > 0) {
     const std::optional<CodeFormat> blocks = ScaleBlockFormat(stored.block_rows, stored.block_cols);
     const bool held = blocks.has_value() && blocks->group >= 64;  // on CUDA
-    formats.matrices = held ? DType::kF8E4M3 : config.dtype;
+    formats.matrices = held ? DType::kF8E4M3 : DType::kBF16;
     formats.int8_group = held ? blocks->group : 0;
   }
   formats.int4_group = config.hidden < 2048 ? 32 : 128;

@@ -2,10 +2,9 @@
 // knows whether there is one rank (self), several over host memory (mpi) or one GPU each (nccl).
 //
 // There are two kinds of exchange, and every rank must make the same calls in the same order:
-// - Device memory (AllReduceSum, AllGather, AllToAll), ordered with the device's stream. On nccl these calls are
-// asynchronous,
-//   and recordable into a DeviceGraph where capturable(); on mpi they synchronise the stream, stage through host memory
-//   and return when the exchange is done, so that several ranks can share one GPU.
+// - Device memory (AllReduceSum, AllGather, AllToAll), ordered with the device's stream. On nccl these calls
+//   are asynchronous, and recordable into a DeviceGraph where capturable(); on mpi they synchronise the stream, stage
+//   through host memory and return when the exchange is done, so that several ranks can share one GPU.
 // - Host memory (Broadcast, AllGatherHost, Barrier), for plans and sizes. These return when this rank's part is done.
 // One thread at a time. Failures of MPI and NCCL are CHECKs; a peer that dies ends this process with one error line
 // that names the peer (mpi_session.h). A communicator must not outlive its session or its device.

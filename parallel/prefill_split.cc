@@ -46,8 +46,14 @@ RowGroups RowGroupsOf(const std::vector<std::string>& hosts, const std::vector<d
   const size_t size = members[hosts[rank]].size();
   const bool alike =
       std::all_of(members.begin(), members.end(), [&](const auto& host) { return host.second.size() == size; });
+  // Of all members, so that all ranks decide alike: peers of ascending ranks are in the order of their groups, which a
+  // communicator of them has.
+  bool ascending = alike;
+  for (size_t m = 0; ascending && m < size; ++m) {
+    for (size_t g = 1; g < order.size(); ++g) ascending &= members[order[g - 1]][m] < members[order[g]][m];
+  }
   RowGroups groups;
-  if (order.size() == 1 || size == 1 || !alike) {
+  if (order.size() == 1 || size == 1 || !ascending) {
     groups.group = rank;
     groups.shares = shares;
     groups.peers.resize(hosts.size());

@@ -86,12 +86,14 @@ void Engine::State::FindRowPeers(absl::FunctionRef<RankShard(int rank)> shard_of
 }
 
 absl::StatusOr<KvSizes> Engine::State::SizeWithPeers() {
-  if (options.prefill_split != PrefillSplit::kAuto || !shared_rows.has_value()) return Size(formats, limits);
+  if (!shared_rows.has_value()) return Size(formats, limits);
   const absl::StatusOr<Buffer> messages = MessageMemory(*device, *comm);
   if (!messages.ok()) return messages.status();
   const double sum = Slowest(*comm, SecondsOfSum(*device, *comm, *messages)),
                sent = Slowest(*comm, SecondsOfBlocks(*device, *among_peers, *messages)),
                inside = Slowest(*comm, SecondsOfSum(*device, *in_group, *messages));
+  // Whoever does not choose has sent messages, too: what NCCL wants for them is taken before memory is counted.
+  if (options.prefill_split == PrefillSplit::kRows) return Size(formats, limits);
   // Of a token of the longest document; what both ways share is guessed as the scheduler guesses its first chunks.
   const int number = static_cast<int>(Bytes(ActivationType(*device), 1));
   const double stream = 2 * static_cast<double>(config.hidden) * number;  // bytes of two sums in a layer
@@ -124,6 +126,8 @@ absl::StatusOr<KvSizes> Engine::State::SizeWithPeers() {
     why += "; other ranks' weights would leave no room for the longest session by rows";
   }
   shared_rows.reset();
+  among_peers.reset();
+  in_group.reset();
   tell("ranks share out long prompts by heads");
   return Size(formats, limits);
 }

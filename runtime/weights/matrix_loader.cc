@@ -189,7 +189,7 @@ void MatrixLoader::Upload(const Weight& w, int64_t out_row, int64_t count) {
 // The codes and the scales of a part, of fp8 in blocks. The blocks are the stored tensor's, also where a rank holds a
 // piece of them.
 void MatrixLoader::FillScaleBlocks(const Weight& w, const MatrixPart& part, int64_t out_row) {
-  const ScaleGrid grid = ScaleGridOf(part.matrix, part.rows, device_.pool());
+  const ScaleGrid grid = ScaleGridOf(part.matrix, part.rows, w, device_.pool());
   const int64_t across = ScalesAcross(w), row_bytes = w.cols;
   std::vector<float> scales(CeilDiv(part.rows.size(), int64_t{w.block}) * across);
   for (int64_t r = 0; r * w.block < part.rows.size(); ++r) {

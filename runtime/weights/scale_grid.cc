@@ -17,9 +17,11 @@ void ScaleGrid::Codes(const StoredMatrix& matrix, int64_t row, const Range& cols
   }
 }
 
-ScaleGrid ScaleGridOf(const StoredMatrix& matrix, const Range& rows, ThreadPool& pool) {
+ScaleGrid ScaleGridOf(const StoredMatrix& matrix, const Range& rows, const Weight& weight, ThreadPool& pool) {
   ScaleGrid grid;
-  grid.kept_ = matrix.in_scale_blocks();
+  // A block in memory has one scale, so smaller stored ones are decoded and coded again.
+  grid.kept_ =
+      matrix.in_scale_blocks() && matrix.block_rows() % weight.block == 0 && matrix.group() % weight.group == 0;
   if (grid.kept_) grid.block_rows_ = matrix.block_rows(), grid.block_cols_ = matrix.group();
   grid.first_ = rows.begin / grid.block_rows_;
   grid.across_ = CeilDiv(matrix.cols(), grid.block_cols_);

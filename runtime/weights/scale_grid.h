@@ -1,12 +1,14 @@
 // ScaleGrid: the scales by which a stored matrix becomes fp8 in blocks (kernels/scale_blocks.h): those that it is
-// stored with, and then its codes are kept, or those of its values, absmax / 448 of each block of 128 x 128. They are
-// the matrix's own, whatever pieces of it a rank holds. Values; const calls from any thread.
+// stored with, and then its codes are kept, where they are whole numbers of blocks in memory, or those of its values,
+// absmax / 448 of each block of 128 x 128. They are the matrix's own, whatever pieces of it a rank holds. Values; const
+// calls from any thread.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "kernels/base/thread_pool.h"
+#include "kernels/ops.h"
 #include "parallel/shard.h"
 #include "runtime/weights/stored_matrix.h"
 
@@ -25,14 +27,14 @@ class ScaleGrid {
   void Codes(const StoredMatrix& matrix, int64_t row, const Range& cols, uint8_t* out) const;
 
  private:
-  friend ScaleGrid ScaleGridOf(const StoredMatrix& matrix, const Range& rows, ThreadPool& pool);
+  friend ScaleGrid ScaleGridOf(const StoredMatrix& matrix, const Range& rows, const Weight& weight, ThreadPool& pool);
   bool kept_ = false;  // the matrix has these codes
   int64_t block_rows_ = kScaleBlock, block_cols_ = kScaleBlock;
   int64_t first_ = 0, across_ = 0;  // the first row of blocks; blocks of a row
   std::vector<float> scales_;
 };
 
-// Of the blocks in which these rows lie.
-ScaleGrid ScaleGridOf(const StoredMatrix& matrix, const Range& rows, ThreadPool& pool);
+// Of the blocks in which these rows lie. weight: what they become, by its block and group.
+ScaleGrid ScaleGridOf(const StoredMatrix& matrix, const Range& rows, const Weight& weight, ThreadPool& pool);
 
 }  // namespace duo

@@ -70,7 +70,7 @@ class Layout {
     const DType type = held.layer < 0 ? formats_.vocabulary : formats_.matrices;
     if (held.record->never_coded && IsQuantized(type)) return {DType::kBF16, 0, 0};
     if (type == DType::kI4) return {type, Int4Group(held.unit, formats_.int4_group), 0};
-    if (type == DType::kF8E4M3 && formats_.int8_group > 0)
+    if (type == DType::kF8E4M3 && formats_.int8_group > 0 && formats_.matrices == DType::kF8E4M3)
       return FitTo(CodeFormat{type, formats_.int8_group, formats_.int8_group}, held).value_or(CodeFormat{type, 0, 0});
     if (type == DType::kI8 && formats_.int8_group > 0 && formats_.matrices != DType::kF8E4M3)
       return FitTo({type, formats_.int8_group, 0}, held.unit).value_or(CodeFormat{type, 0, 0});

@@ -329,6 +329,23 @@ def main():
                                           capture_output=True, text=True, check=False)
                     texts.append(json.loads(done.stdout)["token_ids"] if done.returncode == 0 else done.stderr[-500:])
                 expect(texts[0] == texts[1], f"{name}: the same tokens on 1 and 3 ranks: {texts}")
+        # Stored blocks that are smaller than those asked for are coded again, as the same values in f32 are.
+        for block in ((64, 64), (128, 64), (1, 128)):
+            small, plain = {}, {}
+            for tensor, values in model.items():
+                small[tensor] = plain[tensor] = ("F32", values)
+                if tensor.endswith("_proj.weight"):
+                    stored, held = fp8_blocks(values, block)
+                    del small[tensor]
+                    small.update({tensor[:-len("weight")] + key: value for key, value in stored.items()})
+                    plain[tensor] = ("F32", held.astype(np.float32))
+            texts = []
+            for kind, tensors, config in (("stored", small, fp8_config(list(block))), ("values", plain, None)):
+                done = subprocess.run([args.duo, "generate", "--model", folder(scratch, f"fp8 {block} {kind}", tensors, config),
+                                       "--prompt", "The quick brown fox", "--attention", "full", "--max-new-tokens", "16", "--device",
+                                       "cpu", "--weights", "fp8:128x128", "--json"], capture_output=True, text=True, check=False)
+                texts.append(json.loads(done.stdout)["token_ids"] if done.returncode == 0 else done.stderr[-500:])
+            expect(texts[0] == texts[1], f"fp8 in blocks of {block} as --weights fp8:128x128: the tokens of its values: {texts}")
         for name, (config, words) in REFUSED.items():
             plain = {tensor: ("F32", values) for tensor, values in model.items()}
             if name == "AWQ without its tensors":

@@ -1,5 +1,4 @@
-// Few rows of a mixture whose experts are MXFP4, on Hopper (group_tiles.cuh). Part
-// of kernels/cuda/experts/experts.cu, which decides on them.
+// Few rows of a mixture whose experts are MXFP4, on Hopper (group_tiles.cuh). few_rows.cu decides on them.
 #pragma once
 
 #include "kernels/cuda/experts/few_rows.cuh"

@@ -14,7 +14,7 @@ namespace duo::cuda {
 namespace {
 
 constexpr int kMostParts = 16;
-constexpr int64_t kMostColumns = 32768;  // 16 rows of a sixteenth of them fit
+constexpr int64_t kMostColumns = 30720;  // 16 rows of a sixteenth of them fit also where a block has 99 KB
 constexpr int kDepth = 4;                // k-blocks in flight per warp
 
 // How a multiprocessor's warps are dealt to blocks.

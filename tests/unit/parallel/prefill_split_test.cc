@@ -73,9 +73,11 @@ TEST(PrefillSplit, HostsWithAsManyRanksAreTheGroups) {
   EXPECT_EQ(hosts.peers, (std::vector<int>{1, 3}));
   EXPECT_NEAR(hosts.shares[0], 0.3, 1e-12);
   EXPECT_EQ(RowGroupsOf({"b", "a", "b", "a"}, shares, 0).peers, (std::vector<int>{0, 1}));
-  // One host, a rank a host, and hosts unlike each other: single ranks.
-  for (const std::vector<std::string>& names :
-       {std::vector<std::string>{"a", "a", "a", "a"}, {"a", "b", "c", "d"}, {"a", "a", "a", "b"}}) {
+  // One host, a rank a host, hosts unlike each other, and peers in another order than their groups: single ranks.
+  for (const std::vector<std::string>& names : {std::vector<std::string>{"a", "a", "a", "a"},
+                                                {"a", "b", "c", "d"},
+                                                {"a", "a", "a", "b"},
+                                                {"a", "b", "b", "a"}}) {
     const RowGroups ranks = RowGroupsOf(names, shares, 2);
     EXPECT_EQ(ranks.ranks, 1);
     EXPECT_EQ(ranks.group, 2);

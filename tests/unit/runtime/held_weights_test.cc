@@ -258,5 +258,19 @@ TEST(HeldWeights, ACopyWithoutItsEmbeddingHasAHead) {
   }
 }
 
+// --weights int8:32 --weights-head fp8: the group is that of int8.
+TEST(HeldWeights, AHeadInFp8BesideInt8InGroupsHasAScaleForEachRow) {
+  const ModelConfig config = ConfigOf(kSmall);
+  WeightFormats formats;
+  formats.matrices = DType::kI8;
+  formats.vocabulary = DType::kF8E4M3;
+  formats.int8_group = 32;
+  const ModelWeights weights = DescribeWeights({config, ShardsOf(config, 1)[0], formats});
+  EXPECT_EQ(weights.outer[WeightRole::kHead].dtype, DType::kF8E4M3);
+  EXPECT_EQ(weights.outer[WeightRole::kHead].group, 0);
+  EXPECT_EQ(weights.outer[WeightRole::kHead].block, 0);
+  EXPECT_EQ(weights.layers[0][WeightRole::kQkv].group, 32);
+}
+
 }  // namespace
 }  // namespace duo
