@@ -110,6 +110,11 @@ class MpiCommunicator final : public Communicator {
     const int64_t sent = LayOut(in_bytes, &own_counts_, &own_offsets_);
     const int64_t got = LayOut(out_bytes, &counts_, &offsets_);
     const auto exchange = [&](const void* from, void* to) {
+      // Open MPI takes equal addresses for an exchange in place, which sends what is to arrive, even where one side is
+      // empty: as that of a rank without heads in a layer, staged.
+      static uint8_t nothing[2];
+      if (sent == 0) from = &nothing[0];
+      if (got == 0) to = &nothing[1];
       MPI_Request request;
       Check(MPI_Ialltoallv(from, own_counts_.data(), own_offsets_.data(), MPI_BYTE, to, counts_.data(), offsets_.data(),
                            MPI_BYTE, comm_, &request),

@@ -133,6 +133,19 @@ void BlocksReachTheirRanks(Communicator& c, Device& device, int64_t scale) {
   EXPECT(in.Is(sent));
 }
 
+// Rank 0 alone sends: the others' empty blocks lie where theirs arrive, as they do when device memory is staged.
+void OneRankSends(Communicator& c, Device& device, int64_t bytes) {
+  const bool sends = c.rank() == 0;
+  std::vector<int64_t> sent_bytes(c.size(), sends ? bytes : 0), got_bytes(c.size(), 0);
+  sent_bytes[0] = 0;
+  if (!sends) got_bytes[0] = bytes;
+  const std::vector<uint8_t> values(bytes * c.size(), 0x5a);
+  const Message in(device, values), out(device, std::vector<uint8_t>(bytes, 0xdd));
+  c.AllToAll(out.data(), got_bytes, sends ? in.data() : out.data(), sent_bytes, device);
+  device.Synchronize();
+  EXPECT(out.Is(std::vector<uint8_t>(bytes, sends ? 0xdd : 0x5a)));
+}
+
 // Both algorithms over MPI and the block limit are crossed.
 void ExchangesOfAllSizes(Communicator& c, Device& device) {
   for (const DType type : {DType::kF32, DType::kBF16}) {
@@ -140,6 +153,7 @@ void ExchangesOfAllSizes(Communicator& c, Device& device) {
       SumsInRankOrder(c, device, n, type, false);
   }
   for (const int64_t scale : {0, 1, 257, 100003}) BlocksReachTheirRanks(c, device, scale);
+  for (const int64_t bytes : {1, 257, 100003}) OneRankSends(c, device, bytes);
   for (const bool in_place : {false, true}) {
     for (const size_t bytes : {1, 13, 100003}) GathersInRankOrder(c, device, bytes, in_place, false);
   }
