@@ -132,7 +132,8 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
           "What ranks share out of a long prompt. heads: each computes all rows with its share of the weights, and two "
           "sums a layer join them. rows: each computes a share of the rows, which sends about a third of the bytes and "
           "so reads faster over slow links, e.g. between two hosts of one GPU each; every rank, or every host of "
-          "several alike, then holds the whole model's weights. Answers agree within rounding; sessions are saved alike. auto: rows "
+          "several alike, then holds the whole model's weights. Answers agree within rounding; sessions are saved "
+          "alike. auto: rows "
           "where the links, measured at start, make it faster and memory has room")
       ->check(CLI::IsMember({"heads", "rows", "auto"}))
       ->capture_default_str()
