@@ -95,7 +95,8 @@ std::string InOurWords(const std::string& refusal) {
   if (colon == std::string::npos) return refusal;
   const std::string name = refusal.substr(0, colon), rest = refusal.substr(colon + 2);
   const std::string many = "At Most 1 required but received ", few = "1 required ", missing = " missing",
-                    value = "Value ", outside = " not in range ", unlisted = " not in {";
+                    value = "Value ", outside = " not in range ", unlisted = " not in {", unit = " unit not recognized",
+                    no_number = " could not be converted to UINT";
   const auto said = [&](const std::string& wanted, const std::string& found) {
     return absl::StrCat(name, ": expected ", wanted, ", found ", found);
   };
@@ -108,6 +109,14 @@ std::string InOurWords(const std::string& refusal) {
   }
   if (const size_t at = rest.rfind(unlisted); at != std::string::npos && rest.back() == '}') {
     return said("one of " + Listed(rest.substr(at + unlisted.size() - 1)), rest.substr(0, at));
+  }
+  // Of a size: "fast unit not recognized.\nAllowed values: {b,..,gb,..}", and what is no whole number.
+  if (const size_t at = rest.find(unit); at != std::string::npos) {
+    return said(absl::StrCat("a number and a unit, as ", absl::StrContains(rest, ",gb,") ? "50GB" : "100K"),
+                "the unit " + rest.substr(0, at));
+  }
+  if (const size_t at = rest.find(no_number); absl::StartsWith(rest, value) && at != std::string::npos) {
+    return said("a whole number", rest.substr(value.size(), at - value.size()));
   }
   return refusal;
 }
