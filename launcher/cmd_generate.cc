@@ -63,7 +63,12 @@ absl::StatusOr<std::shared_ptr<const Grammar>> ReadGrammar(const SamplingFlags& 
   const absl::StatusOr<Guide> guide = ReadGuideFlags(flags);
   if (!guide.ok()) return guide.status();
   if (guide->kind == Guide::Kind::kNone) return nullptr;
-  return CompileGuide(*guide);
+  absl::StatusOr<std::shared_ptr<const Grammar>> grammar = CompileGuide(*guide);
+  if (grammar.ok()) return grammar;
+  const std::string flag = !flags.json_schema_file.empty() ? absl::StrCat("--json-schema ", flags.json_schema_file)
+                           : !flags.grammar_file.empty()   ? absl::StrCat("--grammar ", flags.grammar_file)
+                                                           : "--regex";
+  return absl::Status(grammar.status().code(), absl::StrCat(flag, ": ", grammar.status().message()));
 }
 
 class Generation {

@@ -195,7 +195,11 @@ def main():
         os.remove(os.path.join(light, "model.safetensors"))
         generate = ["generate", "--model", light, "--device", "cpu", "--prompt", "x"]
         refused("a schema that is not there", ["absent.json"], *generate, "--json-schema", os.path.join(work, "absent.json"))
-        refused("a pattern with a hole", ["a ( has no )"], *generate, "--regex", "(")
+        refused("a pattern with a hole", ["--regex", "a ( has no )"], *generate, "--regex", "(")
+        prose = os.path.join(work, "prose.txt")
+        with open(prose, "w") as file:
+            file.write("no schema")
+        refused("a schema that is none", ["--json-schema", "prose.txt", "not JSON"], *generate, "--json-schema", prose)
         refused("a bias of nothing", ["--logit-bias", "TOKEN=BIAS", "found 5"], *generate, "--logit-bias", "5", code=2)
         refused("a bias of nothing, for a server", ["--logit-bias", "TOKEN=BIAS", "found 5"], "client", "ask", "book", "Who?", "--logit-bias", "5",
                 code=2)
