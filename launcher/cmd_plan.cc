@@ -306,8 +306,8 @@ absl::Status Simulate(const PlanFlags& flags, const ModelConfig& config, const P
   }
   const std::string assumed =
       absl::StrCat(Grouped(request.context), " tokens on GPUs like the ", hosts.gpu, "; ", hosts.per_host,
-                   " GPUs a host, hosts joined by ", ByteCount(hosts.links.link), " a second and ", flags.message_us,
-                   " us a message (--gpus-per-host, --host-link, --host-message)");
+                   hosts.per_host == 1 ? " GPU" : " GPUs", " a host, hosts joined by ", ByteCount(hosts.links.link),
+                   " a second and ", flags.message_us, " us a message (--gpus-per-host, --host-link, --host-message)");
   return Print(flags.json ? SimulationJson(worlds, request, hosts, gpu) : SimulationTable(worlds, assumed, gpu));
 }
 

@@ -92,9 +92,10 @@ absl::Status BenchPerplexity(const BenchFlags& flags, const Launch& launch, Runt
                              Name((*engine)->prefill_sparsity()), 100 * measured->mass, measured->audits);
   }
   std::printf(
-      "perplexity %.4f (mean negative log-likelihood %.5f) of %s tokens in %d windows of %d; weights %s, KV cache %s, "
+      "perplexity %.4f (mean negative log-likelihood %.5f) of %s tokens in %d %s of %d; weights %s, KV cache %s, "
       "%d retrieval + %d streaming heads%s; %s\n",
-      perplexity, mean, Grouped(total).c_str(), static_cast<int>(windows->size()), flags.window,
+      perplexity, mean, Grouped(total).c_str(), static_cast<int>(windows->size()),
+      windows->size() == 1 ? "window" : "windows", flags.window,
       flags.runtime.weights == "auto" ? "as stored" : flags.runtime.weights.c_str(), Name((*engine)->kv_format()),
       heads.retrieval_heads(), heads.streaming_heads(), sparse.c_str(), Duration(seconds).c_str());
   return absl::OkStatus();
