@@ -58,7 +58,8 @@ std::string Listed(absl::string_view braced) {
   return absl::StrReplaceAll(braced.substr(1, braced.size() - 2), {{",", ", "}});
 }
 
-// What CLI11's words for a value's type and check say is wanted: "INT:INT in [1 - 64]", "TEXT:{a,b}", "FILE".
+// What CLI11's words for a value's type and check say is wanted: "INT:INT in [1 - 64]", "TEXT:{a,b}", "FILE",
+// "SIZE:SIZE [b, kb(=1000b), ..]".
 std::string Wanted(const std::string& type) {
   if (const size_t list = type.find(":{"); list != std::string::npos) {
     return absl::StrCat("one of ", Listed(type.substr(list + 1)));
@@ -66,6 +67,9 @@ std::string Wanted(const std::string& type) {
   if (const size_t range = type.find(" in ["); range != std::string::npos) {
     const std::string bounds = type.substr(range + 5, type.size() - range - 6);
     return absl::StrCat("a number from ", absl::StrReplaceAll(bounds, {{" - ", " to "}}));
+  }
+  if (const size_t units = type.find(" ["); units != std::string::npos) {
+    return absl::StrCat("a value (", type.substr(0, type.find(':')), ")");
   }
   return absl::StrCat("a value (", type, ")");
 }

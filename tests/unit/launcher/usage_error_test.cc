@@ -48,7 +48,7 @@ TEST(UsageError, SaysWhatIsExpectedAndWhatWasFound) {
   std::vector<int> rows;
   std::string kind, file;
   uint64_t size = 0;
-  bench->add_option("--size", size, "")->transform(CLI::AsSizeValue(true));
+  bench->add_option("--size", size, "")->transform(CLI::AsSizeValue(true))->type_name("SIZE");
   bench->add_option("--rows", rows, "")->delimiter(',')->check(CLI::Range(1, 64));
   bench->add_option("--kind", kind, "")->check(CLI::IsMember({"duo", "full"}));
   bench->add_option("--file", file, "")->type_name("FILE");
@@ -75,6 +75,7 @@ TEST(UsageError, SaysWhatIsExpectedAndWhatWasFound) {
   EXPECT_EQ(said({"bench", "--rows", "many"}),
             "--rows: expected a number from 1 to 64, found many (see duo bench --help)");
   EXPECT_EQ(said({"bench", "--kind", "half"}), "--kind: expected one of duo, full, found half (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--size"}), "--size: expected a value (SIZE), found none (see duo bench --help)");
   EXPECT_EQ(said({"bench", "--size", "fast"}),
             "--size: expected a number and a unit, as 50GB, found the unit fast (see duo bench --help)");
   EXPECT_EQ(said({"bench", "--size", "1.5GB"}), "--size: expected a whole number, found 1.5 (see duo bench --help)");
