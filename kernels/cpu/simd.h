@@ -38,15 +38,15 @@ struct GemvWork {
   const uint8_t* codes;  // [outs][row_bytes]
   int64_t row_bytes;
   int64_t outs, cols;
-  const float* scales;       // [outs] or null; kF8 with groups: [.. / scale_rows][ceil(cols / group)]
-  const uint16_t* groups;    // kU4, kIq4, kI8 with groups: [outs][cols / block] pairs of f16 (scale, min)
-  const int8_t* subs;        // null, or [outs][cols / group] pairs that these are multiplied with
-  const uint8_t* exponents;  // kE2M1: [outs][cols / group], scale = 2^(exponent - 127)
-  int group;                 // 0: none
-  int block;                 // columns per pair of `groups`; group where subs is null
+  const float* scales;           // [outs] or null; kF8 with groups: [.. / scale_rows][ceil(cols / group)]
+  const uint16_t* groups;        // kU4, kIq4, kI8 with groups: [outs][cols / block] pairs of f16 (scale, min)
+  const int8_t* subs;            // null, or [outs][cols / group] pairs that these are multiplied with
+  const uint8_t* exponents;      // kE2M1: [outs][cols / group], scale = 2^(exponent - 127)
+  int group;                     // 0: none
+  int block;                     // columns per pair of `groups`; group where subs is null
   int scale_rows = 1, past = 0;  // kF8 with groups: outs that share scales; outs of those before the first one
-  int rows;                  // 1, 2, 4 or 8
-  const float* x;            // [rows][x_stride], made by `gemv_prepare`
+  int rows;                      // 1, 2, 4 or 8
+  const float* x;                // [rows][x_stride], made by `gemv_prepare`
   int64_t x_stride;
   float* y;  // [rows][y_stride]
   int64_t y_stride;
