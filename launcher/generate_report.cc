@@ -53,7 +53,9 @@ class Report {
         ByteCount(static_cast<double>(engine_.KvBytes(KvTokens()))).c_str(), Name(engine_.kv_format()),
         ByteCount(static_cast<double>(engine_.KvBytesFull(KvTokens()))).c_str(), heads.retrieval_heads(),
         heads.streaming_heads(), Name(engine_.attention()), runtime_.device->info().name.c_str(), runtime_.comm->size(),
-        runtime_.comm->size() == 1 ? "rank" : "ranks");
+        runtime_.comm->size() == 1 ? "rank"
+        : ReadByRows()             ? "ranks, long prompts by rows"
+                                   : "ranks");
   }
 
  private:
@@ -66,6 +68,8 @@ class Report {
     }
     return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
   }
+  // Other ranks' weights are held for that alone.
+  bool ReadByRows() const { return engine_.memory_plan().peer_shards > 0; }
   int64_t KvTokens() const {
     return static_cast<int64_t>(texts_.prompt.size()) + std::max<int64_t>(out_.new_tokens, 1) - 1;
   }
@@ -164,6 +168,8 @@ class Report {
     if (engine_.counted().decode.sparse()) out["listed"] = WrittenSparselyJson(engine_.counted().decode);
     out["device"] = runtime_.device->info().name;
     out["world"] = runtime_.comm->size();
+    if (runtime_.comm->size() > 1)
+      out["prefill_split"] = Name(ReadByRows() ? PrefillSplit::kRows : PrefillSplit::kHeads);
     if (engine_.config().experts.count > 0 && runtime_.comm->size() > 1) {
       out["experts"] = Name(engine_.partition().whole_experts ? ExpertPlacement::kWhole : ExpertPlacement::kSplit);
     }

@@ -232,6 +232,13 @@ def together(args):
         done = subprocess.run([args.mpirun, "-n", "2", "--oversubscribe", "--allow-run-as-root", *words], stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, check=True)
         assert re.search(re.escape(alone.rstrip("\n")) + r"\n(.*\n)*\d+ tokens read in ", done.stdout), done.stdout
+    for split, said in (([], "heads"), (["--prefill-split", "rows"], "rows")):
+        done = subprocess.run([args.mpirun, "-n", "2", "--oversubscribe", "--allow-run-as-root", *words, *split], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, check=True)
+        assert ("2 ranks, long prompts by rows" in done.stderr) == (said == "rows"), done.stderr
+        done = subprocess.run([args.mpirun, "-n", "2", "--oversubscribe", "--allow-run-as-root", *words, *split, "--json"],
+                              stdout=subprocess.PIPE, check=True)
+        assert json.loads(done.stdout)["prefill_split"] == said, done.stdout
 
 
 def memory(args):
