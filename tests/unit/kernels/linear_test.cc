@@ -1,61 +1,17 @@
 #include "kernels/ops.h"
-#include "reference.h"
-#include "test_weight.h"
+#include "product_fixture.h"
 
 namespace duo {
 namespace {
 
 constexpr DType kWeightTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kI8, DType::kI4};
 
-class Linears : public DeviceTest {
+class Linears : public ProductTest {
  protected:
-  // One output of one row of x, bias included: exactly, and by the plain path, whose weights are activations.
-  struct Output {
-    double exact;
-    float plain;
-  };
-  Output Product(const TestWeight& w, int64_t output, const float* x) {
-    Output y = {w.bias[output], 0};
-    const double* values = &w.values[output * w.weight.cols];
-    for (int64_t c = 0; c < w.weight.cols; ++c) {
-      y.exact += values[c] * x[c];
-      y.plain += Rounded(activation(), static_cast<float>(values[c])) * x[c];
-    }
-    y.plain += w.bias[output];
-    return y;
-  }
-
   void Run(DType dtype, int64_t rows, int64_t outs, int64_t cols, int group, bool bias, DType out_type) {
     SCOPED_TRACE(testing::Message() << Name(dtype) << " rows " << rows << " outputs " << outs << " inputs " << cols);
     std::mt19937 rng(static_cast<unsigned>(rows * 7919 + outs * 31 + cols));
-    RunWith(MakeWeight(device(), dtype, outs, cols, group, bias, rng), rows, out_type, rng);
-  }
-
-  // x and out lie in wider matrices, whose other columns must stay as they were.
-  void RunWith(const TestWeight& w, int64_t rows, DType out_type, std::mt19937& rng) {
-    const int64_t outs = w.weight.rows, cols = w.weight.cols;
-    const DType type = activation();
-    const int64_t x_stride = cols + 8, out_stride = outs + 8;
-    std::vector<float> x = Normal(rng, rows * x_stride);
-    for (float& v : x) v = Rounded(type, v);
-    for (int64_t r = 0; r < rows; ++r) std::fill_n(&x[r * x_stride + cols], 8, NAN);
-    Buffer device_x = UploadAs(device(), type, x), out = Allocate(device(), Bytes(out_type, rows * out_stride));
-    Arena scratch = Scratch(device(), LinearScratchBytes(device(), rows, w.weight));
-    Linear(device(), View(out.data(), out_type, rows, outs, out_stride),
-           View(device_x.data(), type, rows, cols, x_stride), w.weight, scratch);
-    const std::vector<float> padded = DownloadAs(device(), out_type, out.data(), rows * out_stride);
-    std::vector<float> got, plain;
-    std::vector<double> truth;
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t o = 0; o < outs; ++o) {
-        const auto [exact, simple] = Product(w, o, &x[r * x_stride]);
-        truth.push_back(exact);
-        plain.push_back(Rounded(out_type, simple));
-        got.push_back(padded[r * out_stride + o]);
-      }
-      for (int64_t o = outs; o < out_stride; ++o) ASSERT_TRUE(std::isnan(padded[r * out_stride + o]));
-    }
-    ExpectAsGoodAs(got, plain, truth, out_type, "Linear");
+    CheckLinear(MakeWeight(device(), dtype, outs, cols, group, bias, rng), rows, out_type, rng);
   }
 };
 INSTANTIATE_ON_DEVICES(Linears);
@@ -68,37 +24,12 @@ TEST_P(Linears, MatchForEveryFormatAndNumberOfRows) {
 }
 
 TEST_P(Linears, SwiGluOfAProductMatches) {
-  const DType type = activation();
   for (DType dtype : kWeightTypes) {
     for (int64_t rows : {1, 3, 8, 11, 40}) {
       for (int64_t n : {8, 72, 2120}) {  // one tile, an odd number of tiles, more than one for each multiprocessor
-        const int64_t cols = n > 1000 ? 256 : 1280;
         SCOPED_TRACE(testing::Message() << Name(dtype) << " rows " << rows << " outputs " << n);
         std::mt19937 rng(static_cast<unsigned>(rows * 31 + n));
-        const TestWeight w = MakeWeight(device(), dtype, 2 * n, cols, 64, n == 72, rng);
-        std::vector<float> x = Normal(rng, rows * cols);
-        for (float& v : x) v = Rounded(type, v);
-        Buffer device_x = UploadAs(device(), type, x), out = Allocate(device(), Bytes(type, rows * n)),
-               room = Allocate(device(), Bytes(type, rows * 2 * n));
-        Arena scratch = Scratch(device(), LinearScratchBytes(device(), rows, w.weight));
-        LinearSwiGlu(device(), View(out.data(), type, rows, n), View(room.data(), type, rows, 2 * n),
-                     View(device_x.data(), type, rows, cols), w.weight, scratch);
-        std::vector<float> plain;
-        std::vector<double> truth;
-        for (int64_t r = 0; r < rows; ++r) {
-          for (int64_t o = 0; o < n; ++o) {
-            double exact[2];
-            float simple[2];
-            for (int half = 0; half < 2; ++half) {
-              const Output y = Product(w, half * n + o, &x[r * cols]);
-              exact[half] = y.exact;
-              simple[half] = Rounded(type, y.plain);
-            }
-            truth.push_back(exact[0] / (1 + std::exp(-exact[0])) * exact[1]);
-            plain.push_back(Rounded(type, simple[0] / (1 + std::exp(-simple[0])) * simple[1]));
-          }
-        }
-        ExpectAsGoodAs(DownloadAs(device(), type, out.data(), rows * n), plain, truth, type, "SwiGLU of a product");
+        CheckSwiGlu(MakeWeight(device(), dtype, 2 * n, n > 1000 ? 256 : 1280, 64, n == 72, rng), rows, rng);
       }
     }
   }
@@ -177,7 +108,7 @@ TEST_P(Linears, CodesInGroupsOfOneAndTwoLevels) {
         for (int64_t rows : {1, 3, 7, 13, 60, 150}) {
           SCOPED_TRACE(testing::Message()
                        << Name(dtype) << " groups of " << group << " blocks of " << block << " rows " << rows);
-          RunWith(MakeGroupedWeight(device(), dtype, 37, 768, group, block, rng), rows, activation(), rng);
+          CheckLinear(MakeGroupedWeight(device(), dtype, 37, 768, group, block, rng), rows, activation(), rng);
         }
       }
     }
@@ -196,7 +127,7 @@ TEST_P(Linears, CodesOfATable) {
         if (cols == 2880 && rows > 17 && rows != 60) continue;
         SCOPED_TRACE(testing::Message() << "table " << static_cast<int>(table) << " blocks of " << block << " columns "
                                         << cols << " rows " << rows);
-        RunWith(w, rows, rows % 2 == 0 ? activation() : DType::kF32, rng);
+        CheckLinear(w, rows, rows % 2 == 0 ? activation() : DType::kF32, rng);
       }
     }
   }
@@ -228,7 +159,7 @@ TEST_P(Linears, ColumnsThatAreNoWholeBlocks) {
          {std::tuple(DType::kI4, 32, 32), std::tuple(DType::kI4, 160, 32), std::tuple(DType::kI4, 352, 32),
           std::tuple(DType::kI4, 2880, 64), std::tuple(DType::kI8, 96, 32), std::tuple(DType::kI8, 80, 16)}) {
       SCOPED_TRACE(testing::Message() << Name(dtype) << " columns " << cols << " rows " << rows);
-      RunWith(MakeGroupedWeight(device(), dtype, 150, cols, group, 0, rng), rows, activation(), rng);
+      CheckLinear(MakeGroupedWeight(device(), dtype, 150, cols, group, 0, rng), rows, activation(), rng);
     }
     for (auto dtype : {DType::kI8, DType::kF8E4M3}) {
       for (int64_t cols : {16, 80, 208}) Run(dtype, rows, 150, cols, 0, true, activation());

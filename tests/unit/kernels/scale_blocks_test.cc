@@ -4,45 +4,12 @@
 #include "kernels/alike_rows.h"
 #include "kernels/ops.h"
 #include "kernels/random_fill.h"
-#include "reference.h"
-#include "test_weight.h"
+#include "product_fixture.h"
 
 namespace duo {
 namespace {
 
-class ScaleBlocks : public DeviceTest {
- protected:
-  // x and out lie in wider matrices, whose other columns must stay as they were.
-  void RunLinear(const TestWeight& w, int64_t rows, DType out_type, std::mt19937& rng) {
-    const int64_t outs = w.weight.rows, cols = w.weight.cols, x_stride = cols + 8, out_stride = outs + 8;
-    const DType type = activation();
-    std::vector<float> x = Normal(rng, rows * x_stride);
-    for (float& v : x) v = Rounded(type, v);
-    for (int64_t r = 0; r < rows; ++r) std::fill_n(&x[r * x_stride + cols], 8, NAN);
-    Buffer device_x = UploadAs(device(), type, x), out = Allocate(device(), Bytes(out_type, rows * out_stride));
-    Arena scratch = Scratch(device(), LinearScratchBytes(device(), rows, w.weight));
-    Linear(device(), View(out.data(), out_type, rows, outs, out_stride),
-           View(device_x.data(), type, rows, cols, x_stride), w.weight, scratch);
-    const std::vector<float> padded = DownloadAs(device(), out_type, out.data(), rows * out_stride);
-    std::vector<float> got, plain;
-    std::vector<double> truth;
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t o = 0; o < outs; ++o) {
-        double exact = w.bias[o];
-        float simple = 0;
-        for (int64_t c = 0; c < cols; ++c) {
-          exact += w.values[o * cols + c] * x[r * x_stride + c];
-          simple += Rounded(type, static_cast<float>(w.values[o * cols + c])) * x[r * x_stride + c];
-        }
-        truth.push_back(exact);
-        plain.push_back(Rounded(out_type, simple + w.bias[o]));
-        got.push_back(padded[r * out_stride + o]);
-      }
-      for (int64_t o = outs; o < out_stride; ++o) ASSERT_TRUE(std::isnan(padded[r * out_stride + o]));
-    }
-    ExpectAsGoodAs(got, plain, truth, out_type, "Linear");
-  }
-};
+class ScaleBlocks : public ProductTest {};
 INSTANTIATE_ON_DEVICES(ScaleBlocks);
 
 // Few rows and many; blocks that end with the matrix and that are cut off, of rows and of columns; blocks of fewer rows
@@ -55,8 +22,8 @@ TEST_P(ScaleBlocks, ProductsMatch) {
       for (int64_t rows : {1, 2, 3, 5, 8, 9, 16, 17, 60, 128, 150, 300}) {
         SCOPED_TRACE(testing::Message() << "blocks " << block << " x " << group << " of " << outs << " x " << cols
                                         << " rows " << rows);
-        RunLinear(MakeScaleBlockWeight(device(), outs, cols, block, group, rows % 2 == 0, rng), rows,
-                  rows % 3 == 0 ? DType::kF32 : activation(), rng);
+        CheckLinear(MakeScaleBlockWeight(device(), outs, cols, block, group, rows % 2 == 0, rng), rows,
+                    rows % 3 == 0 ? DType::kF32 : activation(), rng);
       }
     }
   }
@@ -68,7 +35,7 @@ TEST_P(ScaleBlocks, ProductsOfUglySizesMatch) {
   for (int64_t outs : {1, 7, 129, 257}) {
     for (int64_t cols : {1, 7, 127, 129, 255, 1000}) {
       for (int64_t rows : {1, 3, 17})
-        RunLinear(MakeScaleBlockWeight(device(), outs, cols, 128, 128, true, rng), rows, DType::kF32, rng);
+        CheckLinear(MakeScaleBlockWeight(device(), outs, cols, 128, 128, true, rng), rows, DType::kF32, rng);
     }
   }
 }
@@ -77,48 +44,18 @@ TEST_P(ScaleBlocks, ProductsOfUglySizesMatch) {
 TEST_P(ScaleBlocks, LongProductsMatch) {
   std::mt19937 rng(47);
   for (int64_t rows : {1, 4, 8, 12, 40}) {
-    RunLinear(MakeScaleBlockWeight(device(), 72, 14336, 128, 128, false, rng), rows, DType::kF32, rng);
-    RunLinear(MakeScaleBlockWeight(device(), 4360, 256, 128, 128, true, rng), rows, activation(), rng);
+    CheckLinear(MakeScaleBlockWeight(device(), 72, 14336, 128, 128, false, rng), rows, DType::kF32, rng);
+    CheckLinear(MakeScaleBlockWeight(device(), 4360, 256, 128, 128, true, rng), rows, activation(), rng);
   }
 }
 
 TEST_P(ScaleBlocks, SwiGluOfAProductMatches) {
-  const DType type = activation();
   std::mt19937 rng(53);
   for (int64_t rows : {1, 3, 8, 11, 40}) {
     for (int64_t n : {8, 72, 2120}) {
-      const int64_t cols = n > 1000 ? 256 : 1280;
-      const TestWeight w = MakeScaleBlockWeight(device(), 2 * n, cols, 8, 128, n == 72, rng);
-      std::vector<float> x = Normal(rng, rows * cols);
-      for (float& v : x) v = Rounded(type, v);
-      Buffer device_x = UploadAs(device(), type, x), out = Allocate(device(), Bytes(type, rows * n)),
-             room = Allocate(device(), Bytes(type, rows * 2 * n));
-      Arena scratch = Scratch(device(), LinearScratchBytes(device(), rows, w.weight));
-      LinearSwiGlu(device(), View(out.data(), type, rows, n), View(room.data(), type, rows, 2 * n),
-                   View(device_x.data(), type, rows, cols), w.weight, scratch);
-      std::vector<float> plain;
-      std::vector<double> truth;
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t o = 0; o < n; ++o) {
-          double exact[2];
-          float simple[2];
-          for (int half = 0; half < 2; ++half) {
-            const int64_t output = half * n + o;
-            exact[half] = w.bias[output];
-            simple[half] = 0;
-            for (int64_t c = 0; c < cols; ++c) {
-              const double value = w.values[output * cols + c];
-              exact[half] += value * x[r * cols + c];
-              simple[half] += Rounded(type, static_cast<float>(value)) * x[r * cols + c];
-            }
-            simple[half] = Rounded(type, simple[half] + w.bias[output]);
-          }
-          truth.push_back(exact[0] / (1 + std::exp(-exact[0])) * exact[1]);
-          plain.push_back(Rounded(type, simple[0] / (1 + std::exp(-simple[0])) * simple[1]));
-        }
-      }
       SCOPED_TRACE(testing::Message() << "rows " << rows << " outputs " << n);
-      ExpectAsGoodAs(DownloadAs(device(), type, out.data(), rows * n), plain, truth, type, "SwiGLU of a product");
+      const int64_t cols = n > 1000 ? 256 : 1280;
+      CheckSwiGlu(MakeScaleBlockWeight(device(), 2 * n, cols, 8, 128, n == 72, rng), rows, rng);
     }
   }
 }
