@@ -11,6 +11,7 @@
 #include "attn_patterns/lookup.h"
 #include "kernels/base/seconds.h"
 #include "launcher/identify/head_mass_runs.h"
+#include "launcher/identify/held_out_recall.h"
 #include "launcher/identify/identify_flags.h"
 #include "launcher/identify/identify_inputs.h"
 #include "launcher/identify/identify_report.h"
@@ -28,24 +29,6 @@ namespace {
 constexpr int kHeldOutWords = 8;  // of a held-out passkey, as in the paper's ablation
 constexpr double kSparsities[] = {0.25, 0.5, 0.75, 0.9};
 constexpr int kLengthsReported = 4;
-
-// Share of the answers' tokens that the model, with full attention, predicts.
-double Recall(IdentifyModel& model, const PasskeyData& data, uint64_t seed, int64_t length) {
-  int64_t right = 0, all = 0;
-  for (int64_t index = 0; index < 2; ++index) {
-    const PasskeySample sample = data.Sample(seed ^ 0x5eed, index, length);
-    const int64_t first = sample.first_label - 1;
-    const auto rows = static_cast<int64_t>(sample.tokens.size());
-    const std::vector<int32_t> choices = model.TeacherChoices(sample.tokens, first, rows - first);
-    for (const PasskeySample::Range& answer : sample.answers) {
-      for (int64_t at = answer.begin; at < answer.end; ++at) {
-        right += choices[at - 1 - first] == sample.tokens[at];
-        ++all;
-      }
-    }
-  }
-  return static_cast<double>(right) / static_cast<double>(std::max<int64_t>(all, 1));
-}
 
 absl::Status WriteFile(const std::string& path, const std::string& text) {
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
