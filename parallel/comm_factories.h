@@ -2,6 +2,7 @@
 // every rank makes the same call.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 
 #include "parallel/communicator.h"
@@ -9,7 +10,9 @@
 
 namespace duo {
 
-std::unique_ptr<Communicator> MakeMpiCommunicator(MpiSession& session);
+// piece_bytes: the longest message given to MPI at once, whose counts are ints; longer ones go in pieces. Tests ask for
+// short ones.
+std::unique_ptr<Communicator> MakeMpiCommunicator(MpiSession& session, size_t piece_bytes = size_t{1} << 30);
 // Only in programs built with NCCL. `device` is a CUDA device that no other rank uses. peer_memory: on one host small
 // messages go through peer_memory.h, where the GPUs can.
 std::unique_ptr<Communicator> MakeNcclCommunicator(MpiSession& session, Device& device, bool peer_memory);

@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
@@ -18,13 +20,12 @@
 namespace duo {
 namespace {
 
-constexpr size_t kPieceBytes = size_t{1} << 30;       // of one MPI call, whose counts are ints
 constexpr int64_t kBlockElements = int64_t{1} << 20;  // of one sum: bounds the scratch
 constexpr int64_t kSmallBytes = 64 << 10;             // up to here everybody gets everything and sums all of it
 constexpr int64_t kGrain = 16384;                     // elements that a thread sums at a time
 // The exchanges of a step: never rest, but yield the core, because ranks may share one (MPI's own blocking calls spin).
 constexpr Wait kInStep{.hot_seconds = 1e9};
-constexpr int kArriveTag = 1, kLeaveTag = 2;
+constexpr int kArriveTag = 1, kLeaveTag = 2, kBlockTag = 3;
 
 // out[i] = sum over ranks, in rank order and f32, of parts[rank * stride + i].
 template <typename T>
@@ -63,11 +64,14 @@ void Sum(void* out, const void* parts, int ranks, int64_t elements, ThreadPool& 
 
 class MpiCommunicator final : public Communicator {
  public:
-  explicit MpiCommunicator(MpiSession& session) : session_(session) {
+  MpiCommunicator(MpiSession& session, size_t piece_bytes) : session_(session), piece_bytes_(piece_bytes) {
     Check(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
     KnowPeers();
   }
-  MpiCommunicator(MpiSession& session, MPI_Comm comm) : session_(session), comm_(comm) { KnowPeers(); }
+  MpiCommunicator(MpiSession& session, size_t piece_bytes, MPI_Comm comm)
+      : session_(session), piece_bytes_(piece_bytes), comm_(comm) {
+    KnowPeers();
+  }
   ~MpiCommunicator() override { MPI_Comm_free(&comm_); }
 
   int rank() const override { return rank_; }
@@ -105,26 +109,19 @@ class MpiCommunicator final : public Communicator {
     device.Upload(out, host, bytes * size());
   }
 
+  // Every block by messages of its own, in pieces: MPI counts the bytes of its collectives in ints, the places of their
+  // blocks, too. Both ends of a block know its length, so ranks need not agree on the number of pieces.
   void AllToAll(void* out, std::span<const int64_t> out_bytes, const void* in, std::span<const int64_t> in_bytes,
                 Device& device) override {
-    const int64_t sent = LayOut(in_bytes, &own_counts_, &own_offsets_);
-    const int64_t got = LayOut(out_bytes, &counts_, &offsets_);
-    const auto exchange = [&](const void* from, void* to) {
-      // Open MPI takes equal addresses for an exchange in place, which sends what is to arrive, even where one side is
-      // empty: as that of a rank without heads in a layer, staged.
-      static uint8_t nothing[2];
-      if (sent == 0) from = &nothing[0];
-      if (got == 0) to = &nothing[1];
-      MPI_Request request;
-      Check(MPI_Ialltoallv(from, own_counts_.data(), own_offsets_.data(), MPI_BYTE, to, counts_.data(), offsets_.data(),
-                           MPI_BYTE, comm_, &request),
-            "MPI_Ialltoallv");
-      Finish(request, kInStep, rank());
-    };
-    if (!device.is_cuda()) return exchange(in, out);
+    const int64_t sent = std::accumulate(in_bytes.begin(), in_bytes.end(), int64_t{0});
+    const int64_t got = std::accumulate(out_bytes.begin(), out_bytes.end(), int64_t{0});
+    if (!device.is_cuda()) {
+      ExchangeBlocks(static_cast<uint8_t*>(out), out_bytes, static_cast<const uint8_t*>(in), in_bytes);
+      return;
+    }
     uint8_t* host = Scratch(staged_, sent + got);
     if (sent > 0) device.Download(host, in, sent);
-    exchange(host, host + sent);
+    ExchangeBlocks(host + sent, out_bytes, host, in_bytes);
     if (got > 0) device.Upload(out, host + sent, got);
   }
 
@@ -132,9 +129,9 @@ class MpiCommunicator final : public Communicator {
   using Communicator::Broadcast;
 
   void Broadcast(void* data, size_t bytes, int root, const Wait& wait) override {
-    for (size_t begin = 0; begin < bytes; begin += kPieceBytes) {
+    for (size_t begin = 0; begin < bytes; begin += piece_bytes_) {
       MPI_Request request;
-      Check(MPI_Ibcast(static_cast<uint8_t*>(data) + begin, static_cast<int>(std::min(kPieceBytes, bytes - begin)),
+      Check(MPI_Ibcast(static_cast<uint8_t*>(data) + begin, static_cast<int>(std::min(piece_bytes_, bytes - begin)),
                        MPI_BYTE, root, comm_, &request),
             "MPI_Ibcast");
       Finish(request, wait, root);
@@ -157,7 +154,7 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<Communicator> Split(int group) override {
     MPI_Comm part = MPI_COMM_NULL;
     Check(MPI_Comm_split(comm_, group, rank(), &part), "MPI_Comm_split");
-    return std::make_unique<MpiCommunicator>(session_, part);
+    return std::make_unique<MpiCommunicator>(session_, piece_bytes_, part);
   }
 
  private:
@@ -177,21 +174,6 @@ class MpiCommunicator final : public Communicator {
     int length = 0;
     MPI_Error_string(result, text, &length);
     Abort(absl::StrCat("rank ", session_.rank(), ": ", call, " failed: ", text));
-  }
-
-  // Blocks of so many bytes, one after the other, as MPI counts them; returns the bytes of all.
-  static int64_t LayOut(std::span<const int64_t> bytes, std::vector<int>* counts, std::vector<int>* offsets) {
-    counts->clear();
-    offsets->clear();
-    int64_t all = 0;
-    for (const int64_t block : bytes) {
-      DUO_CHECK_LE(all, INT32_MAX);
-      DUO_CHECK_LE(block, static_cast<int64_t>(kPieceBytes));
-      counts->push_back(static_cast<int>(block));
-      offsets->push_back(static_cast<int>(all));
-      all += block;
-    }
-    return all;
   }
 
   static uint8_t* Scratch(std::vector<uint8_t>& scratch, size_t bytes) {
@@ -234,10 +216,41 @@ class MpiCommunicator final : public Communicator {
     Finish(request, wait, peer);
   }
 
+  // Host memory, blocks one after the other.
+  void ExchangeBlocks(uint8_t* out, std::span<const int64_t> out_bytes, const uint8_t* in,
+                      std::span<const int64_t> in_bytes) {
+    const auto piece = static_cast<int64_t>(piece_bytes_);
+    std::vector<std::pair<MPI_Request, int>> pending;  // and the peer
+    for (int r = 0; r < size(); out += out_bytes[r], ++r) {
+      if (r == rank()) {
+        const uint8_t* own = in + std::accumulate(in_bytes.begin(), in_bytes.begin() + r, int64_t{0});
+        DUO_CHECK_EQ(in_bytes[r], out_bytes[r]);
+        if (out_bytes[r] > 0) std::memcpy(out, own, out_bytes[r]);
+        continue;
+      }
+      for (int64_t begin = 0; begin < out_bytes[r]; begin += piece) {
+        Check(MPI_Irecv(out + begin, static_cast<int>(std::min(piece, out_bytes[r] - begin)), MPI_BYTE, r, kBlockTag,
+                        comm_, &pending.emplace_back(MPI_REQUEST_NULL, r).first),
+              "MPI_Irecv");
+      }
+    }
+    for (int r = 0; r < size(); in += in_bytes[r], ++r) {
+      for (int64_t begin = 0; begin < in_bytes[r] && r != rank(); begin += piece) {
+        Check(MPI_Isend(in + begin, static_cast<int>(std::min(piece, in_bytes[r] - begin)), MPI_BYTE, r, kBlockTag,
+                        comm_, &pending.emplace_back(MPI_REQUEST_NULL, r).first),
+              "MPI_Isend");
+      }
+    }
+    for (auto& [request, peer] : pending) Finish(request, kInStep, peer);
+  }
+
   void Gather(void* out, const void* in, size_t bytes, const Wait& wait) {
     uint8_t* own = static_cast<uint8_t*>(out) + rank() * bytes;
     if (in != own && bytes > 0) std::memcpy(own, in, bytes);
-    DUO_CHECK_LE(bytes, kPieceBytes);
+    if (bytes > piece_bytes_) {  // a rank's after another's
+      for (int r = 0; r < size(); ++r) Broadcast(static_cast<uint8_t*>(out) + r * bytes, bytes, r, wait);
+      return;
+    }
     MPI_Request request;
     Check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, out, static_cast<int>(bytes), MPI_BYTE, comm_, &request),
           "MPI_Iallgather");
@@ -293,6 +306,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   MpiSession& session_;
+  const size_t piece_bytes_;  // of one MPI call
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0;
   std::vector<int> peers_;  // [rank]: the session's rank
@@ -304,8 +318,8 @@ class MpiCommunicator final : public Communicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> MakeMpiCommunicator(MpiSession& session) {
-  return std::make_unique<MpiCommunicator>(session);
+std::unique_ptr<Communicator> MakeMpiCommunicator(MpiSession& session, size_t piece_bytes) {
+  return std::make_unique<MpiCommunicator>(session, piece_bytes);
 }
 
 }  // namespace duo

@@ -62,7 +62,7 @@ class Communicator {
   virtual void AllGather(void* out, const void* in, size_t bytes, Device& device) = 0;
   // Every rank sends a block to every rank: in [size()] blocks, block r for rank r, of in_bytes[r]; out [size()]
   // blocks, block r from rank r, of out_bytes[r], which is what rank r says of this one. Device memory, blocks one
-  // after the other; out and in do not overlap. A block may be empty; none is longer than 1 GiB.
+  // after the other; out and in do not overlap. A block may be empty, and of any length.
   virtual void AllToAll(void* out, std::span<const int64_t> out_bytes, const void* in,
                         std::span<const int64_t> in_bytes, Device& device) = 0;
   // Whether AllReduceSum and AllGather may be called inside Device::Capture.

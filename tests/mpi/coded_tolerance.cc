@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "parallel/communicator.h"
 #include "tests/mpi/session_steps.h"
@@ -48,8 +49,9 @@ float CodedTolerance(const EngineOptions& options, const GoldenRun& run, Device&
   const std::vector<Answer> exact = AnswersOf(options, **cpu), found = AnswersOf(options, device);
   float apart = 0;
   for (size_t i = 0; i < exact.size(); ++i) apart = std::max(apart, LargestDifference(found[i], exact[i]));
-  std::printf("kv %s on one GPU: logits are up to %g away from the CPU's; bf16 moves them by %g\n", Name(*options.kv),
-              apart, run.bf16_error);
+  const std::string weights = options.weights.has_value() ? absl::StrCat("weights ", Name(*options.weights), ", ") : "";
+  std::printf("%skv %s on one GPU: logits are up to %g away from the CPU's; bf16 moves them by %g\n", weights.c_str(),
+              Name(*options.kv), apart, run.bf16_error);
   return std::max(run.tolerance(), 2 * apart);
 }
 

@@ -1,9 +1,10 @@
 // How far apart two runs on GPUs may be whose KV cache holds codes.
 //
-// The tolerance of a golden is twice what bf16 arithmetic moves its logits. That does not cover codes: two ways of adding
-// up the same sums give keys that differ by a bf16's last bit, and one that lies at the edge between two codes then
-// becomes the other one, a whole step away, in all that is read from then on. How far this moves logits depends on the
-// model and the codec, so it is measured: one GPU against the CPU, which computes in f32 with the same codec.
+// The tolerance of a golden is twice what bf16 arithmetic moves its logits. That does not cover codes: two ways of
+// adding up the same sums give keys that differ by a bf16's last bit, and one that lies at the edge between two codes
+// then becomes the other one, a whole step away, in all that is read from then on. So does a mixture's choice of an
+// expert that leads by less than 16 bits move its router's logits. How far this moves logits depends on the model and
+// the codec, so it is measured: one GPU against the CPU, which computes in f32 with the same codec.
 #pragma once
 
 #include "runtime/engine/engine.h"
