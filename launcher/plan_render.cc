@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "parallel/held_heads.h"
 
 namespace duo {
 namespace {
@@ -25,13 +26,6 @@ std::string Cell(const RankHeads& rank, int kv_heads) {
 
 std::string CountCell(const RankHeads& rank) {
   return absl::StrFormat("%.2f .%d", RetrievalLoad(rank), rank.streaming.size());
-}
-
-// A rank's retrieval heads over all layers; pieces count their share.
-double TotalLoad(const Partition& partition, int rank) {
-  double load = 0;
-  for (const std::vector<RankHeads>& layer : partition.layers) load += RetrievalLoad(layer[rank]);
-  return load;
 }
 
 std::string Grouped(int64_t n) {  // 1000000 -> "1,000,000"
@@ -74,9 +68,10 @@ std::string PlanTable(const PartitionRequest& request, const std::vector<Partiti
     row(absl::StrCat(l), [&](int r) { return picture ? Cell(layer[r], kv_heads) : CountCell(layer[r]); });
   }
   absl::StrAppend(&out, rule, "\n");
-  row("heads", [&](int r) { return absl::StrFormat("%.2f", TotalLoad(partition, r)); });
+  row("heads", [&](int r) { return absl::StrFormat("%.2f", HeldBy(partition, r).retrieval()); });
   row("KV GB", [&](int r) {
-    const double bytes = TotalLoad(partition, r) * static_cast<double>(request.context) * request.kv_token_bytes;
+    const double bytes =
+        HeldBy(partition, r).retrieval() * static_cast<double>(request.context) * request.kv_token_bytes;
     return absl::StrFormat("%.2f", bytes / 1e9);
   });
 

@@ -140,6 +140,10 @@ void PrintPlan(const v1::PlanResponse& p) {
   if (!p.experts().empty()) {
     Row("experts", p.experts() == "whole" ? "whole: each lies on one rank" : "split: every rank has a part of each");
   }
+  if (!p.prefill_split().empty()) {
+    Row("reading", p.prefill_split() == "rows" ? "long prompts by rows: ranks share out their tokens"
+                                               : "by heads: every rank has all tokens of a prompt for its heads");
+  }
   for (const v1::RankHeads& rank : p.ranks()) {
     Row("", absl::StrFormat("rank %d: %d retrieval heads whole, %.1f in pieces, %d streaming heads", rank.rank(),
                             rank.whole(), rank.split(), rank.streaming()));

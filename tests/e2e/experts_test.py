@@ -104,12 +104,13 @@ def write_model(folder, demo, family, config):
 class Served:
     """`duo serve` on so many ranks, once it answers."""
 
-    def __init__(self, args, model, world, placement):
+    def __init__(self, args, model, world, placement, split):
         ranks = [args.mpirun, "-n", str(world), "--oversubscribe", "--allow-run-as-root"] if world > 1 else []
         command = [*ranks, args.duo, "serve", "--model", model, "--attention", "full", "--device", "cpu", "--threads", "1", "--log", "json",
                    "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--sessions", "2", "--max-session-tokens", "2000"]
         self.duo = args.duo
-        self.process = subprocess.Popen(command + (["--experts", placement] if placement else []), stderr=subprocess.PIPE, text=True)
+        command += [*(["--experts", placement] if placement else []), *(["--prefill-split", split] if split else [])]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         found = {}
         for line in self.process.stderr:
             event = json.loads(line) if line.startswith("{") else {"event": line}
@@ -200,16 +201,20 @@ def main():
             refused = run([args.mpirun, "-n", "3", "--oversubscribe", "--allow-run-as-root", args.duo, "generate", "--model",
                            experts, *generate, "--speculate", "self", "--draft-weights", "int4", "--experts", "split"], code=1)
             expect("over so many ranks" in refused.stderr, refused.stderr)
-        # A server says how they lie, over gRPC and HTTP; a model without experts, and one rank, have nothing to say.
-        served = [(experts, 3, placement) for placement in ("split", "whole")] if args.mpirun else []
-        for model, world, placement in [*served, (experts, 1, ""), (demo, 1, "")]:
-            with Served(args, model, world, placement) as server:
+        # A server says how they lie and what ranks share out of long prompts, over gRPC and HTTP; a model without experts, and one
+        # rank, have nothing to say.
+        served = [(experts, 3, "split", "heads"), (experts, 3, "whole", "rows")] if args.mpirun else []
+        for model, world, placement, split in [*served, (experts, 1, "", ""), (demo, 1, "", "")]:
+            with Served(args, model, world, placement, split) as server:
                 plan = json.loads(run([args.duo, "client", "plan", "--server", server.grpc, "--json"]).stdout)
                 told = run([args.duo, "client", "plan", "--server", server.grpc]).stdout
                 state = json.loads(urllib.request.urlopen(f"http://{server.http}/duo/v1/state", timeout=60).read())
                 expect(plan.get("experts", "") == placement, f"{model} {world} {placement}: {plan}")
                 expect(state["plan"].get("experts", "") == placement, f"{model} {world} {placement}: {state['plan']}")
                 expect(("experts" in told) == (placement != "") and placement in told, told)
+                said = (plan.get("prefill_split", ""), state["plan"].get("prefill_split", ""))
+                expect(said == (split, split), f"{split}: {said}")
+                expect(("reading" in told) == (split != "") and (split or "heads") in told, told)
         # gpt-oss's own experts are four bits and an exponent for 32 of them, in the plan too; heads are measured without training.
         planned = json.loads(run([args.duo, "plan", "--model", sinks, "--world", "1", "--attention", "full", "--json"]).stdout)
         wide = json.loads(run([args.duo, "plan", "--model", sinks, "--world", "1", "--attention", "full", "--weights", "bf16",

@@ -3,26 +3,10 @@
 #include <utility>
 
 #include "kernels/base/seconds.h"
+#include "parallel/prefill_split.h"
 #include "runtime/engine/memory_plan.h"
 
 namespace duo {
-namespace {
-
-std::vector<RankShare> SharesOf(const Partition& partition) {
-  std::vector<RankShare> shares(partition.world);
-  for (const std::vector<RankHeads>& layer : partition.layers) {
-    for (int rank = 0; rank < partition.world; ++rank) {
-      const int whole = static_cast<int>(layer[rank].whole.size());
-      shares[rank].whole += whole;
-      shares[rank].streaming += static_cast<int>(layer[rank].streaming.size());
-      shares[rank].split += RetrievalLoad(layer[rank]) - whole;
-    }
-  }
-  return shares;
-}
-
-}  // namespace
-
 ClusterPlan PlanOf(const CallContext& context) {
   const Engine& engine = *context.engine;
   const HeadPlan& heads = engine.heads();
@@ -44,7 +28,10 @@ ClusterPlan PlanOf(const CallContext& context) {
   plan.memory = Describe(engine.memory_plan());
   plan.max_session_tokens = context.sessions->options().max_session_tokens;
   plan.kv_tokens = engine.memory_plan().kv_tokens;
-  plan.ranks = SharesOf(partition);
+  for (int rank = 0; rank < partition.world; ++rank) plan.ranks.push_back(HeldBy(partition, rank));
+  if (partition.world > 1) {
+    plan.prefill_split = Name(engine.memory_plan().peer_shards > 0 ? PrefillSplit::kRows : PrefillSplit::kHeads);
+  }
   if (engine.config().experts.count > 0 && partition.world > 1) {
     plan.experts = Name(partition.whole_experts ? ExpertPlacement::kWhole : ExpertPlacement::kSplit);
   }

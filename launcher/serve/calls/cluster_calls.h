@@ -7,15 +7,9 @@
 #include <vector>
 
 #include "launcher/serve/calls/unary_call.h"
+#include "parallel/held_heads.h"
 
 namespace duo {
-
-// How many heads one rank holds over all layers.
-struct RankShare {
-  int whole = 0;     // retrieval heads
-  double split = 0;  // parts of split heads, in heads
-  int streaming = 0;
-};
 
 struct ClusterPlan {
   std::string model, device, kv_format, strategy;
@@ -23,8 +17,9 @@ struct ClusterPlan {
   double balance_time = 0, balance_memory = 0;  // of the busiest rank, 1 is perfect
   std::string memory;                           // one line: where a rank's memory goes
   std::string experts;  // of a mixture on several ranks how its experts lie, "split" or "whole"; else empty
+  std::string prefill_split;  // of several ranks what they share out of long chunks, "heads" or "rows"; else empty
   int64_t max_session_tokens = 0, kv_tokens = 0;
-  std::vector<RankShare> ranks;
+  std::vector<HeldHeads> ranks;
 };
 ClusterPlan PlanOf(const CallContext& context);  // on the engine's thread
 UnaryCallPtr StartPlan(CallContext& context, const Caller& caller, Answered<ClusterPlan> finish);

@@ -22,6 +22,7 @@ static void Fill(const ClusterPlan& plan, pb::PlanResponse* out) {
   out->set_max_session_tokens(plan.max_session_tokens);
   out->set_kv_tokens(plan.kv_tokens);
   out->set_experts(plan.experts);
+  out->set_prefill_split(plan.prefill_split);
   for (int rank = 0; rank < plan.world; ++rank) {
     pb::RankHeads* held = out->add_ranks();
     held->set_rank(rank);

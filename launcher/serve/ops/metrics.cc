@@ -11,6 +11,7 @@
 #include "launcher/serve/ops/metrics_page.h"
 #include "launcher/serve/ops/process_metrics.h"
 #include "launcher/terminal/version.h"
+#include "parallel/held_heads.h"
 
 namespace duo {
 namespace {
@@ -125,10 +126,10 @@ std::vector<RankKv> RankKvOf(const Engine& engine) {
   const int64_t page = kPageTokens * KvTokenBytes(engine.kv_format(), d);
   const int64_t ring = engine.RingBytesPerHead();
   std::vector<RankKv> ranks(partition.world);
+  for (int rank = 0; rank < partition.world; ++rank) ranks[rank].retrieval_heads = HeldBy(partition, rank).retrieval();
   for (const std::vector<RankHeads>& layer : partition.layers) {
     for (int rank = 0; rank < partition.world; ++rank) {
       RankKv& kv = ranks[rank];
-      kv.retrieval_heads += RetrievalLoad(layer[rank]);
       kv.page_bytes += static_cast<int64_t>(layer[rank].whole.size()) * page;
       for (const SplitPiece& piece : layer[rank].split) kv.split_page_bytes += (piece.last - piece.first) * page;
       kv.ring_bytes += static_cast<int64_t>(layer[rank].streaming.size()) * ring;

@@ -29,7 +29,7 @@ export function showMemory(state) {
 }
 
 export function showRanks(state) {
-  const {ranks, balance, world, strategy, experts} = state.plan;
+  const {ranks, balance, world, strategy, experts, prefill_split: split} = state.plan;
   const placed = {split: ' Every rank has a part of each expert.', whole: ' Each expert lies whole on one rank.'};
   const most = Math.max(1, ...ranks.map((rank) => rank.kv_bytes));
   drawBars($('ranks'), ranks.map((rank, i) => ({
@@ -41,5 +41,6 @@ export function showRanks(state) {
       $('balance'),
       world === 1 ? 'One rank holds everything.' :
                     `The busiest rank over the mean, by the plan (${strategy}): time ${balance.time.toFixed(2)}, ` +
-              `memory ${balance.memory.toFixed(2)}. 1 is perfect.${placed[experts] ?? ''}`);
+              `memory ${balance.memory.toFixed(2)}. 1 is perfect.${placed[experts] ?? ''}` +
+              `${split === 'rows' ? ' Long prompts are shared out by rows.' : ''}`);
 }

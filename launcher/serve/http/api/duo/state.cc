@@ -16,7 +16,7 @@ Json PlanJson(const ServerView& view) {
   const ClusterPlan& plan = view.plan;
   Json ranks = Json::array();
   for (size_t i = 0; i < plan.ranks.size(); ++i) {
-    ranks.push_back({{"retrieval_heads", plan.ranks[i].whole + plan.ranks[i].split},
+    ranks.push_back({{"retrieval_heads", plan.ranks[i].retrieval()},
                      {"streaming_heads", plan.ranks[i].streaming},
                      {"kv_bytes", view.rank_kv_bytes[i]}});
   }
@@ -35,6 +35,7 @@ Json PlanJson(const ServerView& view) {
                {"kv_tokens", plan.kv_tokens},
                {"ranks", std::move(ranks)}};
   if (!plan.experts.empty()) json["experts"] = plan.experts;
+  if (!plan.prefill_split.empty()) json["prefill_split"] = plan.prefill_split;
   return json;
 }
 
