@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <memory>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "kernels/base/seconds.h"
 #include "runtime/engine/engine_state.h"
+#include "runtime/engine/row_choice.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/model_shape.h"
 
@@ -55,6 +58,19 @@ double SecondsOfBlocks(Device& device, Communicator& comm, const Buffer& memory)
   return seconds / static_cast<double>(blocks[0] * (comm.size() - 1));
 }
 
+// Of each rank.
+std::vector<std::string> HostsOf(Communicator& comm) {
+  struct HostName {
+    char name[64] = {};
+  } own;
+  gethostname(own.name, sizeof(own.name) - 1);
+  std::vector<HostName> names(comm.size());
+  comm.AllGatherHost(names.data(), &own, sizeof own);
+  std::vector<std::string> hosts;
+  for (const HostName& host : names) hosts.emplace_back(host.name);
+  return hosts;
+}
+
 // The slowest of all ranks', so that all decide alike.
 double Slowest(Communicator& comm, double seconds) {
   std::vector<double> all(comm.size());
@@ -65,17 +81,16 @@ double Slowest(Communicator& comm, double seconds) {
 }  // namespace
 
 void Engine::State::FindRowPeers(absl::FunctionRef<RankShard(int rank)> shard_of) {
-  if (options.prefill_split == PrefillSplit::kHeads || comm->size() == 1) return;
-  struct HostName {
-    char name[64] = {};
-  } own;
-  gethostname(own.name, sizeof(own.name) - 1);
-  std::vector<HostName> names(comm->size());
-  comm->AllGatherHost(names.data(), &own, sizeof own);
-  std::vector<std::string> hosts;
-  for (const HostName& host : names) hosts.emplace_back(host.name);
+  if (options.prefill_split == PrefillSplit::kHeads) return;
+  if (comm->size() == 1) {
+    if (options.prefill_split == PrefillSplit::kRows) {
+      notes.push_back(
+          "--prefill-split rows does nothing on one rank: there is nobody to share rows with (several: mpirun -n N)");
+    }
+    return;
+  }
   SharedRows shared;
-  shared.groups = RowGroupsOf(hosts, partition.shares, shard.rank);
+  shared.groups = RowGroupsOf(HostsOf(*comm), partition.shares, shard.rank);
   for (const int peer : shared.groups.peers) shared.shards.push_back(shard_of(peer));
   // Peers have the same place in their groups.
   among_peers = comm->Split(shared.groups.peers[0]);
@@ -85,6 +100,22 @@ void Engine::State::FindRowPeers(absl::FunctionRef<RankShard(int rank)> shard_of
 
 absl::StatusOr<KvSizes> Engine::State::SizeWithPeers() {
   if (!shared_rows.has_value()) return Size(formats, limits);
+  const auto tell = [&](const std::string& note) {
+    if (comm->rank() == 0) notes.push_back(note);
+  };
+  const auto share_no_rows = [&] {
+    shared_rows.reset();
+    among_peers.reset();
+    in_group.reset();
+  };
+  if (!LongEnoughForRows(chunk, shared_rows->groups.shares)) {
+    tell(
+        absl::StrFormat("--prefill-split %s: prompts go by heads, for a chunk of %d tokens (--chunk) has fewer than %d "
+                        "rows for one of %d ranks or hosts",
+                        Name(options.prefill_split), chunk, kLeastRowsOfGroup, shared_rows->groups.groups()));
+    share_no_rows();
+    return Size(formats, limits);
+  }
   const absl::StatusOr<Buffer> messages = MessageMemory(*device, *comm);
   if (!messages.ok()) return messages.status();
   const double sum = Slowest(*comm, SecondsOfSum(*device, *comm, *messages)),
@@ -106,27 +137,22 @@ absl::StatusOr<KvSizes> Engine::State::SizeWithPeers() {
   const double pairs = static_cast<double>(limits.max_tokens) / 2 * 4 * config.head_dim * config.heads /
                        config.kv_heads * heads.retrieval_heads();
   const double work = (2.0 * static_cast<double>(TokenMatrixElements(config)) + pairs) / comm->size() / rate;
-  double gain = (by_heads - by_rows) / (work + by_heads);
+  RowChoice choice = {by_heads, by_rows, work, 1 / sum, 1 / sent};
+  const std::vector<std::string> hosts = HostsOf(*comm);
+  choice.on_cores = !device->is_cuda() && std::set<std::string>(hosts.begin(), hosts.end()).size() == 1;
+  double gain = choice.gain();
   comm->Broadcast(&gain, sizeof gain, 0);  // ranks may have unequal numbers of threads
-  std::string why = absl::StrFormat(
-      "messages take about %.1f us a token by heads and %.1f us by rows, beside %.1f us of work (measured: sums at "
-      "%.3g GB/s, blocks at %.3g GB/s)",
-      by_heads * 1e6, by_rows * 1e6, work * 1e6, 1e-9 / sum, 1e-9 / sent);
-  const auto tell = [&](const std::string& chosen) {
-    if (comm->rank() == 0) notes.push_back(chosen + ": " + why);
-  };
+  bool room = true;
   if (gain >= kLeastRowsGain) {
     absl::StatusOr<KvSizes> sized = Size(formats, limits);
-    if (sized.ok() && (options.kv_tokens > 0 || memory.kv_tokens >= limits.max_tokens)) {
-      tell("ranks share out long prompts by rows");
+    room = sized.ok() && (options.kv_tokens > 0 || memory.kv_tokens >= limits.max_tokens);
+    if (room) {
+      tell(Describe(choice, gain, room));
       return sized;
     }
-    why += "; other ranks' weights would leave no room for the longest session by rows";
   }
-  shared_rows.reset();
-  among_peers.reset();
-  in_group.reset();
-  tell("ranks share out long prompts by heads");
+  share_no_rows();
+  tell(Describe(choice, gain, room));
   return Size(formats, limits);
 }
 

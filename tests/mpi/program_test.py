@@ -232,6 +232,12 @@ def together(args):
         done = subprocess.run([args.mpirun, "-n", "2", "--oversubscribe", "--allow-run-as-root", *words], stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, check=True)
         assert re.search(re.escape(alone.rstrip("\n")) + r"\n(.*\n)*\d+ tokens read in ", done.stdout), done.stdout
+    for split, said in (([], 0), (["--prefill-split", "rows"], 1), (["--prefill-split", "auto"], 0)):  # one rank has nobody to share with
+        done = subprocess.run([*words, *split], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
+        assert done.stderr.count("--prefill-split rows does nothing on one rank") == said, done.stderr
+    short = [args.mpirun, "-n", "2", "--oversubscribe", "--allow-run-as-root", *words, "--prefill-split", "rows", "--chunk", "20"]
+    done = subprocess.run(short, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
+    assert done.stderr.count("prompts go by heads, for a chunk of 20 tokens") == 1 and "by rows" not in done.stderr, done.stderr
     for split, said in (([], "heads"), (["--prefill-split", "rows"], "rows")):
         done = subprocess.run([args.mpirun, "-n", "2", "--oversubscribe", "--allow-run-as-root", *words, *split], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True, check=True)
