@@ -1,6 +1,7 @@
 // `duo bench attention`: single kernels, attention and decode's matrices, at the shapes of real models, each verified
 // against an f64 reference.
 
+#include "absl/functional/function_ref.h"
 #include "launcher/bench/bench.h"
 #include "launcher/terminal/progress.h"
 
@@ -12,10 +13,19 @@ struct KernelTimes {
   Device& device;
   BenchRates rates;
   const std::vector<int64_t>& contexts;
+  Progress& progress;
+  bool counting = true;  // how many there are; then they are timed
+  int64_t kernels = 0, timed = 0;
   std::vector<BenchRow> rows = {};
   absl::Status failed = {};
 
-  void Add(absl::StatusOr<BenchRow> row) {
+  void Add(absl::FunctionRef<absl::StatusOr<BenchRow>()> time) {
+    if (counting) {
+      ++kernels;
+      return;
+    }
+    progress.Update(timed++, kernels);
+    absl::StatusOr<BenchRow> row = time();
     if (row.ok()) {
       rows.push_back(*std::move(row));
     } else {
@@ -37,7 +47,7 @@ void TimeDecode(KernelTimes& times) {
         b.kv_heads = kv_heads;
         b.group = group;
         b.tokens = tokens;
-        times.Add(BenchDecodeAttention(times.device, b, times.rates));
+        times.Add([&] { return BenchDecodeAttention(times.device, b, times.rates); });
       }
     }
   }
@@ -58,7 +68,7 @@ void TimeCompany(KernelTimes& times) {
       b.sequences = sequences;
       b.tokens = times.contexts.front();
       b.shared = sequences > 1 ? b.tokens - 200 : 0;
-      times.Add(BenchDecodeAttention(times.device, b, times.rates));
+      times.Add([&] { return BenchDecodeAttention(times.device, b, times.rates); });
     }
   }
 }
@@ -67,7 +77,7 @@ void TimeStreaming(KernelTimes& times) {
   for (int rows : {1, 4096}) {
     StreamingBench b;
     b.rows = rows;
-    times.Add(BenchStreamingAttention(times.device, b, times.rates));
+    times.Add([&] { return BenchStreamingAttention(times.device, b, times.rates); });
   }
 }
 
@@ -79,7 +89,7 @@ void TimePrefill(KernelTimes& times) {
     b.history = history;
     b.format = format;
     b.head_dim = head_dim;
-    times.Add(BenchPrefillAttention(times.device, b, times.rates));
+    times.Add([&] { return BenchPrefillAttention(times.device, b, times.rates); });
   };
   const KvFormat plain = PrefillBench().format;
   const int head_dim = PrefillBench().head_dim;
@@ -111,7 +121,7 @@ void TimeLinear(KernelTimes& times) {
         b.rows = rows;
         b.outputs = outputs;
         b.inputs = inputs;
-        times.Add(BenchLinear(times.device, b, times.rates));
+        times.Add([&] { return BenchLinear(times.device, b, times.rates); });
       }
     }
   }
@@ -128,7 +138,7 @@ void TimeLinear(KernelTimes& times) {
         b.rows = rows;
         b.outputs = outputs;
         b.inputs = inputs;
-        times.Add(BenchLinear(times.device, b, times.rates));
+        times.Add([&] { return BenchLinear(times.device, b, times.rates); });
       }
     }
   }
@@ -139,7 +149,7 @@ void TimeLinear(KernelTimes& times) {
     b.rows = rows;
     b.outputs = 5120;
     b.inputs = 2880;
-    times.Add(BenchLinear(times.device, b, times.rates));
+    times.Add([&] { return BenchLinear(times.device, b, times.rates); });
   }
 }
 
@@ -148,16 +158,17 @@ void TimeLinear(KernelTimes& times) {
 absl::Status BenchAttention(const BenchFlags& flags, Runtime& runtime) {
   DUO_CHECK(!flags.contexts.empty());
   const Rates rates = RatesOf(*runtime.device);
-  KernelTimes times{*runtime.device, {rates.copy, rates.gemm, rates.attention}, flags.contexts};
-  Progress progress("timing", "kinds of kernels", !runtime.leader());
-  int64_t timed = 0;
-  for (const std::string& kernels : flags.kernels) {
-    progress.Update(timed++, static_cast<int64_t>(flags.kernels.size()));
-    if (kernels == "decode") TimeDecode(times);
-    if (kernels == "company") TimeCompany(times);
-    if (kernels == "streaming") TimeStreaming(times);
-    if (kernels == "prefill") TimePrefill(times);
-    if (kernels == "linear") TimeLinear(times);
+  Progress progress("timing", "kernels", !runtime.leader());
+  KernelTimes times{*runtime.device, {rates.copy, rates.gemm, rates.attention}, flags.contexts, progress};
+  for (const bool counting : {true, false}) {
+    times.counting = counting;
+    for (const std::string& kernels : flags.kernels) {
+      if (kernels == "decode") TimeDecode(times);
+      if (kernels == "company") TimeCompany(times);
+      if (kernels == "streaming") TimeStreaming(times);
+      if (kernels == "prefill") TimePrefill(times);
+      if (kernels == "linear") TimeLinear(times);
+    }
   }
   progress.Done();
   if (!times.failed.ok()) return times.failed;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <functional>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "launcher/bench/rank_share.h"
@@ -50,11 +52,12 @@ absl::StatusOr<double> Modelled(const BenchFlags& flags, const ProbeOptions& opt
 }
 
 absl::StatusOr<Measurement> BalanceRow(const BenchFlags& flags, const ProbeOptions& options, const ModelConfig& config,
-                                       Device& device, int64_t context, int world) {
+                                       Device& device, int64_t context, int world, const std::function<void()>& next) {
   std::vector<LayerTime> busiest(config.layers);
   nlohmann::ordered_json attention = nlohmann::ordered_json::array(), feed_forward = attention, steps = attention;
   double modelled = 0;
   for (int rank = 0; rank < world; ++rank) {
+    next();
     const absl::StatusOr<DecodeShare> share = TimeDecodeShare(flags, options, config, device, context, {rank, world});
     if (!share.ok()) return share.status();
     if (rank == 0) {
@@ -97,6 +100,11 @@ absl::Status BenchBalance(const BenchFlags& flags, const Launch& launch, Runtime
   const absl::StatusOr<ModelConfig> config = BenchModel(flags);
   if (!config.ok()) return config.status();
   std::vector<Measurement> rows;
+  const auto shares = static_cast<int64_t>(flags.contexts.size() * flags.attentions.size() * flags.strategies.size()) *
+                      std::accumulate(flags.worlds.begin(), flags.worlds.end(), int64_t{0});
+  int64_t done = 0;
+  Progress progress("timing", "shares", false);
+  const auto next = [&] { progress.Update(done++, shares); };
   for (const int64_t context : flags.contexts) {
     for (const std::string& attention : flags.attentions) {
       for (const int world : flags.worlds) {
@@ -105,7 +113,7 @@ absl::Status BenchBalance(const BenchFlags& flags, const Launch& launch, Runtime
           if (!options.ok()) return options.status();
           options->strategy = *ParseStrategy(strategy);
           if (options->chunk == 0) options->chunk = 256;  // as in bench decode
-          absl::StatusOr<Measurement> row = BalanceRow(flags, *options, *config, *runtime.device, context, world);
+          absl::StatusOr<Measurement> row = BalanceRow(flags, *options, *config, *runtime.device, context, world, next);
           if (!row.ok()) return row.status();
           row->what = absl::StrCat(attention, " ", row->what);
           rows.push_back(*row);
@@ -113,6 +121,7 @@ absl::Status BenchBalance(const BenchFlags& flags, const Launch& launch, Runtime
       }
     }
   }
+  progress.Done();
   if (flags.json) {
     PrintRows(flags, runtime, RatesOf(*runtime.device), rows, "balance");
     return absl::OkStatus();

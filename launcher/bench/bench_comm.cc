@@ -8,6 +8,7 @@
 #include "kernels/base/seconds.h"
 #include "kernels/random_fill.h"
 #include "launcher/bench/bench.h"
+#include "launcher/terminal/progress.h"
 
 namespace duo {
 namespace {
@@ -39,7 +40,10 @@ absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime) {
   std::vector<size_t> sizes;
   for (size_t bytes = 8 << 10; bytes < largest; bytes *= 8) sizes.push_back(bytes);
   sizes.push_back(largest);
+  Progress progress("timing", "sizes of messages", !runtime.leader());
+  int64_t done = 0;
   for (const size_t bytes : sizes) {
+    progress.Update(done++, static_cast<int64_t>(sizes.size()));
     const auto count = static_cast<int64_t>(bytes / 4);
     const View view(data->data(), DType::kF32, 1, count);
     FillFloats(device, data->as<float>(), count, static_cast<float>(comm.rank() + 1));
@@ -81,6 +85,7 @@ absl::Status BenchComm(const BenchFlags& flags, Runtime& runtime) {
       }
     }
   }
+  progress.Done();
   if (!runtime.leader()) return absl::OkStatus();
   if (flags.json) {
     PrintRows(flags, runtime, Rates(), rows, "comm");

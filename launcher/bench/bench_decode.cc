@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "launcher/bench/bench.h"
 #include "launcher/bench/rank_share.h"
+#include "launcher/terminal/progress.h"
 
 namespace duo {
 namespace {
@@ -60,7 +61,8 @@ void AddLists(const Engine& engine, const std::vector<double>& seconds, Measurem
   row->details["listed_step_seconds"] = Median(seconds);
 }
 
-absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, const DecodeCase& c, Device& device) {
+absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, const DecodeCase& c, Device& device,
+                                      const std::function<void()>& stepped) {
   std::optional<EngineCheck> check;
   if (!LacksPieces(engine, c.simulated)) {
     absl::StatusOr<EngineCheck> verified = VerifyEngine(engine);
@@ -69,8 +71,8 @@ absl::StatusOr<Measurement> DecodeRow(const BenchFlags& flags, Engine& engine, c
   }
   RouteReport routes;
   const ExpertsConfig& experts = engine.config().experts;
-  absl::StatusOr<std::vector<double>> timed = TimeDecodeSteps(
-      flags, engine, c.context, c.company, [] {}, experts.count > 0 ? &routes : nullptr);
+  absl::StatusOr<std::vector<double>> timed =
+      TimeDecodeSteps(flags, engine, c.context, c.company, stepped, experts.count > 0 ? &routes : nullptr);
   if (!timed.ok()) return timed.status();
   const std::vector<double>& seconds = *timed;
   Measurement row;
@@ -128,6 +130,11 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
     for (const StepCompany& company : companies) most = std::max(most, StepTokens(flags, context, company));
     return most + 1024;
   };
+  const auto steps =
+      static_cast<int64_t>(flags.contexts.size() * flags.attentions.size() * companies.size()) * flags.steps;
+  int64_t done = 0;
+  Progress progress("timing", "steps", !runtime.leader());
+  const auto stepped = [&] { progress.Update(++done, steps); };
   for (int64_t context : flags.contexts) {
     for (const std::string& attention : flags.attentions) {
       absl::StatusOr<ProbeOptions> options = BenchEngine(flags, launch, attention, most_tokens(context));
@@ -142,9 +149,9 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
       std::vector<Measurement> here;
       if (runtime.leader()) {
         for (const StepCompany& company : companies) {
-          absl::StatusOr<Measurement> row =
-              DecodeRow(flags, **engine,
-                        {attention, context, company, world, rates.copy, free_before, !flags.simulate.empty()}, device);
+          absl::StatusOr<Measurement> row = DecodeRow(
+              flags, **engine, {attention, context, company, world, rates.copy, free_before, !flags.simulate.empty()},
+              device, stepped);
           status.Update(row.status());
           if (!status.ok()) break;
           here.push_back(*std::move(row));
@@ -166,6 +173,7 @@ absl::Status BenchDecode(const BenchFlags& flags, const Launch& launch, Runtime&
       rows.insert(rows.end(), here.begin(), here.end());
     }
   }
+  progress.Done();
   if (runtime.leader()) PrintRows(flags, runtime, rates, rows, "decode");
   return absl::OkStatus();
 }

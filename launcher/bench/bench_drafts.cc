@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/alike_rows.h"
 #include "kernels/base/seconds.h"
 #include "kernels/row_cuts.h"
 #include "launcher/bench/bench.h"
+#include "launcher/terminal/progress.h"
 #include "runtime/engine/draft_probe.h"
 
 namespace duo {
@@ -17,10 +19,12 @@ namespace {
 constexpr int kWarm = 4;  // steps; the first of a kind may be recorded
 constexpr int64_t kRoom = 4096;
 
+// before: of each step.
 template <typename Step>
-double MedianOf(int steps, const Step& step) {
+double MedianOf(int steps, absl::FunctionRef<void()> before, const Step& step) {
   std::vector<double> seconds;
   for (int i = 0; i < kWarm + steps; ++i) {
+    before();
     const double one = step();
     if (i >= kWarm) seconds.push_back(one);
   }
@@ -41,34 +45,42 @@ absl::StatusOr<std::vector<Measurement>> Rows(const BenchFlags& flags, Engine& e
     row.details["of_a_plain_step"] = seconds / (rows.empty() ? seconds : rows[0].seconds);
     rows.push_back(row);
   };
+  const bool listed = context / kPageTokens + 1 >= DecodeListRule::kFewestPages;
+  const int copies = flags.runtime.draft_weights == "int4" ? 2 : 1;
+  const int64_t kinds = 1 + static_cast<int64_t>(flags.checks.size()) + (listed ? 1 : 0) + copies * (listed ? 2 : 1);
+  Progress progress("timing", "steps", false);
+  int64_t steps = 0;
+  const auto before = [&] { progress.Update(steps++, kinds * (kWarm + flags.steps)); };
   const double bytes =
       static_cast<double>(EngineProbe(engine).DecodeWeightBytes()) + static_cast<double>(engine.KvBytes(context));
-  add("plain", MedianOf(flags.steps, [&] { return probe.Step(1); }));
+  add("plain", MedianOf(flags.steps, before, [&] { return probe.Step(1); }));
   rows[0].floor_seconds = bytes / copy_rate;
   for (const int count : flags.checks)
-    add(absl::StrCat("check of ", count, " rows"), MedianOf(flags.steps, [&] { return probe.Step(count); }));
+    add(absl::StrCat("check of ", count, " rows"), MedianOf(flags.steps, before, [&] { return probe.Step(count); }));
   double density = 1;
   const auto lists = [&] { return probe.MakeLists(flags.share, &density); };
-  const bool listed = context / kPageTokens + 1 >= DecodeListRule::kFewestPages;
-  if (listed) add("lists made", MedianOf(std::min(flags.steps, 8), lists));
+  if (listed) add("lists made", MedianOf(std::min(flags.steps, 8), before, lists));
   for (const bool copy : {false, true}) {
     if (copy && flags.runtime.draft_weights != "int4") continue;
     const std::string by = copy ? " by int4 weights" : "";
     if (listed) {
-      add("guess by lists" + by, MedianOf(flags.steps, [&] { return probe.Guess(GuessKind::kLists, copy); }));
+      add("guess by lists" + by, MedianOf(flags.steps, before, [&] { return probe.Guess(GuessKind::kLists, copy); }));
       rows.back().details["list_density"] = density;
     }
-    add("guess by ends" + by, MedianOf(flags.steps, [&] { return probe.Guess(GuessKind::kEnds, copy); }));
+    add("guess by ends" + by, MedianOf(flags.steps, before, [&] { return probe.Guess(GuessKind::kEnds, copy); }));
   }
+  progress.Done();
   for (const float temperature : {0.0f, 1.0f}) {
     if (flags.drawn == 0) break;
+    Progress drawing("drawing", "tokens", false);
     Measurement row;
     row.what = absl::StrCat("drawn in steps of ", together, " rows at temperature ", temperature);
     row.context = context;
     const Clock::time_point start = Clock::now();
     const int64_t tokens = flags.drawn;
     row.details["tokens"] = static_cast<double>(tokens);
-    row.details["drawn_otherwise"] = static_cast<double>(probe.DrawnOtherwise(tokens, together, temperature));
+    row.details["drawn_otherwise"] = static_cast<double>(
+        probe.DrawnOtherwise(tokens, together, temperature, [&](int64_t drawn) { drawing.Update(drawn, tokens); }));
     row.seconds = SecondsSince(start) / static_cast<double>(tokens);
     rows.push_back(row);
   }

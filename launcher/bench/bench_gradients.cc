@@ -3,6 +3,7 @@
 
 #include "launcher/bench/bench.h"
 #include "launcher/bench/gradient_bench.h"
+#include "launcher/terminal/progress.h"
 
 namespace duo {
 
@@ -17,8 +18,11 @@ absl::Status BenchGradients(const BenchFlags& flags, Runtime& runtime) {
   if (flags.tokens > 0) bench.tokens = flags.tokens;
   if (absl::Status s = CheckBackward(device, bench.heads.head_dim, bench.heads.group); !s.ok()) return s;
   const Rates rates = RatesOf(device);
+  Progress progress("timing", "kinds of ops", !runtime.leader());
   absl::StatusOr<std::vector<BenchRow>> rows =
-      BenchGradientOps(device, bench, {rates.copy, rates.gemm, rates.attention});
+      BenchGradientOps(device, bench, {rates.copy, rates.gemm, rates.attention},
+                       [&](int done, int total) { progress.Update(done, total); });
+  progress.Done();
   if (!rows.ok()) return rows.status();
   return PrintKernelRows(flags, runtime, rates, *rows, "gradients");
 }

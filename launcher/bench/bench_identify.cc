@@ -29,12 +29,14 @@ struct Point {
 };
 
 // Median of `steps` steps after one that warms up.
-absl::StatusOr<Point> TimeStep(IdentifyModel& model, Device& device, int64_t tokens, int steps) {
+absl::StatusOr<Point> TimeStep(IdentifyModel& model, Device& device, int64_t tokens, int steps, bool quiet) {
   std::vector<int32_t> text(tokens);
   for (int64_t i = 0; i < tokens; ++i) text[i] = static_cast<int32_t>((i * 2654435761u + 12345) % model.config().vocab);
   const std::vector<double> gates(model.gates(), 0.5);
   std::vector<double> seconds;
+  Progress progress(absl::StrCat("timing documents of ", tokens, " tokens"), "steps", quiet);
   for (int step = 0; step <= steps; ++step) {
+    progress.Update(step, steps + 1);
     const Clock::time_point start = Clock::now();
     const GateGradient result = model.LossAndGradient(text, std::max<int64_t>(1, tokens - kLabels), gates);
     device.Synchronize();
@@ -78,7 +80,7 @@ absl::Status BenchIdentify(const BenchFlags& flags, Runtime& runtime) {
   if (!model.ok()) return model.status();
   std::vector<Point> points;
   for (const int64_t tokens : {context / 4, context / 2, context}) {
-    absl::StatusOr<Point> point = TimeStep(*model, device, tokens, flags.repeat);
+    absl::StatusOr<Point> point = TimeStep(*model, device, tokens, flags.repeat, !runtime.leader());
     if (!point.ok()) return point.status();
     points.push_back(*point);
     if (runtime.leader() && !flags.json) {

@@ -9,6 +9,7 @@
 #include "kernels/machine_rates.h"
 #include "launcher/bench/rank_share.h"
 #include "launcher/terminal/progress.h"
+#include "parallel/prefill_split.h"
 #include "runtime/weights/held_weights.h"
 
 namespace duo {
@@ -113,6 +114,10 @@ absl::StatusOr<Measurement> PrefillRow(const BenchFlags& flags, Engine& engine, 
     row.details["density"] = sparse.density;
     row.details["audits"] = sparse.audits;
   }
+  if (world > 1) {
+    row.details["prefill_split"] =
+        Name(engine.memory_plan().peer_shards > 0 ? PrefillSplit::kRows : PrefillSplit::kHeads);
+  }
   row.details["plan_gib"] = static_cast<double>(engine.memory_plan().total()) / 0x1p30;
   return row;
 }
@@ -151,6 +156,8 @@ absl::Status BenchPrefill(const BenchFlags& flags, const Launch& launch, Runtime
       } else {
         (*engine)->Follow();
       }
+      // Links that take no time would have `auto` choose otherwise.
+      options->prefill_split = (*engine)->memory_plan().peer_shards > 0 ? PrefillSplit::kRows : PrefillSplit::kHeads;
       engine->reset();  // ends the followers' loop, and makes room
       if (absl::Status s = Agree(*runtime.comm, row.status()); !s.ok()) return s;
       if (world > 1) {

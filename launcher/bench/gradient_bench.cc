@@ -28,8 +28,11 @@ class Bench {
  public:
   Bench(Device& device, const GradientBench& b, const BenchRates& rates) : device_(device), b_(b), rates_(rates) {}
 
-  absl::StatusOr<std::vector<BenchRow>> Run() {
+  absl::StatusOr<std::vector<BenchRow>> Run(const std::function<void(int done, int total)>& told) {
+    constexpr int kKinds = 5;
+    int done = 0;
     for (const auto step : {&Bench::Attention, &Bench::Linears, &Bench::SwiGlu, &Bench::RmsNorm, &Bench::MixedHeads}) {
+      if (told) told(done++, kKinds);
       (this->*step)();
       if (!memory_.status.ok()) return memory_.status;
       memory_.buffers.clear();
@@ -378,8 +381,9 @@ class Bench {
 }  // namespace
 
 absl::StatusOr<std::vector<BenchRow>> BenchGradientOps(Device& device, const GradientBench& bench,
-                                                       const BenchRates& rates) {
-  return Bench(device, bench, rates).Run();
+                                                       const BenchRates& rates,
+                                                       const std::function<void(int done, int total)>& told) {
+  return Bench(device, bench, rates).Run(told);
 }
 
 }  // namespace duo

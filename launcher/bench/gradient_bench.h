@@ -1,8 +1,9 @@
 // Benchmarks of the ops of kernels/backward.h at a model's shape: what one layer of one step of `duo identify` runs.
 // Every row is verified on samples against f64 first, then timed and set against its floor (BenchRates).
-// Allocates and frees its own memory; fails when it does not fit.
+// told: of the kinds of ops that are timed. Allocates and frees its own memory; fails when it does not fit.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "kernels/backward.h"
@@ -20,6 +21,7 @@ struct GradientBench {
 // Attention floors count the pairs that see each other, 4 head_dim FLOP each forward and 10 backward; those of linear
 // layers their products; the others' the bytes that they read and write.
 absl::StatusOr<std::vector<BenchRow>> BenchGradientOps(Device& device, const GradientBench& bench,
-                                                       const BenchRates& rates = {});
+                                                       const BenchRates& rates = {},
+                                                       const std::function<void(int done, int total)>& told = {});
 
 }  // namespace duo

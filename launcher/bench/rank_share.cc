@@ -133,7 +133,7 @@ absl::Status AddRankTimes(Communicator& comm, const absl::StatusOr<double>& alon
   if (absl::Status s = Agree(comm, alone.status()); !s.ok()) return s;
   std::vector<double> busy(comm.size()), wait;
   comm.AllGatherHost(busy.data(), &*alone, sizeof(double));
-  for (const double seconds : busy) wait.push_back(row->seconds - seconds);
+  for (const double seconds : busy) wait.push_back(std::max(0.0, row->seconds - seconds));
   const double mean = std::accumulate(busy.begin(), busy.end(), 0.0) / comm.size();
   row->details["rank_busy_seconds"] = busy;
   row->details["rank_wait_seconds"] = wait;

@@ -42,7 +42,8 @@ absl::StatusOr<DecodeShare> TimeDecodeShare(const BenchFlags& flags, ProbeOption
                                             Device& device, int64_t context, RankOf of);
 
 // Gathers what each rank's share took alone, `alone`, beside what the step took in all, and adds to the row:
-// rank_busy_seconds, rank_wait_seconds (messages and waiting for others) and busy_balance (busiest over mean).
+// rank_busy_seconds, rank_wait_seconds (messages and waiting for others) and busy_balance (busiest over mean). The two
+// times are of two runs: a rank whose share took longer alone than the step did with others has waited for nothing.
 // Collective; row is used on rank 0.
 absl::Status AddRankTimes(Communicator& comm, const absl::StatusOr<double>& alone, Measurement* row);
 

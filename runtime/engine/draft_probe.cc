@@ -74,11 +74,13 @@ double DraftProbe::Guess(GuessKind kind, bool draft_weights) {
   return Run(plan);
 }
 
-int64_t DraftProbe::DrawnOtherwise(int64_t tokens, int rows, float temperature) {
+int64_t DraftProbe::DrawnOtherwise(int64_t tokens, int rows, float temperature,
+                                   const std::function<void(int64_t drawn)>& told) {
   DUO_CHECK_LE(rows, kExactRows);
   int64_t otherwise = 0;
   int32_t last = sequence_.tokens[begin_];
   for (int64_t at = 0; at < tokens;) {
+    if (told) told(at);
     const int64_t in_page = kPageTokens - (begin_ + at) % kPageTokens;
     const auto count = static_cast<int>(std::min<int64_t>({rows, tokens - at, in_page}));
     std::vector<int32_t> fed, drawn;

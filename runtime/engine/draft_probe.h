@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -27,8 +28,9 @@ class DraftProbe {
   double Guess(GuessKind kind, bool draft_weights);
 
   // Draws so many tokens one after the other, and the same places again in steps of `rows` rows, as if every draft had
-  // been right. Returns how many were drawn otherwise.
-  int64_t DrawnOtherwise(int64_t tokens, int rows, float temperature);
+  // been right. Returns how many were drawn otherwise. told: of the tokens drawn so far.
+  int64_t DrawnOtherwise(int64_t tokens, int rows, float temperature,
+                         const std::function<void(int64_t drawn)>& told = {});
 
  private:
   StepPlan Plan(int64_t at, std::span<const int32_t> tokens, float temperature) const;

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 
 from checks import Checks, arguments, demo_model
 
@@ -24,6 +25,13 @@ def main():
     model = demo_model(args.source)
     checks = Checks()
     expect = checks.expect
+
+    # Whatever takes longer than two seconds says how far it is, and not on stdout; a quick machine has nothing to say.
+    start = time.monotonic()
+    bench = subprocess.run([args.duo, "bench", "attention", "--kernels", "decode", "--context", "50K", "--device", "cpu"],
+                           capture_output=True, text=True, check=True)
+    expect(time.monotonic() - start < 5 or re.search(r"timing \d+%: \d+ of 20 kernels", bench.stderr), f"no progress: {bench.stderr!r}")
+    expect("timing" not in bench.stdout, bench.stdout)
 
     asks = [f"\nQuestion: What is the passcode for the {key}?\nAnswer: " for key, _ in FACTS]
     with tempfile.TemporaryDirectory() as work:
