@@ -83,9 +83,9 @@ void AddModelFlags(CLI::App& command, BenchFlags& flags, bool several) {
 }
 
 void AddContexts(CLI::App& command, BenchFlags& flags) {
-  command.add_option("--context", flags.contexts, "Tokens in the cache; several: a,b,c")
+  command.add_option("--context", flags.contexts, "Tokens in the cache; several: 100K,1M")
       ->delimiter(',')
-      ->check(AboveZero())
+      ->transform(TokensWithUnit())
       ->capture_default_str();
 }
 
@@ -273,6 +273,7 @@ void AddIdentifyVerb(const VerbMaker& verb, BenchFlags* flags) {
       ->capture_default_str();
   identify
       ->add_option("--context", flags->length, "Tokens of the longest sequence; a half and a quarter are timed, too")
+      ->transform(TokensWithUnit())
       ->check(CLI::Range(64, 1 << 24))
       ->capture_default_str();
   identify

@@ -64,13 +64,13 @@ void AddReadingVerbs(const VerbMaker& verb, VerbOptions& v) {
   CLI::App* create = verb("create", "Open an empty session", Verb::kCreate, "create book --max-tokens 200000");
   create->add_option("session", v.session, "Its id; made by the server if not given")->type_name("ID");
   create->add_option("--max-tokens", v.max_tokens, "It may hold so many tokens; 0: the server's limit")
-      ->check(ZeroOrMore());
+      ->transform(TokensWithUnit(true));
   create
       ->add_option(
           "--reserved-tokens", v.reserved_tokens,
           "Room that it has from the start, whatever others do; 0: appends and kept questions take theirs when "
           "they come")
-      ->check(ZeroOrMore());
+      ->transform(TokensWithUnit(true));
   create->add_flag("--durable", v.durable, "Appends write checkpoints");
   create->add_flag("--chat", v.chat, "A conversation: the model's chat template is around what is appended and asked");
   create->add_option("--system", v.system, "A conversation with this system turn")->type_name("TEXT");
@@ -131,8 +131,8 @@ void AddSessionVerbs(const VerbMaker& verb, VerbOptions& v) {
   AddSession(fork, v);
   fork->add_option("new", v.new_id, "Its id; made by the server if not given")->type_name("ID");
   fork->add_option("--max-tokens", v.max_tokens, "It may hold so many tokens; 0: as the session's")
-      ->check(ZeroOrMore());
-  fork->add_option("--reserved-tokens", v.reserved_tokens, "As of create")->check(ZeroOrMore());
+      ->transform(TokensWithUnit(true));
+  fork->add_option("--reserved-tokens", v.reserved_tokens, "As of create")->transform(TokensWithUnit(true));
 
   CLI::App* rewind = verb("rewind", "Cut a session to its first tokens", Verb::kRewind, "rewind book 1000");
   AddSession(rewind, v);

@@ -1,221 +1,30 @@
 // `duo plan`: shows, without loading a model, which rank would hold which attention head, how even that is, and how
 // long a decode step would take by the cost model. Needs no GPU, no MPI and no weights.
 
-#include <algorithm>
 #include <cstdio>
 #include <fstream>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
-#include <optional>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "attn_patterns/head_plan.h"
-#include "attn_patterns/lookup.h"
-#include "kernels/base/device.h"
-#include "kernels/base/math.h"
-#include "kernels/base/read_file.h"
-#include "kernels/kv_codec.h"
+#include "launcher/plan_memory.h"
 #include "launcher/plan_render.h"
+#include "launcher/plan_request.h"
 #include "launcher/plan_simulate.h"
-#include "launcher/plan_weights.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/format_names.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
-#include "parallel/prefill_split.h"
-#include "parallel/shard.h"
-#include "runtime/kv/kv_cache.h"
-#include "runtime/kv/window_rings.h"
 #include "runtime/weights/config.h"
-#include "runtime/weights/cut_unit.h"
-#include "runtime/weights/fingerprint.h"
 #include "runtime/weights/held_weights.h"
-#include "runtime/weights/matrix_bits.h"
-#include "runtime/weights/mixed_formats.h"
 #include "runtime/weights/model_shape.h"
-#include "runtime/weights/weights.h"
 
 namespace duo {
 namespace {
-
-struct PlanFlags {
-  std::string model;    // folder with config.json; or
-  std::string config;   // the config.json itself
-  std::string pattern;  // folder; empty: looked up by the model folder's name
-  double sparsity = 0.5;
-  double threshold = -1;  // below 0: by sparsity
-  int world = 1;
-  std::vector<double> rank_weights;  // [world] or empty
-  std::vector<int> simulate;         // worlds that are compared; empty: `world` is shown
-  int per_host = 8;                  // GPUs of a host, of those
-  HostLayout links;                  // between the hosts
-  double message_us = links.message_seconds * 1e6;
-  int64_t link = static_cast<int64_t>(links.link);
-  std::string attention = "auto";
-  int64_t context = 0;     // tokens; 0: the model's own length
-  int64_t gpu_memory = 0;  // bytes; 0: of the GPU at hand
-  std::string gpu = "auto";
-  std::string kv = "auto", weights = "auto", strategy = "auto", experts = "auto";
-  std::string svg;  // file to write; empty: none
-  bool json = false;
-};
-
-absl::StatusOr<ModelConfig> ReadConfig(const PlanFlags& flags) {
-  if (!flags.model.empty()) return LoadConfig(flags.model);
-  const absl::StatusOr<std::string> text = ReadFile(flags.config);
-  if (!text.ok()) return text.status();
-  return ParseConfig(*text, flags.config);
-}
-
-// Which heads keep everything. `note`: what the user should know of a choice made for him; or empty.
-absl::StatusOr<HeadPlan> HeadsOf(const PlanFlags& flags, const ModelConfig& config, const Launch& launch,
-                                 std::string* note) {
-  if (flags.attention == "full") return FullPlan(config.layers, config.kv_heads);
-  if (flags.attention == "streaming") return StreamingPlan(config.layers, config.kv_heads);
-  absl::StatusOr<FoundPattern> pattern = absl::NotFoundError("a config.json alone has no pattern; give --pattern DIR");
-  if (!flags.pattern.empty()) {
-    pattern = OpenPattern(flags.pattern, config.layers, config.kv_heads);
-  } else if (!flags.model.empty()) {
-    pattern =
-        FindPattern(IdentityOf(flags.model, config), config.layers, config.kv_heads, PatternRoots(launch.program));
-  }
-  if (flags.attention == "auto" && flags.pattern.empty() && absl::IsNotFound(pattern.status())) {
-    *note =
-        "full attention: no pattern says which heads of this model need it (give one with --pattern DIR, or make one "
-        "with duo identify)";
-    return FullPlan(config.layers, config.kv_heads);
-  }
-  if (!pattern.ok()) return pattern.status();
-  return flags.threshold >= 0 ? PlanByThreshold(pattern->pattern, flags.threshold)
-                              : PlanBySparsity(pattern->pattern, flags.sparsity);
-}
-
-// In a GPU's memory.
-WeightFormats FormatsOf(const PlanFlags& flags, const ModelConfig& config) {
-  const std::optional<DType> asked = WeightTypeNamed(flags.weights);
-  const QuantizationConfig& stored = config.quantization;
-  if (!asked.has_value() && stored.kind == QuantizationKind::kMxfp4) return MixedFormats(config, true, kMxfp4Weights);
-  if (!asked.has_value() && stored.kind == QuantizationKind::kGguf) {
-    const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(flags.model);
-    absl::StatusOr<WeightFormats> chosen =
-        files.ok() ? ChooseFormats(*files, config, /*on_cuda=*/true, {}) : files.status();
-    if (chosen.ok()) return *std::move(chosen);  // what is wrong with the file, whoever loads it says
-  }
-  WeightFormats formats;
-  formats.matrices = asked.value_or(DType::kBF16);  // f32 and f16 become bf16 there
-  for (const DType type : {DType::kF8E4M3, DType::kI8, DType::kI4}) {
-    if (!asked.has_value() && StoredBits(stored) == Bits(type)) formats.matrices = type;
-  }
-  formats.int8_group = Int8GroupNamed(flags.weights);
-  if (!asked.has_value() && stored.block_cols > 0) {
-    const std::optional<CodeFormat> blocks = ScaleBlockFormat(stored.block_rows, stored.block_cols);
-    const bool held = blocks.has_value() && blocks->group >= 64;  // on CUDA
-    formats.matrices = held ? DType::kF8E4M3 : DType::kBF16;
-    formats.int8_group = held ? blocks->group : 0;
-  }
-  formats.int4_group = config.hidden < 2048 ? 32 : 128;
-  return formats;
-}
-
-// At which the engine cuts these columns.
-int64_t UnitOf(const PlanFlags& flags, const ModelConfig& config, int64_t columns, int world) {
-  return CutUnit(config.quantization, {WeightTypeNamed(flags.weights), Int8GroupNamed(flags.weights)}, columns, world);
-}
-
-// What the cost model's times are of.
-std::string GpuOf(const PlanFlags& flags) {
-  if (flags.gpu == "h100") return "H100";
-  if (flags.gpu == "h200") return "H200";
-  if (Device::CudaDeviceCount() == 0) return "";
-  const absl::StatusOr<std::unique_ptr<Device>> gpu = Device::Cuda(0, 1);
-  return gpu.ok() ? (*gpu)->info().name : "";
-}
-
-absl::StatusOr<PartitionRequest> RequestOf(const PlanFlags& flags, const ModelConfig& config, const Launch& launch,
-                                           std::string* note) {
-  PartitionRequest request;
-  request.shape = ShapeOf(config);
-  absl::StatusOr<HeadPlan> heads = HeadsOf(flags, config, launch, note);
-  if (!heads.ok()) return heads.status();
-  request.heads = *std::move(heads);
-  KeepWindowsInRings(config, &request.heads);
-
-  request.kv_token_bytes = KvTokenBytes(KvFormatNamed(flags.kv).value_or(KvFormat::kBF16), config.head_dim);
-  request.weight_bits = MatrixBits(config, FormatsOf(flags, config));
-  const absl::StatusOr<Strategy> strategy = ParseStrategy(flags.strategy);
-  if (!strategy.ok()) return strategy.status();
-  request.strategy = *strategy;
-  const absl::StatusOr<ExpertPlacement> experts = ParseExpertPlacement(flags.experts);
-  if (!experts.ok()) return experts.status();
-  request.experts = *experts;
-  request.expert_unit = UnitOf(flags, config, config.experts.intermediate, flags.world);
-  request.world = flags.world;
-  request.rank_weights = flags.rank_weights;
-  request.context = flags.context > 0 ? flags.context : MaxPositions(config);
-  request.reads_per_step = ReadsPerStep(request.context);
-  request.rates = RatesOfGpu(GpuOf(flags));
-  return request;
-}
-
-// What the fullest rank needs for one document of `context` tokens, without the workspace and the driver's share.
-struct RankMemory {
-  int64_t weights = 0, kv = 0;
-  int64_t peers = 0;  // the other ranks' weights, which it needs to read by rows
-  int64_t gpu = 0;    // 0: none is known
-  int64_t total() const { return weights + kv; }
-  // The rest is for the workspace, libraries and the driver.
-  bool fits() const { return Fits(total()); }
-  bool fits_by_rows() const { return Fits(total() + peers); }
-  bool Fits(int64_t bytes) const { return static_cast<double>(bytes) <= 0.94 * static_cast<double>(gpu); }
-};
-
-// per_host: ranks of a host.
-RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const PartitionRequest& request,
-                    const Partition& partition, int per_host) {
-  const WeightFormats formats = FormatsOf(flags, config);
-  PlannedWeights weights(config, formats);
-  const KvFormat format = KvFormatNamed(flags.kv).value_or(KvFormat::kBF16);
-  const ExpertGranularity units = {UnitOf(flags, config, config.experts.intermediate, partition.world),
-                                   UnitOf(flags, config, config.experts.shared_intermediate, partition.world)};
-  RankMemory most;
-  int fullest = 0;
-  std::vector<int64_t> layers;  // [rank] bytes
-  std::vector<std::string> hosts;
-  for (int r = 0; r < partition.world; ++r) {
-    const RankShard shard = MakeShard(partition, request.shape, r, 1, 1, units);
-    layers.push_back(WeightBytes({config, shard, formats, WeightParts::kLayers}));
-    hosts.push_back(absl::StrCat(r / per_host));
-    const KvUnitBytes unit = UnitBytes(config, shard, request.heads, format);
-    int slots = 1;
-    for (const std::vector<LocalHead>& layer : shard.layers) {
-      for (const LocalHead& head : layer) slots = std::max(slots, head.slots);
-    }
-    RankMemory rank;
-    rank.weights = weights.Bytes(shard);
-    rank.kv = unit.page * CeilDiv(request.context, int64_t{kPageTokens}) +
-              unit.split_page * CeilDiv(request.context, int64_t{kPageTokens} * slots) + unit.ring;
-    if (rank.total() <= most.total()) continue;
-    most = rank;
-    fullest = r;
-  }
-  RankShard whole = MakeShard(partition, request.shape, 0, 1, 1, units);
-  whole.vocab = {0, config.vocab};
-  most.peers = WeightBytes({config, whole, formats, WeightParts::kEmbedding});
-  for (const int peer : RowGroupsOf(hosts, partition.shares, fullest).peers) {
-    if (peer != fullest) most.peers += layers[peer];
-  }
-  most.gpu = flags.gpu_memory;
-  if (most.gpu == 0 && Device::CudaDeviceCount() > 0) {
-    if (absl::StatusOr<std::unique_ptr<Device>> gpu = Device::Cuda(0, 1); gpu.ok()) most.gpu = (*gpu)->info().memory;
-  }
-  return most;
-}
 
 // Empty for a model without experts.
 std::string DescribeExperts(const ModelConfig& config, const PartitionRequest& request, const Partition& partition) {
@@ -232,15 +41,6 @@ std::string DescribeExperts(const ModelConfig& config, const PartitionRequest& r
       split.step * 1e3, split.read, whole.step * 1e3, whole.read,
       request.experts == ExpertPlacement::kAuto ? "the cheaper for a whole document" : "as asked");
   return text;
-}
-
-std::string Describe(const RankMemory& memory, int64_t context) {
-  std::string text = absl::StrFormat("memory of the fullest rank: weights %s + KV cache %s for %s tokens",
-                                     ByteCount(static_cast<double>(memory.weights)),
-                                     ByteCount(static_cast<double>(memory.kv)), Grouped(context));
-  if (memory.gpu == 0) return absl::StrCat(text, " (--gpu-memory 80GB says whether it fits)\n");
-  return absl::StrFormat("%s: %s %s\n", text, memory.fits() ? "fits" : "does NOT fit",
-                         ByteCount(static_cast<double>(memory.gpu)));
 }
 
 // The plan's object with what this subcommand adds to it.
@@ -377,8 +177,7 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
       ->needs(simulate)
       ->capture_default_str();
   command->add_option("--host-link", flags->link, "What a host sends to the others in a second")
-      ->transform(CLI::AsSizeValue(true))
-      ->check(AboveZero())
+      ->transform(SizeWithUnit())
       ->needs(simulate)
       ->default_str("50GB")
       ->type_name("SIZE");
@@ -403,7 +202,7 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
   command
       ->add_option("--gpu-memory", flags->gpu_memory,
                    "Say whether a rank fits so much memory, as 80GB (default: the GPU at hand)")
-      ->transform(CLI::AsSizeValue(true))
+      ->transform(SizeWithUnit())
       ->check(CLI::Validator(
           [](const std::string& bytes) {
             return std::strtod(bytes.c_str(), nullptr) < 1e6 ? absl::StrCat(bytes, " bytes are no GPU's: write 80GB")
@@ -419,8 +218,7 @@ void AddPlanCommand(CLI::App& app, Launch& launch) {
   command
       ->add_option("--context", flags->context,
                    "Tokens that the cost model aims at; K is 1,000, M is 1,000,000 (default: the model's own length)")
-      ->transform(CLI::AsNumberWithUnit(std::map<std::string, int64_t>{{"K", 1000}, {"M", 1000000}}))
-      ->check(AboveZero())
+      ->transform(TokensWithUnit())
       ->type_name("TOKENS");
   command->add_option("--kv", flags->kv, "KV cache format; auto: bf16")
       ->check(CLI::IsMember(KvFormatNames()))

@@ -1,5 +1,7 @@
 #include "launcher/generate_flags.h"
 
+#include "launcher/terminal/checks.h"
+
 namespace duo {
 
 void AddGenerateFlags(CLI::App& command, GenerateFlags& flags) {
@@ -20,6 +22,7 @@ void AddGenerateFlags(CLI::App& command, GenerateFlags& flags) {
           ->expected(1)
           ->allow_extra_args(false);
   command.add_option("--max-tokens", flags.text.max_tokens, "Cut a prompt of more tokens (default: none is cut)")
+      ->transform(TokensWithUnit())
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->excludes(messages);
   command.add_option("--max-new-tokens", flags.max_new_tokens, "Length of an answer at most")

@@ -16,6 +16,7 @@
 #include "launcher/build_info.h"
 #include "launcher/terminal/checks.h"
 #include "launcher/terminal/commands.h"
+#include "launcher/terminal/help.h"
 #include "launcher/terminal/runtime_flags.h"
 #include "launcher/terminal/streams.h"
 #include "launcher/terminal/usage_error.h"
@@ -65,7 +66,7 @@ int main(int argc, char** argv) {
   surroundings.commit = build.commit;
   const std::unique_ptr<CLI::App> app = duo::MakeApp(launch, surroundings);
   app->set_version_flag("--version", duo::Describe(build), "Print version, commit and how it was built");
-  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const std::vector<std::string> arguments = duo::HelpAsFlag({argv + 1, argv + argc});
   const auto refused = [&](const std::string& why) {
     if (launch.rank == 0) std::fprintf(stderr, "error: %s\n", duo::UsageError(*app, arguments, why).c_str());
     return 2;
@@ -80,6 +81,8 @@ int main(int argc, char** argv) {
     duo::RefuseNoNumbers(*app);
   } catch (const CLI::ParseError& error) {  // help and version are errors of code 0 here
     if (error.get_exit_code() != 0) return refused(surroundings.settings.Explained(duo::InOurWords(error.what())));
+    // The parser helps with the command ahead of a word that it does not know.
+    if (duo::UsageError(*app, arguments, "").starts_with("unknown command")) return refused("");
     app->exit(error);
     return duo::Ended(0);
   }

@@ -103,10 +103,12 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
       ->group(limits)
       ->capture_default_str();
   c->add_option("--max-session-tokens", s.max_session_tokens, "Length of a session at most; 0: the model's positions")
+      ->transform(TokensWithUnit(true))
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 31))
       ->group(limits)
       ->capture_default_str();
   c->add_option("--kv-tokens", flags->kv_tokens, "Tokens of KV cache in all; 0: what memory leaves")
+      ->transform(TokensWithUnit(true))
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->group(limits)
       ->capture_default_str();

@@ -1,14 +1,17 @@
 #include "launcher/terminal/checks.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -22,6 +25,50 @@ CLI::Validator Check(const char* expected, bool (*holds)(const std::string&)) {
     return holds(found) ? "" : absl::StrCat("expected ", expected, ", found ", found.empty() ? "nothing" : found);
   };
   return CLI::Validator(refusal, "");  // no description: it would stand in the help behind the type's name
+}
+
+struct Unit {
+  const char* name;  // in small letters
+  double factor;
+};
+
+std::vector<Unit> SizeUnits() {
+  std::vector<Unit> units = {{"", 1}, {"b", 1}};
+  double thousands = 1, binary = 1;
+  for (const auto& [k, kb, ki, kib] : std::vector<std::array<const char*, 4>>{{"k", "kb", "ki", "kib"},
+                                                                              {"m", "mb", "mi", "mib"},
+                                                                              {"g", "gb", "gi", "gib"},
+                                                                              {"t", "tb", "ti", "tib"},
+                                                                              {"p", "pb", "pi", "pib"},
+                                                                              {"e", "eb", "ei", "eib"}}) {
+    thousands *= 1000;
+    binary *= 1024;
+    units.insert(units.end(), {{k, thousands}, {kb, thousands}, {ki, binary}, {kib, binary}});
+  }
+  return units;
+}
+
+// example: "50GB"; of: "bytes".
+CLI::Validator Amount(std::vector<Unit> units, const std::string& example, const std::string& of, bool zero_too) {
+  const auto convert = [units = std::move(units), example, of, zero_too](std::string& word) -> std::string {
+    const auto refused = [&](const std::string& wanted, const std::string& found) {
+      return absl::StrCat("expected ", wanted, ", found ", found.empty() ? "nothing" : found);
+    };
+    const size_t digits = std::min(word.find_first_not_of("+-.0123456789"), word.size());
+    const std::string unit = absl::AsciiStrToLower(absl::StripAsciiWhitespace(word.substr(digits)));
+    const auto known = std::find_if(units.begin(), units.end(), [&](const Unit& u) { return unit == u.name; });
+    double number = 0;
+    if (!absl::SimpleAtod(word.substr(0, digits), &number)) return refused("a number and a unit, as " + example, word);
+    if (known == units.end()) return refused("a number and a unit, as " + example, "the unit " + unit);
+    const double amount = number * known->factor, whole = std::round(amount);
+    if (zero_too && !(amount >= 0)) return refused("a number of at least 0", word);
+    if (!zero_too && !(amount > 0)) return refused("a number above 0", word);
+    if (amount > 9e18) return refused("at most 9e18 " + of, word);
+    if (std::abs(amount - whole) > 1e-9 * amount) return refused("a whole number of " + of, word);
+    word = absl::StrCat(static_cast<int64_t>(whole));
+    return "";
+  };
+  return CLI::Validator(convert, "");
 }
 
 bool IsHostAndPort(std::string_view text) {
@@ -49,6 +96,12 @@ CLI::Validator ZeroOrMore() {
     double number = 0;
     return absl::SimpleAtod(found, &number) && number >= 0;
   });
+}
+
+CLI::Validator SizeWithUnit() { return Amount(SizeUnits(), "50GB", "bytes", false); }
+
+CLI::Validator TokensWithUnit(bool zero_too) {
+  return Amount({{"", 1}, {"k", 1e3}, {"m", 1e6}}, "100K", "tokens", zero_too);
 }
 
 CLI::Validator Address() {

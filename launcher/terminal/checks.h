@@ -11,6 +11,10 @@ namespace duo {
 
 CLI::Validator AboveZero();    // a number
 CLI::Validator ZeroOrMore();   // a number
+// Make a whole number above 0 of what has a unit, or none: sizes as 50GB (B, KB to EB by thousands, KIB to EIB by 1024,
+// the B may be left out), tokens as 100K, 1.5M. Given to CLI::Option::transform.
+CLI::Validator SizeWithUnit();
+CLI::Validator TokensWithUnit(bool zero_too = false);
 CLI::Validator Address();      // HOST:PORT, [V6]:PORT or unix:PATH
 CLI::Validator HttpAddress();  // HOST:PORT, [V6]:PORT or none
 

@@ -88,4 +88,11 @@ std::string HelpFormatter::make_subcommand(const CLI::App* command) const {
   return TwoColumns(command->get_name(), command->get_description());
 }
 
+std::vector<std::string> HelpAsFlag(std::vector<std::string> words) {
+  if (words.empty() || words[0] != "help") return words;
+  words.erase(words.begin());
+  words.emplace_back("--help");
+  return words;
+}
+
 }  // namespace duo

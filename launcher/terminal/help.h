@@ -17,6 +17,9 @@ struct OptionHelp {
 };
 OptionHelp HelpOf(const CLI::Option& option, bool is_positional);
 
+// The words that `help [SUBCOMMAND..]` stands for; others as they are.
+std::vector<std::string> HelpAsFlag(std::vector<std::string> words);
+
 class HelpFormatter : public CLI::Formatter {
  public:
   std::string make_option(const CLI::Option* option, bool is_positional) const override;

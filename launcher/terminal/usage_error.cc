@@ -58,8 +58,7 @@ std::string Listed(absl::string_view braced) {
   return absl::StrReplaceAll(braced.substr(1, braced.size() - 2), {{",", ", "}});
 }
 
-// What CLI11's words for a value's type and check say is wanted: "INT:INT in [1 - 64]", "TEXT:{a,b}", "FILE",
-// "SIZE:SIZE [b, kb(=1000b), ..]".
+// What CLI11's words for a value's type and check say is wanted: "INT:INT in [1 - 64]", "TEXT:{a,b}", "FILE".
 std::string Wanted(const std::string& type) {
   if (const size_t list = type.find(":{"); list != std::string::npos) {
     return absl::StrCat("one of ", Listed(type.substr(list + 1)));
@@ -67,9 +66,6 @@ std::string Wanted(const std::string& type) {
   if (const size_t range = type.find(" in ["); range != std::string::npos) {
     const std::string bounds = type.substr(range + 5, type.size() - range - 6);
     return absl::StrCat("a number from ", absl::StrReplaceAll(bounds, {{" - ", " to "}}));
-  }
-  if (const size_t units = type.find(" ["); units != std::string::npos) {
-    return absl::StrCat("a value (", type.substr(0, type.find(':')), ")");
   }
   return absl::StrCat("a value (", type, ")");
 }
@@ -95,12 +91,17 @@ std::string Nearest(const std::string& word, const std::vector<std::string>& can
 }
 
 std::string InOurWords(const std::string& refusal) {
+  const std::string no_value = "Could not convert: ";
+  if (const size_t equals = refusal.find(" = "); absl::StartsWith(refusal, no_value) && equals != std::string::npos) {
+    return absl::StrCat(refusal.substr(no_value.size(), equals - no_value.size()), ": expected a number, found ",
+                        refusal.substr(equals + 3));
+  }
   const size_t colon = refusal.find(": ");
   if (colon == std::string::npos) return refusal;
   const std::string name = refusal.substr(0, colon), rest = refusal.substr(colon + 2);
   const std::string many = "At Most 1 required but received ", few = "1 required ", missing = " missing",
-                    value = "Value ", outside = " not in range ", unlisted = " not in {", unit = " unit not recognized",
-                    no_number = " could not be converted to UINT";
+                    value = "Value ", outside = " not in range ", unlisted = " not in {",
+                    no_number = " could not be converted to ";
   const auto said = [&](const std::string& wanted, const std::string& found) {
     return absl::StrCat(name, ": expected ", wanted, ", found ", found);
   };
@@ -109,17 +110,14 @@ std::string InOurWords(const std::string& refusal) {
     return said(Wanted(rest.substr(few.size(), rest.size() - few.size() - missing.size())), "none");
   }
   if (const size_t at = rest.rfind(outside); absl::StartsWith(rest, value) && at != std::string::npos) {
-    return said("a number from " + rest.substr(at + outside.size()), rest.substr(value.size(), at - value.size()));
+    return said("a number from " + absl::StrReplaceAll(rest.substr(at + outside.size()), {{".000000", ""}}),
+                rest.substr(value.size(), at - value.size()));
   }
   if (const size_t at = rest.rfind(unlisted); at != std::string::npos && rest.back() == '}') {
     return said("one of " + Listed(rest.substr(at + unlisted.size() - 1)), rest.substr(0, at));
   }
-  // Of a size: "fast unit not recognized.\nAllowed values: {b,..,gb,..}", and what is no whole number.
-  if (const size_t at = rest.find(unit); at != std::string::npos) {
-    return said(absl::StrCat("a number and a unit, as ", absl::StrContains(rest, ",gb,") ? "50GB" : "100K"),
-                "the unit " + rest.substr(0, at));
-  }
-  if (const size_t at = rest.find(no_number); absl::StartsWith(rest, value) && at != std::string::npos) {
+  if (const size_t at = rest.find(no_number);
+      absl::StartsWith(rest, value) && at != std::string::npos && absl::EndsWith(rest, "INT")) {
     return said("a whole number", rest.substr(value.size(), at - value.size()));
   }
   return refusal;

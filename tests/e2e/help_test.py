@@ -39,6 +39,8 @@ def main():
         seen += 1
         if help_.returncode != 0 or help_.stderr:
             failures.append(f"{name} --help: exit {help_.returncode}, {help_.stderr!r}")
+        if run([duo, "help"] + path).stdout != help_.stdout:
+            failures.append(f"duo help {' '.join(path)}: is not {name} --help")
         long = [line for line in help_.stdout.splitlines() if len(line) > 100]
         if long:
             failures.append(f"{name} --help: {len(long)} lines are longer than 100 columns: {long[0]!r}")
@@ -66,6 +68,12 @@ def main():
             (["plan", *demo, "--world", "2", "--rank-weights", "1,-1"], "above 0"),
             (["plan", *demo, "--world", "2", "--simulate", "4"], "--world excludes --simulate"), (["plan", *demo], "--world or --simulate"),
             (["plan", *demo, "--world", "2", "--host-link", "5GB"], "--host-link requires --simulate"),
+            (["plan", *demo, "--simulate", "2", "--host-link", "-1GB"], "expected a number above 0, found -1GB"),
+            (["plan", *demo, "--world", "2", "--context", "1.5Q"], "as 100K, found the unit q"),
+            (["bench", "prefill", "--context", "1e3"], "as 100K, found the unit e3"),
+            (["generate", *demo, "--prompt", "x", "--temperature", "-1"], "a number from 0 to 100, found -1"),
+            (["help", "plam"], 'did you mean "plan"?'),
+            (["client", "create", "book", "--max-tokens", "-1K"], "a number of at least 0, found -1K"),
             (["identify", *demo, "--out", "x", "--min-length", "900", "--max-length", "600"], "--max-length 600"),
             (["identify", *demo, "--out", "x", "--lr", "-1"], "expected a number above 0, found -1"),
             (["bench", "decode", "--shape", "elephant"], "llama-3-8b"), (["bench", "identify", "--shape", "elephant"], "llama-3-8b"),

@@ -48,7 +48,7 @@ TEST(UsageError, SaysWhatIsExpectedAndWhatWasFound) {
   std::vector<int> rows;
   std::string kind, file;
   uint64_t size = 0;
-  bench->add_option("--size", size, "")->transform(CLI::AsSizeValue(true))->type_name("SIZE");
+  bench->add_option("--size", size, "")->transform(SizeWithUnit())->type_name("SIZE");
   bench->add_option("--rows", rows, "")->delimiter(',')->check(CLI::Range(1, 64));
   bench->add_option("--kind", kind, "")->check(CLI::IsMember({"duo", "full"}));
   bench->add_option("--file", file, "")->type_name("FILE");
@@ -77,11 +77,41 @@ TEST(UsageError, SaysWhatIsExpectedAndWhatWasFound) {
   EXPECT_EQ(said({"bench", "--kind", "half"}), "--kind: expected one of duo, full, found half (see duo bench --help)");
   EXPECT_EQ(said({"bench", "--size"}), "--size: expected a value (SIZE), found none (see duo bench --help)");
   EXPECT_EQ(said({"bench", "--size", "fast"}),
-            "--size: expected a number and a unit, as 50GB, found the unit fast (see duo bench --help)");
-  EXPECT_EQ(said({"bench", "--size", "1.5GB"}), "--size: expected a whole number, found 1.5 (see duo bench --help)");
+            "--size: expected a number and a unit, as 50GB, found fast (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--size", "-1GB"}), "--size: expected a number above 0, found -1GB (see duo bench --help)");
+  EXPECT_EQ(said({"bench", "--size", "1.5GB"}), "");
+  EXPECT_EQ(size, 1'500'000'000);
   EXPECT_EQ(said({"bench", "--size", "50GB"}), "");
   EXPECT_EQ(said({"bench", "--rows", "1,2"}), "");
   EXPECT_EQ(said({}), "expected one of bench (see duo --help)");
+}
+
+TEST(Checks, AmountsWithUnits) {
+  const auto taken = [](const CLI::Validator& amount, std::string word) {
+    const std::string refusal = amount(word);
+    return refusal.empty() ? word : refusal;
+  };
+  EXPECT_EQ(taken(SizeWithUnit(), "80"), "80");
+  EXPECT_EQ(taken(SizeWithUnit(), "80gb"), "80000000000");
+  EXPECT_EQ(taken(SizeWithUnit(), "0.5 KiB"), "512");
+  EXPECT_EQ(taken(SizeWithUnit(), "2Mi"), "2097152");
+  EXPECT_EQ(taken(SizeWithUnit(), "9eB"), "9000000000000000000");
+  EXPECT_EQ(taken(TokensWithUnit(), "1.5M"), "1500000");
+  EXPECT_EQ(taken(TokensWithUnit(), "100k"), "100000");
+  // Negative ones were said to be 18446744073709551615, and a unit alone was one of it.
+  EXPECT_EQ(taken(SizeWithUnit(), "-1GB"), "expected a number above 0, found -1GB");
+  EXPECT_EQ(taken(SizeWithUnit(), "0GB"), "expected a number above 0, found 0GB");
+  EXPECT_EQ(taken(SizeWithUnit(), "GB"), "expected a number and a unit, as 50GB, found GB");
+  EXPECT_EQ(taken(SizeWithUnit(), ""), "expected a number and a unit, as 50GB, found nothing");
+  EXPECT_EQ(taken(SizeWithUnit(), "nan"), "expected a number and a unit, as 50GB, found nan");
+  EXPECT_EQ(taken(SizeWithUnit(), "1-2GB"), "expected a number and a unit, as 50GB, found 1-2GB");
+  EXPECT_EQ(taken(SizeWithUnit(), "1TBB"), "expected a number and a unit, as 50GB, found the unit tbb");
+  EXPECT_EQ(taken(SizeWithUnit(), "99999999999GB"), "expected at most 9e18 bytes, found 99999999999GB");
+  EXPECT_EQ(taken(TokensWithUnit(), "1G"), "expected a number and a unit, as 100K, found the unit g");
+  EXPECT_EQ(taken(TokensWithUnit(), "0"), "expected a number above 0, found 0");
+  EXPECT_EQ(taken(TokensWithUnit(true), "0"), "0");
+  EXPECT_EQ(taken(TokensWithUnit(true), "-1"), "expected a number of at least 0, found -1");
+  EXPECT_EQ(taken(TokensWithUnit(), "0.5"), "expected a whole number of tokens, found 0.5");
 }
 
 TEST(Checks, AddressesAndNumbers) {
