@@ -130,8 +130,9 @@ void AddStepVerbs(const VerbMaker& verb, BenchFlags* flags) {
 
   CLI::App* drafts =
       verb("drafts", "What steps take that check drafts or guess them, beside a plain one, and whether rows draw alike",
-           "Example:\n"
-           "  duo bench drafts --shape llama-3-8b --context 1000000 --kv int4 --draft-weights int4 --rows 8");
+           "Examples:\n"
+           "  duo bench drafts --shape llama-3-8b --context 1000000 --kv int4 --draft-weights int4 --rows 8\n"
+           "  duo bench drafts --model DIR --text book.txt --context 1000 --drawn 7000");
   AddModelFlags(*drafts, *flags, /*several=*/true);
   AddContexts(*drafts, *flags);
   drafts->add_option("--steps", flags->steps, "Timed steps of each kind")
@@ -152,6 +153,11 @@ void AddStepVerbs(const VerbMaker& verb, BenchFlags* flags) {
                    "Also draw so many tokens one by one and again in steps of 16 rows, on GPUs of 8, at temperatures 0 "
                    "and 1, and count those drawn otherwise")
       ->check(CLI::Range(kExactRows, 1 << 20));
+  drafts
+      ->add_option("--text", flags->text,
+                   "With --model: the cache holds the beginning of this text instead of random codes, and tokens are "
+                   "drawn behind each of its next ones")
+      ->type_name("FILE");
 
   CLI::App* balance =
       verb("balance", "The busiest of N ranks in every layer of a decode step, measured on one device, and as modelled",

@@ -32,7 +32,7 @@ struct BenchFlags {
   std::vector<int> worlds = {2, 4, 8};
   std::vector<std::string> strategies = {"contiguous", "split"};
   std::vector<std::string> kernels = KernelGroups();  // attention: which
-  std::string text;                                   // perplexity: a file
+  std::string text;                                   // perplexity, drafts: a file
   int window = 2048;                                  // perplexity: tokens
   int64_t tokens = 0;      // perplexity: of the text at most; 0: all. gradients: of the sequence; 0: 32,768
   std::vector<std::string> questions;  // recall: files

@@ -1,5 +1,6 @@
 // `duo bench drafts`: what a step takes that checks drafts, and one that guesses them, beside a plain one, with the
-// cache filled to a length by random codes; and how many tokens are drawn otherwise where rows share a step.
+// cache filled to a length by random codes or by a text; and how many tokens are drawn otherwise where rows share a
+// step.
 
 #include <algorithm>
 #include <vector>
@@ -7,11 +8,14 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/alike_rows.h"
+#include "kernels/base/read_file.h"
 #include "kernels/base/seconds.h"
 #include "kernels/row_cuts.h"
 #include "launcher/bench/bench.h"
 #include "launcher/terminal/progress.h"
 #include "runtime/engine/draft_probe.h"
+#include "runtime/text/tokenizer_folder.h"
+#include "runtime/weights/config.h"
 
 namespace duo {
 namespace {
@@ -31,9 +35,46 @@ double MedianOf(int steps, absl::FunctionRef<void()> before, const Step& step) {
   return Median(seconds);
 }
 
+// The text's tokens; so many are needed.
+absl::StatusOr<std::vector<int32_t>> TextTokens(const BenchFlags& flags, int64_t needed) {
+  absl::StatusOr<std::string> text = ReadFile(flags.text);
+  if (!text.ok()) return text.status();
+  absl::StatusOr<ModelConfig> config = LoadConfig(flags.runtime.model);
+  if (!config.ok()) return config.status();
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizerOf(flags.runtime.model, config->vocab);
+  if (!tokenizer.ok()) return tokenizer.status();
+  absl::StatusOr<std::vector<int32_t>> tokens = tokenizer->Encode(*text, {});
+  if (!tokens.ok()) return tokens;
+  if (std::ssize(*tokens) < needed) {
+    return absl::InvalidArgumentError(absl::StrCat(flags.text, " has ", tokens->size(),
+                                                   " tokens, and --context and what is drawn behind it need ", needed,
+                                                   ": take a longer text or a smaller --context"));
+  }
+  tokens->resize(needed);
+  return tokens;
+}
+
+// A session that has read them.
+absl::StatusOr<SessionId> CreateReadSession(Engine& engine, std::vector<int32_t> tokens) {
+  const absl::StatusOr<SessionId> session = engine.CreateSession(std::ssize(tokens));
+  if (!session.ok()) return session;
+  absl::Status read;
+  RequestEvents events;
+  events.on_done = [&read](const RequestResult& result) { read = result.status; };
+  const auto append = engine.Append(*session, std::move(tokens), std::move(events));
+  if (!append.ok()) return append.status();
+  while (engine.Step()) {
+  }
+  if (!read.ok()) return read;
+  return session;
+}
+
 absl::StatusOr<std::vector<Measurement>> Rows(const BenchFlags& flags, Engine& engine, const std::string& attention,
-                                              int64_t context, int64_t room, double copy_rate, int together) {
-  const absl::StatusOr<SessionId> session = EngineProbe(engine).CreateFilledSession(context + room, context + room);
+                                              int64_t context, int64_t room, const std::vector<int32_t>& text,
+                                              double copy_rate, int together) {
+  const absl::StatusOr<SessionId> session =
+      text.empty() ? EngineProbe(engine).CreateFilledSession(context + room, context + room)
+                   : CreateReadSession(engine, text);
   if (!session.ok()) return session.status();
   DraftProbe probe(engine, *session, room);
   std::vector<Measurement> rows;
@@ -74,13 +115,15 @@ absl::StatusOr<std::vector<Measurement>> Rows(const BenchFlags& flags, Engine& e
     if (flags.drawn == 0) break;
     Progress drawing("drawing", "tokens", false);
     Measurement row;
-    row.what = absl::StrCat("drawn in steps of ", together, " rows at temperature ", temperature);
+    row.what = absl::StrCat("drawn ", text.empty() ? "" : "behind the text ", "in steps of ", together,
+                            " rows at temperature ", temperature);
     row.context = context;
     const Clock::time_point start = Clock::now();
     const int64_t tokens = flags.drawn;
     row.details["tokens"] = static_cast<double>(tokens);
     row.details["drawn_otherwise"] = static_cast<double>(
-        probe.DrawnOtherwise(tokens, together, temperature, [&](int64_t drawn) { drawing.Update(drawn, tokens); }));
+        probe.DrawnOtherwise(tokens, together, temperature, text.empty() ? RowsFed::kDrawn : RowsFed::kSession,
+                             [&](int64_t drawn) { drawing.Update(drawn, tokens); }));
     row.seconds = SecondsSince(start) / static_cast<double>(tokens);
     rows.push_back(row);
   }
@@ -94,8 +137,15 @@ absl::Status BenchDrafts(const BenchFlags& flags, const Launch& launch, Runtime&
   if (runtime.comm->size() > 1) return absl::InvalidArgumentError("bench drafts measures one rank");
   const Rates rates = RatesOf(*runtime.device);
   std::vector<Measurement> all;
-  const int64_t room = std::max(kRoom, flags.drawn + kPageTokens);
+  if (!flags.text.empty() && flags.runtime.model.empty())
+    return absl::InvalidArgumentError("--text is read by a model's tokenizer: name the model with --model");
+  // A text is long enough for what is drawn and no longer: models end at their positions.
+  const int64_t room =
+      flags.text.empty() ? std::max(kRoom, flags.drawn + kPageTokens) : std::max<int64_t>(kPageTokens, flags.drawn);
   for (const int64_t context : flags.contexts) {
+    absl::StatusOr<std::vector<int32_t>> text = std::vector<int32_t>();
+    if (!flags.text.empty()) text = TextTokens(flags, context + room);
+    if (!text.ok()) return text.status();
     for (const std::string& attention : flags.attentions) {
       absl::StatusOr<ProbeOptions> options = BenchEngine(flags, launch, attention, context + room);
       if (!options.ok()) return options.status();
@@ -106,7 +156,7 @@ absl::Status BenchDrafts(const BenchFlags& flags, const Launch& launch, Runtime&
       if (!engine.ok()) return engine.status();
       absl::StatusOr<EngineCheck> check = VerifyEngine(**engine);
       if (!check.ok()) return check.status();
-      absl::StatusOr<std::vector<Measurement>> rows = Rows(flags, **engine, attention, context, room, rates.copy,
+      absl::StatusOr<std::vector<Measurement>> rows = Rows(flags, **engine, attention, context, room, *text, rates.copy,
                                                            runtime.device->is_cuda() ? kAlikeRows : kExactRows);
       if (!rows.ok()) return rows.status();
       (*rows)[0].details["verified_error"] = check->error;

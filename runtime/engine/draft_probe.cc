@@ -74,25 +74,27 @@ double DraftProbe::Guess(GuessKind kind, bool draft_weights) {
   return Run(plan);
 }
 
-int64_t DraftProbe::DrawnOtherwise(int64_t tokens, int rows, float temperature,
+int64_t DraftProbe::DrawnOtherwise(int64_t tokens, int rows, float temperature, RowsFed fed,
                                    const std::function<void(int64_t drawn)>& told) {
   DUO_CHECK_LE(rows, kExactRows);
+  DUO_CHECK_LE(begin_ + tokens, sequence_.length);
   int64_t otherwise = 0;
   int32_t last = sequence_.tokens[begin_];
   for (int64_t at = 0; at < tokens;) {
     if (told) told(at);
     const int64_t in_page = kPageTokens - (begin_ + at) % kPageTokens;
     const auto count = static_cast<int>(std::min<int64_t>({rows, tokens - at, in_page}));
-    std::vector<int32_t> fed, drawn;
+    std::vector<int32_t> read, drawn;
     for (int row = 0; row < count; ++row) {
-      fed.push_back(last);
+      if (fed == RowsFed::kSession) last = sequence_.tokens[begin_ + at + row];
+      read.push_back(last);
       StepResult result;
       Run(Plan(begin_ + at + row, {&last, 1}, temperature), &result);
       last = result.tokens[0];
       drawn.push_back(last);
     }
     StepResult together;
-    Run(Plan(begin_ + at, fed, temperature), &together);
+    Run(Plan(begin_ + at, read, temperature), &together);
     for (int row = 0; row < count; ++row) otherwise += together.tokens[row] != drawn[row];
     at += count;
   }

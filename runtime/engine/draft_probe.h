@@ -14,6 +14,9 @@
 
 namespace duo {
 
+// What DrawnOtherwise's rows are fed: what was drawn before them, or the session's own tokens there.
+enum class RowsFed { kDrawn, kSession };
+
 class DraftProbe {
  public:
   // Of the session's tokens the last `room` are written over again and again.
@@ -28,8 +31,9 @@ class DraftProbe {
   double Guess(GuessKind kind, bool draft_weights);
 
   // Draws so many tokens one after the other, and the same places again in steps of `rows` rows, as if every draft had
-  // been right. Returns how many were drawn otherwise. told: of the tokens drawn so far.
-  int64_t DrawnOtherwise(int64_t tokens, int rows, float temperature,
+  // been right. Returns how many were drawn otherwise. With the session's own tokens every draw stands behind real text
+  // where the session is one, however the draws before it fell; at most `room` of them. told: of the tokens drawn so far.
+  int64_t DrawnOtherwise(int64_t tokens, int rows, float temperature, RowsFed fed = RowsFed::kDrawn,
                          const std::function<void(int64_t drawn)>& told = {});
 
  private:

@@ -92,7 +92,9 @@ TEST_F(Int4GuessesTest, RowsOfAStepDrawWhatTheyDrawAlone) {
     DraftProbe probe(*bench.engine, *session, 300);
     for (const float temperature : {0.0f, 1.0f}) {
       for (const int rows : {3, kExactRows}) {
-        EXPECT_EQ(probe.DrawnOtherwise(64, rows, temperature), 0) << Name(kv) << ", " << rows << " rows";
+        for (const RowsFed fed : {RowsFed::kDrawn, RowsFed::kSession}) {
+          EXPECT_EQ(probe.DrawnOtherwise(64, rows, temperature, fed), 0) << Name(kv) << ", " << rows << " rows";
+        }
       }
     }
     double density = 0;
