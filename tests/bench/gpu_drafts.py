@@ -72,6 +72,7 @@ class Server:
         self.http.request(method, path, data, {"Content-Type": kind})
         answer = self.http.getresponse()
         read = answer.read()
+        self.http.close()  # the server ends idle connections; the next call opens one
         if raw:
             return answer.status, read
         if answer.status not in (200, 201):
