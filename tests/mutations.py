@@ -80,7 +80,7 @@ FAULTS = {
     "wrong-draft-kept": (gtest(EQUIVALENCE, "cpu/DraftsTest.*"), ("runtime/scheduler/scheduler_drafts.cc", "if (!right || request.closing) break;",
                                                                  "if (request.closing) break;")),
     "unchecked-rows-visit-lists": (gtest("tests/runtime_test", "SchedulerDrafts.*"),
-                                   ("runtime/scheduler/scheduler_lists.cc", "parts_[i].guesses == options_.guesses && ", "")),
+                                   ("runtime/scheduler/scheduler_lists.cc", "may && !options_.guesses;", "may;")),
     "stale-rings-after-rewind": (gtest(EQUIVALENCE, "SessionStore*.*:StoreRules*.*"),
                                  ("runtime/saved/session_commit.cc", "    m->rings_valid = false;\n", "")),
     # Offsets.
