@@ -2,7 +2,7 @@
 """What drafts bring on a GPU with real models and texts, and whether an answer is the same with and without them.
 
     gpu_drafts.py --duo build/duo --smollm2 FILE.gguf [--text FILE].. [--weights bf16] [--attention full] [--rounds 3] [--out FILE.json]
-    gpu_drafts.py --duo build/duo --needle DIR [--tokens 32000,128000,1030000] [--out FILE.json]
+    gpu_drafts.py --duo build/duo --needle DIR [--tokens 32000,128000,1000000] [--out FILE.json]
 
 A server for each mode: off, text, self, and int4, which is self with --draft-weights int4. They hold the same sessions and
 are asked the same questions one at a time, the modes in turns; the others rest meanwhile. A first round is not timed, so
@@ -16,6 +16,7 @@ writes 64 tokens on. Exits with 1 where an answer parts. Standard library only.
 """
 
 import argparse
+import concurrent.futures
 import http.client
 import json
 import os
@@ -23,7 +24,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import drafts
@@ -76,14 +76,15 @@ class Server:
         if raw:
             return answer.status, read
         if answer.status not in (200, 201):
-            sys.exit(f"{method} {path}: {answer.status} {read[-600:]!r}")
+            raise RuntimeError(f"{method} {path}: {answer.status} {read[-600:]!r}")
         return json.loads(read) if read else None
 
     def open(self, session, document, chat):
-        """A session that has read the document, if there is any."""
+        """A session that has read the document, if there is any; its tokens."""
         self.call("POST", "/duo/v1/sessions", {"id": session, "chat": chat})
         if document:
             self.call("PUT", f"/duo/v1/sessions/{session}/text", document.encode())
+        return self.call("GET", f"/duo/v1/sessions/{session}")["tokens"]
 
     def ask(self, session, text, **fields):
         return self.call("POST", f"/duo/v1/sessions/{session}/ask", {"text": text, **fields})
@@ -153,19 +154,17 @@ def smollm2_works(options, servers):
 
 
 def needle_works(options, servers):
-    works = []
+    works, notes = [], {}
     for tokens in map(int, options.tokens.split(",")):
         made = needle_document.build(needle_document.read_text(options.text), int(tokens * needle_document.BYTES_PER_TOKEN), 8, 1)
-        readers = [threading.Thread(target=server.open, args=(f"doc{tokens}", made["document"], False)) for server in servers.values()]
-        for reader in readers:
-            reader.start()
-        for reader in readers:
-            reader.join()
+        with concurrent.futures.ThreadPoolExecutor(len(servers)) as pool:
+            read = list(pool.map(lambda server, text=made["document"], name=f"doc{tokens}": server.open(name, text, False), servers.values()))
+        notes[f"{tokens} tokens"] = {"read": read[0]}
         for question in made["questions"]:
             works.append(Work(f"{tokens} tokens", f"doc{tokens}", question["ask"], lambda text, q=question: text.rstrip(".") == q["answer"],
                               max_new_tokens=12, stop=["\n"]))
         works.append(Work(f"{tokens} tokens, 64 written", f"doc{tokens}", made["questions"][0]["ask"], max_new_tokens=64, ignore_end_tokens=True))
-    return works, {}
+    return works, {"documents": notes}
 
 
 def main():
@@ -174,7 +173,7 @@ def main():
     parser.add_argument("--smollm2", help="its GGUF file, or a folder")
     parser.add_argument("--needle", help="a folder of needle-6m")
     parser.add_argument("--text", action="append", default=[])
-    parser.add_argument("--tokens", default="32000,128000,1030000", help="of needle-6m's documents")
+    parser.add_argument("--tokens", default="32000,128000,1000000", help="of needle-6m's documents")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--attention", default="full")
     parser.add_argument("--kv", default="auto")
