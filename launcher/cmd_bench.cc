@@ -157,7 +157,8 @@ void AddStepVerbs(const VerbMaker& verb, BenchFlags* flags) {
       ->add_option("--text", flags->text,
                    "With --model: the cache holds the beginning of this text instead of random codes, and tokens are "
                    "drawn behind each of its next ones")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->needs(drafts->get_option("--model"));
 
   CLI::App* balance =
       verb("balance", "The busiest of N ranks in every layer of a decode step, measured on one device, and as modelled",

@@ -137,8 +137,6 @@ absl::Status BenchDrafts(const BenchFlags& flags, const Launch& launch, Runtime&
   if (runtime.comm->size() > 1) return absl::InvalidArgumentError("bench drafts measures one rank");
   const Rates rates = RatesOf(*runtime.device);
   std::vector<Measurement> all;
-  if (!flags.text.empty() && flags.runtime.model.empty())
-    return absl::InvalidArgumentError("--text is read by a model's tokenizer: name the model with --model");
   // A text is long enough for what is drawn and no longer: models end at their positions.
   const int64_t room =
       flags.text.empty() ? std::max(kRoom, flags.drawn + kPageTokens) : std::max<int64_t>(kPageTokens, flags.drawn);

@@ -226,6 +226,14 @@ def main():
         refused("and of one of them", ["--rank-weights", "for each of 4 ranks, found 2"], "bench", "decode", "--shape", "needle-6m",
                 "--simulate-rank", "0/4", "--rank-weights", "1,1", code=2)
 
+        # Drafts are checked behind a text.
+        refused("a text without a model", ["--text", "--model"], "bench", "drafts", "--shape", "needle-6m", "--text", long, code=2)
+        drafts = ["bench", "drafts", "--model", MODEL, "--attention", "full", "--device", "cpu", "--steps", "8", "--drawn", "32", "--text"]
+        refused("a text that is too short", ["prose.txt", "need 328", "a longer text"], *drafts, prose, "--context", "200")
+        rows = json.loads(run(*drafts, os.path.join(ROOT, "LICENSE"), "--context", "200", "--json").stdout)["rows"]
+        drawn = [row for row in rows if row["what"].startswith("drawn behind the text in steps of 16 rows")]
+        check("draws behind a text are alike", [(row["tokens"], row["drawn_otherwise"]) for row in drawn] == [(32, 0)] * 2, rows)
+
         for address in ("127.0.0.1:70000", "127.0.0.1", "127.0.0.1:"):
             refused(f"--server {address}", ["--server"], "client", "list", "--server", address, code=2)
             refused(f"--listen {address}", ["--listen"], "serve", "--model", MODEL, "--listen", address, code=2)
