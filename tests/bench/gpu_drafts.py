@@ -137,7 +137,7 @@ def smollm2_works(options, servers):
             server.open(f"long{number}", text[:22000], True)
     works, tried = [], 0
     for passage in (passage for text in texts for passage in drafts.passages(text, options.quote_bytes)):
-        if len(works) == options.answers or tried == 12 * options.answers:
+        if len(works) == options.answers or tried == 12 * options.answers or (options.only and "quote" not in options.only):
             break
         tried += 1
         words = f"Repeat this text word for word, and write nothing else.\n\n{passage}"
@@ -150,7 +150,7 @@ def smollm2_works(options, servers):
         for heat in (0.8, 1.0):
             works.append(Work(f"prose, temperature {heat:g}", "plain", PROSE[i % len(PROSE)], max_new_tokens=300,
                               temperature=heat, seed=i))
-    return works, {"passages_tried": tried}
+    return [work for work in works if not options.only or work.kind in options.only], {"passages_tried": tried}
 
 
 def needle_works(options, servers):
@@ -179,6 +179,7 @@ def main():
     parser.add_argument("--kv", default="auto")
     parser.add_argument("--modes", default="off,text,self,int4")
     parser.add_argument("--answers", type=int, default=8, help="of each kind of SmolLM2's work")
+    parser.add_argument("--only", action="append", default=[], metavar="KIND", help="of SmolLM2's work, as the results name it")
     parser.add_argument("--quote-bytes", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3, help="timed ones; 0: answers are compared only")
     parser.add_argument("--device", default="cuda")
