@@ -12,13 +12,13 @@
 // whose x is zero: the last piece of the output is read in their stead.
 //
 // x meets the codes as 16-bit fixed point, its high and its low bytes in the two columns of a pair
-// (linear_products.cuh). Whole numbers are exact and every row has columns of its own, so a row's bits do not depend on
+// (fixed_point.cuh). Whole numbers are exact and every row has columns of its own, so a row's bits do not depend on
 // the rows beside it.
 #pragma once
 
 #include "kernels/base/math.h"
 #include "kernels/cuda/linear/code_tables.cuh"
-#include "kernels/cuda/linear/linear_products.cuh"
+#include "kernels/cuda/linear/fixed_point.cuh"
 
 namespace duo::cuda {
 
@@ -123,8 +123,9 @@ class PieceProducts {
   using S = typename Kind::Shape;
 
   // row(r): the share's first column of row r of x; the share has `blocks`, of which `columns` exist. Every row is
-  // scaled so that its largest |x| of the share becomes kMostFixed.
-  template <typename Row>
+  // scaled so that its largest |x| of the share becomes kMostFixed. kKept: chunks of a lane that stay in registers from
+  // the search for the largest on. The others are read again.
+  template <int kKept = 4, typename Row>
   __device__ __forceinline__ void Stage(const Row& row, int rows, int blocks, int columns, const PieceX& shared,
                                         int lane) {
     const int padded = RoundUp(blocks, S::kAtOnce) * S::kChunks, there = min(blocks * S::kChunks, columns / 8);
@@ -132,27 +133,29 @@ class PieceProducts {
     for (int r = 0; r < kRows; ++r) {
       const bf16* of_row = row(min(r, rows - 1));
       const int chunks = r < rows ? there : 0;
-      const float largest = __shfl_sync(0xffffffffu, LargestOf<1>(of_row, 0, 1, chunks, lane), 0);
-      const float unit = FixedUnit(largest), factor = 1 / unit;
+      const auto chunk = [&](int i) {
+        return i < chunks ? *reinterpret_cast<const uint4*>(of_row + i * 8) : make_uint4(0, 0, 0, 0);
+      };
+      uint4 kept[kKept];
+      uint32_t most = 0;
+#pragma unroll
+      for (int k = 0; k < kKept; ++k) kept[k] = chunk(lane + 32 * k);
+#pragma unroll
+      for (int k = 0; k < kKept; ++k) most = LargerOf(most, kept[k]);
+      for (int i = lane + 32 * kKept; i < chunks; i += 32) most = LargerOf(most, chunk(i));
+      const float unit = FixedUnit(__uint_as_float(LargestOfWarp(most) << 16)), factor = 1 / unit;
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         if (i == r) units_[i] = unit;
       }
       // Whole warps go round together: the sums shuffle.
-#pragma unroll 4
-      for (int i = lane; i < RoundUp(padded, 32); i += 32) {
-        const uint4 v = i < chunks ? *reinterpret_cast<const uint4*>(of_row + i * 8) : make_uint4(0, 0, 0, 0);
-        uint2 high, low;
-        int sum = FixedEight<Kind::kXType>(v, factor, high, low);
+      const int whole = RoundUp(padded, 32);
 #pragma unroll
-        for (int lanes = 1; lanes < S::kSteps; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-        if (i >= padded) continue;
-        const int line = i / S::kChunks * kRows + r, piece = i % S::kChunks / S::kSteps, step = i % S::kSteps;
-        if (step == 0) shared.sums[line * 4 + piece] = static_cast<float>(sum);
-        uint8_t* to = shared.elements + line * S::kXBytes + piece * (2 * S::kHalfBytes) + step * 8;
-        *reinterpret_cast<uint2*>(to) = high;
-        *reinterpret_cast<uint2*>(to + S::kHalfBytes) = low;
+      for (int k = 0; k < kKept; ++k) {
+        if (32 * k < whole) StageChunk(kept[k], factor, r, lane + 32 * k, padded, shared);
       }
+#pragma unroll 1
+      for (int i = lane + 32 * kKept; i < whole; i += 32) StageChunk(chunk(i), factor, r, i, padded, shared);
     }
   }
 
@@ -236,6 +239,21 @@ class PieceProducts {
 
  private:
   static constexpr uint32_t kNibbles = 0x0f0f0f0fu;
+
+  // Chunk i of row r, by all lanes of the warp.
+  static __device__ __forceinline__ void StageChunk(const uint4& v, float factor, int r, int i, int padded,
+                                                    const PieceX& shared) {
+    uint2 high, low;
+    int sum = FixedEight<Kind::kXType>(v, factor, high, low);
+#pragma unroll
+    for (int lanes = 1; lanes < S::kSteps; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+    if (i >= padded) return;
+    const int line = i / S::kChunks * kRows + r, piece = i % S::kChunks / S::kSteps, step = i % S::kSteps;
+    if (step == 0) shared.sums[line * 4 + piece] = static_cast<float>(sum);
+    uint8_t* to = shared.elements + line * S::kXBytes + piece * (2 * S::kHalfBytes) + step * 8;
+    *reinterpret_cast<uint2*>(to) = high;
+    *reinterpret_cast<uint2*>(to + S::kHalfBytes) = low;
+  }
 
   static __device__ __forceinline__ void Step(int (&products)[4], const uint32_t (&codes)[2][4], int step, uint32_t b0,
                                               uint32_t b1) {

@@ -41,11 +41,12 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs a
   __shared__ float reduce[2][kWarps][kRows * 64];
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
   const int units = args.tiles * args.parts;
-  const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
-  const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
+  const auto [begin, end] = UnitsOfBlock(units);
   if (begin == end) return;
 
-  // Every warp has its own x: the k's that it multiplies, of the part that it is in.
+  // Every warp has its own x: the k's that it multiplies, of the part that it is in. A product of many outputs has few
+  // registers and short shares.
+  constexpr int kKept = kWarps == 4 ? 4 : 7;
   const int room = (CeilDiv(args.blocks, args.parts) + kWarps * (S::kAtOnce - 1)) * kRows;
   PieceProducts<Kind, kRows> products;
   PieceX x = {};
@@ -57,12 +58,13 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs a
     x.sums = reinterpret_cast<float*>(elements + room * S::kXBytes) + first_line * 4;
     const int column = (share.begin + share.first) * S::kColumns;
     const auto row = [&](int r) { return args.x + r * args.x_stride + column; };
-    products.Stage(row, args.rows, share.count, max(0, static_cast<int>(args.weight.cols) - column), x, lane);
+    products.template Stage<kKept>(row, args.rows, share.count, max(0, static_cast<int>(args.weight.cols) - column), x,
+                                   lane);
   };
 
   int staged = -1;
   const int first_part = args.parts == 1 ? 0 : begin / args.tiles;
-  PartShare share(args, first_part, w), next_share = share;
+  PartShare share(args, first_part, w, kWarps), next_share = share;
   PiecePlace place = PlaceOfPieces<Kind, kOut>(args, first_part, begin - first_part * args.tiles, share);
   PieceRing<Kind> ring;
 #pragma unroll
@@ -87,7 +89,7 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs a
     PiecePlace next = {};
     if (unit + 1 < end) {
       const bool new_part = tile + 1 == args.tiles;
-      if (new_part) next_share = PartShare(args, part + 1, w);
+      if (new_part) next_share = PartShare(args, part + 1, w, kWarps);
       next = PlaceOfPieces<Kind, kOut>(args, new_part ? part + 1 : part, new_part ? 0 : tile + 1, next_share);
     }
     MultiplyPieces(products, ring, weights, place, next, x, lane);

@@ -215,8 +215,7 @@ __global__ void __launch_bounds__(32 * kQuadWarps, kQuadBlocks)
   const int shares = args.shares, teams = kQuadWarps / shares, team = w / shares, in_team = w - team * shares;
   const int share_groups = plan_warps / shares, tile_groups = CeilDiv(args.tiles, teams);
   const int units = args.parts * share_groups * tile_groups;
-  const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
-  const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
+  const auto [begin, end] = UnitsOfBlock(units);
   if (begin == end) return;
   const auto team_sync = [&] { asm volatile("bar.sync %0, %1;" ::"r"(1 + team), "r"(32 * shares) : "memory"); };
 

@@ -183,8 +183,7 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) ScaleBlocksKernel(ScaleB
   __shared__ float reduce[2][kWarps][16 * kRows];
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
   const int units = args.tiles * args.parts;
-  const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
-  const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
+  const auto [begin, end] = UnitsOfBlock(units);
   if (begin == end) return;
 
   // Every warp has its own x: the k's that it multiplies, of the part that it is in.

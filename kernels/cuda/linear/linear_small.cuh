@@ -36,6 +36,17 @@ struct SmallArgs {
   uint32_t* arrivals;        // [tile]
 };
 
+// The units of a block: equal runs, the first ones longer where they do not come out even. By one division of 32 bits,
+// for nothing is on its way from memory before it.
+struct UnitRun {
+  int begin, end;
+};
+__device__ __forceinline__ UnitRun UnitsOfBlock(int units) {
+  const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+  const int each = units / blocks, more = units - each * blocks, begin = block * each + min(block, more);
+  return {begin, begin + each + (block < more ? 1 : 0)};
+}
+
 // A part of k: its k-blocks, and which of them are a warp's. They are consecutive: a row's bytes are then read in
 // order. Made once a part, not once a tile, for its divisions.
 struct PartShare {
@@ -45,8 +56,8 @@ struct PartShare {
       : PartShare(args, part, warp, static_cast<int>(blockDim.x / 32)) {}
   __device__ PartShare(const SmallArgs& args, int part, int warp, int warps) : begin(0), blocks(args.blocks) {
     if (args.parts > 1) {
-      begin = static_cast<int>(int64_t{args.blocks} * part / args.parts);
-      blocks = static_cast<int>(int64_t{args.blocks} * (part + 1) / args.parts) - begin;
+      begin = args.blocks * part / args.parts;
+      blocks = args.blocks * (part + 1) / args.parts - begin;
     }
     first = blocks * warp / warps;
     count = blocks * (warp + 1) / warps - first;
@@ -203,8 +214,7 @@ __global__ void __launch_bounds__(32 * WarpsFor(kRows), BlocksFor(kRows)) SmallL
   __shared__ float reduce[2][kWarps][kTile];
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
   const int units = args.tiles * args.parts;
-  const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
-  const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
+  const auto [begin, end] = UnitsOfBlock(units);
   if (begin == end) return;
 
   // Every warp has its own x: the k's that it multiplies, of the part that it is in.
@@ -274,8 +284,7 @@ __global__ void __launch_bounds__(32 * WarpsFor(8), BlocksFor(8)) ShareLinearKer
   const int at_once = args.shares, tiles_at_once = kWarps / at_once;  // powers of two
   const int share_groups = kWarps / at_once, tile_groups = CeilDiv(args.tiles, tiles_at_once);
   const int units = args.parts * share_groups * tile_groups;
-  const int begin = static_cast<int>(int64_t{units} * blockIdx.x / gridDim.x);
-  const int end = static_cast<int>(int64_t{units} * (blockIdx.x + 1) / gridDim.x);
+  const auto [begin, end] = UnitsOfBlock(units);
   if (begin == end) return;
 
   // Warps of the same share have its x in common; `most` is room for the longest.
