@@ -35,7 +35,7 @@ PiecesPlan PlanPieces(const Device& device, const Weight& weight) {
   PiecesPlan plan = {};
   plan.tiles = static_cast<int>(CeilDiv(weight.rows, 16));
   plan.blocks = static_cast<int>(CeilDiv(weight.cols, 4 * PieceColumns(weight.dtype)));
-  plan.many = plan.tiles >= 4 * device.info().multiprocessors;
+  plan.many = plan.tiles >= 4 * device.info().multiprocessors && SharedBytes(weight, plan.blocks, 4) <= SharedRoom(device);
   const int warps = plan.many ? 4 : 8, grid = (plan.many ? 4 : 2) * device.info().multiprocessors;
   double best_time = 0;
   for (int parts = 1; parts <= std::min(kMostParts, plan.blocks); ++parts) {
@@ -46,6 +46,7 @@ PiecesPlan PlanPieces(const Device& device, const Weight& weight) {
     const double share = std::min(1.0, 2.0 * units / (rounds * grid));
     const double time = weight.bytes() / (kBytesPerSecond * share) + (parts > 1 ? kPartSeconds * rounds : 0);
     if (plan.parts == 0 || time < best_time) plan.parts = parts, best_time = time;
+    if (plan.many) break;  // all blocks are busy
   }
   plan.units = plan.tiles * plan.parts;
   return plan;

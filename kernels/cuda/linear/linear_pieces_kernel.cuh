@@ -32,16 +32,18 @@ __device__ __forceinline__ PiecePlace PlaceOfPieces(const SmallArgs& args, int p
   return place;
 }
 
-// kRows: the most rows. kBlocks: of a multiprocessor.
-template <typename Kind, int kRows, SmallOut kOut, int kWarps, int kBlocks>
+// kRows: the most rows. kBlocks: of a multiprocessor. kParts: k may be cut into several. Where it is not, x is laid out
+// once, ahead of all units, and nothing between a unit's products and the next one's makes loads under way be waited
+// for: with both in one kernel a layer of products took a third longer.
+template <typename Kind, int kRows, SmallOut kOut, int kWarps, int kBlocks, bool kParts>
 __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs args, PieceWeights weights) {
   using S = typename Kind::Shape;
   static_assert(32 * kWarps >= 16 * kRows);
   extern __shared__ uint4 shared[];
   __shared__ float reduce[2][kWarps][kRows * 64];
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
-  const int units = args.tiles * args.parts;
-  const auto [begin, end] = UnitsOfBlock(units);
+  if constexpr (!kParts) args.parts = 1;
+  const auto [begin, end] = UnitsOfBlock(args.tiles * args.parts);
   if (begin == end) return;
 
   // Every warp has its own x: the k's that it multiplies, of the part that it is in. A product of many outputs has few
@@ -62,39 +64,31 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs a
                                    lane);
   };
 
-  int staged = -1;
-  const int first_part = args.parts == 1 ? 0 : begin / args.tiles;
-  PartShare share(args, first_part, w, kWarps), next_share = share;
-  PiecePlace place = PlaceOfPieces<Kind, kOut>(args, first_part, begin - first_part * args.tiles, share);
+  int part = kParts ? begin / args.tiles : 0, tile = begin - part * args.tiles;
+  PartShare share(args, part, w, kWarps);
+  PiecePlace place = PlaceOfPieces<Kind, kOut>(args, part, tile, share);
   PieceRing<Kind> ring;
 #pragma unroll
   for (int i = 0; i < S::kDepth; ++i) {
     if (i < place.blocks) ring.Load(i, weights, place, i);
   }
   if (threadIdx.x < 2) shared[1 + threadIdx.x] = make_uint4(0, 0, 0, 0);
-  __syncthreads();
   // The weights above do not depend on earlier kernels; x and everything written does.
   LetDependentsStart();
   WaitForDependency();
+  stage(share);
+  __syncthreads();
   for (int unit = begin; unit < end; ++unit) {
-    const int part = place.part, tile = place.tile;
-    if (part != staged) {
-      // The last part's x may lie there; the barrier behind its last unit's sums says that every warp is done with it.
-      stage(share);
-      __syncwarp();
-      staged = part;
-    }
     const ThreadOutput<Kind::kType, 1, kOut, kRows> output(args, tile);
     products.Clear();
+    const bool new_part = kParts && tile + 1 == args.tiles;
     PiecePlace next = {};
     if (unit + 1 < end) {
-      const bool new_part = tile + 1 == args.tiles;
-      if (new_part) next_share = PartShare(args, part + 1, w, kWarps);
-      next = PlaceOfPieces<Kind, kOut>(args, new_part ? part + 1 : part, new_part ? 0 : tile + 1, next_share);
+      if (new_part) share = PartShare(args, part + 1, w, kWarps);
+      next = PlaceOfPieces<Kind, kOut>(args, part + new_part, new_part ? 0 : tile + 1, share);
     }
     MultiplyPieces(products, ring, weights, place, next, x, lane);
     place = next;
-    share = next_share;
     float(&buffer)[kWarps][kRows * 64] = reduce[(unit - begin) % 2];
     products.Store(buffer[w], lane);
     __syncthreads();
@@ -106,8 +100,16 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks) PiecesKernel(SmallArgs a
         total += (buffer[v][first] + buffer[v][first + 16]) + (buffer[v][first + 32] + buffer[v][first + 48]);
       }
     }
-    const bool whole = args.parts == 1 || AddParts(args, part, tile, output.exists, total);
+    bool whole = true;
+    if constexpr (kParts) whole = args.parts == 1 || AddParts(args, part, tile, output.exists, total);
     if (w * 32 < 16 * kRows) output.Store(args, total, output.exists && whole);
+    if (new_part && unit + 1 < end) {
+      // The barrier behind the last unit's sums says that every warp is done with the last part's x.
+      stage(share);
+      __syncwarp();
+    }
+    part += new_part;
+    tile = new_part ? 0 : tile + 1;
   }
 }
 

@@ -13,29 +13,32 @@ namespace duo::cuda {
 // How a product is cut. By the weight and the device alone: a row's bits follow from it, which must not depend on the
 // rows beside it.
 struct PiecesPlan {
-  bool many;  // outputs: blocks of 4 warps then, else of 8, so that all multiprocessors have enough to read
+  // Outputs, and k in one part: blocks of 4 warps then, else of 8, so that all multiprocessors have enough to read.
+  bool many;
   int tiles, parts, blocks, units;
   int warps() const { return many ? 4 : 8; }
 };
 PiecesPlan PlanPieces(const Device& device, const Weight& weight);  // linear_pieces.cu's
 bool EndsWithinBlock(const Weight& weight);                         // do columns?
 
-template <typename Kind, int kRows, SmallOut kOut, int kWarps, int kBlocks>
+template <typename Kind, int kRows, SmallOut kOut, int kWarps, int kBlocks, bool kParts>
 void LaunchPieces(Device& device, const SmallArgs& args, const PieceWeights& weights) {
-  const auto kernel = PiecesKernel<Kind, kRows, kOut, kWarps, kBlocks>;
+  const auto kernel = PiecesKernel<Kind, kRows, kOut, kWarps, kBlocks, kParts>;
   const size_t shared = PieceSharedBytes<Kind::kType>(CeilDiv(args.blocks, args.parts), kWarps, kRows);
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   const int grid = std::min(kBlocks * device.info().multiprocessors, args.tiles * args.parts);
   LaunchOverlapped(device, kernel, dim3(grid), dim3(32 * kWarps), shared, args, weights);
 }
+template <typename Kind, int kRows, SmallOut kOut>
+void LaunchRows(Device& device, const SmallArgs& args, const PieceWeights& weights, bool many) {
+  if (many) return LaunchPieces<Kind, kRows, kOut, 4, kRows == 1 ? 5 : 4, false>(device, args, weights);
+  if (args.parts == 1) return LaunchPieces<Kind, kRows, kOut, 8, 2, false>(device, args, weights);
+  LaunchPieces<Kind, kRows, kOut, 8, 2, true>(device, args, weights);
+}
 template <typename Kind, SmallOut kOut>
 void LaunchCut(Device& device, const SmallArgs& args, const PieceWeights& weights, bool many) {
-  if (many) {
-    if (args.rows == 1) return LaunchPieces<Kind, 1, kOut, 4, 5>(device, args, weights);
-    return LaunchPieces<Kind, kPieceRows, kOut, 4, 4>(device, args, weights);
-  }
-  if (args.rows == 1) return LaunchPieces<Kind, 1, kOut, 8, 2>(device, args, weights);
-  LaunchPieces<Kind, kPieceRows, kOut, 8, 2>(device, args, weights);
+  if (args.rows == 1) return LaunchRows<Kind, 1, kOut>(device, args, weights, many);
+  LaunchRows<Kind, kPieceRows, kOut>(device, args, weights, many);
 }
 // many: PiecesPlan's.
 template <typename Kind>
