@@ -35,7 +35,8 @@ PiecesPlan PlanPieces(const Device& device, const Weight& weight) {
   PiecesPlan plan = {};
   plan.tiles = static_cast<int>(CeilDiv(weight.rows, 16));
   plan.blocks = static_cast<int>(CeilDiv(weight.cols, 4 * PieceColumns(weight.dtype)));
-  plan.many = plan.tiles >= 4 * device.info().multiprocessors && SharedBytes(weight, plan.blocks, 4) <= SharedRoom(device);
+  plan.many =
+      plan.tiles >= 4 * device.info().multiprocessors && SharedBytes(weight, plan.blocks, 4) <= SharedRoom(device);
   const int warps = plan.many ? 4 : 8, grid = (plan.many ? 4 : 2) * device.info().multiprocessors;
   double best_time = 0;
   for (int parts = 1; parts <= std::min(kMostParts, plan.blocks); ++parts) {

@@ -31,7 +31,7 @@ void LaunchPieces(Device& device, const SmallArgs& args, const PieceWeights& wei
 }
 template <typename Kind, int kRows, SmallOut kOut>
 void LaunchRows(Device& device, const SmallArgs& args, const PieceWeights& weights, bool many) {
-  if (many) return LaunchPieces<Kind, kRows, kOut, 4, kRows == 1 ? 5 : 4, false>(device, args, weights);
+  if (many) return LaunchPieces < Kind, kRows, kOut, 4, kRows == 1 ? 5 : 4, false > (device, args, weights);
   if (args.parts == 1) return LaunchPieces<Kind, kRows, kOut, 8, 2, false>(device, args, weights);
   LaunchPieces<Kind, kRows, kOut, 8, 2, true>(device, args, weights);
 }
