@@ -31,7 +31,8 @@ void LaunchPieces(Device& device, const SmallArgs& args, const PieceWeights& wei
 }
 template <typename Kind, int kRows, SmallOut kOut>
 void LaunchRows(Device& device, const SmallArgs& args, const PieceWeights& weights, bool many) {
-  if (many) return LaunchPieces < Kind, kRows, kOut, 4, kRows == 1 ? 5 : 4, false > (device, args, weights);
+  constexpr int kManyBlocks = kRows == 1 ? 5 : 4;
+  if (many) return LaunchPieces<Kind, kRows, kOut, 4, kManyBlocks, false>(device, args, weights);
   if (args.parts == 1) return LaunchPieces<Kind, kRows, kOut, 8, 2, false>(device, args, weights);
   LaunchPieces<Kind, kRows, kOut, 8, 2, true>(device, args, weights);
 }
