@@ -167,6 +167,24 @@ TEST_P(Linears, ColumnsThatAreNoWholeBlocks) {
   }
 }
 
+// More outputs than a GPU multiplies at once: a block has several tiles, the last of them not whole, and warps of fewer
+// and of more columns than they ask for ahead.
+TEST_P(Linears, MatchForManyOutputs) {
+  std::mt19937 rng(37);
+  constexpr int64_t kOuts = 8500;
+  for (int group : {32, 64, 128}) {
+    for (int64_t cols : {128, 640}) {
+      const TestWeight w = MakeGroupedWeight(device(), DType::kI4, kOuts, cols, group, 0, rng);
+      for (int64_t rows : {1, 2}) {
+        SCOPED_TRACE(testing::Message() << "groups of " << group << " columns " << cols << " rows " << rows);
+        CheckLinear(w, rows, rows == 1 ? DType::kF32 : activation(), rng);
+      }
+    }
+    CheckSwiGlu(MakeWeight(device(), DType::kI4, 8528, 640, group, group == 64, rng), 1, rng);
+  }
+  CheckLinear(MakeGroupedWeight(device(), DType::kI4, kOuts, 768, 32, 256, rng), 1, activation(), rng);
+}
+
 // A few rows of codes in groups: a row has the bits that it has alone, however k is cut.
 TEST_P(Linears, RowsOfCodesInGroupsAreTheSameInCompany) {
   device().KeepRowsAlike(true);
