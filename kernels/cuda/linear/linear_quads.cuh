@@ -200,8 +200,9 @@ constexpr size_t QuadSharedBytes(int shares, int most, int rows) {
   return size_t(shares) * RoundUp(most, Kind::Shape::kAtOnce) * rows * PieceX::Bytes<Kind::kType>();
 }
 
-// plan_warps: the warps of linear_pieces.cu's blocks, which share a part's k. kRows: 4 or 8, the most rows.
-template <typename Kind, int kRows, SmallOut kOut>
+// plan_warps: the warps of linear_pieces.cu's blocks, which share a part's k. kRows: 4 or 8, the most rows. kWhole: k is
+// one part, and blocks take all of its shares: x is then laid out once and no sum is another block's to finish.
+template <typename Kind, int kRows, SmallOut kOut, bool kWhole>
 __global__ void __launch_bounds__(32 * kQuadWarps, kQuadBlocks)
     QuadsKernel(SmallArgs args, PieceWeights weights, int plan_warps) {
   using S = typename Kind::Shape;
@@ -212,8 +213,9 @@ __global__ void __launch_bounds__(32 * kQuadWarps, kQuadBlocks)
   __shared__ bool last_to_arrive[kQuadWarps];
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
   // A team is the warps that share a tile, one for each of the shares that the block takes at once.
+  if constexpr (kWhole) args.parts = 1, args.shares = plan_warps;
   const int shares = args.shares, teams = kQuadWarps / shares, team = w / shares, in_team = w - team * shares;
-  const int share_groups = plan_warps / shares, tile_groups = CeilDiv(args.tiles, teams);
+  const int share_groups = kWhole ? 1 : plan_warps / shares, tile_groups = CeilDiv(args.tiles, teams);
   const int units = args.parts * share_groups * tile_groups;
   const auto [begin, end] = UnitsOfBlock(units);
   if (begin == end) return;
@@ -223,6 +225,7 @@ __global__ void __launch_bounds__(32 * kQuadWarps, kQuadBlocks)
     int part, share, group;  // share: the block's first
   };
   auto unit_at = [&](int unit) {
+    if constexpr (kWhole) return Unit{0, 0, unit};
     const int of_share = unit / tile_groups;
     return Unit{of_share / share_groups, of_share % share_groups * shares, unit % tile_groups};
   };
@@ -250,14 +253,18 @@ __global__ void __launch_bounds__(32 * kQuadWarps, kQuadBlocks)
   WaitForDependency();
   int staged_part = -1, staged_share = -1;
   const int first_row = args.rows * team / teams, last_row = args.rows * (team + 1) / teams;  // that this warp stages
+  const auto stage = [&] {
+    const int column = (share.begin + share.first) * S::kColumns;
+    products.Stage(args.x + column, args.x_stride, first_row, last_row - first_row, share.count,
+                   max(0, static_cast<int>(args.weight.cols) - column), x, units_of_x[in_team], lane);
+    __syncthreads();
+    products.TakeUnits(units_of_x[in_team], lane);
+  };
+  if constexpr (kWhole) stage();
   for (int at = begin; at < end; ++at) {
-    if (unit.part != staged_part || unit.share != staged_share) {
+    if (!kWhole && (unit.part != staged_part || unit.share != staged_share)) {
       __syncthreads();  // every warp is done with the last one's
-      const int column = (share.begin + share.first) * S::kColumns;
-      products.Stage(args.x + column, args.x_stride, first_row, last_row - first_row, share.count,
-                     max(0, static_cast<int>(args.weight.cols) - column), x, units_of_x[in_team], lane);
-      __syncthreads();
-      products.TakeUnits(units_of_x[in_team], lane);
+      stage();
       staged_part = unit.part, staged_share = unit.share;
     }
     products.Clear();
@@ -268,7 +275,7 @@ __global__ void __launch_bounds__(32 * kQuadWarps, kQuadBlocks)
     const int tile = place.tile, in_place = w * 32 + lane - team * shares * 32;
     const int64_t stride = int64_t{args.tiles} * kOutputs;  // between shares, or parts
     float* partial = args.partial + int64_t{tile} * kOutputs;
-    const bool exists = tile < args.tiles, whole = share_groups == 1;
+    const bool exists = tile < args.tiles, whole = kWhole || share_groups == 1;
     float(&buffer)[kQuadWarps][kOutputs] = reduce[(at - begin) % 2];
     if (whole) {
       products.Store(buffer[w], lane);
@@ -282,7 +289,7 @@ __global__ void __launch_bounds__(32 * kQuadWarps, kQuadBlocks)
       return total;
     };
     bool last = true;
-    if (!whole || args.parts > 1) {
+    if (!kWhole && (!whole || args.parts > 1)) {
       if (whole && exists) {
         for (int i = in_place; i < kOutputs; i += 32 * shares) partial[unit.part * stride + i] = of_part(i);
       }
@@ -299,7 +306,7 @@ __global__ void __launch_bounds__(32 * kQuadWarps, kQuadBlocks)
     for (int i = in_place; exists && last && i < kOutputs; i += 32 * shares) {
       const ThreadOutput<Kind::kType, 1, kOut, kRows> output(args, tile, i);
       float total = 0;
-      if (whole && args.parts == 1) {
+      if (kWhole || (whole && args.parts == 1)) {
         total = of_part(i);
       } else if (whole) {
         for (int part = 0; part < args.parts; ++part) total += __ldcg(partial + part * stride + i);

@@ -16,7 +16,8 @@ struct QuadsPlan {
 
 template <typename Kind, int kRows, SmallOut kOut>
 void LaunchQuadRows(Device& device, const SmallArgs& args, const PieceWeights& weights, const QuadsPlan& plan) {
-  const auto kernel = QuadsKernel<Kind, kRows, kOut>;
+  const bool whole = args.parts == 1 && plan.shares == plan.warps;
+  const auto kernel = whole ? QuadsKernel<Kind, kRows, kOut, true> : QuadsKernel<Kind, kRows, kOut, false>;
   DUO_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(plan.shared)));
   LaunchOverlapped(device, kernel, dim3(plan.grid), dim3(32 * kQuadWarps), plan.shared, args, weights, plan.warps);
