@@ -200,8 +200,8 @@ constexpr size_t QuadSharedBytes(int shares, int most, int rows) {
   return size_t(shares) * RoundUp(most, Kind::Shape::kAtOnce) * rows * PieceX::Bytes<Kind::kType>();
 }
 
-// plan_warps: the warps of linear_pieces.cu's blocks, which share a part's k. kRows: 4 or 8, the most rows. kWhole: k is
-// one part, and blocks take all of its shares: x is then laid out once and no sum is another block's to finish.
+// plan_warps: the warps of linear_pieces.cu's blocks, which share a part's k. kRows: 4 or 8, the most rows. kWhole: k
+// is one part, and blocks take all of its shares: x is then laid out once and no sum is another block's to finish.
 template <typename Kind, int kRows, SmallOut kOut, bool kWhole>
 __global__ void __launch_bounds__(32 * kQuadWarps, kQuadBlocks)
     QuadsKernel(SmallArgs args, PieceWeights weights, int plan_warps) {
