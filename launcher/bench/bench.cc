@@ -28,7 +28,10 @@ constexpr Shape kShapes[] = {
     {"mistral-7b", 32, 4096, 14336, 32, 8, 128, 32768, false},
     {"llama-3.2-1b", 16, 2048, 8192, 32, 8, 64, 128256, true},
     {"mixtral-8x7b", 32, 4096, 14336, 32, 8, 128, 32000, false, 8, 2},
+    {"qwen2.5-7b", 28, 3584, 18944, 28, 4, 128, 152064, false},
+    {"qwen2.5-7b-1m", 28, 3584, 18944, 28, 4, 128, 152064, false},
     {"qwen3-30b-a3b", 48, 2048, 768, 32, 4, 128, 151936, false, 128, 8},
+    {"qwen3-30b-a3b-1m", 48, 2048, 768, 32, 4, 128, 151936, false, 128, 8},
     {"gpt-oss-20b", 24, 2880, 2880, 64, 8, 64, 201088, false, 32, 4},
     {"smollm2-135m", 30, 576, 1536, 9, 3, 64, 49152, true},
     {"needle-6m", 6, 256, 704, 8, 4, 64, 4096, true},
@@ -142,6 +145,12 @@ absl::StatusOr<ModelConfig> ShapeNamed(const std::string& name) {
       experts.layers.assign(s.layers, 1);
       if (name == "gpt-oss-20b") BecomeGptOss(config);
     }
+    if (absl::StartsWith(name, "qwen2.5")) {
+      config.family = Family::kQwen2;
+      config.attention_bias = true;
+    }
+    // As Qwen2.5-1M's and Qwen3-2507-1M's config.json have it.
+    if (absl::EndsWith(name, "-1m")) config.dual_chunk = {262144, 8192, 262144};
     return config;
   }
   return absl::InvalidArgumentError(absl::StrCat("--shape ", name, " is not known; there are ", ShapeNames()));
