@@ -9,12 +9,15 @@
 #include "launcher/terminal/commands.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
+#include "launcher/terminal/weight_formats_json.h"
 #include "runtime/text/chat_template.h"
 #include "runtime/text/tokenizer_folder.h"
 #include "runtime/weights/config.h"
 #include "runtime/weights/fingerprint.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/safetensors.h"
+#include "runtime/weights/supported_quantization.h"
+#include "runtime/weights/weights.h"
 
 namespace duo {
 namespace {
@@ -59,6 +62,10 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   const ModelConfig& c = *config;
   const bool quantised = c.quantization.kind != QuantizationKind::kNone;
   if (quantised) parameters = CountParameters(c);  // packed tensors do not show how many weights they hold
+  // As a CPU would hold them: as they are stored. What is wrong with a file, whoever loads it says.
+  const absl::Status supported = CheckSupported(c.quantization, flags.model + "/config.json");
+  const absl::StatusOr<WeightFormats> formats =
+      supported.ok() ? ChooseFormats(*files, c, /*on_cuda=*/false, {}) : absl::StatusOr<WeightFormats>(supported);
   const absl::StatusOr<FoundPattern> pattern =
       FindPattern(IdentityOf(flags.model, c), c.layers, c.kv_heads, PatternRoots(launch.program));
   const absl::StatusOr<ChatTemplate> chat = ChatTemplateFor(flags.model);
@@ -90,6 +97,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
     out["sliding_window"] = c.sliding_window;
     out["dtype"] = Name(c.dtype);
     if (quantised) out["quantization"] = Describe(c.quantization);
+    if (formats.ok()) out["weight_formats"] = WeightFormatsJson(FormatShares(c, *formats));
     out["kv_bytes_per_token_bf16"] = bf16;
     out["kv_bytes_per_token_int4"] = int4;
     const bool talks = chat.ok() && chat->status().ok();
@@ -106,6 +114,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   row("parameters",
       absl::StrFormat("%s (%s on disk, %s)", Grouped(parameters), ByteCount(static_cast<double>(files->bytes())),
                       quantised ? Describe(c.quantization) : Name(c.dtype)));
+  if (formats.ok() && quantised) row("weights", Text(FormatShares(c, *formats)));
   if (c.experts.count > 0) {
     row("active", absl::StrFormat("%s parameters work on a token", Grouped(CountActiveParameters(c))));
   }

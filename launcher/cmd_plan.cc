@@ -19,7 +19,9 @@
 #include "launcher/terminal/format_names.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/runtime_flags.h"
+#include "launcher/terminal/weight_formats_json.h"
 #include "runtime/weights/config.h"
+#include "runtime/weights/format_shares.h"
 #include "runtime/weights/held_weights.h"
 #include "runtime/weights/model_shape.h"
 
@@ -45,12 +47,13 @@ std::string DescribeExperts(const ModelConfig& config, const PartitionRequest& r
 
 // The plan's object with what this subcommand adds to it.
 std::string JsonWith(const std::string& plan, const ModelConfig& config, const PartitionRequest& request,
-                     const Partition& partition, const RankMemory& memory) {
+                     const Partition& partition, const RankMemory& memory, const std::vector<FormatShare>& formats) {
   nlohmann::ordered_json out = nlohmann::ordered_json::parse(plan);
   out["context"] = request.context;
   out["retrieval_heads"] = request.heads.retrieval_heads();
   out["streaming_heads"] = request.heads.streaming_heads();
   out["memory"] = {{"weights", memory.weights}, {"kv", memory.kv}};
+  out["weight_formats"] = WeightFormatsJson(formats);
   if (config.experts.count > 0) {
     out["parameters"] = CountParameters(config);
     out["active_parameters"] = CountActiveParameters(config);
@@ -115,6 +118,9 @@ absl::Status Simulate(const PlanFlags& flags, const ModelConfig& config, const P
 absl::Status Plan(const PlanFlags& flags, const Launch& launch) {
   const absl::StatusOr<ModelConfig> config = ReadConfig(flags);
   if (!config.ok()) return config.status();
+  if (config->quantization.mixed() && flags.weights == "auto") {
+    if (absl::Status s = GroupFormats(flags, *config).status(); !s.ok()) return s;
+  }
   std::string note;
   const absl::StatusOr<PartitionRequest> request = RequestOf(flags, *config, launch, &note);
   if (!request.ok()) return request.status();
@@ -130,10 +136,11 @@ absl::Status Plan(const PlanFlags& flags, const Launch& launch) {
     }
   }
   const RankMemory memory = MemoryOf(flags, *config, *request, strategies->front(), flags.world);
-  const std::string text = flags.json ? JsonWith(PlanJson(*strategies), *config, *request, strategies->front(), memory)
-                                      : PlanTable(*request, *strategies) +
-                                            DescribeExperts(*config, *request, strategies->front()) +
-                                            Describe(memory, request->context);
+  const std::vector<FormatShare> formats = FormatShares(*config, FormatsOf(flags, *config));
+  const std::string text =
+      flags.json ? JsonWith(PlanJson(*strategies), *config, *request, strategies->front(), memory, formats)
+                 : PlanTable(*request, *strategies) + DescribeExperts(*config, *request, strategies->front()) +
+                       Describe(memory, Text(formats), request->context);
   return Print(text);
 }
 

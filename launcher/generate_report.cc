@@ -15,6 +15,7 @@
 #include "launcher/terminal/sparse_json.h"
 #include "launcher/terminal/sparse_text.h"
 #include "launcher/terminal/streams.h"
+#include "launcher/terminal/weight_formats_json.h"
 
 namespace duo {
 namespace {
@@ -41,8 +42,9 @@ class Report {
     const EngineStats& stats = engine_.counted();
     std::fprintf(
         stderr,
-        "%s tokens read in %s (%s tokens/s%s), %d written at %.1f tokens/s%s; KV cache %s %s (full attention: %s), %d "
-        "retrieval + %d streaming heads (%s); %s, %d %s\n",
+        "%s tokens read in %s (%s tokens/s%s), %d written at %.1f tokens/s%s; weights %s; KV cache %s %s (full "
+        "attention: "
+        "%s), %d retrieval + %d streaming heads (%s); %s, %d %s\n",
         Grouped(texts_.prompt.size()).c_str(), Duration(out_.prefill_seconds).c_str(),
         Grouped(static_cast<int64_t>(static_cast<double>(texts_.prompt.size()) / std::max(out_.prefill_seconds, 1e-9)))
             .c_str(),
@@ -50,9 +52,10 @@ class Report {
         absl::StrCat(DraftsText(stats.draw_steps, stats.drafted_tokens, stats.accepted_tokens),
                      WrittenSparselyText(stats.decode))
             .c_str(),
-        ByteCount(static_cast<double>(engine_.KvBytes(KvTokens()))).c_str(), Name(engine_.kv_format()),
-        ByteCount(static_cast<double>(engine_.KvBytesFull(KvTokens()))).c_str(), heads.retrieval_heads(),
-        heads.streaming_heads(), Name(engine_.attention()), runtime_.device->info().name.c_str(), runtime_.comm->size(),
+        Text(engine_.weight_formats()).c_str(), ByteCount(static_cast<double>(engine_.KvBytes(KvTokens()))).c_str(),
+        Name(engine_.kv_format()), ByteCount(static_cast<double>(engine_.KvBytesFull(KvTokens()))).c_str(),
+        heads.retrieval_heads(), heads.streaming_heads(), Name(engine_.attention()),
+        runtime_.device->info().name.c_str(), runtime_.comm->size(),
         runtime_.comm->size() == 1 ? "rank"
         : ReadByRows()             ? "ranks, long prompts by rows"
                                    : "ranks");
@@ -158,6 +161,7 @@ class Report {
     out["kv_bytes"] = engine_.KvBytes(KvTokens());
     out["kv_bytes_full"] = engine_.KvBytesFull(KvTokens());
     out["kv_format"] = Name(engine_.kv_format());
+    out["weight_formats"] = WeightFormatsJson(engine_.weight_formats());
     out["attention"] = Name(engine_.attention());
     out["retrieval_heads"] = engine_.heads().retrieval_heads();
     out["streaming_heads"] = engine_.heads().streaming_heads();

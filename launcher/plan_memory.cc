@@ -60,9 +60,9 @@ RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const Par
   return most;
 }
 
-std::string Describe(const RankMemory& memory, int64_t context) {
-  std::string text = absl::StrFormat("memory of the fullest rank: weights %s + KV cache %s for %s tokens",
-                                     ByteCount(static_cast<double>(memory.weights)),
+std::string Describe(const RankMemory& memory, const std::string& formats, int64_t context) {
+  std::string text = absl::StrFormat("memory of the fullest rank: weights %s (%s) + KV cache %s for %s tokens",
+                                     ByteCount(static_cast<double>(memory.weights)), formats,
                                      ByteCount(static_cast<double>(memory.kv)), Grouped(context));
   if (memory.gpu == 0) return absl::StrCat(text, " (--gpu-memory 80GB says whether it fits)\n");
   return absl::StrFormat("%s: %s %s\n", text, memory.fits() ? "fits" : "does NOT fit",

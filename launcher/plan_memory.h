@@ -27,7 +27,7 @@ struct RankMemory {
 RankMemory MemoryOf(const PlanFlags& flags, const ModelConfig& config, const PartitionRequest& request,
                     const Partition& partition, int per_host);
 
-// One line for people, with its line's end.
-std::string Describe(const RankMemory& memory, int64_t context);
+// One line for people, with its line's end. formats: of the weights, as Text(FormatShares) has them.
+std::string Describe(const RankMemory& memory, const std::string& formats, int64_t context);
 
 }  // namespace duo

@@ -19,6 +19,7 @@
 #include "runtime/weights/matrix_bits.h"
 #include "runtime/weights/mixed_formats.h"
 #include "runtime/weights/model_shape.h"
+#include "runtime/weights/supported_quantization.h"
 #include "runtime/weights/weights.h"
 
 namespace duo {
@@ -56,6 +57,16 @@ absl::StatusOr<ModelConfig> ReadConfig(const PlanFlags& flags) {
   return ParseConfig(*text, flags.config);
 }
 
+absl::StatusOr<WeightFormats> GroupFormats(const PlanFlags& flags, const ModelConfig& config) {
+  if (absl::Status s = CheckSupported(config.quantization, flags.model.empty() ? flags.config : flags.model); !s.ok())
+    return s;
+  if (!flags.model.empty()) {
+    const absl::StatusOr<SafetensorsModel> files = SafetensorsModel::Open(flags.model);
+    if (files.ok()) return ChooseFormats(*files, config, /*on_cuda=*/true, {});
+  }
+  return FormatsOfGroups(config, /*on_cuda=*/true);
+}
+
 WeightFormats FormatsOf(const PlanFlags& flags, const ModelConfig& config) {
   const std::optional<DType> asked = WeightTypeNamed(flags.weights);
   const QuantizationConfig& stored = config.quantization;
@@ -65,6 +76,10 @@ WeightFormats FormatsOf(const PlanFlags& flags, const ModelConfig& config) {
     absl::StatusOr<WeightFormats> chosen =
         files.ok() ? ChooseFormats(*files, config, /*on_cuda=*/true, {}) : files.status();
     if (chosen.ok()) return *std::move(chosen);  // what is wrong with the file, whoever loads it says
+  }
+  if (!asked.has_value() && stored.mixed()) {
+    absl::StatusOr<WeightFormats> chosen = GroupFormats(flags, config);
+    if (chosen.ok()) return *std::move(chosen);
   }
   WeightFormats formats;
   formats.matrices = asked.value_or(DType::kBF16);  // f32 and f16 become bf16 there

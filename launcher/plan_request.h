@@ -38,7 +38,10 @@ struct PlanFlags {
 
 absl::StatusOr<ModelConfig> ReadConfig(const PlanFlags& flags);
 
-// In a GPU's memory.
+// Of a config whose quantization_config has several groups: by the tensors, where there are files, else by what it says.
+absl::StatusOr<WeightFormats> GroupFormats(const PlanFlags& flags, const ModelConfig& config);
+
+// In a GPU's memory. Of several groups those of GroupFormats, which the caller has seen to be OK.
 WeightFormats FormatsOf(const PlanFlags& flags, const ModelConfig& config);
 
 // At which the engine cuts these columns.

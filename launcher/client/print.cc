@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "launcher/terminal/progress.h"
 
 namespace duo {
@@ -132,6 +133,11 @@ void PrintPlan(const v1::PlanResponse& p) {
   Row("heads",
       absl::StrFormat("%d layers of %d KV heads: %d keep everything, %d the first %d and the last %d tokens",
                       p.layers(), p.kv_heads(), p.retrieval_heads(), p.streaming_heads(), p.sink(), p.recent()));
+  std::vector<std::string> formats;
+  for (const v1::WeightFormat& one : p.weight_formats()) {
+    formats.push_back(absl::StrFormat("%s %.1f %%", one.format(), 100 * one.share()));
+  }
+  if (!formats.empty()) Row("weights", absl::StrJoin(formats, ", "));
   Row("KV cache", absl::StrFormat("%s, room for %s tokens in all, %s in a session", p.kv_format(),
                                   Grouped(p.kv_tokens()), Grouped(p.max_session_tokens())));
   Row("memory", p.memory());

@@ -31,6 +31,11 @@ absl::Status Engine::State::DecideFormats() {
         ChooseFormats(*files, config, device->is_cuda(), {options.weights, options.weights_head, options.int8_group});
     if (absl::Status s = Agree(*comm, chosen.status()); !s.ok()) return s;
     formats = *chosen;
+    if (config.quantization.kv_cache.bits > 0 && comm->rank() == 0) {
+      notes.push_back(absl::StrCat("the checkpoint asks for a KV cache in ", Describe(config.quantization.kv_cache),
+                                   " with scales of its own; duo does not use them: the cache is ", Name(kv),
+                                   " (--kv)"));
+    }
     if (!formats.note.empty()) notes.push_back(formats.note);
   } else if (!options.mixed_weights.empty()) {
     formats = MixedFormats(config, device->is_cuda(), options.mixed_weights);

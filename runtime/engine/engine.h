@@ -37,6 +37,7 @@
 #include "runtime/kv/kv_io.h"
 #include "runtime/scheduler/request.h"
 #include "runtime/weights/config.h"
+#include "runtime/weights/format_shares.h"
 
 namespace duo {
 
@@ -215,6 +216,7 @@ class Engine {
   const Partition& partition() const;
   const MemoryPlan& memory_plan() const;
   KvFormat kv_format() const;
+  std::vector<FormatShare> weight_formats() const;  // of the weights' matrices on all ranks, the largest share first
   // Whose attention answers may ask for, weights adding up to 1; empty without EngineOptions::provenance. On rank 0.
   const std::vector<ProvenanceHead>& provenance_heads() const;
   Speculation speculation() const;  // never kAuto

@@ -53,7 +53,7 @@ void CopyRow(const MatrixPart& part, int64_t row, const Weight& w, const RowCode
     const auto group_bytes = static_cast<int64_t>(Bytes(w.dtype, w.group));
     for (int64_t c = piece.begin; c < piece.end; c += w.group, codes += group_bytes, groups += 2) {
       if (part.present[i]) {
-        part.matrix.Group(row, c, w.group, codes, groups);
+        part.matrix.Group(row, c, w.group, w.dtype, codes, groups);
       } else {
         std::fill(codes, codes + group_bytes, uint8_t{0});
         groups[0] = groups[1] = 0;
@@ -108,7 +108,8 @@ bool KeepsBlocks(const MatrixPart& part, const Weight& w) {
 bool Keeps(const MatrixPart& part, const Weight& w) {
   if (!IsQuantized(w.dtype) || w.block > 0 || w.table != CodeTable::kNone) return false;
   const bool grouped_int8 = w.dtype == DType::kI8 && w.group > 0;
-  if (grouped_int8 ? !part.matrix.grouped_int8() : part.matrix.native() != w.dtype) return false;
+  const bool int4 = part.matrix.native() == DType::kI4;  // which bytes hold, too, as where a matrix has parts of both
+  if (grouped_int8 ? !part.matrix.grouped_int8() && !int4 : part.matrix.native() != w.dtype) return false;
   if (w.group == 0) return true;
   if (part.matrix.group() % w.group != 0) return false;
   for (const Range& piece : part.cols) {

@@ -4,6 +4,7 @@
 
 #include <string_view>
 
+#include "absl/status/statusor.h"
 #include "runtime/weights/weights.h"
 
 namespace duo {
@@ -17,5 +18,9 @@ constexpr char kMxfp4Weights[] = "mxfp4";
 inline bool IsMixture(std::string_view name) { return name == kMixedWeights || name == kMxfp4Weights; }
 
 WeightFormats MixedFormats(const ModelConfig& config, bool on_cuda, std::string_view mixture);
+
+// Of a config of several groups, by what it says alone, for plans without files: ChooseFormats of files that keep to
+// it.
+absl::StatusOr<WeightFormats> FormatsOfGroups(const ModelConfig& config, bool on_cuda);
 
 }  // namespace duo

@@ -1,7 +1,12 @@
 #include "runtime/weights/quantization_config.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "runtime/files/json_fields.h"
+#include "runtime/weights/compressed_tensors_config.h"
 
 namespace duo {
 namespace {
@@ -68,98 +73,28 @@ QuantizationConfig ParseFp8(JsonFields& fields) {
   return config;
 }
 
-// block_rows: of the strategy "block"; else as it was.
-QuantizationScheme ParseScheme(const nlohmann::json& value, const std::string& file, const std::string& inside,
-                               JsonFields& errors, int* block_rows) {
-  QuantizationScheme scheme;
-  if (!value.is_object()) {
-    errors.Fail(absl::StrCat(inside, " must be an object, found ", Shown(value)));
-    return scheme;
-  }
-  JsonFields fields(value, file, inside + ".");
-  scheme.bits = static_cast<int>(fields.Int("num_bits", 2, 16, 8));
-  const std::string type = fields.String("type", "int");
-  if (type == "float") {
-    scheme.type = QuantizationType::kFloat;
-  } else if (type != "int") {
-    fields.Fail(absl::StrCat(inside, ".type \"", type, "\" is not supported; supported are int, float"));
-  }
-  const int64_t group = fields.Int("group_size", -1, kMaxGroup, 0);
-  const std::string strategy = fields.String("strategy", group > 0 ? "group" : group < 0 ? "channel" : "tensor");
-  if (strategy == "tensor") {
-    scheme.granularity = QuantizationGranularity::kTensor;
-  } else if (strategy == "channel" || strategy == "token") {
-    // A token is the channel of an activation: one scale a row.
-    scheme.granularity = QuantizationGranularity::kChannel;
-  } else if (strategy == "block") {
-    scheme.granularity = QuantizationGranularity::kGroup;
-    std::vector<int> block;
-    if (fields.Has("block_structure")) block = fields.Ids("block_structure");
-    if (fields.ok() && (block.size() != 2 || block[0] < 1 || block[1] < 1)) {
-      fields.Fail(absl::StrCat(inside, ".block_structure must be two whole numbers from 1 on"));
-    } else if (fields.ok()) {
-      *block_rows = block[0];
-      scheme.group_size = block[1];
-    }
-  } else if (strategy == "group") {
-    scheme.granularity = QuantizationGranularity::kGroup;
-    if (group <= 0) fields.Fail(absl::StrCat(inside, ".group_size must be positive for groups, found ", group));
-    scheme.group_size = static_cast<int>(group);
-  } else {
-    fields.Fail(absl::StrCat(inside, ".strategy \"", strategy, "\" is not supported; supported are tensor, channel, ",
-                             "token, group, block"));
-  }
-  scheme.symmetric = fields.Bool("symmetric", true);
-  // true, false or "local", which recomputes within a group.
-  const nlohmann::json* dynamic = fields.Find("dynamic");
-  scheme.dynamic = dynamic && (dynamic->is_string() || fields.Bool("dynamic", false));
-  errors.Adopt(fields.status());
-  return scheme;
+std::string WeightsText(const QuantizationScheme& weights, int block_rows, int block_cols) {
+  if (weights.bits == 0) return "16-bit";
+  std::string text = block_rows > 0
+                         ? absl::StrCat(weights.bits, "-bit float in blocks of ", block_rows, " x ", block_cols)
+                         : Describe(weights);
+  return weights.symmetric ? text : text + " with zero points";
 }
 
-QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string& file) {
+// fbgemm's fp8: e4m3 with a scale for each row. NVIDIA's ModelOpt: one for each tensor; its other formats are refused.
+QuantizationConfig ParseWholeFp8(JsonFields& fields, bool modelopt) {
   QuantizationConfig config;
-  config.kind = QuantizationKind::kCompressedTensors;
-  config.format = fields.String("format", "dense");
-  config.ignore = fields.Strings("ignore");
-  const nlohmann::json* groups = fields.Find("config_groups");
-  if (!groups || !groups->is_object() || groups->empty()) {
-    fields.Fail("quantization_config.config_groups must be an object with one group, found none");
-    return config;
-  }
-  if (groups->size() > 1) {
+  config.kind = QuantizationKind::kFp8Blocks;
+  config.weights = {.bits = 8,
+                    .type = QuantizationType::kFloat,
+                    .granularity = modelopt ? QuantizationGranularity::kTensor : QuantizationGranularity::kChannel};
+  config.format = modelopt ? "e4m3 with a scale for each tensor" : "e4m3 with a scale for each row";
+  config.ignore = fields.Strings(modelopt ? "ignore" : "modules_to_not_convert");
+  const std::string algorithm = modelopt ? fields.String("quant_algo", "none") : "FP8";
+  if (algorithm != "FP8") {
     fields.Fail(
-        absl::StrCat("quantization_config with ", groups->size(), " config_groups is not supported; expected 1"));
-    return config;
-  }
-  const auto first = groups->begin();
-  const nlohmann::json& group = *first;
-  const std::string inside = absl::StrCat("quantization_config.config_groups.", first.key());
-  if (!group.is_object()) {
-    fields.Fail(absl::StrCat(inside, " must be an object, found ", Shown(group)));
-    return config;
-  }
-  JsonFields inner(group, file, inside + ".");
-  config.targets = inner.Strings("targets");
-  config.format = inner.String("format", config.format);
-  if (const nlohmann::json* weights = inner.Find("weights")) {
-    config.weights = ParseScheme(*weights, file, inside + ".weights", inner, &config.block_rows);
-    if (config.block_rows > 0) config.block_cols = config.weights.group_size;
-    // "group" permutes the columns; "weight" and "static" only chose the order in which they were rounded.
-    config.activation_order = weights->is_object() && weights->value("actorder", nlohmann::json()) == "group";
-  } else {
-    inner.Fail(absl::StrCat(inside, ".weights must be an object, found none"));
-  }
-  if (const nlohmann::json* activations = inner.Find("input_activations")) {
-    int rows_of_activations = 0;  // a block of theirs is a group of one row's
-    config.activations = ParseScheme(*activations, file, inside + ".input_activations", inner, &rows_of_activations);
-  }
-  if (inner.Has("output_activations")) inner.Fail(absl::StrCat(inside, ".output_activations is not supported"));
-  fields.Adopt(inner.status());
-  if (fields.Has("kv_cache_scheme")) fields.Fail("quantization_config.kv_cache_scheme is not supported; duo has --kv");
-  const nlohmann::json* sparsity = fields.Find("sparsity_config");
-  if (sparsity && sparsity->is_object() && sparsity->value("format", nlohmann::json("dense")) != "dense") {
-    fields.Fail("quantization_config.sparsity_config (sparse weights) is not supported");
+        absl::StrCat("quantization_config.quant_algo \"", algorithm, "\" is not supported; supported is FP8: ",
+                     "use another edition of the checkpoint, for example in 16 bits with --weights fp8 or int4"));
   }
   return config;
 }
@@ -180,6 +115,8 @@ absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json
     config = ParseCompressedTensors(fields, file);
   } else if (method == "fp8") {
     config = ParseFp8(fields);
+  } else if (method == "fbgemm_fp8" || method == "modelopt") {
+    config = ParseWholeFp8(fields, method == "modelopt");
   } else if (method == "mxfp4") {  // experts alone; the tensors say which
     config.kind = QuantizationKind::kMxfp4;
     config.format = "e2m1";
@@ -187,12 +124,58 @@ absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json
         .bits = 4, .type = QuantizationType::kFloat, .granularity = QuantizationGranularity::kGroup, .group_size = 32};
     config.ignore = fields.Strings("modules_to_not_convert");
   } else if (fields.ok()) {
-    return absl::UnimplementedError(
-        absl::StrCat(file, ": quantization \"", method,
-                     "\" is not supported; supported are compressed-tensors, awq, gptq, fp8, mxfp4"));
+    return absl::UnimplementedError(absl::StrCat(
+        file, ": quantization \"", method,
+        "\" is not supported; supported are compressed-tensors, awq, gptq, fp8, mxfp4, fbgemm_fp8, modelopt (FP8)"));
   }
   if (!fields.ok()) return fields.status();
   return config;
+}
+
+QuantizationConfig ConfigOf(const QuantizationConfig& config, std::string_view module) {
+  if (!config.mixed()) return config;
+  for (const ModuleTarget& target : config.ignored) {
+    if (target.Of(module) != ModuleTarget::Match::kNone) return {};
+  }
+  const QuantizationGroup* best = nullptr;
+  std::pair<ModuleTarget::Match, std::string_view> nearest = {ModuleTarget::Match::kNone, ""};
+  for (const QuantizationGroup& group : config.groups) {
+    for (const ModuleTarget& target : group.targets) {
+      const std::pair<ModuleTarget::Match, std::string_view> met = {target.Of(module), target.text()};
+      // Of one text in two groups the later counts, as in a dictionary that is filled by texts.
+      if (met.first == ModuleTarget::Match::kNone || (best != nullptr && met > nearest)) continue;
+      best = &group;
+      nearest = met;
+    }
+  }
+  if (best == nullptr || best->weights.bits == 0) return {};
+  QuantizationConfig own;
+  own.kind = config.kind;
+  own.format = best->format;
+  own.weights = best->weights;
+  own.activations = best->activations;
+  own.block_rows = best->block_rows;
+  own.block_cols = best->block_cols;
+  own.activation_order = best->activation_order;
+  return own;
+}
+
+std::string_view ModuleOf(std::string_view weight_name) {
+  constexpr std::string_view kWeight = ".weight";
+  return weight_name.substr(0, weight_name.size() - std::min(weight_name.size(), kWeight.size()));
+}
+
+std::string Describe(const QuantizationScheme& scheme) {
+  std::string text = absl::StrCat(scheme.bits, "-bit ", scheme.type == QuantizationType::kInt ? "int" : "float");
+  switch (scheme.granularity) {
+    case QuantizationGranularity::kTensor:
+      return text + " per tensor";
+    case QuantizationGranularity::kChannel:
+      return text + " per channel";
+    case QuantizationGranularity::kGroup:
+      return absl::StrCat(text, " in groups of ", scheme.group_size);
+  }
+  return text;
 }
 
 std::string Describe(const QuantizationConfig& config) {
@@ -217,24 +200,19 @@ std::string Describe(const QuantizationConfig& config) {
     case QuantizationKind::kFp8Blocks:
       return absl::StrCat("fp8 ", config.format);
   }
-  const auto scheme = [](const QuantizationScheme& s) {
-    std::string text = absl::StrCat(s.bits, "-bit ", s.type == QuantizationType::kInt ? "int" : "float");
-    switch (s.granularity) {
-      case QuantizationGranularity::kTensor:
-        return text + " per tensor";
-      case QuantizationGranularity::kChannel:
-        return text + " per channel";
-      case QuantizationGranularity::kGroup:
-        return absl::StrCat(text, " in groups of ", s.group_size);
+  if (config.mixed()) {
+    std::vector<std::string> groups;
+    for (const QuantizationGroup& group : config.groups) {
+      groups.push_back(absl::StrCat(
+          group.name, " ", group.format, " ", WeightsText(group.weights, group.block_rows, group.block_cols), " of ",
+          absl::StrJoin(group.targets, " ",
+                        [](std::string* out, const ModuleTarget& target) { absl::StrAppend(out, target.text()); })));
     }
-    return text;
-  };
+    return absl::StrCat(kind, " ", config.format, ": ", absl::StrJoin(groups, "; "));
+  }
   std::string text = absl::StrCat(kind, " ", config.format, ", weights ",
-                                  config.block_rows > 0 ? absl::StrCat(config.weights.bits, "-bit float in blocks of ",
-                                                                       config.block_rows, " x ", config.block_cols)
-                                                        : scheme(config.weights));
-  if (!config.weights.symmetric) text += " with zero points";
-  if (config.activations.bits > 0) absl::StrAppend(&text, ", activations ", scheme(config.activations));
+                                  WeightsText(config.weights, config.block_rows, config.block_cols));
+  if (config.activations.bits > 0) absl::StrAppend(&text, ", activations ", Describe(config.activations));
   return text;
 }
 

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/weights/module_target.h"
 
 namespace duo {
 
@@ -31,6 +32,19 @@ struct QuantizationScheme {
   bool operator==(const QuantizationScheme&) const = default;
 };
 
+// One of compressed-tensors' config_groups, where there are several: what it says of the modules that its targets name.
+struct QuantizationGroup {
+  std::string name;    // "group_0"
+  std::string format;  // "float-quantized", ..
+  std::vector<ModuleTarget> targets;
+  QuantizationScheme weights;  // bits 0: the group is of activations alone
+  QuantizationScheme activations;
+  int block_rows = 0, block_cols = 0;
+  bool activation_order = false;
+
+  bool operator==(const QuantizationGroup&) const = default;
+};
+
 struct QuantizationConfig {
   QuantizationKind kind = QuantizationKind::kNone;
   std::string format;  // compressed-tensors "float-quantized", ..; AWQ's version "gemm"; GPTQ's checkpoint_format
@@ -40,7 +54,13 @@ struct QuantizationConfig {
   std::vector<std::string> ignore;     // modules that stay unquantised, names or "re:" patterns
   int block_rows = 0, block_cols = 0;  // of fp8 in blocks: of a weight matrix, that share a scale; else 0
   bool activation_order = false;       // GPTQ desc_act, compressed-tensors actorder: columns have a g_idx
+  // Of several groups, which weights and activations, targets and blocks are then those of; `ignored` is `ignore`,
+  // read.
+  std::vector<QuantizationGroup> groups;
+  std::vector<ModuleTarget> ignored;
+  QuantizationScheme kv_cache;  // that the checkpoint asks for and that duo does not take from it; bits 0: none
 
+  bool mixed() const { return !groups.empty(); }
   bool operator==(const QuantizationConfig&) const = default;
 };
 
@@ -48,20 +68,29 @@ struct QuantizationConfig {
 // in the struct is refused by name.
 absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json, const std::string& file);
 
+// What a config of groups says of one module ("model.layers.0.mlp.up_proj"): the group's scheme as that of a config of
+// one; kind kNone where the module is ignored or no group's target names it. Other configs say the same of all.
+QuantizationConfig ConfigOf(const QuantizationConfig& config, std::string_view module);
+
+// "model.layers.0.mlp.up_proj" of its weight's name.
+std::string_view ModuleOf(std::string_view weight_name);
+
 // Whether one of duo's formats can hold the stored codes; otherwise weights become 16-bit ones unless asked otherwise.
 inline bool KeepsCodes(const QuantizationConfig& config) {
   const bool narrow = config.block_cols > 0 && config.block_cols % 16 != 0;  // code_format.h's ScaleBlockFormat
   return config.kind != QuantizationKind::kMxfp4 && !narrow;
 }
 
-// Bits of the codes of an MLP's matrices as duo holds them; 16 where they become 16-bit ones, and of GGUF files, whose
-// tensors have types of their own.
+// Bits of the codes of an MLP's matrices as duo holds them; 16 where they become 16-bit ones, and of GGUF files and
+// configs of several groups, whose tensors have types of their own.
 inline int StoredBits(const QuantizationConfig& config) {
   if (config.kind == QuantizationKind::kMxfp4) return 4;
   return KeepsCodes(config) && config.weights.bits > 0 ? config.weights.bits : 16;
 }
 
-// "compressed-tensors float-quantized, 8-bit float weights per channel" and the like, for messages.
+// "compressed-tensors float-quantized, 8-bit float weights per channel" and the like, for messages; of several groups
+// each.
 std::string Describe(const QuantizationConfig& config);
+std::string Describe(const QuantizationScheme& scheme);  // "8-bit float per channel"
 
 }  // namespace duo

@@ -1,5 +1,6 @@
 #include "runtime/weights/stored_matrix.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -52,7 +53,7 @@ void ReadFloats(const TensorInfo& tensor, int64_t first, int64_t count, float* o
   for (int64_t i = 0; i < count; ++i) out[i] = FloatAt(tensor, paired ? StoredRow(tensor, first + i) : first + i);
 }
 
-absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, const QuantizationConfig& config,
+absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, const QuantizationConfig& all,
                                                 const std::string& name, int64_t rows, int64_t cols) {
   StoredMatrix matrix;
   matrix.name_ = name;
@@ -60,6 +61,8 @@ absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, c
   matrix.cols_ = cols;
   const std::string stem = name.substr(0, name.size() - std::string_view("weight").size());
   const TensorInfo* plain = files.Find(name);
+  const QuantizationConfig of_module = all.mixed() ? ConfigOf(all, ModuleOf(name)) : QuantizationConfig();
+  const QuantizationConfig& config = all.mixed() ? of_module : all;
   absl::Status status;
   if (plain != nullptr && plain->dtype == StoredDType::kBlocks) {
     absl::StatusOr<TensorInfo> tensor = files.Require(name, {StoredDType::kBlocks}, {rows, cols});
@@ -74,13 +77,22 @@ absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, c
     if (tensor.ok()) matrix.codes_ = *std::move(tensor);
   } else if (config.block_cols > 0) {
     status = matrix.FindFp8Blocks(files, stem, config);
+  } else if (config.weights.bits == 0) {  // nothing is quantised but activations or the KV cache
+    status = files.Require(name, kPlain, {rows, cols}).status();
   } else if (config.kind != QuantizationKind::kCompressedTensors && config.kind != QuantizationKind::kFp8Blocks) {
     status = matrix.FindTransposed(files, stem, config);
   } else if (config.format == "pack-quantized") {
     status = matrix.FindPacked(files, stem, config.weights);
   } else {
-    const bool inverse = config.kind == QuantizationKind::kFp8Blocks;  // by its name alone
+    // An inverse by its name alone.
+    const bool inverse = config.kind == QuantizationKind::kFp8Blocks && files.Find(stem + "weight_scale") == nullptr;
     status = matrix.FindRowCodes(files, stem, inverse ? "weight_scale_inv" : "weight_scale", config.weights);
+  }
+  if (!status.ok() && all.mixed()) {
+    return absl::Status(
+        status.code(),
+        absl::StrCat(status.message(), "; by quantization_config the module is ",
+                     config.kind == QuantizationKind::kNone ? "ignored, or of no group's targets" : Describe(config)));
   }
   if (!status.ok()) return status;
   matrix.file_ = matrix.codes_.file;
@@ -90,7 +102,9 @@ absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, c
 absl::Status StoredMatrix::SetGroups(int group_size, const std::string& stem) {
   group_ = group_size > 0 ? group_size : static_cast<int>(cols_);
   groups_ = CeilDiv(cols_, group_);
-  if (cols_ % group_ == 0 && rows_ % 8 == 0 && cols_ % 8 == 0) return absl::OkStatus();
+  // compressed-tensors fills a last word up; the others' rows and columns are whole words.
+  const bool whole_words = layout_ == Layout::kPacked || (rows_ % 8 == 0 && cols_ % 8 == 0);
+  if (cols_ % group_ == 0 && whole_words) return absl::OkStatus();
   return absl::UnimplementedError(absl::StrCat(stem, "*: quantised groups of ", group_, " do not divide [", rows_, ", ",
                                                cols_, "], which is not supported"));
 }
@@ -138,7 +152,7 @@ absl::Status StoredMatrix::FindPacked(const SafetensorsModel& files, const std::
   if (absl::Status s = SetGroups(scheme.group_size, stem); !s.ok()) return s;
   const int64_t in_word = 32 / bits_;
   absl::StatusOr<TensorInfo> codes =
-      files.Require(stem + "weight_packed", {StoredDType::kI32}, {rows_, cols_ / in_word});
+      files.Require(stem + "weight_packed", {StoredDType::kI32}, {rows_, CeilDiv(cols_, in_word)});
   if (!codes.ok()) return codes.status();
   codes_ = *std::move(codes);
   std::vector<std::vector<int64_t>> shapes = {{rows_, groups_}};
@@ -148,7 +162,7 @@ absl::Status StoredMatrix::FindPacked(const SafetensorsModel& files, const std::
   scales_ = *std::move(scales);
   if (!symmetric_) {
     absl::StatusOr<TensorInfo> zeros =
-        files.Require(stem + "weight_zero_point", {StoredDType::kI32}, {rows_ / in_word, groups_});
+        files.Require(stem + "weight_zero_point", {StoredDType::kI32}, {CeilDiv(rows_, in_word), groups_});
     if (!zeros.ok()) return zeros.status();
     zeros_ = *std::move(zeros);
   }
@@ -230,7 +244,7 @@ int StoredMatrix::CodeAt(int64_t row, int64_t col) const {
   const uint32_t mask = (1u << bits_) - 1;
   switch (layout_) {
     case Layout::kPacked:
-      return static_cast<int>(WordAt(codes_, row * (cols_ / in_word) + col / in_word) >> bits_ * (col % in_word) &
+      return static_cast<int>(WordAt(codes_, row * CeilDiv(cols_, in_word) + col / in_word) >> bits_ * (col % in_word) &
                               mask);
     case Layout::kAwq:
       return static_cast<int>(WordAt(codes_, col * (rows_ / 8) + row / 8) >> 4 * kAwqNibble[row % 8] & mask);
@@ -279,12 +293,15 @@ void StoredMatrix::Codes(int64_t row, int64_t first, int64_t count, uint8_t* out
   std::memcpy(out, codes_.data + row * cols_ + first, count);
 }
 
-void StoredMatrix::Group(int64_t row, int64_t first, int64_t count, uint8_t* codes, uint16_t* scale_and_min) const {
+void StoredMatrix::Group(int64_t row, int64_t first, int64_t count, DType type, uint8_t* codes,
+                         uint16_t* scale_and_min) const {
   const int64_t group = first / group_;
   DUO_CHECK_EQ((first + count - 1) / group_, group);
+  DUO_CHECK(type == DType::kI8 || (type == DType::kI4 && bits_ == 4));
   const int middle = bits_ == 8 ? 128 : 0;  // codes of 8 bits become signed
-  for (int64_t i = 0; i < count && bits_ == 8; ++i) codes[i] = static_cast<uint8_t>(CodeAt(row, first + i) - middle);
-  for (int64_t i = 0; i < count && bits_ == 4; i += 2) {
+  const bool bytes = type == DType::kI8;
+  for (int64_t i = 0; i < count && bytes; ++i) codes[i] = static_cast<uint8_t>(CodeAt(row, first + i) - middle);
+  for (int64_t i = 0; i < count && !bytes; i += 2) {
     codes[i / 2] = static_cast<uint8_t>(CodeAt(row, first + i) | CodeAt(row, first + i + 1) << 4);
   }
   const float scale = ScaleAt(row, group);
@@ -294,6 +311,29 @@ void StoredMatrix::Group(int64_t row, int64_t first, int64_t count, uint8_t* cod
 
 float StoredMatrix::BlockScale(int64_t block_row, int64_t block_col) const {
   return FloatAt(scales_, block_row * groups_ + block_col);
+}
+
+bool StoredMatrix::coded() const { return layout_ != Layout::kPlain && layout_ != Layout::kStacked; }
+
+const char* StoredMatrix::type_name() const {
+  switch (layout_) {
+    case Layout::kMxfp4:
+      return "MXFP4";
+    case Layout::kPacked:
+    case Layout::kAwq:
+    case Layout::kGptq:
+      return bits_ == 4 ? "int4" : "int8";
+    default:
+      return TypeName(codes_);
+  }
+}
+
+CodeFormat StoredMatrix::code_format() const {
+  if (layout_ == Layout::kRowCodes) return {*ToDType(codes_.dtype), 0, 0};
+  if (layout_ != Layout::kPacked && layout_ != Layout::kAwq && layout_ != Layout::kGptq) return block_format();
+  if (native() == DType::kI4) return {DType::kI4, Int4Group(group_), 0};
+  if (grouped_int8()) return {DType::kI8, std::min<int>(128, static_cast<int>(GroupUnit(group_))), 0};
+  return {DType::kBF16, 0, 0};
 }
 
 CodeFormat StoredMatrix::block_format() const {

@@ -45,7 +45,7 @@ std::string StackedPartName(const std::string& name, const StackedRows& stacked)
 class StoredMatrix {
  public:
   // name: the plain tensor's, "model.layers.0.mlp.up_proj.weight". What is stored beside it under the quantised names
-  // decides, so modules that stayed unquantised need no list.
+  // decides, so modules that stayed unquantised need no list. Of several groups the module's own says what to look for.
   static absl::StatusOr<StoredMatrix> Find(const SafetensorsModel& files, const QuantizationConfig& config,
                                            const std::string& name, int64_t rows, int64_t cols);
 
@@ -57,13 +57,16 @@ class StoredMatrix {
 
   const std::string& file() const { return file_; }
   const std::string& name() const { return name_; }
-  const char* type_name() const { return layout_ == Layout::kMxfp4 ? "MXFP4" : TypeName(codes_); }  // "BF16", "Q4_K"
+  const char* type_name() const;  // "BF16", "Q4_K", "int4"
+  bool coded() const;             // not plain floats
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
 
   // The format that holds a GGUF file's tensor, or MXFP4's, or fp8 in blocks exactly: its codes, or the float type for
   // what is no codes. Not for checkpoints of other codes.
   CodeFormat block_format() const;
+  // The same of any checkpoint. What duo's formats cannot hold is bf16, as where a whole checkpoint is so.
+  CodeFormat code_format() const;
   bool in_blocks() const { return layout_ == Layout::kBlocks || layout_ == Layout::kMxfp4; }
   // Columns [first, first + count) of an in_blocks() row in a format that holds block_format()'s values (Join, FitTo):
   // codes, pairs of groups and of subs. False if a minimum is beyond f16.
@@ -94,9 +97,9 @@ class StoredMatrix {
   // Gives back the memory of what was read of its file.
   void DropPages() const;
 
-  // native() int4 or grouped_int8(), columns within one stored group: two codes a byte, or signed codes, and scale and
-  // minimum in f16.
-  void Group(int64_t row, int64_t first, int64_t count, uint8_t* codes, uint16_t* scale_and_min) const;
+  // native() int4 or grouped_int8(), columns within one stored group: two codes a byte, or of kI8 signed codes, which
+  // hold either, and scale and minimum in f16.
+  void Group(int64_t row, int64_t first, int64_t count, DType type, uint8_t* codes, uint16_t* scale_and_min) const;
 
  private:
   enum class Layout : uint8_t { kPlain, kRowCodes, kPacked, kAwq, kGptq, kBlocks, kStacked, kMxfp4, kFp8Blocks };

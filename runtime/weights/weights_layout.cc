@@ -35,7 +35,7 @@ class Layout {
   const float* Floats(int64_t count) { return reinterpret_cast<const float*>(Take(4 * count)); }
 
   Weight Matrix(const HeldWeight& held) {
-    const CodeFormat format = FormatOf(held);
+    const CodeFormat format = FormatOf(held, formats_);
     Weight w;
     w.dtype = format.type;
     w.rows = held.rows;
@@ -63,20 +63,6 @@ class Layout {
   int64_t used() const { return used_; }
 
  private:
-  // No group straddles two pieces of the columns.
-  CodeFormat FormatOf(const HeldWeight& held) const {
-    const auto kept = formats_.kept.find({held.layer, held.role()});
-    if (kept != formats_.kept.end()) return kept->second;
-    const DType type = held.layer < 0 ? formats_.vocabulary : formats_.matrices;
-    if (held.record->never_coded && IsQuantized(type)) return {DType::kBF16, 0, 0};
-    if (type == DType::kI4) return {type, Int4Group(held.unit, formats_.int4_group), 0};
-    if (type == DType::kF8E4M3 && formats_.int8_group > 0 && formats_.matrices == DType::kF8E4M3)
-      return FitTo(CodeFormat{type, formats_.int8_group, formats_.int8_group}, held).value_or(CodeFormat{type, 0, 0});
-    if (type == DType::kI8 && formats_.int8_group > 0 && formats_.matrices != DType::kF8E4M3)
-      return FitTo({type, formats_.int8_group, 0}, held.unit).value_or(CodeFormat{type, 0, 0});
-    return {type, 0, 0};
-  }
-
   uint8_t* base_;
   const WeightFormats& formats_;
   int64_t used_ = 0;
@@ -107,6 +93,19 @@ ModelWeights LayOut(const WeightShare& share, Layout& layout) {
 std::optional<CodeFormat> FitTo(const CodeFormat& format, const HeldWeight& held) {
   if (format.scale_blocks() && held.record->cols != Dim::kQueryHeads) return format;
   return FitTo(format, held.unit);
+}
+
+CodeFormat FormatOf(const HeldWeight& held, const WeightFormats& formats) {
+  const auto kept = formats.kept.find({held.layer, held.role()});
+  if (kept != formats.kept.end()) return kept->second;
+  const DType type = held.layer < 0 ? formats.vocabulary : formats.matrices;
+  if (held.record->never_coded && IsQuantized(type)) return {DType::kBF16, 0, 0};
+  if (type == DType::kI4) return {type, Int4Group(held.unit, formats.int4_group), 0};
+  if (type == DType::kF8E4M3 && formats.int8_group > 0 && formats.matrices == DType::kF8E4M3)
+    return FitTo(CodeFormat{type, formats.int8_group, formats.int8_group}, held).value_or(CodeFormat{type, 0, 0});
+  if (type == DType::kI8 && formats.int8_group > 0 && formats.matrices != DType::kF8E4M3)
+    return FitTo({type, formats.int8_group, 0}, held.unit).value_or(CodeFormat{type, 0, 0});
+  return {type, 0, 0};
 }
 
 std::vector<HeldWeight> WeightsOf(const WeightShare& share) {

@@ -17,6 +17,10 @@ absl::StatusOr<ModelWeights> LayOutWeights(const WeightShare& share, Device& dev
 // only where others follow in memory, which are a head's: elsewhere ranks cut at the bounds of blocks (cut_unit.h).
 std::optional<CodeFormat> FitTo(const CodeFormat& format, const HeldWeight& held);
 
+// The format that a matrix has in memory: its own, or that of all, with groups that straddle no two pieces of its
+// columns.
+CodeFormat FormatOf(const HeldWeight& held, const WeightFormats& formats);
+
 // Formats and shapes of the share's weights, without memory: matrices with rows and columns whose data is null.
 ModelWeights DescribeWeights(const WeightShare& share);
 

@@ -15,6 +15,7 @@ ClusterPlan PlanOf(const CallContext& context) {
   plan.model = context.model;
   plan.device = context.device;
   plan.kv_format = Name(engine.kv_format());
+  plan.weight_formats = engine.weight_formats();
   plan.strategy = Name(partition.strategy);
   plan.world = partition.world;
   plan.layers = heads.layers;

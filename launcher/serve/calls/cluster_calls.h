@@ -8,6 +8,7 @@
 
 #include "launcher/serve/calls/unary_call.h"
 #include "parallel/held_heads.h"
+#include "runtime/weights/format_shares.h"
 
 namespace duo {
 
@@ -16,6 +17,7 @@ struct ClusterPlan {
   int world = 0, layers = 0, kv_heads = 0, retrieval_heads = 0, streaming_heads = 0, sink = 0, recent = 0;
   double balance_time = 0, balance_memory = 0;  // of the busiest rank, 1 is perfect
   std::string memory;                           // one line: where a rank's memory goes
+  std::vector<FormatShare> weight_formats;
   std::string experts;  // of a mixture on several ranks how its experts lie, "split" or "whole"; else empty
   std::string prefill_split;  // of several ranks what they share out of long chunks, "heads" or "rows"; else empty
   int64_t max_session_tokens = 0, kv_tokens = 0;

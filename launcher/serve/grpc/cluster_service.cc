@@ -23,6 +23,12 @@ static void Fill(const ClusterPlan& plan, pb::PlanResponse* out) {
   out->set_kv_tokens(plan.kv_tokens);
   out->set_experts(plan.experts);
   out->set_prefill_split(plan.prefill_split);
+  for (const FormatShare& one : plan.weight_formats) {
+    pb::WeightFormat* format = out->add_weight_formats();
+    format->set_format(one.format);
+    format->set_parameters(one.parameters);
+    format->set_share(one.share);
+  }
   for (int rank = 0; rank < plan.world; ++rank) {
     pb::RankHeads* held = out->add_ranks();
     held->set_rank(rank);

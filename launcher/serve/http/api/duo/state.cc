@@ -6,6 +6,7 @@
 #include "launcher/serve/http/api/duo/session_json.h"
 #include "launcher/terminal/sparse_json.h"
 #include "launcher/terminal/version.h"
+#include "launcher/terminal/weight_formats_json.h"
 
 namespace duo::http {
 namespace {
@@ -28,6 +29,7 @@ Json PlanJson(const ServerView& view) {
                {"sink", plan.sink},
                {"recent", plan.recent},
                {"kv_format", plan.kv_format},
+               {"weight_formats", WeightFormatsJson(plan.weight_formats)},
                {"strategy", plan.strategy},
                {"balance", {{"time", plan.balance_time}, {"memory", plan.balance_memory}}},
                {"memory", plan.memory},
