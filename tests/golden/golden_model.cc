@@ -32,6 +32,8 @@ uint8_t NoNan(uint8_t e4m3) { return (e4m3 & 0x7f) == 0x7f ? e4m3 ^ 0x40 : e4m3;
 
 const char* TypeOf(const Json& tensor, const char* stored) {
   return tensor.contains("bytes")   ? "U8"
+         : tensor.contains("words") ? "I32"
+         : tensor.contains("int8")  ? "I8"
          : tensor.contains("e4m3")  ? "F8_E4M3"
          : tensor.contains("scale") ? "F32"
                                     : stored;
@@ -47,6 +49,12 @@ std::string TensorBytes(const Json& tensor, int64_t count, DType dtype) {
       bytes[i] =
           static_cast<char>(first + static_cast<int>(SplitMix64(base + static_cast<uint64_t>(i)) >> 56) % spread);
     }
+    return bytes;
+  }
+  if (tensor.contains("words") || tensor.contains("int8")) {
+    const uint64_t base = Fnv1a64(tensor["name"].get<std::string>());
+    std::string bytes(tensor.contains("words") ? 4 * count : count, '\0');
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(SplitMix64(base + i) >> 56);
     return bytes;
   }
   if (tensor.contains("e4m3")) {

@@ -3,14 +3,19 @@
 
     make_goldens.py [NAME...]        all of them, or those named
 
-Needs pip packages torch==2.15.0, transformers==5.23.0, tokenizers, safetensors, numpy==2.4.6 (CPU). Written once and
-committed; golden_test.cc compares duo with these files.
+Needs pip packages torch==2.15.0, transformers==5.23.0, tokenizers, safetensors, numpy==2.4.6 (CPU), and
+compressed-tensors==0.20.1 for the models that are quantised so. Written once and committed; golden_test.cc compares duo
+with these files.
 
 No weights are committed. Every tensor follows from a counter, here and in golden_model.cc alike: element i of a tensor
 takes u = the top byte of splitmix64(fnv1a64(tensor name) + i), and is (2u - 255) * 2^-exponent, or, in a norm's weight,
 (192 + u % 64) / 256, or in one of bytes ("bytes": [first, spread]) first + u % spread. Eight significant bits, so bf16, f16 and f32 files hold the same numbers. From element "zero_from"
 on, where a tensor has that, it is 0. A tensor of e4m3 codes ("e4m3": true) has u, a NaN's with its bit 6 turned; one of
-scales ("scale": e) has (192 + u % 64) / 256 * 2^-e in f32.
+scales ("scale": e) has (192 + u % 64) / 256 * 2^-e in f32. One of packed codes ("words": true) has four u a word, the
+first in its lowest byte, one of int8 codes ("int8": true) has u as a signed byte.
+
+Which of compressed-tensors' groups a module is of, and what its codes stand for, is what that package's own matching and
+decompression say.
 
 Each file holds config (config.json as it is written), dtype and shards of the safetensors, the tensors with their
 exponents, the prompt, and for full attention and for duo (retrieval heads in every layer but a small sink and recent
@@ -69,6 +74,38 @@ def model(name, model_type, hidden, inter, layers, heads, kv_heads, head_dim, vo
 FP8_BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
               "modules_to_not_convert": ["lm_head", "mlp.gate"]}
 
+
+
+def scheme(bits, kind="int", strategy="channel", **more):
+    return {"num_bits": bits, "type": kind, "strategy": strategy, "symmetric": True, "dynamic": False, **more}
+
+
+def mixed(ignore, *groups, **more):
+    """groups: (format, targets, weights), named in order."""
+    named = {f"group_{i}": {"format": fmt, "targets": targets, "weights": weights, "input_activations": None}
+             for i, (fmt, targets, weights) in enumerate(groups)}
+    return {"quant_method": "compressed-tensors", "format": "mixed-precision", "quantization_status": "compressed",
+            "ignore": ignore, "config_groups": named, **more}
+
+
+# Attention in fp8, the rest by its class; an exact name wins over both, so that q, k and v of layer 1 have three formats,
+# and o of layer 0 is left alone. Gate and up differ in their groups alone. The head is quantised, the embedding is not.
+MIXED = mixed(["model.layers.0.self_attn.o_proj"],
+              ("float-quantized", ["re:.*self_attn.*"], scheme(8, "float")),
+              ("pack-quantized", ["Linear"], scheme(4, strategy="group", group_size=64, symmetric=False)),
+              ("naive-quantized", ["model.layers.1.self_attn.k_proj", "re:model[.]layers[.]\\d+[.]mlp[.]down_proj$"], scheme(8)),
+              ("pack-quantized", ["re:.*mlp.up_proj"], scheme(4, strategy="group", group_size=32)),
+              ("pack-quantized", ["model.layers.1.self_attn.v_proj", "lm_head"], scheme(8, strategy="group", group_size=32)))
+# Experts in int4 with zeros, all but the router and the head quantised; a group of a layer's queries alone and a KV cache
+# that duo has of its own. Rows and columns that fill no last word.
+MIXED_EXPERTS = mixed(["lm_head", "re:.*mlp.gate$"],
+                      ("float-quantized", ["Linear"], scheme(8, "float", "block", block_structure=[128, 128])),
+                      ("pack-quantized", ["re:.*experts.*(gate|up)_proj"],
+                       scheme(4, strategy="group", group_size=32, symmetric=False)),
+                      ("pack-quantized", ["re:.*experts.*down_proj"], scheme(8, strategy="group", group_size=16)),
+                      (None, ["re:.*self_attn$"], None),
+                      kv_cache_scheme=scheme(8, "float", "tensor"))
+
 MODELS = [
     model("llama_mha_untied", "llama", 72, 88, 2, 3, 3, 64, 257, 181, dtype="float32"),
     model("llama_gqa_tied_biases_sharded", "llama", 384, 104, 2, 6, 2, 64, 203, 211, shards=3, tied=True,
@@ -105,6 +142,14 @@ MODELS = [
     model("qwen3_fp8_blocks", "qwen3", 192, 328, 2, 6, 3, 64, 263, 191, shards=2, quantization_config=FP8_BLOCKS),
     model("qwen3_moe_fp8_blocks", "qwen3_moe", 208, 168, 2, 6, 3, 128, 277, 151, num_experts=5, num_experts_per_tok=4,
           moe_intermediate_size=144, norm_topk_prob=True, quantization_config=FP8_BLOCKS),
+    model("qwen3_mixed_groups", "qwen3", 192, 328, 2, 6, 3, 64, 263, 191, shards=2, quantization_config=MIXED),
+    model("qwen3_moe_mixed_groups", "qwen3_moe", 224, 168, 2, 6, 3, 128, 277, 151, num_experts=5, num_experts_per_tok=4,
+          moe_intermediate_size=48, norm_topk_prob=True, quantization_config=MIXED_EXPERTS),
+    # A channel a scale, of 4 bits with zeros: rows that fill no last word, columns that no group divides.
+    model("llama_mixed_channels", "llama", 96, 100, 2, 6, 2, 64, 203, 187, tied=True, dtype="float16",
+          quantization_config=mixed([], ("pack-quantized", ["Linear"], scheme(4, symmetric=False)),
+                                    ("pack-quantized", ["re:.*self_attn.[kv]_proj"], scheme(8)),
+                                    ("int-quantized", ["model.layers.1.mlp.down_proj"], scheme(8, strategy="tensor")))),
     # Windows that the recent tokens of streaming heads cover, and longer ones; gates that reach their clamp. The prompt is
     # so long that no choice of an expert hangs on the last bit of bf16, which made the error of one run 7 times another's.
     model("gpt_oss_mxfp4", "gpt_oss", 160, 96, 3, 6, 2, 64, 277, 97, num_local_experts=6, num_experts_per_tok=2,
@@ -208,6 +253,57 @@ def fp8_blocks(name, shape, block, tensors):
     return (values * scale).astype(np.float32)
 
 
+def group_of(quantisation, name):
+    """What compressed-tensors has of the module of a weight: its scheme, or None."""
+    from compressed_tensors.quantization import QuantizationConfig
+    from compressed_tensors.utils.match import is_match, match_targets
+    config = QuantizationConfig.model_validate(quantisation)
+    module = name.removesuffix(".weight")
+    kind = torch.nn.Embedding(1, 1) if module.endswith("embed_tokens") else torch.nn.Linear(1, 1)
+    targets = {target: group for group in config.config_groups.values() for target in group.targets}
+    if not is_match(module, kind, list(targets), config.ignore):
+        return None
+    group = targets[match_targets(module, kind, targets)[0]]
+    return group if group.weights else None
+
+
+def compressed(name, shape, group, tensors):
+    """A matrix of a group's codes, whose tensors are added."""
+    from compressed_tensors.compressors import BaseCompressor
+    stem, args = name.removesuffix("weight"), group.weights
+    packed, rows, cols = group.format == "pack-quantized", *shape
+    grid = {"tensor": [1], "channel": [rows, 1], "group": [rows, cols // (args.group_size or 1)],
+            "block": [-(-side // of) for side, of in zip(shape, args.block_structure or [1, 1])]}[args.strategy]
+    gain = {"q_proj": 1.2, "k_proj": 1.2, "o_proj": 2, "lm_head": 4}.get(name.split(".")[-2], 1.0)
+    size = 95 if args.type == "float" else {4: 5, 8: 74}[args.num_bits]  # of a code
+    scale = {"name": stem + "weight_scale", "shape": grid, "scale": round(math.log2(size * math.sqrt(cols) / gain))}
+    codes = {"name": stem + ("weight_packed" if packed else "weight"), "shape": shape}
+    count = math.prod(shape)
+    if packed:
+        words = -(-cols * args.num_bits // 32)
+        codes |= {"shape": [rows, words], "words": True}
+        u = splitmix_bytes(codes["name"], 4 * rows * words).astype(np.uint8)
+        state = {"weight_packed": torch.from_numpy(u.view("<i4").reshape(rows, words).copy()), "weight_shape": torch.tensor(shape)}
+    elif args.type == "float":
+        codes["e4m3"] = True
+        u = splitmix_bytes(codes["name"], count)
+        u = np.where(u & 127 == 127, u ^ 64, u).astype(np.uint8).reshape(shape)
+        state = {"weight": torch.from_numpy(u).view(torch.float8_e4m3fn)}
+    else:
+        codes["int8"] = True
+        state = {"weight": torch.from_numpy(splitmix_bytes(codes["name"], count).astype(np.uint8).view(np.int8).reshape(shape))}
+    tensors += [codes, scale]
+    values = (192 + splitmix_bytes(scale["name"], math.prod(grid)) % 64) / 256 * 2.0 ** -scale["scale"]
+    state["weight_scale"] = torch.from_numpy(values.astype(np.float32).reshape(grid))
+    if not args.symmetric:
+        zeros = {"name": stem + "weight_zero_point", "shape": [-(-rows * args.num_bits // 32), grid[1]], "words": True}
+        tensors.append(zeros)
+        u = splitmix_bytes(zeros["name"], 4 * math.prod(zeros["shape"])).astype(np.uint8)
+        state["weight_zero_point"] = torch.from_numpy(u.view("<i4").reshape(zeros["shape"]).copy())
+    compressor = BaseCompressor.get_value_from_registry(str(getattr(group.format, "value", group.format)))
+    return compressor.decompress(state, group)["weight"].float().numpy()
+
+
 def stored(name, parameter, mixtral, stacked):
     """A parameter's tensors as checkpoints hold them: [(name, shape)] by expert. transformers 5 joins experts' matrices."""
     shape = list(parameter.shape)
@@ -229,6 +325,7 @@ def load(spec):
     config = dict(spec["config"])
     quantisation = config.pop("quantization_config", {})
     quantised, block = quantisation.get("quant_method") == "mxfp4", quantisation.get("weight_block_size")
+    grouped = quantisation.get("quant_method") == "compressed-tensors"
     stacked = config["model_type"] == "gpt_oss"  # its checkpoints have the joined tensors
     net = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager",
                                            experts_implementation="eager").float().eval()
@@ -244,6 +341,10 @@ def load(spec):
             for tensor, shape in tensors:
                 if block and tensor.endswith("_proj.weight"):
                     parts.append(fp8_blocks(tensor, shape, block, spec["tensors"]))
+                    continue
+                group = group_of(quantisation, tensor) if grouped and tensor.endswith(".weight") and len(shape) == 2 else None
+                if group is not None:
+                    parts.append(compressed(tensor, shape, group, spec["tensors"]))
                     continue
                 entry = {"name": tensor, "shape": shape, "exponent": exponent(tensor, shape)}
                 values = fill(tensor, shape, entry["exponent"])
