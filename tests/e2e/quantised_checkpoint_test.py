@@ -241,6 +241,9 @@ SCHEMES = {
     "fp8 in blocks of no power of two": (fp8_config([80, 96]), lambda w: fp8_blocks(w, (80, 96)), False),
     "fp8 in blocks that are narrow": (fp8_config([128, 24]), lambda w: narrow_blocks(w, (128, 24)), True),
     "fp8 per tensor": (fp8_config(None), fp8_tensor, False),
+    "fbgemm's fp8": ({"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["lm_head"]},
+                     lambda w: compressed_row(w, "float", False), False),
+    "ModelOpt's fp8": ({"quant_method": "modelopt", "quant_algo": "FP8"}, lambda w: compressed_row(w, "float", True), False),
     "compressed-tensors fp8 in blocks": (compressed("float-quantized", kind="float", strategy="block",
                                                     block_structure=[128, 128]),
                                          lambda w: fp8_blocks(w, (128, 128), "weight_scale"), False),
@@ -254,12 +257,100 @@ SCHEMES = {
     "GPTQ 8 bits in activation order": (gptq_config(8, 32, order=True), lambda w: gptq(w, 8, 32, True, "bf16", order_seed=5), True),
 }
 
+def group_config(ignore, *groups, **more):
+    """groups: (format, targets, weights), named in order."""
+    return {"quant_method": "compressed-tensors", "format": "mixed-precision", "ignore": ignore, **more,
+            "config_groups": {f"group_{i}": {"format": fmt, "targets": targets, "weights": weights}
+                              for i, (fmt, targets, weights) in enumerate(groups)}}
+
+
+def weights_of(bits, kind="int", strategy="channel", group=None):
+    return compressed("", bits, kind, strategy, group)["config_groups"]["group_0"]["weights"]
+
+
+# name: (quantization_config, matrix's name and values -> (tensors, values), formats' names on the CPU)
+MIXTURES = {
+    "attention fp8, MLP int4, one down int8": (
+        group_config(["lm_head"], ("float-quantized", ["re:.*self_attn.*"], weights_of(8, "float")),
+                     ("pack-quantized", ["Linear"], weights_of(4, "int", "group", 64)),
+                     ("naive-quantized", ["model.layers.3.mlp.down_proj"], weights_of(8))),
+        lambda name, w: compressed_row(w, "float", False) if "self_attn" in name else
+        compressed_row(w, "int", False) if "layers.3.mlp.down" in name else packed(w, 4, 64, True, "int4"),
+        {"fp8", "int4:64", "int8", "bf16"}),
+    "q, k and v, and gate and up, in formats of their own": (
+        group_config(["lm_head"], ("float-quantized", ["re:.*q_proj"], weights_of(8, "float", "tensor")),
+                     ("int-quantized", ["re:.*k_proj"], weights_of(8)),
+                     ("pack-quantized", ["Linear"], weights_of(4, "int", "group", 64)),
+                     ("pack-quantized", ["re:.*up_proj"], weights_of(8, "int", "group", 32))),
+        lambda name, w: compressed_row(w, "float", True) if "q_proj" in name else
+        compressed_row(w, "int", False) if "k_proj" in name else
+        packed(w, 8, 32, True, "int8") if "up_proj" in name else packed(w, 4, 64, True, "int4"),
+        {"f32", "int4:64", "int8:32", "bf16"}),
+    "fp8 in blocks beside int4 with zeros": (
+        group_config([], ("float-quantized", ["re:.*mlp.*"], weights_of(8, "float", "block") | {"block_structure": [128, 128]}),
+                     ("pack-quantized", ["Linear"], weights_of(4, "int", "group", 32) | {"symmetric": False}),
+                     kv_cache_scheme=weights_of(8, "float", "tensor")),
+        lambda name, w: fp8_blocks(w, (128, 128), "weight_scale") if "mlp" in name else packed(w, 4, 32, False, "int4"),
+        {"fp8:128x128", "int4:32", "bf16"}),
+}
+
+
+def check_mixtures(args, model, scratch, expect):
+    run = lambda *command: subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: E731
+    for name, (config, quantise, formats) in MIXTURES.items():
+        quantised, plain = {}, {}
+        for tensor, values in model.items():
+            if tensor.endswith("_proj.weight"):
+                stored, held = quantise(tensor, values)
+                quantised.update({tensor[:-len("weight")] + key: value for key, value in stored.items()})
+                plain[tensor] = ("F32", held.astype(np.float32))
+            else:
+                quantised[tensor] = plain[tensor] = ("BF16", stored_bf16(values)) if values.ndim == 2 else ("F32", values)
+        came = folder(scratch, name, quantised, config)
+        is_, should = logits(args.logits, came), logits(args.logits, folder(scratch, name + " plain", plain, None))
+        error, size = np.abs(is_ - should).max(), np.abs(should).max()
+        expect(error < 1e-4 * size, f"{name}: off by {error:.1e} of {size:.3g}")
+        command = [args.duo, "generate", "--model", came, "--prompt", "The quick brown fox", "--attention", "full",
+                   "--max-new-tokens", "16", "--device", "cpu", "--threads", "1", "--json"]
+        made = []
+        for ranks in (1, 3) if shutil.which("mpirun") else (1,):
+            done = run(*(["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks > 1 else []), *command)
+            made.append(json.loads(done.stdout) if done.returncode == 0 else {"token_ids": done.stderr[-500:]})
+        expect(all(one["token_ids"] == made[0]["token_ids"] for one in made), f"{name}: the same tokens on 1 and 3 ranks")
+        told = made[0].get("weight_formats", [])
+        expect({one["format"] for one in told} == formats and abs(sum(one["share"] for one in told) - 1) < 1e-9,
+               f"{name}: the answer tells its formats: {told}")
+        info = json.loads(run(args.duo, "info", "--model", came, "--json").stdout)
+        expect(info["weight_formats"] == told, f"{name}: so does duo info")
+        said = run(*command[:-1]).stderr
+        expect(("weights " + told[0]["format"]) in said, f"{name}: and the statistics: {said[-400:]}")
+        expect(("asks for a KV cache in 8-bit float per tensor" in said) == ("kv_cache_scheme" in config),
+               f"{name}: a KV cache that the checkpoint asks for is spoken of")
+        plans = [run(args.duo, "plan", flag, path, "--attention", "full", "--json").stdout
+                 for flag, path in (("--model", came), ("--config", os.path.join(came, "config.json")))]
+        expect(plans[0] == plans[1] and json.loads(plans[0])["memory"]["weights"] > 0,
+               f"{name}: planned alike with the files and by config.json alone: {plans}")
+    # A module that no group names, whose tensors are coded all the same.
+    lost = dict(config, config_groups={"group_0": config["config_groups"]["group_0"], "group_1": dict(
+        config["config_groups"]["group_1"], targets=["re:.*o_proj"])})
+    done = run(args.duo, "generate", "--model", folder(scratch, "lost", quantised, lost), "--prompt", "The", "--attention",
+               "full", "--device", "cpu")
+    expect(done.returncode == 1 and "q_proj" in done.stderr and "of no group's targets" in done.stderr,
+           f"a coded module that no group names is refused: {done.stderr[-400:]}")
+
+
 REFUSED = {
     "AWQ gemv": ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "version gemm is"),
     "GPTQ 3 bits": (gptq_config(3, 128), "4 and 8 bits are"),
     "marlin": (gptq_config(4, 128, fmt="marlin"), "gptq and gptq_v2 are"),
     "nvfp4": (compressed("nvfp4-pack-quantized", 4, "float", "group", 16), "pack-quantized are"),
     "int8 with zeros": (compressed("int-quantized", symmetric=False), "symmetric weights are"),
+    "a group in nvfp4": (group_config([], ("float-quantized", ["re:.*self_attn.*"], weights_of(8, "float")),
+                                      ("nvfp4-pack-quantized", ["Linear"], weights_of(4, "float", "group", 16))),
+                         "group_1: quantisation compressed-tensors nvfp4-pack-quantized"),
+    "a group with a broken expression": (group_config([], ("float-quantized", ["re:("], weights_of(8, "float")),
+                                                      ("pack-quantized", ["Linear"], weights_of(4))), "group_0.targets"),
+    "ModelOpt's NVFP4": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "quant_algo"),
     "AWQ without its tensors": ({"quant_method": "awq", "bits": 4, "version": "gemm"}, "qweight"),
 }
 
@@ -329,6 +420,7 @@ def main():
                                           capture_output=True, text=True, check=False)
                     texts.append(json.loads(done.stdout)["token_ids"] if done.returncode == 0 else done.stderr[-500:])
                 expect(texts[0] == texts[1], f"{name}: the same tokens on 1 and 3 ranks: {texts}")
+        check_mixtures(args, model, scratch, expect)
         # A plan for GPUs, which hold bf16 for blocks too narrow for their kernels, whatever type the file's values are of.
         planned = []
         for quantization in (fp8_config([128, 24]), None):

@@ -69,7 +69,8 @@ std::string TensorBytes(const Json& tensor, int64_t count, DType dtype) {
     std::string bytes(4 * count, '\0');
     for (int64_t i = 0; i < count; ++i) {
       const int u = static_cast<int>(SplitMix64(base + static_cast<uint64_t>(i)) >> 56);
-      const float x = std::ldexp(static_cast<float>(192 + u % 64) / 256, -tensor["scale"].get<int>());
+      const int step = tensor.value("step", 1);
+      const float x = std::ldexp(static_cast<float>(192 + u % 64 / step * step) / 256, -tensor["scale"].get<int>());
       std::memcpy(&bytes[4 * i], &x, 4);
     }
     return bytes;

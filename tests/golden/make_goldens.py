@@ -11,7 +11,8 @@ No weights are committed. Every tensor follows from a counter, here and in golde
 takes u = the top byte of splitmix64(fnv1a64(tensor name) + i), and is (2u - 255) * 2^-exponent, or, in a norm's weight,
 (192 + u % 64) / 256, or in one of bytes ("bytes": [first, spread]) first + u % spread. Eight significant bits, so bf16, f16 and f32 files hold the same numbers. From element "zero_from"
 on, where a tensor has that, it is 0. A tensor of e4m3 codes ("e4m3": true) has u, a NaN's with its bit 6 turned; one of
-scales ("scale": e) has (192 + u % 64) / 256 * 2^-e in f32. One of packed codes ("words": true) has four u a word, the
+scales ("scale": e) has (192 + u % 64) / 256 * 2^-e in f32, with "step": 2 of even numerators alone: a zero of 4 bits times
+such a scale is a number of f16. One of packed codes ("words": true) has four u a word, the
 first in its lowest byte, one of int8 codes ("int8": true) has u as a signed byte.
 
 Which of compressed-tensors' groups a module is of, and what its codes stand for, is what that package's own matching and
@@ -145,11 +146,11 @@ MODELS = [
     model("qwen3_mixed_groups", "qwen3", 192, 328, 2, 6, 3, 64, 263, 191, shards=2, quantization_config=MIXED),
     model("qwen3_moe_mixed_groups", "qwen3_moe", 224, 168, 2, 6, 3, 128, 277, 151, num_experts=5, num_experts_per_tok=4,
           moe_intermediate_size=48, norm_topk_prob=True, quantization_config=MIXED_EXPERTS),
-    # A channel a scale, of 4 bits with zeros: rows that fill no last word, columns that no group divides.
+    # A channel a scale, of 4 bits with zeros: rows that fill no last word.
     model("llama_mixed_channels", "llama", 96, 100, 2, 6, 2, 64, 203, 187, tied=True, dtype="float16",
           quantization_config=mixed([], ("pack-quantized", ["Linear"], scheme(4, symmetric=False)),
                                     ("pack-quantized", ["re:.*self_attn.[kv]_proj"], scheme(8)),
-                                    ("int-quantized", ["model.layers.1.mlp.down_proj"], scheme(8, strategy="tensor")))),
+                                    ("int-quantized", ["re:.*down_proj"], scheme(8, strategy="tensor")))),
     # Windows that the recent tokens of streaming heads cover, and longer ones; gates that reach their clamp. The prompt is
     # so long that no choice of an expert hangs on the last bit of bf16, which made the error of one run 7 times another's.
     model("gpt_oss_mxfp4", "gpt_oss", 160, 96, 3, 6, 2, 64, 277, 97, num_local_experts=6, num_experts_per_tok=2,
@@ -293,7 +294,10 @@ def compressed(name, shape, group, tensors):
         codes["int8"] = True
         state = {"weight": torch.from_numpy(splitmix_bytes(codes["name"], count).astype(np.uint8).view(np.int8).reshape(shape))}
     tensors += [codes, scale]
-    values = (192 + splitmix_bytes(scale["name"], math.prod(grid)) % 64) / 256 * 2.0 ** -scale["scale"]
+    step = 1 if args.symmetric else 2
+    if step > 1:
+        scale["step"] = step
+    values = (192 + splitmix_bytes(scale["name"], math.prod(grid)) % 64 // step * step) / 256 * 2.0 ** -scale["scale"]
     state["weight_scale"] = torch.from_numpy(values.astype(np.float32).reshape(grid))
     if not args.symmetric:
         zeros = {"name": stem + "weight_zero_point", "shape": [-(-rows * args.num_bits // 32), grid[1]], "words": True}
