@@ -8,9 +8,7 @@ namespace {
 constexpr std::string_view kExpression = "re:";
 
 // The class that a module of a checkpoint has in transformers. Ours are of two kinds.
-std::string_view ClassOf(std::string_view module) {
-  return module.ends_with("embed_tokens") ? "Embedding" : "Linear";
-}
+std::string_view ClassOf(std::string_view module) { return module.ends_with("embed_tokens") ? "Embedding" : "Linear"; }
 
 }  // namespace
 

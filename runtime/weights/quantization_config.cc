@@ -38,7 +38,9 @@ QuantizationConfig ParseGptq(JsonFields& fields) {
   config.weights.symmetric = fields.Bool("sym", true);
   config.activation_order = fields.Bool("desc_act", false);
   if (fields.Has("dynamic") && !fields.Find("dynamic")->empty()) {
-    fields.Fail("quantization_config.dynamic (modules with settings of their own) is not supported");
+    fields.Fail(
+        "quantization_config.dynamic (modules with settings of their own) is not supported; use an edition of the "
+        "checkpoint without it, or one in 16 bits with --weights int4");
   }
   return config;
 }

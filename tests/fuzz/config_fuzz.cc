@@ -26,5 +26,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const double f : rope.inv_freq) DUO_CHECK(std::isfinite(f) && f >= 0);
   DUO_CHECK(std::isfinite(rope.attention_factor) && rope.attention_factor > 0);
   DUO_CHECK(!Describe(config->quantization).empty());
+  DUO_CHECK(!ConfigOf(config->quantization, "model.layers.0.mlp.up_proj").mixed());
   return 0;
 }

@@ -55,6 +55,7 @@ def state():
         equal(refusals, {ADMIN: ["Ask"], ALICE: ["Ask"], BOB: [], NUMBERS: []}, "refusals")
         plan, heads = seen[NUMBERS]["plan"], seen[NUMBERS]["heads"]
         equal(sum(head["retrieval"] for row in heads for head in row), plan["retrieval_heads"], "heads in the map")
+        equal([one["format"] for one in plan["weight_formats"]], ["bf16"], "the weights' formats")
         equal(seen[ADMIN]["totals"], server.get("/duo/v1/state", **bearer(ADMIN)).json()["totals"], "looking is not counted")
         equal(server.get("/duo/v1/state").status, 401, "without a token")
         with server.raw() as raw:

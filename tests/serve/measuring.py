@@ -198,6 +198,7 @@ def balance():
         check(abs(sum(heads) - HEADS["retrieval"]) < 1e-9, f"retrieval heads of the ranks: {heads}")
         for rank, held in zip(plan.ranks, heads):
             check(abs(rank.whole + rank.split - held) < 1e-9, f"rank {rank.rank}: {held} heads, the plan has {rank}")
+        equal([(one.format, one.share) for one in plan.weight_formats], [("bf16", 1)], "the weights' formats")
         equal(now['duo_balance_ratio{of="memory"}'], plan.balance_memory, "balance of memory")
         check(abs(max(heads) / (sum(heads) / 3) - plan.balance_memory) < 1e-9, f"{heads} against {plan.balance_memory}")
         of_ranks = sum(now[f'duo_rank_kv_bytes{{rank="{r}"}}'] for r in range(3))

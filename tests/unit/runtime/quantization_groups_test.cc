@@ -40,10 +40,10 @@ json Groups() {
 }
 
 json Qwen(const json& quantization) {
-  json config = {{"model_type", "qwen3"},      {"hidden_size", 256},         {"intermediate_size", 384},
-                 {"num_hidden_layers", 2},     {"num_attention_heads", 4},   {"num_key_value_heads", 2},
-                 {"head_dim", 64},             {"vocab_size", 500},          {"torch_dtype", "bfloat16"},
-                 {"tie_word_embeddings", true}};
+  json config = {
+      {"model_type", "qwen3"},     {"hidden_size", 256},         {"intermediate_size", 384}, {"num_hidden_layers", 2},
+      {"num_attention_heads", 4},  {"num_key_value_heads", 2},   {"head_dim", 64},           {"vocab_size", 500},
+      {"torch_dtype", "bfloat16"}, {"tie_word_embeddings", true}};
   config["quantization_config"] = quantization;
   return config;
 }
@@ -65,10 +65,11 @@ TEST(QuantizationGroups, AModuleHasTheSchemeOfItsNearestTarget) {
     EXPECT_EQ(ConfigOf(all, plain).kind, QuantizationKind::kNone) << plain;
   }
   EXPECT_EQ(ModuleOf("model.layers.0.mlp.up_proj.weight"), "model.layers.0.mlp.up_proj");
-  EXPECT_EQ(Describe(all),
-            "compressed-tensors mixed-precision: group_0 float-quantized 8-bit float per channel of re:.*self_attn; group_1 "
-            "pack-quantized 4-bit int in groups of 64 of Linear; group_2 int-quantized 8-bit int per channel of "
-            "model.layers.1.mlp.down_proj");
+  EXPECT_EQ(
+      Describe(all),
+      "compressed-tensors mixed-precision: group_0 float-quantized 8-bit float per channel of re:.*self_attn; group_1 "
+      "pack-quantized 4-bit int in groups of 64 of Linear; group_2 int-quantized 8-bit int per channel of "
+      "model.layers.1.mlp.down_proj");
 }
 
 TEST(QuantizationGroups, AnExpressionHasToMatchFromTheBeginning) {
@@ -128,8 +129,7 @@ TEST(QuantizationGroups, PartsOfAMatrixInSeveralFormats) {
   formats = FormatsOfGroups(*Parse(Qwen(groups)), true);
   EXPECT_EQ(Name(formats->kept.at({0, WeightRole::kGateUp})), "bf16");
   // Groups that have codes in common.
-  groups["config_groups"]["group_2"] =
-      Group("pack-quantized", {"re:.*mlp.gate_proj"}, Scheme(8, "int", "group", 128));
+  groups["config_groups"]["group_2"] = Group("pack-quantized", {"re:.*mlp.gate_proj"}, Scheme(8, "int", "group", 128));
   formats = FormatsOfGroups(*Parse(Qwen(groups)), false);
   EXPECT_EQ(Name(formats->kept.at({0, WeightRole::kGateUp})), "int8:64");
   formats = FormatsOfGroups(*Parse(Qwen(groups)), true);
@@ -143,8 +143,9 @@ TEST(QuantizationGroups, ExpertsOfALayerAreAlike) {
   ASSERT_TRUE(FormatsOfGroups(*Parse(config), true).ok());
   config["quantization_config"]["config_groups"]["group_2"]["targets"] = {"model.layers.1.mlp.experts.2.up_proj"};
   const absl::Status refused = FormatsOfGroups(*Parse(config), true).status();
-  EXPECT_TRUE(Contains(refused, "model.layers.1.mlp.experts.2.up_proj.weight is 8-bit int per channel and "
-                                "model.layers.1.mlp.experts.0.gate_proj.weight is int4"))
+  EXPECT_TRUE(Contains(refused,
+                       "model.layers.1.mlp.experts.2.up_proj.weight is 8-bit int per channel and "
+                       "model.layers.1.mlp.experts.0.gate_proj.weight is int4"))
       << refused;
   EXPECT_TRUE(Contains(refused, "--weights int8")) << refused;
 }
@@ -180,9 +181,8 @@ TEST(QuantizationGroups, WhatIsRefusedIsNamed) {
 
 TEST(QuantizationGroups, GroupsWithoutWeightsAndKvCachesOfTheirOwn) {
   json groups = Groups();
-  groups["config_groups"]["group_3"] = {{"targets", {"re:.*self_attn$"}},
-                                        {"weights", nullptr},
-                                        {"input_activations", Scheme(8, "float", "tensor")}};
+  groups["config_groups"]["group_3"] = {
+      {"targets", {"re:.*self_attn$"}}, {"weights", nullptr}, {"input_activations", Scheme(8, "float", "tensor")}};
   groups["kv_cache_scheme"] = Scheme(8, "float", "tensor");
   const auto parsed = Parse(Qwen(groups));
   ASSERT_TRUE(parsed.ok()) << parsed.status();
