@@ -125,6 +125,18 @@ void RefuseTransforms(JsonFields& fields) {
 
 }  // namespace
 
+QuantizationConfig AsConfig(const QuantizationGroup& group) {
+  QuantizationConfig config;
+  config.kind = QuantizationKind::kCompressedTensors;
+  config.format = group.format;
+  config.weights = group.weights;
+  config.activations = group.activations;
+  config.block_rows = group.block_rows;
+  config.block_cols = group.block_cols;
+  config.activation_order = group.activation_order;
+  return config;
+}
+
 QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string& file) {
   QuantizationConfig config;
   config.kind = QuantizationKind::kCompressedTensors;
@@ -151,14 +163,11 @@ QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string&
     QuantizationGroup parsed = ParseGroup(name, group, config.format, file, fields, &targets);
     if (!fields.ok()) return config;
     if (groups->size() == 1) {
-      config.targets = targets;
-      config.format = parsed.format;
-      config.weights = parsed.weights;
-      config.activations = parsed.activations;
-      config.block_rows = parsed.block_rows;
-      config.block_cols = parsed.block_cols;
-      config.activation_order = parsed.activation_order;
-      return config;
+      QuantizationConfig only = AsConfig(parsed);
+      only.targets = std::move(targets);
+      only.ignore = std::move(config.ignore);
+      only.kv_cache = config.kv_cache;
+      return only;
     }
     parsed.targets =
         ParseTargets(targets, absl::StrCat("quantization_config.config_groups.", name, ".targets"), fields);

@@ -13,4 +13,7 @@ namespace duo {
 // several become its groups. The fields remember what is refused. `file` is what errors call it.
 QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string& file);
 
+// One of a config's groups as a config of its own.
+QuantizationConfig AsConfig(const QuantizationGroup& group);
+
 }  // namespace duo

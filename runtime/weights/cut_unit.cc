@@ -4,10 +4,10 @@
 
 #include "parallel/shard.h"
 #include "runtime/weights/code_format.h"
+#include "runtime/weights/compressed_tensors_config.h"
 #include "runtime/weights/quantize.h"
 
 namespace duo {
-
 namespace {
 
 // Multiples of which no group of columns is cut at.
@@ -42,13 +42,7 @@ int64_t CutUnit(const QuantizationConfig& stored, const AskedMatrices& asked, in
     // Powers of two, so that the largest is a multiple of all.
     int64_t unit = 1;
     for (const QuantizationGroup& group : stored.groups) {
-      QuantizationConfig own;
-      own.kind = stored.kind;
-      own.format = group.format;
-      own.weights = group.weights;
-      own.block_rows = group.block_rows;
-      own.block_cols = group.block_cols;
-      unit = std::max(unit, GroupedUnit(own, asked, columns));
+      unit = std::max(unit, GroupedUnit(AsConfig(group), asked, columns));
     }
     return std::max<int64_t>(PreferredGranularity(columns, world), unit);
   }

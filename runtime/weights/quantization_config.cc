@@ -151,15 +151,7 @@ QuantizationConfig ConfigOf(const QuantizationConfig& config, std::string_view m
     }
   }
   if (best == nullptr || best->weights.bits == 0) return {};
-  QuantizationConfig own;
-  own.kind = config.kind;
-  own.format = best->format;
-  own.weights = best->weights;
-  own.activations = best->activations;
-  own.block_rows = best->block_rows;
-  own.block_cols = best->block_cols;
-  own.activation_order = best->activation_order;
-  return own;
+  return AsConfig(*best);
 }
 
 std::string_view ModuleOf(std::string_view weight_name) {

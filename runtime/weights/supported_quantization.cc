@@ -2,19 +2,13 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/weights/compressed_tensors_config.h"
 
 namespace duo {
 
 absl::Status CheckSupported(const QuantizationConfig& config, const std::string& file) {
   for (const QuantizationGroup& group : config.groups) {
-    QuantizationConfig own;
-    own.kind = config.kind;
-    own.format = group.format;
-    own.weights = group.weights;
-    own.activations = group.activations;
-    own.block_rows = group.block_rows;
-    own.block_cols = group.block_cols;
-    if (absl::Status s = CheckSupported(own, absl::StrCat(file, ": ", group.name)); !s.ok()) return s;
+    if (absl::Status s = CheckSupported(AsConfig(group), absl::StrCat(file, ": ", group.name)); !s.ok()) return s;
   }
   const QuantizationScheme& weights = config.weights;
   if (weights.bits == 0) return absl::OkStatus();  // of none, of GGUF files, or of groups
