@@ -101,18 +101,20 @@ dim3 GridOf(int64_t columns, int of_warp, int experts) {
 // Whether few_rows_tiles.cuh does a product: those whose x fits shared memory.
 bool InTiles(const ExpertProduct& p) {
   const Weight& w = p.bank;
-  return w.dtype == DType::kI4 && w.block == 0 && w.table == CodeTable::kNone && w.cols > 0 &&
-         (w.group == 32 || w.group == 64 || w.group == 128) && p.x_stride % 8 == 0 &&
+  const bool groups = w.table == CodeTable::kNone && (w.group == 32 || w.group == 64 || w.group == 128);
+  const bool powers = w.table == CodeTable::kE2M1 && w.group == 32;
+  return w.dtype == DType::kI4 && w.block == 0 && w.cols > 0 && (groups || powers) && p.x_stride % 8 == 0 &&
          reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && reinterpret_cast<uintptr_t>(w.data) % 16 == 0 &&
          w.rows * w.cols < int64_t{1} << 34 &&  // TilePlace
          SharedSlots::Bytes(w.cols, w.group, 1) <= kTileShared;
 }
 
 template <typename Launch>
-void ForGroup(int group, const Launch& launch) {
-  if (group == 128) return launch(std::integral_constant<int, 128>());
-  if (group == 64) return launch(std::integral_constant<int, 64>());
-  launch(std::integral_constant<int, 32>());
+void ForCodes(const Weight& w, const Launch& launch) {
+  if (w.table == CodeTable::kE2M1) return launch(PowerTile());
+  if (w.group == 128) return launch(Int4Tile<128>());
+  if (w.group == 64) return launch(Int4Tile<64>());
+  launch(Int4Tile<32>());
 }
 
 // shared: what depends on the product; above 48 KB it has to be asked for.
@@ -142,7 +144,6 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
                const Gating& gating) {
   const int64_t n = up.bank.rows / up.experts / 2;
   if (n == 0) return;
-  if (InExpertGroups(device, up, true)) return GroupGateUp(device, product, up, gating);
   if (InExpertPieces(up)) return PieceGateUp(device, product, up, gating);
   if (!InTiles(up)) {
     return ForKind(up, slots, rows, [&](auto type, auto pieces, auto at_once, auto blocks) {
@@ -152,13 +153,13 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
   }
   size_t shared = 0;
   const TileWork work = WorkOf(up, n, kTileOutputs / 2, &shared);
-  ForGroup(up.bank.group, [&](auto group) {
+  ForCodes(up.bank, [&](auto codes) {
     if (up.lists.of_one_row != nullptr) {
-      LaunchTiles(device, TileGateUpKernel<group(), true>, dim3(static_cast<unsigned>(work.units * up.lists.most)),
-                  shared, product, up, gating, work);
+      LaunchTiles(device, TileGateUpKernel<decltype(codes), true>,
+                  dim3(static_cast<unsigned>(work.units * up.lists.most)), shared, product, up, gating, work);
     } else {
-      LaunchTiles(device, TileGateUpKernel<group(), false>, GridOfTiles(device, work, up.lists.most), shared, product,
-                  up, gating, work);
+      LaunchTiles(device, TileGateUpKernel<decltype(codes), false>, GridOfTiles(device, work, up.lists.most), shared,
+                  product, up, gating, work);
     }
   });
 }
@@ -166,7 +167,6 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
 // y [slots][dim]. early: the kernel ahead is one of gate and up that has waited for the lists.
 void DownFew(Device& device, float* y, const ExpertProduct& down, int64_t slots, int64_t rows, bool early) {
   const int64_t dim = down.bank.rows / down.experts;
-  if (InExpertGroups(device, down, false)) return GroupDown(device, y, down, early);
   if (InExpertPieces(down)) return PieceDown(device, y, down, early);
   if (!InTiles(down)) {
     return ForKind(down, slots, rows, [&](auto type, auto pieces, auto at_once, auto blocks) {
@@ -176,9 +176,9 @@ void DownFew(Device& device, float* y, const ExpertProduct& down, int64_t slots,
   }
   size_t shared = 0;
   const TileWork work = WorkOf(down, dim, kTileOutputs, &shared);
-  ForGroup(down.bank.group, [&](auto group) {
-    LaunchTiles(device, TileDownKernel<group()>, GridOfTiles(device, work, down.lists.most), shared, y, down, work,
-                early);
+  ForCodes(down.bank, [&](auto codes) {
+    LaunchTiles(device, TileDownKernel<decltype(codes)>, GridOfTiles(device, work, down.lists.most), shared, y, down,
+                work, early);
   });
 }
 
@@ -193,8 +193,9 @@ bool FitsOneRow(const ExpertProduct& down, int chosen) {
 }
 void DownOneRow(Device& device, View out, const ExpertProduct& down, const Routing& routing, bool partial, bool early) {
   if (InExpertPieces(down)) return PieceDownOneRow(device, out, down, routing, early);
-  ForGroup(down.bank.group, [&](auto group) {
-    LaunchTiles(device, partial ? TileDownOneRowKernel<group(), true> : TileDownOneRowKernel<group(), false>,
+  ForCodes(down.bank, [&](auto codes) {
+    LaunchTiles(device,
+                partial ? TileDownOneRowKernel<decltype(codes), true> : TileDownOneRowKernel<decltype(codes), false>,
                 dim3(static_cast<unsigned>(CeilDiv(out.cols, kTileOutputs))), OneRowShared(down, routing.chosen),
                 out.as<bf16>(), down, routing, TileParts(down.bank.cols), early);
   });
@@ -206,8 +207,7 @@ size_t FewRowsScratchBytes(int64_t rows, const ExpertBank& bank, int chosen) {
   const int64_t dim = bank.gate_up.cols, n = bank.down.cols, slots = rows * chosen;
   const size_t lists = Arena::Rounded(sizeof(ChosenExpert) * std::min<int64_t>(bank.experts, slots)) +
                        Arena::Rounded(sizeof(int32_t) * (slots + 1));
-  const size_t counters = Arena::Rounded(sizeof(int32_t) * CeilDiv(dim, int64_t{kTileOutputs}));
-  return lists + counters + Arena::Rounded(sizeof(bf16) * slots * n) + Arena::Rounded(sizeof(float) * slots * dim);
+  return lists + Arena::Rounded(sizeof(bf16) * slots * n) + Arena::Rounded(sizeof(float) * slots * dim);
 }
 
 void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Routing& routing, Arena& scratch) {
@@ -216,14 +216,11 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   const int chosen = std::min(bank.experts, slots);  // at most
   ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, {}};
   ExpertProduct down = {nullptr, n, 1, bank.down, bank.experts, {}};
-  const bool up_in_groups = InExpertGroups(device, up, true), down_in_groups = InExpertGroups(device, down, false);
-  // Kernels of pieces and of groups know of one row's slots only those whose expert is here: where others are elsewhere
-  // they get lists.
-  const bool knows_all = up_in_groups || down_in_groups || InExpertPieces(up) || InExpertPieces(down);
-  const bool sorted = bank.partial() && knows_all;
-  const bool one_launch =
-      x.rows == 1 && !sorted &&
-      (down_in_groups ? up_in_groups && GroupsFitOneRow(down, routing.chosen) : FitsOneRow(down, routing.chosen));
+  const bool in_groups = x.rows == 1 && !bank.partial() && FitsExpertGroups(device, up, down, routing.chosen);
+  // Kernels of pieces know of one row's slots only those whose expert is here: where others are elsewhere they get
+  // lists.
+  const bool sorted = bank.partial() && (InExpertPieces(up) || InExpertPieces(down));
+  const bool one_launch = x.rows == 1 && !sorted && (in_groups || FitsOneRow(down, routing.chosen));
   SlotLists lists = {};
   lists.first = bank.first;
   lists.experts = bank.experts;
@@ -244,13 +241,11 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   auto* y = static_cast<float*>(scratch.Take(sizeof(float) * slots * x.cols));
   up.lists = down.lists = lists;
   down.x = product;
-  if (one_launch && down_in_groups) {
-    const int num_counters = GroupCounters(down);
-    auto* counters = static_cast<int*>(scratch.Take(sizeof(int) * num_counters));
-    GroupGateUpOneRow(device, product, up, {bank.limit, bank.alpha}, counters, num_counters);
-    return GroupDownOneRow(device, out, y, down, routing, counters);
+  if (in_groups) {
+    GroupGateUp(device, product, up, {bank.limit, bank.alpha});
+    return GroupDown(device, out, down, routing);
   }
-  const bool early = n > 0 && (up_in_groups || InExpertPieces(up) || InTiles(up));
+  const bool early = n > 0 && (InExpertPieces(up) || InTiles(up));
   GateUpFew(device, product, up, slots, x.rows, {bank.limit, bank.alpha});
   if (one_launch) return DownOneRow(device, out, down, routing, bank.partial(), early);
   DownFew(device, y, down, slots, x.rows, early);

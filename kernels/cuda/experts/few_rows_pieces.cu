@@ -10,7 +10,6 @@ namespace {
 template <typename Launch>
 void ForKind(const Weight& w, const Launch& launch) {
   const bool two = w.block > 0;
-  if (w.table == CodeTable::kE2M1) return launch(PieceKind<DType::kI4, false, CodeTable::kE2M1>());
   if (w.table == CodeTable::kIq4) {
     return two ? launch(PieceKind<DType::kI4, true, CodeTable::kIq4>())
                : launch(PieceKind<DType::kI4, false, CodeTable::kIq4>());
@@ -58,7 +57,8 @@ size_t SharedOfOneRow(const ExpertProduct& down, int chosen) {
 
 bool InExpertPieces(const ExpertProduct& p) {
   const Weight& w = p.bank;
-  const bool plain = w.dtype == DType::kI4 && w.block == 0 && w.table == CodeTable::kNone;
+  // Those are few_rows_tiles.cuh's.
+  const bool plain = w.dtype == DType::kI4 && w.block == 0 && w.table != CodeTable::kIq4;
   return !plain && HasPieces(w) && p.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.x) % 16 == 0 &&
          SharedFor(w, kPieceSlots, kExpertWarps) <= kTileShared;
 }

@@ -1,6 +1,6 @@
-// few_rows.cuh's products for int4 codes in groups of one level, by code_tiles.cuh: any number of slots up to 8 of an
-// expert reads its codes once and takes as long as one. How k is cut among warps follows from k alone, so that a slot
-// has the same bits whatever rows are beside it.
+// few_rows.cuh's products for int4 codes in groups of one level and MXFP4, by code_tiles.cuh: any number of slots up to
+// 8 of an expert reads its codes once and takes as long as one. How k is cut among warps follows from k alone, so that
+// a slot has the same bits whatever rows are beside it.
 #pragma once
 
 #include "kernels/cuda/experts/code_tiles.cuh"
@@ -10,7 +10,7 @@ namespace duo::cuda {
 
 constexpr int kUpDepth = 4, kDownDepth = 6;  // blocks of k that a warp has under way
 // Blocks of gate and up on a multiprocessor: three leave no room to look ahead, which one row does not.
-constexpr int UpBlocks(bool one_row, int group) { return one_row && group == kTileColumns ? 3 : 2; }
+constexpr int UpBlocks(bool one_row, bool one_piece) { return one_row && one_piece ? 3 : 2; }
 // Of x: two blocks fit a multiprocessor, and one with its sums the 99 KB of sm_86 and sm_89.
 constexpr size_t kTileShared = size_t{88} << 10;
 
@@ -89,7 +89,7 @@ class UnitWalk {
 
 // What those kernels have in common. row(expert, tile, output): of the bank. finish(expert, tile, output, slot's id,
 // slot, sums of the tile's parts): by one thread an output of it, of `outputs`.
-template <int kGroup, int kDepth, typename Row, typename Finish>
+template <typename Codes, int kDepth, typename Row, typename Finish>
 __device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork& work, int outputs, const Row& row,
                                          const Finish& finish) {
   extern __shared__ uint4 shared_x[];
@@ -98,8 +98,8 @@ __device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork&
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, tiles = kExpertWarps / work.parts;
   UnitWalk walk(p.lists, work);
   if (walk.done) return;
-  const SharedSlots x(shared_x, p.bank.cols, kGroup, work.at_once);
-  CodeTile<kGroup, kDepth> codes(p.bank, TileShare(p.bank.cols, warp % work.parts, work.parts));
+  const SharedSlots x(shared_x, p.bank.cols, Codes::kGroup, work.at_once);
+  CodeTile<Codes, kDepth> codes(p.bank, TileShare(p.bank.cols, warp % work.parts, work.parts));
   auto place_of = [&](const UnitWalk& at) {
     const int64_t tile = int64_t{at.unit} * tiles + warp / work.parts;
     const int64_t rows[2] = {row(at.of.expert, tile, g), row(at.of.expert, tile, g + 8)};
@@ -118,7 +118,7 @@ __device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork&
         return walk.first_slot + s == walk.of.begin ? walk.of.first_slot : p.lists.slots[walk.first_slot + s];
       };
       if (threadIdx.x < count) ids[slots_parity][threadIdx.x] = slot_at(threadIdx.x);
-      StageSlots<kGroup>(x, p.bank.cols, count, [&](int s) { return p.x + slot_at(s) / p.slots_a_row * p.x_stride; });
+      StageSlots<Codes>(x, p.bank.cols, count, [&](int s) { return p.x + slot_at(s) / p.slots_a_row * p.x_stride; });
       __syncthreads();
     }
     UnitWalk next = walk;
@@ -140,7 +140,7 @@ __device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork&
 }
 
 // The same of one row: a unit a block, of one slot. begin(expert, tile, output): before the codes are waited for.
-template <int kGroup, int kDepth, typename Row, typename Begin, typename Finish>
+template <typename Codes, int kDepth, typename Row, typename Begin, typename Finish>
 __device__ __forceinline__ void ForTilesOfOneRow(const ExpertProduct& p, const TileWork& work, int outputs,
                                                  const Row& row, const Begin& begin, const Finish& finish) {
   extern __shared__ uint4 shared_x[];
@@ -149,15 +149,15 @@ __device__ __forceinline__ void ForTilesOfOneRow(const ExpertProduct& p, const T
   const int slot = blockIdx.x / work.units, unit = blockIdx.x - slot * work.units;
   const int expert = p.lists.PlaceOf(__ldcg(p.lists.of_one_row + slot));
   if (expert < 0) return;
-  const SharedSlots x(shared_x, p.bank.cols, kGroup, 1);
-  CodeTile<kGroup, kDepth> codes(p.bank, TileShare(p.bank.cols, warp % work.parts, work.parts));
+  const SharedSlots x(shared_x, p.bank.cols, Codes::kGroup, 1);
+  CodeTile<Codes, kDepth> codes(p.bank, TileShare(p.bank.cols, warp % work.parts, work.parts));
   const int64_t tile = int64_t{unit} * tiles + warp / work.parts;
   const int64_t rows[2] = {row(expert, tile, g), row(expert, tile, g + 8)};
   const TilePlace place = codes.PlaceOf(p.bank, rows);
   codes.Start(place);
   WaitForDependency();
   LetDependentsStart();
-  StageSlots<kGroup>(x, p.bank.cols, 1, [&](int) { return p.x + slot / p.slots_a_row * p.x_stride; });
+  StageSlots<Codes>(x, p.bank.cols, 1, [&](int) { return p.x + slot / p.slots_a_row * p.x_stride; });
   __syncthreads();
   static_assert(kExpertWarps * kTileOutputs <= 32 * kExpertWarps);  // a thread has one output at most
   const int i = threadIdx.x;
@@ -171,8 +171,8 @@ __device__ __forceinline__ void ForTilesOfOneRow(const ExpertProduct& p, const T
 }
 
 // GateUpKernel. A tile has eight columns of gate and the same of up.
-template <int kGroup, bool kOneRow>
-__global__ void __launch_bounds__(32 * kExpertWarps, UpBlocks(kOneRow, kGroup))
+template <typename Codes, bool kOneRow>
+__global__ void __launch_bounds__(32 * kExpertWarps, UpBlocks(kOneRow, Codes::kPieces == 1 && !Codes::kPowers))
     TileGateUpKernel(bf16* product, ExpertProduct p, Gating gating, TileWork work) {
   WaitForDependency();  // for the lists; the kernel after the next may rely on them from its beginning
   const int64_t n = p.bank.rows / p.experts / 2;
@@ -202,14 +202,14 @@ __global__ void __launch_bounds__(32 * kExpertWarps, UpBlocks(kOneRow, kGroup))
     product[id * n + column] = ToBf16(gating.Of(half[0], half[1]));
   };
   if constexpr (kOneRow) {
-    ForTilesOfOneRow<kGroup, kUpDepth>(p, work, 8, row, begin, finish);
+    ForTilesOfOneRow<Codes, kUpDepth>(p, work, 8, row, begin, finish);
   } else {
-    ForTiles<kGroup, kUpDepth>(p, work, 8, row, finish);
+    ForTiles<Codes, kUpDepth>(p, work, 8, row, finish);
   }
 }
 
 // DownKernel. early: the lists may be read before the kernel ahead has ended.
-template <int kGroup>
+template <typename Codes>
 __global__ void __launch_bounds__(32 * kExpertWarps, 2)
     TileDownKernel(float* y, ExpertProduct p, TileWork work, bool early) {
   if (!early) WaitForDependency();
@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps, 2)
     if (p.bank.bias != nullptr) sum += p.bank.bias[expert * dim + column];
     y[id * dim + column] = sum;
   };
-  ForTiles<kGroup, kDownDepth>(p, work, kTileOutputs, row, finish);
+  ForTiles<Codes, kDownDepth>(p, work, kTileOutputs, row, finish);
 }
 
 // Which of one row's experts are here. Where all are (kPartial false) its slots are counted as they are.
@@ -317,16 +317,16 @@ class DownEnds {
 
 // Of one row: out [dim] = sum over its experts of weight * down, a block for 16 outputs, a job of a warp for an expert
 // and a part of k. Shared memory: x of all slots, then [job][output] sums.
-template <int kGroup, bool kPartial>
+template <typename Codes, bool kPartial>
 __global__ void __launch_bounds__(32 * kExpertWarps, 2)
     TileDownOneRowKernel(bf16* out, ExpertProduct p, Routing routing, int parts, bool early) {
   extern __shared__ uint4 shared_x[];
   const int64_t dim = p.bank.rows / p.experts, first_output = int64_t{blockIdx.x} * kTileOutputs;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
-  const SharedSlots x(shared_x, p.bank.cols, kGroup, routing.chosen);
+  const SharedSlots x(shared_x, p.bank.cols, Codes::kGroup, routing.chosen);
   float* sums = x.sums + RoundUp(x.groups * routing.chosen, 4);
   // kExpertWarps is a multiple of the parts: all jobs of a warp have the same.
-  CodeTile<kGroup, kDownDepth> codes(p.bank, TileShare(p.bank.cols, warp % parts, parts));
+  CodeTile<Codes, kDownDepth> codes(p.bank, TileShare(p.bank.cols, warp % parts, parts));
   if (!early) WaitForDependency();
   const SlotsHere<kPartial> slots(p.lists, routing.chosen);
   const int jobs = slots.count() * parts;
@@ -344,7 +344,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps, 2)
   WaitForDependency();
   LetDependentsStart();
   const DownEnds ends(p.bank.bias, slots, routing, first_output, dim);
-  StageSlots<kGroup>(x, p.bank.cols, slots.count(), [&](int s) { return p.x + slots[s] * p.x_stride; });
+  StageSlots<Codes>(x, p.bank.cols, slots.count(), [&](int s) { return p.x + slots[s] * p.x_stride; });
   __syncthreads();
   for (int job = warp; job < jobs; job += kExpertWarps) {
     const bool more = job + kExpertWarps < jobs;

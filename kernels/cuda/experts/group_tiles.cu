@@ -12,94 +12,88 @@ namespace {
 // before it ends.
 constexpr size_t kGroupShared = size_t{112} << 10;
 
-// at_once: slots of x; columns: slots that a tile's sums have room for.
-GroupWork WorkOf(const ExpertProduct& p, bool up, int at_once, int columns, int most_stages = kGroupStages) {
+// Warps' sums of a tile that have room at once: of gate and up those of a stage are written again while the last ones
+// are read.
+int SumsOf(const GroupWork& work, bool up) { return (up ? 2 * work.stages : work.slots) * work.parts; }
+size_t SharedFor(const GroupWork& work, const Weight& w, bool up) {
+  return GroupMemory::Bytes(work, w.group, SumsOf(work, up));
+}
+
+// With as many stages as have room, fewer than two where it cannot be done.
+GroupWork WorkOf(const ExpertProduct& p, bool up, int slots) {
   const Weight& w = p.bank;
   GroupWork work = {};
+  work.parts = TileParts(w.cols);
   work.cols = static_cast<int>(w.cols);
-  work.groups = work.cols / 32;
-  work.blocks = CeilDiv(work.cols, kTileColumns);
-  work.parts = 1;
-  while (work.parts < kExpertWarps && CeilDiv(work.blocks, work.parts) > kGroupDepth) work.parts *= 2;
-  work.tiles = kExpertWarps / work.parts;
+  work.groups = work.cols / w.group;
   work.outputs = static_cast<int>(w.rows / p.experts / (up ? 2 : 1));
-  work.units = CeilDiv(work.outputs, work.tiles * (up ? kTileOutputs / 2 : kTileOutputs));
-  work.at_once = at_once;
-  const int rows = work.tiles * kTileOutputs;
-  work.code_bytes = static_cast<uint32_t>(rows * (work.cols / 2));
-  work.param_bytes = static_cast<uint32_t>(RoundUp(rows * work.groups, 16));
-  work.stages = most_stages;
-  while (work.stages > 1 && GroupMemory::Bytes(work, columns) > kGroupShared) --work.stages;
+  work.tiles = work.outputs / (up ? kTileOutputs / 2 : kTileOutputs);
+  work.slots = slots;
+  work.code_bytes = static_cast<uint32_t>(kTileOutputs * (work.cols / 2));
+  work.scale_bytes = static_cast<uint32_t>(kTileOutputs * work.groups * (w.exponents != nullptr ? 1 : 4));
+  work.stages = up ? kGroupStages : std::min(kGroupStages, slots);
+  while (work.stages > 0 && SharedFor(work, w, up) > kGroupShared) --work.stages;
   return work;
-}
-// Of lists: as many slots at once, but for the last two, as leave room for all stages, or else for two.
-GroupWork ListWork(const ExpertProduct& p, bool up) {
-  GroupWork work;
-  for (const int stages : {kGroupListStages, 2}) {
-    for (int at_once = kGroupSlots; at_once > (stages == 2 ? 0 : 2); --at_once) {
-      work = WorkOf(p, up, at_once, kGroupSlots, kGroupListStages);
-      if (work.stages >= stages) return work;
-    }
-  }
-  return work;
-}
-
-int64_t BlocksFor(const Device& device, const GroupWork& work, int experts) {
-  return std::min(int64_t{work.units} * experts, int64_t{device.info().multiprocessors} * 2);
-}
-
-template <typename... Parameters, typename... Arguments>
-void LaunchWith(const Device& device, void (*kernel)(Parameters...), const GroupWork& work, int experts, int columns,
-                Arguments... arguments) {
-  const size_t shared = GroupMemory::Bytes(work, columns);
-  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
-  LaunchOverlapped(device, kernel, dim3(static_cast<unsigned>(BlocksFor(device, work, experts))),
-                   dim3(GroupThreads(work.stages)), shared, arguments...);
 }
 
 bool OnLine(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
+// up: of gate and up, whose tiles are two halves.
+bool Fits(const ExpertProduct& p, bool up, int slots) {
+  const Weight& w = p.bank;
+  if (p.experts <= 0 || w.cols <= 0 || w.cols >= int64_t{1} << 16 || w.dtype != DType::kI4 || w.block != 0)
+    return false;
+  const bool powers = w.table == CodeTable::kE2M1;
+  if (powers ? w.group != 32 : w.table != CodeTable::kNone || (w.group != 32 && w.group != 64 && w.group != 128)) {
+    return false;
+  }
+  const int rows = up ? kTileOutputs / 2 : kTileOutputs;  // that lie together
+  const int64_t scales = rows * (w.cols / w.group) * (powers ? 1 : 4);
+  if (w.rows / p.experts / (up ? 2 : 1) % rows != 0 || w.cols % 32 != 0 || scales % 16 != 0) return false;
+  if (!OnLine(w.data) || !OnLine(powers ? static_cast<const void*>(w.exponents) : w.groups)) return false;
+  if (!OnLine(p.x) || p.x_stride % 8 != 0) return false;
+  const GroupWork work = WorkOf(p, up, slots);
+  return work.stages >= std::min(2, up ? 2 : slots);
+}
+
+template <typename Launch>
+void ForCodes(const Weight& w, const Launch& launch) {
+  if (w.table == CodeTable::kE2M1) return launch(PowerTile());
+  if (w.group == 128) return launch(Int4Tile<128>());
+  if (w.group == 64) return launch(Int4Tile<64>());
+  launch(Int4Tile<32>());
+}
+
+template <typename... Parameters, typename... Arguments>
+void LaunchWith(const Device& device, void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
+                Arguments... arguments) {
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  LaunchOverlapped(device, kernel, dim3(static_cast<unsigned>(blocks)), dim3(threads), shared, arguments...);
+}
+
 }  // namespace
 
-bool InExpertGroups(const Device& device, const ExpertProduct& p, bool up) {
-  const Weight& w = p.bank;
-  if (!IsHopper(device) || p.experts <= 0 || w.cols <= 0) return false;
-  if (w.dtype != DType::kI4 || w.block != 0) return false;
-  if (w.table != CodeTable::kE2M1 || w.group != 32) return false;
-  const int64_t outputs = w.rows / p.experts / (up ? 2 : 1);
-  if (outputs % (up ? kTileOutputs / 2 : kTileOutputs) != 0 || w.cols % 64 != 0) return false;
-  if (!OnLine(w.data) || !OnLine(w.exponents) || !OnLine(p.x)) return false;
-  return p.x_stride % 8 == 0 && w.cols < int64_t{1} << 16 && ListWork(p, up).stages > 1;
-}
-
-// A warp's lanes know an expert each.
-bool GroupsFitOneRow(const ExpertProduct& down, int chosen) {
-  return chosen <= 32 && WorkOf(down, false, chosen, 1).stages > 1;
-}
-
-int GroupCounters(const ExpertProduct& down) { return WorkOf(down, false, 1, 1).units; }
-
-void GroupGateUpOneRow(Device& device, bf16* product, const ExpertProduct& up, const Gating& gating, int* counters,
-                       int num_counters) {
-  const GroupWork work = WorkOf(up, true, 1, 1);
-  LaunchWith(device, GroupGateUpOneRowKernel, work, up.lists.most, 1, product, up, gating, work, counters,
-             num_counters);
-}
-
-void GroupDownOneRow(Device& device, View out, float* y, const ExpertProduct& down, const Routing& routing,
-                     int* counters) {
-  const GroupWork work = WorkOf(down, false, routing.chosen, 1);
-  LaunchWith(device, GroupDownOneRowKernel, work, routing.chosen, 1, out.as<bf16>(), y, down, routing, work, counters);
+bool FitsExpertGroups(const Device& device, const ExpertProduct& up, const ExpertProduct& down, int chosen) {
+  return IsHopper(device) && Fits(up, true, 1) && Fits(down, false, chosen);
 }
 
 void GroupGateUp(Device& device, bf16* product, const ExpertProduct& up, const Gating& gating) {
-  const GroupWork work = ListWork(up, true);
-  LaunchWith(device, GroupGateUpKernel, work, up.lists.most, kGroupSlots, product, up, gating, work);
+  GroupWork work = WorkOf(up, true, 1);
+  const int64_t tiles = int64_t{work.tiles} * up.lists.most;
+  const int64_t blocks = std::min(tiles, int64_t{device.info().multiprocessors} * 2);
+  work.stages = static_cast<int>(std::min<int64_t>(work.stages, CeilDiv(tiles, blocks)));
+  ForCodes(up.bank, [&](auto codes) {
+    LaunchWith(device, GroupGateUpKernel<decltype(codes)>, blocks, GroupUpThreads(work.stages),
+               SharedFor(work, up.bank, true), product, up, gating, work);
+  });
 }
 
-void GroupDown(Device& device, float* y, const ExpertProduct& down, bool early) {
-  const GroupWork work = ListWork(down, false);
-  LaunchWith(device, GroupDownKernel, work, down.lists.most, kGroupSlots, y, down, work, early);
+void GroupDown(Device& device, View out, const ExpertProduct& down, const Routing& routing) {
+  const GroupWork work = WorkOf(down, false, routing.chosen);
+  ForCodes(down.bank, [&](auto codes) {
+    LaunchWith(device, GroupDownKernel<decltype(codes)>, work.tiles, kGroupDownThreads,
+               SharedFor(work, down.bank, false), out.as<bf16>(), down, routing, work);
+  });
 }
 
 }  // namespace duo::cuda
