@@ -53,13 +53,14 @@ struct SharedSlots {
         groups(static_cast<int>(cols / group)) {}
 };
 
-// By a whole block: x of `count` slots; row(s) is where slot s's begins. cols: whole groups.
-template <typename Codes, typename Row>
+// By a whole block, or its first kThreads threads: x of `count` slots; row(s) is where slot s's begins. cols: whole
+// groups.
+template <typename Codes, int kThreads = 0, typename Row>
 __device__ __forceinline__ void StageSlots(const SharedSlots& to, int64_t cols, int count, const Row& row) {
   // Lanes whose group is past the end meet zeros.
   const int chunks = static_cast<int>(Codes::kPowers ? CeilDiv(cols, int64_t{kTileColumns}) * 16 : cols / 8);
-  const int all = chunks * count;
-  for (int i = threadIdx.x; i < RoundUp(all, 32); i += blockDim.x) {
+  const int all = chunks * count, threads = kThreads > 0 ? kThreads : blockDim.x;
+  for (int i = threadIdx.x; i < RoundUp(all, 32); i += threads) {
     const int slot = i / chunks, chunk = i - slot * chunks;
     uint4 v = {};
     if (i < all && (!Codes::kPowers || chunk * 8 < cols)) {

@@ -144,6 +144,9 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
                const Gating& gating) {
   const int64_t n = up.bank.rows / up.experts / 2;
   if (n == 0) return;
+  if (up.lists.of_one_row == nullptr && InExpertGroups(device, up, true)) {
+    return GroupGateUp(device, product, up, gating);
+  }
   if (InExpertPieces(up)) return PieceGateUp(device, product, up, gating);
   if (!InTiles(up)) {
     return ForKind(up, slots, rows, [&](auto type, auto pieces, auto at_once, auto blocks) {
@@ -167,6 +170,7 @@ void GateUpFew(Device& device, bf16* product, const ExpertProduct& up, int64_t s
 // y [slots][dim]. early: the kernel ahead is one of gate and up that has waited for the lists.
 void DownFew(Device& device, float* y, const ExpertProduct& down, int64_t slots, int64_t rows, bool early) {
   const int64_t dim = down.bank.rows / down.experts;
+  if (down.lists.of_one_row == nullptr && InExpertGroups(device, down, false)) return GroupDown(device, y, down, early);
   if (InExpertPieces(down)) return PieceDown(device, y, down, early);
   if (!InTiles(down)) {
     return ForKind(down, slots, rows, [&](auto type, auto pieces, auto at_once, auto blocks) {
@@ -216,7 +220,7 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   const int chosen = std::min(bank.experts, slots);  // at most
   ExpertProduct up = {x.as<bf16>(), x.stride, routing.chosen, bank.gate_up, bank.experts, {}};
   ExpertProduct down = {nullptr, n, 1, bank.down, bank.experts, {}};
-  const bool in_groups = x.rows == 1 && !bank.partial() && FitsExpertGroups(device, up, down, routing.chosen);
+  const bool in_groups = x.rows == 1 && !bank.partial() && GroupsFitOneRow(device, up, down, routing.chosen);
   // Kernels of pieces know of one row's slots only those whose expert is here: where others are elsewhere they get
   // lists.
   const bool sorted = bank.partial() && (InExpertPieces(up) || InExpertPieces(down));
@@ -242,8 +246,8 @@ void FewRows(Device& device, View out, View x, const ExpertBank& bank, const Rou
   up.lists = down.lists = lists;
   down.x = product;
   if (in_groups) {
-    GroupGateUp(device, product, up, {bank.limit, bank.alpha});
-    return GroupDown(device, out, down, routing);
+    GroupGateUpOneRow(device, product, up, {bank.limit, bank.alpha});
+    return GroupDownOneRow(device, out, down, routing);
   }
   const bool early = n > 0 && (InExpertPieces(up) || InTiles(up));
   GateUpFew(device, product, up, slots, x.rows, {bank.limit, bank.alpha});
