@@ -20,6 +20,7 @@ struct Sizes {
   int first = 0, held = -1;  // of the experts those that the bank has; -1: all
   CodeTable table = CodeTable::kNone;
   int scale_rows = 0;  // above: fp8 in blocks of so many rows
+  int up_exponent = 118, down_exponent = 118;  // the least of MXFP4's
   bool has(int expert) const { return held < 0 || (expert >= first && expert < first + held); }
 };
 // Those of a bank of all.
@@ -58,13 +59,14 @@ class Experts : public DeviceTest {
                                     << " columns " << s.columns << " from " << s.first << " held " << s.held);
     std::mt19937 rng(static_cast<unsigned>(s.rows * 31 + s.columns));
     const DType type = activation();
-    const auto make = [&](int64_t rows, int64_t cols) {
+    const auto make = [&](int64_t rows, int64_t cols, int exponent) {
       if (s.scale_rows > 0) return MakeScaleBlockWeight(device(), rows, cols, s.scale_rows, group, bias, rng);
-      if (s.table != CodeTable::kNone) return MakeTableWeight(device(), s.table, rows, cols, s.block, rng);
+      if (s.table != CodeTable::kNone) return MakeTableWeight(device(), s.table, rows, cols, s.block, rng, exponent);
       return s.block >= 0 ? MakeGroupedWeight(device(), dtype, rows, cols, group, s.block, rng)
                           : MakeWeight(device(), dtype, rows, cols, group, bias, rng);
     };
-    const TestWeight up = make(s.experts * 2 * s.columns, s.dim), down = make(s.experts * s.dim, s.columns);
+    const TestWeight up = make(s.experts * 2 * s.columns, s.dim, s.up_exponent),
+                     down = make(s.experts * s.dim, s.columns, s.down_exponent);
     const int idle = s.experts - 2;
     for (int expert = 0; expert < s.experts; ++expert) {  // whoever reads it gets NaN, where the format has one
       if (expert != idle && s.has(expert)) continue;
@@ -197,6 +199,17 @@ TEST_P(Experts, MatchForCodesOfATable) {
     RunMlp(DType::kI4, {5, 2, 512, 256, rows, 256, 0, -1, CodeTable::kIq4}, 32, false);
   }
   RunMlp(DType::kI4, {3, 2, 96, 160, 301, 0, 0, -1, CodeTable::kE2M1}, 32, false);
+}
+
+// Powers of two far from one, which one product in bf16 cannot apply, and those that leave a code few bits in it.
+TEST_P(Experts, MatchForPowersOfEverySize) {
+  for (const auto& [up, down] : {std::pair(131, 20), {90, 200}, {118, 0}, {150, 1}}) {
+    for (int64_t rows : {1, 9}) {
+      Sizes s = {5, 2, 192, 96, rows, 0, 0, -1, CodeTable::kE2M1};
+      s.up_exponent = up, s.down_exponent = down;
+      RunMlp(DType::kI4, s, 32, false);
+    }
+  }
 }
 
 // fp8 with a scale for each block, the last of an expert's columns cut off, experts whose rows are no whole blocks;

@@ -172,7 +172,7 @@ inline TestWeight MakeScaleBlockWeight(Device& device, int64_t rows, int64_t col
 
 // Codes of a table: kIq4's in groups of 32 with a scale and no minimum, or of two levels; kE2M1's with powers of two.
 inline TestWeight MakeTableWeight(Device& device, CodeTable table, int64_t rows, int64_t cols, int block,
-                                  std::mt19937& rng) {
+                                  std::mt19937& rng, int least_exponent = 118) {
   constexpr int kGroup = 32;
   constexpr double kIq4[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
   constexpr double kE2M1[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6};
@@ -184,7 +184,7 @@ inline TestWeight MakeTableWeight(Device& device, CodeTable table, int64_t rows,
   std::vector<int8_t> subs;
   if (w.weight.block > 0) subs = Download<int8_t>(device, w.subs.data(), 2 * rows * (cols / kGroup));
   std::vector<uint8_t> exponents(powers ? rows * (cols / kGroup) : 0);
-  for (uint8_t& e : exponents) e = static_cast<uint8_t>(118 + rng() % 6);
+  for (uint8_t& e : exponents) e = static_cast<uint8_t>(least_exponent + rng() % 6);
   for (int64_t i = 0; i < rows * cols; ++i) {
     const int64_t r = i / cols, c = i % cols, group = r * (cols / kGroup) + c / kGroup;
     const int code = bytes[i / 2] >> (4 * (i % 2)) & 15;
