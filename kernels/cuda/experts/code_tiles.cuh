@@ -35,7 +35,7 @@ struct PowerTile {
 };
 
 // x of the slots of a product in shared memory: [slot][block][word 0-3][lane quarter] 16 bytes, the eight x that meet a
-// word of codes, in the order of its nibbles; and each group's sum of x.
+// word of codes, in the order of its nibbles; and each group's sum of x. Past the end of k both are 0.
 struct SharedSlots {
   uint4* x;
   float* sums;
@@ -43,29 +43,29 @@ struct SharedSlots {
 
   // A stride that is 4 modulo 8: no two lanes of a quarter warp in one bank.
   __host__ __device__ static int Stride(int64_t cols) { return static_cast<int>(CeilDiv(cols, kTileColumns)) * 16 + 4; }
-  __host__ __device__ static size_t Bytes(int64_t cols, int group, int slots) {
-    return static_cast<size_t>(slots) * (16 * Stride(cols) + sizeof(float) * RoundUp(cols / group, 4));
+  static __host__ __device__ int Groups(int64_t cols, int group) {
+    return static_cast<int>(CeilDiv(cols, kTileColumns)) * (kTileColumns / group);
+  }
+  static __host__ __device__ size_t Bytes(int64_t cols, int group, int slots) {
+    return static_cast<size_t>(slots) * 16 * Stride(cols) + sizeof(float) * RoundUp(slots * Groups(cols, group), 4);
   }
   __device__ SharedSlots(uint4* memory, int64_t cols, int group, int slots)
       : x(memory),
         sums(reinterpret_cast<float*>(memory + slots * Stride(cols))),
         stride(Stride(cols)),
-        groups(static_cast<int>(cols / group)) {}
+        groups(Groups(cols, group)) {}
 };
 
 // By a whole block, or its first kThreads threads: x of `count` slots; row(s) is where slot s's begins. cols: whole
 // groups.
 template <typename Codes, int kThreads = 0, typename Row>
 __device__ __forceinline__ void StageSlots(const SharedSlots& to, int64_t cols, int count, const Row& row) {
-  // Lanes whose group is past the end meet zeros.
-  const int chunks = static_cast<int>(Codes::kPowers ? CeilDiv(cols, int64_t{kTileColumns}) * 16 : cols / 8);
+  const int chunks = static_cast<int>(CeilDiv(cols, int64_t{kTileColumns})) * 16;
   const int all = chunks * count, threads = kThreads > 0 ? kThreads : blockDim.x;
   for (int i = threadIdx.x; i < RoundUp(all, 32); i += threads) {
     const int slot = i / chunks, chunk = i - slot * chunks;
     uint4 v = {};
-    if (i < all && (!Codes::kPowers || chunk * 8 < cols)) {
-      v = *reinterpret_cast<const uint4*>(row(slot) + chunk * 8);
-    }
+    if (i < all && chunk * 8 < cols) v = *reinterpret_cast<const uint4*>(row(slot) + chunk * 8);
     constexpr int kPieceChunks = 16 / Codes::kPieces;
     float sum = 0;
     if constexpr (!Codes::kPowers) {

@@ -4,6 +4,8 @@
 // slot has the same bits by either, alone or beside others. Here is what kernels of one row and of lists share.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/experts/few_rows_tiles.cuh"
 #include "kernels/cuda/hopper/hopper_ptx.cuh"
 
@@ -60,13 +62,9 @@ __device__ __forceinline__ void MultiplyStage(const SharedSlots& x, const GroupW
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       if constexpr (Codes::kPowers) {
-        const int group = block * 4 + c;
-        uint4 v = {};
-        of_groups[h][0] = 0;
-        if (group < work.groups) {
-          v = *reinterpret_cast<const uint4*>(codes[h] + group * 16);
-          of_groups[h][0] = scales[h][group];
-        }
+        const int group = min(block * 4 + c, work.groups - 1);
+        const uint4 v = *reinterpret_cast<const uint4*>(codes[h] + group * 16);
+        of_groups[h][0] = scales[h][group];
         words[h][0] = v.x, words[h][1] = v.y, words[h][2] = v.z, words[h][3] = v.w;
       } else {
 #pragma unroll
@@ -88,15 +86,15 @@ __device__ __forceinline__ void MultiplyStage(const SharedSlots& x, const GroupW
       }
     }
   };
-#pragma unroll 1
-  for (int base = share.first; base < share.end; base += kAhead) {
-    uint32_t words[kAhead][2][4], of_groups[kAhead][2][4];
+  // Past the end of k x is 0, and codes are another group's: no branch keeps one piece's products behind another's.
+  const auto multiply = [&](int base, auto blocks) {
+    constexpr int kBlocks = blocks();
+    uint32_t words[kBlocks][2][4], of_groups[kBlocks][2][4];
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) fetch(min(base + i, share.end - 1), words[i], of_groups[i]);
+    for (int i = 0; i < kBlocks; ++i) fetch(base + i, words[i], of_groups[i]);
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kBlocks; ++i) {
       const int block = base + i;
-      if (block >= share.end) break;
       if constexpr (Codes::kPowers) {
         const uint32_t exponents[2] = {of_groups[i][0][0], of_groups[i][1][0]};
         totals.Add(words[i][0], words[i][1], exponents, of_x + block * 16);
@@ -104,14 +102,18 @@ __device__ __forceinline__ void MultiplyStage(const SharedSlots& x, const GroupW
 #pragma unroll
         for (int piece = 0; piece < Codes::kPieces; ++piece) {
           const int group = block * Codes::kPieces + piece, word = piece * Codes::kWords;
-          if (group >= work.groups) break;
           const uint32_t pairs[2] = {of_groups[i][0][piece], of_groups[i][1][piece]};
           const float sums[2] = {of_sums[0][group], of_sums[kSlots - 1][group]};
           totals.Add(words[i][0] + word, words[i][1] + word, pairs, of_x + (block * 4 + word) * 4, sums);
         }
       }
     }
-  }
+  };
+  int base = share.first;
+#pragma unroll 1
+  for (; base + kAhead <= share.end; base += kAhead) multiply(base, std::integral_constant<int, kAhead>());
+#pragma unroll 1
+  for (; base < share.end; ++base) multiply(base, std::integral_constant<int, 1>());
   float sums[4];
   totals.Store(sums);
   if constexpr (kSlots == 1) {
