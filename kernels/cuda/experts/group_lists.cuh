@@ -7,7 +7,7 @@
 namespace duo::cuda {
 
 constexpr int kListWarps = 16;  // that multiply
-constexpr int kListStages = 6;  // tiles on their way or multiplied at once, at most
+constexpr int kListStages = 8;  // tiles on their way or multiplied at once, at most
 // A warp besides for each stage, which refills it and finishes its outputs.
 constexpr int ListThreads(int stages) { return 32 * (kListWarps + stages); }
 constexpr int kListSums = kTileSlots * kTileOutputs;  // that a warp leaves
@@ -72,11 +72,10 @@ __device__ __forceinline__ void ForListTiles(const ExpertProduct& p, const Group
   }
   WaitForDependency();
   LetDependentsStart();
-  const int part = warp % work.parts, team = warp / work.parts, teams = kListWarps / work.parts;
+  const int part = warp % work.parts, team = warp / work.parts;
   const TileShare share(work.cols, part, work.parts);
   constexpr int kOurs = 1;
-  int stage = 0, turn = 0;
-  uint32_t parity = 0;
+  int stage = 0, turn = 0, round = 0;
   for (; !walk.done; walk.Next(p.lists, dealt)) {
     const int count = min(work.slots, walk.of.end - walk.first_slot);
     if (walk.new_slots) {
@@ -86,12 +85,12 @@ __device__ __forceinline__ void ForListTiles(const ExpertProduct& p, const Group
       NamedSync(kOurs, 32 * kListWarps);
     }
     if (turn == team) {
-      BarrierWait(full + 8 * stage, parity);
+      WaitForTile(full, done, work, team, stage, round);
       MultiplyStage<Codes, 2>(x, work, stage_at(stage), share, 0, count, sums_of(stage) + part * kListSums);
       BarrierArrive(done + 8 * stage);
     }
-    if (++turn == teams) turn = 0;
-    if (++stage == work.stages) stage = 0, parity ^= 1;
+    if (++turn == work.teams) turn = 0;
+    if (++stage == work.stages) stage = 0, ++round;
   }
 }
 

@@ -5,7 +5,8 @@
 
 namespace duo::cuda {
 
-constexpr int kGroupStages = 4;   // tiles on their way or multiplied at once, at most
+constexpr int kGroupStages = 8;   // tiles on their way or multiplied at once, at most
+constexpr int kUpStages = 3;      // of gate and up: the more are asked for at once, the later the first one comes
 constexpr int kGroupWriters = 8;  // lanes of a warp that have sums of one slot
 // Of gate and up: a warp besides for each stage, which refills it and finishes its outputs. By the warps that multiply
 // this was on the way from each tile to the next. Of down: one, which refills.
@@ -21,7 +22,7 @@ __device__ __forceinline__ void ArriveOfTeam(uint32_t done) {
 
 // GateUpKernel of one row: the row's tiles, an expert's after another's, are dealt to the blocks in equal runs.
 template <typename Codes>
-__global__ void __launch_bounds__(GroupUpThreads(kGroupStages), 2)
+__global__ void __launch_bounds__(GroupUpThreads(kUpStages), 2)
     GroupGateUpOneRowKernel(bf16* product, ExpertProduct p, Gating gating, GroupWork work) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(128) uint8_t group_memory[];
@@ -72,13 +73,12 @@ __global__ void __launch_bounds__(GroupUpThreads(kGroupStages), 2)
     }
     return;
   }
-  const int part = warp % work.parts, teams = kExpertWarps / work.parts;
+  const int part = warp % work.parts, team = warp / work.parts;
   const TileShare share(work.cols, part, work.parts);
-  for (int i = warp / work.parts; i < count; i += teams) {
-    const int stage = i % work.stages;
-    const uint32_t parity = i / work.stages % 2;
-    BarrierWait(full + 8 * stage, parity);
-    MultiplyStage<Codes, 1>(x, work, stage_at(stage), share, 0, 1, sums_of(stage, parity) + part * kTileOutputs);
+  for (int i = team; team < work.teams && i < count; i += work.teams) {
+    const int stage = i % work.stages, round = i / work.stages;
+    WaitForTile(full, done, work, team, stage, round);
+    MultiplyStage<Codes, 1>(x, work, stage_at(stage), share, 0, 1, sums_of(stage, round & 1) + part * kTileOutputs);
     ArriveOfTeam(done + 8 * stage);
   }
 #endif
@@ -124,11 +124,11 @@ __global__ void __launch_bounds__(kGroupDownThreads, 2)
     return;
   }
   const DownEnds ends(p.bank.bias, slots, routing, int64_t{blockIdx.x} * kTileOutputs, dim);
-  const int part = warp % work.parts, teams = kExpertWarps / work.parts;
+  const int part = warp % work.parts, team = warp / work.parts;
   const TileShare share(work.cols, part, work.parts);
-  for (int i = warp / work.parts; i < work.slots; i += teams) {
+  for (int i = team; team < work.teams && i < work.slots; i += work.teams) {
     const int stage = i % work.stages;
-    BarrierWait(full + 8 * stage, i / work.stages & 1);
+    WaitForTile(full, done, work, team, stage, i / work.stages);
     MultiplyStage<Codes, 1>(x, work, stage_at(stage), share, i, 1, sums + (i * work.parts + part) * kTileOutputs);
     ArriveOfTeam(done + 8 * stage);
   }

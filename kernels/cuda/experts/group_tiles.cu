@@ -37,10 +37,10 @@ GroupWork WorkOf(const ExpertProduct& p, Product kind, int slots) {
   work.slots = slots;
   work.code_bytes = static_cast<uint32_t>(kTileOutputs * (work.cols / 2));
   work.scale_bytes = static_cast<uint32_t>(kTileOutputs * work.groups * (w.exponents != nullptr ? 1 : 4));
-  work.stages = !IsOneRow(kind)                ? kListStages
-                : kind == Product::kDownOneRow ? std::min(kGroupStages, slots)
-                                               : kGroupStages;
+  work.stages = !IsOneRow(kind) ? kListStages : IsUp(kind) ? kUpStages : std::min(kGroupStages, slots);
   while (work.stages > 0 && SharedFor(work, w, kind) > (IsOneRow(kind) ? kOneRowShared : kListShared)) --work.stages;
+  work.teams = (IsOneRow(kind) ? kExpertWarps : kListWarps) / work.parts;
+  if (work.stages > 0) work.teams = TeamsFor(work.teams, work.stages);
   return work;
 }
 // Of lists: with as many slots at once as leave room for some stages.
@@ -90,6 +90,7 @@ int64_t DealTiles(const Device& device, int of_multiprocessor, int experts, Grou
   const int64_t tiles = int64_t{work->tiles} * experts;
   const int64_t blocks = std::min(tiles, int64_t{device.info().multiprocessors} * of_multiprocessor);
   work->stages = static_cast<int>(std::min<int64_t>(work->stages, CeilDiv(tiles, blocks)));
+  work->teams = TeamsFor(work->teams, work->stages);
   return blocks;
 }
 

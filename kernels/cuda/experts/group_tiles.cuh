@@ -4,6 +4,7 @@
 // slot has the same bits by either, alone or beside others. Here is what kernels of one row and of lists share.
 #pragma once
 
+#include <numeric>
 #include <type_traits>
 
 #include "kernels/cuda/experts/few_rows_tiles.cuh"
@@ -11,13 +12,14 @@
 
 namespace duo::cuda {
 
-// How a kernel works. A tile is 16 outputs of an expert; `parts` warps share its k, and each `parts` warps are a team
-// that has every kExpertWarps / parts-th tile of a block's. Bytes are of a tile.
+// How a kernel works. A tile is 16 outputs of an expert; `parts` warps share its k, and each `parts` warps are a team.
+// A block's tiles go round its stages and its teams. Two teams at most take turns at a stage (TeamsFor): a barrier
+// knows its present phase from the one before, not from earlier ones. Bytes are of a tile.
 struct GroupWork {
-  int parts, stages, tiles;  // tiles: of one expert
-  int cols, groups;          // of k
-  int outputs;               // of an expert, of gate alone
-  int slots;                 // of x, at once
+  int parts, teams, stages, tiles;  // tiles: of one expert
+  int cols, groups;                 // of k
+  int outputs;                      // of an expert, of gate alone
+  int slots;                        // of x, at once
   uint32_t code_bytes, scale_bytes;
 };
 
@@ -140,6 +142,27 @@ __device__ __forceinline__ void FetchTile(const Weight& w, const GroupWork& work
     CopyBytes(to + work.code_bytes + h * scales, static_cast<const uint8_t*>(scales_of) + before * scales, scales,
               full);
   }
+}
+
+// Of so many teams as there are warps for, those that can go round so many stages.
+inline int TeamsFor(int teams, int stages) {
+  while (teams > 2 * std::gcd(teams, stages)) teams /= 2;
+  return teams;
+}
+
+// A team's wait for a tile, the round-th of its stage. Who had the stage before is done first: `full` could otherwise
+// still be in that tile's phase, which says that the one before it has ended. And all warps of the team are done with
+// what they had: `done` could otherwise still be in the phase before that.
+__device__ __forceinline__ void WaitForTile(uint32_t full, uint32_t done, const GroupWork& work, int team, int stage,
+                                            int round) {
+  constexpr int kFirst = 2;  // of the barriers by number
+  if (work.parts > 1) {
+    NamedSync(kFirst + team, 32 * work.parts);
+  } else {
+    __syncwarp();
+  }
+  if (round > 0) BarrierWait(done + 8 * stage, round - 1 & 1);
+  BarrierWait(full + 8 * stage, round & 1);
 }
 
 // The sum of what a team's warps left, `stride` apart, as AddSums adds it.
