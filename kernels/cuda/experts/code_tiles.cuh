@@ -1,15 +1,16 @@
 // Products of 16 outputs of an expert and up to 8 slots on tensor cores, from int4 codes in groups of one level and
-// from MXFP4's: what a warp does with a block of k. x is bf16 and so are codes, exactly. int4's become 128 + code; a
-// group's scale and minimum, and what the 128 added, are applied to its sums in f32, where they cost the last bits of
-// 2^-24 * 136 sum |x| at most: little against the rounding of outputs to bf16, also with one x 10,000 times the others.
-// MXFP4's become code * scale, which bf16 has too, so that their sums run over all of k.
+// from MXFP4's: what a warp does with a block of k. int4's codes are bytes and x is 16-bit fixed point in two bytes,
+// each group of it by itself; a group's sums are whole numbers, to which its scale and minimum are applied in f32.
+// Codes as bf16 took twice the instructions. MXFP4's become code * scale, which bf16 has exactly, so that their sums
+// run over all of k.
 //
-// Codes are the A operand (16 outputs x k), x the B operand (k x 8 slots), so that one slot takes as long as eight, and
-// a slot's sums do not depend on the others. Which k sits where in a fragment is free as long as both sides agree: a
-// lane has consecutive bytes of two outputs, and x is laid out in shared memory as they meet it.
+// Codes are the A operand (16 outputs x k), x the B operand (k x 8 columns), and a slot's sums do not depend on the
+// others. Which k sits where in a fragment is free as long as both sides agree: a lane has consecutive bytes of two
+// outputs, and x is laid out in shared memory as they meet it.
 #pragma once
 
 #include "kernels/base/math.h"
+#include "kernels/cuda/linear/linear_products.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/ops.h"
 
@@ -35,10 +36,12 @@ struct PowerTile {
 };
 
 // x of the slots of a product in shared memory: [slot][block][word 0-3][lane quarter] 16 bytes, the eight x that meet a
-// word of codes, in the order of its nibbles; and each group's sum of x. Past the end of k both are 0.
+// word of codes: of MXFP4 as bf16, in the order of its nibbles; of int4 as high bytes, those of nibbles 0, 2, 4, 6 and
+// of 1, 3, 5, 7, then as low ones. Of int4 also each group's unit of fixed point and its sum of x. Past the end of k
+// all are 0.
 struct SharedSlots {
   uint4* x;
-  float* sums;
+  float2* sums;
   int stride, groups;  // 16 bytes, and sums, from one slot to the next
 
   // A stride that is 4 modulo 8: no two lanes of a quarter warp in one bank.
@@ -47,42 +50,57 @@ struct SharedSlots {
     return static_cast<int>(CeilDiv(cols, kTileColumns)) * (kTileColumns / group);
   }
   static __host__ __device__ size_t Bytes(int64_t cols, int group, int slots) {
-    return static_cast<size_t>(slots) * 16 * Stride(cols) + sizeof(float) * RoundUp(slots * Groups(cols, group), 4);
+    return static_cast<size_t>(slots) * 16 * Stride(cols) + sizeof(float2) * RoundUp(slots * Groups(cols, group), 2);
   }
   __device__ SharedSlots(uint4* memory, int64_t cols, int group, int slots)
       : x(memory),
-        sums(reinterpret_cast<float*>(memory + slots * Stride(cols))),
+        sums(reinterpret_cast<float2*>(memory + slots * Stride(cols))),
         stride(Stride(cols)),
         groups(Groups(cols, group)) {}
+  // What lies behind so many slots.
+  __device__ float* End(int slots) const { return reinterpret_cast<float*>(sums + RoundUp(groups * slots, 2)); }
 };
 
 // By a whole block, or its first kThreads threads: x of `count` slots; row(s) is where slot s's begins. cols: whole
 // groups.
 template <typename Codes, int kThreads = 0, typename Row>
 __device__ __forceinline__ void StageSlots(const SharedSlots& to, int64_t cols, int count, const Row& row) {
+  constexpr int kPieceChunks = 16 / Codes::kPieces;
   const int chunks = static_cast<int>(CeilDiv(cols, int64_t{kTileColumns})) * 16;
   const int all = chunks * count, threads = kThreads > 0 ? kThreads : blockDim.x;
-  for (int i = threadIdx.x; i < RoundUp(all, 32); i += threads) {
+#pragma unroll 4
+  for (int i = threadIdx.x; i < RoundUp(all, 32); i += threads) {  // by whole warps
     const int slot = i / chunks, chunk = i - slot * chunks;
+    const int piece = chunk / kPieceChunks, in_piece = chunk % kPieceChunks, quarter = in_piece / Codes::kWords;
+    const int word = piece % Codes::kPieces * Codes::kWords + in_piece % Codes::kWords;
+    uint4& at = to.x[slot * to.stride + (piece / Codes::kPieces * 4 + word) * 4 + quarter];
     uint4 v = {};
     if (i < all && chunk * 8 < cols) v = *reinterpret_cast<const uint4*>(row(slot) + chunk * 8);
-    constexpr int kPieceChunks = 16 / Codes::kPieces;
-    float sum = 0;
-    if constexpr (!Codes::kPowers) {
-      sum = LowBf16(v.x) + HighBf16(v.x) + LowBf16(v.y) + HighBf16(v.y) + LowBf16(v.z) + HighBf16(v.z) + LowBf16(v.w) +
-            HighBf16(v.w);
+    if constexpr (Codes::kPowers) {
+      // Of a word's nibbles 0 to 7 one mask takes 0 and 4, then 1 and 5, 2 and 6, 3 and 7.
+      if (i < all) {
+        at = {__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632), __byte_perm(v.y, v.w, 0x5410),
+              __byte_perm(v.y, v.w, 0x7632)};
+      }
+    } else {
+      constexpr uint32_t kMagnitude = 0x7fff7fffu;
+      const uint32_t pair =
+          __vmaxu2(__vmaxu2(v.x & kMagnitude, v.y & kMagnitude), __vmaxu2(v.z & kMagnitude, v.w & kMagnitude));
+      uint32_t largest = max(pair & 0xffffu, pair >> 16);  // bits of |x|, which are ordered as their values
+#pragma unroll
+      for (int lanes = 1; lanes < kPieceChunks; lanes *= 2) {
+        largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, lanes));
+      }
+      const float unit = FixedUnit(__uint_as_float(largest << 16));
+      uint2 high, low;
+      int sum = FixedEight<DType::kI4>(v, 1 / unit, high, low);
 #pragma unroll
       for (int lanes = 1; lanes < kPieceChunks; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+      if (i < all) {
+        at = {high.x, high.y, low.x, low.y};
+        if (in_piece == 0) to.sums[slot * to.groups + piece] = make_float2(unit, unit * static_cast<float>(sum));
+      }
     }
-    if (i >= all) continue;
-    const int piece = chunk / kPieceChunks, in_piece = chunk % kPieceChunks;
-    const int quarter = in_piece / Codes::kWords,
-              word = piece % Codes::kPieces * Codes::kWords + in_piece % Codes::kWords;
-    const int place = (piece / Codes::kPieces * 4 + word) * 4 + quarter;
-    // Of a word's nibbles 0 to 7 one mask takes 0 and 4, then 1 and 5, 2 and 6, 3 and 7.
-    to.x[slot * to.stride + place] = {__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632),
-                                      __byte_perm(v.y, v.w, 0x5410), __byte_perm(v.y, v.w, 0x7632)};
-    if (!Codes::kPowers && in_piece == 0) to.sums[slot * to.groups + piece] = sum;
   }
 }
 
@@ -96,15 +114,8 @@ struct TileShare {
   }
 };
 
-// Adds a word's codes of outputs g and g + 8 times x to two chains of sums.
-__device__ __forceinline__ void MultiplyPairs(const uint32_t (&low)[4], const uint32_t (&high)[4], const uint4& x,
-                                              float (&chains)[2][4]) {
-  Mma(chains[0], low[0], high[0], low[1], high[1], x.x, x.y);
-  Mma(chains[1], low[2], high[2], low[3], high[3], x.z, x.w);
-}
-
-// A lane's sums over a share of k: `totals` of outputs g (0, 1) and g + 8 (2, 3), slots 2 c and 2 c + 1. kSlots 1:
-// there is one slot, whose sums are in 0 and 2.
+// A lane's sums over a share of k: of outputs g (0, 1) and g + 8 (2, 3), each of the slots SlotOf. Of x's slots `count`
+// from first_slot on; kSlots 1: of one, whose sums are in 0 and 2, otherwise of up to kTileSlots.
 template <typename Codes, int kSlots>
 class TileTotals;
 
@@ -113,25 +124,42 @@ class TileTotals<Int4Tile<kColumns>, kSlots> {
  public:
   using Codes = Int4Tile<kColumns>;
 
-  // x: of the piece's first word, sums: the group's, of the lane's slots. pairs: f16 scale and minimum of both outputs.
-  __device__ __forceinline__ void Add(const uint32_t* low, const uint32_t* high, const uint32_t (&pairs)[2],
-                                      const uint4* x, const float (&sums)[2]) {
-    float products[2][4] = {};  // two chains
+  // Columns of x are slots' high and low bytes: four slots at once.
+  static __device__ __forceinline__ int SlotOf(int c, int i) { return c + i % 2 * 4; }
+  __device__ __forceinline__ TileTotals(const SharedSlots& x, int first_slot, int count) {
+    const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
 #pragma unroll
-    for (int j = 0; j < Codes::kWords; ++j) {
-      uint32_t a[4], b[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) a[i] = NibblesPlus128(low[j] >> 4 * i), b[i] = NibblesPlus128(high[j] >> 4 * i);
-      MultiplyPairs(a, b, x[4 * j], products);
+    for (int j = 0; j < kSlots; ++j) {
+      const int column = kSlots == 1 ? 0 : min(g / 2 + 4 * j, count - 1),
+                mine = kSlots == 1 ? 0 : min(c + 4 * j, count - 1);
+      x_[j] = reinterpret_cast<const uint2*>(x.x + (first_slot + column) * x.stride + c) + g % 2;
+      sums_[j] = x.sums + (first_slot + mine) * x.groups;
     }
+  }
+
+  // A piece of a block: its words of both outputs, and their pairs of f16, scale and minimum.
+  __device__ __forceinline__ void Add(const uint32_t* low, const uint32_t* high, const uint32_t (&pairs)[2], int block,
+                                      int piece) {
+    constexpr uint32_t kNibbles = 0x0f0f0f0fu;
+    int products[kSlots][4] = {};
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      // Codes are 128 too large.
-      const float scale = F16Value(pairs[h]), least = fmaf(scale, -128.0f, F16Value(pairs[h] >> 16));
+    for (int i = 0; i < Codes::kWords; ++i) {
+      const int word = block * 4 + piece * Codes::kWords + i;
 #pragma unroll
       for (int j = 0; j < kSlots; ++j) {
-        const int at = 2 * h + j;
-        totals_[at] += fmaf(scale, products[0][at] + products[1][at], least * sums[j]);
+        const uint2 b = x_[j][word * 8];
+        MmaU8S8(products[j], low[i] & kNibbles, high[i] & kNibbles, low[i] >> 4 & kNibbles, high[i] >> 4 & kNibbles,
+                b.x, b.y);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kSlots; ++j) {
+      const float2 of = sums_[j][block * Codes::kPieces + piece];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float product = static_cast<float>(256 * products[j][2 * h] + products[j][2 * h + 1]) * of.x;
+        totals_[2 * h + j] =
+            fmaf(F16Value(pairs[h]), product, fmaf(F16Value(pairs[h] >> 16), of.y, totals_[2 * h + j]));
       }
     }
   }
@@ -141,6 +169,8 @@ class TileTotals<Int4Tile<kColumns>, kSlots> {
   }
 
  private:
+  const uint2* x_[kSlots];
+  const float2* sums_[kSlots];
   float totals_[4] = {};
 };
 
@@ -186,9 +216,14 @@ __device__ __forceinline__ void PowerPairs(uint32_t word, uint32_t factor, uint3
 template <int kSlots>
 class TileTotals<PowerTile, kSlots> {
  public:
-  // A block: its four words of the lane's group, whose exponents these are.
+  static __device__ __forceinline__ int SlotOf(int c, int i) { return 2 * c + i % 2; }
+  __device__ __forceinline__ TileTotals(const SharedSlots& x, int first_slot, int count)
+      : x_(x.x + (first_slot + (kSlots == 1 ? 0 : min(static_cast<int>(threadIdx.x % 32 / 4), count - 1))) * x.stride +
+           threadIdx.x % 4) {}
+
+  // A block: its four words of the lane's group of both outputs, whose exponents these are.
   __device__ __forceinline__ void Add(const uint32_t* low, const uint32_t* high, const uint32_t (&exponents)[2],
-                                      const uint4* x) {
+                                      int block) {
     const PowerFactors factors(exponents);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -202,7 +237,9 @@ class TileTotals<PowerTile, kSlots> {
           b[i] = MultiplyBf16(b[i], factors.second[1]);
         }
       }
-      MultiplyPairs(a, b, x[4 * j], chains_);
+      const uint4 x = x_[(block * 4 + j) * 4];
+      Mma(chains_[0], a[0], b[0], a[1], b[1], x.x, x.y);
+      Mma(chains_[1], a[2], b[2], a[3], b[3], x.z, x.w);
     }
   }
   __device__ __forceinline__ void Store(float (&totals)[4]) const {
@@ -212,7 +249,8 @@ class TileTotals<PowerTile, kSlots> {
   }
 
  private:
-  float chains_[2][4] = {};
+  const uint4* x_;
+  float chains_[2][4] = {};  // two, so that products do not wait for each other
 };
 
 // Where a lane's codes and scales of a tile begin in a bank: of its outputs g and g + 8, in units of what the lane has
@@ -261,18 +299,12 @@ class CodeTile {
     FetchPairs(place, 0);
   }
 
-  // The tile at `here`, fetched before; begins to fetch the one at `next`, if there is one. totals: of outputs g (0, 1)
-  // and g + 8 (2, 3), slots first_slot + 2 c and the next. slots: there are so many, at least one.
+  // The tile at `here`, fetched before; begins to fetch the one at `next`, if there is one. totals:
+  // TileTotals' of `slots` slots from first_slot on, at least one.
   __device__ __forceinline__ void Multiply(const TilePlace& here, const TilePlace& next, bool more,
                                            const SharedSlots& x, int first_slot, int slots, float (&totals)[4]) {
-    const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-    const uint4* mine = x.x + (first_slot + min(g, slots - 1)) * x.stride + first_ * 16 + c;
-    const float* sums[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      sums[j] = x.sums + (first_slot + min(2 * c + j, slots - 1)) * x.groups + first_ * Codes::kPieces;
-    }
-    TileTotals<Codes, 2> all;
+    const int lane = threadIdx.x % 32;
+    TileTotals<Codes, 2> all(x, first_slot, slots);
 #pragma unroll 1
     for (int base = 0; base < count_; base += kDepth) {
       const bool last = base + kDepth >= count_;
@@ -294,7 +326,7 @@ class CodeTile {
         if constexpr (Codes::kPowers) {
           if (base + i < count_) {
             const uint32_t exponents[2] = {scales_[0][i], scales_[1][i]};
-            all.Add(words_[i][0], words_[i][1], exponents, mine + (base + i) * 16);
+            all.Add(words_[i][0], words_[i][1], exponents, first_ + base + i);
           }
         } else {
 #pragma unroll
@@ -306,9 +338,8 @@ class CodeTile {
             for (int h = 0; h < 2; ++h) {
               of_group[h] = __shfl_sync(0xffffffffu, pairs[h][in_round / 4], lane / 4 * 4 + in_round % 4);
             }
-            const float of_x[2] = {sums[0][group], sums[1][group]};
             const int word = piece * Codes::kWords;
-            all.Add(words_[i][0] + word, words_[i][1] + word, of_group, mine + ((base + i) * 4 + word) * 4, of_x);
+            all.Add(words_[i][0] + word, words_[i][1] + word, of_group, first_ + base + i, piece);
           }
         }
         if (!last) {

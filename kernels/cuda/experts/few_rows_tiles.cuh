@@ -23,10 +23,11 @@ inline int TileParts(int64_t cols) {
 
 // Where a warp leaves a tile's sums: [slot][output].
 using TileSums = float[kTileSlots][kTileOutputs];
+template <typename Codes>
 __device__ __forceinline__ void LeaveSums(TileSums& sums, const float (&totals)[4]) {
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) sums[2 * c + i % 2][g + i / 2 * 8] = totals[i];
+  for (int i = 0; i < 4; ++i) sums[TileTotals<Codes, 2>::SlotOf(c, i)][g + i / 2 * 8] = totals[i];
 }
 __device__ __forceinline__ float AddSums(const TileSums* of_parts, int parts, int slot, int output) {
   float sum = of_parts[0][slot][output];
@@ -126,7 +127,7 @@ __device__ __forceinline__ void ForTiles(const ExpertProduct& p, const TileWork&
     const TilePlace next_place = next.done ? place : place_of(next);
     float totals[4];
     codes.Multiply(place, next_place, !next.done, x, 0, count, totals);
-    LeaveSums(sums[parity][warp], totals);
+    LeaveSums<Codes>(sums[parity][warp], totals);
     __syncthreads();  // everybody is also done with x
     for (int i = threadIdx.x; i < tiles * count * outputs; i += blockDim.x) {
       const int output = i % outputs, slot = i / outputs % count, t = i / outputs / count;
@@ -165,7 +166,7 @@ __device__ __forceinline__ void ForTilesOfOneRow(const ExpertProduct& p, const T
   if (i < tiles * outputs) begin(expert, finished, i % outputs);
   float totals[4];
   codes.Multiply(place, place, false, x, 0, 1, totals);
-  LeaveSums(sums[warp], totals);
+  LeaveSums<Codes>(sums[warp], totals);
   __syncthreads();
   if (i < tiles * outputs) finish(expert, finished, i % outputs, slot, 0, sums + i / outputs * work.parts);
 }
@@ -324,7 +325,7 @@ __global__ void __launch_bounds__(32 * kExpertWarps, 2)
   const int64_t dim = p.bank.rows / p.experts, first_output = int64_t{blockIdx.x} * kTileOutputs;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
   const SharedSlots x(shared_x, p.bank.cols, Codes::kGroup, routing.chosen);
-  float* sums = x.sums + RoundUp(x.groups * routing.chosen, 4);
+  float* sums = x.End(routing.chosen);
   // kExpertWarps is a multiple of the parts: all jobs of a warp have the same.
   CodeTile<Codes, kDownDepth> codes(p.bank, TileShare(p.bank.cols, warp % parts, parts));
   if (!early) WaitForDependency();

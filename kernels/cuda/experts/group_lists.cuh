@@ -22,7 +22,7 @@ __device__ __forceinline__ void ForListTiles(const ExpertProduct& p, const Group
   __shared__ __align__(8) uint64_t barriers[2 * kListStages];
   const GroupMemory memory(group_memory, work);
   const SharedSlots x(memory.x, work.cols, Codes::kGroup, work.slots);
-  float* all_sums = x.sums + RoundUp(x.groups * work.slots, 4);  // [stage][part][slot][16]
+  float* all_sums = x.End(work.slots);  // [stage][part][slot][16]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, of_stage = warp - kListWarps;
   const uint32_t full = SharedAddress(barriers), done = full + 8 * kListStages;
   const TileWork dealt = {work.parts, work.slots, work.tiles};

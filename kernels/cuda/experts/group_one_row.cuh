@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(GroupUpThreads(kUpStages), 2)
   __shared__ __align__(8) uint64_t barriers[2 * kGroupStages];
   const GroupMemory memory(group_memory, work);
   const SharedSlots x(memory.x, work.cols, Codes::kGroup, 1);
-  float* all_sums = x.sums + RoundUp(x.groups, 4);  // [2 * stages][part][16]
+  float* all_sums = x.End(1);  // [2 * stages][part][16]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, of_stage = warp - kExpertWarps;
   const uint32_t full = SharedAddress(barriers), done = full + 8 * kGroupStages;
   const int64_t all = int64_t{work.tiles} * p.lists.most;
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kGroupDownThreads, 2)
   __shared__ __align__(8) uint64_t barriers[2 * kGroupStages];
   const GroupMemory memory(group_memory, work);
   const SharedSlots x(memory.x, work.cols, Codes::kGroup, work.slots);
-  float* sums = x.sums + RoundUp(x.groups * work.slots, 4);  // [slot][part][16]
+  float* sums = x.End(work.slots);  // [slot][part][16]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = work.outputs;
   const uint32_t full = SharedAddress(barriers), done = full + 8 * kGroupStages;
   const auto stage_at = [&](int stage) { return memory.stages + stage * GroupMemory::StageBytes(work); };

@@ -47,19 +47,13 @@ __device__ __forceinline__ void MultiplyStage(const SharedSlots& x, const GroupW
   constexpr int kAhead = 2;                   // blocks whose codes are asked for together
   constexpr int kScaleBytes = Codes::kPowers ? 1 : 4;
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-  const uint4* of_x = x.x + (first_slot + (kSlots == 1 ? 0 : min(g, count - 1))) * x.stride + c;
-  const float* of_sums[kSlots];
-#pragma unroll
-  for (int j = 0; j < kSlots; ++j) {
-    of_sums[j] = x.sums + (first_slot + (kSlots == 1 ? 0 : min(2 * c + j, count - 1))) * x.groups;
-  }
   const uint8_t *codes[2], *scales[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     codes[h] = stage + (g + 8 * h) * (work.cols / 2);
     scales[h] = stage + work.code_bytes + (g + 8 * h) * (work.groups * kScaleBytes);
   }
-  TileTotals<Codes, kSlots> totals;
+  TileTotals<Codes, kSlots> totals(x, first_slot, count);
   const auto fetch = [&](int block, uint32_t(&words)[2][4], uint32_t(&of_groups)[2][4]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -99,14 +93,13 @@ __device__ __forceinline__ void MultiplyStage(const SharedSlots& x, const GroupW
       const int block = base + i;
       if constexpr (Codes::kPowers) {
         const uint32_t exponents[2] = {of_groups[i][0][0], of_groups[i][1][0]};
-        totals.Add(words[i][0], words[i][1], exponents, of_x + block * 16);
+        totals.Add(words[i][0], words[i][1], exponents, block);
       } else {
 #pragma unroll
         for (int piece = 0; piece < Codes::kPieces; ++piece) {
-          const int group = block * Codes::kPieces + piece, word = piece * Codes::kWords;
+          const int word = piece * Codes::kWords;
           const uint32_t pairs[2] = {of_groups[i][0][piece], of_groups[i][1][piece]};
-          const float sums[2] = {of_sums[0][group], of_sums[kSlots - 1][group]};
-          totals.Add(words[i][0] + word, words[i][1] + word, pairs, of_x + (block * 4 + word) * 4, sums);
+          totals.Add(words[i][0] + word, words[i][1] + word, pairs, block, piece);
         }
       }
     }
@@ -122,7 +115,7 @@ __device__ __forceinline__ void MultiplyStage(const SharedSlots& x, const GroupW
     if (c == 0) to[g] = sums[0], to[g + 8] = sums[2];
   } else {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to[(2 * c + i % 2) * kTileOutputs + g + i / 2 * 8] = sums[i];
+    for (int i = 0; i < 4; ++i) to[totals.SlotOf(c, i) * kTileOutputs + g + i / 2 * 8] = sums[i];
   }
 }
 
