@@ -13,6 +13,9 @@ namespace {
 // while the one before it ends.
 constexpr size_t kOneRowShared = size_t{112} << 10, kListShared = size_t{224} << 10;
 constexpr int kFewestListStages = 3;
+// Of a tile: with shorter ones (Qwen3-30B-A3B's of 17 and 7 KB) few_rows_tiles.cuh was faster, of gpt-oss-20b's (25 KB)
+// slower.
+constexpr uint32_t kLeastTileBytes = 20 << 10;
 
 enum class Product { kUpOneRow, kDownOneRow, kUp, kDown };
 bool IsUp(Product kind) { return kind == Product::kUpOneRow || kind == Product::kUp; }
@@ -66,6 +69,8 @@ bool IsOfTiles(const ExpertProduct& p, bool up) {
   const int rows = up ? kTileOutputs / 2 : kTileOutputs;  // that lie together
   const int64_t scales = rows * (w.cols / w.group) * (powers ? 1 : 4);
   if (w.rows / p.experts / (up ? 2 : 1) % rows != 0 || w.cols % 32 != 0 || scales % 16 != 0) return false;
+  const int64_t tile = kTileOutputs * (w.cols / 2) + scales * (kTileOutputs / rows);
+  if (tile < kLeastTileBytes) return false;
   return OnLine(w.data) && OnLine(powers ? static_cast<const void*>(w.exponents) : w.groups) && OnLine(p.x) &&
          p.x_stride % 8 == 0;
 }
