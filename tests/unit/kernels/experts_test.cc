@@ -271,17 +271,21 @@ TEST_P(Experts, OfARowAreThoseItHasAlone) {
     int group, block = -1;
     CodeTable table = CodeTable::kNone;
     DType dtype = DType::kI4;
+    int experts = 6;
   };
   for (const Case& c :
        {Case{256, 128, 128}, Case{960, 192, 64}, Case{512, 256, 32, 256}, Case{960, 192, 32, 0, CodeTable::kE2M1},
         Case{512, 256, 32, 256, CodeTable::kIq4}, Case{512, 256, 16, 256, CodeTable::kNone, DType::kI8},
-        // Whole tiles (group_tiles.cuh): k of several warps' parts and of one; a part of a block at the end.
-        Case{1984, 832, 32}, Case{96, 2080, 32}, Case{1984, 832, 32, 0, CodeTable::kE2M1}}) {
+        // k of several warps' parts and of one; a part of a block at the end.
+        Case{1984, 832, 32}, Case{96, 2080, 32}, Case{1984, 832, 32, 0, CodeTable::kE2M1},
+        // Both products by whole tiles (group_tiles.cuh), with fewer experts.
+        Case{2496, 2304, 64, -1, CodeTable::kNone, DType::kI4, 3},
+        Case{2496, 2432, 32, 0, CodeTable::kE2M1, DType::kI4, 3}}) {
     SCOPED_TRACE(testing::Message() << Name(c.dtype) << " groups of " << c.group << " blocks of " << c.block
                                     << " table " << static_cast<int>(c.table));
     const int64_t dim = c.dim, columns = c.columns;
     std::mt19937 rng(5);
-    const int experts = 6, chosen = 2;
+    const int experts = c.experts, chosen = 2;
     const auto make = [&](int64_t rows, int64_t cols) {
       if (c.table != CodeTable::kNone) return MakeTableWeight(device(), c.table, rows, cols, c.block, rng);
       return c.block >= 0 ? MakeGroupedWeight(device(), c.dtype, rows, cols, c.group, c.block, rng)
