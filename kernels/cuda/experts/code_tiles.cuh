@@ -10,6 +10,7 @@
 #pragma once
 
 #include "kernels/base/math.h"
+#include "kernels/cuda/linear/fixed_point.cuh"
 #include "kernels/cuda/linear/linear_products.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/ops.h"
