@@ -1,6 +1,7 @@
 #include "kernels/alike_rows.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/cuda/attention/attn_check.h"
+#include "kernels/cuda/attention/check_groups.cuh"
 #include "kernels/cuda/attention/decode_combine.cuh"
 #include "kernels/cuda/attention/decode_staged.cuh"
 #include "kernels/cuda/hopper/hopper.h"
@@ -11,12 +12,12 @@ namespace {
 
 // Eights of columns that a block attends to at once: as many as registers hold beside the warps that one row has.
 template <KvFormat kFormat, int kHeadDim>
-constexpr int kEights = kHeadDim == 64 || DecodeConfig<kFormat, kHeadDim, 1>::kWarps == 8 ? 4 : 2;
+constexpr int kEights = kHeadDim == 64 || StagedConfig<kFormat, kHeadDim>::kWarps == 8 ? 4 : 2;
 
 // A segment is attended to once for each kN eights of its columns, by the same warps in the same order.
 template <KvFormat kFormat, int kHeadDim, int kN>
-__global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, 1>::kThreads, 1)
-    CheckKernel(const __grid_constant__ DecodeArgs args, int columns) {
+__global__ void __launch_bounds__(StagedConfig<kFormat, kHeadDim>::kThreads, 1)
+    CheckKernel(const __grid_constant__ DecodeArgs args, const __grid_constant__ StreamingArgs streaming, int columns) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Shape = StageShape<kFormat, kHeadDim>;
   constexpr int kWarps = Shape::kWarps, kSteps = kHeadDim / 16;
@@ -52,6 +53,11 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, 1>::kThreads, 
   if (at < run_end) {
     segment = segment_at();
     stages.Begin(args.kv, segment, waits);
+  }
+  if constexpr (kStreamsBeside<kFormat, kHeadDim>) {
+    if (streaming.q != nullptr && threadIdx.x < 32 * kStreamingWarps) {
+      AttendStreamingRows<kHeadDim>(streaming, plan.OtherOf(blockIdx.x), gridDim.x, merge, waits);
+    }
   }
   if (waits) WaitForDependency();
   waits = false;
@@ -102,20 +108,98 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, 1>::kThreads, 
 #endif
 }
 
+// The same by warp groups.
+template <KvFormat kFormat, int kHeadDim>
+__global__ void __launch_bounds__(32 * StageShape<kFormat, kHeadDim>::kWarps, 1)
+    GroupCheckKernel(const __grid_constant__ DecodeArgs args, const __grid_constant__ StreamingArgs streaming,
+                     int columns) {
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  using Group = WarpGroup<kFormat, kHeadDim>;
+  extern __shared__ __align__(1024) uint8_t staged[];
+  if (!args.keeps_room) LetDependentsStart();
+  Group group(staged);
+  using Walker = PlanWalker<false>;
+  const Walker walker = {args.batch, args.kv, args.lists, args.part, args.group, columns, Group::kUnit, args.beside};
+  const DecodePlan plan = walker.Plan(gridDim.x);
+  uint32_t at = 0, run_end = 0;
+  if (blockIdx.x < plan.blocks) at = plan.Begin(blockIdx.x), run_end = plan.Begin(blockIdx.x + 1);
+  typename Walker::Found found = {};
+  auto segment_at = [&] {
+    if (at >= found.first_unit + found.work.units * found.work.items) found = walker.Find(at, 0);
+    return Segment<false>(args, found, at, run_end, columns);
+  };
+  // What is attended to next: the same segment's next columns, or the next segment.
+  auto next_of = [&](Segment<false> segment) {
+    if (segment.columns > Group::kCols) {
+      segment.first_column += Group::kCols;
+      segment.columns -= Group::kCols;
+      return segment;
+    }
+    at += segment.last - segment.first;
+    return at < run_end ? segment_at() : segment;
+  };
+  Segment<false> segment;
+  bool waits = true;
+  if (at < run_end) {
+    segment = segment_at();
+    group.Begin(args.kv, segment, waits);
+  }
+  if (streaming.q != nullptr) {
+    float* merge = reinterpret_cast<float*>(staged + Group::Shape::kPAt);
+    static_assert(Group::kWarps == kStreamingWarps);
+    AttendStreamingRows<kHeadDim>(streaming, plan.OtherOf(blockIdx.x), gridDim.x, merge, waits);
+    __syncthreads();
+  }
+  if (waits) WaitForDependency();
+  waits = false;
+  while (at < run_end) {
+    const Segment<false> now = segment;
+    group.Queries(args, now);
+    __syncthreads();
+    group.Attend(args, now);
+    float* slot_out = args.partial_out + int64_t{blockIdx.x + now.item} * columns * kHeadDim;
+    float* slot_lse = args.partial_lse + int64_t{blockIdx.x + now.item} * columns;
+    group.Merge(now, slot_out, slot_lse, [&] {
+      segment = next_of(now);
+      if (at < run_end) {
+        group.Begin(args.kv, segment, waits);
+      } else if (args.keeps_room) {
+        LetDependentsStart();
+      }
+    });
+  }
+#endif
+}
+
 template <KvFormat kFormat, int kHeadDim, int kN>
-void LaunchEights(Device& device, const DecodeArgs& args, int columns, int grid) {
+void LaunchEights(Device& device, const DecodeArgs& args, const StreamingArgs& streaming, int columns, int grid) {
   using Shape = StageShape<kFormat, kHeadDim>;
   const auto kernel = CheckKernel<kFormat, kHeadDim, kN>;
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
-  LaunchOverlapped(device, kernel, dim3(grid), dim3(Shape::Config::kThreads), Shape::kSharedBytes, args, columns);
+  LaunchOverlapped(device, kernel, dim3(grid), dim3(Shape::Config::kThreads), Shape::kSharedBytes, args, streaming,
+                   columns);
 }
 template <KvFormat kFormat, int kHeadDim>
-void Launch(Device& device, const DecodeArgs& args, int columns, int grid) {
+void LaunchGroups(Device& device, const DecodeArgs& args, const StreamingArgs& streaming, int columns, int grid) {
+  constexpr int kShared = GroupShape<kFormat, kHeadDim>::kSharedBytes;
+  const auto kernel = GroupCheckKernel<kFormat, kHeadDim>;
+  DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
+  const dim3 threads(StageShape<kFormat, kHeadDim>::Config::kThreads);
+  LaunchOverlapped(device, kernel, dim3(grid), threads, kShared, args, streaming, columns);
+}
+template <KvFormat kFormat, int kHeadDim>
+void Launch(Device& device, const DecodeArgs& args, const StreamingArgs& streaming, int columns, int grid) {
   using Shape = StageShape<kFormat, kHeadDim>;
   if (columns <= 8) {
-    LaunchEights<kFormat, kHeadDim, 1>(device, args, columns, grid);
+    LaunchEights<kFormat, kHeadDim, 1>(device, args, streaming, columns, grid);
+  } else if constexpr (StagedConfig<kFormat, kHeadDim>::kGroups) {
+    if (columns <= 16) {
+      LaunchEights<kFormat, kHeadDim, 2>(device, args, streaming, columns, grid);
+    } else {
+      LaunchGroups<kFormat, kHeadDim>(device, args, streaming, columns, grid);
+    }
   } else {
-    LaunchEights<kFormat, kHeadDim, kEights<kFormat, kHeadDim>>(device, args, columns, grid);
+    LaunchEights<kFormat, kHeadDim, kEights<kFormat, kHeadDim>>(device, args, streaming, columns, grid);
   }
   LaunchOverlapped(device, MergeKernel<kHeadDim, false>, dim3(args.batch.num_rows, args.kv.num_heads * args.group),
                    dim3(32 * kMergeWarps), 0, args, columns, Shape::kUnit, grid);
@@ -134,11 +218,13 @@ bool AttendsCheck(const Device& device, const SeqBatch& batch, int group, const 
          cuda::AttentionAlike(device, kv.page.head_dim, group, kv.page.format);
 }
 
-void LaunchCheck(Device& device, const DecodeArgs& args, int grid) {
+void LaunchCheck(Device& device, const DecodeArgs& args, const StreamingArgs* beside, int grid) {
   const int columns = args.batch.num_rows * args.group;
+  StreamingArgs streaming = {};
+  if (beside != nullptr) streaming = *beside;
   VisitFormat(args.kv.page.format, [&](auto format) {
-    if (args.kv.page.head_dim == 64) return Launch<format(), 64>(device, args, columns, grid);
-    Launch<format(), 128>(device, args, columns, grid);
+    if (args.kv.page.head_dim == 64) return Launch<format(), 64>(device, args, streaming, columns, grid);
+    Launch<format(), 128>(device, args, streaming, columns, grid);
   });
 }
 

@@ -6,12 +6,14 @@
 #include "kernels/alike_rows.h"
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/decode_segment.cuh"
+#include "kernels/cuda/attention/streaming_few.cuh"
 
 namespace duo::cuda {
 
 bool AttendsCheck(const Device& device, const SeqBatch& batch, int group, const PagedKv& kv);
 
-// Rows times group columns of partial results in each of the slots that one row's items have, then their merge.
-void LaunchCheck(Device& device, const DecodeArgs& args, int grid);
+// Rows times group columns of partial results in each of the slots that one row's items have, then their merge. Its
+// blocks first attend to the rows' streaming heads and store their rings, where `streaming` is not null.
+void LaunchCheck(Device& device, const DecodeArgs& args, const StreamingArgs* streaming, int grid);
 
 }  // namespace duo::cuda

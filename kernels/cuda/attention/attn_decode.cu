@@ -70,14 +70,16 @@ void LaunchPartials(Device& device, const DecodeArgs& args, int grid) {
 
 template <KvFormat kFormat, int kHeadDim, int kN, bool kListed, bool kMass = false, bool kChunked = false>
 void Launch(Device& device, const DecodeArgs& args, const Staged& staged, int grid) {
+  int unit = DecodeConfig<kFormat, kHeadDim, kN>::kUnit;
   if (kN == 1 && !kChunked && staged.use) {
+    unit = StagedTokensOf(args.kv.page).unit;
     LaunchStaged(device, args, staged.streaming, kListed, grid);
   } else {
     LaunchPartials<kFormat, kHeadDim, kN, kListed, kMass, kChunked>(device, args, grid);
   }
   // The merge works out its share while the last partials are computed, then waits for them.
   LaunchOverlapped(device, MergeKernel<kHeadDim, kListed>, dim3(args.batch.num_rows, args.kv.num_heads * args.group),
-                   dim3(32 * kMergeWarps), 0, args, 8 * kN, DecodeConfig<kFormat, kHeadDim, kN>::kUnit, grid);
+                   dim3(32 * kMergeWarps), 0, args, 8 * kN, unit, grid);
 }
 
 template <KvFormat kFormat, int kHeadDim>
@@ -128,13 +130,14 @@ void Decode(Device& device, const Partial& to, const StepRows& rows, const Paged
   args.keeps_room = grid < PageBlocks(device, 0);
   Staged staged;
   staged.use = eights == 1 && rows.part.all() && IsHopper(device);
+  bool inside = false;  // streaming heads, by the blocks of the pages' kernel
   if (rows.streaming.kv != nullptr) {
     const RingKv& ring = *rows.streaming.kv;
-    // A row alone leaves its streaming heads' blocks so much less of the pages; so do more rows, whose streaming heads
-    // run beside: the cut is the same.
+    // A row alone leaves its streaming heads' blocks so much less of the pages; so does a check, whose cut is the same.
     if (check || batch.max_rows == 1) args.beside = StagedWorkBeside(kv, ring.num_heads * batch.num_seqs);
-    if (batch.max_rows == 1) {
-      DUO_CHECK(staged.use);
+    inside = batch.max_rows == 1 || (check && StoresBeside(batch, ring));
+    if (inside) {
+      DUO_CHECK(check || staged.use);
       staged.streaming = StreamingArgsOf({to.out, rows.streaming.lse}, rows, ring);
     } else {
       device.Fork([&] {
@@ -144,8 +147,8 @@ void Decode(Device& device, const Partial& to, const StepRows& rows, const Paged
     }
   }
   if (check) {
-    LaunchCheck(device, args, grid);
-    if (rows.streaming.kv != nullptr) device.Join();
+    LaunchCheck(device, args, inside ? &staged.streaming : nullptr, grid);
+    if (rows.streaming.kv != nullptr && !inside) device.Join();
     scratch.Rewind(mark);
     return;
   }
@@ -153,12 +156,13 @@ void Decode(Device& device, const Partial& to, const StepRows& rows, const Paged
     if (kv.page.head_dim == 64) return LaunchColumns<chosen(), 64>(device, args, listed, staged, eights, grid);
     LaunchColumns<chosen(), 128>(device, args, listed, staged, eights, grid);
   });
-  if (rows.streaming.kv != nullptr && batch.max_rows > 1) device.Join();
+  if (rows.streaming.kv != nullptr && !inside) device.Join();
   scratch.Rewind(mark);
 }
 
-// Tokens of a unit in that form.
-int UnitTokens(const PagedKv& kv) {
+// Tokens of the parts of a page whose masses one row leaves.
+int PartTokens(const Device& device, const PagedKv& kv) {
+  if (IsHopper(device)) return StagedTokensOf(kv.page).part;
   int tokens = 0;
   VisitFormat(kv.page.format, [&](auto format) {
     tokens = kv.page.head_dim == 64 ? DecodeConfig<format(), 64, 1>::kUnit : DecodeConfig<format(), 128, 1>::kUnit;
@@ -218,9 +222,9 @@ void AttendPages(Device& device, const Partial& to, const StepRows& rows, const 
 
 // Of the form of one row's columns, which is the only one that keeps masses. A group of more columns than that form has
 // takes a wider one.
-int MassParts(const Device&, int group, const PagedKv& kv) {
+int MassParts(const Device& device, int group, const PagedKv& kv) {
   if (group > 8) return 0;
-  return kPageTokens / UnitTokens(kv);
+  return kPageTokens / PartTokens(device, kv);
 }
 
 void AttendPagesWithMass(Device& device, const Partial& to, const StepRows& rows, const PagedKv& kv,
@@ -228,7 +232,7 @@ void AttendPagesWithMass(Device& device, const Partial& to, const StepRows& rows
   DUO_CHECK_LE(rows.shape.group, 8);
   if (mass.heads != 0 && (kv.split || kv.window > 0)) {  // nobody comes by what is not held here, or hidden
     const int64_t rows_of_logs = int64_t{std::popcount(mass.heads)} * rows.shape.group;
-    const int64_t count = rows_of_logs * mass.pages * (kPageTokens / UnitTokens(kv));
+    const int64_t count = rows_of_logs * mass.pages * (kPageTokens / PartTokens(device, kv));
     LaunchOverlapped(device, FillNothing, dim3(static_cast<unsigned>(CeilDiv(count, int64_t{256}))), dim3(256), 0,
                      mass.logs, count);
   }

@@ -8,14 +8,12 @@
 namespace duo::cuda {
 namespace {
 
-// Blocks of so many warps attend to a streaming head to the bits of attn_streaming.cu.
-constexpr int kStreamingWarps = 12;
 // A streaming head takes about the time in which a block reads so much of pages: it reads 160 KB, and waits for most of
 // its loads one after the other.
 constexpr int kStreamingBytes = 416 * 1024;
 
 template <KvFormat kFormat, int kHeadDim, bool kListed, bool kMass>
-__global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, 1>::kThreads, 1)
+__global__ void __launch_bounds__(StagedConfig<kFormat, kHeadDim>::kThreads, 1)
     StagedDecodeKernel(const __grid_constant__ DecodeArgs args, const __grid_constant__ StreamingArgs streaming) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Shape = StageShape<kFormat, kHeadDim>;
@@ -42,12 +40,14 @@ __global__ void __launch_bounds__(DecodeConfig<kFormat, kHeadDim, 1>::kThreads, 
     segment = segment_at();
     stages.Begin(args.kv, segment, waits);
   }
-  if constexpr (kWarps == kStreamingWarps) {
-    if (const uint32_t other = plan.OtherOf(blockIdx.x); other < args.beside.blocks) {
+  if constexpr (kStreamsBeside<kFormat, kHeadDim>) {
+    static_assert(kWarps >= kStreamingWarps);
+    const uint32_t other = plan.OtherOf(blockIdx.x);
+    if (other < args.beside.blocks && threadIdx.x < 32 * kStreamingWarps) {
       const int heads = streaming.keys.kv.num_heads, head = other % heads, seq = other / heads;
-      AttendStreamingHead<kHeadDim, 1, kWarps>(streaming, head, seq, 0, 0, merge, waits);
+      AttendStreamingHead<kHeadDim, 1>(streaming, head, seq, 0, 0, merge, waits, FirstWarps<kStreamingWarps>());
       waits = false;
-      StoreRingOfHead<kHeadDim, kWarps>(streaming.keys, head, seq);
+      StoreRingOfHead<kHeadDim>(streaming.keys, head, seq);
     }
   }
   if (waits) WaitForDependency();
@@ -99,9 +99,18 @@ void VisitPages(const PageLayout& page, Visit&& visit) {
 bool StreamsInStaged(const Device& device, const StepRows& rows, const PagedKv& kv, const RingKv& ring) {
   if (!IsHopper(device) || kv.page.format == KvFormat::kF32 || ring.format != KvFormat::kBF16) return false;
   if (rows.shape.group > 8) return false;
-  int warps = 0;
-  VisitPages(kv.page, [&](auto format, auto head_dim) { warps = DecodeConfig<format(), head_dim(), 1>::kWarps; });
-  return warps == kStreamingWarps && ring.num_heads * rows.batch.num_seqs <= device.info().multiprocessors / 2;
+  bool streams = false;
+  VisitPages(kv.page, [&](auto format, auto head_dim) { streams = kStreamsBeside<format(), head_dim()>; });
+  return streams && ring.num_heads * rows.batch.num_seqs <= device.info().multiprocessors / 2;
+}
+
+StagedTokens StagedTokensOf(const PageLayout& page) {
+  StagedTokens tokens = {};
+  VisitPages(page, [&](auto format, auto head_dim) {
+    using Config = StagedConfig<format(), head_dim()>;
+    tokens = {Config::kUnit, Config::kStep};
+  });
+  return tokens;
 }
 
 WorkBeside StagedWorkBeside(const PagedKv& kv, int blocks) {

@@ -13,26 +13,23 @@ namespace {
 
 constexpr int kFewRows = 16;  // beyond, a 128-row block of the flash kernel does less work
 
-template <int kN>
-constexpr int kWarpsOf = kN == 1 ? 12 : 8;
-
 template <int kHeadDim, int kN>
-__global__ void __launch_bounds__(32 * kWarpsOf<kN>, 1) StreamingKernel(StreamingArgs args) {
+__global__ void __launch_bounds__(32 * kStreamingWarps, kN == 1 ? 2 : 1) StreamingKernel(StreamingArgs args) {
   extern __shared__ float shared[];
   LetDependentsStart();
   const int blocks = CeilDiv(args.group, 8 * kN), row = blockIdx.x / blocks;
-  AttendStreamingHead<kHeadDim, kN, kWarpsOf<kN>>(args, blockIdx.y, blockIdx.z, row,
-                                                  (blockIdx.x - row * blocks) * 8 * kN, shared, true);
+  AttendStreamingHead<kHeadDim, kN>(args, blockIdx.y, blockIdx.z, row, (blockIdx.x - row * blocks) * 8 * kN, shared,
+                                    true, AllWarps());
 }
 
 template <int kHeadDim, int kN>
 void Launch(Device& device, const StreamingArgs& args) {
-  constexpr size_t kShared = MergeSharedBytes<kWarpsOf<kN>, kHeadDim, kN>();
+  constexpr size_t kShared = MergeSharedBytes<kStreamingWarps, kHeadDim, kN>();
   const auto kernel = StreamingKernel<kHeadDim, kN>;
   const SeqBatch& batch = args.keys.batch;
   DUO_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   const dim3 grid(batch.max_rows * CeilDiv(args.group, 8 * kN), args.keys.kv.num_heads, batch.num_seqs);
-  LaunchOverlapped(device, kernel, grid, dim3(32 * kWarpsOf<kN>), kShared, args);
+  LaunchOverlapped(device, kernel, grid, dim3(32 * kStreamingWarps), kShared, args);
 }
 
 }  // namespace

@@ -6,18 +6,28 @@
 
 namespace duo::cuda {
 
-// Merges the warps of a block. write(column, channel, value) and write_lse(column, lse) are called once for each.
-// shared: kWarps * kN * 8 * (kHeadDim + 2) floats.
-template <int kWarps, KvFormat kFormat, int kHeadDim, int kN, typename Write, typename WriteLse>
+// All threads of a block, or of its first kWarps warps, which leave the others alone.
+struct AllWarps {
+  __device__ __forceinline__ void Sync() const { __syncthreads(); }
+};
+template <int kWarps>
+struct FirstWarps {
+  __device__ __forceinline__ void Sync() const { asm volatile("bar.sync 1, %0;" ::"n"(32 * kWarps) : "memory"); }
+};
+
+// Merges kWarps warps, which are those that `together` syncs. write(column, channel, value) and write_lse(column, lse)
+// are called once for each. shared: kWarps * kN * 8 * (kHeadDim + 2) floats.
+template <int kWarps, KvFormat kFormat, int kHeadDim, int kN, typename Write, typename WriteLse,
+          typename Together = AllWarps>
 __device__ __forceinline__ void MergeWarps(WarpAttention<kFormat, kHeadDim, kN>& warp, float* shared, Write&& write,
-                                           WriteLse&& write_lse) {
+                                           WriteLse&& write_lse, const Together& together = {}) {
   constexpr int kCols = 8 * kN;
   float* tops = shared;                 // [warp][column]
   float* sums = tops + kWarps * kCols;  // [warp][column]
   float* outs = sums + kWarps * kCols;  // [warp][column][channel]
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32, g = lane / 4, c = lane % 4;
   warp.Finish();
-  __syncthreads();  // the buffer may still be read from the segment before
+  together.Sync();  // the buffer may still be read from the segment before
   if (g == 0) {
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
@@ -28,7 +38,7 @@ __device__ __forceinline__ void MergeWarps(WarpAttention<kFormat, kHeadDim, kN>&
       }
     }
   }
-  __syncthreads();
+  together.Sync();
 #pragma unroll
   for (int n = 0; n < kN; ++n) {
 #pragma unroll
@@ -54,7 +64,7 @@ __device__ __forceinline__ void MergeWarps(WarpAttention<kFormat, kHeadDim, kN>&
       }
     }
   }
-  __syncthreads();
+  together.Sync();
   for (int i = threadIdx.x; i < kCols * kHeadDim; i += kWarps * 32) {
     const int col = i / kHeadDim, channel = i % kHeadDim;
     float x = 0;

@@ -10,13 +10,30 @@
 
 namespace duo::cuda {
 
+// As DecodeConfig, of the form whose codes pass through shared memory. int4 codes of 128 channels take eight warps, as
+// many as check_groups.cuh holds the outputs of, and a unit of two steps: what a unit takes besides its products is
+// dear where it is small.
+template <KvFormat kFormat, int kHeadDim>
+struct StagedConfig : DecodeConfig<kFormat, kHeadDim, 1> {
+  using Registers = DecodeConfig<kFormat, kHeadDim, 1>;
+  static constexpr bool kGroups = kFormat == KvFormat::kInt4 && kHeadDim == 128;
+  static constexpr int kTiles = Registers::kTiles, kSteps = kGroups ? 2 : 1;
+  static constexpr int kWarps = kGroups ? 8 : Registers::kWarps, kThreads = 32 * kWarps;
+  static constexpr int kStep = 16 * kTiles, kUnit = kSteps * kStep;  // tokens
+};
+
+// Do its blocks attend to streaming heads, too? Not beside bf16 pages with heads of 128: they are faster with a launch
+// of their own.
+template <KvFormat kFormat, int kHeadDim>
+constexpr bool kStreamsBeside = kFormat != KvFormat::kBF16 || kHeadDim != 128;
+
 // Memory: the stages of each warp, what the warps' merge needs, a barrier for each stage. A stage has the unit's
 // [K codes][V codes][K parameters][V parameters].
 template <KvFormat kFormat, int kHeadDim>
 struct StageShape {
-  using Config = DecodeConfig<kFormat, kHeadDim, 1>;
+  using Config = StagedConfig<kFormat, kHeadDim>;
   using Tile = TileShape<kFormat, kHeadDim>;
-  static constexpr int kUnit = Config::kUnit, kWarps = Config::kWarps;
+  static constexpr int kUnit = Config::kUnit, kSteps = Config::kSteps, kWarps = Config::kWarps;
   static constexpr int kCodes = kUnit * Tile::kCodeBytes, kParams = kUnit * Tile::kParamBytes;
   static constexpr int kBytes = 2 * (kCodes + kParams);
   static_assert(kCodes % 16 == 0 && kParams % 16 == 0);
@@ -136,13 +153,13 @@ struct WarpStages {
   }
 
   // The lane's keys, or values, as RawTile::LoadK and LoadV have them.
-  __device__ __forceinline__ void TakeK(Raw& raw) const {
-    const int lane = threadIdx.x % 32, row = TokenOfRow(lane / 4);
+  __device__ __forceinline__ void TakeK(Raw& raw, int first) const {
+    const int lane = threadIdx.x % 32, row = first + TokenOfRow(lane / 4);
     const uint32_t codes = At() + row * Tile::kCodeBytes + lane % 4 * Tile::kKVector;
     const uint32_t params = At() + 2 * Shape::kCodes + row * Tile::kParamBytes;
     constexpr int kWords = Tile::kKVector / 4;
 #pragma unroll
-    for (int t = 0; t < kUnit / 16; ++t) {
+    for (int t = 0; t < Shape::Config::kTiles; ++t) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int further = 16 * t + 8 * h;
@@ -157,13 +174,13 @@ struct WarpStages {
       }
     }
   }
-  __device__ __forceinline__ void TakeV(Raw& raw) const {
-    const int lane = threadIdx.x % 32, row = TokenOfRow(lane / 4);
-    const uint32_t codes = At() + Shape::kCodes + lane % 4 * Tile::kCodeBytes + lane / 4 * Tile::kVVector;
+  __device__ __forceinline__ void TakeV(Raw& raw, int first) const {
+    const int lane = threadIdx.x % 32, row = first + TokenOfRow(lane / 4);
+    const uint32_t codes = At() + Shape::kCodes + (first + lane % 4) * Tile::kCodeBytes + lane / 4 * Tile::kVVector;
     const uint32_t params = At() + 2 * Shape::kCodes + Shape::kParams + row * Tile::kParamBytes;
     constexpr int kWords = Tile::kVVector / 4;
 #pragma unroll
-    for (int t = 0; t < kUnit / 16; ++t) {
+    for (int t = 0; t < Shape::Config::kTiles; ++t) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
@@ -199,7 +216,7 @@ struct WarpStages {
   template <bool kMass, int kN, typename QFragment>
   __device__ __forceinline__ void Attend(const DecodeArgs& args, const Segment<kListed>& at,
                                          WarpAttention<kFormat, kHeadDim, kN>& warp, QFragment&& q) {
-    constexpr int kTiles = kUnit / 16, kAhead = kStages * kWarps;
+    constexpr int kTiles = Shape::Config::kTiles, kAhead = kStages * kWarps;
     UnitWalk<kUnit, kListed> walk(args.kv, at);
     uint32_t unit = at.first + threadIdx.x / 32;
     const uint8_t* page = unit + kAhead < at.end ? walk.PageOf(unit + at.skipped + kAhead) : nullptr;
@@ -208,12 +225,6 @@ struct WarpStages {
       BarrierWait(barriers + 8 * stage, parity);
       const int valid = walk.limit - walk.token + 1;
       if (valid < kUnit) ClearPast(valid);
-      Raw raw;
-      TakeK(raw);
-      float s[kTiles][kN][4];
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) warp.Scores(s[t], raw.k[t], q);
-      TakeV(raw);
       const auto refill = [&] {
         // The stage's codes are in registers for certain only once a fence has waited for them: the copy engine was
         // seen to overwrite values that lanes had asked for and not got, where the next codes came from the L2.
@@ -229,9 +240,29 @@ struct WarpStages {
       };
       // Behind the products, where registers hold the codes until then, nobody waits for the fence.
       constexpr bool kLate = kN * kTiles <= 2;
-      if constexpr (!kLate) refill();
-      AttendScored<kMass, false>(warp, s, raw.k_params, raw, args, at, walk.page_start + walk.token, walk.tokens);
-      if constexpr (kLate) refill();
+      // Steps past the last token see nothing, and leave all as it is.
+      constexpr int kTogether = kN == 1 ? Shape::kSteps : 1;
+#pragma unroll
+      for (int base = 0; base < Shape::kSteps; base += kTogether) {
+        Raw raw[kTogether];
+        float s[kTogether][kTiles][kN][4];
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          TakeK(raw[i], (base + i) * 16 * kTiles);
+#pragma unroll
+          for (int t = 0; t < kTiles; ++t) warp.Scores(s[i][t], raw[i].k[t], q);
+        }
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) TakeV(raw[i], (base + i) * 16 * kTiles);
+        const bool last = base + kTogether == Shape::kSteps;
+        if (!kLate && last) refill();
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          AttendScored<kMass, false>(warp, s[i], raw[i].k_params, raw[i], args, at,
+                                     walk.page_start + walk.token + (base + i) * 16 * kTiles, walk.tokens);
+        }
+        if (kLate && last) refill();
+      }
     }
   }
 };

@@ -11,6 +11,12 @@ namespace duo::cuda {
 // Can streaming heads of these rows be attended, and their rings stored, by the blocks of that kernel?
 bool StreamsInStaged(const Device& device, const StepRows& rows, const PagedKv& kv, const RingKv& ring);
 
+// Tokens of that kernel's units, and of the parts of a page whose masses it keeps.
+struct StagedTokens {
+  int unit, part;
+};
+StagedTokens StagedTokensOf(const PageLayout& page);
+
 // What streaming heads take of a block's time, in units of pages.
 WorkBeside StagedWorkBeside(const PagedKv& kv, int blocks);
 

@@ -22,14 +22,12 @@
 
 namespace duo::cuda {
 
-// A warp's running attention of kN x 8 columns; lane (g, c) holds columns 8 n + 2 c + {0, 1}.
-template <KvFormat kFormat, int kHeadDim, int kN>
-struct WarpAttention {
-  using S = TileShape<kFormat, kHeadDim>;
+// What a warp knows of kN x 8 columns besides their output: the running softmax over the tokens whose scores it has.
+// Lane (g, c) holds columns 8 n + 2 c + {0, 1}, and of a tile's scores those of the tokens of rows g and g + 8.
+template <KvFormat kFormat, int kN>
+struct WarpColumns {
   using Form = CodeForm<kFormat>;
-  static constexpr int kChunks = kHeadDim / 16;
 
-  float o[kN][kChunks][4];
   float top[kN][2];     // reference of the exponents, log2 units: within 8 of the true maximum
   float sum[kN][2];     // this lane's part of sum p
   float offset[kN][2];  // of sum p * (v minimum + kMiddle * v scale) (int4, int8)
@@ -42,32 +40,6 @@ struct WarpAttention {
       for (int j = 0; j < 2; ++j) {
         top[n][j] = -1e30f;  // finite, so that a masked score gives exp2(-inf) = 0 whatever was seen before
         sum[n][j] = offset[n][j] = 0;
-      }
-#pragma unroll
-      for (int m = 0; m < kChunks; ++m) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) o[n][m][j] = 0;
-      }
-    }
-  }
-
-  // s = q . code' of one 16-token tile. q(n, k) gives the B fragment of columns n and k-step k.
-  template <typename QFragment>
-  __device__ __forceinline__ void Scores(float (&s)[kN][4], const uint32_t (&k)[2][S::kKWords], QFragment&& q) {
-#pragma unroll
-    for (int n = 0; n < kN; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
-#pragma unroll
-    for (int step = 0; step < kChunks; ++step) {
-      constexpr int kPairs = S::kPairsPerWord;
-      const int r0 = 2 * step, r1 = r0 + 1;
-      const uint32_t a0 = KPair<kFormat>(k[0][r0 / kPairs], r0 % kPairs);
-      const uint32_t a1 = KPair<kFormat>(k[1][r0 / kPairs], r0 % kPairs);
-      const uint32_t a2 = KPair<kFormat>(k[0][r1 / kPairs], r1 % kPairs);
-      const uint32_t a3 = KPair<kFormat>(k[1][r1 / kPairs], r1 % kPairs);
-#pragma unroll
-      for (int n = 0; n < kN; ++n) {
-        const uint2 b = q(n, step);
-        Mma(s[n], a0, a1, a2, a3, b.x, b.y);
       }
     }
   }
@@ -102,44 +74,48 @@ struct WarpAttention {
   }
 
   // Raises the references where a score would pass them by more than 8, rescaling what was summed: of the columns that
-  // need it alone, so that what a column becomes depends on no other.
-  template <int kTiles>
-  __device__ __forceinline__ void Raise(const float (&s)[kTiles][kN][4]) {
+  // need it alone, so that what a column becomes depends on no other. rescale(n, j, factor) does so with a column's
+  // output, by 1 where nothing is to be done; it is called for all columns or none. Was any raised?
+  template <int kTiles, typename Rescale>
+  __device__ __forceinline__ bool Raise(const float (&s)[kTiles][kN][4], Rescale&& rescale) {
     bool over = false;
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-      for (int n = 0; n < kN; ++n) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) over |= s[t][n][j] > top[n][j & 1] + 8.0f;
-      }
-    }
-    if (!__any_sync(0xffffffffu, over)) return;
+    float highest_of[kN][2];  // of the lane's own scores
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        float highest = top[n][j];
+        float highest = fmaxf(s[0][n][j], s[0][n][j + 2]);
 #pragma unroll
-        for (int t = 0; t < kTiles; ++t) highest = fmaxf(highest, fmaxf(s[t][n][j], s[t][n][j + 2]));
+        for (int t = 1; t < kTiles; ++t) highest = fmaxf(highest, fmaxf(s[t][n][j], s[t][n][j + 2]));
+        highest_of[n][j] = highest;
+        over |= highest > top[n][j] + 8.0f;
+      }
+    }
+    if (!__any_sync(0xffffffffu, over)) return false;
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        float highest = fmaxf(top[n][j], highest_of[n][j]);
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 4));
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 8));
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 16));
-        if (!(highest > top[n][j] + 8.0f)) continue;
-        const float factor = Exp2(top[n][j] - highest);
-        top[n][j] = highest;
+        const bool higher = highest > top[n][j] + 8.0f;
+        const float factor = higher ? Exp2(top[n][j] - highest) : 1.0f;
+        top[n][j] = higher ? highest : top[n][j];
         sum[n][j] = __fmul_rn(sum[n][j], factor);
         offset[n][j] = __fmul_rn(offset[n][j], factor);
-#pragma unroll
-        for (int m = 0; m < kChunks; ++m) o[n][m][j] *= factor, o[n][m][j + 2] *= factor;
+        rescale(n, j, factor);
       }
     }
+    return true;
   }
 
-  // Probabilities of one tile: sums, and the B fragments of P^T. see(n, p0, p1) sees the lane's own of columns n.
-  template <typename See>
-  __device__ __forceinline__ void Probabilities(uint32_t (&p)[kN][2], const float (&s)[kN][4],
-                                                const uint32_t (&params)[2], See&& see) {
+  // Probabilities of one tile: sums, and pairs of what V's codes are multiplied by, to keep(n, h, pair): of columns
+  // 8 n + 2 c + {0, 1} and the token of row g + 8 h. see(n, p0, p1) sees the lane's own of columns n.
+  template <typename See, typename Keep>
+  __device__ __forceinline__ void Probabilities(const float (&s)[kN][4], const uint32_t (&params)[2], See&& see,
+                                                Keep&& keep) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float scale = 1, zero = 0;
@@ -159,11 +135,81 @@ struct WarpAttention {
           offset[n][0] = __fmaf_rn(p0, zero, offset[n][0]);
           offset[n][1] = __fmaf_rn(p1, zero, offset[n][1]);
         }
-        p[n][h] = Transpose8x8(pair);
+        keep(n, h, pair);
       }
     }
   }
 
+  // Adds up the lanes' sums of columns n; what the column's output has to have added.
+  __device__ __forceinline__ float Finish(int n, int j) {
+    auto over_tokens = [](float x) {
+      x += __shfl_xor_sync(0xffffffffu, x, 4);
+      x += __shfl_xor_sync(0xffffffffu, x, 8);
+      return x + __shfl_xor_sync(0xffffffffu, x, 16);
+    };
+    sum[n][j] = over_tokens(sum[n][j]);
+    if constexpr (kFormat == KvFormat::kInt4 || kFormat == KvFormat::kInt8) return over_tokens(offset[n][j]);
+    return 0;
+  }
+};
+
+// A warp's running attention of kN x 8 columns, whose output of all channels it holds.
+template <KvFormat kFormat, int kHeadDim, int kN>
+struct WarpAttention : WarpColumns<kFormat, kN> {
+  using S = TileShape<kFormat, kHeadDim>;
+  using Columns = WarpColumns<kFormat, kN>;
+  using Form = CodeForm<kFormat>;
+  static constexpr int kChunks = kHeadDim / 16;
+
+  float o[kN][kChunks][4];
+
+  __device__ __forceinline__ void Reset() {
+    Columns::Reset();
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int m = 0; m < kChunks; ++m) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) o[n][m][j] = 0;
+      }
+    }
+  }
+
+  // s = q . code' of one 16-token tile. q(n, k) gives the B fragment of columns n and k-step k.
+  template <typename QFragment>
+  __device__ __forceinline__ void Scores(float (&s)[kN][4], const uint32_t (&k)[2][S::kKWords], QFragment&& q) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
+#pragma unroll
+    for (int step = 0; step < kChunks; ++step) {
+      constexpr int kPairs = S::kPairsPerWord;
+      const int r0 = 2 * step, r1 = r0 + 1;
+      const uint32_t a0 = KPair<kFormat>(k[0][r0 / kPairs], r0 % kPairs);
+      const uint32_t a1 = KPair<kFormat>(k[1][r0 / kPairs], r0 % kPairs);
+      const uint32_t a2 = KPair<kFormat>(k[0][r1 / kPairs], r1 % kPairs);
+      const uint32_t a3 = KPair<kFormat>(k[1][r1 / kPairs], r1 % kPairs);
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+        const uint2 b = q(n, step);
+        Mma(s[n], a0, a1, a2, a3, b.x, b.y);
+      }
+    }
+  }
+
+  template <int kTiles>
+  __device__ __forceinline__ void Raise(const float (&s)[kTiles][kN][4]) {
+    Columns::Raise(s, [&](int n, int j, float factor) {
+#pragma unroll
+      for (int m = 0; m < kChunks; ++m) o[n][m][j] *= factor, o[n][m][j + 2] *= factor;
+    });
+  }
+
+  // Probabilities of one tile: sums, and the B fragments of P^T.
+  template <typename See>
+  __device__ __forceinline__ void Probabilities(uint32_t (&p)[kN][2], const float (&s)[kN][4],
+                                                const uint32_t (&params)[2], See&& see) {
+    Columns::Probabilities(s, params, see, [&](int n, int h, uint32_t pair) { p[n][h] = Transpose8x8(pair); });
+  }
   __device__ __forceinline__ void Probabilities(uint32_t (&p)[kN][2], const float (&s)[kN][4],
                                                 const uint32_t (&params)[2]) {
     Probabilities(p, s, params, [](int, float, float) {});
@@ -186,14 +232,7 @@ struct WarpAttention {
     for (int n = 0; n < kN; ++n) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        auto over_tokens = [](float x) {
-          x += __shfl_xor_sync(0xffffffffu, x, 4);
-          x += __shfl_xor_sync(0xffffffffu, x, 8);
-          return x + __shfl_xor_sync(0xffffffffu, x, 16);
-        };
-        sum[n][j] = over_tokens(sum[n][j]);
-        float add = 0;
-        if constexpr (kFormat == KvFormat::kInt4 || kFormat == KvFormat::kInt8) add = over_tokens(offset[n][j]);
+        const float add = Columns::Finish(n, j);
 #pragma unroll
         for (int m = 0; m < kChunks; ++m) {
           o[n][m][j] = __fmaf_rn(o[n][m][j], Form::kUndo, add);

@@ -90,12 +90,16 @@ struct StreamingSight {
   }
 };
 
+// Warps of a block that attend to a streaming head's row, whatever else the block does: a row's bits follow from them.
+constexpr int kStreamingWarps = 8;
+
 // A sequence's row `row`, of whose query heads those from `first` on, eight times kN of them. shared: MergeSharedBytes.
-// All threads of the block call it. waits: nothing has waited yet for the kernels before this one. The ring does not
-// depend on them, so that a warp's first keys and values are fetched meanwhile, unless some are the step's own.
-template <int kHeadDim, int kN, int kWarps>
+// The warps that `together` syncs call it. waits: nothing has waited yet for the kernels before this one. The ring does
+// not depend on them, so that a warp's first keys and values are fetched meanwhile, unless some are the step's own.
+template <int kHeadDim, int kN, typename Together>
 __device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, int head, int seq, int row, int first,
-                                                    float* shared, bool waits) {
+                                                    float* shared, bool waits, const Together& together) {
+  constexpr int kWarps = kStreamingWarps;
   constexpr KvFormat kFormat = KvFormat::kBF16;
   const StreamingKeys& keys = args.keys;
   const SeqSpan span = keys.batch.spans[seq];
@@ -177,13 +181,14 @@ __device__ __forceinline__ void AttendStreamingHead(const StreamingArgs& args, i
       [&](int col, float lse) {
         if (args.lse == nullptr || col >= columns) return;
         args.lse[(int64_t{head} * args.group + first + col) * keys.batch.num_rows + span.first_row + row] = lse;
-      });
+      },
+      together);
 }
 
-// A block's StoreRings of one head, of one sequence, whose rows it alone attends: once all its threads have read the
-// ring.
-template <int kHeadDim, int kWarps>
+// The same warps' StoreRings of one head, of one sequence, whose rows they alone attend: once all have read the ring.
+template <int kHeadDim>
 __device__ __forceinline__ void StoreRingOfHead(const StreamingKeys& keys, int head, int seq) {
+  constexpr int kWarps = kStreamingWarps;
   const SeqSpan span = keys.batch.spans[seq];
   const RingKv& kv = keys.kv;
   const int lane = threadIdx.x % 32, end = span.history + span.num_rows;
@@ -201,5 +206,21 @@ __device__ __forceinline__ void StoreRingOfHead(const StreamingKeys& keys, int h
     }
   }
 }
+
+// Streaming heads of the rows of a batch's only sequence, one (row, head) a block, in turn: `block` of `blocks`. The
+// first kStreamingWarps warps of a block call it. A row's stores leave the others what they read (StoresBeside), so
+// that the first row's block stores its head's ring.
+template <int kHeadDim>
+__device__ __forceinline__ void AttendStreamingRows(const StreamingArgs& args, int block, int blocks, float* shared,
+                                                    bool waits) {
+  const int heads = args.keys.kv.num_heads, all = heads * args.keys.batch.num_rows;
+  for (int i = block; i < all; i += blocks) {
+    const int head = i % heads, row = i / heads;
+    AttendStreamingHead<kHeadDim, 1>(args, head, 0, row, 0, shared, waits, FirstWarps<kStreamingWarps>());
+    waits = false;
+    if (row == 0) StoreRingOfHead<kHeadDim>(args.keys, head, 0);
+  }
+}
+inline bool StoresBeside(const SeqBatch& batch, const RingKv& kv) { return kv.slack >= batch.num_rows - 1; }
 
 }  // namespace duo::cuda
