@@ -38,7 +38,8 @@ struct PlanFlags {
 
 absl::StatusOr<ModelConfig> ReadConfig(const PlanFlags& flags);
 
-// Of a config whose quantization_config has several groups: by the tensors, where there are files, else by what it says.
+// Of a config whose quantization_config has several groups: by the tensors, where there are files, else by what it
+// says.
 absl::StatusOr<WeightFormats> GroupFormats(const PlanFlags& flags, const ModelConfig& config);
 
 // In a GPU's memory. Of several groups those of GroupFormats, which the caller has seen to be OK.

@@ -32,7 +32,8 @@ class DraftProbe {
 
   // Draws so many tokens one after the other, and the same places again in steps of `rows` rows, as if every draft had
   // been right. Returns how many were drawn otherwise. With the session's own tokens every draw stands behind real text
-  // where the session is one, however the draws before it fell; at most `room` of them. told: of the tokens drawn so far.
+  // where the session is one, however the draws before it fell; at most `room` of them. told: of the tokens drawn so
+  // far.
   int64_t DrawnOtherwise(int64_t tokens, int rows, float temperature, RowsFed fed = RowsFed::kDrawn,
                          const std::function<void(int64_t drawn)>& told = {});
 
