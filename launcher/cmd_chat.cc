@@ -16,6 +16,7 @@
 #include "launcher/chat/served_chat.h"
 #include "launcher/client/interrupt.h"
 #include "launcher/client/server_flags.h"
+#include "launcher/terminal/checks.h"
 #include "launcher/terminal/progress.h"
 #include "launcher/terminal/prompt_file.h"
 #include "launcher/terminal/runtime_checks.h"
@@ -233,9 +234,11 @@ void AddChatCommand(CLI::App& app, Launch& launch) {
   command->add_option("--file", flags->document, "A text that the first turn begins with")->type_name("FILE");
   command->add_option("--system", flags->system, "The system turn (default: the template's own)")->type_name("TEXT");
   command->add_option("--max-tokens", flags->max_tokens, "Length of the conversation at most")
+      ->transform(TokensWithUnit())
       ->check(CLI::Range(int64_t{128}, int64_t{1} << 31))
       ->capture_default_str();
   command->add_option("--max-new-tokens", flags->chat.max_new_tokens, "Length of an answer at most")
+      ->transform(TokensWithUnit())
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->capture_default_str();
   command->add_option("--temperature", flags->chat.temperature, "0: the most likely token; above: sampling")

@@ -101,7 +101,7 @@ void AddReadingVerbs(const VerbMaker& verb, VerbOptions& v) {
   asked->excludes(question);
   NeedOneOf(ask, question, asked, "a question or --file");
   ask->add_option("--max-new-tokens", v.max_new_tokens, "Length of the answer at most")
-      ->check(ZeroOrMore())
+      ->transform(TokensWithUnit(true))
       ->capture_default_str();
   ask->add_option("--stop", v.stops, "The answer ends before this text; repeat for more")
       ->type_name("TEXT")
@@ -136,13 +136,14 @@ void AddSessionVerbs(const VerbMaker& verb, VerbOptions& v) {
 
   CLI::App* rewind = verb("rewind", "Cut a session to its first tokens", Verb::kRewind, "rewind book 1000");
   AddSession(rewind, v);
-  rewind->add_option("tokens", v.tokens, "How many it keeps")->required()->check(ZeroOrMore());
+  rewind->add_option("tokens", v.tokens, "How many it keeps")->required()->transform(TokensWithUnit(true));
 
   AddSession(verb("save", "Write a session to the server's save directory", Verb::kSave, "save book"), v);
   CLI::App* restore = verb("restore", "Open a saved session", Verb::kRestore, "restore book --as again");
   AddSession(restore, v);
   restore->add_option("--as", v.new_id, "Another id for it")->type_name("ID");
-  restore->add_option("--max-tokens", v.max_tokens, "It may hold so many tokens; 0: as saved")->check(ZeroOrMore());
+  restore->add_option("--max-tokens", v.max_tokens, "It may hold so many tokens; 0: as saved")
+      ->transform(TokensWithUnit(true));
   restore->add_flag("--reread", v.reread,
                     "Read it again from its tokens: for sessions of another model, KV format or format version");
 

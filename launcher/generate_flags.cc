@@ -26,6 +26,7 @@ void AddGenerateFlags(CLI::App& command, GenerateFlags& flags) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->excludes(messages);
   command.add_option("--max-new-tokens", flags.max_new_tokens, "Length of an answer at most")
+      ->transform(TokensWithUnit())
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->capture_default_str();
   command.add_option("--stop", flags.stops, "An answer ends before this text; repeat for more")

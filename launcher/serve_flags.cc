@@ -40,6 +40,7 @@ void AddKeepFlags(CLI::App* c, ServeFlags* flags) {
       ->type_name("DIR")
       ->group(kept);
   c->add_option("--checkpoint-tokens", s.checkpoint_tokens, "Tokens between checkpoints of durable sessions")
+      ->transform(TokensWithUnit())
       ->check(CLI::Range(int64_t{128}, int64_t{1} << 31))
       ->group(kept)
       ->capture_default_str();
@@ -138,6 +139,7 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
       ->group(limits)
       ->capture_default_str();
   c->add_option("--max-caller-tokens", s.caller.tokens, "Tokens that one caller's open sessions hold; 0: no limit")
+      ->transform(TokensWithUnit(true))
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->group(limits)
       ->capture_default_str();
@@ -177,6 +179,7 @@ void AddLimitFlags(CLI::App* c, ServeFlags* flags) {
       ->group(limits)
       ->capture_default_str();
   c->add_option("--max-new-tokens", s.max_new_tokens, "Length of an answer at most")
+      ->transform(TokensWithUnit())
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->group(limits)
       ->capture_default_str();

@@ -24,12 +24,12 @@ void AddDataFlags(CLI::App& command, IdentifyFlags& flags) {
       ->capture_default_str()
       ->group(data);
   command.add_option("--min-length", flags.min_length, "Tokens of the shortest document (default 1000)")
-      ->check(AboveZero())
+      ->transform(TokensWithUnit())
       ->group(data);
   command
       .add_option("--max-length", flags.max_length,
                   "Tokens of the longest (default 32000 on a GPU, 2000 on the CPU, or what the model's positions hold)")
-      ->check(AboveZero())
+      ->transform(TokensWithUnit())
       ->group(data);
   command.add_option("--facts", flags.facts, "Facts in a document")
       ->check(CLI::Range(1, 20))

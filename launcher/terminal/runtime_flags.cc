@@ -110,6 +110,7 @@ void AddRuntimeFlags(CLI::App& command, RuntimeFlags& f, bool model_required) {
       ->capture_default_str()
       ->group(memory);
   command.add_option("--chunk", f.chunk, "Prompt tokens a step at most (default 16384 on CUDA, 1024 on the CPU)")
+      ->transform(TokensWithUnit())
       ->check(CLI::Range(1, 1 << 20))
       ->group(memory);
 

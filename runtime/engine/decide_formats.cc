@@ -3,6 +3,7 @@
 #include "parallel/agreement.h"
 #include "runtime/engine/agree_on_options.h"
 #include "runtime/engine/engine_state.h"
+#include "runtime/weights/format_shares.h"
 #include "runtime/weights/mixed_formats.h"
 #include "runtime/weights/tied_head.h"
 
@@ -42,6 +43,7 @@ absl::Status Engine::State::DecideFormats() {
   } else {
     formats.int4_group = config.hidden < 2048 ? 32 : 128;
   }
+  format_shares = FormatShares(config, formats);  // once: servers tell them between steps, and experts are many
   return absl::OkStatus();
 }
 

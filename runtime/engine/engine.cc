@@ -251,7 +251,7 @@ KvFormat Engine::kv_format() const { return state_->kv; }
 Speculation Engine::speculation() const { return state_->options.speculate; }
 const PrefillSparsity& Engine::prefill_sparsity() const { return state_->options.prefill_sparsity; }
 const DecodeSparsity& Engine::decode_sparsity() const { return state_->options.decode_sparsity; }
-std::vector<FormatShare> Engine::weight_formats() const { return FormatShares(state_->config, state_->formats); }
+const std::vector<FormatShare>& Engine::weight_formats() const { return state_->format_shares; }
 const std::string& Engine::key_means() const { return state_->key_shift.fingerprint; }
 int64_t Engine::RingBytesPerHead() const {
   const HeadPlan& heads = state_->heads;

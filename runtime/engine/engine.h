@@ -216,7 +216,8 @@ class Engine {
   const Partition& partition() const;
   const MemoryPlan& memory_plan() const;
   KvFormat kv_format() const;
-  std::vector<FormatShare> weight_formats() const;  // of the weights' matrices on all ranks, the largest share first
+  // Of the weights' matrices on all ranks, the largest share first.
+  const std::vector<FormatShare>& weight_formats() const;
   // Whose attention answers may ask for, weights adding up to 1; empty without EngineOptions::provenance. On rank 0.
   const std::vector<ProvenanceHead>& provenance_heads() const;
   Speculation speculation() const;  // never kAuto

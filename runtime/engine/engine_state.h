@@ -54,6 +54,7 @@ struct Engine::State {
 
   std::optional<SafetensorsModel> files;  // open while loading
   WeightFormats formats;
+  std::vector<FormatShare> format_shares;      // of them
   std::optional<WeightFormats> draft_formats;  // of a copy that guesses
   int cut_unit = 128;                          // ranks cut MLPs at multiples of it; at most 128
   KvSizes sizes;

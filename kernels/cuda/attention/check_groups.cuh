@@ -358,6 +358,7 @@ struct WarpGroup {
         if (g == 0) tops[slot] = columns.top[n][j], sums[slot] = columns.sum[n][j], adds[slot] = add;
       }
     }
+    SharedStoresFence();  // the copy engine may fill stages from here on: all loads of theirs come first
     __syncthreads();
     between();
     for (int group = 0; group < Shape::kGroups; ++group) {

@@ -2,7 +2,8 @@
 // memory, which the copy engine fills with whole units of keys and values several units ahead. Loads to registers, as
 // decode_segment.cuh has them, are one unit ahead at most, and a warp waited most of its time for them.
 //
-// Which warp attends to which unit, and in which order it adds up, is as there: so are the results' bits.
+// Which warp attends to which unit, and in which order it adds up, is as there, and so are the results' bits, but for
+// int4 codes of 128 channels: 8 warps and units of 64 tokens, as check_groups.cuh has them.
 #pragma once
 
 #include "kernels/cuda/attention/decode_segment.cuh"
