@@ -32,8 +32,10 @@ absl::Status Engine::State::DecideFormats() {
         ChooseFormats(*files, config, device->is_cuda(), {options.weights, options.weights_head, options.int8_group});
     if (absl::Status s = Agree(*comm, chosen.status()); !s.ok()) return s;
     formats = *chosen;
-    if (config.quantization.kv_cache.bits > 0 && comm->rank() == 0) {
-      notes.push_back(absl::StrCat("the checkpoint asks for a KV cache in ", Describe(config.quantization.kv_cache),
+    const QuantizationScheme& cache = config.quantization.kv_cache;
+    if (cache.bits > 0 && comm->rank() == 0) {
+      notes.push_back(absl::StrCat("the checkpoint asks for a KV cache in ", cache.bits, "-bit ",
+                                   cache.type == QuantizationType::kInt ? "int" : "float",
                                    " with scales of its own; duo does not use them: the cache is ", Name(kv),
                                    " (--kv)"));
     }

@@ -3,11 +3,36 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/files/printable.h"
 
 namespace duo {
 namespace {
 
 constexpr int64_t kMaxGroup = 1 << 20;
+
+void ReadNumbers(const std::string& inside, JsonFields& fields, QuantizationScheme& scheme) {
+  scheme.bits = static_cast<int>(fields.Int("num_bits", 2, 16, 8));
+  const std::string type = fields.String("type", "int");
+  if (type == "float") {
+    scheme.type = QuantizationType::kFloat;
+  } else if (type != "int") {
+    fields.Fail(absl::StrCat(inside, ".type \"", Printable(type), "\" is not supported; supported are int, float"));
+  }
+}
+
+// Its numbers alone: nothing else of it is used, so nothing else can be in the way.
+QuantizationScheme ParseCache(const nlohmann::json& value, const std::string& file, JsonFields& errors) {
+  const std::string inside = "quantization_config.kv_cache_scheme";
+  QuantizationScheme scheme;
+  if (!value.is_object()) {
+    errors.Fail(absl::StrCat(inside, " must be an object, found ", Shown(value)));
+    return scheme;
+  }
+  JsonFields fields(value, file, inside + ".");
+  ReadNumbers(inside, fields, scheme);
+  errors.Adopt(fields.status());
+  return scheme;
+}
 
 // block_rows: of the strategy "block"; else as it was.
 QuantizationScheme ParseScheme(const nlohmann::json& value, const std::string& file, const std::string& inside,
@@ -18,13 +43,7 @@ QuantizationScheme ParseScheme(const nlohmann::json& value, const std::string& f
     return scheme;
   }
   JsonFields fields(value, file, inside + ".");
-  scheme.bits = static_cast<int>(fields.Int("num_bits", 2, 16, 8));
-  const std::string type = fields.String("type", "int");
-  if (type == "float") {
-    scheme.type = QuantizationType::kFloat;
-  } else if (type != "int") {
-    fields.Fail(absl::StrCat(inside, ".type \"", type, "\" is not supported; supported are int, float"));
-  }
+  ReadNumbers(inside, fields, scheme);
   const int64_t group = fields.Int("group_size", -1, kMaxGroup, 0);
   const std::string strategy = fields.String("strategy", group > 0 ? "group" : group < 0 ? "channel" : "tensor");
   if (strategy == "tensor") {
@@ -47,8 +66,8 @@ QuantizationScheme ParseScheme(const nlohmann::json& value, const std::string& f
     if (group <= 0) fields.Fail(absl::StrCat(inside, ".group_size must be positive for groups, found ", group));
     scheme.group_size = static_cast<int>(group);
   } else {
-    fields.Fail(absl::StrCat(inside, ".strategy \"", strategy, "\" is not supported; supported are tensor, channel, ",
-                             "token, group, block"));
+    fields.Fail(absl::StrCat(inside, ".strategy \"", Printable(strategy),
+                             "\" is not supported; supported are tensor, channel, ", "token, group, block"));
   }
   scheme.symmetric = fields.Bool("symmetric", true);
   // true, false or "local", which recomputes within a group.
@@ -80,7 +99,7 @@ QuantizationGroup ParseGroup(const std::string& name, const nlohmann::json& grou
                              const std::string& file, JsonFields& errors, std::vector<std::string>* targets) {
   QuantizationGroup out;
   out.name = name;
-  const std::string inside = absl::StrCat("quantization_config.config_groups.", name);
+  const std::string inside = absl::StrCat("quantization_config.config_groups.", Printable(name));
   if (!group.is_object()) {
     errors.Fail(absl::StrCat(inside, " must be an object, found ", Shown(group)));
     return out;
@@ -117,8 +136,9 @@ void RefuseTransforms(JsonFields& fields) {
     for (const nlohmann::json& use : uses) {
       const nlohmann::json location = use.is_object() ? use.value("location", nlohmann::json()) : nlohmann::json();
       if (location == "weight_input" || location == "weight_output") continue;
-      fields.Fail(absl::StrCat("quantization_config.transform_config.config_groups.", name, " rotates activations (",
-                               Shown(location), "), which is not supported; take an edition without it"));
+      fields.Fail(absl::StrCat("quantization_config.transform_config.config_groups.", Printable(name),
+                               " rotates activations (", Shown(location),
+                               "), which is not supported; take an edition without it"));
     }
   }
 }
@@ -137,14 +157,40 @@ QuantizationConfig AsConfig(const QuantizationGroup& group) {
   return config;
 }
 
+ModuleTaken TakenBy(const QuantizationConfig& config, std::string_view module) {
+  for (const ModuleTarget& target : config.ignored) {
+    if (target.Of(module) != ModuleTarget::Match::kNone) return {nullptr, &target};
+  }
+  ModuleTaken best;
+  std::pair<ModuleTarget::Match, std::string_view> nearest = {ModuleTarget::Match::kNone, ""};
+  for (const QuantizationGroup& group : config.groups) {
+    for (const ModuleTarget& target : group.targets) {
+      const std::pair<ModuleTarget::Match, std::string_view> met = {target.Of(module), target.text()};
+      // Of one text in two groups the later counts, as in a dictionary that is filled by texts.
+      if (met.first == ModuleTarget::Match::kNone || (best.group != nullptr && met > nearest)) continue;
+      best = {&group, &target};
+      nearest = met;
+    }
+  }
+  return best;
+}
+
+std::string Describe(const ModuleTaken& taken) {
+  if (taken.target == nullptr) return "of no group's targets";
+  const std::string target = Printable(taken.target->text());
+  if (taken.group == nullptr) return absl::StrCat("ignored (", target, ")");
+  const std::string group = absl::StrCat("of ", Printable(taken.group->name), " (", target, ")");
+  if (taken.group->weights.bits == 0) return absl::StrCat(group, ", a group without weights");
+  return absl::StrCat(group, ": ", Describe(AsConfig(*taken.group)));
+}
+
 QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string& file) {
   QuantizationConfig config;
   config.kind = QuantizationKind::kCompressedTensors;
   config.format = fields.String("format", "dense");
   config.ignore = fields.Strings("ignore");
   if (const nlohmann::json* cache = fields.Find("kv_cache_scheme")) {
-    int rows = 0;
-    config.kv_cache = ParseScheme(*cache, file, "quantization_config.kv_cache_scheme", fields, &rows);
+    config.kv_cache = ParseCache(*cache, file, fields);
   }
   const nlohmann::json* sparsity = fields.Find("sparsity_config");
   if (sparsity && sparsity->is_object() && sparsity->value("format", nlohmann::json("dense")) != "dense") {
@@ -155,7 +201,8 @@ QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string&
   const bool cache_alone = config.kv_cache.bits > 0 && (!groups || groups->empty());
   if (cache_alone) return config;
   if (!groups || !groups->is_object() || groups->empty()) {
-    fields.Fail("quantization_config.config_groups must be an object with one group or several, found none");
+    fields.Fail(absl::StrCat("quantization_config.config_groups must be an object with one group or several, found ",
+                             groups ? Shown(*groups) : "none"));
     return config;
   }
   for (const auto& [name, group] : groups->items()) {
@@ -169,8 +216,12 @@ QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string&
       only.kv_cache = config.kv_cache;
       return only;
     }
-    parsed.targets =
-        ParseTargets(targets, absl::StrCat("quantization_config.config_groups.", name, ".targets"), fields);
+    const std::string inside = absl::StrCat("quantization_config.config_groups.", Printable(name), ".targets");
+    if (targets.empty()) {
+      fields.Fail(absl::StrCat(inside, " must name the modules that the group is of, for there are several groups; ",
+                               "found none"));
+    }
+    parsed.targets = ParseTargets(targets, inside, fields);
     config.groups.push_back(std::move(parsed));
   }
   config.ignored = ParseTargets(config.ignore, "quantization_config.ignore", fields);

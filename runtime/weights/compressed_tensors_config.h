@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "runtime/files/json_fields.h"
 #include "runtime/weights/quantization_config.h"
@@ -15,5 +16,15 @@ QuantizationConfig ParseCompressedTensors(JsonFields& fields, const std::string&
 
 // One of a config's groups as a config of its own.
 QuantizationConfig AsConfig(const QuantizationGroup& group);
+
+// What of a config of groups took a module: a group by one of its targets, or an entry of `ignore`, which has no group.
+// Both are null where nothing names it. They are the config's own.
+struct ModuleTaken {
+  const QuantizationGroup* group = nullptr;
+  const ModuleTarget* target = nullptr;
+};
+ModuleTaken TakenBy(const QuantizationConfig& config, std::string_view module);
+// "of no group's targets", "ignored (lm_head)", "of group_0 (Linear): compressed-tensors ..", for messages.
+std::string Describe(const ModuleTaken& taken);
 
 }  // namespace duo

@@ -6,12 +6,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "runtime/files/json_fields.h"
+#include "runtime/files/printable.h"
 #include "runtime/weights/compressed_tensors_config.h"
 
 namespace duo {
 namespace {
 
 constexpr int64_t kMaxGroup = 1 << 20;
+constexpr char kMethods[] = "compressed-tensors, awq, gptq, fp8, mxfp4, fbgemm_fp8, modelopt (FP8)";
+constexpr size_t kShownGroups = 8, kShownTargets = 3;  // a checkpoint may have thousands, a message is one line
 
 void SetGroup(int64_t group, QuantizationScheme& scheme) {  // AWQ and GPTQ: -1 is one group a channel
   scheme.granularity = group > 0 ? QuantizationGranularity::kGroup : QuantizationGranularity::kChannel;
@@ -54,7 +57,8 @@ QuantizationConfig ParseFp8(JsonFields& fields) {
   config.ignore = fields.Strings("modules_to_not_convert");
   const std::string format = fields.String("fmt", "e4m3");
   if (format != "e4m3") {
-    fields.Fail(absl::StrCat("quantization_config.fmt \"", format, "\" is not supported; supported is e4m3"));
+    fields.Fail(
+        absl::StrCat("quantization_config.fmt \"", Printable(format), "\" is not supported; supported is e4m3"));
   }
   if (fields.IsNull("weight_block_size")) {
     config.weights.granularity = QuantizationGranularity::kTensor;
@@ -94,11 +98,24 @@ QuantizationConfig ParseWholeFp8(JsonFields& fields, bool modelopt) {
   config.ignore = fields.Strings(modelopt ? "ignore" : "modules_to_not_convert");
   const std::string algorithm = modelopt ? fields.String("quant_algo", "none") : "FP8";
   if (algorithm != "FP8") {
-    fields.Fail(
-        absl::StrCat("quantization_config.quant_algo \"", algorithm, "\" is not supported; supported is FP8: ",
-                     "use another edition of the checkpoint, for example in 16 bits with --weights fp8 or int4"));
+    fields.Fail(absl::StrCat(
+        "quantization_config.quant_algo \"", Printable(algorithm), "\" is not supported; supported is FP8: ",
+        "use another edition of the checkpoint, for example in 16 bits with --weights fp8 or int4"));
   }
   return config;
+}
+
+// The first of them, and how many there are beside.
+std::string Some(const std::vector<std::string>& texts, size_t most, const char* between) {
+  const size_t shown = std::min(texts.size(), most);
+  const std::string text = absl::StrJoin(texts.begin(), texts.begin() + static_cast<int64_t>(shown), between);
+  return shown == texts.size() ? text : absl::StrCat(text, " and ", texts.size() - shown, " more");
+}
+
+std::string TargetsText(const std::vector<ModuleTarget>& targets) {
+  std::vector<std::string> texts;
+  for (const ModuleTarget& target : targets) texts.push_back(Printable(target.text()));
+  return Some(texts, kShownTargets, " ");
 }
 
 }  // namespace
@@ -125,10 +142,12 @@ absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json
     config.weights = {
         .bits = 4, .type = QuantizationType::kFloat, .granularity = QuantizationGranularity::kGroup, .group_size = 32};
     config.ignore = fields.Strings("modules_to_not_convert");
+  } else if (fields.ok() && !fields.Has("quant_method")) {
+    return absl::UnimplementedError(
+        absl::StrCat(file, ": quantization_config.quant_method is missing; supported are ", kMethods));
   } else if (fields.ok()) {
-    return absl::UnimplementedError(absl::StrCat(
-        file, ": quantization \"", method,
-        "\" is not supported; supported are compressed-tensors, awq, gptq, fp8, mxfp4, fbgemm_fp8, modelopt (FP8)"));
+    return absl::UnimplementedError(
+        absl::StrCat(file, ": quantization \"", Printable(method), "\" is not supported; supported are ", kMethods));
   }
   if (!fields.ok()) return fields.status();
   return config;
@@ -136,22 +155,8 @@ absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(std::string_view json
 
 QuantizationConfig ConfigOf(const QuantizationConfig& config, std::string_view module) {
   if (!config.mixed()) return config;
-  for (const ModuleTarget& target : config.ignored) {
-    if (target.Of(module) != ModuleTarget::Match::kNone) return {};
-  }
-  const QuantizationGroup* best = nullptr;
-  std::pair<ModuleTarget::Match, std::string_view> nearest = {ModuleTarget::Match::kNone, ""};
-  for (const QuantizationGroup& group : config.groups) {
-    for (const ModuleTarget& target : group.targets) {
-      const std::pair<ModuleTarget::Match, std::string_view> met = {target.Of(module), target.text()};
-      // Of one text in two groups the later counts, as in a dictionary that is filled by texts.
-      if (met.first == ModuleTarget::Match::kNone || (best != nullptr && met > nearest)) continue;
-      best = &group;
-      nearest = met;
-    }
-  }
-  if (best == nullptr || best->weights.bits == 0) return {};
-  return AsConfig(*best);
+  const QuantizationGroup* group = TakenBy(config, module).group;
+  return group == nullptr || group->weights.bits == 0 ? QuantizationConfig() : AsConfig(*group);
 }
 
 std::string_view ModuleOf(std::string_view weight_name) {
@@ -197,14 +202,13 @@ std::string Describe(const QuantizationConfig& config) {
   if (config.mixed()) {
     std::vector<std::string> groups;
     for (const QuantizationGroup& group : config.groups) {
-      groups.push_back(absl::StrCat(
-          group.name, " ", group.format, " ", WeightsText(group.weights, group.block_rows, group.block_cols), " of ",
-          absl::StrJoin(group.targets, " ",
-                        [](std::string* out, const ModuleTarget& target) { absl::StrAppend(out, target.text()); })));
+      groups.push_back(absl::StrCat(Printable(group.name), " ", Printable(group.format), " ",
+                                    WeightsText(group.weights, group.block_rows, group.block_cols), " of ",
+                                    TargetsText(group.targets)));
     }
-    return absl::StrCat(kind, " ", config.format, ": ", absl::StrJoin(groups, "; "));
+    return absl::StrCat(kind, " ", Printable(config.format), ": ", Some(groups, kShownGroups, "; "));
   }
-  std::string text = absl::StrCat(kind, " ", config.format, ", weights ",
+  std::string text = absl::StrCat(kind, " ", Printable(config.format), ", weights ",
                                   WeightsText(config.weights, config.block_rows, config.block_cols));
   if (config.activations.bits > 0) absl::StrAppend(&text, ", activations ", Describe(config.activations));
   return text;

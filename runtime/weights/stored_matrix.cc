@@ -9,6 +9,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/math.h"
 #include "runtime/files/mapped_file.h"
+#include "runtime/weights/compressed_tensors_config.h"
 
 namespace duo {
 namespace {
@@ -89,10 +90,8 @@ absl::StatusOr<StoredMatrix> StoredMatrix::Find(const SafetensorsModel& files, c
     status = matrix.FindRowCodes(files, stem, inverse ? "weight_scale_inv" : "weight_scale", config.weights);
   }
   if (!status.ok() && all.mixed()) {
-    return absl::Status(
-        status.code(),
-        absl::StrCat(status.message(), "; by quantization_config the module is ",
-                     config.kind == QuantizationKind::kNone ? "ignored, or of no group's targets" : Describe(config)));
+    return absl::Status(status.code(), absl::StrCat(status.message(), "; by quantization_config the module is ",
+                                                    Describe(TakenBy(all, ModuleOf(name)))));
   }
   if (!status.ok()) return status;
   matrix.file_ = matrix.codes_.file;

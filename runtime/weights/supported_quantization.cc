@@ -2,13 +2,15 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/files/printable.h"
 #include "runtime/weights/compressed_tensors_config.h"
 
 namespace duo {
 
 absl::Status CheckSupported(const QuantizationConfig& config, const std::string& file) {
   for (const QuantizationGroup& group : config.groups) {
-    if (absl::Status s = CheckSupported(AsConfig(group), absl::StrCat(file, ": ", group.name)); !s.ok()) return s;
+    if (absl::Status s = CheckSupported(AsConfig(group), absl::StrCat(file, ": ", Printable(group.name))); !s.ok())
+      return s;
   }
   const QuantizationScheme& weights = config.weights;
   if (weights.bits == 0) return absl::OkStatus();  // of none, of GGUF files, or of groups

@@ -324,7 +324,7 @@ def check_mixtures(args, model, scratch, expect):
         expect(info["weight_formats"] == told, f"{name}: so does duo info")
         said = run(*command[:-1]).stderr
         expect(("weights " + told[0]["format"]) in said, f"{name}: and the statistics: {said.strip().splitlines()[-1][-300:]}")
-        expect(("asks for a KV cache in 8-bit float per tensor" in said) == ("kv_cache_scheme" in config),
+        expect(("asks for a KV cache in 8-bit float with scales" in said) == ("kv_cache_scheme" in config),
                f"{name}: a KV cache that the checkpoint asks for is spoken of")
         plans = [run(args.duo, "plan", flag, path, "--world", "1", "--attention", "full", "--json").stdout
                  for flag, path in (("--model", came), ("--config", os.path.join(came, "config.json")))]

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
+#include "runtime/files/printable.h"
 #include "runtime/text/regex/certain_search.h"
 #include "runtime/text/unicode/unicode.h"
 
@@ -22,9 +23,8 @@ constexpr unsigned kMostStackEntries = 4'000'000;   // some 200 MB
 
 const OnigUChar* Bytes(std::string_view text) { return reinterpret_cast<const OnigUChar*>(text.data()); }
 
-std::string Quoted(std::string_view pattern) {
-  return absl::StrCat("\"", std::string(pattern.substr(0, 200)), pattern.size() > 200 ? "..." : "", "\"");
-}
+// Patterns come out of checkpoints too, and end in a terminal.
+std::string Quoted(std::string_view pattern) { return absl::StrCat("\"", Printable(pattern), "\""); }
 
 std::string ErrorText(int code, OnigErrorInfo* info) {
   OnigUChar text[ONIG_MAX_ERROR_MESSAGE_LEN];
@@ -94,7 +94,7 @@ absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
                              ONIG_ENCODING_UTF8, ONIG_SYNTAX_RUBY, &info);
   if (error != ONIG_NORMAL) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the regex ", Quoted(pattern), " cannot be compiled: ", ErrorText(error, &info)));
+        absl::StrCat("the regex ", Quoted(pattern), " cannot be compiled: ", Printable(ErrorText(error, &info))));
   }
   program->certain = ParseCertainProgram(meant);
   Regex regex;

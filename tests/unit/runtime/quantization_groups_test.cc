@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "runtime/weights/compressed_tensors_config.h"
 #include "runtime/weights/config.h"
 #include "runtime/weights/cut_unit.h"
 #include "runtime/weights/format_shares.h"
@@ -176,7 +177,34 @@ TEST(QuantizationGroups, WhatIsRefusedIsNamed) {
   EXPECT_TRUE(Contains(refused(groups), "config_groups.R3 rotates activations (\"q_attn\")")) << refused(groups);
   groups["transform_config"]["config_groups"]["R3"]["apply"][0]["location"] = "weight_input";
   EXPECT_TRUE(refused(groups).ok()) << refused(groups);
+  for (const json& targets : {json(), json::array()}) {
+    groups = Groups();
+    groups["config_groups"]["group_1"]["targets"] = targets;
+    EXPECT_TRUE(Contains(refused(groups), "config_groups.group_1.targets must name")) << refused(groups);
+  }
+  EXPECT_TRUE(Contains(refused({{"bits", 4}}), "quantization_config.quant_method is missing"));
   EXPECT_TRUE(Contains(refused({{"quant_method", "modelopt"}, {"quant_algo", "NVFP4"}}), "quant_algo \"NVFP4\""));
+}
+
+// A message is one line of a terminal, whatever a checkpoint has for names.
+TEST(QuantizationGroups, TextsAreFitForATerminal) {
+  const std::string strange = "\x1b[31m\n" + std::string(100000, 'x');
+  json groups = Groups();
+  json group = Group(strange.c_str(), {"Linear", "a\nb", "c", "d", "e"}, Scheme(4, "int", "group", 64));
+  groups["config_groups"][strange] = group;
+  groups["format"] = strange;
+  const auto parsed = Parse(Qwen(groups));
+  ASSERT_TRUE(parsed.ok());
+  const std::string said = Describe(parsed->quantization);
+  EXPECT_NE(said.find("of Linear a?b c and 2 more"), std::string::npos) << said;
+  json refused_group = groups;
+  refused_group["config_groups"][strange]["targets"] = {"re:(" + strange};
+  for (const std::string& text : {said, std::string(CheckSupported(parsed->quantization, "config.json").message()),
+                                  std::string(Parse(Qwen(refused_group)).status().message())}) {
+    EXPECT_FALSE(text.empty());
+    EXPECT_LT(text.size(), 1000u);
+    EXPECT_EQ(text.find_first_of("\x1b\n"), std::string::npos) << text;
+  }
 }
 
 TEST(QuantizationGroups, GroupsWithoutWeightsAndKvCachesOfTheirOwn) {
@@ -187,12 +215,25 @@ TEST(QuantizationGroups, GroupsWithoutWeightsAndKvCachesOfTheirOwn) {
   const auto parsed = Parse(Qwen(groups));
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_TRUE(CheckSupported(parsed->quantization, "config.json").ok());
-  EXPECT_EQ(Describe(parsed->quantization.kv_cache), "8-bit float per tensor");
+  EXPECT_EQ(parsed->quantization.kv_cache.bits, 8);
+  EXPECT_EQ(parsed->quantization.kv_cache.type, QuantizationType::kFloat);
   EXPECT_EQ(ConfigOf(parsed->quantization, "model.layers.0.self_attn.q_proj").format, "float-quantized");
+  EXPECT_EQ(Describe(TakenBy(parsed->quantization, "lm_head")), "ignored (lm_head)");
+  EXPECT_EQ(Describe(TakenBy(parsed->quantization, "model.embed_tokens")), "of no group's targets");
+  EXPECT_EQ(
+      Describe(TakenBy(parsed->quantization, "model.layers.1.mlp.down_proj")),
+      "of group_2 (model.layers.1.mlp.down_proj): compressed-tensors int-quantized, weights 8-bit int per channel");
+  groups["config_groups"]["group_3"]["targets"] = {"re:.*q_proj"};
+  EXPECT_EQ(Describe(TakenBy(Parse(Qwen(groups))->quantization, "model.layers.0.self_attn.q_proj")),
+            "of group_3 (re:.*q_proj), a group without weights");
+  groups["kv_cache_scheme"]["strategy"] = "attn_head";  // no part of it is used
+  EXPECT_TRUE(Parse(Qwen(groups)).ok()) << Parse(Qwen(groups)).status();
   groups["config_groups"] = json::object();
   EXPECT_TRUE(Parse(Qwen(groups)).ok());
   groups.erase("kv_cache_scheme");
   EXPECT_TRUE(Contains(Parse(Qwen(groups)).status(), "config_groups must be an object"));
+  groups["config_groups"] = {"Linear"};
+  EXPECT_TRUE(Contains(Parse(Qwen(groups)).status(), "found [\"Linear\"]"));
 }
 
 // Packed codes of 8 bits with a scale for each row are held in groups of columns, which ranks must not cut.
