@@ -38,8 +38,8 @@ SessionId Scheduler::AddSession(int64_t max_tokens, Sequence sequence) {
 
 absl::Status Scheduler::CheckLimit(int64_t max_tokens) const {
   if (max_tokens <= pool_.table_tokens()) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrFormat(
-      "%d tokens were asked for, this server's sessions hold at most %d", max_tokens, pool_.table_tokens()));
+  return absl::ResourceExhaustedError(
+      absl::StrFormat("%d tokens were asked for, a session holds at most %d", max_tokens, pool_.table_tokens()));
 }
 
 absl::StatusOr<SessionId> Scheduler::CreateSession(int64_t max_tokens, std::optional<int64_t> reserved_tokens) {

@@ -32,7 +32,7 @@ SequencePool::SequencePool(const KvSizes& sizes, bool has_whole, bool has_split)
 absl::Status SequencePool::ReserveOrExplain(int64_t pages, int64_t split_pages, int64_t tokens) {
   if (tokens > table_tokens_) {
     return absl::ResourceExhaustedError(
-        absl::StrFormat("%d tokens were asked for, this server's sessions hold at most %d", tokens, table_tokens_));
+        absl::StrFormat("%d tokens were asked for, a session holds at most %d", tokens, table_tokens_));
   }
   if (pages > 0 && !pages_.Reserve(pages)) {
     return Busy(absl::StrFormat(
