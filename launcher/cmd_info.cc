@@ -62,7 +62,7 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   const ModelConfig& c = *config;
   const bool quantised = c.quantization.kind != QuantizationKind::kNone;
   if (quantised) parameters = CountParameters(c);  // packed tensors do not show how many weights they hold
-  // As a CPU would hold them: as they are stored. What is wrong with a file, whoever loads it says.
+  // As a CPU would hold them: as they are stored. What cannot be loaded is described all the same, with the reason.
   const absl::Status supported = CheckSupported(c.quantization, flags.model + "/config.json");
   const absl::StatusOr<WeightFormats> formats =
       supported.ok() ? ChooseFormats(*files, c, /*on_cuda=*/false, {}) : absl::StatusOr<WeightFormats>(supported);
@@ -97,7 +97,12 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
     out["sliding_window"] = c.sliding_window;
     out["dtype"] = Name(c.dtype);
     if (quantised) out["quantization"] = Describe(c.quantization);
-    if (formats.ok()) out["weight_formats"] = WeightFormatsJson(FormatShares(c, *formats));
+    if (formats.ok()) {
+      out["weight_formats"] = WeightFormatsJson(FormatShares(c, *formats));
+    } else {
+      out["weight_formats"] = nullptr;
+      out["refused"] = std::string(formats.status().message());
+    }
     out["kv_bytes_per_token_bf16"] = bf16;
     out["kv_bytes_per_token_int4"] = int4;
     const bool talks = chat.ok() && chat->status().ok();
@@ -114,7 +119,11 @@ int RunInfo(const InfoFlags& flags, const Launch& launch) {
   row("parameters",
       absl::StrFormat("%s (%s on disk, %s)", Grouped(parameters), ByteCount(static_cast<double>(files->bytes())),
                       quantised ? Describe(c.quantization) : Name(c.dtype)));
-  if (formats.ok() && quantised) row("weights", Text(FormatShares(c, *formats)));
+  if (!formats.ok()) {
+    row("weights", absl::StrFormat("cannot be loaded: %s", formats.status().message()));
+  } else if (quantised) {
+    row("weights", Text(FormatShares(c, *formats)));
+  }
   if (c.experts.count > 0) {
     row("active", absl::StrFormat("%s parameters work on a token", Grouped(CountActiveParameters(c))));
   }
