@@ -20,7 +20,7 @@ std::unique_ptr<CLI::App> MakeApp(Launch& launch, const Surroundings& surroundin
       "  duo info --model DIR\n"
       "  duo plan --model DIR --world 8\n"
       "  mpirun -n 4 duo generate --model DIR --prompt-file book.txt\n"
-      "Help on one of them: duo SUBCOMMAND --help");
+      "Help on one of them: duo help SUBCOMMAND, or duo SUBCOMMAND --help");
   AddGenerateCommand(*app, launch);
   AddIdentifyCommand(*app, launch);
   AddInfoCommand(*app, launch);

@@ -195,7 +195,7 @@ void AddLengthVerbs(const VerbMaker& verb, BenchFlags* flags) {
                             "Example:\n  duo bench capacity --shape llama-3-8b --kv int4 --weights int8");
   AddModelFlags(*capacity, *flags, /*several=*/true);
   capacity->add_option("--most", flags->most, "Tokens at most, for example the model's window (default: what fits)")
-      ->check(AboveZero());
+      ->transform(TokensWithUnit());
 }
 
 void AddKernelVerbs(const VerbMaker& verb, BenchFlags* flags) {
@@ -214,7 +214,7 @@ void AddKernelVerbs(const VerbMaker& verb, BenchFlags* flags) {
   gradients->add_option("--shape", flags->shape, absl::StrCat("The model's sizes: ", ShapeNames()))
       ->check(CLI::Validator(ShapeRefusal, ""))
       ->capture_default_str();
-  gradients->add_option("--tokens", flags->tokens, "Of the sequence (default: 32768)")->check(AboveZero());
+  gradients->add_option("--tokens", flags->tokens, "Of the sequence (default: 32768)")->transform(TokensWithUnit());
 }
 
 void AddPerplexityVerb(const VerbMaker& verb, BenchFlags* flags) {
@@ -232,8 +232,10 @@ void AddPerplexityVerb(const VerbMaker& verb, BenchFlags* flags) {
                    "Tokens of a window, BOS included where the tokenizer has one; each is read on its own and all "
                    "but its first token are predicted")
       ->check(CLI::Range(2, 1 << 24))
+      ->transform(TokensWithUnit())  // before the range is looked at
       ->capture_default_str();
-  perplexity->add_option("--tokens", flags->tokens, "Of the text's tokens at most (default: all)")->check(AboveZero());
+  perplexity->add_option("--tokens", flags->tokens, "Of the text's tokens at most (default: all)")
+      ->transform(TokensWithUnit());
 }
 
 // Why a value of --prefill-sparsity or --decode-sparsity is refused; empty when it is not. Dense is measured anyway.

@@ -66,11 +66,17 @@ int main(int argc, char** argv) {
   surroundings.commit = build.commit;
   const std::unique_ptr<CLI::App> app = duo::MakeApp(launch, surroundings);
   app->set_version_flag("--version", duo::Describe(build), "Print version, commit and how it was built");
-  const std::vector<std::string> arguments = duo::HelpAsFlag({argv + 1, argv + argc});
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  const absl::StatusOr<std::vector<std::string>> asked = duo::HelpAsFlag(*app, arguments);
+  if (asked.ok()) arguments = *asked;
   const auto refused = [&](const std::string& why) {
     if (launch.rank == 0) std::fprintf(stderr, "error: %s\n", duo::UsageError(*app, arguments, why).c_str());
     return 2;
   };
+  if (!asked.ok()) {
+    std::erase(arguments, "help");  // what is left names the command whose help is meant
+    return refused(std::string(asked.status().message()));
+  }
   absl::StatusOr<duo::Settings> settings = duo::Settings::Gather(*app, arguments, duo::DuoVariables());
   if (!settings.ok()) return refused(std::string(settings.status().message()));
   surroundings.settings = *std::move(settings);

@@ -93,6 +93,7 @@ void AddReportFlags(CLI::App& command, IdentifyFlags& flags) {
       ->group(report);
   command.add_option("--perplexity-tokens", flags.perplexity_tokens, "Held-out tokens to predict, at most")
       ->check(CLI::Range(2, 1 << 24))
+      ->transform(TokensWithUnit())  // before the range is looked at
       ->capture_default_str()
       ->group(report);
   command.add_option("--sparsity", flags.runtime.sparsity, "This sparsity alone, beside full attention and streaming")

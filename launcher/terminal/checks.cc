@@ -55,11 +55,11 @@ CLI::Validator Amount(std::vector<Unit> units, const std::string& example, const
       return absl::StrCat("expected ", wanted, ", found ", found.empty() ? "nothing" : found);
     };
     const size_t digits = std::min(word.find_first_not_of("+-.0123456789"), word.size());
-    const std::string unit = absl::AsciiStrToLower(absl::StripAsciiWhitespace(word.substr(digits)));
+    const std::string typed(absl::StripAsciiWhitespace(word.substr(digits))), unit = absl::AsciiStrToLower(typed);
     const auto known = std::find_if(units.begin(), units.end(), [&](const Unit& u) { return unit == u.name; });
     double number = 0;
     if (!absl::SimpleAtod(word.substr(0, digits), &number)) return refused("a number and a unit, as " + example, word);
-    if (known == units.end()) return refused("a number and a unit, as " + example, "the unit " + unit);
+    if (known == units.end()) return refused("a number and a unit, as " + example, "the unit " + typed);
     const double amount = number * known->factor, whole = std::round(amount);
     if (zero_too && !(amount >= 0)) return refused("a number of at least 0", word);
     if (!zero_too && !(amount > 0)) return refused("a number above 0", word);

@@ -1,5 +1,6 @@
 #include "launcher/terminal/help.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -88,9 +89,30 @@ std::string HelpFormatter::make_subcommand(const CLI::App* command) const {
   return TwoColumns(command->get_name(), command->get_description());
 }
 
-std::vector<std::string> HelpAsFlag(std::vector<std::string> words) {
-  if (words.empty() || words[0] != "help") return words;
-  words.erase(words.begin());
+absl::StatusOr<std::vector<std::string>> HelpAsFlag(const CLI::App& app, std::vector<std::string> words) {
+  const auto commands = [](const CLI::App& of) { return of.get_subcommands([](const CLI::App*) { return true; }); };
+  const CLI::App* command = &app;
+  bool help = false;
+  size_t at = 0;
+  while (at < words.size() && !commands(*command).empty()) {
+    if (words[at] == "help") {
+      help = true;
+      words.erase(words.begin() + static_cast<int64_t>(at));
+      continue;
+    }
+    const std::vector<const CLI::App*> below = commands(*command);
+    const auto next =
+        std::find_if(below.begin(), below.end(), [&](const CLI::App* one) { return one->get_name() == words[at]; });
+    if (next == below.end()) break;  // the parser says what is wrong with it
+    command = *next;
+    ++at;
+  }
+  if (!help) return words;
+  if (at < words.size() && commands(*command).empty() && !words[at].starts_with("-")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("duo help ", absl::StrJoin(words.begin(), words.begin() + static_cast<int64_t>(at), " "),
+                     ": expected no more words, found ", words[at]));
+  }
   words.emplace_back("--help");
   return words;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/status/statusor.h"
 
 namespace duo {
 
@@ -17,8 +18,9 @@ struct OptionHelp {
 };
 OptionHelp HelpOf(const CLI::Option& option, bool is_positional);
 
-// The words that `help [SUBCOMMAND..]` stands for; others as they are.
-std::vector<std::string> HelpAsFlag(std::vector<std::string> words);
+// The words that `help [SUBCOMMAND..]` stands for, wherever a subcommand could stand; others as they are. Refused:
+// words behind a subcommand that has none of its own.
+absl::StatusOr<std::vector<std::string>> HelpAsFlag(const CLI::App& app, std::vector<std::string> words);
 
 class HelpFormatter : public CLI::Formatter {
  public:

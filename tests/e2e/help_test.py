@@ -54,6 +54,11 @@ def main():
             if said.returncode != 2 or "--no-such-flag" not in said.stderr or said.stderr.count("\n") != 1:
                 failures.append(f"{name} --help: the example 'duo {example}' is refused: {said.stderr!r}")
         todo += [path + [command] for command in subcommands(help_.stdout)]
+    for words, path in ((["help", "help"], []), (["client", "help", "plan"], ["client", "plan"]), (["bench", "help", "drafts"], ["bench", "drafts"])):
+        if run([duo] + words).stdout != run([duo] + path + ["--help"]).stdout:
+            failures.append(f"duo {' '.join(words)}: is not the help of duo {' '.join(path)}")
+    if "duo help SUBCOMMAND" not in run([duo, "--help"]).stdout:
+        failures.append("duo --help does not name duo help")
     if seen < 20:
         failures.append(f"only {seen} helps were found")
     # What is wrong by itself, whatever is in files and on the network: exit 2, before anything is opened.
@@ -69,10 +74,14 @@ def main():
             (["plan", *demo, "--world", "2", "--simulate", "4"], "--world excludes --simulate"), (["plan", *demo], "--world or --simulate"),
             (["plan", *demo, "--world", "2", "--host-link", "5GB"], "--host-link requires --simulate"),
             (["plan", *demo, "--simulate", "2", "--host-link", "-1GB"], "expected a number above 0, found -1GB"),
-            (["plan", *demo, "--world", "2", "--context", "1.5Q"], "as 100K, found the unit q"),
+            (["plan", *demo, "--world", "2", "--context", "1.5Q"], "as 100K, found the unit Q"),
             (["bench", "prefill", "--context", "1e3"], "as 100K, found the unit e3"),
             (["generate", *demo, "--prompt", "x", "--temperature", "-1"], "a number from 0 to 100, found -1"),
-            (["help", "plam"], 'did you mean "plan"?'),
+            (["help", "plam"], 'did you mean "plan"?'), (["help", "plan", "bogus"], "duo help plan: expected no more words, found bogus"),
+            (["bench", "perplexity", *demo, "--text", "x", "--tokens", "1K", "--window", "1Q"], "found the unit Q"),
+            (["bench", "gradients", "--tokens", "1Q"], "found the unit Q"), (["bench", "capacity", "--most", "1Q"], "found the unit Q"),
+            (["identify", *demo, "--out", "x", "--perplexity-tokens", "1"], "a number from 2"),
+            (["identify", *demo, "--out", "x", "--perplexity-tokens", "1Q"], "found the unit Q"),
             (["client", "create", "book", "--max-tokens", "-1K"], "a number of at least 0, found -1K"),
             (["identify", *demo, "--out", "x", "--min-length", "900", "--max-length", "600"], "--max-length 600"),
             (["identify", *demo, "--out", "x", "--lr", "-1"], "expected a number above 0, found -1"),

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "launcher/terminal/checks.h"
+#include "launcher/terminal/help.h"
 
 namespace duo {
 namespace {
@@ -38,6 +39,22 @@ TEST(UsageError, NamesTheWordThatIsNotKnownAndWhatWasMeant) {
   EXPECT_EQ(said({"generate", "--wings"}), "unknown flag \"--wings\" (see duo generate --help)");
   EXPECT_EQ(said({"generate", "--temperature", "-1"}), "the parser's words (see duo generate --help)");
   EXPECT_EQ(said({}), "the parser's words (see duo --help)");
+}
+
+TEST(UsageError, HelpStandsWhereverASubcommandCould) {
+  CLI::App app("a program", "duo");
+  app.add_subcommand("bench", "")->add_subcommand("decode", "");
+  app.add_subcommand("plan", "");
+  using Words = std::vector<std::string>;
+  const auto meant = [&](const Words& words) { return HelpAsFlag(app, words).value_or(Words{"refused"}); };
+  EXPECT_EQ(meant({"help"}), Words({"--help"}));
+  EXPECT_EQ(meant({"help", "help"}), Words({"--help"}));
+  EXPECT_EQ(meant({"help", "bench", "decode"}), Words({"bench", "decode", "--help"}));
+  EXPECT_EQ(meant({"bench", "help", "decode"}), Words({"bench", "decode", "--help"}));
+  EXPECT_EQ(meant({"bench", "help"}), Words({"bench", "--help"}));
+  EXPECT_EQ(meant({"help", "zebra"}), Words({"zebra", "--help"}));
+  EXPECT_EQ(meant({"help", "plan", "bogus"}), Words({"refused"}));
+  EXPECT_EQ(meant({"plan", "help"}), Words({"plan", "help"}));
 }
 
 // In place of the parser's own words, which show how it is made.
@@ -105,9 +122,9 @@ TEST(Checks, AmountsWithUnits) {
   EXPECT_EQ(taken(SizeWithUnit(), ""), "expected a number and a unit, as 50GB, found nothing");
   EXPECT_EQ(taken(SizeWithUnit(), "nan"), "expected a number and a unit, as 50GB, found nan");
   EXPECT_EQ(taken(SizeWithUnit(), "1-2GB"), "expected a number and a unit, as 50GB, found 1-2GB");
-  EXPECT_EQ(taken(SizeWithUnit(), "1TBB"), "expected a number and a unit, as 50GB, found the unit tbb");
+  EXPECT_EQ(taken(SizeWithUnit(), "1TBB"), "expected a number and a unit, as 50GB, found the unit TBB");
   EXPECT_EQ(taken(SizeWithUnit(), "99999999999GB"), "expected at most 9e18 bytes, found 99999999999GB");
-  EXPECT_EQ(taken(TokensWithUnit(), "1G"), "expected a number and a unit, as 100K, found the unit g");
+  EXPECT_EQ(taken(TokensWithUnit(), "1G"), "expected a number and a unit, as 100K, found the unit G");
   EXPECT_EQ(taken(TokensWithUnit(), "0"), "expected a number above 0, found 0");
   EXPECT_EQ(taken(TokensWithUnit(true), "0"), "0");
   EXPECT_EQ(taken(TokensWithUnit(true), "-1"), "expected a number of at least 0, found -1");
