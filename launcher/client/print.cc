@@ -143,16 +143,16 @@ void PrintPlan(const v1::PlanResponse& p) {
   Row("memory", p.memory());
   Row("ranks", absl::StrFormat("%d, placed by \"%s\"; the busiest has %.2f times the mean's time, %.2f its memory",
                                p.world(), p.strategy(), p.balance_time(), p.balance_memory()));
+  for (const v1::RankHeads& rank : p.ranks()) {
+    Row("", absl::StrFormat("rank %d: %d retrieval heads whole, %.1f in pieces, %d streaming heads", rank.rank(),
+                            rank.whole(), rank.split(), rank.streaming()));
+  }
   if (!p.experts().empty()) {
     Row("experts", p.experts() == "whole" ? "whole: each lies on one rank" : "split: every rank has a part of each");
   }
   if (!p.prefill_split().empty()) {
     Row("reading", p.prefill_split() == "rows" ? "long prompts by rows: ranks share out their tokens"
                                                : "by heads: every rank has all tokens of a prompt for its heads");
-  }
-  for (const v1::RankHeads& rank : p.ranks()) {
-    Row("", absl::StrFormat("rank %d: %d retrieval heads whole, %.1f in pieces, %d streaming heads", rank.rank(),
-                            rank.whole(), rank.split(), rank.streaming()));
   }
 }
 
