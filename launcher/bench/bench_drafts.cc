@@ -22,6 +22,7 @@ namespace {
 
 constexpr int kWarm = 4;  // steps; the first of a kind may be recorded
 constexpr int64_t kRoom = 4096;
+constexpr int64_t kVerified = 320 + 2;  // tokens of the sessions of VerifyEngine, which the engine has to hold too
 
 // before: of each step.
 template <typename Step>
@@ -145,7 +146,7 @@ absl::Status BenchDrafts(const BenchFlags& flags, const Launch& launch, Runtime&
     if (!flags.text.empty()) text = TextTokens(flags, context + room);
     if (!text.ok()) return text.status();
     for (const std::string& attention : flags.attentions) {
-      absl::StatusOr<ProbeOptions> options = BenchEngine(flags, launch, attention, context + room);
+      absl::StatusOr<ProbeOptions> options = BenchEngine(flags, launch, attention, std::max(context + room, kVerified));
       if (!options.ok()) return options.status();
       options->speculate = Speculation::kSelf;
       options->int4_drafts = flags.runtime.draft_weights == "int4";

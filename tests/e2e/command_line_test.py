@@ -234,6 +234,20 @@ def main():
         drawn = [row for row in rows if row["what"].startswith("drawn behind the text in steps of 16 rows")]
         check("draws behind a text are alike", [(row["tokens"], row["drawn_otherwise"]) for row in drawn] == [(32, 0)] * 2, rows)
 
+        done = run(*drafts, os.path.join(ROOT, "LICENSE"), "--context", "10", "--json")
+        check("behind a text that is shorter than what is verified", done.returncode == 0, done)
+
+        # What cannot be loaded is described, with the reason, and its texts are fit for a terminal.
+        foreign = copy_model(os.path.join(work, "foreign"))
+        edit_json(os.path.join(foreign, "config.json"), lambda c: c.update(quantization_config={
+            "quant_method": "compressed-tensors", "format": "strange\x1b[31m\n" + "x" * 5000,
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 3, "type": "int"}}}}))
+        done = run("info", "--model", foreign)
+        check("info says why weights cannot be loaded", done.returncode == 0 and b"weights        cannot be loaded: " in done.stdout and
+              b"pack-quantized are" in done.stdout and b"\x1b" not in done.stdout and len(done.stdout) < 3000, done)
+        shown = json.loads(run("info", "--model", foreign, "--json").stdout)
+        check("info --json too", shown["weight_formats"] is None and "pack-quantized are" in shown["refused"], shown)
+
         for address in ("127.0.0.1:70000", "127.0.0.1", "127.0.0.1:"):
             refused(f"--server {address}", ["--server"], "client", "list", "--server", address, code=2)
             refused(f"--listen {address}", ["--listen"], "serve", "--model", MODEL, "--listen", address, code=2)
