@@ -9,7 +9,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
-#include "runtime/files/printable.h"
 #include "runtime/text/regex/certain_search.h"
 #include "runtime/text/unicode/unicode.h"
 
@@ -23,8 +22,18 @@ constexpr unsigned kMostStackEntries = 4'000'000;   // some 200 MB
 
 const OnigUChar* Bytes(std::string_view text) { return reinterpret_cast<const OnigUChar*>(text.data()); }
 
-// Patterns come out of checkpoints too, and end in a terminal.
-std::string Quoted(std::string_view pattern) { return absl::StrCat("\"", Printable(pattern), "\""); }
+// Patterns come out of checkpoints too, and end in a terminal: without what controls it. Letters of any script stay.
+std::string Shown(std::string_view text) {
+  std::string out;
+  for (const char c : text.substr(0, 200)) {
+    const auto byte = static_cast<unsigned char>(c);
+    const bool high_control = byte >= 0x80 && byte < 0xa0 && !out.empty() && out.back() == '\xc2';
+    if (high_control) out.pop_back();
+    out += byte < 0x20 || byte == 0x7f || high_control ? '?' : c;
+  }
+  return text.size() > 200 ? out + "..." : out;
+}
+std::string Quoted(std::string_view pattern) { return absl::StrCat("\"", Shown(pattern), "\""); }
 
 std::string ErrorText(int code, OnigErrorInfo* info) {
   OnigUChar text[ONIG_MAX_ERROR_MESSAGE_LEN];
@@ -94,7 +103,7 @@ absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
                              ONIG_ENCODING_UTF8, ONIG_SYNTAX_RUBY, &info);
   if (error != ONIG_NORMAL) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the regex ", Quoted(pattern), " cannot be compiled: ", Printable(ErrorText(error, &info))));
+        absl::StrCat("the regex ", Quoted(pattern), " cannot be compiled: ", Shown(ErrorText(error, &info))));
   }
   program->certain = ParseCertainProgram(meant);
   Regex regex;

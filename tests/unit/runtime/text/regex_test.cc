@@ -54,6 +54,11 @@ TEST(RegexTest, RefusesWhatCannotBeCompiled) {
   }
 }
 
+TEST(RegexTest, WhatARefusalShowsControlsNoTerminal) {
+  const absl::Status refused = Regex::Compile("(слово\n\x1b[31m\xc2\x9b").status();
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("\"(слово??[31m?\" cannot be compiled: "));
+}
+
 // Published tokenizers' patterns, and others that have all that certain_syntax.h reads.
 const char* const kPatterns[] = {
     "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
