@@ -306,8 +306,8 @@ TEST_F(PrefixWalk, EachAnswerIsThatOfAnEmptyServer) {
     SCOPED_TRACE("DUO_WALK_SEED=" + std::to_string(seed) + " replays the calls");
     Begin(seed);
     Go(1000);
-    // What serves a prompt is chosen by measured times, so shares vary with what else the machine does: a walk that lacks
-    // one goes on for a while, with more of the rarest.
+    // What serves a prompt is chosen by measured times, so shares vary with what else the machine does: a walk that
+    // lacks one goes on for a while, with more of the rarest.
     for (int more = 0; more < 15 && !HasFailure() && !EachSourceHasItsShare(); ++more) {
       Go(100, 20 * hits_["moved_out"] < answers_);
     }

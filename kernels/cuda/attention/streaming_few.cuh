@@ -1,6 +1,6 @@
 // A streaming head's row, by one block whose warps share the few hundred keys: of attn_streaming.cu and, beside pages,
-// of attn_staged.cu and attn_check.cu. Every row of a step has a block of its own, for its keys begin where it begins to see: so it has
-// the same bits in any company.
+// of attn_staged.cu and attn_check.cu. Every row of a step has a block of its own, for its keys begin where it begins
+// to see: so it has the same bits in any company.
 #pragma once
 
 #include <climits>

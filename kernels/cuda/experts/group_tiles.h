@@ -7,7 +7,8 @@
 namespace duo::cuda {
 
 // Whether these kernels do a product of lists of slots: codes lie on lines of 16 bytes, outputs are whole tiles, and
-// several tiles, of at least 20 KB each, fit shared memory beside x (with smaller ones few_rows_tiles.cuh is faster). up: of gate and up, whose outputs are two halves.
+// several tiles, of at least 20 KB each, fit shared memory beside x (with smaller ones few_rows_tiles.cuh is faster).
+// up: of gate and up, whose outputs are two halves.
 bool InExpertGroups(const Device& device, const ExpertProduct& p, bool up);
 // product [slots][n] = gate and up by `gating`; y [slots][dim]. early: the lists may be read before the kernel ahead
 // has ended.
