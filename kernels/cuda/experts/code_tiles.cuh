@@ -36,6 +36,15 @@ struct PowerTile {
   static constexpr int kPieces = 1, kBytes = 16, kWords = 4;
 };
 
+// Calls launch(Codes()) with what these weights are.
+template <typename Launch>
+void ForCodes(const Weight& w, const Launch& launch) {
+  if (w.table == CodeTable::kE2M1) return launch(PowerTile());
+  if (w.group == 128) return launch(Int4Tile<128>());
+  if (w.group == 64) return launch(Int4Tile<64>());
+  launch(Int4Tile<32>());
+}
+
 // x of the slots of a product in shared memory: [slot][block][word 0-3][lane quarter] 16 bytes, the eight x that meet a
 // word of codes: of MXFP4 as bf16, in the order of its nibbles; of int4 as high bytes, those of nibbles 0, 2, 4, 6 and
 // of 1, 3, 5, 7, then as low ones. Of int4 also each group's unit of fixed point and its sum of x. Past the end of k

@@ -109,14 +109,6 @@ bool InTiles(const ExpertProduct& p) {
          SharedSlots::Bytes(w.cols, w.group, 1) <= kTileShared;
 }
 
-template <typename Launch>
-void ForCodes(const Weight& w, const Launch& launch) {
-  if (w.table == CodeTable::kE2M1) return launch(PowerTile());
-  if (w.group == 128) return launch(Int4Tile<128>());
-  if (w.group == 64) return launch(Int4Tile<64>());
-  launch(Int4Tile<32>());
-}
-
 // shared: what depends on the product; above 48 KB it has to be asked for.
 template <typename... Parameters, typename... Arguments>
 void LaunchTiles(const Device& device, void (*kernel)(Parameters...), dim3 grid, size_t shared,

@@ -75,14 +75,6 @@ bool IsOfTiles(const ExpertProduct& p, bool up) {
          p.x_stride % 8 == 0;
 }
 
-template <typename Launch>
-void ForCodes(const Weight& w, const Launch& launch) {
-  if (w.table == CodeTable::kE2M1) return launch(PowerTile());
-  if (w.group == 128) return launch(Int4Tile<128>());
-  if (w.group == 64) return launch(Int4Tile<64>());
-  launch(Int4Tile<32>());
-}
-
 template <typename... Parameters, typename... Arguments>
 void LaunchWith(const Device& device, void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
                 Arguments... arguments) {

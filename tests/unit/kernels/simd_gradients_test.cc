@@ -8,15 +8,10 @@
 #include "devices.h"
 #include "kernels/cpu/simd.h"
 #include "reference.h"
+#include "simd_tables.h"
 
 namespace duo::cpu {
 namespace {
-
-std::vector<const SimdKernels*> Tables() {
-  const SimdKernels* tables[3];
-  const int count = SupportedSimd(tables);
-  return {tables, tables + count};
-}
 
 TEST(Simd, SwiGluMatches) {
   std::mt19937 rng(7);

@@ -13,15 +13,10 @@
 #include "devices.h"
 #include "kernels/kv_codec.h"
 #include "reference.h"
+#include "simd_tables.h"
 
 namespace duo::cpu {
 namespace {
-
-std::vector<const SimdKernels*> Tables() {
-  const SimdKernels* tables[3];
-  const int count = SupportedSimd(tables);
-  return {tables, tables + count};
-}
 
 TEST(Simd, TheBestTableIsTheFirstAndTheGenericOneIsAlwaysThere) {
   EXPECT_EQ(Tables().front(), &Simd());
